@@ -1,0 +1,42 @@
+"""Differentiable distributed sparse linear algebra on PyTorch tensors."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hpc_sla.errors import HpcSlaError as HpcSlaError
+    from hpc_sla.errors import InputError as InputError
+    from hpc_sla.layout import RowLayout as RowLayout
+    from hpc_sla.linear import SolveInfo as SolveInfo
+    from hpc_sla.linear import solve as solve
+    from hpc_sla.matrix import DSparseMatrix as DSparseMatrix
+    from hpc_sla.matrix import read_rhs as read_rhs
+    from hpc_sla.world import World as World
+
+# Names are loaded on first use: `partition`, `info` and `--help` need neither torch nor MPI.
+_HOMES = {
+    "DSparseMatrix": "hpc_sla.matrix",
+    "HpcSlaError": "hpc_sla.errors",
+    "InputError": "hpc_sla.errors",
+    "RowLayout": "hpc_sla.layout",
+    "SolveInfo": "hpc_sla.linear",
+    "World": "hpc_sla.world",
+    "read_rhs": "hpc_sla.matrix",
+    "solve": "hpc_sla.linear",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

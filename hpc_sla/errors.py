@@ -1,0 +1,45 @@
+"""The exceptions a user can meet. The command line turns `InputError` into exit code 2."""
+
+from __future__ import annotations
+
+import os
+
+
+class HpcSlaError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class InputError(HpcSlaError, ValueError):
+    """Something the user gave cannot be used.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong, with the offending value in it.
+    file : path, optional
+        The file it was found in.
+    field : str, optional
+        The dataset, attribute or option it was found in.
+    remedy : str, optional
+        What to do about it, as an instruction.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        field: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = None if file is None else os.fspath(file)
+        self.field = field
+        self.remedy = remedy
+        where = ": ".join(part for part in (self.file, field) if part)
+        text = f"{where}: {problem}" if where else problem
+        super().__init__(f"{text}. {remedy.rstrip('.')}." if remedy else text)
+
+
+class MissingDependencyError(InputError):
+    """An optional package is needed for what was asked; the message says how to install it."""

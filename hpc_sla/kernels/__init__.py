@@ -1,0 +1,1 @@
+"""The few hot loops. Each has a plain torch version that serves as its oracle."""

@@ -1,0 +1,156 @@
+"""The rank-local sparse product, as one torch operator on plain tensors.
+
+`torch.ops.hpc_sla.csr_matmul_out` is an operator of our own, and not a method of a sparse CSR
+tensor, so that FakeTensorMode and torch.compile understand it and so that one pattern serves
+many sets of values.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+
+_LIBRARY = torch.library.Library("hpc_sla", "DEF")
+_LIBRARY.define(
+    "csr_matmul_out(Tensor indptr, Tensor indices, Tensor values, Tensor x, Tensor(a!) y, "
+    "bool accumulate) -> ()"
+)
+
+# torch says once a process that sparse CSR is in beta; the reader of a solver's log need not.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+
+
+def csr_matmul_reference(
+    indptr: torch.Tensor,
+    indices: torch.Tensor,
+    values: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    accumulate: bool,
+) -> None:
+    """`y = A x` (or `y += A x`) in plain torch operations, on any device: the oracle."""
+    rows = expand_rows(indptr, indices.numel())
+    weights = values if x.dim() == 1 else values.unsqueeze(1)
+    if not accumulate:
+        y.zero_()
+    y.index_add_(0, rows, weights * x.index_select(0, indices))
+
+
+def _csr_matmul_library(
+    indptr: torch.Tensor,
+    indices: torch.Tensor,
+    values: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    accumulate: bool,
+) -> None:
+    """The same through MKL on the CPU and cuSPARSE on CUDA."""
+    if values.numel() == 0 or x.numel() == 0:
+        if not accumulate:
+            y.zero_()
+        return
+    matrix = torch.sparse_csr_tensor(
+        indptr, indices, values, (y.shape[0], x.shape[0]), check_invariants=False
+    )
+    product = torch.addmv if x.dim() == 1 else torch.addmm
+    # beta=0 is documented not to read y; mv(out=) spends half as long again on this machine type.
+    product(y, matrix, x, beta=1.0 if accumulate else 0.0, out=y)
+
+
+_HAS_MKL = torch.backends.mkl.is_available()
+_LIBRARY.impl("csr_matmul_out", _csr_matmul_library if _HAS_MKL else csr_matmul_reference, "CPU")
+_LIBRARY.impl("csr_matmul_out", _csr_matmul_library, "CUDA")
+
+
+@torch.library.register_fake("hpc_sla::csr_matmul_out", lib=_LIBRARY)
+def _csr_matmul_fake(
+    indptr: torch.Tensor,
+    indices: torch.Tensor,
+    values: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    accumulate: bool,
+) -> None:
+    devices = {t.device for t in (indptr, indices, values, x, y)}
+    torch._check(len(devices) == 1, lambda: f"csr_matmul_out: tensors on {devices}")
+    torch._check(
+        values.dtype == x.dtype == y.dtype,
+        lambda: f"csr_matmul_out: dtypes {values.dtype}, {x.dtype}, {y.dtype}",
+    )
+
+
+def expand_rows(indptr: torch.Tensor, nnz: int) -> torch.Tensor:
+    """The row of each stored entry: int32 [nnz] (int64 where `indptr` is).
+
+    `nnz` is known to the caller; reading it off `indptr` would make the host wait for a GPU.
+    """
+    n_rows = indptr.numel() - 1
+    rows = torch.arange(n_rows, dtype=indptr.dtype, device=indptr.device)
+    return torch.repeat_interleave(rows, torch.diff(indptr).long(), output_size=nnz)
+
+
+@dataclass(frozen=True, eq=False)
+class CsrPattern:
+    """Where a rank-local matrix has entries (per rank).
+
+    Attributes
+    ----------
+    indptr : int32 tensor [n_rows + 1]
+    indices : int32 tensor [nnz]
+    n_columns : int
+    """
+
+    indptr: torch.Tensor
+    indices: torch.Tensor
+    n_columns: int
+    _cache: dict[str, object] = field(default_factory=dict, repr=False)
+
+    @property
+    def n_rows(self) -> int:
+        return self.indptr.numel() - 1
+
+    @property
+    def nnz(self) -> int:
+        return self.indices.numel()
+
+    def rows(self) -> torch.Tensor:
+        """The row of each stored entry: int32 [nnz]. Local."""
+        return expand_rows(self.indptr, self.nnz)
+
+    def matmul(
+        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, accumulate: bool = False
+    ) -> None:
+        """`out = A x`, or `out += A x`, without allocating. Local; not differentiable."""
+        torch.ops.hpc_sla.csr_matmul_out(self.indptr, self.indices, values, x, out, accumulate)
+
+    def rmatmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A^T x`. Local; not differentiable.
+
+        Goes through the transposed pattern (made once, kept) rather than a scattered sum, which
+        on a GPU would add in a different order each time.
+        """
+        pattern, order = self.transposed
+        pattern.matmul(values.index_select(0, order), x, out)
+
+    def sample(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """`g_i . x_j` at each stored entry (i, j), summed over columns. Local; [nnz]."""
+        left = g.index_select(0, self.rows())
+        product = left * x.index_select(0, self.indices)
+        return product if product.dim() == 1 else product.sum(dim=1)
+
+    @property
+    def transposed(self) -> tuple[CsrPattern, torch.Tensor]:
+        """The transpose's pattern, and the entry of ours that each of its entries is."""
+        if "transposed" not in self._cache:
+            # A stable sort by column keeps rows ascending, so the result is canonical CSR.
+            columns, order = torch.sort(self.indices, stable=True)
+            rows = self.rows().index_select(0, order)
+            edges = torch.arange(
+                self.n_columns + 1, dtype=columns.dtype, device=columns.device
+            )
+            indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
+            order = order.to(self.indptr.dtype)
+            self._cache["transposed"] = (CsrPattern(indptr, rows, self.n_rows), order)
+        return self._cache["transposed"]  # type: ignore[return-value]

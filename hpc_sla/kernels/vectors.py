@@ -1,0 +1,32 @@
+"""Fused vector updates, with coefficients that are Python numbers or device tensors."""
+
+from __future__ import annotations
+
+import torch
+
+Scalar = float | torch.Tensor
+"""A coefficient: a float on the CPU; elsewhere a tensor ([] or [k]), which needs no host sync."""
+
+
+def axpy_(y: torch.Tensor, a: Scalar, x: torch.Tensor) -> None:
+    """`y += a x` in place; `a` may be one value a column. Local."""
+    if isinstance(a, torch.Tensor):
+        y.addcmul_(x, a)
+    else:
+        y.add_(x, alpha=a)
+
+
+def aypx_(y: torch.Tensor, a: Scalar, x: torch.Tensor) -> None:
+    """`y = x + a y` in place. Local."""
+    if isinstance(a, torch.Tensor):
+        torch.addcmul(x, y, a, out=y)
+    else:
+        torch.add(x, y, alpha=a, out=y)
+
+
+def dot_into(out: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
+    """This rank's part of `x . y` into `out` ([] or [k]). Local; no host sync."""
+    if x.dim() == 1:
+        torch.dot(x, y, out=out)
+    else:
+        torch.linalg.vecdot(x, y, dim=0, out=out)

@@ -1,0 +1,169 @@
+"""RowLayout: who owns which rows, and the vector operations that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.partition.offsets import even_offsets
+from hpc_sla.user_order import UserOrder
+from hpc_sla.world import World
+
+
+class RowLayout:
+    """Which rows of a global vector or matrix each rank owns.
+
+    Rows have two numberings. The *user's* is that of the matrix they came with. The *stored*
+    one is contiguous by rank: rank r owns stored rows `offsets[r]` to `offsets[r + 1]`.
+    A distributed vector is a plain tensor of this rank's owned entries, `[n_owned]` or
+    `[n_owned, k]`, in stored order.
+
+    Parameters
+    ----------
+    world : World
+    offsets : int64 array [size + 1]
+        Replicated. Ranks may be empty.
+    rows : int64 array [n_owned], optional
+        Per rank: the user's row of each owned row. Default: the stored rows themselves.
+
+    Attributes
+    ----------
+    n_global, n_owned, start : int
+        Rows in all, owned by this rank, and the first owned stored row.
+    rows : int64 array [n_owned]
+    """
+
+    def __init__(self, world: World, offsets: np.ndarray, rows: np.ndarray | None = None) -> None:
+        self.world = world
+        self.offsets = np.asarray(offsets, dtype=np.int64)
+        self.start = int(self.offsets[world.rank])
+        self.n_owned = int(self.offsets[world.rank + 1]) - self.start
+        self.n_global = int(self.offsets[-1])
+        self._rows = rows
+
+    @classmethod
+    def even(cls, n_global: int, world: World) -> RowLayout:
+        """Contiguous blocks whose sizes differ by at most one row. Local."""
+        return cls(world, even_offsets(n_global, world.size))
+
+    @property
+    def rows(self) -> np.ndarray:
+        if self._rows is None:
+            return np.arange(self.start, self.start + self.n_owned, dtype=np.int64)
+        return self._rows
+
+    # Inner products
+
+    def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The inner product of two distributed vectors. **Collective.** Differentiable.
+
+        Parameters
+        ----------
+        x, y : torch.Tensor [n_owned] or [n_owned, k]
+            Per rank.
+
+        Returns
+        -------
+        torch.Tensor [] or [k]
+            Replicated; one value a column.
+        """
+        self._check(x)
+        self._check(y)
+        return self.world.all_sum((x * y).sum(dim=0))
+
+    def norm(self, x: torch.Tensor) -> torch.Tensor:
+        """The Euclidean norm of a distributed vector, one a column. **Collective.**
+
+        Differentiable away from zero; at zero the gradient is 0, as in torch.
+        """
+        square = self.dot(x, x)
+        # sqrt has an infinite slope at 0, which would turn a zero cotangent into NaN.
+        nonzero = square > 0
+        return torch.where(nonzero, torch.where(nonzero, square, 1.0).sqrt(), 0.0)
+
+    # Whole vectors, in the user's row order
+
+    @cached_property
+    def _user_order(self) -> UserOrder:
+        return UserOrder(self.world, self.offsets, self._rows)
+
+    def scatter(self, full: torch.Tensor | np.ndarray | None) -> torch.Tensor:
+        """Give each rank its entries of a vector that rank 0 holds. **Collective.**
+
+        Parameters
+        ----------
+        full : tensor or array [n_global] or [n_global, k], in the user's row order
+            On rank 0; ignored elsewhere.
+
+        Returns
+        -------
+        torch.Tensor [n_owned] or [n_owned, k]
+            Per rank, on the rank's device, of `full`'s dtype.
+
+        Raises
+        ------
+        InputError
+            On every rank, where `full` has another length.
+        """
+        with self.world.agree():
+            if self.world.rank == 0:
+                if full is None or len(full) != self.n_global:
+                    got = "nothing" if full is None else f"{len(full)} entries"
+                    raise InputError(
+                        f"scatter needs {self.n_global} entries on rank 0 and got {got}"
+                    )
+                if isinstance(full, torch.Tensor):
+                    full = full.detach().cpu().numpy()
+                full = np.ascontiguousarray(full)
+        return torch.from_numpy(self._user_order.scatter(full)).to(self.world.device)
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The whole vector on rank 0, in the user's row order. **Collective.** Not differentiable.
+
+        Returns
+        -------
+        torch.Tensor [n_global] or [n_global, k] on the CPU
+            On rank 0; None elsewhere.
+        """
+        blocks = list(self.user_blocks(x))
+        if self.world.rank != 0:
+            return None
+        return torch.from_numpy(np.concatenate([block for _, block in blocks]))
+
+    def allgather(self, x: torch.Tensor) -> torch.Tensor:
+        """The whole vector on every rank, in the user's row order. **Collective.**
+
+        Not differentiable. Every rank then holds n_global entries: for small problems and checks.
+        """
+        full = self.gather(x)
+        return torch.from_numpy(self.world.comm.bcast(None if full is None else full.numpy()))
+
+    def user_blocks(self, x: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:
+        """The vector in the user's row order, a slab at a time, on rank 0. **Collective.**
+
+        No rank ever holds more than two slabs of about n_global / size rows.
+
+        Yields
+        ------
+        (int, array [m] or [m, k])
+            On rank 0: the first row of the slab, and the slab. Other ranks yield nothing, but
+            must run the loop too.
+        """
+        self._check(x)
+        yield from self._user_order.blocks(np.ascontiguousarray(x.detach().cpu().numpy()))
+
+    def _check(self, x: torch.Tensor) -> None:
+        # Local on purpose: one rank's wrong shape is a bug that must stop the job, and a check
+        # that communicates would cost a reduction in every dot product.
+        if x.shape[:1] != (self.n_owned,):
+            raise ValueError(
+                f"a distributed vector has this rank's {self.n_owned} owned entries "
+                f"as its first dimension; got shape {tuple(x.shape)}"
+            )
+
+    def __repr__(self) -> str:
+        return f"RowLayout(n_global={self.n_global}, n_owned={self.n_owned}, start={self.start})"

@@ -1,0 +1,178 @@
+"""The conjugate gradient method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from hpc_sla.kernels.vectors import axpy_, aypx_
+from hpc_sla.linear.info import Status
+from hpc_sla.linear.scalars import DeviceScalars, HostScalars
+from hpc_sla.precond import Preconditioner
+
+Callback = Callable[[int, float], None]
+
+
+class Operator(Protocol):
+    """`y = A x` on distributed vectors, into `out`."""
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> None: ...
+
+
+class ConjugateGradient:
+    """Preconditioned CG, as a state with a step (Saad, 2nd ed., algorithm 9.1).
+
+    It differs from the textbook in three ways, none of which changes an iterate in exact
+    arithmetic: the two inner products that follow the residual update share one reduction; x is
+    updated after that reduction, in the same pass as the direction, which reads p once; and no
+    step looks at a number, so that on an accelerator the host need not wait for one.
+
+    Parameters
+    ----------
+    operator : Operator
+        **Collective** when called.
+    precond : Preconditioner
+        Symmetric positive definite.
+    x : torch.Tensor [n_owned]
+        The initial guess, updated in place.
+    r : torch.Tensor [n_owned]
+        b - A x, overwritten.
+    target : float
+        Stop once ||r||_2 is no larger.
+    scalars : HostScalars or DeviceScalars
+    """
+
+    def __init__(
+        self,
+        operator: Operator,
+        precond: Preconditioner,
+        x: torch.Tensor,
+        r: torch.Tensor,
+        target: float,
+        scalars: HostScalars | DeviceScalars,
+    ) -> None:
+        self.operator = operator
+        self.precond = precond
+        self.scalars = scalars
+        self.x, self.r = x, r
+        self.z = torch.empty_like(r)
+        self.q = torch.empty_like(r)
+        self.target = target
+        self.start()
+
+    def start(self) -> None:
+        """Begin with the steepest descent direction of the present residual. **Collective.**"""
+        z = self.precond.apply(self.r, self.z)
+        self.p = z.clone()
+        self.rho, self.rr = self.scalars.dots((self.r, z), (self.r, self.r))
+        self.live: Any = self._unfinished(self.rho, self.rr)
+
+    def step(self) -> None:
+        """One iteration, or nothing at all once finished. **Collective.**"""
+        self.operator(self.p, self.q)
+        (curvature,) = self.scalars.dots((self.p, self.q))
+        good = self.live & (curvature > 0)
+        alpha = self.scalars.ratio(self.rho, curvature, good)
+        axpy_(self.r, -alpha, self.q)
+        z = self.precond.apply(self.r, self.z)
+        rho, self.rr = self.scalars.dots((self.r, z), (self.r, self.r))
+        beta = self.scalars.ratio(rho, self.rho, good)
+        axpy_(self.x, alpha, self.p)
+        aypx_(self.p, beta, z)
+        self.rho = rho
+        self.scalars.record(curvature, rho, self.rr)
+        self.live = good & self._unfinished(rho, self.rr)
+
+    def _unfinished(self, rho: Any, rr: Any) -> Any:
+        # False for NaN too: a comparison with NaN is False. An infinite rr is caught by rho.
+        return (rr > self.target**2) & (rho > 0) & (rho < math.inf)
+
+    def classify(self, curvature: float, rho: float, rr: float) -> Status | None:
+        """What an iteration's scalars say: a status, or None to go on."""
+        if not (math.isfinite(curvature) and math.isfinite(rho) and math.isfinite(rr)):
+            return "not_finite"
+        if curvature <= 0:
+            return "breakdown" if curvature == 0 else "indefinite"
+        if rr <= self.target**2:
+            return "converged"
+        if rho <= 0:
+            return "breakdown" if rho == 0 else "indefinite"
+        return None
+
+
+def cg(
+    operator: Operator,
+    precond: Preconditioner,
+    b: torch.Tensor,
+    x: torch.Tensor,
+    x_is_zero: bool,
+    target: float,
+    max_iterations: int,
+    scalars: HostScalars | DeviceScalars,
+    callback: Callback | None = None,
+) -> tuple[Status, int, float, list[float]]:
+    """Run CG on x, in place, until the *true* residual meets the target. **Collective.**
+
+    Parameters
+    ----------
+    b, x : torch.Tensor [n_owned]
+    x_is_zero : bool
+        Saves a product.
+    target : float
+        On ||b - A x||_2.
+
+    Returns
+    -------
+    status, iterations, true residual norm, residual history
+    """
+
+    def true_residual(out: torch.Tensor) -> float:
+        operator(x, out)
+        torch.sub(b, out, out=out)
+        (square,) = scalars.dots((out, out))
+        return math.sqrt(max(float(square), 0.0)) if math.isfinite(float(square)) else math.nan
+
+    r = b.clone() if x_is_zero else torch.empty_like(b)
+    if not x_is_zero:
+        true_residual(r)
+    state = ConjugateGradient(operator, precond, x, r, target, scalars)
+    history = [math.sqrt(float(state.rr)) if float(state.rr) >= 0 else math.nan]
+    if callback:
+        callback(0, history[0])
+    status: Status | None = state.classify(1.0, float(state.rho), float(state.rr))
+    iterations, best, best_at = 0, history[0], 0
+    last_claim = math.inf
+    while True:
+        while status is None and iterations < max_iterations:
+            for _ in range(min(scalars.check_every, max_iterations - iterations)):
+                state.step()
+            for row in scalars.read():
+                iterations += 1
+                history.append(math.sqrt(row[2]) if row[2] >= 0 else math.nan)
+                if callback:
+                    callback(iterations, history[-1])
+                status = state.classify(*row)
+                if status is not None:
+                    break
+                if history[-1] < best:
+                    best, best_at = history[-1], iterations
+                elif iterations - best_at > max(1000, best_at):
+                    # As many iterations as it took to get here have gained nothing.
+                    status = "stagnated"
+                    break
+        norm = true_residual(state.q)
+        if norm <= target:
+            return "converged", iterations, norm, history
+        if status != "converged":
+            return status or "max_iterations", iterations, norm, history
+        # The recurrence claims what the true residual denies: rounding has parted them. Go on
+        # from the true one; when that no longer helps, this is all the precision there is.
+        if norm > 0.5 * last_claim or iterations >= max_iterations:
+            return "stagnated", iterations, norm, history
+        last_claim = norm
+        state.r.copy_(state.q)
+        state.start()
+        status = None

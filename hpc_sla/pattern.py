@@ -1,0 +1,198 @@
+"""DistributedPattern: where a distributed matrix has entries, and the products on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.halo import HaloPlan
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.layout import RowLayout
+
+_INT32 = 2**31
+
+
+class DistributedPattern:
+    """The sparsity of this rank's rows, split by who owns the columns.
+
+    The entries of one rank are ordered [owned-column block | halo-column block], each in CSR
+    order, so both blocks' values are views of one tensor. The owned block has all owned rows;
+    the halo block only those that reach another rank's columns (`boundary`), so that it costs
+    nothing elsewhere.
+
+    Attributes
+    ----------
+    layout : RowLayout
+    owned : CsrPattern
+        n_owned rows, n_owned columns.
+    halo : CsrPattern
+        len(boundary) rows, n_halo columns.
+    boundary : int32 tensor
+        Owned rows with an entry in a halo column, ascending.
+    plan : HaloPlan
+    nnz_owned : int
+        This rank's entries, both blocks.
+    """
+
+    def __init__(
+        self,
+        layout: RowLayout,
+        owned: CsrPattern,
+        halo: CsrPattern,
+        boundary: torch.Tensor,
+        plan: HaloPlan,
+    ) -> None:
+        self.layout = layout
+        self.owned = owned
+        self.halo = halo
+        self.boundary = boundary
+        self.plan = plan
+        self.nnz_owned = owned.nnz + halo.nnz
+        self._halo_product: dict[tuple[torch.dtype, tuple[int, ...]], torch.Tensor] = {}
+
+    @classmethod
+    def from_rows(
+        cls, layout: RowLayout, indptr: np.ndarray, columns: np.ndarray, values: np.ndarray
+    ) -> tuple[DistributedPattern, np.ndarray]:
+        """Split this rank's rows into blocks and find the halo. **Collective.**
+
+        Works in place where it can, since this is where memory peaks: `columns` and `values`
+        are overwritten.
+
+        Parameters
+        ----------
+        layout : RowLayout
+        indptr : int64 array [n_owned + 1]
+        columns : int32 or int64 array [nnz]
+            Stored (contiguous by rank) column numbers.
+        values : array [nnz] or [nnz, m]
+            Anything that goes with the entries.
+
+        Returns
+        -------
+        DistributedPattern
+        array [nnz]
+            `values` in the pattern's entry order.
+
+        Raises
+        ------
+        InputError
+            On every rank, where a rank has too many entries for 32-bit local indices.
+        """
+        with layout.world.agree():
+            if len(columns) >= _INT32:
+                raise InputError(
+                    f"{len(columns)} entries on one rank do not fit 32-bit local indices",
+                    remedy="Use more ranks",
+                )
+        start, stop = layout.start, layout.start + layout.n_owned
+        mine = (columns >= start) & (columns < stop)
+        away = np.flatnonzero(~mine)
+        away_columns, away_values = columns[away].astype(np.int64), values[away]
+        away_rows = np.searchsorted(indptr, away, side="right") - 1
+        n_mine = len(columns) - len(away)
+        if len(away):
+            _compact(columns, mine)
+            _compact(values, mine)
+            values[n_mine:] = away_values
+        del mine
+
+        owned_columns = columns[:n_mine]
+        owned_columns -= start
+        boundary, boundary_counts = np.unique(away_rows, return_counts=True)
+        lost = np.zeros(layout.n_owned + 1, dtype=np.int64)
+        lost[boundary + 1] = boundary_counts
+        halo_rows, halo_columns = np.unique(away_columns, return_inverse=True)
+        device = layout.world.device
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array.astype(np.int32, copy=False)).to(device)
+
+        pattern = cls(
+            layout,
+            CsrPattern(
+                tensor(indptr - np.cumsum(lost)), tensor(owned_columns), layout.n_owned
+            ),
+            CsrPattern(
+                tensor(np.concatenate([[0], np.cumsum(boundary_counts)])),
+                tensor(halo_columns),
+                len(halo_rows),
+            ),
+            tensor(boundary),
+            HaloPlan(layout, halo_rows),
+        )
+        return pattern, values
+
+    # narrow() and not slicing, here and in the loops: slicing a fake CUDA tensor needs a CUDA
+    # build, and the CUDA path is tested where there is none.
+
+    def owned_values(self, values: torch.Tensor) -> torch.Tensor:
+        """The part of `values` in owned columns: a view. Local."""
+        return values.narrow(0, 0, self.owned.nnz)
+
+    def halo_values(self, values: torch.Tensor) -> torch.Tensor:
+        """The part of `values` in halo columns: a view. Local."""
+        return values.narrow(0, self.owned.nnz, self.halo.nnz)
+
+    # Raw products: collective, not differentiable, and after the first call without allocation
+
+    def matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A x`. **Collective.** The halo travels while the owned block is multiplied."""
+        channel = self.plan.start_exchange(x)
+        self.owned.matmul(self.owned_values(values), x, out)
+        channel.finish()
+        if self.halo.nnz:
+            part = self._buffer(x)
+            self.halo.matmul(self.halo_values(values), channel.recv_buffer, part)
+            out.index_add_(0, self.boundary, part)
+
+    def rmatmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A^T x`. **Collective.** Halo contributions travel during the owned product."""
+        channel = self.plan.reduce_channel(x)
+        boundary = x.index_select(0, self.boundary)
+        self.halo.rmatmul(self.halo_values(values), boundary, channel.send_buffer)
+        channel.start()
+        self.owned.rmatmul(self.owned_values(values), x, out)
+        self.plan.finish_reduce(channel, out)
+
+    def sample(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """`g_i . x_j` at each stored entry (i, j), halo columns included. **Collective.**"""
+        channel = self.plan.start_exchange(x)
+        owned = self.owned.sample(g, x)
+        channel.finish()
+        halo = self.halo.sample(g.index_select(0, self.boundary), channel.recv_buffer)
+        return torch.cat([owned, halo])
+
+    def _buffer(self, like: torch.Tensor) -> torch.Tensor:
+        key = (like.dtype, tuple(like.shape[1:]))
+        if key not in self._halo_product:
+            self._halo_product[key] = like.new_empty((self.halo.n_rows, *like.shape[1:]))
+        return self._halo_product[key]
+
+    # Indices for people
+
+    def local_rows(self) -> torch.Tensor:
+        """The owned row (0 to n_owned) of each entry: int64 [nnz_owned]. Local."""
+        owned = self.owned.rows().long()
+        halo = self.boundary.long().index_select(0, self.halo.rows())
+        return torch.cat([owned, halo])
+
+    def stored_columns(self) -> torch.Tensor:
+        """The stored column number of each entry: int64 [nnz_owned]. Local."""
+        halo = torch.from_numpy(self.plan.halo.astype(np.int64)).to(self.halo.indices.device)
+        return torch.cat(
+            [
+                self.owned.indices.long() + self.layout.start,
+                halo.index_select(0, self.halo.indices),
+            ]
+        )
+
+
+def _compact(array: np.ndarray, keep: np.ndarray, chunk: int = 1 << 18) -> None:
+    """Move the entries to keep to the front, in order, in place and in small pieces."""
+    end = 0
+    for begin in range(0, len(array), chunk):
+        kept = array[begin : begin + chunk][keep[begin : begin + chunk]]
+        array[end : end + len(kept)] = kept
+        end += len(kept)

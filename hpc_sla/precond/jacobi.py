@@ -1,0 +1,25 @@
+"""Jacobi: the inverse of the diagonal."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Jacobi:
+    """`M = diag(A)` (Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., section 10.2).
+
+    Parameters
+    ----------
+    diagonal : torch.Tensor [n_owned]
+        Per rank. Zeros, as of rows with no entries, count as 1: such a row is left as it is.
+    """
+
+    name = "jacobi"
+
+    def __init__(self, diagonal: torch.Tensor) -> None:
+        self.inverse = torch.where(diagonal == 0, 1.0, diagonal).reciprocal_()
+
+    def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Local."""
+        inverse = self.inverse if r.dim() == 1 else self.inverse.unsqueeze(1)
+        return torch.mul(r, inverse, out=out)

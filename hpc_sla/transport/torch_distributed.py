@@ -1,0 +1,149 @@
+"""The `gloo` and `nccl` transports: torch.distributed, brought up over MPI."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from mpi4py import MPI
+
+from hpc_sla.errors import HpcSlaError
+from hpc_sla.transport.base import Channel, Neighbours
+
+_TIMEOUT = timedelta(minutes=10)
+
+
+class TorchDistributedTransport:
+    """Transport over a torch.distributed process group with the ranks of `comm`.
+
+    **Collective.** The first one in a process initialises torch.distributed itself, with the
+    address that rank 0 broadcasts over MPI, so `mpiexec` or `srun` is the only launcher needed.
+    Later ones make a subgroup, which only its members take part in.
+
+    Raises
+    ------
+    HpcSlaError
+        On every rank, where `comm` has ranks outside the first transport's communicator:
+        torch.distributed has one default group a process and it cannot grow.
+    """
+
+    def __init__(self, comm: MPI.Comm, device: torch.device, backend: str) -> None:
+        self.name = backend
+        self._device = device
+        self._owns_default = not dist.is_initialized()
+        if self._owns_default:
+            store = _store(comm)
+            dist.init_process_group(
+                backend,
+                store=store,
+                rank=comm.rank,
+                world_size=comm.size,
+                timeout=_TIMEOUT,
+                device_id=device if device.type == "cuda" else None,
+            )
+            self._group = dist.group.WORLD
+            # The ranks of MPI.COMM_WORLD behind the default group, to place subgroups in it.
+            global _default_members
+            _default_members = _world_ranks(comm)
+        else:
+            self._group = _subgroup(comm, backend)
+        # Ranks of the default group, in `comm`'s order: new_group sorts, MPI does not.
+        self._peers = [_default_members.index(member) for member in _world_ranks(comm)]
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> None:
+        dist.all_reduce(tensor, group=self._group)
+
+    def channel(
+        self, send: Neighbours, recv: Neighbours, trailing: tuple[int, ...], dtype: torch.dtype
+    ) -> Channel:
+        return TorchDistributedChannel(
+            self._group, self._peers, self._device, send, recv, trailing, dtype
+        )
+
+    def close(self) -> None:
+        if self._owns_default and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class TorchDistributedChannel:
+    """One batch of isend and irecv, posted anew at each start."""
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        peers: list[int],
+        device: torch.device,
+        send: Neighbours,
+        recv: Neighbours,
+        trailing: tuple[int, ...],
+        dtype: torch.dtype,
+    ) -> None:
+        self.send_buffer = torch.empty((send.total, *trailing), dtype=dtype, device=device)
+        self.recv_buffer = torch.empty((recv.total, *trailing), dtype=dtype, device=device)
+        self._operations = [
+            dist.P2POp(dist.irecv, self.recv_buffer[rows], peers[rank], group)
+            for rank, rows in recv.slices()
+        ]
+        self._operations += [
+            dist.P2POp(dist.isend, self.send_buffer[rows], peers[rank], group)
+            for rank, rows in send.slices()
+        ]
+        self._works: list[dist.Work] = []
+
+    def start(self) -> None:
+        if self._operations:
+            self._works = dist.batch_isend_irecv(self._operations)
+
+    def finish(self) -> None:
+        # With nccl, wait() orders the current stream after the transfer and returns at once.
+        for work in self._works:
+            work.wait()
+        self._works = []
+
+    def close(self) -> None:
+        self._operations.clear()
+
+
+_default_members: list[int] = []
+
+
+def _store(comm: MPI.Comm) -> dist.Store:
+    """A TCPStore served by rank 0 of `comm`, its address told over MPI. **Collective.**"""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    one_node = node.size == comm.size
+    node.Free()
+    server, address = None, None
+    if comm.rank == 0:
+        host = "127.0.0.1" if one_node else os.environ.get("MASTER_ADDR") or socket.getfqdn()
+        server = dist.TCPStore(
+            host, 0, comm.size, is_master=True, timeout=_TIMEOUT, wait_for_workers=False
+        )
+        address = (host, server.port)
+    host, port = comm.bcast(address)
+    if server is not None:
+        return server
+    return dist.TCPStore(host, port, comm.size, is_master=False, timeout=_TIMEOUT)
+
+
+def _world_ranks(comm: MPI.Comm) -> list[int]:
+    group, everyone = comm.Get_group(), MPI.COMM_WORLD.Get_group()
+    return group.Translate_ranks(list(range(comm.size)), everyone)
+
+
+def _subgroup(comm: MPI.Comm, backend: str) -> dist.ProcessGroup:
+    """The process group of `comm`'s ranks inside the default one. **Collective** over `comm`."""
+    members = _world_ranks(comm)
+    if not all(comm.allgather(set(members) <= set(_default_members))):
+        raise HpcSlaError(
+            "torch.distributed is already up on a smaller communicator in this process; "
+            "make the World of the largest communicator first, or use transport='mpi'"
+        )
+    return dist.new_group(
+        [_default_members.index(m) for m in members],
+        timeout=_TIMEOUT,
+        backend=backend,
+        use_local_synchronization=True,
+    )

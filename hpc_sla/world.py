@@ -1,0 +1,363 @@
+"""World: the communicator, this rank's device and the transport, decided once and handed down."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from mpi4py import MPI
+
+from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.transport import Transport, sparse_exchange
+
+T = TypeVar("T")
+TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
+
+
+class World:
+    """The ranks that work together, where each computes, and how they exchange data.
+
+    **Collective** over `comm`.
+
+    Parameters
+    ----------
+    comm : MPI.Comm, optional
+        Any intra-communicator; default `MPI.COMM_WORLD`. It is duplicated, so this package's
+        messages cannot meet yours.
+    device : str or torch.device
+        `auto`: this rank's GPU (by its rank on the node, modulo the GPUs it can see) where
+        there is one, else the CPU. Or `cpu`, `cuda`, `cuda:1`.
+    transport : {"auto", "mpi", "gloo", "nccl"}
+        `auto`: `nccl` where every rank has a GPU of its own, else `mpi`.
+
+    Attributes
+    ----------
+    comm : MPI.Comm
+    rank, size : int
+    device : torch.device
+    transport : Transport
+        Its `name` says which it is.
+
+    Raises
+    ------
+    InputError
+        On every rank: an unknown device or transport, CUDA asked for where there is none, or
+        `nccl` where ranks share a GPU.
+
+    Notes
+    -----
+    Where several ranks run, an exception that nobody catches prints its traceback and aborts
+    the job, so that the other ranks do not wait for ever. Unless `OMP_NUM_THREADS` is set, the
+    node's cores are shared out evenly between its ranks.
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Comm | None = None,
+        device: str | torch.device = "auto",
+        transport: str = "auto",
+    ) -> None:
+        self.comm: MPI.Comm = (comm if comm is not None else MPI.COMM_WORLD).Dup()
+        self.rank: int = self.comm.rank
+        self.size: int = self.comm.size
+        self._tag = 0
+        if self.size > 1:
+            _abort_on_uncaught_exceptions()
+        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self._node_rank, self._node_size = node.rank, node.size
+        node.Free()
+        _share_cores(self._node_size)
+        with self.agree():
+            self.device: torch.device = _device(device, self._node_rank)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        name = self._transport_name(transport)
+        self.transport: Transport = _make_transport(name, self.comm, self.device)
+
+    def _transport_name(self, asked: str) -> str:
+        """Which transport serves. **Collective.**"""
+        own_gpu = self.own_gpus()
+        with self.agree():
+            if asked not in TRANSPORTS:
+                raise InputError(
+                    f"unknown transport {asked!r}",
+                    field="transport",
+                    remedy=f"Choose one of {', '.join(TRANSPORTS)}",
+                )
+            if asked == "nccl" and not own_gpu:
+                raise InputError(
+                    "nccl needs a GPU of its own for each rank",
+                    field="transport",
+                    remedy="Start one rank per GPU, or use transport='mpi'",
+                )
+            if asked == "gloo" and self.device.type != "cpu":
+                raise InputError(
+                    "gloo exchanges CPU tensors only",
+                    field="transport",
+                    remedy="Use transport='nccl' or 'mpi' with a GPU",
+                )
+        if asked != "auto":
+            return asked
+        return "nccl" if own_gpu else "mpi"
+
+    def own_gpus(self) -> bool:
+        """Whether each rank has a GPU that no other rank uses. **Collective.**"""
+        mine = None
+        if self.device.type == "cuda":
+            mine = str(torch.cuda.get_device_properties(self.device).uuid)
+        gpus = self.comm.allgather(mine)
+        return None not in gpus and len(set(gpus)) == len(gpus)
+
+    # Reductions
+
+    def all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of every rank's `tensor`, the same on every rank. **Collective.**
+
+        Differentiable. Its gradient with respect to each rank's `tensor` is the gradient of
+        the (replicated) result, counted once: see `replicate`, whose adjoint this is.
+
+        Parameters
+        ----------
+        tensor : torch.Tensor
+            Per rank; the same shape and dtype on every rank.
+
+        Returns
+        -------
+        torch.Tensor
+            Replicated.
+        """
+        return _AllSum.apply(tensor, self)
+
+    def replicate(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mark a value that is the same on every rank. **Collective** in backward.
+
+        Forward it returns `tensor` itself. Its gradient is summed over ranks, so a parameter
+        (a material constant, the weights of a network) gets the whole gradient on every rank.
+
+        Parameters
+        ----------
+        tensor : torch.Tensor
+            Replicated: the caller holds the same value on every rank.
+
+        Returns
+        -------
+        torch.Tensor
+            To be used in each rank's own computation.
+        """
+        return _Replicate.apply(tensor, self)
+
+    def max(self, value: float) -> float:
+        """The largest of a number over ranks. **Collective.**"""
+        return self.comm.allreduce(value, op=MPI.MAX)
+
+    def sum(self, value: float) -> float:
+        """The sum of a number over ranks. **Collective.**"""
+        return self.comm.allreduce(value, op=MPI.SUM)
+
+    # Set-up communication
+
+    def gather_objects(self, value: T) -> list[T] | None:
+        """Every rank's small object, as a list on rank 0. **Collective.**"""
+        return self.comm.gather(value)
+
+    def on_root(self, function: Callable[[], T]) -> T:
+        """Run `function` on rank 0 and give every rank its (small) result. **Collective.**
+
+        Raises
+        ------
+        HpcSlaError
+            On every rank, where rank 0 raised it.
+        """
+        value = None
+        with self.agree():
+            if self.rank == 0:
+                value = function()
+        return self.comm.bcast(value)
+
+    def barrier(self) -> None:
+        """Wait for every rank. **Collective.**"""
+        self.comm.Barrier()
+
+    def sparse_exchange(self, messages: dict[int, Any]) -> dict[int, Any]:
+        """Messages to ranks that do not expect them. **Collective.** See `sparse_exchange`."""
+        self._tag = (self._tag + 1) % 1024
+        return sparse_exchange(self.comm, messages, self._tag)
+
+    @contextmanager
+    def agree(self) -> Iterator[None]:
+        """Run a local block; an `HpcSlaError` on any rank is raised on all. **Collective.**
+
+        The block itself must not communicate: a rank that raises leaves it early. Other
+        exceptions are bugs, not answers: they pass through and abort the job.
+        """
+        error: HpcSlaError | None = None
+        try:
+            yield
+        except HpcSlaError as caught:
+            error = caught
+        failed = self.comm.allreduce(error is not None, op=MPI.LOR)
+        if not failed:
+            return
+        errors = self.comm.allgather(
+            None if error is None else (type(error), str(error), vars(error))
+        )
+        ranks = [rank for rank, e in enumerate(errors) if e is not None]
+        kind, text, state = errors[ranks[0]]
+        if 0 < len(ranks) < self.size and ranks != [0]:
+            named = ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
+            text = f"{text} [on rank{'s' if len(ranks) > 1 else ''} {named}]"
+        raise _rebuild(kind, text, state) from error
+
+    # Life
+
+    def close(self) -> None:
+        """Free the transport and the communicator; the World is unusable after. **Collective.**
+
+        Optional at the end of a program: what must be gone before MPI ends goes by itself.
+        """
+        if self.comm != MPI.COMM_NULL:
+            self.transport.close()
+            self.comm.Free()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # After an exception other ranks may be anywhere, so nothing collective is safe.
+        if error is None:
+            self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"World(rank={self.rank}, size={self.size}, device={str(self.device)!r}, "
+            f"transport={self.transport.name!r})"
+        )
+
+
+class _AllSum(torch.autograd.Function):
+    """Partial values in, their replicated sum out; the adjoint of `_Replicate`."""
+
+    @staticmethod
+    def forward(tensor: torch.Tensor, world: World) -> torch.Tensor:
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        world.transport.all_reduce_sum(total)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.world = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return _Replicate.apply(grads[0], ctx.world), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
+        return _AllSum.apply(tangents[0], ctx.world)
+
+
+class _Replicate(torch.autograd.Function):
+    """A replicated value in, the same value out, its cotangents summed over ranks."""
+
+    @staticmethod
+    def forward(tensor: torch.Tensor, world: World) -> torch.Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.world = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return _AllSum.apply(grads[0], ctx.world), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
+        return tangents[0].view_as(tangents[0])
+
+
+def _device(asked: str | torch.device, node_rank: int) -> torch.device:
+    remedy = "Use device='cpu', or install a CUDA build of torch on a machine with a GPU"
+    if asked == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", node_rank % torch.cuda.device_count())
+    try:
+        device = torch.device(asked)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"unknown device {asked!r}", field="device", remedy="Choose auto, cpu, cuda or cuda:N"
+        ) from error
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != "cuda":
+        raise InputError(
+            f"device {asked!r} is not supported", field="device", remedy="Choose auto, cpu or cuda"
+        )
+    if not torch.cuda.is_available():
+        raise InputError("CUDA was asked for and torch sees no GPU", field="device", remedy=remedy)
+    count = torch.cuda.device_count()
+    if device.index is None:
+        return torch.device("cuda", node_rank % count)
+    if device.index >= count:
+        raise InputError(
+            f"{asked} was asked for and this rank sees {count} GPU(s)", field="device", remedy=remedy
+        )
+    return device
+
+
+def _make_transport(name: str, comm: MPI.Comm, device: torch.device) -> Transport:
+    if name == "mpi":
+        from hpc_sla.transport.mpi import MpiTransport
+
+        return MpiTransport(comm, device)
+    from hpc_sla.transport.torch_distributed import TorchDistributedTransport
+
+    return TorchDistributedTransport(comm, device, name)
+
+
+def _rebuild(kind: type[HpcSlaError], text: str, state: dict[str, Any]) -> HpcSlaError:
+    """An error of the same kind and attributes whose whole message is `text`."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, text)
+    vars(error).update(state)
+    return error
+
+
+def _share_cores(ranks_on_node: int) -> None:
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, (cores or 1) // ranks_on_node))
+
+
+def _abort_on_uncaught_exceptions() -> None:
+    if getattr(sys.excepthook, "aborts_mpi", False):
+        return
+    previous = sys.excepthook
+
+    def hook(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        try:
+            print(f"uncaught on MPI rank {MPI.COMM_WORLD.rank}:", file=sys.stderr)
+            if previous is sys.__excepthook__:
+                traceback.print_exception(kind, error, trace)
+            else:
+                previous(kind, error, trace)
+            sys.stderr.flush()
+        finally:
+            MPI.COMM_WORLD.Abort(1)
+
+    hook.aborts_mpi = True  # type: ignore[attr-defined]
+    sys.excepthook = hook

@@ -1,0 +1,130 @@
+"""The CUDA path without a GPU: fake CUDA tensors raise on mixed devices and on host syncs.
+
+A fake tensor has a device and a shape but no data, so an operation that mixes devices, or that
+asks the device for a number (`.item()`, `.tolist()`, `bool(...)`), is an error here just where
+it would be a mistake or a stall on a GPU.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensorMode,
+)
+
+from hpc_sla.halo import HaloPlan
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.linear.cg import ConjugateGradient
+from hpc_sla.linear.scalars import DeviceScalars, scalars_for
+from hpc_sla.pattern import DistributedPattern
+from hpc_sla.precond import Identity, Jacobi
+from hpc_sla.transport import Neighbours
+
+N_OWNED, N_HALO, N_SEND = 60, 8, 6
+
+
+class _Channel:
+    def __init__(self, send, recv, trailing, dtype):
+        self.send_buffer = torch.empty((send.total, *trailing), dtype=dtype, device="cuda")
+        self.recv_buffer = torch.empty((recv.total, *trailing), dtype=dtype, device="cuda")
+        self.started = 0
+
+    def start(self):
+        self.started += 1
+
+    def finish(self):
+        assert self.started
+        self.started -= 1
+
+
+class _Transport:
+    """One that moves nothing but makes the same buffers on the same device."""
+
+    name = "fake"
+
+    def all_reduce_sum(self, tensor):
+        assert tensor.device.type == "cuda" and tensor.is_contiguous()
+
+    def channel(self, send, recv, trailing, dtype):
+        return _Channel(send, recv, trailing, dtype)
+
+
+class _World:
+    rank, size = 0, 2
+    transport = _Transport()
+
+
+class _Layout:
+    n_owned, n_global, start, world = N_OWNED, 2 * N_OWNED, 0, _World()
+
+
+def _int(n):
+    return torch.zeros(n, dtype=torch.int32, device="cuda")
+
+
+def _pattern():
+    plan = HaloPlan.__new__(HaloPlan)
+    plan.layout, plan.n_halo, plan._channels = _Layout(), N_HALO, {}
+    plan.send_index = _int(N_SEND)
+    plan.sends, plan.receives = Neighbours((1,), (N_SEND,)), Neighbours((1,), (N_HALO,))
+    owned = CsrPattern(_int(N_OWNED + 1), _int(280), N_OWNED)
+    halo = CsrPattern(_int(6), _int(9), N_HALO)
+    return DistributedPattern(_Layout(), owned, halo, _int(5), plan)
+
+
+@pytest.fixture
+def fake():
+    with FakeTensorMode():
+        yield
+
+
+def _vector(*columns):
+    return torch.ones(N_OWNED, *columns, dtype=torch.float64, device="cuda")
+
+
+@pytest.mark.parametrize("columns", [(), (4,)])
+def test_product_stays_on_the_device(fake, columns):
+    pattern = _pattern()
+    values = torch.ones(289, dtype=torch.float64, device="cuda")
+    x, out = _vector(*columns), _vector(*columns)
+    pattern.matmul(values, x, out)
+    assert out.device.type == "cuda"
+    pattern.rmatmul(values, x, out)
+    assert pattern.sample(x, out).shape == (289,)
+
+
+@pytest.mark.parametrize("jacobi", [True, False])
+def test_the_loop_does_not_wait_for_the_device(fake, jacobi):
+    pattern = _pattern()
+    values = torch.ones(289, dtype=torch.float64, device="cuda")
+    r = _vector()
+    scalars = scalars_for(_World(), r)
+    assert isinstance(scalars, DeviceScalars) and scalars.check_every > 1
+
+    state = ConjugateGradient(
+        lambda x, out: pattern.matmul(values, x, out),
+        Jacobi(_vector()) if jacobi else Identity(),
+        torch.zeros_like(r),
+        r,
+        1e-8,
+        scalars,
+    )
+    for _ in range(scalars.check_every):
+        state.step()
+    assert state.x.device.type == "cuda" and state.live.device.type == "cuda"
+    with pytest.raises(DataDependentOutputException):
+        scalars.read()  # the one place that waits
+
+
+def test_a_host_sync_in_the_loop_would_be_caught(fake):
+    with pytest.raises(DataDependentOutputException):
+        _vector().sum().item()
+
+
+def test_mixed_devices_would_be_caught(fake):
+    pattern = _pattern()
+    values = torch.ones(280, dtype=torch.float64)
+    with pytest.raises(Exception, match=r"cpu|device"):
+        pattern.owned.matmul(values, _vector(), _vector())

@@ -1,0 +1,95 @@
+"""RowLayout: inner products, and vectors in the user's order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import hpc_sla as hs
+from tests.collective import MATRICES, PARTITIONS, distribute, everywhere, full, on, spread
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("columns", [(), (3,)])
+def test_scatter_then_gather_is_the_identity(world, name, partition, columns):
+    layout = distribute(MATRICES[name](), world, partition).layout
+    x = np.random.default_rng(8).standard_normal((layout.n_global, *columns))
+    mine = layout.scatter(x if world.rank == 0 else None)
+    assert everywhere(world, np.array_equal(mine.cpu().numpy(), x[layout.rows]))
+    back = layout.gather(mine)
+    assert everywhere(world, (back is None) == (world.rank > 0))
+    assert everywhere(world, world.rank > 0 or np.array_equal(back.numpy(), x))
+    np.testing.assert_array_equal(full(layout, mine), x)
+
+
+def test_user_blocks_are_slabs_in_order(world):
+    layout = distribute(MATRICES["random"](), world, "cyclic").layout
+    user = on(world, layout.rows)
+    blocks = list(layout.user_blocks(user))
+    assert everywhere(world, bool(blocks) == (world.rank == 0))
+    if world.rank == 0:
+        starts = [start for start, _ in blocks]
+        assert starts == sorted(starts) and starts[0] == 0
+        assert max(len(block) for _, block in blocks) <= -(-layout.n_global // world.size)
+        np.testing.assert_array_equal(
+            np.concatenate([b for _, b in blocks]), np.arange(layout.n_global)
+        )
+
+
+@pytest.mark.parametrize("columns", [(), (3,)])
+def test_dot_and_norm_equal_numpys(any_world, columns):
+    layout = distribute(MATRICES["random"](), any_world).layout
+    x, y = np.random.default_rng(9).standard_normal((2, layout.n_global, *columns))
+    dot = layout.dot(spread(layout, x), spread(layout, y))
+    np.testing.assert_allclose(dot.cpu().numpy(), (x * y).sum(0), rtol=1e-12)
+    norm = layout.norm(spread(layout, x))
+    np.testing.assert_allclose(norm.cpu().numpy(), np.linalg.norm(x, axis=0), rtol=1e-12)
+    assert len(set(any_world.comm.allgather(dot.cpu().numpy().tobytes()))) == 1
+
+
+def test_gradients_are_counted_once_and_hold_twice(any_world):
+    """d/dx of (x.y) |x| and the derivative of that along y, beside dense torch."""
+    layout = hs.RowLayout.even(11, any_world)
+    x_full, y_full = np.random.default_rng(10).standard_normal((2, 11))
+    x = spread(layout, x_full).requires_grad_()
+    y = spread(layout, y_full)
+    (g,) = torch.autograd.grad(layout.dot(x, y) * layout.norm(x), x, create_graph=True)
+    (h,) = torch.autograd.grad(layout.dot(g, y), x)
+
+    X = torch.from_numpy(x_full).requires_grad_()
+    Y = torch.from_numpy(y_full)
+    (G,) = torch.autograd.grad((X @ Y) * X.norm(), X, create_graph=True)
+    (H,) = torch.autograd.grad(G @ Y, X)
+    np.testing.assert_allclose(full(layout, g), G.detach().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(full(layout, h), H.numpy(), rtol=1e-12)
+
+
+def test_norm_of_zero_has_a_zero_gradient(world):
+    layout = hs.RowLayout.even(5, world)
+    x = torch.zeros(layout.n_owned, dtype=torch.float64, requires_grad=True)
+    norm = layout.norm(x)
+    norm.backward()
+    assert norm.item() == 0 and everywhere(world, not x.grad.any())
+
+
+def test_a_replicated_parameter_gets_the_whole_gradient_everywhere(any_world):
+    """loss = sum_i (theta x_i)^2, so d/dtheta = 2 theta x.x and d2/dtheta2 = 2 x.x."""
+    layout = hs.RowLayout.even(7, any_world)
+    x_full = np.random.default_rng(11).standard_normal(7)
+    theta = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    loss = any_world.all_sum(((any_world.replicate(theta) * spread(layout, x_full)) ** 2).sum())
+    (g,) = torch.autograd.grad(loss, theta, create_graph=True)
+    (h,) = torch.autograd.grad(g, theta)
+    np.testing.assert_allclose(g.item(), 3.0 * x_full @ x_full, rtol=1e-12)
+    np.testing.assert_allclose(h.item(), 2.0 * x_full @ x_full, rtol=1e-12)
+    assert len(set(any_world.comm.allgather(g.item()))) == 1
+
+
+def test_scatter_of_a_wrong_length_is_an_error_everywhere(world):
+    layout = hs.RowLayout.even(5, world)
+    with pytest.raises(hs.InputError, match="needs 5 entries"):
+        layout.scatter(np.ones(4) if world.rank == 0 else None)

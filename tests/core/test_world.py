@@ -1,0 +1,93 @@
+"""World: errors agreed, subcommunicators, devices, transports."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mpi4py import MPI
+
+import hpc_sla as hs
+from tests.collective import MATRICES, distribute, everywhere, full
+
+pytestmark = pytest.mark.mpi
+
+
+def test_an_error_on_one_rank_is_raised_on_all(world):
+    last = world.size - 1
+    with pytest.raises(hs.InputError, match="bad thing") as caught, world.agree():
+        if world.rank == last:
+            raise hs.InputError("bad thing", field="here", remedy="Mend it")
+    messages = set(world.comm.allgather(str(caught.value)))
+    assert len(messages) == 1 and caught.value.field == "here"
+    assert world.size == 1 or f"rank {last}" in messages.pop()
+
+
+def test_agree_passes_when_nobody_fails(world):
+    with world.agree():
+        value = 1
+    assert value == 1
+
+
+def test_on_root_gives_everyone_roots_value_and_error(world):
+    assert world.on_root(lambda: world.rank + 7) == 7
+    with pytest.raises(hs.InputError, match="only root"):
+        world.on_root(lambda: (_ for _ in ()).throw(hs.InputError("only root")))
+
+
+def test_any_subcommunicator_works(any_world):
+    """Ranks in reversed order, in two groups that work apart."""
+    world = any_world
+    comm = world.comm.Split(world.rank % 2, -world.rank)
+    with hs.World(comm, world.device, world.transport.name) as part:
+        matrix = MATRICES["random"]()
+        A = distribute(matrix, part)
+        x = torch.ones(A.layout.n_owned, dtype=torch.float64)
+        ok = abs(full(A.layout, A @ x) - matrix.sum(axis=1).A1).max() < 1e-12
+        assert everywhere(part, ok)
+        total = part.all_sum(torch.tensor(1.0))
+        assert int(total) == comm.size
+    assert everywhere(world, True)
+    comm.Free()
+
+
+def test_the_users_messages_do_not_meet_ours(world):
+    """A receive for anything, posted by the user before our exchange, must not be served by it."""
+    into = np.zeros(1)
+    request = MPI.COMM_WORLD.Irecv(into, source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG)
+    distribute(MATRICES["random"](), world)
+    done = request.Test()
+    request.Cancel()
+    request.Wait()
+    assert everywhere(world, not done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "tpu9"}, "unknown device"),
+        ({"device": "mps"}, "not supported"),
+        ({"device": "cpu", "transport": "pigeon"}, "unknown transport"),
+        ({"device": "cpu", "transport": "nccl"}, "GPU of its own"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, message):
+    with pytest.raises(hs.InputError, match=message):
+        hs.World(**arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_a_clear_error():
+    with pytest.raises(hs.InputError, match="torch sees no GPU"):
+        hs.World(device="cuda")
+
+
+def test_auto_is_mpi_on_the_cpu():
+    with hs.World(device="cpu") as world:
+        assert world.transport.name == "mpi"
+        assert "mpi" in repr(world)
+
+
+def test_one_rank_alone_is_a_world(torch_world):
+    with hs.World(MPI.COMM_SELF, torch_world.device, torch_world.transport.name) as alone:
+        assert alone.size == 1 and float(alone.all_sum(torch.ones(()))) == 1

@@ -1,0 +1,91 @@
+"""The local sparse product beside SciPy and beside its plain torch oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from hpc_sla.kernels.csr import CsrPattern, csr_matmul_reference, expand_rows
+
+SHAPES = [(7, 7), (5, 9), (9, 5), (1, 4), (4, 1), (0, 3), (3, 0), (200, 150)]
+
+
+def _case(shape, density, dtype, index=np.int32):
+    rng = np.random.default_rng(30)
+    matrix = sp.random_array(shape, density=density, rng=rng, format="csr", dtype=dtype)
+    pattern = CsrPattern(
+        torch.from_numpy(matrix.indptr.astype(index)),
+        torch.from_numpy(matrix.indices.astype(index)),
+        shape[1],
+    )
+    return matrix, pattern, torch.from_numpy(matrix.data.astype(dtype)), rng
+
+
+@pytest.mark.parametrize("columns", [(), (3,)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_equal_scipys(shape, density, dtype, columns):
+    matrix, pattern, values, rng = _case(shape, density, dtype)
+    close = {"rtol": 1e-5, "atol": 1e-4} if dtype == np.float32 else {"rtol": 1e-13, "atol": 1e-13}
+    for transpose in (False, True):
+        n_in, n_out = (shape[0], shape[1]) if transpose else (shape[1], shape[0])
+        x = rng.standard_normal((n_in, *columns)).astype(dtype)
+        start = rng.standard_normal((n_out, *columns)).astype(dtype)
+        expected = (matrix.T if transpose else matrix) @ x
+        # NaN before: an output that is read or left unwritten would show.
+        out = torch.full((n_out, *columns), float("nan"), dtype=values.dtype)
+        if transpose:
+            pattern.rmatmul(values, torch.from_numpy(x), out)
+            np.testing.assert_allclose(out.numpy(), expected, **close)
+            continue
+        pattern.matmul(values, torch.from_numpy(x), out)
+        np.testing.assert_allclose(out.numpy(), expected, **close)
+        out = torch.from_numpy(start.copy())
+        pattern.matmul(values, torch.from_numpy(x), out, accumulate=True)
+        np.testing.assert_allclose(out.numpy(), start + expected, **close)
+        oracle = torch.from_numpy(start.copy())
+        csr_matmul_reference(
+            pattern.indptr, pattern.indices, values, torch.from_numpy(x), oracle, True
+        )
+        np.testing.assert_allclose(oracle.numpy(), out.numpy(), **close)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sample_is_the_outer_product_on_the_pattern(shape):
+    matrix, pattern, _, rng = _case(shape, 0.4, np.float64)
+    coo = matrix.tocoo()
+    for columns in [(), (2,)]:
+        g = rng.standard_normal((shape[0], *columns))
+        x = rng.standard_normal((shape[1], *columns))
+        products = g[coo.row] * x[coo.col]
+        expected = products if not columns else products.sum(1)
+        ours = pattern.sample(torch.from_numpy(g), torch.from_numpy(x))
+        np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-13)
+
+
+def test_transposed_twice_is_the_pattern():
+    _, pattern, values, _ = _case((20, 30), 0.2, np.float64)
+    once, order = pattern.transposed
+    twice, back = once.transposed
+    assert torch.equal(twice.indptr, pattern.indptr)
+    assert torch.equal(twice.indices, pattern.indices)
+    assert torch.equal(values[order.long()][back.long()], values)
+    assert once.indptr.dtype == torch.int32
+
+
+def test_expand_rows():
+    indptr = torch.tensor([0, 2, 2, 3], dtype=torch.int32)
+    assert expand_rows(indptr, 3).tolist() == [0, 0, 2]
+
+
+def test_the_operator_is_one_torch_compile_can_trace():
+    _, pattern, values, rng = _case((6, 6), 0.5, np.float64)
+    x = torch.from_numpy(rng.standard_normal(6))
+    torch.library.opcheck(
+        torch.ops.hpc_sla.csr_matmul_out.default,
+        (pattern.indptr, pattern.indices, values, x, torch.zeros(6, dtype=torch.float64), False),
+        test_utils=("test_schema", "test_faketensor"),
+    )

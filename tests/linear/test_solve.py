@@ -1,0 +1,224 @@
+"""solve: answers beside a direct solve, statuses that tell the truth, properties of all methods."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+import torch
+
+import hpc_sla as hs
+from hpc_sla.linear import METHODS
+from hpc_sla.precond import CHOICES
+from tests.collective import PARTITIONS, distribute, everywhere, full, spd_matrix, spread
+
+pytestmark = pytest.mark.mpi
+
+SPD = {
+    "scaled": lambda: spd_matrix(53, 20),
+    "poisson": lambda: _poisson(9),
+    "disconnected": lambda: sp.block_diag([spd_matrix(11, 21), spd_matrix(6, 22)], "csr"),
+    "fewer rows than ranks": lambda: spd_matrix(2, 23, density=1.0),
+    "one row": lambda: sp.csr_matrix(np.array([[4.0]])),
+}
+
+
+def _poisson(n):
+    second = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
+    return sp.csr_matrix(sp.kronsum(second, second))
+
+
+@pytest.fixture
+def system(world):
+    matrix = SPD["scaled"]()
+    A = distribute(matrix, world)
+    b = np.random.default_rng(24).standard_normal(53)
+    return matrix, A, b, spread(A.layout, b)
+
+
+@pytest.mark.parametrize("precond", CHOICES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize("name", SPD)
+def test_equals_a_direct_solve(any_world, name, partition, method, precond):
+    matrix = SPD[name]()
+    A = distribute(matrix, any_world, partition)
+    b = np.random.default_rng(25).standard_normal(matrix.shape[0])
+    x, info = hs.solve(A, spread(A.layout, b), method=method, precond=precond, rtol=1e-10)
+    assert info.converged and info.status == "converged"
+    ours = full(A.layout, x)
+    residual = np.linalg.norm(b - matrix @ ours)
+    np.testing.assert_allclose(info.residual_norm, residual, rtol=1e-3, atol=1e-11)
+    np.testing.assert_allclose(info.relative_residual * np.linalg.norm(b), info.residual_norm)
+    assert info.relative_residual <= 1e-10
+    exact = spla.spsolve(matrix.tocsc(), b)
+    assert np.linalg.norm(ours - exact) <= 1e-5 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_history_has_every_iteration_and_the_callback_hears_it(system, method):
+    _, A, b, mine = system
+    heard = []
+    _, info = hs.solve(A, mine, method=method, callback=lambda i, r: heard.append((i, r)))
+    assert heard == list(enumerate(info.residual_history))
+    assert len(info.residual_history) == info.iterations + 1
+    np.testing.assert_allclose(info.residual_history[0], np.linalg.norm(b))
+    assert info.seconds > 0 and info.method == method and info.precond == "jacobi"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_starts_from_x0_and_leaves_it_alone(system, method):
+    matrix, A, b, mine = system
+    exact = spread(A.layout, spla.spsolve(matrix.tocsc(), b))
+    guess = exact.clone()
+    x, info = hs.solve(A, mine, method=method, x0=guess, rtol=1e-6)
+    assert info.iterations == 0 and info.converged
+    assert everywhere(A.world, torch.equal(guess, exact) and torch.equal(x, exact))
+    noisy = exact + 1e-3 * torch.ones_like(exact)
+    x, info = hs.solve(A, mine, method=method, x0=noisy, rtol=1e-10)
+    assert info.converged and info.iterations > 0
+    np.testing.assert_allclose(full(A.layout, x), full(A.layout, exact), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_zero_right_hand_side_has_the_zero_solution(system, method):
+    _, A, _, mine = system
+    x, info = hs.solve(A, torch.zeros_like(mine), method=method, x0=mine)
+    assert info.converged and info.iterations == 0 and info.relative_residual == 0
+    assert everywhere(A.world, not x.any())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_absolute_tolerance_alone_suffices(system, method):
+    matrix, A, b, mine = system
+    x, info = hs.solve(A, mine, method=method, rtol=0.0, atol=1e-5)
+    assert info.converged and np.linalg.norm(b - matrix @ full(A.layout, x)) <= 1e-5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_limit_is_obeyed_and_said(system, method):
+    _, A, _, mine = system
+    _, info = hs.solve(A, mine, method=method, max_iterations=2, rtol=1e-14)
+    assert info.status == "max_iterations" and info.iterations == 2 and not info.converged
+    _, info = hs.solve(A, mine, method=method, max_iterations=0)
+    assert info.status == "max_iterations" and info.iterations == 0
+    np.testing.assert_allclose(info.relative_residual, 1.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_rounding_forbids_is_called_stagnation(system, method):
+    _, A, _, mine = system
+    _, info = hs.solve(A, mine, method=method, rtol=1e-30)
+    assert info.status == "stagnated"
+    assert info.relative_residual < 1e-13
+
+
+def test_an_inconsistent_singular_system_does_not_converge(world):
+    """Pure Neumann with a right-hand side outside the range."""
+    n = 40
+    matrix = sp.csr_matrix(
+        sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n)).tolil()
+    ).tolil()
+    matrix[0, 0] = matrix[-1, -1] = 1.0
+    A = distribute(sp.csr_matrix(matrix), world)
+    b = np.random.default_rng(26).standard_normal(n)
+    _, info = hs.solve(A, spread(A.layout, b), max_iterations=20_000)
+    assert info.status in ("breakdown", "indefinite", "stagnated")
+    consistent = spread(A.layout, b - b.mean())
+    _, info = hs.solve(A, consistent)
+    assert info.converged
+
+
+@pytest.mark.parametrize("entry", [(0, -1.0), (17, -3.0)])
+def test_an_indefinite_matrix_is_called_so(world, entry):
+    matrix = SPD["scaled"]().tolil()
+    matrix[entry[0], entry[0]] = entry[1] * 1e3
+    A = distribute(sp.csr_matrix(matrix), world)
+    b = torch.ones(A.layout.n_owned, dtype=torch.float64)
+    _, info = hs.solve(A, b, precond="none")
+    assert info.status == "indefinite"
+
+
+def test_a_zero_matrix_is_a_breakdown(world):
+    A = distribute(sp.csr_matrix((5, 5)), world)
+    _, info = hs.solve(A, torch.ones(A.layout.n_owned, dtype=torch.float64))
+    assert info.status == "breakdown"
+
+
+@pytest.mark.parametrize("where", ["b", "values", "x0", "overflow"])
+def test_a_nan_anywhere_is_called_not_finite(system, where):
+    _, A, _, mine = system
+    b, x0 = mine.clone(), torch.zeros_like(mine)
+    if where == "b":
+        b[:1] = math.nan
+    elif where == "x0":
+        x0[:1] = math.inf
+    else:
+        values = A.values.clone()
+        values[:1] = math.nan if where == "values" else 1e308
+        A = A.with_values(values)
+        b = b if where == "values" else 1e300 * b
+    _, info = hs.solve(A, b, x0=x0)
+    assert info.status == "not_finite"
+
+
+def test_float32_reaches_its_own_precision(world):
+    matrix = SPD["poisson"]().astype(np.float32)
+    A = distribute(matrix, world)
+    b = torch.ones(A.layout.n_owned, dtype=torch.float32)
+    x, info = hs.solve(A, b, rtol=1e-5)
+    assert info.converged and everywhere(world, x.dtype == torch.float32)
+
+
+def test_the_same_run_is_bitwise_repeatable(system):
+    _, A, _, mine = system
+    (x, one), (y, two) = hs.solve(A, mine), hs.solve(A, mine)
+    assert everywhere(A.world, torch.equal(x, y))
+    assert one.residual_history == two.residual_history
+
+
+class _Scale:
+    def apply(self, r):
+        return 0.5 * r
+
+
+@pytest.mark.parametrize("precond", [lambda r: 2.0 * r, _Scale(), None])
+def test_a_users_own_preconditioner_works(system, precond):
+    matrix, A, b, mine = system
+    x, info = hs.solve(A, mine, precond=precond)
+    assert info.converged
+    assert np.linalg.norm(b - matrix @ full(A.layout, x)) <= 1.01e-8 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "unknown method"),
+        ({"precond": "magic"}, "unknown preconditioner"),
+        ({"rtol": -1.0}, "rtol"),
+        ({"rtol": math.nan}, "rtol"),
+        ({"rtol": 0.0}, "both tolerances are zero"),
+        ({"atol": -1.0}, "atol"),
+        ({"max_iterations": -1}, "negative"),
+        ({"x0": torch.ones(1000, dtype=torch.float64)}, "x0"),
+        ({"x0": "float32"}, "does not go with"),
+    ],
+)
+def test_bad_options_are_refused_everywhere(system, options, message):
+    _, A, _, mine = system
+    if isinstance(options.get("x0"), str):
+        options = {"x0": mine.float()}
+    with pytest.raises(hs.InputError, match=message):
+        hs.solve(A, mine, **options)
+
+
+def test_a_gradient_is_refused_rather_than_lost(system):
+    _, A, _, mine = system
+    with pytest.raises(hs.HpcSlaError, match="gradients"):
+        hs.solve(A, mine.clone().requires_grad_())
+    with torch.no_grad():
+        _, info = hs.solve(A, mine.clone().requires_grad_())
+    assert info.converged
