@@ -18,8 +18,10 @@ _LIBRARY.define(
     "bool accumulate) -> ()"
 )
 
-# torch says once a process that sparse CSR is in beta; the reader of a solver's log need not.
+# torch says once a process that sparse CSR is in beta, and (some versions) that the invariant
+# checks we turn off are off; the reader of a solver's log need not be told.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
 
 
 def csr_matmul_reference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 from datetime import timedelta
@@ -46,8 +47,8 @@ class TorchDistributedTransport:
             )
             self._group = dist.group.WORLD
             # The ranks of MPI.COMM_WORLD behind the default group, to place subgroups in it.
-            global _default_members
-            _default_members = _world_ranks(comm)
+            _default_members[:] = _world_ranks(comm)
+            atexit.register(_tear_down)
         else:
             self._group = _subgroup(comm, backend)
         # Ranks of the default group, in `comm`'s order: new_group sorts, MPI does not.
@@ -64,8 +65,8 @@ class TorchDistributedTransport:
         )
 
     def close(self) -> None:
-        if self._owns_default and dist.is_initialized():
-            dist.destroy_process_group()
+        if self._owns_default:
+            _tear_down()
 
 
 class TorchDistributedChannel:
@@ -108,6 +109,11 @@ class TorchDistributedChannel:
 
 
 _default_members: list[int] = []
+
+
+def _tear_down() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _store(comm: MPI.Comm) -> dist.Store:
