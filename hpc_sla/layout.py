@@ -109,6 +109,7 @@ class RowLayout:
         InputError
             On every rank, where `full` has another length.
         """
+        array: np.ndarray | None = None
         with self.world.agree():
             if self.world.rank == 0:
                 if full is None or len(full) != self.n_global:
@@ -118,8 +119,8 @@ class RowLayout:
                     )
                 if isinstance(full, torch.Tensor):
                     full = full.detach().cpu().numpy()
-                full = np.ascontiguousarray(full)
-        return torch.from_numpy(self._user_order.scatter(full)).to(self.world.device)
+                array = np.ascontiguousarray(full)
+        return torch.from_numpy(self._user_order.scatter(array)).to(self.world.device)
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
         """The whole vector on rank 0, in the user's row order. **Collective.** Not differentiable.

@@ -369,6 +369,4 @@ def _check_triplets(
     for indices, field in ((rows, "rows"), (cols, "cols")):
         outside = indices[(indices < 0) | (indices >= shape[0])]
         if len(outside):
-            raise InputError(
-                f"index {outside[0]} is outside 0 to {int(shape[0]) - 1}", field=field
-            )
+            raise InputError(f"index {outside[0]} is outside 0 to {int(shape[0]) - 1}", field=field)

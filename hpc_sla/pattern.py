@@ -111,9 +111,7 @@ class DistributedPattern:
 
         pattern = cls(
             layout,
-            CsrPattern(
-                tensor(indptr - np.cumsum(lost)), tensor(owned_columns), layout.n_owned
-            ),
+            CsrPattern(tensor(indptr - np.cumsum(lost)), tensor(owned_columns), layout.n_owned),
             CsrPattern(
                 tensor(np.concatenate([[0], np.cumsum(boundary_counts)])),
                 tensor(halo_columns),

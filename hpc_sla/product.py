@@ -59,9 +59,7 @@ def _sum_tangents(function: Any, ctx: Any, d_left: Any, d_right: Any) -> torch.T
 
 class _Product(_Bilinear):
     @staticmethod
-    def forward(
-        values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern
-    ) -> torch.Tensor:
+    def forward(values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
         x = x.contiguous()
         y = torch.empty_like(x)
         pattern.matmul(values, x, y)
@@ -72,9 +70,7 @@ class _Product(_Bilinear):
         values, x = ctx.saved_tensors
         (c,) = grads
         d_values = _Sample.apply(c, x, ctx.pattern) if ctx.needs_input_grad[0] else None
-        d_x = (
-            _TransposedProduct.apply(values, c, ctx.pattern) if ctx.needs_input_grad[1] else None
-        )
+        d_x = _TransposedProduct.apply(values, c, ctx.pattern) if ctx.needs_input_grad[1] else None
         return d_values, d_x, None
 
     @staticmethod
@@ -84,9 +80,7 @@ class _Product(_Bilinear):
 
 class _TransposedProduct(_Bilinear):
     @staticmethod
-    def forward(
-        values: torch.Tensor, g: torch.Tensor, pattern: DistributedPattern
-    ) -> torch.Tensor:
+    def forward(values: torch.Tensor, g: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
         g = g.contiguous()
         y = torch.empty_like(g)
         pattern.rmatmul(values, g, y)

@@ -59,7 +59,9 @@ class UserOrder:
     def scatter(self, full: np.ndarray | None) -> np.ndarray:
         """This rank's owned entries of the array on rank 0. **Collective.**"""
         comm, homes = self._world.comm, self._homes
-        dtype, trailing = comm.bcast(None if full is None or comm.rank else (full.dtype, full.shape[1:]))
+        dtype, trailing = comm.bcast(
+            None if full is None or comm.rank else (full.dtype, full.shape[1:])
+        )
         if comm.rank == 0:
             assert full is not None
             for rank in range(1, comm.size):

@@ -308,11 +308,13 @@ def _device(asked: str | torch.device, node_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         raise InputError("CUDA was asked for and torch sees no GPU", field="device", remedy=remedy)
     count = torch.cuda.device_count()
-    if device.index is None:
+    if ":" not in str(asked):
         return torch.device("cuda", node_rank % count)
     if device.index >= count:
         raise InputError(
-            f"{asked} was asked for and this rank sees {count} GPU(s)", field="device", remedy=remedy
+            f"{asked} was asked for and this rank sees {count} GPU(s)",
+            field="device",
+            remedy=remedy,
         )
     return device
 
@@ -346,9 +348,7 @@ def _abort_on_uncaught_exceptions() -> None:
         return
     previous = sys.excepthook
 
-    def hook(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         try:
             print(f"uncaught on MPI rank {MPI.COMM_WORLD.rank}:", file=sys.stderr)
             if previous is sys.__excepthook__:

@@ -8,7 +8,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-
 # `cuda` runs the collective tests on this machine's GPU.
 DEVICE = os.environ.get("HPC_SLA_TEST_DEVICE", "cpu")
 

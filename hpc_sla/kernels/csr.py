@@ -149,9 +149,7 @@ class CsrPattern:
             # A stable sort by column keeps rows ascending, so the result is canonical CSR.
             columns, order = torch.sort(self.indices, stable=True)
             rows = self.rows().index_select(0, order)
-            edges = torch.arange(
-                self.n_columns + 1, dtype=columns.dtype, device=columns.device
-            )
+            edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
             indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
             order = order.to(self.indptr.dtype)
             self._cache["transposed"] = (CsrPattern(indptr, rows, self.n_rows), order)

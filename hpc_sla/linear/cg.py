@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 import torch
 
+from hpc_sla.kernels import fused
 from hpc_sla.kernels.vectors import axpy_, aypx_
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.scalars import DeviceScalars, HostScalars
-from hpc_sla.precond import Preconditioner
+from hpc_sla.linear.scalars import Scalars
+from hpc_sla.precond import Identity, Jacobi, Preconditioner
 
 Callback = Callable[[int, float], None]
 
@@ -19,7 +20,7 @@ Callback = Callable[[int, float], None]
 class Operator(Protocol):
     """`y = A x` on distributed vectors, into `out`."""
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> None: ...
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, /) -> None: ...
 
 
 class ConjugateGradient:
@@ -42,7 +43,7 @@ class ConjugateGradient:
         b - A x, overwritten.
     target : float
         Stop once ||r||_2 is no larger.
-    scalars : HostScalars or DeviceScalars
+    scalars : Scalars
     """
 
     def __init__(
@@ -52,36 +53,50 @@ class ConjugateGradient:
         x: torch.Tensor,
         r: torch.Tensor,
         target: float,
-        scalars: HostScalars | DeviceScalars,
+        scalars: Scalars,
     ) -> None:
         self.operator = operator
         self.precond = precond
         self.scalars = scalars
         self.x, self.r = x, r
-        self.z = torch.empty_like(r)
+        # One thread on the CPU and a pointwise preconditioner: two fused passes do it all.
+        self.fused = fused.serves(r) and isinstance(precond, (Identity, Jacobi))
+        self.inverse = precond.inverse if isinstance(precond, Jacobi) else None
         self.q = torch.empty_like(r)
         self.target = target
         self.start()
 
     def start(self) -> None:
         """Begin with the steepest descent direction of the present residual. **Collective.**"""
-        z = self.precond.apply(self.r, self.z)
-        self.p = z.clone()
+        self.p = torch.empty_like(self.r)
+        z = self.precond.apply(self.r, self.p)
+        if z is not self.p:
+            self.p.copy_(z)
         self.rho, self.rr = self.scalars.dots((self.r, z), (self.r, self.r))
-        self.live: Any = self._unfinished(self.rho, self.rr)
+        self.live = self._unfinished(self.rho, self.rr)
 
     def step(self) -> None:
         """One iteration, or nothing at all once finished. **Collective.**"""
+        alpha: Any
+        beta: Any
         self.operator(self.p, self.q)
         (curvature,) = self.scalars.dots((self.p, self.q))
         good = self.live & (curvature > 0)
         alpha = self.scalars.ratio(self.rho, curvature, good)
-        axpy_(self.r, -alpha, self.q)
-        z = self.precond.apply(self.r, self.z)
-        rho, self.rr = self.scalars.dots((self.r, z), (self.r, self.r))
-        beta = self.scalars.ratio(rho, self.rho, good)
-        axpy_(self.x, alpha, self.p)
-        aypx_(self.p, beta, z)
+        if self.fused:
+            partial = self.scalars.partial(2)
+            fused.residual_pass(self.r, self.q, alpha, self.inverse, partial)
+            rho, self.rr = self.scalars.reduce(partial)
+            beta = self.scalars.ratio(rho, self.rho, good)
+            fused.direction_pass(self.x, self.p, self.r, self.inverse, alpha, beta)
+        else:
+            axpy_(self.r, -alpha, self.q)
+            # q is spent, so its memory can hold z.
+            z = self.precond.apply(self.r, self.q)
+            rho, self.rr = self.scalars.dots((self.r, z), (self.r, self.r))
+            beta = self.scalars.ratio(rho, self.rho, good)
+            axpy_(self.x, alpha, self.p)
+            aypx_(self.p, beta, z)
         self.rho = rho
         self.scalars.record(curvature, rho, self.rr)
         self.live = good & self._unfinished(rho, self.rr)
@@ -111,7 +126,7 @@ def cg(
     x_is_zero: bool,
     target: float,
     max_iterations: int,
-    scalars: HostScalars | DeviceScalars,
+    scalars: Scalars,
     callback: Callback | None = None,
 ) -> tuple[Status, int, float, list[float]]:
     """Run CG on x, in place, until the *true* residual meets the target. **Collective.**

@@ -8,68 +8,112 @@ next looks.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import Any
+
 import torch
 
 from hpc_sla.kernels.vectors import Scalar, dot_into
 from hpc_sla.world import World
 
 
-class HostScalars:
+class Scalars(ABC):
+    """What both kinds share.
+
+    Parameters
+    ----------
+    world : World
+    like : torch.Tensor
+        A vector of the iteration: its dtype and device are the scalars'.
+    """
+
+    check_every: int
+    """Iterations between looks at the numbers."""
+
+    def __init__(self, world: World, like: torch.Tensor) -> None:
+        self._transport = world.transport
+        self._like = like
+
+    def dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> list[Scalar]:
+        """Inner products of distributed vectors, in one reduction. **Collective.**"""
+        partial = self.partial(len(pairs))
+        for i, (x, y) in enumerate(pairs):
+            dot_into(partial.select(0, i), x, y)
+        return self.reduce(partial)
+
+    @abstractmethod
+    def partial(self, count: int) -> torch.Tensor:
+        """Room for this rank's part of `count` sums, to hand to `reduce`."""
+
+    @abstractmethod
+    def reduce(self, partial: torch.Tensor) -> list[Scalar]:
+        """The sums over ranks. **Collective.**"""
+
+    @abstractmethod
+    def ratio(self, numerator: Scalar, denominator: Scalar, where: Any) -> Scalar:
+        """The quotient, or 0 where not `where`."""
+
+    @abstractmethod
+    def record(self, *scalars: Scalar) -> None:
+        """Keep an iteration's scalars for the next `read`."""
+
+    @abstractmethod
+    def read(self) -> list[list[float]]:
+        """The scalars recorded since the last call, one list an iteration."""
+
+
+class HostScalars(Scalars):
     """For vectors the host can read without waiting."""
 
     check_every = 1
 
     def __init__(self, world: World, like: torch.Tensor) -> None:
-        self._transport = world.transport
-        self._buffer = torch.empty(4, dtype=like.dtype, device=like.device)
+        super().__init__(world, like)
+        self._buffer = like.new_empty(4)
+        self._row: list[float] = []
 
-    def dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> list[Scalar]:
-        """Inner products of distributed vectors, in one reduction. **Collective.**"""
-        buffer = self._buffer.narrow(0, 0, len(pairs))
-        for i, (x, y) in enumerate(pairs):
-            dot_into(buffer.select(0, i), x, y)
-        self._transport.all_reduce_sum(buffer)
-        return buffer.tolist()
+    def partial(self, count: int) -> torch.Tensor:
+        return self._buffer.narrow(0, 0, count)
 
-    def ratio(self, numerator: Scalar, denominator: Scalar, where: bool) -> Scalar:
-        """The quotient, or 0 where not `where`."""
+    def reduce(self, partial: torch.Tensor) -> list[Scalar]:
+        self._transport.all_reduce_sum(partial)
+        return partial.tolist()
+
+    def ratio(self, numerator: Scalar, denominator: Scalar, where: Any) -> Scalar:
         return numerator / denominator if where else 0.0
 
     def record(self, *scalars: Scalar) -> None:
-        """Keep an iteration's scalars for the next `read`."""
         self._row = [float(s) for s in scalars]
 
     def read(self) -> list[list[float]]:
-        """The scalars recorded since the last call, one list an iteration."""
         return [self._row]
 
 
-class DeviceScalars:
+class DeviceScalars(Scalars):
     """For vectors on an accelerator."""
 
     check_every = 25
 
     def __init__(self, world: World, like: torch.Tensor, width: int = 3) -> None:
-        self._transport = world.transport
-        self._like = like
+        super().__init__(world, like)
         self._history = like.new_empty((self.check_every, width))
         self._zero = like.new_zeros(())
         self._recorded = 0
 
-    def dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> list[Scalar]:
+    def partial(self, count: int) -> torch.Tensor:
         # A fresh tensor: the loop keeps these across the next reduction, and the caching
         # allocator makes a few bytes cost nothing.
-        buffer = self._like.new_empty(len(pairs))
-        for i, (x, y) in enumerate(pairs):
-            dot_into(buffer.select(0, i), x, y)
-        self._transport.all_reduce_sum(buffer)
-        return list(buffer.unbind())
+        return self._like.new_empty(count)
 
-    def ratio(self, numerator: Scalar, denominator: Scalar, where: torch.Tensor) -> Scalar:
+    def reduce(self, partial: torch.Tensor) -> list[Scalar]:
+        self._transport.all_reduce_sum(partial)
+        return list(partial.unbind())
+
+    def ratio(self, numerator: Scalar, denominator: Scalar, where: Any) -> Scalar:
         return torch.where(where, numerator / denominator, self._zero)
 
     def record(self, *scalars: Scalar) -> None:
-        torch.stack(scalars, out=self._history.select(0, self._recorded))
+        torch.stack(scalars, out=self._history.select(0, self._recorded))  # type: ignore[arg-type]
         self._recorded += 1
 
     def read(self) -> list[list[float]]:
@@ -78,6 +122,6 @@ class DeviceScalars:
         return rows
 
 
-def scalars_for(world: World, like: torch.Tensor) -> HostScalars | DeviceScalars:
+def scalars_for(world: World, like: torch.Tensor) -> Scalars:
     """The kind of scalars that suits the vectors' device."""
     return (HostScalars if like.device.type == "cpu" else DeviceScalars)(world, like)

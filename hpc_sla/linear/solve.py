@@ -95,8 +95,10 @@ def solve(
             info = SolveInfo("converged", 0, 0.0, 0.0, [0.0])
             x = torch.zeros_like(b)
         else:
-            x = torch.zeros_like(b) if x0 is None else x0.clone(
-                memory_format=torch.contiguous_format
+            x = (
+                torch.zeros_like(b)
+                if x0 is None
+                else x0.clone(memory_format=torch.contiguous_format)
             )
             target = max(rtol * b_norm, atol)
 

@@ -45,7 +45,7 @@ class TorchDistributedTransport:
                 timeout=_TIMEOUT,
                 device_id=device if device.type == "cuda" else None,
             )
-            self._group = dist.group.WORLD
+            self._group = _group_of_all()
             # The ranks of MPI.COMM_WORLD behind the default group, to place subgroups in it.
             _default_members[:] = _world_ranks(comm)
             atexit.register(_tear_down)
@@ -109,6 +109,12 @@ class TorchDistributedChannel:
 
 
 _default_members: list[int] = []
+
+
+def _group_of_all() -> dist.ProcessGroup:
+    group = dist.group.WORLD
+    assert group is not None
+    return group
 
 
 def _tear_down() -> None:

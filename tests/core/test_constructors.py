@@ -10,7 +10,16 @@ import torch
 import hpc_sla as hs
 from hpc_sla.partition import order_by_part, partition, reorder
 from hpc_sla.storage.matrix_file import write_matrix
-from tests.collective import MATRICES, dense, distribute, everywhere, full, on, random_matrix, spread
+from tests.collective import (
+    MATRICES,
+    dense,
+    distribute,
+    everywhere,
+    full,
+    on,
+    random_matrix,
+    spread,
+)
 
 pytestmark = pytest.mark.mpi
 

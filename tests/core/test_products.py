@@ -149,9 +149,7 @@ def test_results_are_bitwise_repeatable(any_world):
     x = on(any_world, np.random.default_rng(any_world.rank).standard_normal(A.layout.n_owned))
     first = (A @ x, A.T @ x, A.layout.dot(x, x))
     again = (A @ x, A.T @ x, A.layout.dot(x, x))
-    assert everywhere(
-        any_world, all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    )
+    assert everywhere(any_world, all(torch.equal(a, b) for a, b in zip(first, again, strict=True)))
 
 
 def test_repr_names_the_essentials(world):

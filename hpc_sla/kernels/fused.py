@@ -1,0 +1,124 @@
+"""The vector work of a CG iteration in two passes over memory.
+
+CG is bound by memory traffic. With a pointwise preconditioner, torch operations read and write
+about 136 bytes a row (float64) in their six passes; these two need 80.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+_NAMES = {torch.float64: "float64", torch.float32: "float32"}
+
+
+def _load() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where installation found no compiler."""
+    if os.environ.get("HPC_SLA_NATIVE") == "0":
+        return None
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_native{suffix}")
+        if path.exists():
+            try:
+                library = ctypes.CDLL(str(path))
+            except OSError:  # built for another machine
+                continue
+            integer, number, address = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+            for name in _NAMES.values():
+                residual = getattr(library, f"hpc_sla_residual_{name}")
+                residual.argtypes, residual.restype = [integer, number, *[address] * 4], None
+                direction = getattr(library, f"hpc_sla_direction_{name}")
+                direction.argtypes = [integer, number, number, *[address] * 4]
+                direction.restype = None
+            return library
+    return None
+
+
+_NATIVE = _load()
+
+
+def serves(r: torch.Tensor) -> bool:
+    """Whether the compiled passes can be used for vectors like `r`.
+
+    They run on one thread, as a rank of an MPI program mostly does; with more, torch's own
+    operations are the faster ones.
+    """
+    return (
+        _NATIVE is not None
+        and r.device.type == "cpu"
+        and r.dim() == 1
+        and r.dtype in _NAMES
+        and torch.get_num_threads() == 1
+    )
+
+
+def residual_pass(
+    r: torch.Tensor,
+    q: torch.Tensor,
+    alpha: float,
+    inverse: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    """`r -= alpha q; out = [r . (inverse r), r . r]` of this rank, in one pass.
+
+    Parameters
+    ----------
+    r, q : torch.Tensor [n], contiguous, on the CPU
+    inverse : torch.Tensor [n] or None
+        Pointwise preconditioner; None for ones.
+    out : torch.Tensor [2]
+        Summed in float64 whatever the dtype.
+    """
+    assert _NATIVE is not None
+    getattr(_NATIVE, f"hpc_sla_residual_{_NAMES[r.dtype]}")(
+        r.numel(), alpha, q.data_ptr(), _address(inverse), r.data_ptr(), out.data_ptr()
+    )
+
+
+def direction_pass(
+    x: torch.Tensor,
+    p: torch.Tensor,
+    r: torch.Tensor,
+    inverse: torch.Tensor | None,
+    alpha: float,
+    beta: float,
+) -> None:
+    """`x += alpha p; p = inverse r + beta p`, in one pass. Arguments as in `residual_pass`."""
+    assert _NATIVE is not None
+    getattr(_NATIVE, f"hpc_sla_direction_{_NAMES[r.dtype]}")(
+        r.numel(), alpha, beta, r.data_ptr(), _address(inverse), x.data_ptr(), p.data_ptr()
+    )
+
+
+def residual_reference(
+    r: torch.Tensor,
+    q: torch.Tensor,
+    alpha: float,
+    inverse: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    """`residual_pass` in torch operations: the oracle."""
+    r.sub_(q, alpha=alpha)
+    z = r if inverse is None else inverse * r
+    out.copy_(torch.stack([torch.dot(r, z), torch.dot(r, r)]))
+
+
+def direction_reference(
+    x: torch.Tensor,
+    p: torch.Tensor,
+    r: torch.Tensor,
+    inverse: torch.Tensor | None,
+    alpha: float,
+    beta: float,
+) -> None:
+    """`direction_pass` in torch operations: the oracle."""
+    x.add_(p, alpha=alpha)
+    p.mul_(beta).add_(r if inverse is None else inverse * r)
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

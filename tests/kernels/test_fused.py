@@ -1,0 +1,59 @@
+"""The compiled vector passes beside their torch oracles."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hpc_sla.kernels import fused
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+pytestmark = pytest.mark.skipif(
+    fused._NATIVE is None, reason="the kernels were not compiled (no C compiler at installation)"
+)
+
+
+@pytest.mark.parametrize("jacobi", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 7, 1000])
+def test_passes_equal_the_oracles(n, dtype, jacobi):
+    torch.manual_seed(n)
+    r, q, x, p = (torch.randn(n, dtype=dtype) for _ in range(4))
+    inverse = torch.rand(n, dtype=dtype) if jacobi else None
+    assert fused.serves(r)
+    close = {"rtol": 1e-12, "atol": 1e-13} if dtype == torch.float64 else {}
+    ours, theirs = r.clone(), r.clone()
+    out, expected = torch.full((2,), float("nan"), dtype=dtype), torch.empty(2, dtype=dtype)
+    fused.residual_pass(ours, q, 0.37, inverse, out)
+    fused.residual_reference(theirs, q, 0.37, inverse, expected)
+    torch.testing.assert_close(ours, theirs, **close)
+    torch.testing.assert_close(out, expected, **close)
+
+    x1, p1, x2, p2 = x.clone(), p.clone(), x.clone(), p.clone()
+    fused.direction_pass(x1, p1, r, inverse, 0.37, -1.2)
+    fused.direction_reference(x2, p2, r, inverse, 0.37, -1.2)
+    torch.testing.assert_close(x1, x2, **close)
+    torch.testing.assert_close(p1, p2, **close)
+
+
+def test_nan_passes_through():
+    r = torch.tensor([1.0, float("nan")], dtype=torch.float64)
+    out = torch.zeros(2, dtype=torch.float64)
+    fused.residual_pass(r, torch.ones_like(r), 0.5, None, out)
+    assert out.isnan().all()
+
+
+def test_what_they_cannot_serve_is_left_to_torch():
+    assert not fused.serves(torch.ones(3, 2, dtype=torch.float64))
+    assert not fused.serves(torch.ones(3, dtype=torch.float16))
+    assert not fused.serves(torch.ones(3, dtype=torch.float64, device="meta"))
+    torch.set_num_threads(2)
+    assert not fused.serves(torch.ones(3, dtype=torch.float64))

@@ -1,0 +1,85 @@
+"""The transports on their own: sums, repeated exchanges, messages nobody expects."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_sla.transport import Neighbours
+from tests.collective import everywhere
+
+pytestmark = pytest.mark.mpi
+
+
+def _ring(world):
+    """Everyone sends `rank + 1` rows to the next rank, if there is another."""
+    size, rank = world.size, world.rank
+    if size == 1:
+        return Neighbours((), ()), Neighbours((), ())
+    return Neighbours(((rank + 1) % size,), (rank + 1,)), Neighbours(
+        ((rank - 1) % size,), ((rank - 1) % size + 1,)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64])
+@pytest.mark.parametrize("trailing", [(), (3,)])
+def test_a_channel_can_be_used_again_and_again(any_world, dtype, trailing):
+    send, recv = _ring(any_world)
+    channel = any_world.transport.channel(send, recv, trailing, dtype)
+    for turn in range(5):
+        channel.send_buffer.fill_(10 * any_world.rank + turn)
+        channel.start()
+        channel.finish()
+        expected = 10 * ((any_world.rank - 1) % any_world.size) + turn
+        assert everywhere(any_world, bool((channel.recv_buffer == expected).all()))
+    channel.close()
+
+
+def test_two_channels_in_flight_do_not_mix(any_world):
+    send, recv = _ring(any_world)
+    channels = [any_world.transport.channel(send, recv, (), torch.float64) for _ in range(2)]
+    for i, channel in enumerate(channels):
+        channel.send_buffer.fill_(i)
+    # Started in a different order on odd ranks (mpi tells messages apart; nccl and gloo, where
+    # every rank must call in one order, are started in one).
+    mixed = any_world.transport.name == "mpi" and any_world.rank % 2
+    for channel in reversed(channels) if mixed else channels:
+        channel.start()
+    for channel in channels:
+        channel.finish()
+    ok = all(bool((channel.recv_buffer == i).all()) for i, channel in enumerate(channels))
+    assert everywhere(any_world, ok)
+
+
+def test_all_reduce_sums_in_place(any_world):
+    tensor = torch.arange(3, dtype=torch.float64, device=any_world.device) + any_world.rank
+    any_world.transport.all_reduce_sum(tensor)
+    size = any_world.size
+    expected = np.arange(3) * size + size * (size - 1) / 2
+    np.testing.assert_array_equal(tensor.cpu().numpy(), expected)
+
+
+def test_unexpected_messages_arrive(world):
+    """Random sparse communication graphs, many rounds in a row, beside an all-to-all."""
+    rng = np.random.default_rng(world.rank)
+    for turn in range(20):
+        to = [r for r in range(world.size) if rng.random() < 0.4]
+        messages = {r: np.arange(rng.integers(1, 5)) + 100 * world.rank + turn for r in to}
+        received = world.sparse_exchange(messages)
+        expected = world.comm.alltoall([messages.get(r) for r in range(world.size)])
+        ok = sorted(received) == list(received) and set(received) == {
+            r for r, m in enumerate(expected) if m is not None
+        }
+        ok = ok and all(np.array_equal(received[r], expected[r]) for r in received)
+        assert everywhere(world, ok)
+
+
+def test_nobody_sends_anything(world):
+    assert everywhere(world, world.sparse_exchange({}) == {})
+
+
+def test_neighbours_slices_cover_the_buffer():
+    neighbours = Neighbours((2, 5), (3, 4))
+    assert neighbours.total == 7
+    assert list(neighbours.slices()) == [(2, slice(0, 3)), (5, slice(3, 7))]
