@@ -68,10 +68,9 @@ class ConjugateGradient:
 
     def start(self) -> None:
         """Begin with the steepest descent direction of the present residual. **Collective.**"""
-        self.p = torch.empty_like(self.r)
-        z = self.precond.apply(self.r, self.p)
-        if z is not self.p:
-            self.p.copy_(z)
+        room = torch.empty_like(self.r)
+        z = self.precond.apply(self.r, room)
+        self.p = z if z is room else z.clone()
         self.rho, self.rr = self.scalars.dots((self.r, z), (self.r, self.r))
         self.live = self._unfinished(self.rho, self.rr)
 
