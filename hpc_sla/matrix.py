@@ -260,12 +260,11 @@ class DSparseMatrix:
 
     def diagonal(self) -> torch.Tensor:
         """The diagonal of the owned rows, 0 where not stored: [n_owned]. Local; differentiable."""
-        owned = self.pattern.owned
-        rows = owned.rows()
-        (where,) = torch.nonzero(rows == owned.indices, as_tuple=True)
-        at = rows.index_select(0, where).long()
-        found = self.values.index_select(0, where)
-        return self.values.new_zeros(self.layout.n_owned).index_add(0, at, found)
+        where = self.pattern.owned.diagonal_entries()
+        if not self.pattern.owned.nnz:
+            return self.values.new_zeros(self.layout.n_owned)
+        found = self.values.index_select(0, where.clamp(min=0))
+        return torch.where(where >= 0, found, 0.0)
 
     def local_csr(self) -> sp.csr_matrix:
         """This rank's rows with stored global columns, as SciPy [n_owned, n_global]. Local."""

@@ -142,6 +142,20 @@ class CsrPattern:
         product = left * x.index_select(0, self.indices)
         return product if product.dim() == 1 else product.sum(dim=1)
 
+    def diagonal_entries(self, chunk: int = 1 << 16) -> torch.Tensor:
+        """Which entry is each row's diagonal one, -1 where none is stored: int32 [n_rows]. Local.
+
+        In pieces: it is needed while memory is at its fullest.
+        """
+        where = torch.full_like(self.indptr[1:], -1)
+        for first in range(0, self.n_rows, chunk):
+            last = min(first + chunk, self.n_rows)
+            begin, end = self.indptr[[first, last]].tolist()
+            rows = expand_rows(self.indptr[first : last + 1] - begin, end - begin) + first
+            (found,) = torch.nonzero(rows == self.indices[begin:end], as_tuple=True)
+            where[rows[found].long()] = (found + begin).to(where.dtype)
+        return where
+
     @property
     def transposed(self) -> tuple[CsrPattern, torch.Tensor]:
         """The transpose's pattern, and the entry of ours that each of its entries is."""

@@ -89,3 +89,15 @@ def test_the_operator_is_one_torch_compile_can_trace():
         (pattern.indptr, pattern.indices, values, x, torch.zeros(6, dtype=torch.float64), False),
         test_utils=("test_schema", "test_faketensor"),
     )
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_diagonal_entries(shape, chunk):
+    matrix, pattern, values, _ = _case(shape, 0.4, np.float64)
+    where = pattern.diagonal_entries(chunk).numpy()
+    expected = np.zeros(shape[0])
+    expected[: min(shape)] = matrix.diagonal()
+    stored = where >= 0
+    assert stored.sum() == (matrix.tocoo().row == matrix.tocoo().col).sum()
+    np.testing.assert_array_equal(values.numpy()[where[stored]], expected[stored])
