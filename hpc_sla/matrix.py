@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from hpc_sla import product as products
@@ -18,6 +17,9 @@ from hpc_sla.partition.offsets import offsets_for
 from hpc_sla.pattern import DistributedPattern
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.world import World
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 _DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
 
@@ -268,6 +270,8 @@ class DSparseMatrix:
 
     def local_csr(self) -> sp.csr_matrix:
         """This rank's rows with stored global columns, as SciPy [n_owned, n_global]. Local."""
+        import scipy.sparse as sp  # slow to load, and a solve does without it
+
         rows = self.pattern.local_rows().cpu().numpy()
         columns = self.pattern.stored_columns().cpu().numpy()
         data = self.values.detach().cpu().numpy()

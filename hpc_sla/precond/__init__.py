@@ -40,6 +40,8 @@ def make_preconditioner(precond: Any, A: DSparseMatrix) -> Preconditioner:
     if precond == "jacobi":
         with torch.no_grad():
             return Jacobi(A.diagonal())
+    if isinstance(precond, (Identity, Jacobi)):
+        return precond
     if hasattr(precond, "apply") and not isinstance(precond, str):
         return Wrapped(precond.apply, type(precond).__name__)
     if callable(precond):

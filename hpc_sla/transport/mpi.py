@@ -30,6 +30,8 @@ class MpiTransport:
         self._channels: weakref.WeakSet[MpiChannel] = weakref.WeakSet()
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
+        if self._comm.size == 1:
+            return
         if tensor.device.type == "cpu":
             self._comm.Allreduce(MPI.IN_PLACE, tensor.numpy())
         else:

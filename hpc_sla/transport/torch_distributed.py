@@ -55,7 +55,8 @@ class TorchDistributedTransport:
         self._peers = [_default_members.index(member) for member in _world_ranks(comm)]
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
-        dist.all_reduce(tensor, group=self._group)
+        if len(self._peers) > 1:
+            dist.all_reduce(tensor, group=self._group)
 
     def channel(
         self, send: Neighbours, recv: Neighbours, trailing: tuple[int, ...], dtype: torch.dtype

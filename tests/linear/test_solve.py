@@ -12,7 +12,7 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.linear import METHODS
-from hpc_sla.precond import CHOICES
+from hpc_sla.precond import CHOICES, Jacobi
 from tests.collective import PARTITIONS, distribute, everywhere, full, spd_matrix, spread
 
 pytestmark = pytest.mark.mpi
@@ -183,6 +183,14 @@ def test_the_same_run_is_bitwise_repeatable(system):
 class _Scale:
     def apply(self, r):
         return 0.5 * r
+
+
+def test_a_preconditioner_can_be_set_up_once_and_reused(system):
+    _, A, _, mine = system
+    x, one = hs.solve(A, mine, precond=Jacobi(A.diagonal()))
+    y, two = hs.solve(A, mine, precond="jacobi")
+    assert everywhere(A.world, torch.equal(x, y))
+    assert one.precond == two.precond == "jacobi"
 
 
 @pytest.mark.parametrize("precond", [lambda r: 2.0 * r, _Scale(), None])
