@@ -142,11 +142,14 @@ class CsrPattern:
         product = left * x.index_select(0, self.indices)
         return product if product.dim() == 1 else product.sum(dim=1)
 
-    def diagonal_entries(self, chunk: int = 1 << 16) -> torch.Tensor:
+    def diagonal_entries(self, chunk: int | None = None) -> torch.Tensor:
         """Which entry is each row's diagonal one, -1 where none is stored: int32 [n_rows]. Local.
 
-        In pieces: it is needed while memory is at its fullest.
+        In pieces of `chunk` rows: it is needed while memory is at its fullest. On a GPU, where
+        each piece means a wait, the pieces are larger.
         """
+        if chunk is None:
+            chunk = 1 << (16 if self.indptr.device.type == "cpu" else 22)
         where = torch.full_like(self.indptr[1:], -1)
         for first in range(0, self.n_rows, chunk):
             last = min(first + chunk, self.n_rows)

@@ -1,17 +1,22 @@
 """The vector work of a CG iteration in two passes over memory.
 
 CG is bound by memory traffic. With a pointwise preconditioner, torch operations read and write
-about 136 bytes a row (float64) in their six passes; these two need 80.
+about 136 bytes a row (float64) in their seven passes; these two need 80. On the CPU they are C
+(`native.c`), on a GPU Triton (`triton_passes.py`), each where it is to be had.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import torch
+
+from hpc_sla.kernels.vectors import Scalar
 
 _NAMES = {torch.float64: "float64", torch.float32: "float32"}
 
@@ -41,25 +46,33 @@ def _load() -> ctypes.CDLL | None:
 _NATIVE = _load()
 
 
-def serves(r: torch.Tensor) -> bool:
-    """Whether the compiled passes can be used for vectors like `r`.
+@cache
+def _load_triton() -> bool:
+    """Register the Triton operators, where there is Triton (CUDA builds of torch bring it)."""
+    if os.environ.get("HPC_SLA_NATIVE") == "0" or importlib.util.find_spec("triton") is None:
+        return False
+    import hpc_sla.kernels.triton_passes  # noqa: F401
 
-    They run on one thread, as a rank of an MPI program mostly does; with more, torch's own
+    return True
+
+
+def serves(r: torch.Tensor) -> bool:
+    """Whether the fused passes can be used for vectors like `r`.
+
+    Those in C run on one thread, as a rank of an MPI program mostly does; with more, torch's own
     operations are the faster ones.
     """
-    return (
-        _NATIVE is not None
-        and r.device.type == "cpu"
-        and r.dim() == 1
-        and r.dtype in _NAMES
-        and torch.get_num_threads() == 1
-    )
+    if r.dim() != 1 or r.dtype not in _NAMES:
+        return False
+    if r.device.type == "cuda":
+        return _load_triton()
+    return _NATIVE is not None and r.device.type == "cpu" and torch.get_num_threads() == 1
 
 
 def residual_pass(
     r: torch.Tensor,
     q: torch.Tensor,
-    alpha: float,
+    alpha: Scalar,
     inverse: torch.Tensor | None,
     out: torch.Tensor,
 ) -> None:
@@ -67,12 +80,16 @@ def residual_pass(
 
     Parameters
     ----------
-    r, q : torch.Tensor [n], contiguous, on the CPU
+    r, q : torch.Tensor [n], contiguous
+    alpha : float on the CPU, tensor [] on a GPU
     inverse : torch.Tensor [n] or None
         Pointwise preconditioner; None for ones.
     out : torch.Tensor [2]
         Summed in float64 whatever the dtype.
     """
+    if isinstance(alpha, torch.Tensor):
+        torch.ops.hpc_sla.cg_residual_pass(r, q, alpha, inverse, out)
+        return
     assert _NATIVE is not None
     getattr(_NATIVE, f"hpc_sla_residual_{_NAMES[r.dtype]}")(
         r.numel(), alpha, q.data_ptr(), _address(inverse), r.data_ptr(), out.data_ptr()
@@ -84,10 +101,13 @@ def direction_pass(
     p: torch.Tensor,
     r: torch.Tensor,
     inverse: torch.Tensor | None,
-    alpha: float,
-    beta: float,
+    alpha: Scalar,
+    beta: Scalar,
 ) -> None:
     """`x += alpha p; p = inverse r + beta p`, in one pass. Arguments as in `residual_pass`."""
+    if isinstance(alpha, torch.Tensor):
+        torch.ops.hpc_sla.cg_direction_pass(x, p, r, inverse, alpha, beta)
+        return
     assert _NATIVE is not None
     getattr(_NATIVE, f"hpc_sla_direction_{_NAMES[r.dtype]}")(
         r.numel(), alpha, beta, r.data_ptr(), _address(inverse), x.data_ptr(), p.data_ptr()

@@ -24,6 +24,12 @@ def aypx_(y: torch.Tensor, a: Scalar, x: torch.Tensor) -> None:
         torch.add(x, y, alpha=a, out=y)
 
 
+def copy_(y: torch.Tensor, x: torch.Tensor) -> None:
+    """`y = x` in place. Local."""
+    # Tensor.copy_ on fake CUDA tensors needs a CUDA build, and the loops are tested without one.
+    torch.mul(x, 1.0, out=y)
+
+
 def dot_into(out: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
     """This rank's part of `x . y` into `out` ([] or [k]). Local; no host sync."""
     if x.dim() == 1:

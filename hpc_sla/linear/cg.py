@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import torch
 
 from hpc_sla.kernels import fused
-from hpc_sla.kernels.vectors import axpy_, aypx_
+from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
+from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.scalars import Scalars
 from hpc_sla.precond import Identity, Jacobi, Preconditioner
+from hpc_sla.world import World
 
 Callback = Callable[[int, float], None]
 
@@ -46,6 +48,8 @@ class ConjugateGradient:
     scalars : Scalars
     """
 
+    carried: tuple[str, ...] = ("rho", "rr", "live")
+
     def __init__(
         self,
         operator: Operator,
@@ -62,15 +66,17 @@ class ConjugateGradient:
         # One thread on the CPU and a pointwise preconditioner: two fused passes do it all.
         self.fused = fused.serves(r) and isinstance(precond, (Identity, Jacobi))
         self.inverse = precond.inverse if isinstance(precond, Jacobi) else None
+        # Allocated once: a captured burst of steps knows these by address.
+        self.p = torch.empty_like(r)
         self.q = torch.empty_like(r)
         self.target = target
         self.start()
 
     def start(self) -> None:
         """Begin with the steepest descent direction of the present residual. **Collective.**"""
-        room = torch.empty_like(self.r)
-        z = self.precond.apply(self.r, room)
-        self.p = z if z is room else z.clone()
+        z = self.precond.apply(self.r, self.p)
+        if z is not self.p:
+            copy_(self.p, z)
         self.rho, self.rr = self.scalars.dots((self.r, z), (self.r, self.r))
         self.live = self._unfinished(self.rho, self.rr)
 
@@ -118,6 +124,7 @@ class ConjugateGradient:
 
 
 def cg(
+    world: World,
     operator: Operator,
     precond: Preconditioner,
     b: torch.Tensor,
@@ -153,6 +160,7 @@ def cg(
     if not x_is_zero:
         true_residual(r)
     state = ConjugateGradient(operator, precond, x, r, target, scalars)
+    bursts = Bursts(state, scalars, world, b.device)
     history = [math.sqrt(float(state.rr)) if float(state.rr) >= 0 else math.nan]
     if callback:
         callback(0, history[0])
@@ -161,8 +169,7 @@ def cg(
     last_claim = math.inf
     while True:
         while status is None and iterations < max_iterations:
-            for _ in range(min(scalars.check_every, max_iterations - iterations)):
-                state.step()
+            bursts.run(min(scalars.check_every, max_iterations - iterations))
             for row in scalars.read():
                 iterations += 1
                 history.append(math.sqrt(row[2]) if row[2] >= 0 else math.nan)

@@ -30,6 +30,9 @@ class Scalars(ABC):
     check_every: int
     """Iterations between looks at the numbers."""
 
+    recorded: int = 0
+    """Iterations recorded since the last `read`."""
+
     def __init__(self, world: World, like: torch.Tensor) -> None:
         self._transport = world.transport
         self._like = like
@@ -98,7 +101,6 @@ class DeviceScalars(Scalars):
         super().__init__(world, like)
         self._history = like.new_empty((self.check_every, width))
         self._zero = like.new_zeros(())
-        self._recorded = 0
 
     def partial(self, count: int) -> torch.Tensor:
         # A fresh tensor: the loop keeps these across the next reduction, and the caching
@@ -113,12 +115,12 @@ class DeviceScalars(Scalars):
         return torch.where(where, numerator / denominator, self._zero)
 
     def record(self, *scalars: Scalar) -> None:
-        torch.stack(scalars, out=self._history.select(0, self._recorded))  # type: ignore[arg-type]
-        self._recorded += 1
+        torch.stack(scalars, out=self._history.select(0, self.recorded))  # type: ignore[arg-type]
+        self.recorded += 1
 
     def read(self) -> list[list[float]]:
-        rows = self._history.narrow(0, 0, self._recorded).tolist()
-        self._recorded = 0
+        rows = self._history.narrow(0, 0, self.recorded).tolist()
+        self.recorded = 0
         return rows
 
 

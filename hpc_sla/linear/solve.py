@@ -106,7 +106,7 @@ def solve(
                 A.pattern.matmul(A.values, v, out)
 
             status, iterations, norm, history = cg(
-                operator, M, b, x, x0 is None, target, max_iterations, scalars, callback
+                A.world, operator, M, b, x, x0 is None, target, max_iterations, scalars, callback
             )
             info = SolveInfo(status, iterations, norm, norm / b_norm, history)
     info.seconds = time.perf_counter() - started

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from hpc_sla.halo import HaloPlan
+from hpc_sla.kernels import fused
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.linear.cg import ConjugateGradient
 from hpc_sla.linear.scalars import DeviceScalars, scalars_for
@@ -22,6 +23,7 @@ from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond import Identity, Jacobi
 from hpc_sla.transport import Neighbours
 
+fused_load = fused._load_triton
 N_OWNED, N_HALO, N_SEND = 60, 8, 6
 
 
@@ -95,8 +97,12 @@ def test_product_stays_on_the_device(fake, columns):
     assert pattern.sample(x, out).shape == (289,)
 
 
+@pytest.mark.parametrize("triton", [True, False])
 @pytest.mark.parametrize("jacobi", [True, False])
-def test_the_loop_does_not_wait_for_the_device(fake, jacobi):
+def test_the_loop_does_not_wait_for_the_device(fake, jacobi, triton, monkeypatch):
+    if triton:
+        pytest.importorskip("triton")
+    monkeypatch.setattr(fused, "_load_triton", lambda: triton and fused_load())
     pattern = _pattern()
     values = torch.ones(289, dtype=torch.float64, device="cuda")
     r = _vector()
@@ -111,6 +117,7 @@ def test_the_loop_does_not_wait_for_the_device(fake, jacobi):
         1e-8,
         scalars,
     )
+    assert state.fused == triton
     for _ in range(scalars.check_every):
         state.step()
     assert state.x.device.type == "cuda" and state.live.device.type == "cuda"

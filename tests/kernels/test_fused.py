@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -16,11 +21,12 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-pytestmark = pytest.mark.skipif(
+native = pytest.mark.skipif(
     fused._NATIVE is None, reason="the kernels were not compiled (no C compiler at installation)"
 )
 
 
+@native
 @pytest.mark.parametrize("jacobi", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("n", [0, 1, 3, 4, 7, 1000])
@@ -44,6 +50,46 @@ def test_passes_equal_the_oracles(n, dtype, jacobi):
     torch.testing.assert_close(p1, p2, **close)
 
 
+TRITON = """
+import torch
+from hpc_sla.kernels import fused, triton_passes
+
+torch.manual_seed(0)
+for dtype in (torch.float64, torch.float32):
+    for n in (0, 1, 5, 4096, 9001):
+        for jacobi in (True, False):
+            r, q, x, p = (torch.randn(n, dtype=dtype) for _ in range(4))
+            inverse = torch.rand(n, dtype=dtype) if jacobi else None
+            alpha, beta = torch.tensor(0.37, dtype=dtype), torch.tensor(-1.2, dtype=dtype)
+            ours, theirs = r.clone(), r.clone()
+            out, expected = torch.full((2,), float("nan"), dtype=dtype), torch.empty(2, dtype=dtype)
+            torch.ops.hpc_sla.cg_residual_pass(ours, q, alpha, inverse, out)
+            fused.residual_reference(theirs, q, float(alpha), inverse, expected)
+            torch.testing.assert_close(ours, theirs)
+            torch.testing.assert_close(out, expected)
+            x1, p1, x2, p2 = x.clone(), p.clone(), x.clone(), p.clone()
+            torch.ops.hpc_sla.cg_direction_pass(x1, p1, r, inverse, alpha, beta)
+            fused.direction_reference(x2, p2, r, inverse, float(alpha), float(beta))
+            torch.testing.assert_close(x1, x2)
+            torch.testing.assert_close(p1, p2)
+print("same")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_the_triton_passes_equal_the_oracles_interpreted():
+    """In a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRITON],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stdout == "same\n", done.stderr
+
+
+@native
 def test_nan_passes_through():
     r = torch.tensor([1.0, float("nan")], dtype=torch.float64)
     out = torch.zeros(2, dtype=torch.float64)

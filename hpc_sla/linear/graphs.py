@@ -1,0 +1,84 @@
+"""Replaying a burst of iterations as one CUDA graph.
+
+An iteration on a GPU is some twenty short kernels, and launching them from Python costs more than
+running them until a rank has millions of rows. A graph launches a whole burst at once.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from hpc_sla.linear.scalars import Scalars
+from hpc_sla.world import World
+
+
+class Stepper(Protocol):
+    """A method whose step changes its vectors in place, and its scalars by name."""
+
+    carried: tuple[str, ...]
+    """Attributes that hold the tensors a step hands to the next."""
+
+    def step(self) -> None: ...
+
+
+class Bursts:
+    """Runs steps, on a GPU in bursts of `scalars.check_every` that become a graph.
+
+    The first burst runs step by step (it loads kernels and fills caches), the second is captured,
+    and every later one is a single launch. What a burst leaves for the next goes through tensors
+    that stay where they are.
+
+    Only for one rank: capturing the exchanges of several needs a transport that can be captured,
+    and is not done.
+    """
+
+    def __init__(self, method: Stepper, scalars: Scalars, world: World, device: torch.device):
+        self._method = method
+        self._scalars = scalars
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._kept: list[torch.Tensor] = []
+        self._graphs = device.type == "cuda" and world.size == 1
+        self._warm = False
+
+    def run(self, count: int) -> None:
+        """Do `count` steps, at most a burst. **Collective.**"""
+        if not self._graphs or count < self._scalars.check_every:
+            self._steps(count)
+        elif not self._warm:
+            self._steps(count)
+            self._warm = True
+        else:
+            self._replay(count)
+
+    def _steps(self, count: int) -> None:
+        for _ in range(count):
+            self._method.step()
+
+    def _replay(self, count: int) -> None:
+        method = self._method
+        if self._graph is None:
+            self._kept = [getattr(method, name).clone() for name in method.carried]
+            self._adopt()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._steps(count)
+                self._save()
+            self._adopt()
+            self._scalars.recorded = 0
+        else:
+            self._save()
+            self._adopt()
+        self._graph.replay()
+        self._scalars.recorded = count
+
+    def _save(self) -> None:
+        for kept, name in zip(self._kept, self._method.carried, strict=True):
+            value = getattr(self._method, name)
+            if value is not kept:
+                kept.copy_(value)
+
+    def _adopt(self) -> None:
+        for kept, name in zip(self._kept, self._method.carried, strict=True):
+            setattr(self._method, name, kept)
