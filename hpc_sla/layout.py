@@ -82,7 +82,7 @@ class RowLayout:
         """
         square = self.dot(x, x)
         # sqrt has an infinite slope at 0, which would turn a zero cotangent into NaN.
-        nonzero = square > 0
+        nonzero = square != 0  # true for NaN, which must come out as NaN
         return torch.where(nonzero, torch.where(nonzero, square, 1.0).sqrt(), 0.0)
 
     # Whole vectors, in the user's row order

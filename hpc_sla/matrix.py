@@ -154,6 +154,7 @@ class DSparseMatrix:
             rows, cols = _indices(rows, "rows"), _indices(cols, "cols")
             values = _values(values, world.device)
             _check_triplets(rows, cols, values, shape)
+        values = _agree_on_kind(values, n, world)
         ownership = Ownership(world, np.unique(rows), n)
         layout = ownership.layout
         local = np.searchsorted(layout.rows, rows)
@@ -203,14 +204,23 @@ class DSparseMatrix:
 
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         """`A x` for x `[n_owned]` or `[n_owned, k]`. **Collective.** Differentiable in both."""
-        self.layout._check(x)
+        self._check(x)
         return products.product(self.values, x, self.pattern)
 
     matvec = __matmul__
 
+    def _check(self, x: torch.Tensor) -> None:
+        self.layout._check(x)
+        # Before anything is sent: a product that fails half way leaves messages behind.
+        if x.dtype != self.dtype or x.device != self.device:
+            raise TypeError(
+                f"a vector of {x.dtype} on {x.device} does not go with a matrix of "
+                f"{self.dtype} on {self.device}"
+            )
+
     def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
         """`A^T x`. **Collective.** Differentiable in both."""
-        self.layout._check(x)
+        self._check(x)
         return products.rproduct(self.values, x, self.pattern)
 
     @property
@@ -243,8 +253,8 @@ class DSparseMatrix:
 
     @property
     def nnz_global(self) -> int:
-        """Stored entries over all ranks. **Collective.**"""
-        return int(self.world.sum(self.pattern.nnz_owned))
+        """Stored entries over all ranks."""
+        return self.pattern.nnz_global
 
     @property
     def n_halo(self) -> int:
@@ -262,7 +272,7 @@ class DSparseMatrix:
 
     def diagonal(self) -> torch.Tensor:
         """The diagonal of the owned rows, 0 where not stored: [n_owned]. Local; differentiable."""
-        where = self.pattern.owned.diagonal_entries()
+        where = self.pattern.owned.diagonal
         if not self.pattern.owned.nnz:
             return self.values.new_zeros(self.layout.n_owned)
         found = self.values.index_select(0, where.clamp(min=0))
@@ -338,6 +348,26 @@ def _as_dtype(data: np.ndarray, dtype: torch.dtype | None) -> np.ndarray:
     return data if dtype is None else data.astype(_DTYPES[dtype], copy=False)
 
 
+def _agree_on_kind(values: torch.Tensor, n: int, world: World) -> torch.Tensor:
+    """One dtype, and a gradient wanted on all ranks or on none. **Collective.**
+
+    Ranks with nothing to pass follow the others: `torch.tensor([])` is float32.
+    """
+    mine = (values.dtype, values.requires_grad, n)
+    kinds = world.comm.allgather((mine, values.numel() > 0))
+    said = {kind for kind, some in kinds if some} or {kinds[0][0]}
+    if len(said) > 1 or len({kind[2] for kind, _ in kinds}) > 1:
+        raise InputError(
+            "ranks differ in the dtype of values, in whether it requires a gradient, or in shape",
+            field="values",
+            remedy="Pass the same dtype, requires_grad and shape on every rank",
+        )
+    ((dtype, wants_gradient, _),) = said
+    if mine[:2] == (dtype, wants_gradient):
+        return values
+    return values.detach().to(dtype).requires_grad_(wants_gradient)
+
+
 def _indices(indices: Any, field: str) -> np.ndarray:
     if isinstance(indices, torch.Tensor):
         indices = indices.detach().cpu().numpy()
@@ -348,6 +378,8 @@ def _indices(indices: Any, field: str) -> np.ndarray:
 
 
 def _values(values: Any, device: torch.device) -> torch.Tensor:
+    if not isinstance(values, torch.Tensor):
+        values = np.asarray(values)
     tensor = torch.as_tensor(values, device=device)
     if tensor.dtype not in _DTYPES:
         raise InputError(

@@ -14,7 +14,7 @@ _INT32 = 2**31
 
 
 class DistributedPattern:
-    """The sparsity of this rank's rows, split by who owns the columns.
+    """The sparsity of this rank's rows, split by who owns the columns. **Collective.**
 
     The entries of one rank are ordered [owned-column block | halo-column block], each in CSR
     order, so both blocks' values are views of one tensor. The owned block has all owned rows;
@@ -31,8 +31,8 @@ class DistributedPattern:
     boundary : int32 tensor
         Owned rows with an entry in a halo column, ascending.
     plan : HaloPlan
-    nnz_owned : int
-        This rank's entries, both blocks.
+    nnz_owned, nnz_global : int
+        This rank's entries, both blocks; and those of all ranks.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class DistributedPattern:
         self.boundary = boundary
         self.plan = plan
         self.nnz_owned = owned.nnz + halo.nnz
+        self.nnz_global = int(layout.world.sum(self.nnz_owned))
         self._halo_product: dict[tuple[torch.dtype, tuple[int, ...]], torch.Tensor] = {}
 
     @classmethod
@@ -155,7 +156,10 @@ class DistributedPattern:
         self.plan.finish_reduce(channel, out)
 
     def sample(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """`g_i . x_j` at each stored entry (i, j), halo columns included. **Collective.**"""
+        """`g_i . x_j` at each stored entry (i, j), halo columns included. **Collective.**
+
+        The sampled dense-dense product (SDDMM) of the GPU libraries.
+        """
         channel = self.plan.start_exchange(x)
         owned = self.owned.sample(g, x)
         channel.finish()

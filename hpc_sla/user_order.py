@@ -50,11 +50,20 @@ class UserOrder:
         if comm.rank != 0:
             comm.Send(block, dest=0)
             return
-        yield 0, block
-        for rank in range(1, comm.size):
-            block = np.empty((int(homes[rank + 1] - homes[rank]), *x.shape[1:]), dtype=x.dtype)
-            comm.Recv(block, source=rank)
-            yield int(homes[rank]), block
+        received = 1
+        try:
+            yield 0, block
+            for rank in range(1, comm.size):
+                block = np.empty((int(homes[rank + 1] - homes[rank]), *x.shape[1:]), dtype=x.dtype)
+                comm.Recv(block, source=rank)
+                received += 1
+                yield int(homes[rank]), block
+        finally:
+            # A caller that stops early (a full disk) must not leave the senders waiting, or their
+            # slabs to be taken for the next call's.
+            for rank in range(received, comm.size):
+                block = np.empty((int(homes[rank + 1] - homes[rank]), *x.shape[1:]), dtype=x.dtype)
+                comm.Recv(block, source=rank)
 
     def scatter(self, full: np.ndarray | None) -> np.ndarray:
         """This rank's owned entries of the array on rank 0. **Collective.**"""

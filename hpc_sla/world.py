@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import torch
 from mpi4py import MPI
 
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.node import place_on_node, share_cores
 from hpc_sla.transport import Transport, sparse_exchange
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class World:
     -----
     Where several ranks run, an exception that nobody catches prints its traceback and aborts
     the job, so that the other ranks do not wait for ever. Unless `OMP_NUM_THREADS` is set, the
-    node's cores are shared out evenly between its ranks.
+    first World of a process shares out the node's cores evenly between its ranks.
     """
 
     def __init__(
@@ -67,14 +67,13 @@ class World:
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
         self._tag = 0
-        if self.size > 1:
+        if MPI.COMM_WORLD.size > 1:
             _abort_on_uncaught_exceptions()
-        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self._node_rank, self._node_size = node.rank, node.size
-        node.Free()
-        _share_cores(self._node_size)
+        node_rank, node_size = place_on_node(self.comm)
+        share_cores(node_size)
         with self.agree():
-            self.device: torch.device = _device(device, self._node_rank)
+            self.device: torch.device = _device(device, node_rank)
+        self._same_device_type()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         name = self._transport_name(transport)
@@ -105,6 +104,18 @@ class World:
         if asked != "auto":
             return asked
         return "nccl" if own_gpu else "mpi"
+
+    def _same_device_type(self) -> None:
+        """Loops on CPUs and on GPUs communicate at different moments. **Collective.**"""
+        types = self.comm.allgather(self.device.type)
+        without = [rank for rank, kind in enumerate(types) if kind == "cpu"]
+        if 0 < len(without) < self.size:
+            raise InputError(
+                f"rank(s) {', '.join(map(str, without[:8]))} of {self.size} would work on the CPU "
+                "and the others on GPUs",
+                field="device",
+                remedy="Use device='cpu' on every rank, or find out why those see no GPU",
+            )
 
     def own_gpus(self) -> bool:
         """Whether each rank has a GPU that no other rank uses. **Collective.**"""
@@ -186,7 +197,7 @@ class World:
 
     def sparse_exchange(self, messages: dict[int, Any]) -> dict[int, Any]:
         """Messages to ranks that do not expect them. **Collective.** See `sparse_exchange`."""
-        self._tag = (self._tag + 1) % 1024
+        self._tag = self._tag % 1023 + 1  # never 0, the tag of ordinary messages
         return sparse_exchange(self.comm, messages, self._tag)
 
     @contextmanager
@@ -335,12 +346,6 @@ def _rebuild(kind: type[HpcSlaError], text: str, state: dict[str, Any]) -> HpcSl
     Exception.__init__(error, text)
     vars(error).update(state)
     return error
-
-
-def _share_cores(ranks_on_node: int) -> None:
-    if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(max(1, (cores or 1) // ranks_on_node))
 
 
 def _abort_on_uncaught_exceptions() -> None:

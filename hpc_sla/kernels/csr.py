@@ -14,8 +14,7 @@ import torch
 
 _LIBRARY = torch.library.Library("hpc_sla", "DEF")
 _LIBRARY.define(
-    "csr_matmul_out(Tensor indptr, Tensor indices, Tensor values, Tensor x, Tensor(a!) y, "
-    "bool accumulate) -> ()"
+    "csr_matmul_out(Tensor indptr, Tensor indices, Tensor values, Tensor x, Tensor(a!) y) -> ()"
 )
 
 # torch says once a process that sparse CSR is in beta, and (some versions) that the invariant
@@ -30,14 +29,11 @@ def csr_matmul_reference(
     values: torch.Tensor,
     x: torch.Tensor,
     y: torch.Tensor,
-    accumulate: bool,
 ) -> None:
-    """`y = A x` (or `y += A x`) in plain torch operations, on any device: the oracle."""
+    """`y = A x` in plain torch operations, on any device: the oracle."""
     rows = expand_rows(indptr, indices.numel())
     weights = values if x.dim() == 1 else values.unsqueeze(1)
-    if not accumulate:
-        y.zero_()
-    y.index_add_(0, rows, weights * x.index_select(0, indices))
+    y.zero_().index_add_(0, rows, weights * x.index_select(0, indices))
 
 
 def _csr_matmul_library(
@@ -46,19 +42,17 @@ def _csr_matmul_library(
     values: torch.Tensor,
     x: torch.Tensor,
     y: torch.Tensor,
-    accumulate: bool,
 ) -> None:
     """The same through MKL on the CPU and cuSPARSE on CUDA."""
     if values.numel() == 0 or x.numel() == 0:
-        if not accumulate:
-            y.zero_()
+        y.zero_()
         return
     matrix = torch.sparse_csr_tensor(
         indptr, indices, values, (y.shape[0], x.shape[0]), check_invariants=False
     )
     product = torch.addmv if x.dim() == 1 else torch.addmm
     # beta=0 is documented not to read y; mv(out=) spends half as long again on this machine type.
-    product(y, matrix, x, beta=1.0 if accumulate else 0.0, out=y)
+    product(y, matrix, x, beta=0.0, out=y)
 
 
 _HAS_MKL = torch.backends.mkl.is_available()
@@ -73,7 +67,6 @@ def _csr_matmul_fake(
     values: torch.Tensor,
     x: torch.Tensor,
     y: torch.Tensor,
-    accumulate: bool,
 ) -> None:
     devices = {t.device for t in (indptr, indices, values, x, y)}
     torch._check(len(devices) == 1, lambda: f"csr_matmul_out: tensors on {devices}")
@@ -121,11 +114,9 @@ class CsrPattern:
         """The row of each stored entry: int32 [nnz]. Local."""
         return expand_rows(self.indptr, self.nnz)
 
-    def matmul(
-        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, accumulate: bool = False
-    ) -> None:
-        """`out = A x`, or `out += A x`, without allocating. Local; not differentiable."""
-        torch.ops.hpc_sla.csr_matmul_out(self.indptr, self.indices, values, x, out, accumulate)
+    def matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A x`, without allocating. Local; not differentiable."""
+        torch.ops.hpc_sla.csr_matmul_out(self.indptr, self.indices, values, x, out)
 
     def rmatmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = A^T x`. Local; not differentiable.
@@ -141,6 +132,13 @@ class CsrPattern:
         left = g.index_select(0, self.rows())
         product = left * x.index_select(0, self.indices)
         return product if product.dim() == 1 else product.sum(dim=1)
+
+    @property
+    def diagonal(self) -> torch.Tensor:
+        """`diagonal_entries`, made once and kept."""
+        if "diagonal" not in self._cache:
+            self._cache["diagonal"] = self.diagonal_entries()
+        return self._cache["diagonal"]  # type: ignore[return-value]
 
     def diagonal_entries(self, chunk: int | None = None) -> torch.Tensor:
         """Which entry is each row's diagonal one, -1 where none is stored: int32 [n_rows]. Local.

@@ -10,11 +10,11 @@ import torch
 
 from hpc_sla.kernels import fused
 from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
+from hpc_sla.layout import RowLayout
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.scalars import Scalars
 from hpc_sla.precond import Identity, Jacobi, Preconditioner
-from hpc_sla.world import World
 
 Callback = Callable[[int, float], None]
 
@@ -108,7 +108,7 @@ class ConjugateGradient:
 
     def _unfinished(self, rho: Any, rr: Any) -> Any:
         # False for NaN too: a comparison with NaN is False. An infinite rr is caught by rho.
-        return (rr > self.target**2) & (rho > 0) & (rho < math.inf)
+        return (rr > self.target * self.target) & (rho > 0) & (rho < math.inf)
 
     def classify(self, curvature: float, rho: float, rr: float) -> Status | None:
         """What an iteration's scalars say: a status, or None to go on."""
@@ -116,7 +116,7 @@ class ConjugateGradient:
             return "not_finite"
         if curvature <= 0:
             return "breakdown" if curvature == 0 else "indefinite"
-        if rr <= self.target**2:
+        if rr <= self.target * self.target:
             return "converged"
         if rho <= 0:
             return "breakdown" if rho == 0 else "indefinite"
@@ -124,7 +124,7 @@ class ConjugateGradient:
 
 
 def cg(
-    world: World,
+    layout: RowLayout,
     operator: Operator,
     precond: Preconditioner,
     b: torch.Tensor,
@@ -160,13 +160,17 @@ def cg(
     if not x_is_zero:
         true_residual(r)
     state = ConjugateGradient(operator, precond, x, r, target, scalars)
-    bursts = Bursts(state, scalars, world, b.device)
+    pointwise = isinstance(precond, (Identity, Jacobi))
+    bursts = Bursts(state, scalars, captured=pointwise and layout.world.size == 1 and b.is_cuda)
     history = [math.sqrt(float(state.rr)) if float(state.rr) >= 0 else math.nan]
     if callback:
         callback(0, history[0])
     status: Status | None = state.classify(1.0, float(state.rho), float(state.rr))
     iterations, best, best_at = 0, history[0], 0
     last_claim = math.inf
+    # The residual's 2-norm may rise for long while the error's A-norm falls, but hardly for more
+    # iterations than CG needs in all without rounding.
+    patience = max(1000, layout.n_global)
     while True:
         while status is None and iterations < max_iterations:
             bursts.run(min(scalars.check_every, max_iterations - iterations))
@@ -180,8 +184,7 @@ def cg(
                     break
                 if history[-1] < best:
                     best, best_at = history[-1], iterations
-                elif iterations - best_at > max(1000, best_at):
-                    # As many iterations as it took to get here have gained nothing.
+                elif iterations - best_at > patience:
                     status = "stagnated"
                     break
         norm = true_residual(state.q)
@@ -191,7 +194,9 @@ def cg(
             return status or "max_iterations", iterations, norm, history
         # The recurrence claims what the true residual denies: rounding has parted them. Go on
         # from the true one; when that no longer helps, this is all the precision there is.
-        if norm > 0.5 * last_claim or iterations >= max_iterations:
+        if iterations >= max_iterations:
+            return "max_iterations", iterations, norm, history
+        if norm > 0.5 * last_claim:
             return "stagnated", iterations, norm, history
         last_claim = norm
         state.r.copy_(state.q)

@@ -11,7 +11,6 @@ from typing import Protocol
 import torch
 
 from hpc_sla.linear.scalars import Scalars
-from hpc_sla.world import World
 
 
 class Stepper(Protocol):
@@ -30,21 +29,27 @@ class Bursts:
     and every later one is a single launch. What a burst leaves for the next goes through tensors
     that stay where they are.
 
-    Only for one rank: capturing the exchanges of several needs a transport that can be captured,
-    and is not done.
+    Parameters
+    ----------
+    method : Stepper
+    scalars : Scalars
+    captured : bool
+        Whether to make graphs: on a GPU, with one rank (the exchanges of several would have to be
+        captured too, which is not done) and nothing of the user's in a step (which may look at
+        numbers, or do something else each time).
     """
 
-    def __init__(self, method: Stepper, scalars: Scalars, world: World, device: torch.device):
+    def __init__(self, method: Stepper, scalars: Scalars, captured: bool) -> None:
         self._method = method
         self._scalars = scalars
         self._graph: torch.cuda.CUDAGraph | None = None
         self._kept: list[torch.Tensor] = []
-        self._graphs = device.type == "cuda" and world.size == 1
+        self._captured = captured
         self._warm = False
 
     def run(self, count: int) -> None:
         """Do `count` steps, at most a burst. **Collective.**"""
-        if not self._graphs or count < self._scalars.check_every:
+        if not self._captured or count < self._scalars.check_every:
             self._steps(count)
         elif not self._warm:
             self._steps(count)

@@ -13,8 +13,8 @@ MEANINGS: dict[Status, str] = {
     "converged": "the true residual meets the tolerance",
     "max_iterations": "the iteration limit was reached first",
     "breakdown": "a scalar the recurrence divides by became zero: the matrix may be singular",
-    "stagnated": "the true residual stopped falling: the tolerance is below what rounding allows, "
-    "or the system is singular and inconsistent",
+    "stagnated": "the residual stopped falling: the tolerance is below what rounding allows, or "
+    "the system is singular and inconsistent",
     "indefinite": "the matrix or the preconditioner is not positive definite",
     "not_finite": "a NaN or an infinity appeared",
 }

@@ -13,7 +13,10 @@ from hpc_sla.linear.cg import Callback, cg
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.precond import make_preconditioner
+from hpc_sla.precond import Preconditioner, make_preconditioner
+
+# b . b outside this range and its inverse would lose a residual's square to under- or overflow.
+_SQUARES = {torch.float64: 1e-200, torch.float32: 1e-16}
 
 METHODS = {
     "cg": "conjugate gradients: for symmetric positive definite matrices",
@@ -85,33 +88,76 @@ def solve(
     with A.world.agree():
         _check(A, b, method, rtol, atol, max_iterations, x0)
     with torch.no_grad():
-        b = b.contiguous()
         M = make_preconditioner(precond, A)
-        scalars = scalars_for(A.world, b)
-        (bb,) = scalars.dots((b, b))
-        b_norm = math.sqrt(float(bb)) if float(bb) >= 0 else math.nan
-        if b_norm == 0:
-            # Whatever the guess, the answer is known.
-            info = SolveInfo("converged", 0, 0.0, 0.0, [0.0])
-            x = torch.zeros_like(b)
-        else:
-            x = (
-                torch.zeros_like(b)
-                if x0 is None
-                else x0.clone(memory_format=torch.contiguous_format)
-            )
-            target = max(rtol * b_norm, atol)
-
-            def operator(v: torch.Tensor, out: torch.Tensor) -> None:
-                A.pattern.matmul(A.values, v, out)
-
-            status, iterations, norm, history = cg(
-                A.world, operator, M, b, x, x0 is None, target, max_iterations, scalars, callback
-            )
-            info = SolveInfo(status, iterations, norm, norm / b_norm, history)
+        x, info = _solve(A, b.contiguous(), M, rtol, atol, max_iterations, x0, callback)
     info.seconds = time.perf_counter() - started
     info.method, info.precond = method, M.name
     return x, info
+
+
+def _solve(
+    A: DSparseMatrix,
+    b: torch.Tensor,
+    M: Preconditioner,
+    rtol: float,
+    atol: float,
+    max_iterations: int,
+    x0: torch.Tensor | None,
+    callback: Callback | None,
+) -> tuple[torch.Tensor, SolveInfo]:
+    """The solve proper. **Collective.**"""
+    scalars = scalars_for(A.world, b)
+    (bb,) = scalars.dots((b, b))
+    square = float(bb)
+    if not _SQUARES[b.dtype] < square < 1 / _SQUARES[b.dtype] and not math.isnan(square):
+        # Squares of b under- or overflow, or b is zero.
+        largest = A.world.max(float(b.abs().max()) if b.numel() else 0.0)
+        if largest == 0:
+            # Whatever the guess, the answer is known.
+            return torch.zeros_like(b), SolveInfo("converged", 0, 0.0, 0.0, [0.0])
+        if math.isfinite(largest) and not 0.5 <= largest <= 1:
+            return _solve_scaled(
+                2.0 ** math.frexp(largest)[1], A, b, M, rtol, atol, max_iterations, x0, callback
+            )
+    b_norm = math.sqrt(square) if square >= 0 else math.nan
+    x = torch.zeros_like(b) if x0 is None else x0.clone(memory_format=torch.contiguous_format)
+
+    def operator(v: torch.Tensor, out: torch.Tensor) -> None:
+        A.pattern.matmul(A.values, v, out)
+
+    status, iterations, norm, history = cg(
+        A.layout,
+        operator,
+        M,
+        b,
+        x,
+        x0 is None,
+        max(rtol * b_norm, atol),
+        max_iterations,
+        scalars,
+        callback,
+    )
+    return x, SolveInfo(status, iterations, norm, norm / b_norm, history)
+
+
+def _solve_scaled(
+    scale: float,
+    A: DSparseMatrix,
+    b: torch.Tensor,
+    M: Preconditioner,
+    rtol: float,
+    atol: float,
+    max_iterations: int,
+    x0: torch.Tensor | None,
+    callback: Callback | None,
+) -> tuple[torch.Tensor, SolveInfo]:
+    """Solve A (x / scale) = b / scale: the same iterates for a power of two. **Collective.**"""
+    scaled = None if callback is None else lambda i, norm: callback(i, norm * scale)
+    guess = None if x0 is None else x0 / scale
+    x, info = _solve(A, b / scale, M, rtol, atol / scale, max_iterations, guess, scaled)
+    info.residual_norm *= scale
+    info.residual_history = [norm * scale for norm in info.residual_history]
+    return x.mul_(scale), info
 
 
 def _check(

@@ -25,27 +25,31 @@ def make_preconditioner(precond: Any, A: DSparseMatrix) -> Preconditioner:
 
     Parameters
     ----------
-    precond : str, None, callable or object with `apply`
-        A name in `CHOICES`; None is "none". A callable, or an `apply` method, maps this rank's
-        residual `[n_owned]` (or `[n_owned, k]`) to its preconditioned residual.
+    precond : str, None, callable, object with `apply`, or Jacobi
+        A name in `CHOICES`; None is "none". A callable (a torch module, say), or else an `apply`
+        method, maps this rank's residual `[n_owned]` to its preconditioned residual.
     A : DSparseMatrix
 
     Raises
     ------
     InputError
-        On every rank, for a name that is not known.
+        On every rank, for a name that is not known, or a Jacobi of another matrix.
     """
     if precond is None or precond == "none":
         return Identity()
     if precond == "jacobi":
         with torch.no_grad():
             return Jacobi(A.diagonal())
-    if isinstance(precond, (Identity, Jacobi)):
+    if isinstance(precond, Jacobi):
+        with A.world.agree():
+            precond.check(A.layout.n_owned, A.values)
         return precond
-    if hasattr(precond, "apply") and not isinstance(precond, str):
-        return Wrapped(precond.apply, type(precond).__name__)
+    if isinstance(precond, Identity):
+        return precond
     if callable(precond):
         return Wrapped(precond, getattr(precond, "__name__", type(precond).__name__))
+    if hasattr(precond, "apply") and not isinstance(precond, str):
+        return Wrapped(precond.apply, type(precond).__name__)
     with A.world.agree():
         raise InputError(
             f"unknown preconditioner {precond!r}",

@@ -7,6 +7,7 @@ import weakref
 import torch
 from mpi4py import MPI
 
+from hpc_sla.errors import HpcSlaError
 from hpc_sla.transport.base import Channel, Neighbours
 
 _FIRST_TAG = 1024
@@ -80,9 +81,12 @@ class MpiChannel:
             comm.Send_init(send_view[rows], dest=rank, tag=tag) for rank, rows in send.slices()
         ]
         # Requests still alive when MPI is finalised are an error, and atexit runs before that.
+        self._closed = False
         self._release = weakref.finalize(self, _free, self._requests)
 
     def start(self) -> None:
+        if self._closed:
+            raise HpcSlaError("this World has been closed")
         if self._staged:
             self._send_host.copy_(self.send_buffer)
         MPI.Prequest.Startall(self._requests)
@@ -93,6 +97,7 @@ class MpiChannel:
             self.recv_buffer.copy_(self._recv_host)
 
     def close(self) -> None:
+        self._closed = True
         self._release()
 
 

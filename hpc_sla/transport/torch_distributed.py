@@ -22,37 +22,40 @@ class TorchDistributedTransport:
 
     **Collective.** The first one in a process initialises torch.distributed itself, with the
     address that rank 0 broadcasts over MPI, so `mpiexec` or `srun` is the only launcher needed.
-    Later ones make a subgroup, which only its members take part in.
+    Later ones, and those that find it initialised by somebody else, make a subgroup, which only
+    its members take part in. The default group lives until the process ends.
 
     Raises
     ------
     HpcSlaError
-        On every rank, where `comm` has ranks outside the first transport's communicator:
-        torch.distributed has one default group a process and it cannot grow.
+        On every rank, where `comm` has ranks outside the default group: torch.distributed has one
+        a process and it cannot grow.
     """
 
     def __init__(self, comm: MPI.Comm, device: torch.device, backend: str) -> None:
         self.name = backend
         self._device = device
-        self._owns_default = not dist.is_initialized()
-        if self._owns_default:
-            store = _store(comm)
+        fresh = comm.allgather(not dist.is_initialized())
+        if all(fresh):
+            store, address = _store(comm)
             dist.init_process_group(
-                backend,
-                store=store,
-                rank=comm.rank,
-                world_size=comm.size,
-                timeout=_TIMEOUT,
-                device_id=device if device.type == "cuda" else None,
+                backend, store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT
             )
-            self._group = _group_of_all()
-            # The ranks of MPI.COMM_WORLD behind the default group, to place subgroups in it.
-            _default_members[:] = _world_ranks(comm)
             atexit.register(_tear_down)
+            global _default_group
+            _default_group = address
+            self._group = _group_of_all()
+            members = list(range(comm.size))
         else:
-            self._group = _subgroup(comm, backend)
+            members = _members(comm, fresh)
+            self._group = dist.new_group(
+                sorted(members), timeout=_TIMEOUT, backend=backend, use_local_synchronization=True
+            )
         # Ranks of the default group, in `comm`'s order: new_group sorts, MPI does not.
-        self._peers = [_default_members.index(member) for member in _world_ranks(comm)]
+        self._peers = members
+        # nccl makes its communicator at the group's first operation, which all must take part in;
+        # a halo exchange may have ranks that talk to nobody.
+        self.all_reduce_sum(torch.zeros(1, device=device))
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         if len(self._peers) > 1:
@@ -66,8 +69,7 @@ class TorchDistributedTransport:
         )
 
     def close(self) -> None:
-        if self._owns_default:
-            _tear_down()
+        """Nothing to do: groups live until the process ends, other Worlds may be in them."""
 
 
 class TorchDistributedChannel:
@@ -109,7 +111,8 @@ class TorchDistributedChannel:
         self._operations.clear()
 
 
-_default_members: list[int] = []
+_default_group: tuple[str, int] | None = None
+"""The address that brought up the default group; None where it was not us."""
 
 
 def _group_of_all() -> dist.ProcessGroup:
@@ -123,7 +126,7 @@ def _tear_down() -> None:
         dist.destroy_process_group()
 
 
-def _store(comm: MPI.Comm) -> dist.Store:
+def _store(comm: MPI.Comm) -> tuple[dist.Store, tuple[str, int]]:
     """A TCPStore served by rank 0 of `comm`, its address told over MPI. **Collective.**"""
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     one_node = node.size == comm.size
@@ -135,28 +138,21 @@ def _store(comm: MPI.Comm) -> dist.Store:
             host, 0, comm.size, is_master=True, timeout=_TIMEOUT, wait_for_workers=False
         )
         address = (host, server.port)
-    host, port = comm.bcast(address)
+    host, port = address = comm.bcast(address)
     if server is not None:
-        return server
-    return dist.TCPStore(host, port, comm.size, is_master=False, timeout=_TIMEOUT)
+        return server, address
+    return dist.TCPStore(host, port, comm.size, is_master=False, timeout=_TIMEOUT), address
 
 
-def _world_ranks(comm: MPI.Comm) -> list[int]:
-    group, everyone = comm.Get_group(), MPI.COMM_WORLD.Get_group()
-    return group.Translate_ranks(list(range(comm.size)), everyone)
-
-
-def _subgroup(comm: MPI.Comm, backend: str) -> dist.ProcessGroup:
-    """The process group of `comm`'s ranks inside the default one. **Collective** over `comm`."""
-    members = _world_ranks(comm)
-    if not all(comm.allgather(set(members) <= set(_default_members))):
+def _members(comm: MPI.Comm, fresh: list[bool]) -> list[int]:
+    """The default group's ranks that `comm`'s are, in `comm`'s order. **Collective.**"""
+    mine = None if fresh[comm.rank] else (_default_group, dist.get_rank())
+    known = comm.allgather(mine)
+    groups = {item and item[0] for item in known}
+    ranks = [item[1] for item in known if item is not None]
+    if any(fresh) or len(groups) > 1 or len(set(ranks)) < comm.size:
         raise HpcSlaError(
-            "torch.distributed is already up on a smaller communicator in this process; "
-            "make the World of the largest communicator first, or use transport='mpi'"
+            "torch.distributed is already up in this process, without some of these ranks; make "
+            "the World of the largest communicator first, or use transport='mpi'"
         )
-    return dist.new_group(
-        [_default_members.index(m) for m in members],
-        timeout=_TIMEOUT,
-        backend=backend,
-        use_local_synchronization=True,
-    )
+    return ranks

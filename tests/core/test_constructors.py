@@ -79,6 +79,25 @@ def test_from_coo_refuses_a_row_of_two_ranks(world):
         hs.DSparseMatrix.from_coo([3], [3], [1.0], (5, 5), world)
 
 
+def test_ranks_without_entries_follow_the_others_dtype(world):
+    mine = [0, 1] if world.rank == 0 else []
+    values = torch.tensor([1.0, 2.0], dtype=torch.float64) if mine else torch.tensor([])
+    A = hs.DSparseMatrix.from_coo(mine, mine, values, (2, 2), world)
+    assert everywhere(world, A.dtype == torch.float64)
+    listed = hs.DSparseMatrix.from_coo(mine, mine, [1.0] * len(mine), (2, 2), world)
+    assert everywhere(world, listed.dtype == torch.float64)
+
+
+def test_ranks_that_differ_in_dtype_are_an_error_everywhere(world):
+    if world.size == 1:
+        pytest.skip("needs two ranks")
+    dtype = torch.float32 if world.rank == 1 else torch.float64
+    with pytest.raises(hs.InputError, match="ranks differ"):
+        hs.DSparseMatrix.from_coo(
+            [world.rank], [world.rank], torch.ones(1, dtype=dtype), (world.size,) * 2, world
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -57,6 +57,9 @@ class _World:
     rank, size = 0, 2
     transport = _Transport()
 
+    def sum(self, value):
+        return value
+
 
 class _Layout:
     n_owned, n_global, start, world = N_OWNED, 2 * N_OWNED, 0, _World()

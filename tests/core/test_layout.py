@@ -89,6 +89,20 @@ def test_a_replicated_parameter_gets_the_whole_gradient_everywhere(any_world):
     assert len(set(any_world.comm.allgather(g.item()))) == 1
 
 
+def test_norm_of_nan_is_nan(world):
+    layout = hs.RowLayout.even(5, world)
+    x = on(world, np.full(layout.n_owned, np.nan))
+    assert np.isnan(layout.norm(x).item())
+
+
+def test_stopping_early_in_user_blocks_leaves_nothing_behind(world):
+    layout = distribute(MATRICES["random"](), world, "cyclic").layout
+    for _ in layout.user_blocks(on(world, np.full(layout.n_owned, 111.0))):
+        break
+    again = layout.gather(on(world, np.full(layout.n_owned, 222.0)))
+    assert everywhere(world, again is None or bool((again == 222).all()))
+
+
 def test_scatter_of_a_wrong_length_is_an_error_everywhere(world):
     layout = hs.RowLayout.even(5, world)
     with pytest.raises(hs.InputError, match="needs 5 entries"):

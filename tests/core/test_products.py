@@ -134,6 +134,15 @@ def test_a_vector_of_another_length_is_refused(world):
         A @ torch.ones(A.layout.n_owned + 1, dtype=torch.float64)
 
 
+def test_a_vector_of_another_dtype_is_refused_and_breaks_nothing(world):
+    A = distribute(MATRICES["random"](), world)
+    x = torch.ones(A.layout.n_owned, dtype=torch.float32)
+    with pytest.raises(TypeError, match="does not go with"):
+        A @ x
+    single = A.with_values(A.values.float())
+    np.testing.assert_allclose(full(A.layout, single @ x), full(A.layout, A @ x.double()), 1e-4)
+
+
 def test_with_values_shares_the_pattern(world):
     A = distribute(MATRICES["spd"](), world)
     B = A.with_values(2 * A.values)

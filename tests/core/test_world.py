@@ -88,6 +88,17 @@ def test_auto_is_mpi_on_the_cpu():
         assert "mpi" in repr(world)
 
 
+def test_a_closed_world_says_so(world):
+    if world.size == 1:
+        pytest.skip("one rank exchanges nothing")
+    with hs.World(world.comm, device=world.device, transport="mpi") as part:
+        A = distribute(MATRICES["dense"](), part)
+        x = torch.ones(A.layout.n_owned, dtype=torch.float64)
+        A @ x
+    with pytest.raises(hs.HpcSlaError, match="closed"):
+        A @ x
+
+
 def test_one_rank_alone_is_a_world(torch_world):
     with hs.World(MPI.COMM_SELF, torch_world.device, torch_world.transport.name) as alone:
         assert alone.size == 1 and float(alone.all_sum(torch.ones(()))) == 1

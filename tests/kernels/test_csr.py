@@ -43,13 +43,8 @@ def test_products_equal_scipys(shape, density, dtype, columns):
             continue
         pattern.matmul(values, torch.from_numpy(x), out)
         np.testing.assert_allclose(out.numpy(), expected, **close)
-        out = torch.from_numpy(start.copy())
-        pattern.matmul(values, torch.from_numpy(x), out, accumulate=True)
-        np.testing.assert_allclose(out.numpy(), start + expected, **close)
         oracle = torch.from_numpy(start.copy())
-        csr_matmul_reference(
-            pattern.indptr, pattern.indices, values, torch.from_numpy(x), oracle, True
-        )
+        csr_matmul_reference(pattern.indptr, pattern.indices, values, torch.from_numpy(x), oracle)
         np.testing.assert_allclose(oracle.numpy(), out.numpy(), **close)
 
 
@@ -86,7 +81,7 @@ def test_the_operator_is_one_torch_compile_can_trace():
     x = torch.from_numpy(rng.standard_normal(6))
     torch.library.opcheck(
         torch.ops.hpc_sla.csr_matmul_out.default,
-        (pattern.indptr, pattern.indices, values, x, torch.zeros(6, dtype=torch.float64), False),
+        (pattern.indptr, pattern.indices, values, x, torch.zeros(6, dtype=torch.float64)),
         test_utils=("test_schema", "test_faketensor"),
     )
 

@@ -83,6 +83,59 @@ def test_starts_from_x0_and_leaves_it_alone(system, method):
     np.testing.assert_allclose(full(A.layout, x), full(A.layout, exact), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        (np.float64, 2.0**-565),
+        (np.float64, 2.0**600),
+        (np.float32, 2.0**-76),
+        (np.float32, 2.0**73),
+    ],
+)
+def test_the_size_of_the_right_hand_side_does_not_matter(world, dtype, size):
+    A = distribute(SPD["poisson"]().astype(dtype), world)
+    b = spread(A.layout, np.ones(A.shape[0], dtype=dtype))
+    x, one = hs.solve(A, b, rtol=1e-4)
+    y, two = hs.solve(A, size * b, rtol=1e-4, x0=torch.zeros_like(b))
+    assert one.converged and two.converged and one.iterations == two.iterations
+    # By a power of two, so every iterate is the same to the last bit.
+    assert everywhere(world, torch.equal(y / size, x))
+    assert 0 < two.relative_residual <= 1e-4
+    np.testing.assert_allclose(two.residual_norm, size * one.residual_norm, rtol=1e-12)
+
+
+def test_a_residual_that_rises_for_long_is_no_stagnation(world):
+    """1D Laplacian, constant load: the residual stays above its start for n/2 steps."""
+    n = 2600
+    matrix = sp.csr_matrix(sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n)))
+    A = distribute(matrix, world)
+    _, info = hs.solve(A, spread(A.layout, np.ones(n)))
+    assert info.converged and max(info.residual_history) > 2 * info.residual_history[0]
+
+
+def test_an_absurd_tolerance_is_met_at_once(system):
+    _, A, _, mine = system
+    _, info = hs.solve(A, mine, atol=1e200)
+    assert info.converged and info.iterations == 0
+
+
+@pytest.mark.parametrize("wrong", ["length", "dtype"])
+def test_a_jacobi_of_another_matrix_is_refused(system, wrong):
+    _, A, _, mine = system
+    diagonal = A.diagonal()
+    other = Jacobi(diagonal[:0] if wrong == "length" else diagonal.float())
+    if A.layout.n_owned == 0:
+        other = Jacobi(torch.ones(1, dtype=torch.float64))
+    with pytest.raises(hs.InputError, match="does not go with"):
+        hs.solve(A, mine, precond=other)
+
+
+def test_a_torch_module_is_a_preconditioner(system):
+    _, A, _, mine = system
+    _, info = hs.solve(A, mine, precond=torch.nn.Identity())
+    assert info.converged
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_zero_right_hand_side_has_the_zero_solution(system, method):
     _, A, _, mine = system
@@ -148,7 +201,7 @@ def test_a_zero_matrix_is_a_breakdown(world):
     assert info.status == "breakdown"
 
 
-@pytest.mark.parametrize("where", ["b", "values", "x0", "overflow"])
+@pytest.mark.parametrize("where", ["b", "values", "x0"])
 def test_a_nan_anywhere_is_called_not_finite(system, where):
     _, A, _, mine = system
     b, x0 = mine.clone(), torch.zeros_like(mine)
@@ -158,9 +211,8 @@ def test_a_nan_anywhere_is_called_not_finite(system, where):
         x0[:1] = math.inf
     else:
         values = A.values.clone()
-        values[:1] = math.nan if where == "values" else 1e308
+        values[:1] = math.nan
         A = A.with_values(values)
-        b = b if where == "values" else 1e300 * b
     _, info = hs.solve(A, b, x0=x0)
     assert info.status == "not_finite"
 
