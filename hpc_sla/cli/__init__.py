@@ -1,0 +1,100 @@
+"""The command line: ``python -m hpc_sla COMMAND``; one module per command.
+
+Commands are imported only when they are named, and import what they compute with only when they
+run: ``--help`` and ``partition`` never load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+import hpc_sla
+from hpc_sla.cli import exits
+from hpc_sla.cli.launch import Launch, fail_together, launch, told
+from hpc_sla.errors import HpcSlaError
+
+PROGRAM = "python -m hpc_sla"
+COMMANDS = ("partition", "info", "solve", "verify", "bench")
+
+
+class _LazyGroup(click.Group):
+    """A group that imports ``hpc_sla.cli.<name>`` when the command <name> is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"hpc_sla.cli.{cmd_name}").command
+        return command
+
+
+@click.group(
+    cls=_LazyGroup,
+    help="Distributed sparse linear algebra on PyTorch tensors, over MPI. "
+    "'mpiexec -n 4 python -m hpc_sla solve' is a complete first run.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(hpc_sla.__version__, prog_name="hpc_sla")
+def group() -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code (see `hpc_sla.cli.exits`).
+
+    Every rank parses the same arguments, and so meets the same usage error. Errors a user can
+    mend become one message on rank 0's stderr; anything else is a bug, and passes through with
+    its traceback.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: ``sys.argv[1:]``.
+    """
+    launched = launch()
+    if not launched.is_root:
+        # Only rank 0 answers; this also silences --help and --version on the others.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        code = group.main(
+            None if arguments is None else list(arguments),
+            prog_name=PROGRAM,
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+        return int(code or exits.OK)
+    except click.exceptions.NoArgsIsHelpError as error:
+        return fail_together(error.format_message(), exits.USAGE, launched)
+    except click.ClickException as error:
+        return fail_together(_usage_message(error), exits.USAGE, launched)
+    except HpcSlaError as error:
+        return fail_together(*told(error), launched)
+    except click.Abort:
+        return _interrupted(launched)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nobody is left to tell.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return exits.FAILED
+
+
+def _usage_message(error: click.ClickException) -> str:
+    text = error.format_message()
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else PROGRAM
+    return f"hpc_sla: error: {text} See '{command} --help'."
+
+
+def _interrupted(launched: Launch) -> int:
+    if launched.is_root:
+        print("hpc_sla: interrupted", file=sys.stderr, flush=True)
+    mpi = sys.modules.get("mpi4py.MPI")
+    if launched.size > 1 and mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.COMM_WORLD.Abort(exits.FAILED)
+    return exits.FAILED

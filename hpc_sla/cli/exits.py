@@ -1,0 +1,12 @@
+"""The exit codes of every command."""
+
+from __future__ import annotations
+
+OK = 0
+"""Converged, or done."""
+FAILED = 1
+"""Something broke, or a comparison did not agree."""
+USAGE = 2
+"""Bad input or wrong usage: one message on stderr says what and what to do."""
+NOT_CONVERGED = 3
+"""The solver stopped before its tolerance; the result is written all the same."""

@@ -1,0 +1,75 @@
+"""``partition``: cut a matrix into parts and write it as a matrix file. Serial."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hpc_sla.cli import exits
+from hpc_sla.cli.launch import serial
+from hpc_sla.errors import InputError
+
+if TYPE_CHECKING:
+    from hpc_sla.cli.prepare import Source
+    from hpc_sla.partition import PartitionQuality
+
+
+@click.command("partition", short_help="Cut a matrix into parts and write it to HDF5.")
+@click.argument("source")
+@click.option("-o", "--output", required=True, metavar="FILE.h5", help="The file to write.")
+@click.option("--parts", type=int, required=True, metavar="P", help="Usually the rank count.")
+@click.option(
+    "--method",
+    type=click.Choice(["metis", "rcb", "contiguous"]),
+    default="metis",
+    show_default=True,
+    help="rcb needs coordinates.",
+)
+@click.option(
+    "--rhs",
+    multiple=True,
+    metavar="B.npy|B.mtx|ones|manufactured",
+    help="Right-hand side; may be repeated. Default: the source's own, else ones.",
+)
+@click.option("--coordinates", metavar="C.npy", help="Points of the rows, one a row, for rcb.")
+@serial
+def command(
+    source: str,
+    output: str,
+    parts: int,
+    method: str,
+    rhs: tuple[str, ...],
+    coordinates: str | None,
+) -> int:
+    """Cut SOURCE into parts and write it as FILE.h5.
+
+    SOURCE is a file (.mtx, .mtx.gz, .npz, .petsc, .bin, .h5) or a generator such as
+    poisson2d:n=256. Any number of ranks can open the result, whatever --parts was.
+    """
+    from hpc_sla.cli.prepare import load_source, write_partitioned
+    from hpc_sla.report.tables import print_facts
+    from hpc_sla.storage.atomic import check_writable
+
+    if parts < 1:
+        raise InputError(f"is {parts}", field="--parts", remedy="Give at least 1.")
+    check_writable(output)
+    loaded = load_source(source, rhs, coordinates)
+    quality = write_partitioned(loaded, output, parts, method)
+    print_facts(f"{source} in {parts} part(s), {output}", _facts(loaded, quality, method))
+    return exits.OK
+
+
+def _facts(source: Source, quality: PartitionQuality, method: str) -> list[tuple[str, str]]:
+    from hpc_sla.report.tables import count, spread
+
+    return [
+        ("matrix", f"{count(source.matrix.shape[0])} rows, {count(source.matrix.nnz)} entries"),
+        ("method", method),
+        ("edge cut", count(quality.edge_cut)),
+        ("rows per part", spread(quality.rows)),
+        ("halo per part", spread(quality.halo)),
+        ("neighbours per part", spread(quality.neighbours)),
+        ("balance", f"{quality.row_balance:.3f} rows, {quality.nnz_balance:.3f} entries (1 best)"),
+        ("right-hand sides", ", ".join(source.rhs)),
+    ]

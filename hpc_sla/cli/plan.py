@@ -1,0 +1,138 @@
+"""What a run reads and writes: the input file, its right-hand side, the output. Serial."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc_sla.errors import InputError
+
+if TYPE_CHECKING:
+    from hpc_sla.storage.matrix_file import MatrixFile
+
+DEFAULT_PROBLEM = "poisson2d:n=256"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settled on rank 0 before any rank reads a row.
+
+    Attributes
+    ----------
+    path : str
+        The matrix file.
+    rhs : str
+        The right-hand side in it.
+    has_solution : bool
+        Whether the file knows the solution for that right-hand side.
+    output : str
+        The result file; empty when the command writes none.
+    n_rows : int
+    digest : str
+        The input's digest as its writer recorded it.
+    method : str
+        How it was partitioned.
+    made : str
+        The generator the file was made from just now; empty when it was there.
+    """
+
+    path: str
+    rhs: str
+    has_solution: bool
+    output: str
+    n_rows: int
+    digest: str
+    method: str
+    made: str = ""
+
+
+def plan_run(file: str | None, rhs: str | None, output: str | None, ranks: int) -> Plan:
+    """Look at everything that can be wrong before the long part of a run begins.
+
+    Parameters
+    ----------
+    file : str or None
+        The matrix file; None makes the default problem in the current folder.
+    rhs : str or None
+        Its right-hand side; None for the only one, or ``ones``.
+    output : str or None
+        The result file; None for ``<stem>.result.h5`` in the current folder, "" for none.
+    ranks : int
+        Parts of the default problem.
+    """
+    from hpc_sla.storage.atomic import check_writable
+    from hpc_sla.storage.matrix_file import MatrixFile
+
+    made = ""
+    if file is None:
+        made, file = DEFAULT_PROBLEM, make_default(ranks)
+    with MatrixFile(file) as matrix:
+        if matrix.n_rows != matrix.n_cols:
+            raise InputError(
+                f"the matrix is {matrix.n_rows} x {matrix.n_cols}, a square one is needed",
+                file=file,
+                remedy="Partition a square matrix.",
+            )
+        name = _choose_rhs(matrix, file, rhs)
+        if output is None:
+            output = f"{Path(file).stem}.result.h5"
+        if output:
+            _check_output(output, file)
+            check_writable(output)
+        return Plan(
+            path=file,
+            rhs=name,
+            has_solution=name in matrix.solution_names,
+            output=output,
+            n_rows=matrix.n_rows,
+            digest=matrix.digest,
+            method=str(matrix.attributes.get("partition_method", "")),
+            made=made,
+        )
+
+
+def make_default(ranks: int) -> str:
+    """Partition the default problem into as many parts as ranks; return the file's name."""
+    from hpc_sla.cli.prepare import load_source, write_partitioned
+
+    path = f"{DEFAULT_PROBLEM.replace(':', '-').replace('=', '')}-p{ranks}.h5"
+    write_partitioned(load_source(DEFAULT_PROBLEM), path, ranks, "metis")
+    return path
+
+
+def _choose_rhs(matrix: MatrixFile, file: str, asked: str | None) -> str:
+    names = matrix.rhs_names
+    if asked is None:
+        if len(names) == 1:
+            asked = names[0]
+        elif "ones" in names:
+            asked = "ones"
+        else:
+            there = f"Choose one with --rhs: {', '.join(names)}."
+            raise InputError(
+                "has several right-hand sides" if names else "has no right-hand side",
+                file=file,
+                field="/rhs",
+                remedy=there if names else "Partition the matrix again with --rhs.",
+            )
+    # Reading nothing of it says whether it is there, with the names that are.
+    if matrix.read_rhs(asked, 0, 0).ndim != 1:
+        raise InputError(
+            "has several columns, one is solved for at a time",
+            file=file,
+            field=f"/rhs/{asked}",
+            remedy="Store each column under a name of its own.",
+        )
+    return asked
+
+
+def _check_output(output: str, file: str) -> None:
+    if os.path.exists(output) and os.path.samefile(output, file):
+        raise InputError(
+            "is the matrix file itself",
+            file=output,
+            field="--output",
+            remedy="Give the result a name of its own.",
+        )

@@ -1,0 +1,183 @@
+"""From a source (a file of any kind, or a generator) to a partitioned matrix file. Serial."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpc_sla.errors import InputError
+
+if TYPE_CHECKING:
+    from hpc_sla.partition import PartitionQuality
+
+ONES = "ones"
+MANUFACTURED = "manufactured"
+
+
+@dataclass
+class Source:
+    """A whole matrix and what belongs to it, in the user's row order.
+
+    Attributes
+    ----------
+    name : str
+        The file or generator it came from, as the user wrote it.
+    matrix : SciPy CSR array [n, n]
+    coordinates : float array [n, dimensions] or None
+    rhs, solutions : dict of name to array [n]
+        Right-hand sides, and the known solutions of some of them.
+    """
+
+    name: str
+    matrix: Any
+    coordinates: np.ndarray | None = None
+    rhs: dict[str, np.ndarray] = field(default_factory=dict)
+    solutions: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def load_source(
+    text: str, rhs: Sequence[str] = (), coordinates: str | os.PathLike[str] | None = None
+) -> Source:
+    """Read or generate the matrix `text` names, with the right-hand sides asked for.
+
+    Parameters
+    ----------
+    text : str
+        A matrix file (.mtx[.gz], .npz, .petsc, .bin, .h5) or a generator.
+    rhs : sequence of str
+        Each one a vector file (.npy, .mtx), ``ones``, or ``manufactured``: A times a known
+        solution. Default: those that came with the source, else ``ones``.
+    coordinates : path, optional
+        Points of the rows (.npy, [n, dimensions]), in place of those of the source.
+    """
+    source = _generate(text, rhs) if names_generator(text) else _import(text)
+    n_rows, n_cols = source.matrix.shape
+    if n_rows != n_cols:
+        raise InputError(
+            f"the matrix is {n_rows} x {n_cols}, a square one is needed",
+            file=text,
+            remedy="Give a square matrix.",
+        )
+    if coordinates is not None:
+        source.coordinates = _coordinates(coordinates, n_rows)
+    if rhs:
+        # What was asked for takes the place of what came along.
+        wanted = [_named_rhs(source, choice) for choice in rhs]
+        _check_distinct([name for name, _, _ in wanted])
+        source.rhs = {name: b for name, b, _ in wanted}
+        source.solutions = {name: x for name, _, x in wanted if x is not None}
+    elif not source.rhs:
+        name, b, _ = _named_rhs(source, ONES)
+        source.rhs[name] = b
+    return source
+
+
+def write_partitioned(
+    source: Source, output: str | os.PathLike[str], parts: int, method: str
+) -> PartitionQuality:
+    """Partition `source`, write the matrix file `output`, and judge the partition."""
+    from hpc_sla.partition import order_by_part, partition, quality, reorder
+    from hpc_sla.storage.matrix_file import write_matrix
+
+    part = partition(source.matrix, parts, method, source.coordinates)
+    permutation, part_offsets = order_by_part(part, parts, source.matrix)
+    matrix = reorder(source.matrix, permutation)
+    points = source.coordinates
+    write_matrix(
+        output,
+        matrix,
+        part_offsets,
+        permutation,
+        {name: values[permutation] for name, values in source.rhs.items()},
+        coordinates=None if points is None else points[permutation],
+        attributes={"source": source.name, "partition_method": method},
+        solutions={name: values[permutation] for name, values in source.solutions.items()},
+    )
+    return quality(matrix, part_offsets)
+
+
+def names_generator(text: str) -> bool:
+    """Whether `text` names a generator (``poisson2d:n=256``) rather than a file."""
+    from hpc_sla.problems import is_spec
+
+    if os.path.exists(text):
+        return False
+    # A misspelt generator has no folder and no suffix either: the generators suggest the right
+    # one, which "no such file" would not.
+    head = text.partition(":")[0]
+    return is_spec(text) or not (os.path.dirname(head) or Path(head).suffix)
+
+
+def _generate(text: str, rhs: Sequence[str]) -> Source:
+    from hpc_sla.problems import make
+
+    problem = make(text)
+    n = problem.n_rows
+    source = Source(text, problem.matrix(), problem.coordinates(0, n))
+    if MANUFACTURED in rhs:
+        source.solutions[MANUFACTURED] = problem.solution(0, n)
+    return source
+
+
+def _import(text: str) -> Source:
+    from hpc_sla.storage.importers import read_source
+
+    imported = read_source(text)
+    return Source(
+        text,
+        imported.matrix,
+        imported.coordinates,
+        dict(imported.rhs_by_name),
+        dict(imported.solution_by_name),
+    )
+
+
+def _named_rhs(source: Source, choice: str) -> tuple[str, np.ndarray, np.ndarray | None]:
+    """A right-hand side, its name in the file, and its solution where that is known."""
+    from hpc_sla.problems import rhs_manufactured, rhs_ones
+
+    if choice == ONES:
+        return ONES, rhs_ones(source.matrix), None
+    if choice == MANUFACTURED:
+        known = source.solutions.get(MANUFACTURED)
+        if known is not None:
+            return MANUFACTURED, source.matrix @ known, known
+        return MANUFACTURED, *rhs_manufactured(source.matrix)
+    name = Path(choice).name.partition(".")[0]
+    return name, _vector(choice, source.matrix.shape[0]), None
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"two right-hand sides would be called {name!r}",
+                field="--rhs",
+                remedy="The name is that of the file without its suffix: rename one.",
+            )
+
+
+def _vector(path: str, n: int) -> np.ndarray:
+    from hpc_sla.storage.importers import read_vector
+
+    values: np.ndarray = read_vector(path, length=n)
+    return values
+
+
+def _coordinates(path: str | os.PathLike[str], n: int) -> np.ndarray:
+    from hpc_sla.storage.importers import read_vector
+
+    points = np.asarray(read_vector(path))
+    if points.ndim != 2 or points.shape[0] != n:
+        raise InputError(
+            f"has shape {points.shape}, one point for each of {n} rows is needed",
+            file=path,
+            field="--coordinates",
+            remedy=f"Give an array of shape ({n}, dimensions).",
+        )
+    return points

@@ -1,0 +1,36 @@
+"""What a result says about the run that made it, so that anyone can repeat it."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+_PACKAGES = ("torch", "numpy", "scipy", "mpi4py", "h5py")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, date and command line, as attributes of a result file. Local."""
+    from mpi4py import MPI
+
+    import hpc_sla
+
+    library = MPI.Get_library_version().strip("\x00 \n").splitlines()[0].strip()
+    return {
+        "version_hpc_sla": hpc_sla.__version__,
+        **{f"version_{name}": _version(name) for name in _PACKAGES},
+        "version_mpi": " ".join(library.split()),
+        "version_python": platform.python_version(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "hpc_sla", *sys.argv[1:]]),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

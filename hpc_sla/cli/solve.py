@@ -1,0 +1,223 @@
+"""``solve``: read a partitioned matrix, solve on all ranks, write the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpc_sla.cli import exits, options
+from hpc_sla.cli.clock import Stages
+from hpc_sla.cli.session import open_world
+
+if TYPE_CHECKING:
+    import torch
+
+    from hpc_sla.cli.plan import Plan
+    from hpc_sla.linear import SolveInfo
+    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.report.progress import LiveLine
+    from hpc_sla.world import World
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The solver options of one run."""
+
+    method: str
+    precond: str
+    rtol: float
+    atol: float
+    max_iterations: int | None
+
+
+@click.command("solve", short_help="Solve A x = b on all ranks and write the result.")
+@click.argument("file", metavar="[FILE.h5]", required=False)
+@options.solver_options
+@options.world_options
+@click.option(
+    "-o",
+    "--output",
+    metavar="RESULT.h5",
+    help="Default: <stem of FILE>.result.h5 in the current folder.",
+)
+@options.json_option
+def command(
+    file: str | None,
+    method: str,
+    precond: str,
+    rtol: float,
+    atol: float,
+    max_iterations: int | None,
+    rhs: str | None,
+    device: str,
+    transport: str,
+    output: str | None,
+    as_json: bool,
+) -> int:
+    """Solve A x = b for the matrix in FILE.h5, made by 'partition'.
+
+    Without FILE.h5 a small 2D Poisson problem is made, partitioned with METIS into as many parts
+    as there are ranks, written to the current folder, and solved from there.
+
+    Exit codes: 0 converged, 1 failed, 2 bad input or usage, 3 not converged (the result is
+    written all the same).
+    """
+    options.check_solver_numbers(rtol, atol, max_iterations)
+    settings = Settings(method, precond, rtol, atol, max_iterations)
+    with open_world(device, transport) as world:
+        return _solve(world, file, rhs, output, settings, as_json)
+
+
+def _solve(
+    world: World,
+    file: str | None,
+    rhs: str | None,
+    output: str | None,
+    settings: Settings,
+    as_json: bool,
+) -> int:
+    from hpc_sla.cli.plan import plan_run
+    from hpc_sla.cli.result import write_result
+    from hpc_sla.matrix import DSparseMatrix, read_rhs
+
+    options.check_solver_names(settings.method, settings.precond)
+    stages = Stages()
+    plan = world.on_root(lambda: plan_run(file, rhs, output, world.size))
+    if plan.made and world.rank == 0:
+        print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
+    with stages("read"):
+        A = DSparseMatrix.from_hdf5(plan.path, world)
+        b = read_rhs(plan.path, plan.rhs, A.layout)
+    x, info = run_solver(A, b, settings, stages)
+    with stages("write"):
+        about = _attributes(world, plan, settings, info) if world.rank == 0 else {}
+        write_result(plan.output, A.layout, x, info.residual_history, about)
+    _report(A, x, info, plan, stages, as_json)
+    return exits.OK if info.converged else exits.NOT_CONVERGED
+
+
+class _SetUpWatch:
+    """Notes when the iteration begins, and hands every call on to the live line."""
+
+    def __init__(self, line: LiveLine) -> None:
+        self._line = line.callback
+        self.began: float | None = None
+
+    def __call__(self, iteration: int, residual_norm: float) -> None:
+        if self.began is None:
+            self.began = time.perf_counter()
+        if self._line is not None:
+            self._line(iteration, residual_norm)
+
+
+def run_solver(
+    A: DSparseMatrix, b: torch.Tensor, settings: Settings, stages: Stages
+) -> tuple[torch.Tensor, SolveInfo]:
+    """Solve with a live line, timing set-up and iteration apart. **Collective.**"""
+    from hpc_sla.linear import solve
+    from hpc_sla.report.progress import LiveLine
+
+    scale = float(A.layout.norm(b))
+    start = time.perf_counter()
+    with LiveLine(A.world.rank, scale, settings.rtol) as line:
+        watch = _SetUpWatch(line)
+        x, info = solve(
+            A,
+            b,
+            method=settings.method,
+            precond=settings.precond,
+            rtol=settings.rtol,
+            atol=settings.atol,
+            max_iterations=settings.max_iterations,
+            callback=watch,
+        )
+    end = time.perf_counter()
+    began = watch.began or end
+    stages.add("setup", began - start)
+    stages.add("solve", end - began)
+    return x, info
+
+
+def _attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) -> dict[str, Any]:
+    from hpc_sla.cli.provenance import provenance
+
+    limit = settings.max_iterations
+    return {
+        "status": info.status,
+        "iterations": info.iterations,
+        "relative_residual": info.relative_residual,
+        "residual_norm": info.residual_norm,
+        "method": info.method,
+        "precond": info.precond,
+        "rtol": settings.rtol,
+        "atol": settings.atol,
+        "max_iterations": "default" if limit is None else limit,
+        "rhs": plan.rhs,
+        "ranks": world.size,
+        "device": world.device.type,
+        "transport": world.transport.name,
+        "input": os.path.abspath(plan.path),
+        "input_digest": plan.digest,
+        **provenance(),
+    }
+
+
+def _report(
+    A: DSparseMatrix, x: torch.Tensor, info: SolveInfo, plan: Plan, stages: Stages, as_json: bool
+) -> None:
+    """Print the JSON object or the table, on rank 0. **Collective.**"""
+    from hpc_sla.report.memory import peak_rss_bytes
+    from hpc_sla.report.ranks import rank_shares
+    from hpc_sla.report.run import finite, print_run
+
+    world = A.world
+    nnz = A.nnz_global
+    shares = rank_shares(A)
+    error = None if as_json or not plan.has_solution else _known_error(A, x, plan)
+    told = world.gather_objects((stages.seconds(), peak_rss_bytes()))
+    if told is None:
+        return
+    slowest = {name: max(seconds[name] for seconds, _ in told) for name in told[0][0]}
+    summary = {
+        "status": info.status,
+        "iterations": info.iterations,
+        "relative_residual": finite(info.relative_residual),
+        "rows": A.layout.n_global,
+        "nnz": nnz,
+        "ranks": world.size,
+        "device": world.device.type,
+        "transport": world.transport.name,
+        "seconds": {name: slowest[name] for name in ("read", "setup", "solve", "write", "total")},
+        "peak_rss_bytes_max": max(peak for _, peak in told),
+        "result": plan.output,
+    }
+    if as_json:
+        print(json.dumps(summary))
+        return
+    assert shares is not None
+    problem = f"{plan.path}, right-hand side {plan.rhs}"
+    how = f"{info.method} + {info.precond}"
+    print_run(summary, shares, problem, plan.method, how, info.status, error)
+
+
+def _known_error(A: DSparseMatrix, x: torch.Tensor, plan: Plan) -> float:
+    """||x - x_exact|| / ||x_exact|| for a right-hand side whose solution the file knows.
+
+    **Collective.**
+    """
+    import torch
+
+    from hpc_sla.storage.matrix_file import MatrixFile
+
+    layout = A.layout
+    with A.world.agree(), MatrixFile(plan.path) as file:
+        known = file.read_solution(plan.rhs, layout.start, layout.start + layout.n_owned)
+    exact = torch.from_numpy(known).to(x)
+    norm = float(layout.norm(exact))
+    return float(layout.norm(x - exact)) / (norm or 1.0)

@@ -1,0 +1,85 @@
+"""Divide a matrix's rows into parts: METIS, recursive coordinate bisection, or equal runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hpc_sla.errors import InputError
+from hpc_sla.partition.contiguous import contiguous
+from hpc_sla.partition.metis import metis
+from hpc_sla.partition.offsets import even_offsets, offsets_for
+from hpc_sla.partition.quality import PartitionQuality, quality
+from hpc_sla.partition.rcb import rcb
+from hpc_sla.partition.reorder import order_by_part, reorder
+
+__all__ = [
+    "METHODS",
+    "PartitionQuality",
+    "even_offsets",
+    "offsets_for",
+    "order_by_part",
+    "partition",
+    "quality",
+    "reorder",
+]
+
+METHODS = ("metis", "rcb", "contiguous")
+
+
+def partition(
+    matrix: Any, parts: int, method: str = "metis", coordinates: np.ndarray | None = None
+) -> np.ndarray:
+    """Part of every row of a square sparse matrix.
+
+    Parameters
+    ----------
+    matrix : SciPy CSR matrix or array [n, n]
+        Only its pattern is looked at.
+    parts : int
+        At least 1; more parts than rows leaves some empty.
+    method : {"metis", "rcb", "contiguous"}
+        "metis" works on the symmetrised pattern, "rcb" on `coordinates`.
+    coordinates : float array [n, dimensions], optional
+        Points of the rows, for "rcb".
+
+    Returns
+    -------
+    ndarray, int32 [n]
+        Values in ``[0, parts)``; the same input always gives the same answer.
+    """
+    n_rows, n_cols = matrix.shape
+    if n_rows != n_cols:
+        raise InputError(
+            f"the matrix is {n_rows} x {n_cols}, only square ones can be partitioned",
+            field="matrix",
+            remedy="Give a square matrix.",
+        )
+    if parts < 1:
+        raise InputError(f"{parts} parts", field="--parts", remedy="Give at least 1.")
+    if method == "contiguous":
+        return contiguous(n_rows, parts)
+    if method == "metis":
+        return metis(matrix, parts)
+    if method != "rcb":
+        raise InputError(
+            f"there is no partitioner {method!r}",
+            field="--method",
+            remedy=f"Choose one of {', '.join(METHODS)}.",
+        )
+    if coordinates is None:
+        raise InputError(
+            "rcb needs the rows' coordinates",
+            field="--coordinates",
+            remedy="Give them with --coordinates C.npy, or use --method metis.",
+        )
+    if coordinates.ndim != 2 or len(coordinates) != n_rows or not coordinates.shape[1]:
+        raise InputError(
+            f"has shape {coordinates.shape}, one point for each of {n_rows} rows is needed",
+            field="coordinates",
+            remedy=f"Give an array of shape ({n_rows}, dimensions).",
+        )
+    if not np.isfinite(coordinates).all():
+        raise InputError("holds NaN or Inf", field="coordinates", remedy="Give finite points.")
+    return rcb(coordinates, parts)

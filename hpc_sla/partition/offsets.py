@@ -1,0 +1,82 @@
+"""Which stored rows each rank gets: the file's parts, merged or split to the rank count."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Whole parts are kept while the fullest rank has at most this many times an even share.
+_BALANCED = 1.1
+
+
+def even_offsets(n: int, ranks: int) -> np.ndarray:
+    """Cut `n` rows into `ranks` runs whose lengths differ by at most one.
+
+    Returns
+    -------
+    ndarray, int64 [ranks + 1]
+        Rank r owns rows ``offsets[r]:offsets[r+1]``; some may own none.
+    """
+    _check_ranks(ranks)
+    return np.arange(ranks + 1, dtype=np.int64) * n // ranks
+
+
+def offsets_for(part_offsets: np.ndarray, ranks: int) -> np.ndarray:
+    """Row offsets of `ranks` ranks for a file cut into parts.
+
+    - As many ranks as parts, or a divisor of that: whole neighbouring parts, merged.
+    - Fewer ranks otherwise: whole parts where that leaves no rank with more than 1.1 times an
+      even share, else equal runs of rows.
+    - More ranks than parts: every part is split evenly among a number of ranks proportional to
+      its rows.
+
+    Parameters
+    ----------
+    part_offsets : ndarray, int64 [parts + 1]
+    ranks : int
+        At least 1.
+
+    Returns
+    -------
+    ndarray, int64 [ranks + 1]
+        The same on every rank, from 0 to the number of rows, never decreasing; ranks may be
+        empty.
+    """
+    _check_ranks(ranks)
+    cuts = np.asarray(part_offsets, dtype=np.int64)
+    parts, n = len(cuts) - 1, int(cuts[-1])
+    if parts % ranks == 0:
+        return cuts[:: parts // ranks].copy()
+    if ranks > parts:
+        return _split(cuts, ranks)
+    even = even_offsets(n, ranks)
+    after = np.clip(np.searchsorted(cuts, even), 1, parts)
+    before = after - 1
+    nearest = np.where(even - cuts[before] <= cuts[after] - even, cuts[before], cuts[after])
+    nearest[0], nearest[-1] = 0, n
+    if np.diff(nearest).max() * ranks <= _BALANCED * n:
+        return nearest
+    return even
+
+
+def _split(cuts: np.ndarray, ranks: int) -> np.ndarray:
+    """Give ranks to parts one by one, always to the part with the most rows per rank."""
+    rows = np.diff(cuts)
+    n = int(cuts[-1])
+    filled = rows > 0
+    if n == 0:
+        return np.zeros(ranks + 1, dtype=np.int64)
+    share = np.maximum(rows * ranks // n, filled)  # a part with rows needs a rank
+    while (short := ranks - int(share.sum())) != 0:
+        if short > 0:
+            load = np.where(filled, rows / np.maximum(share, 1), -1.0)
+            share[int(np.argmax(load))] += 1
+        else:
+            load = np.where(share > 1, rows / np.maximum(share - 1, 1), np.inf)
+            share[int(np.argmin(load))] -= 1
+    runs = [cuts[p] + even_offsets(int(rows[p]), int(share[p])) for p in np.flatnonzero(filled)]
+    return np.concatenate([runs[0][:1]] + [run[1:] for run in runs])
+
+
+def _check_ranks(ranks: int) -> None:
+    if ranks < 1:
+        raise ValueError(f"{ranks} ranks")

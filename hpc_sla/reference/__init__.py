@@ -1,0 +1,1 @@
+"""The same problem through PETSc or SciPy, for cross-checks only; imported nowhere else."""

@@ -1,0 +1,211 @@
+"""The reference that PETSc is: an AIJ matrix and CG, on the ranks and rows of a DSparseMatrix."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpc_sla.errors import InputError, MissingDependencyError
+from hpc_sla.reference.base import ReferenceSolution
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from hpc_sla.matrix import DSparseMatrix
+
+HOW_TO_GET = (
+    "Install it with `bash scripts/setup.sh --test`, or `pip install 'hpc_sla[petsc]'` where a C "
+    "compiler, BLAS and LAPACK are at hand; or use --against scipy to verify a small problem."
+)
+# PETSc gives up on a residual that has grown by this much. CG's residual may grow for a while
+# without harm, and ours has no such rule.
+_DIVERGENCE = 1e30
+
+
+def available() -> bool:
+    """Whether petsc4py is installed."""
+    try:
+        return find_spec("petsc4py") is not None
+    except ValueError:  # how Python says that somebody has hidden it
+        return False
+
+
+def load() -> Any:
+    """petsc4py's PETSc module, initialised. Local.
+
+    Raises
+    ------
+    MissingDependencyError
+        Saying how to get it.
+    """
+    if not available():
+        raise MissingDependencyError("PETSc (petsc4py) is not installed", remedy=HOW_TO_GET)
+    import torch
+
+    # As many BLAS threads as torch was given: PETSc's vector operations go through BLAS, whose
+    # own default is one thread per core in every rank.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(torch.get_num_threads()))
+    try:
+        import petsc4py
+        from mpi4py import MPI
+
+        # Its world is this rank alone, so that starting PETSc is not collective; the objects
+        # below name the communicator they live on. Signals stay Python's.
+        petsc4py.init(["hpc_sla", "-no_signal_handler"], comm=MPI.COMM_SELF)
+        from petsc4py import PETSc
+    except (ImportError, RuntimeError) as error:
+        raise MissingDependencyError(
+            f"PETSc (petsc4py) cannot be loaded: {error}", remedy=HOW_TO_GET
+        ) from error
+    if np.dtype(PETSc.ScalarType) != np.float64:
+        raise MissingDependencyError(
+            f"this PETSc computes in {np.dtype(PETSc.ScalarType)}, float64 is needed",
+            remedy=HOW_TO_GET,
+        )
+    return PETSc
+
+
+class PetscMatrix:
+    """A PETSc AIJ matrix. **Collective** over `comm`; so is every method.
+
+    Parameters
+    ----------
+    comm : MPI.Comm
+    n_global : int
+    indptr, indices, data : arrays
+        This rank's rows as CSR, with global columns.
+    """
+
+    name = "PETSc"
+
+    def __init__(
+        self,
+        comm: MPI.Comm,
+        n_global: int,
+        indptr: np.ndarray,
+        indices: np.ndarray,
+        data: np.ndarray,
+    ) -> None:
+        self.petsc = load()
+        self.comm = comm
+        self._n_global = n_global
+        self._csr = (indptr, indices, data)
+        shape = (len(indptr) - 1, n_global)
+        limit = np.iinfo(self.petsc.IntType).max
+        if max(n_global, int(indptr[-1])) > limit:
+            raise InputError(
+                f"this PETSc numbers rows and entries up to {limit}",
+                remedy="Build PETSc with --with-64-bit-indices, or use a smaller matrix.",
+            )
+        self.mat = self.petsc.Mat().createAIJ(
+            size=(shape, shape),
+            csr=(
+                indptr.astype(self.petsc.IntType, copy=False),
+                indices.astype(self.petsc.IntType, copy=False),
+                data.astype(np.float64, copy=False),
+            ),
+            comm=comm,
+        )
+        self.mat.assemble()
+
+    @classmethod
+    def from_matrix(cls, A: DSparseMatrix) -> PetscMatrix:
+        """The same rows on the same ranks. **Collective.**"""
+        rows = A.local_csr()
+        with A.world.agree():
+            load()
+        return cls(A.world.comm, A.layout.n_global, rows.indptr, rows.indices, rows.data)
+
+    def forget_source(self) -> None:
+        """Let go of the arrays it was made from; `map_entries` is then no longer possible."""
+        del self._csr
+
+    def multiply(self, x: np.ndarray) -> np.ndarray:
+        source, result = self._vectors(x)
+        self.mat.mult(source, result)
+        return self._taken(source, result)
+
+    def multiply_transpose(self, x: np.ndarray) -> np.ndarray:
+        source, result = self._vectors(x)
+        self.mat.multTranspose(source, result)
+        return self._taken(source, result)
+
+    def map_entries(self, function: Callable[[np.ndarray], np.ndarray]) -> PetscMatrix:
+        indptr, indices, data = self._csr
+        return PetscMatrix(self.comm, self._n_global, indptr, indices, function(data))
+
+    def solver(self, precond: str, rtol: float, atol: float, max_iterations: int) -> Any:
+        """A KSP set up for CG that stops by the rule of `hpc_sla.solve`.
+
+        The *unpreconditioned* norm is what makes the rule the same: PETSc's default would test
+        the preconditioned residual.
+        """
+        PETSc = self.petsc
+        ksp = PETSc.KSP().create(self.comm)
+        ksp.setOperators(self.mat)
+        ksp.setType(PETSc.KSP.Type.CG)
+        ksp.getPC().setType(precond)
+        ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
+        ksp.setTolerances(rtol=rtol, atol=atol, divtol=_DIVERGENCE, max_it=max_iterations)
+        ksp.setInitialGuessNonzero(False)
+        return ksp
+
+    def solve(
+        self, b: np.ndarray, precond: str, rtol: float, atol: float, max_iterations: int
+    ) -> ReferenceSolution:
+        ksp = self.solver(precond, rtol, atol, max_iterations)
+        ksp.setComputeSingularValues(True)
+        right, x = self._vectors(b)
+        ksp.solve(right, x)
+        reason = int(ksp.getConvergedReason())
+        _largest, smallest = ksp.computeExtremeSingularValues()
+        solution = ReferenceSolution(
+            x=x.getArray().copy(),
+            converged=reason > 0,
+            reason=self._reason_name(reason),
+            iterations=int(ksp.getIterationNumber()),
+            inverse_norm=1.0 / (smallest * self._least_scaling(precond) or np.nan),
+        )
+        for item in (ksp, right, x):
+            item.destroy()
+        return solution
+
+    def close(self) -> None:
+        self.mat.destroy()
+
+    def vector(self, values: np.ndarray) -> Any:
+        """A PETSc vector with these owned entries, as a copy."""
+        vector = self.mat.createVecRight()
+        vector.getArray()[:] = values
+        return vector
+
+    def _vectors(self, x: np.ndarray) -> tuple[Any, Any]:
+        return self.vector(x), self.mat.createVecLeft()
+
+    @staticmethod
+    def _taken(source: Any, result: Any) -> np.ndarray:
+        values: np.ndarray = result.getArray().copy()
+        source.destroy()
+        result.destroy()
+        return values
+
+    def _least_scaling(self, precond: str) -> float:
+        """The smallest factor between A and the preconditioned operator: min |a_ii|, or 1."""
+        if precond != "jacobi":
+            return 1.0
+        diagonal = self.mat.createVecLeft()
+        self.mat.getDiagonal(diagonal)
+        diagonal.abs()
+        _where, least = diagonal.min()
+        diagonal.destroy()
+        return float(least)
+
+    def _reason_name(self, reason: int) -> str:
+        for name, value in vars(self.petsc.KSP.ConvergedReason).items():
+            if value == reason and not name.startswith("_"):
+                return name
+        return str(reason)

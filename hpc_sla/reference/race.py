@@ -1,0 +1,240 @@
+"""Time and weigh our CG+Jacobi beside PETSc's, on the same file, ranks and stopping rule.
+
+How each figure is measured
+---------------------------
+A *lap* of one contender goes from the file to the solution: each rank reads its slab of rows, the
+matrix is built, CG solves, everything is freed. Laps of the two alternate (ours, PETSc's, PETSc's,
+ours, ...), so that a drift of the machine meets both. Before the first lap both run a small
+problem, so that loading libraries and starting thread pools is charged to neither, and every rank
+reads its slab once, so that both find the file in the page cache.
+
+- *set-up*: from a barrier to the matrix and right-hand side being ready on every rank. Both read
+  the slab with the same reader. Ours finds its halo here; PETSc copies the CSR arrays into its AIJ
+  matrix (which is where its memory peaks) and sets up its KSP and Jacobi.
+- *solve*: from a barrier to the solution on every rank, initial guess zero. Ours includes its
+  Jacobi set-up and the final true residual b - A x, which PETSc does not compute.
+- *time per iteration*: solve over that contender's own iteration count.
+- *peak memory*: within one process, the kernel's peak counter is reset at the start of a lap and
+  read at its end; the growth over the resident size at the start, summed over ranks. Freed pages
+  are handed back to the kernel between laps, so that neither lives off what the other left. The
+  largest lap counts.
+
+Times are those of the slowest rank; of several laps the median is taken. PETSc tests the
+unpreconditioned residual norm (its default is the preconditioned one), so both stop by
+||r|| <= rtol ||b||, and runs as many BLAS threads a rank as torch does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from hpc_sla.report.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
+
+if TYPE_CHECKING:
+    from hpc_sla.world import World
+
+
+@dataclass(frozen=True)
+class Task:
+    """What both contenders solve."""
+
+    path: str
+    rhs: str
+    rtol: float
+    max_iterations: int
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One contender, from file to solution; seconds of the slowest rank.
+
+    `peak_bytes` is the growth of the resident size, summed over ranks; None where the kernel's
+    counter cannot be reset.
+    """
+
+    set_up: float
+    solve: float
+    iterations: int
+    converged: bool
+    peak_bytes: float | None
+
+
+class Contender(Protocol):
+    """A solver in the race. Every method is **Collective.**"""
+
+    name: str
+
+    def set_up(self, task: Task) -> None:
+        """From the file to a matrix and a right-hand side."""
+
+    def solve(self) -> tuple[int, bool]:
+        """From zero to the solution; the iterations, and whether it converged."""
+
+    def free(self) -> None:
+        """Let go of everything."""
+
+
+class Ours:
+    """`hpc_sla.solve` with CG and Jacobi."""
+
+    name = "hpc_sla"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._state: Any = None
+
+    def set_up(self, task: Task) -> None:
+        from hpc_sla.matrix import DSparseMatrix, read_rhs
+
+        A = DSparseMatrix.from_hdf5(task.path, self._world)
+        self._state = (A, read_rhs(task.path, task.rhs, A.layout), task)
+
+    def solve(self) -> tuple[int, bool]:
+        from hpc_sla.linear import solve
+
+        A, b, task = self._state
+        _x, info = solve(A, b, rtol=task.rtol, max_iterations=task.max_iterations)
+        return info.iterations, info.converged
+
+    def free(self) -> None:
+        self._state = None
+
+
+class Petsc:
+    """KSPCG with PCJACOBI on a MATAIJ."""
+
+    name = "PETSc"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._state: Any = None
+
+    def set_up(self, task: Task) -> None:
+        from hpc_sla.reference.petsc import PetscMatrix
+
+        n, rows, b = read_slab(task, self._world)
+        matrix = PetscMatrix(self._world.comm, n, *rows)
+        # PETSc holds its own copy now; ours would be charged to it.
+        matrix.forget_source()
+        del rows
+        ksp = matrix.solver("jacobi", task.rtol, 0.0, task.max_iterations)
+        ksp.setUp()
+        right = matrix.vector(b)
+        self._state = (matrix, ksp, right, right.duplicate())
+
+    def solve(self) -> tuple[int, bool]:
+        _matrix, ksp, right, x = self._state
+        ksp.solve(right, x)
+        return int(ksp.getIterationNumber()), int(ksp.getConvergedReason()) > 0
+
+    def free(self) -> None:
+        matrix, *others = self._state
+        for item in others:
+            item.destroy()
+        matrix.close()
+        self._state = None
+
+
+def read_slab(
+    task: Task, world: World
+) -> tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Read this rank's rows and right-hand side, cut as for DSparseMatrix. **Collective.**"""
+    from hpc_sla.partition.offsets import offsets_for
+    from hpc_sla.storage.matrix_file import MatrixFile
+
+    with world.agree(), MatrixFile(task.path) as file:
+        offsets = offsets_for(file.part_offsets, world.size)
+        start, stop = int(offsets[world.rank]), int(offsets[world.rank + 1])
+        rows = file.read_rows(start, stop)
+        b = file.read_rhs(task.rhs, start, stop)
+        n_rows = file.n_rows
+    return n_rows, rows, b
+
+
+def race(
+    contenders: Sequence[Contender], task: Task, warm_up: Task, world: World, laps: int
+) -> dict[str, list[Lap]]:
+    """Run the laps. **Collective.**
+
+    Parameters
+    ----------
+    contenders : sequence of Contender
+    task : Task
+        What is measured.
+    warm_up : Task
+        A small problem that both run first.
+    world : World
+    laps : int
+        Of each contender.
+
+    Returns
+    -------
+    dict of name to list of Lap
+    """
+    for contender in contenders:
+        run_lap(contender, warm_up, world)
+    read_slab(task, world)
+    done: dict[str, list[Lap]] = {contender.name: [] for contender in contenders}
+    for number in range(laps):
+        order = contenders if number % 2 == 0 else contenders[::-1]
+        for contender in order:
+            done[contender.name].append(run_lap(contender, task, world))
+    return done
+
+
+def run_lap(contender: Contender, task: Task, world: World) -> Lap:
+    """One lap. **Collective.**"""
+    release_free_memory()
+    before = rss_bytes() or 0
+    measured = reset_peak() is None
+    world.barrier()
+    begin = time.perf_counter()
+    contender.set_up(task)
+    world.barrier()
+    ready = time.perf_counter()
+    iterations, converged = contender.solve()
+    world.barrier()
+    end = time.perf_counter()
+    growth = float(peak_rss_bytes() - before)
+    contender.free()
+    known = world.sum(float(measured)) == world.size
+    total = world.sum(growth)
+    return Lap(
+        set_up=world.max(ready - begin),
+        solve=world.max(end - ready),
+        iterations=iterations,
+        converged=converged,
+        peak_bytes=total if known else None,
+    )
+
+
+def summarise(laps: Sequence[Lap]) -> dict[str, Any]:
+    """Medians of one contender's laps, ready for JSON."""
+    iterations = laps[0].iterations
+    solve = median(lap.solve for lap in laps)
+    peaks = [lap.peak_bytes for lap in laps if lap.peak_bytes is not None]
+    return {
+        "iterations": iterations,
+        "converged": all(lap.converged for lap in laps),
+        "seconds_per_iteration": solve / max(iterations, 1),
+        "seconds_set_up": median(lap.set_up for lap in laps),
+        "seconds_solve": solve,
+        "seconds_total": median(lap.set_up + lap.solve for lap in laps),
+        "peak_bytes": max(peaks) if len(peaks) == len(laps) else None,
+        "laps_solve": [lap.solve for lap in laps],
+        "laps_set_up": [lap.set_up for lap in laps],
+        "laps_peak_bytes": [lap.peak_bytes for lap in laps],
+    }
+
+
+def ratio(ours: float | None, theirs: float | None) -> float | None:
+    """Ours over theirs; None where either is missing or theirs is zero."""
+    if ours is None or not theirs:
+        return None
+    return ours / theirs

@@ -1,0 +1,83 @@
+"""The table after a solve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hpc_sla.report.ranks import RankShare
+from hpc_sla.report.tables import count, print_facts, seconds, size, spread
+
+
+def print_run(
+    summary: dict[str, Any],
+    shares: Sequence[RankShare],
+    problem: str,
+    partition: str,
+    how: str,
+    status: str,
+    known_error: float | None,
+) -> None:
+    """Print what was solved, how, how well, how long it took, and where the result is.
+
+    Parameters
+    ----------
+    summary : dict
+        What ``solve --json`` prints.
+    shares : sequence of RankShare
+        One per rank.
+    problem, partition, how : str
+        The input, the method it was partitioned with, the solver and preconditioner.
+    status : str
+        The solver's status, explained in words when it is not ``converged``.
+    known_error : float or None
+        Relative error to the solution that the file knows.
+    """
+    from hpc_sla.linear import MEANINGS
+
+    spent = summary["seconds"]
+    residual = summary["relative_residual"]
+    ended = f"{status} in {count(summary['iterations'])} iterations"
+    if status != "converged":
+        ended += f": {MEANINGS[status]}"  # type: ignore[index]
+    facts = [
+        ("problem", problem),
+        ("matrix", f"{count(summary['rows'])} rows, {count(summary['nnz'])} entries"),
+        ("partition", _partition(partition, shares)),
+        ("exchange", _exchange(shares)),
+        ("ran on", f"{summary['ranks']} rank(s), {summary['device']}, {summary['transport']}"),
+        ("solver", how),
+        ("status", ended),
+        ("true residual", "not finite" if residual is None else f"{residual:.3e} (relative)"),
+    ]
+    if known_error is not None:
+        facts.append(("error", f"{known_error:.3e} (relative, to the known solution)"))
+    facts += [
+        ("time", ", ".join(f"{stage} {seconds(value)}" for stage, value in spent.items())),
+        ("peak memory", f"{size(summary['peak_rss_bytes_max'])} on the largest rank"),
+        ("result", summary["result"]),
+    ]
+    print_facts("solve", facts)
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where JSON has no word for it (NaN, infinity)."""
+    return value if math.isfinite(value) else None
+
+
+def _partition(method: str, shares: Sequence[RankShare]) -> str:
+    rows = [share.rows for share in shares]
+    nnz = [share.nnz for share in shares]
+    balance = max(nnz) * len(nnz) / max(sum(nnz), 1)
+    text = f"{spread(rows)} rows a rank, balance {balance:.3f}"
+    return f"{method}, {text}" if method else text
+
+
+def _exchange(shares: Sequence[RankShare]) -> str:
+    # An entry and its mirror image are one edge of the graph, so a pair counts once.
+    cut = sum(share.cut for share in shares)
+    return (
+        f"edge cut {count(cut // 2)}, halo {spread([s.halo for s in shares])}, "
+        f"neighbours {spread([s.neighbours for s in shares])}"
+    )

@@ -1,0 +1,107 @@
+"""Root attributes: the format's name and version, and whatever else a file says about itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpc_sla.errors import InputError
+from hpc_sla.storage.hdf5 import DAMAGED, HOW_TO_MAKE, reading
+
+MATRIX_FORMAT = "hpc_sla.matrix"
+RESULT_FORMAT = "hpc_sla.result"
+VERSION = 1
+
+
+def check_format(file: h5py.File, *formats: str) -> str:
+    """The file's format name, which must be one of `formats`, in a version this code knows."""
+    path = file.filename
+    found = _only(attribute(file, "format"))
+    if found not in formats:
+        ours = found in (MATRIX_FORMAT, RESULT_FORMAT)
+        kinds = " or ".join(name.removeprefix("hpc_sla.") for name in formats)
+        problem = f"is a {str(found)[8:]} file" if ours else "was not written for hpc_sla"
+        raise InputError(
+            f"{problem}, a {kinds} file is needed", file=path, field="format", remedy=HOW_TO_MAKE
+        )
+    version = integer_attribute(file, "version")
+    if version > VERSION:
+        raise InputError(
+            f"has format version {version}, this hpc_sla reads up to {VERSION}",
+            file=path,
+            field="version",
+            remedy="Install a newer hpc_sla.",
+        )
+    if version < 1:
+        raise InputError(
+            f"has format version {version}", file=path, field="version", remedy=DAMAGED
+        )
+    return str(found)
+
+
+def attribute(file: h5py.File, name: str) -> Any:
+    """A root attribute as a plain Python value; None when there is none."""
+    with reading(file.filename, name):
+        return _plain(file.attrs[name]) if name in file.attrs else None
+
+
+def integer_attribute(file: h5py.File, name: str) -> int:
+    """A root attribute that must be a whole number (MATLAB stores those as doubles)."""
+    value = _only(attribute(file, name))
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
+        raise InputError(
+            "is missing" if value is None else f"is {value!r}, not a whole number",
+            file=file.filename,
+            field=name,
+            remedy="Write it as a 64-bit integer attribute of the root group.",
+        )
+    return int(value)
+
+
+def attributes(file: h5py.File, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """All root attributes but `leave_out`, as plain Python values, sorted by name."""
+    with reading(file.filename, "attributes"):
+        return {name: attribute(file, name) for name in sorted(file.attrs) if name not in leave_out}
+
+
+def set_attributes(file: h5py.File, values: Mapping[str, Any]) -> None:
+    """Store numbers, text, and arrays of numbers as they are, anything else as JSON text."""
+    for name, value in values.items():
+        file.attrs[name] = _storable(value)
+
+
+def _only(value: Any) -> Any:
+    """Some languages write a scalar as an array of one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+        return np.int64(value)
+    if isinstance(value, (bool, float, np.number, np.bool_)):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return value
+    if not isinstance(value, str):
+        value = json.dumps(value, default=str, sort_keys=True)
+    # Fixed length on purpose: variable-length text goes to HDF5's global heap, which has no
+    # checksum.
+    text = value.encode("utf-8")
+    return np.array(text, dtype=h5py.string_dtype("utf-8", max(1, len(text))))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, (str, bool, int, float)) else str(value)

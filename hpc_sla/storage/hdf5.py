@@ -1,0 +1,261 @@
+"""Reading HDF5 with every failure turned into one clear `InputError`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpc_sla.errors import HpcSlaError, InputError
+
+FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
+INDICES = (np.dtype(np.int64), np.dtype(np.int32))
+INT64 = (np.dtype(np.int64),)
+
+CHUNK_BYTES = 1 << 20
+# A rank reads whole chunks, so a chunk must stay small beside a rank's share.
+_LARGEST_CHUNK = 64 << 20
+_DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
+# DEFLATE cannot shrink data further than this (RFC 1951's bound is 1032).
+_DEFLATE_RATIO = 1100
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+DAMAGED = "Copy the file again, or make it anew."
+HOW_TO_MAKE = "Make a matrix file with `python -m hpc_sla partition SOURCE -o FILE.h5 --parts P`."
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], field: str | None = None) -> Iterator[None]:
+    """Turn what HDF5 raises on damaged bytes into an `InputError` naming file and field."""
+    try:
+        yield
+    except HpcSlaError:
+        raise
+    except MemoryError as error:
+        raise InputError(
+            "does not fit into memory", file=path, field=field, remedy="Use more ranks."
+        ) from error
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
+        told = str(error).lower()
+        # HDF5 2 says no more than that a filter failed, and fletcher32 is the filter.
+        mismatch = "checksum" in told or "filter returned failure" in told
+        cause = "checksum mismatch" if mismatch else _brief(error)
+        raise InputError(
+            f"cannot be read, the stored bytes are damaged ({cause})",
+            file=path,
+            field=field,
+            remedy=DAMAGED,
+        ) from error
+
+
+def open_read(path: str | os.PathLike[str]) -> h5py.File:
+    """Open `path` read-only, after telling apart missing, unreadable, foreign and truncated."""
+    name = Path(path)
+    try:
+        if name.is_dir():
+            raise InputError("is a folder, not a file", file=path, remedy="Name an HDF5 file.")
+        if name.exists() and not name.is_file():
+            raise InputError("is not a regular file", file=path, remedy="Name an HDF5 file.")
+        with name.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            signed = any(_signature_at(stream, offset) for offset in _signature_offsets(size))
+    except FileNotFoundError as error:
+        raise InputError("no such file", file=path, remedy=HOW_TO_MAKE) from error
+    except OSError as error:
+        raise InputError(
+            f"cannot be opened: {error.strerror or error}",
+            file=path,
+            remedy="Check its permissions.",
+        ) from error
+    if not signed:
+        raise InputError("is not an HDF5 file", file=path, remedy=HOW_TO_MAKE)
+    try:
+        return _open(name)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if "truncated" in str(error):
+            problem = f"is truncated: {size} bytes are left of it"
+        else:
+            problem = f"cannot be opened as HDF5, its header is damaged ({_brief(error)})"
+        raise InputError(problem, file=path, remedy=DAMAGED) from error
+
+
+def _open(path: Path) -> h5py.File:
+    # Some parallel file systems have no locks, and two opens of one file in one process must
+    # agree about them. Files of ours never change once they have their name: any way will do.
+    for locking in (None, False):
+        try:
+            return _open_with(path, locking)
+        except OSError as error:
+            if "lock" not in str(error):
+                raise
+    return _open_with(path, True)
+
+
+def _open_with(path: Path, locking: bool | None) -> h5py.File:
+    # HDF5's own chunk cache, 8 MiB a dataset, would dwarf a small slab.
+    return h5py.File(path, "r", rdcc_nbytes=CHUNK_BYTES, locking=locking)
+
+
+def dataset(
+    file: h5py.File,
+    name: str,
+    dtypes: tuple[np.dtype[Any], ...],
+    *,
+    ndim: tuple[int, ...] = (1,),
+    length: int | None = None,
+) -> h5py.Dataset:
+    """The dataset `name`, checked before a byte of it is read.
+
+    It must be reached by hard links, lie wholly inside this file, have one of `dtypes` (any byte
+    order), one of the `ndim` dimension counts, `length` rows when that is given, and as many
+    stored bytes as its shape declares.
+    """
+    path, field = file.filename, f"/{name}"
+    with reading(path, field):
+        item = _walk(file, name)
+        if not isinstance(item, h5py.Dataset):
+            raise InputError(
+                "is a group, not a dataset",
+                file=path,
+                field=field,
+                remedy="Write the file anew.",
+            )
+        native = item.dtype.newbyteorder("=")
+        if native not in dtypes:
+            wanted = " or ".join(str(dtype) for dtype in dtypes)
+            raise InputError(
+                f"has the wrong dtype {item.dtype}",
+                file=path,
+                field=field,
+                remedy=f"Store it as {wanted}.",
+            )
+        shape = item.shape
+        if shape is None or len(shape) not in ndim:
+            wanted = " or ".join(f"{n}" for n in ndim)
+            raise InputError(
+                f"has shape {shape}",
+                file=path,
+                field=field,
+                remedy=f"It needs {wanted} dimension(s).",
+            )
+        if length is not None and shape[0] != length:
+            raise InputError(
+                f"has {shape[0]} rows where {length} are needed",
+                file=path,
+                field=field,
+                remedy="Write the file anew.",
+            )
+        _check_storage(item, path, field)
+    return item
+
+
+def read_slab(item: h5py.Dataset, start: int, stop: int, dtype: Any = None) -> np.ndarray:
+    """Rows ``start:stop`` of a checked dataset as a new array in this machine's byte order."""
+    wanted = item.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
+    out = np.empty((stop - start, *item.shape[1:]), dtype=wanted)
+    if out.size:
+        with reading(item.file.filename, item.name):
+            item.read_direct(out, np.s_[start:stop])
+    return out
+
+
+def members(file: h5py.File, name: str) -> tuple[str, ...]:
+    """Names inside the group `name`, sorted; none when the file has no such group."""
+    with reading(file.filename, f"/{name}"):
+        if file.get(name, getlink=True) is None:
+            return ()
+        group = _walk(file, name)
+        if not isinstance(group, h5py.Group):
+            raise InputError(
+                "is a dataset, not a group of them",
+                file=file.filename,
+                field=f"/{name}",
+                remedy=f"Store /{name}/NAME.",
+            )
+        return tuple(sorted(group))
+
+
+def _walk(file: h5py.File, name: str) -> Any:
+    item: Any = file
+    for part in name.split("/"):
+        link = item.get(part, getlink=True) if isinstance(item, h5py.Group) else None
+        if link is None:
+            raise InputError(
+                "is missing", file=file.filename, field=f"/{name}", remedy="Write the file anew."
+            )
+        if not isinstance(link, h5py.HardLink):
+            raise InputError(
+                "is a soft or external link",
+                file=file.filename,
+                field=f"/{name}",
+                remedy="Store the dataset itself in the file.",
+            )
+        item = item[part]
+    return item
+
+
+def _check_storage(item: h5py.Dataset, path: str, field: str) -> None:
+    if item.is_virtual or item.external:
+        raise InputError(
+            "keeps its values in another file",
+            file=path,
+            field=field,
+            remedy="Store the dataset itself in the file.",
+        )
+    plist = item.id.get_create_plist()
+    filters = {plist.get_filter(k)[0] for k in range(plist.get_nfilters())}
+    if unknown := filters - {_DEFLATE, _SHUFFLE, _FLETCHER32}:
+        raise InputError(
+            f"uses the HDF5 filter {min(unknown)}",
+            file=path,
+            field=field,
+            remedy="Use only fletcher32, shuffle and gzip.",
+        )
+    chunk = 0
+    if item.chunks is not None:
+        chunk = math.prod(item.chunks) * item.dtype.itemsize
+    if chunk > _LARGEST_CHUNK:
+        raise InputError(
+            f"has chunks of {chunk} bytes",
+            file=path,
+            field=field,
+            remedy="Use chunks of about 1 MiB.",
+        )
+    declared = item.size * item.dtype.itemsize
+    stored = item.id.get_storage_size()
+    held = stored
+    if _DEFLATE in filters and item.chunks is not None:
+        chunks = math.prod(-(-n // c) for n, c in zip(item.shape, item.chunks, strict=True))
+        # Without every chunk there, HDF5 would quietly hand out zeros.
+        held = stored * _DEFLATE_RATIO if item.id.get_num_chunks() == chunks else 0
+    if held < declared or stored > os.path.getsize(path):
+        raise InputError(
+            f"declares {declared} bytes but {stored} are stored",
+            file=path,
+            field=field,
+            remedy=DAMAGED,
+        )
+
+
+def _signature_offsets(size: int) -> Iterator[int]:
+    yield 0
+    offset = 512
+    while offset < min(size, 1 << 20):
+        yield offset
+        offset *= 2
+
+
+def _signature_at(stream: Any, offset: int) -> bool:
+    stream.seek(offset)
+    return stream.read(len(_SIGNATURE)) == _SIGNATURE
+
+
+def _brief(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -1,0 +1,115 @@
+"""Writing HDF5 so that a full disc is an `InputError` like any other."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from hpc_sla.errors import InputError
+from hpc_sla.storage.hdf5 import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# HDF5 1.10's object headers, indices and superblock carry checksums; older ones do not.
+_FORMAT = ("v110", "v110")
+
+
+class Output:
+    """A new HDF5 file, open for writing.
+
+    HDF5 does not survive a write that fails: it cannot close its own file afterwards, prints its
+    despair and often crashes the process. So the bytes go through a stream of our own, which
+    remembers the first failure and lets HDF5 believe that all is well; `check` and `close`
+    then raise it.
+
+    Parameters
+    ----------
+    temporary : path
+        Where to write.
+    path : path
+        What to call it in messages.
+
+    Attributes
+    ----------
+    file : h5py.File
+    """
+
+    def __init__(self, temporary: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._stream = _Stream(os.fspath(temporary), "w+")
+        try:
+            self.file = h5py.File(self._stream, "w", libver=_FORMAT, rdcc_nbytes=16 * CHUNK_BYTES)
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+        """Create a little-endian, chunked (1 MiB), fletcher32-checksummed dataset."""
+        stored = np.dtype(dtype).newbyteorder("<")
+        if math.prod(shape) == 0:
+            return self.file.create_dataset(name, shape=shape, dtype=stored)  # nothing to check
+        row_bytes = stored.itemsize * math.prod(shape[1:])
+        rows = max(1, min(shape[0], CHUNK_BYTES // row_bytes))
+        return self.file.create_dataset(
+            name, shape=shape, dtype=stored, chunks=(rows, *shape[1:]), fletcher32=True
+        )
+
+    def check(self) -> None:
+        """Raise `InputError` if anything written so far could not be."""
+        if self._stream.failure is None:
+            return
+        reason = self._stream.failure.strerror or str(self._stream.failure)
+        raise InputError(
+            f"cannot be written: {reason[:1].lower()}{reason[1:]}",
+            file=self._path,
+            remedy="Make room there, or choose another output path.",
+        ) from self._stream.failure
+
+    def close(self) -> None:
+        """Write what is left and close; raises as `check` does."""
+        self.file.close()
+        self._stream.close()
+        self.check()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except InputError:
+            if error is None:
+                raise
+
+
+class _Stream(io.FileIO):
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        size = len(view)
+        try:
+            while len(view) and self.failure is None:
+                view = view[super().write(view) :]
+        except OSError as error:
+            self.failure = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0

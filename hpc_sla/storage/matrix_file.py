@@ -1,0 +1,262 @@
+"""Matrix files: a sparse matrix in partition order, read one slab of rows at a time.
+
+The format is described for other languages in partitions/README.md.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from hpc_sla.errors import InputError
+from hpc_sla.storage import attributes as attrs
+from hpc_sla.storage import checks
+from hpc_sla.storage.digest import content_digest
+from hpc_sla.storage.hdf5 import (
+    DAMAGED,
+    FLOATS,
+    INDICES,
+    INT64,
+    dataset,
+    members,
+    open_read,
+    read_slab,
+)
+from hpc_sla.storage.matrix_writer import write_matrix
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["MatrixFile", "write_matrix"]
+
+_OWN_ATTRIBUTES = ("format", "version", "n_rows", "n_cols", "content_sha256")
+
+
+class MatrixFile:
+    """A matrix file, open for reading; its header is checked on opening.
+
+    Any number of processes may open the same file. Nothing longer than the rows asked for is
+    held, apart from `part_offsets`. Every ``read_`` method checks what it returns and raises
+    `InputError` naming the file, the dataset and a remedy.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Attributes
+    ----------
+    n_rows, n_cols, nnz : int
+        Shape and number of stored entries.
+    dtype : numpy.dtype
+        float64 or float32, of the entries and every right-hand side.
+    part_offsets : ndarray, int64 [parts + 1]
+        Part p holds the stored rows ``part_offsets[p]:part_offsets[p+1]``.
+    parts : int
+        Number of parts.
+    rhs_names, solution_names : tuple of str
+        Right-hand sides, and the known solutions that belong to some of them.
+    has_coordinates : bool
+        Whether rows have points in space.
+    digest : str
+        SHA-256 of the content as the writer recorded it; empty when it recorded none.
+    attributes : dict
+        Every other root attribute.
+
+    Examples
+    --------
+    >>> with MatrixFile("partitions/poisson2d-16x16-p4.h5") as file:  # doctest: +SKIP
+    ...     indptr, indices, data = file.read_rows(0, 64)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._file = open_read(path)
+        try:
+            self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_header(self) -> None:
+        file = self._file
+        attrs.check_format(file, attrs.MATRIX_FORMAT)
+        self.n_rows = attrs.integer_attribute(file, "n_rows")
+        self.n_cols = attrs.integer_attribute(file, "n_cols")
+        for name, value in (("n_rows", self.n_rows), ("n_cols", self.n_cols)):
+            if value < 0:
+                raise InputError(f"is {value}", file=self.path, field=name, remedy=DAMAGED)
+        self._data = dataset(file, "data", FLOATS)
+        self.nnz = int(self._data.shape[0])
+        self.dtype: np.dtype[Any] = self._data.dtype.newbyteorder("=")
+        self._indices = dataset(file, "indices", INDICES, length=self.nnz)
+        self._indptr = dataset(file, "indptr", INT64, length=self.n_rows + 1)
+        ends = [int(read_slab(self._indptr, k, k + 1)[0]) for k in (0, self.n_rows)]
+        if ends != [0, self.nnz]:
+            raise InputError(
+                f"runs from {ends[0]} to {ends[1]}, it must run from 0 to {self.nnz}",
+                file=self.path,
+                field="/indptr",
+                remedy="Its first value is 0 and its last the length of /data.",
+            )
+        offsets = dataset(file, "part_offsets", INT64)
+        self.part_offsets = read_slab(offsets, 0, offsets.shape[0])
+        checks.check_part_offsets(self.part_offsets, self.n_rows, self.path)
+        self._permutation = dataset(file, "permutation", INT64, length=self.n_rows)
+        self._vectors = {
+            f"{group}/{name}": self._vector(f"{group}/{name}")
+            for group in ("rhs", "solution")
+            for name in members(file, group)
+        }
+        self._coordinates: h5py.Dataset | None = None
+        if file.get("coordinates", getlink=True) is not None:
+            self._coordinates = dataset(file, "coordinates", FLOATS, ndim=(2,), length=self.n_rows)
+        digest = attrs.attribute(file, "content_sha256")
+        self.digest = digest if isinstance(digest, str) else ""
+        self.attributes = attrs.attributes(file, leave_out=_OWN_ATTRIBUTES)
+
+    def _vector(self, name: str) -> h5py.Dataset:
+        return dataset(self._file, name, (self.dtype,), ndim=(1, 2), length=self.n_rows)
+
+    @property
+    def parts(self) -> int:
+        return len(self.part_offsets) - 1
+
+    @property
+    def rhs_names(self) -> tuple[str, ...]:
+        return self._names("rhs")
+
+    @property
+    def solution_names(self) -> tuple[str, ...]:
+        return self._names("solution")
+
+    @property
+    def has_coordinates(self) -> bool:
+        return self._coordinates is not None
+
+    def require_square(self) -> None:
+        """Raise `InputError` unless there are as many columns as rows."""
+        if self.n_rows != self.n_cols:
+            raise InputError(
+                f"the matrix is {self.n_rows} x {self.n_cols}",
+                file=self.path,
+                field="n_cols",
+                remedy="Give a square matrix.",
+            )
+
+    def read_rows(self, r0: int, r1: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Stored rows ``r0:r1``.
+
+        Returns
+        -------
+        indptr : ndarray, int64 [r1 - r0 + 1]
+            Rebased: starts at 0.
+        indices : ndarray, int32 or int64 [entries]
+            Columns in stored numbering, strictly ascending inside each row.
+        data : ndarray, float64 or float32 [entries]
+        """
+        self._check_slab(r0, r1)
+        indptr = read_slab(self._indptr, r0, r1 + 1)
+        checks.check_indptr(indptr, self.nnz, self.path, r0)
+        begin, end = int(indptr[0]), int(indptr[-1])
+        indptr -= begin
+        indices = read_slab(self._indices, begin, end)
+        checks.check_columns(indices, indptr, self.n_cols, self.path, r0)
+        data = read_slab(self._data, begin, end)
+        checks.check_finite(data, self.path, "/data")
+        return indptr, indices, data
+
+    def read_rhs(self, name: str, r0: int, r1: int) -> np.ndarray:
+        """Rows ``r0:r1`` of the right-hand side `name`: ``[r1 - r0]`` or ``[r1 - r0, k]``."""
+        return self._read_vector("rhs", name, r0, r1)
+
+    def read_solution(self, name: str, r0: int, r1: int) -> np.ndarray:
+        """Rows ``r0:r1`` of the known solution for the right-hand side `name`."""
+        return self._read_vector("solution", name, r0, r1)
+
+    def read_permutation(self, r0: int, r1: int) -> np.ndarray:
+        """The user's row numbers of the stored rows ``r0:r1``, int64 ``[r1 - r0]``."""
+        self._check_slab(r0, r1)
+        rows = read_slab(self._permutation, r0, r1)
+        checks.check_range(
+            rows, self.n_rows, self.path, "/permutation", "Rows count from 0, each occurs once."
+        )
+        return rows
+
+    def read_coordinates(self, r0: int, r1: int) -> np.ndarray:
+        """Points of the stored rows ``r0:r1``, float64 ``[r1 - r0, dimensions]``."""
+        self._check_slab(r0, r1)
+        if self._coordinates is None:
+            raise InputError(
+                "has no coordinates",
+                file=self.path,
+                field="/coordinates",
+                remedy="Give `partition` some with --coordinates.",
+            )
+        points = read_slab(self._coordinates, r0, r1, np.float64)
+        checks.check_finite(points, self.path, "/coordinates")
+        return points
+
+    def compute_digest(self) -> str:
+        """The content's SHA-256, computed anew by reading the whole file in blocks."""
+        stored = {
+            "data": self._data,
+            "indices": self._indices,
+            "indptr": self._indptr,
+            "part_offsets": self._file["part_offsets"],
+            "permutation": self._permutation,
+            **self._vectors,
+        }
+        if self._coordinates is not None:
+            stored["coordinates"] = self._coordinates
+        return content_digest(
+            self.n_rows,
+            self.n_cols,
+            (
+                (name, item.shape, item.dtype, partial(read_slab, item))
+                for name, item in stored.items()
+            ),
+        )
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _names(self, group: str) -> tuple[str, ...]:
+        prefix = f"{group}/"
+        return tuple(name[len(prefix) :] for name in self._vectors if name.startswith(prefix))
+
+    def _read_vector(self, group: str, name: str, r0: int, r1: int) -> np.ndarray:
+        self._check_slab(r0, r1)
+        field = f"{group}/{name}"
+        if field not in self._vectors:
+            what = "right-hand side" if group == "rhs" else "solution"
+            there = ", ".join(self._names(group))
+            raise InputError(
+                f"there is no {what} by that name",
+                file=self.path,
+                field=f"/{field}",
+                remedy=f"It has: {there}." if there else f"It has no {what} at all.",
+            )
+        values = read_slab(self._vectors[field], r0, r1)
+        checks.check_finite(values, self.path, f"/{field}")
+        return values
+
+    def _check_slab(self, r0: int, r1: int) -> None:
+        if not 0 <= r0 <= r1 <= self.n_rows:
+            raise IndexError(f"rows {r0}:{r1} of a matrix of {self.n_rows} rows")

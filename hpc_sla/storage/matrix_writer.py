@@ -1,0 +1,170 @@
+"""Write a matrix file: checked, checksummed, and only named once complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from hpc_sla.errors import InputError
+from hpc_sla.storage import attributes as attrs
+from hpc_sla.storage import checks
+from hpc_sla.storage.atomic import replacing
+from hpc_sla.storage.digest import content_digest
+from hpc_sla.storage.hdf5 import FLOATS
+from hpc_sla.storage.hdf5_write import Output
+
+
+def write_matrix(
+    path: str | os.PathLike[str],
+    matrix: Any,
+    part_offsets: np.ndarray,
+    permutation: np.ndarray,
+    rhs: Mapping[str, np.ndarray],
+    coordinates: np.ndarray | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    solutions: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write `matrix`, whose rows and columns are already in stored (partition) order.
+
+    The file appears under its name only when it is complete; on any failure what stood there
+    before is untouched.
+
+    Parameters
+    ----------
+    path : path
+        The file to write.
+    matrix : SciPy CSR matrix or array [n_rows, n_cols], float64 or float32
+        Not modified; sorted and with duplicates added up on the way if need be.
+    part_offsets : int array [parts + 1]
+        Part p is the stored rows ``part_offsets[p]:part_offsets[p+1]``.
+    permutation : int array [n_rows]
+        Stored row to user's row.
+    rhs, solutions : dict of name to float array [n_rows] or [n_rows, k], stored order
+        Right-hand sides and, under the same names, their known solutions; stored in the
+        matrix's dtype.
+    coordinates : float array [n_rows, dimensions], optional
+        Points of the rows, stored order.
+    attributes : dict, optional
+        Further root attributes, such as where the matrix came from.
+    """
+    file = os.fspath(path)
+    matrix = _canonical(matrix, file)
+    n_rows, n_cols = matrix.shape
+    index_dtype = np.int32 if n_cols < 2**31 else np.int64
+    arrays: dict[str, np.ndarray] = {
+        "indptr": matrix.indptr.astype(np.int64, copy=False),
+        "indices": matrix.indices.astype(index_dtype, copy=False),
+        "data": matrix.data,
+        "part_offsets": np.asarray(part_offsets, dtype=np.int64),
+        "permutation": _checked_permutation(permutation, n_rows, file),
+    }
+    checks.check_part_offsets(arrays["part_offsets"], n_rows, file)
+    checks.check_range(matrix.indices, n_cols, file, "/indices", "Columns count from 0.")
+    for group, vectors in (("rhs", rhs), ("solution", solutions or {})):
+        for name, values in vectors.items():
+            field = f"{group}/{name}"
+            if not name or "/" in name or name == ".":
+                raise InputError(
+                    f"{name!r} cannot be a name",
+                    file=file,
+                    field=f"/{group}",
+                    remedy="Use letters, digits, dashes and underscores.",
+                )
+            arrays[field] = _vector(values, n_rows, matrix.dtype, (1, 2), file, field)
+    if coordinates is not None:
+        arrays["coordinates"] = _vector(
+            coordinates, n_rows, np.dtype(np.float64), (2,), file, "coordinates"
+        )
+    for field, array in arrays.items():
+        if array.dtype.kind == "f":
+            checks.check_finite(array, file, f"/{field}")
+    digest = content_digest(
+        n_rows,
+        n_cols,
+        ((name, array.shape, array.dtype, partial(_slab, array)) for name, array in arrays.items()),
+    )
+    root = {
+        "format": attrs.MATRIX_FORMAT,
+        "version": attrs.VERSION,
+        "n_rows": n_rows,
+        "n_cols": n_cols,
+        "content_sha256": digest,
+    }
+    if clash := root.keys() & (attributes or {}).keys():
+        raise ValueError(f"attributes {sorted(clash)} belong to the format itself")
+    with replacing(path) as temporary, Output(temporary, path) as target:
+        attrs.set_attributes(target.file, {**root, **(attributes or {})})
+        for name, array in arrays.items():
+            item = target.create(name, array.shape, array.dtype)
+            if array.size:
+                item[...] = array
+            target.check()
+
+
+def _slab(array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    return array[start:stop]
+
+
+def _canonical(matrix: Any, file: str) -> Any:
+    if not sp.issparse(matrix) or matrix.format != "csr":
+        raise TypeError("write_matrix needs a SciPy CSR matrix")
+    if matrix.dtype not in FLOATS:
+        raise InputError(
+            f"has the wrong dtype {matrix.dtype}",
+            file=file,
+            field="/data",
+            remedy="Use float64 or float32.",
+        )
+    matrix.check_format(full_check=True)
+    if matrix.has_canonical_format:
+        return matrix
+    matrix = matrix.copy()
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _checked_permutation(permutation: np.ndarray, n_rows: int, file: str) -> np.ndarray:
+    rows = np.asarray(permutation, dtype=np.int64)
+    remedy = "Each of the user's rows occurs exactly once."
+    if rows.shape != (n_rows,):
+        raise InputError(
+            f"has shape {rows.shape}, not ({n_rows},)",
+            file=file,
+            field="/permutation",
+            remedy=remedy,
+        )
+    checks.check_range(rows, n_rows, file, "/permutation", remedy)
+    if n_rows and np.bincount(rows, minlength=n_rows).max() > 1:
+        raise InputError("repeats a row", file=file, field="/permutation", remedy=remedy)
+    return rows
+
+
+def _vector(
+    values: Any,
+    n_rows: int,
+    dtype: np.dtype[Any],
+    ndim: tuple[int, ...],
+    file: str,
+    field: str,
+) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise InputError(
+            f"has the wrong dtype {array.dtype}",
+            file=file,
+            field=f"/{field}",
+            remedy="Give real numbers.",
+        )
+    if array.ndim not in ndim or array.shape[0] != n_rows:
+        raise InputError(
+            f"has shape {array.shape} where the matrix has {n_rows} rows",
+            file=file,
+            field=f"/{field}",
+            remedy="Give one value per row.",
+        )
+    return np.ascontiguousarray(array, dtype=dtype)

@@ -1,0 +1,200 @@
+"""Result files: solution vectors in the user's row order, and what it takes to repeat the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from hpc_sla.errors import InputError
+from hpc_sla.storage import attributes as attrs
+from hpc_sla.storage.atomic import PendingFile
+from hpc_sla.storage.hdf5 import FLOATS, dataset, open_read, read_slab
+from hpc_sla.storage.hdf5_write import Output
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_HISTORY = "residual_history"
+
+
+class ResultWriter:
+    """Write a result slab by slab; the file takes its name in `finish` and not before.
+
+    A context manager: leaving the block without `finish`, for whatever reason, removes what was
+    written, and a file that stood at `path` stays as it was.
+
+    Parameters
+    ----------
+    path : path
+        The result file.
+    n_rows : int
+        Rows of every vector.
+    dtype : dtype
+        float64 or float32, of every vector.
+    names : sequence of str
+        The vectors' dataset names.
+    columns : int, optional
+        Each vector has this many columns, shape ``[n_rows, columns]``; left out, ``[n_rows]``.
+
+    Examples
+    --------
+    >>> with ResultWriter("result.h5", 4, "f8") as writer:  # doctest: +SKIP
+    ...     writer.write_slab("x", 0, np.ones(4))
+    ...     writer.finish([1.0, 1e-9], {"status": "converged"})
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        n_rows: int,
+        dtype: Any,
+        names: Sequence[str] = ("x",),
+        columns: int | None = None,
+    ) -> None:
+        if np.dtype(dtype) not in FLOATS:
+            raise TypeError(f"results are float64 or float32, not {np.dtype(dtype)}")
+        if _HISTORY in names:
+            raise ValueError(f"{_HISTORY!r} is taken")
+        self.path = path
+        self.n_rows = n_rows
+        shape = (n_rows,) if columns is None else (n_rows, columns)
+        self._pending: PendingFile | None = PendingFile(path)
+        try:
+            self._output = Output(self._pending.temporary, path)
+            self._items = {name: self._output.create(name, shape, dtype) for name in names}
+        except BaseException:
+            self._abandon()
+            raise
+        self._written = dict.fromkeys(names, 0)
+
+    def write_slab(self, name: str, start: int, array: np.ndarray) -> None:
+        """Put `array` at rows ``start:start + len(array)`` (user's order) of the vector `name`."""
+        stop = start + len(array)
+        item = self._items[name]
+        if not 0 <= start <= stop <= self.n_rows or array.shape[1:] != item.shape[1:]:
+            raise ValueError(f"rows {start}:{stop}, shape {array.shape}, do not fit {item.shape}")
+        if array.size:
+            item.write_direct(np.ascontiguousarray(array), dest_sel=np.s_[start:stop])
+            self._output.check()
+        self._written[name] += stop - start
+
+    def finish(self, residual_history: Sequence[float], attributes: Mapping[str, Any]) -> None:
+        """Add the history and the attributes, then give the file its name.
+
+        Parameters
+        ----------
+        residual_history : sequence of float
+            Residual norms, the initial one first.
+        attributes : dict
+            Whatever repeats the run: options, versions, ranks, the input's digest. Numbers and
+            text are kept as they are, anything else becomes JSON text.
+        """
+        if self._pending is None:
+            raise ValueError("the result is finished or abandoned already")
+        if short := [name for name, rows in self._written.items() if rows < self.n_rows]:
+            raise ValueError(f"not every row was written of {', '.join(short)}")
+        history = np.asarray(residual_history, dtype=np.float64)
+        item = self._output.create(_HISTORY, history.shape, history.dtype)
+        if history.size:
+            item[...] = history
+        root = {"format": attrs.RESULT_FORMAT, "version": attrs.VERSION, "n_rows": self.n_rows}
+        attrs.set_attributes(self._output.file, {**attributes, **root})
+        self._output.close()
+        self._pending.commit()
+        self._pending = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._abandon()
+
+    def _abandon(self) -> None:
+        if self._pending is None:
+            return
+        try:
+            if hasattr(self, "_output"):
+                self._output.close()
+        except InputError:
+            pass  # the error that matters was raised before, or is on its way
+        finally:
+            self._pending.discard()
+            self._pending = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result file's content.
+
+    Attributes
+    ----------
+    x : ndarray [n_rows] or [n_rows, columns]
+        The solution in the user's row order.
+    residual_history : ndarray, float64
+        Residual norms, the initial one first.
+    attributes : dict
+        What the run said about itself.
+    vectors : dict of name to ndarray
+        Every vector of the file, `x` among them.
+    """
+
+    x: np.ndarray
+    residual_history: np.ndarray
+    attributes: dict[str, Any]
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResultSummary:
+    """What a result file holds, told without reading its vectors."""
+
+    n_rows: int
+    dtype: np.dtype[Any]
+    shapes: dict[str, tuple[int, ...]]
+    residual_history: np.ndarray
+    attributes: dict[str, Any]
+
+
+def describe(path: str | os.PathLike[str]) -> ResultSummary:
+    """Summary of the result file `path`, cheap whatever the size of its vectors."""
+    with open_read(path) as file:
+        return _summary(file)
+
+
+def read_result(path: str | os.PathLike[str]) -> Result:
+    """Read a whole result file. NaN is let through: a failed solve may have left some."""
+    with open_read(path) as file:
+        summary = _summary(file)
+        vectors = {
+            name: read_slab(file[name], 0, shape[0]) for name, shape in summary.shapes.items()
+        }
+    first = next(iter(vectors.values()))
+    return Result(vectors.get("x", first), summary.residual_history, summary.attributes, vectors)
+
+
+def _summary(file: h5py.File) -> ResultSummary:
+    attrs.check_format(file, attrs.RESULT_FORMAT)
+    n_rows = attrs.integer_attribute(file, "n_rows")
+    history = dataset(file, _HISTORY, FLOATS)
+    names = [name for name in sorted(file) if name != _HISTORY]
+    items = {name: dataset(file, name, FLOATS, ndim=(1, 2), length=n_rows) for name in names}
+    if not items:
+        raise InputError("is missing", file=file.filename, field="/x", remedy="Solve again.")
+    return ResultSummary(
+        n_rows=n_rows,
+        dtype=next(iter(items.values())).dtype.newbyteorder("="),
+        shapes={name: item.shape for name, item in items.items()},
+        residual_history=read_slab(history, 0, history.shape[0], np.float64),
+        attributes=attrs.attributes(file, leave_out=("format", "version", "n_rows")),
+    )

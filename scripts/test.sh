@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Set up with the test tools and PETSc, then lint, type-check and run every test: the serial ones once,
+# the collective ones (marked mpi) on 1, 2, 3 and 4 ranks.
+#
+#   scripts/test.sh                     everything
+#   scripts/test.sh -x -k halo          further arguments go to pytest
+#   HPC_SLA_TEST_RANKS="2" scripts/test.sh tests/core     only on 2 ranks, only these files
+#
+# Rank 0 prints; what the other ranks say is shown where one of them failed.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+"$ROOT/scripts/setup.sh" --test
+use_environment
+cd "$ROOT"
+read -r -a rank_counts <<<"${HPC_SLA_TEST_RANKS-1 2 3 4}"
+limit=${HPC_SLA_TEST_TIMEOUT:-900} # seconds for one phase; a single test has pytest's own, shorter limit
+arguments=("$@")
+no_tests=5 # pytest's exit code where nothing was collected
+
+logs=$(mktemp -d "${TMPDIR:-/tmp}/hpc_sla-test-XXXXXX")
+trap 'rm -rf "$logs"' EXIT
+passed=0 failed=0 skipped=0
+broken=() empty=()
+
+# Add the counts of pytest's last line ("3 failed, 12 passed, 1 error in 2.1s") to ours.
+count() {
+    local counts
+    read -r -a counts < <(sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        / in [0-9.]+s/ && /passed|failed|skipped|error|deselected|no tests ran/ {
+            good = bad = skipped = 0
+            for (i = 2; i <= NF; i++) {
+                if ($i ~ /^(passed|xfailed|xpassed)/) good += $(i - 1)
+                if ($i ~ /^(failed|error)/) bad += $(i - 1)
+                if ($i ~ /^skipped/) skipped += $(i - 1)
+            }
+        }
+        END { print good + 0, bad + 0, skipped + 0 }')
+    passed=$((passed + counts[0]))
+    failed=$((failed + counts[1]))
+    skipped=$((skipped + counts[2]))
+}
+
+# phase NAME COMMAND...: run it, show it, count its tests, remember how it ended.
+phase() {
+    local name=$1 status=0
+    shift
+    mkdir -p "$logs/$name"
+    # Interrupted, pytest still tears down what its fixtures started.
+    run timeout --signal=INT --kill-after=30 "$limit" "$@" 2>&1 | tee "$logs/$name/rank-0.log" || status=${PIPESTATUS[0]}
+    count "$logs/$name/rank-0.log"
+    case $status in
+    0) ;;
+    "$no_tests") empty+=("$name") ;;
+    124 | 137) broken+=("$name (not done after $limit s)") ;;
+    *) broken+=("$name (exit code $status)") ;;
+    esac
+    ((status == 0 || status == no_tests)) || show_other_ranks "$logs/$name"
+}
+
+# A rank with a status other than 0 failed; one with none was ended by mpiexec: its last line says where.
+show_other_ranks() {
+    local log status
+    for log in "$1"/rank-[1-9]*.log; do
+        [[ -e $log ]] || continue
+        status=$(cat "${log%.log}.status" 2>/dev/null || echo ended)
+        case $status in
+        0) ;;
+        ended) printf '\n--- %s was ended while at:\n%s\n' "$(basename "$log" .log)" "$(tail -n 3 "$log")" ;;
+        *) printf '\n--- %s, exit code %s:\n%s\n' "$(basename "$log" .log)" "$status" "$(tail -n 100 "$log")" ;;
+        esac
+    done
+}
+
+checked=0
+run ruff check . || checked=1
+run mypy || checked=1
+((checked == 0)) || broken+=("ruff or mypy")
+
+pytest=(python -m pytest --durations=5 "${arguments[@]}")
+phase serial "${pytest[@]}" -m "not mpi"
+for ranks in "${rank_counts[@]}"; do
+    # Every rank keeps to a temporary folder of its own, and none to pytest's cache.
+    phase "ranks-$ranks" mpiexec -n "$ranks" "$ROOT/scripts/rank_output.sh" "$logs/ranks-$ranks" \
+        "${pytest[@]}" --with-mpi -m mpi -p no:cacheprovider --basetemp="$logs/ranks-$ranks/tmp-{rank}"
+done
+
+# Nothing collected is a mistake, unless a selection was asked for and something was found elsewhere.
+if ((${#empty[@]})) && { ((${#arguments[@]} == 0)) || ((passed + failed == 0)); }; then
+    for name in "${empty[@]}"; do broken+=("$name (no tests)"); done
+fi
+printf '\n'
+if ((${#broken[@]})); then
+    printf 'FAILED: %s\n' "${broken[@]}"
+    # A phase that was cut short has no closing line to count.
+    ((failed > 0)) || failed=${#broken[@]}
+fi
+printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+((${#broken[@]} == 0))

@@ -1,0 +1,154 @@
+"""`partition` and `info`: serial, and without loading torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse as sp
+
+from hpc_sla.cli import main
+from hpc_sla.storage.importers import read_source
+from hpc_sla.storage.matrix_file import MatrixFile
+from hpc_sla.storage.result_file import ResultWriter
+from tests.launch import REPOSITORY, launch, launch_python
+
+
+@pytest.fixture
+def matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sp.csr_array:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(3)
+    random = sp.random_array((30, 30), density=0.1, rng=rng, format="csr")
+    return sp.csr_array(random + random.T + 30 * sp.eye_array(30))
+
+
+def run(*arguments: str) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("method", ["metis", "rcb", "contiguous"])
+def test_generator(matrix: object, capsys: pytest.CaptureFixture[str], method: str) -> None:
+    assert run("partition", "poisson2d:n=8", "-o", "p.h5", "--parts", 3, "--method", method) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.isascii()
+    for word in ("edge cut", "halo", "neighbours", "balance", method, "64 rows"):
+        assert word in out
+    with MatrixFile("p.h5") as file:
+        assert (file.parts, file.rhs_names, file.has_coordinates) == (3, ("ones",), True)
+    assert (read_source("p.h5").matrix != read_source_of("poisson2d:n=8")).nnz == 0
+
+
+def read_source_of(spec: str) -> sp.csr_array:
+    from hpc_sla.problems import make
+
+    return make(spec).matrix()
+
+
+@pytest.mark.parametrize("suffix", [".mtx", ".npz"])
+def test_files(matrix: sp.csr_array, suffix: str) -> None:
+    name = f"a{suffix}"
+    if suffix == ".mtx":
+        scipy.io.mmwrite(name, matrix, precision=17)
+    else:
+        sp.save_npz(name, matrix)
+    b = np.arange(30.0)
+    np.save("b.npy", b)
+    points = np.random.default_rng(0).random((30, 3))
+    np.save("c.npy", points)
+    options = ["--rhs", "b.npy", "--rhs", "ones", "--rhs", "manufactured"]
+    options += ["--coordinates", "c.npy", "--method", "rcb"]
+    assert run("partition", name, "-o", "p.h5", "--parts", 4, *options) == 0
+
+    found = read_source("p.h5")
+    np.testing.assert_array_equal(found.matrix.toarray(), matrix.toarray())
+    np.testing.assert_array_equal(found.coordinates, points)
+    np.testing.assert_array_equal(found.rhs_by_name["b"], b)
+    np.testing.assert_array_equal(found.rhs_by_name["ones"], np.ones(30))
+    exact = found.solution_by_name["manufactured"]
+    np.testing.assert_allclose(matrix @ exact, found.rhs_by_name["manufactured"])
+
+
+def test_again_with_other_parts(matrix: object) -> None:
+    spec = ["poisson2d:n=6", "--rhs", "manufactured"]
+    assert run("partition", *spec, "-o", "p.h5", "--parts", 2) == 0
+    assert run("partition", "p.h5", "-o", "p.h5", "--parts", 5) == 0
+    with MatrixFile("p.h5") as file:
+        assert (file.parts, file.rhs_names) == (5, ("manufactured",))
+        assert file.solution_names == ("manufactured",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.mtx"], "missing.mtx: no such file"),
+        (["poison2d:n=8"], "Did you mean poisson2d?"),
+        (["poisson2d:m=8"], "parameter 'm'"),
+        (["poisson2d:n=0"], "n"),
+        (["poisson2d:n=8", "--parts", "0"], "--parts"),
+        (["poisson2d:n=8", "--rhs", "short.npy"], "short.npy"),
+        (["poisson2d:n=8", "--rhs", "short.npy", "--rhs", "short.npy"], "short.npy"),
+        (["poisson2d:n=8", "--rhs", "ones", "--rhs", "ones"], "'ones'"),
+        (["poisson2d:n=8", "--coordinates", "short.npy"], "short.npy"),
+        (["a.npz", "--method", "rcb"], "--coordinates"),
+        (["wide.npz"], "wide.npz"),
+    ],
+)
+def test_bad_input(
+    matrix: sp.csr_array, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    sp.save_npz("a.npz", matrix)
+    sp.save_npz("wide.npz", matrix[:20])
+    np.save("short.npy", np.ones(3))
+    Path("p.h5").write_text("kept")
+    parts = [] if "--parts" in arguments else ["--parts", "2"]
+    assert run("partition", *arguments, *parts, "-o", "p.h5") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1, err
+    assert said in err
+    assert Path("p.h5").read_text() == "kept"
+
+
+def test_info(matrix: object, capsys: pytest.CaptureFixture[str]) -> None:
+    with ResultWriter("r.h5", 2, np.float64) as writer:
+        writer.write_slab("x", 0, np.array([1.0, 2.0]))
+        writer.finish([1.0, 1e-9], {"status": "converged", "iterations": 1})
+    sample = next((REPOSITORY / "partitions").glob("*.h5"))
+    for path, words in ((sample, ("256", "float64", "ones")), ("r.h5", ("converged after 1", "x"))):
+        assert run("info", path) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert 8 <= len(out.splitlines()) <= 16
+        for word in words:
+            assert word in out
+
+
+def test_info_of_something_else(matrix: object, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("t.h5").write_text("text")
+    assert run("info", "t.h5") == 2
+    assert "not an HDF5 file" in capsys.readouterr().err
+
+
+def test_torch_and_mpi_stay_unloaded(tmp_path: Path) -> None:
+    program = (
+        "import sys; from hpc_sla.cli import main; code = main(sys.argv[1:]);"
+        "assert main(['--help']) == 0 and main(['info', 'p.h5']) == 0;"
+        "print('loaded', [m for m in ('torch', 'mpi4py') if m in sys.modules]); sys.exit(code)"
+    )
+    done = launch_python(
+        0, "-c", program, "partition", "poisson2d:n=8", "-o", "p.h5", "--parts", "2", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded []"
+
+
+def test_under_a_launcher_rank_0_does_it(tmp_path: Path) -> None:
+    done = launch(3, "partition", "poisson2d:n=8", "-o", "p.h5", "--parts", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("edge cut") == 1
+    done = launch(3, "info", "none.h5", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,126 @@
+"""`verify` and `bench`, on two ranks."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpc_sla.cli.prepare import MANUFACTURED, load_source, write_partitioned
+from hpc_sla.reference import petsc
+from tests.cli.cases import Outcome, run_cases
+
+RANKS = 2
+needs_petsc = pytest.mark.skipif(not petsc.available(), reason="petsc4py is not installed")
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    folder = tmp_path_factory.mktemp("verify")
+    for name, spec in (
+        ("poisson", "poisson2d:n=24"),
+        ("aniso", "anisotropic2d:n=24,epsilon=0.01,angle=0.5"),
+        ("convection", "convection2d:n=16"),
+    ):
+        source = load_source(spec, (MANUFACTURED,))
+        write_partitioned(source, folder / f"{name}.h5", 3, "metis")
+    cases = {
+        "scipy": ["verify", "poisson.h5", "--against", "scipy", "--json"],
+        "scipy table": ["verify", "aniso.h5", "--against", "scipy"],
+        "default without PETSc": ["verify", "poisson.h5", "--json"],
+        "asked without PETSc": ["verify", "poisson.h5", "--against", "petsc"],
+        "bench without PETSc": ["bench", "poisson.h5"],
+        "not symmetric": ["verify", "convection.h5", "--against", "scipy", "--json"],
+        "bench of nothing": ["bench", "poison2d:n=8"],
+    }
+    hidden = {name: ["petsc4py"] for name in cases if name.endswith("without PETSc")}
+    if petsc.available():
+        cases |= {
+            "petsc": ["verify", "poisson.h5", "--json"],
+            "petsc aniso": ["verify", "aniso.h5", "--against", "petsc", "--json"],
+            "petsc no precond": ["verify", "aniso.h5", "--precond", "none", "--json"],
+            "bench": ["bench", "poisson2d:n=40", "--repeats", "2", "--json"],
+            "bench file": ["bench", "aniso.h5", "--repeats", "1"],
+            "bench limit": ["bench", "aniso.h5", "--max-iterations", "5", "--json"],
+        }
+    return run_cases(RANKS, cases, folder, hidden=hidden)
+
+
+@pytest.mark.parametrize(
+    ("case", "against", "names"),
+    [
+        ("scipy", "SciPy", ["A x", "A^T x", "residual", "solution"]),
+        ("default without PETSc", "SciPy", ["A x", "A^T x", "residual", "solution"]),
+        *(
+            pytest.param(
+                case,
+                "PETSc",
+                ["A x", "A^T x", "residual", "solution", "iterations"],
+                marks=needs_petsc,
+            )
+            for case in ("petsc", "petsc aniso", "petsc no precond")
+        ),
+    ],
+)
+def test_agreement(outcomes: dict[str, Outcome], case: str, against: str, names: list[str]) -> None:
+    outcome = outcomes[case]
+    assert outcome.codes == [0] * RANKS, outcome
+    told = outcome.json
+    assert (told["status"], told["against"], told["ranks"]) == ("ok", against, RANKS)
+    assert [check["name"] for check in told["checks"]] == names
+    assert all(check["ok"] for check in told["checks"])
+
+
+def test_the_table(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["scipy table"]
+    assert outcome.codes == [0] * RANKS
+    for word in ("difference", "tolerance", "A^T x", "ok", "against SciPy"):
+        assert word in outcome.stdout
+
+
+@pytest.mark.parametrize("case", ["asked without PETSc", "bench without PETSc"])
+def test_how_to_get_petsc(outcomes: dict[str, Outcome], case: str) -> None:
+    outcome = outcomes[case]
+    assert outcome.codes == [2] * RANKS
+    assert len(outcome.stderr.splitlines()) == 1
+    assert "scripts/setup.sh --test" in outcome.stderr
+    assert "hpc_sla[petsc]" in outcome.stderr
+
+
+def test_products_agree_where_cg_does_not_converge(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["not symmetric"]
+    told = outcome.json
+    assert all(check["ok"] for check in told["checks"])
+    if told["status"] != "ok":
+        assert outcome.codes == [3] * RANKS
+        assert [check["name"] for check in told["checks"]] == ["A x", "A^T x"]
+
+
+def test_a_misspelt_generator(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["bench of nothing"]
+    assert outcome.codes == [2] * RANKS
+    assert len(outcome.stderr.splitlines()) == 1
+
+
+@needs_petsc
+def test_bench(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["bench"].codes == [0] * RANKS, outcomes["bench"]
+    told = outcomes["bench"].json
+    assert (told["rows"], told["ranks"], told["rtol"]) == (1600, RANKS, 1e-8)
+    assert told["time_per_iteration_ratio"] > 0
+    assert told["total_time_ratio"] > 0
+    if told["peak_memory_ratio"] is None:
+        assert told["peak_memory_reason"]
+    else:
+        assert told["peak_memory_ratio"] > 0
+        assert told["ours"]["bytes_per_row"] > 0
+    ours, theirs = told["ours"], told["petsc"]
+    assert abs(ours["iterations"] - theirs["iterations"]) <= max(1, 0.01 * theirs["iterations"])
+    assert len(ours["laps_solve"]) == len(theirs["laps_solve"]) == 2
+
+
+@needs_petsc
+def test_bench_table_and_limit(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["bench file"].codes == [0] * RANKS, outcomes["bench file"]
+    for word in ("time per iteration", "peak memory", "ratio", "PETSc"):
+        assert word in outcomes["bench file"].stdout
+    assert outcomes["bench limit"].codes == [0] * RANKS
+    assert outcomes["bench limit"].json["ours"]["iterations"] == 5

@@ -1,0 +1,118 @@
+"""The shell scripts parse, answer wrong usage, and keep their hands off what is not theirs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(
+    [*ROOT.glob("scripts/*.sh"), *ROOT.glob("jobs/*.sbatch"), ROOT / ".ci" / "run"], key=str
+)
+
+
+def bash(*command: str | Path, env: dict[str, str] | None = None, cwd: Path = ROOT):
+    return subprocess.run(
+        ["bash", *map(str, command)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_parses(script):
+    done = bash("-n", script)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_passes_shellcheck(script):
+    shellcheck = shutil.which("shellcheck")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(
+        [shellcheck, "--external-sources", str(script)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if s.suffix == ".sh"], ids=lambda p: p.name)
+def test_is_executable(script):
+    assert script.name == "common.sh" or os.access(script, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "complaint"),
+    [
+        (["--no-such-option"], {}, "--test"),
+        (["--extras", "nonsense"], {}, "no extra called 'nonsense'"),
+        ([], {"HPC_SLA_MPI": "other"}, "HPC_SLA_MPI is 'other'"),
+        ([], {"HPC_SLA_PYTHON": "/no/such/python"}, "/no/such/python"),
+    ],
+)
+def test_setup_explains_wrong_usage(arguments, env, complaint, tmp_path):
+    env = {"HPC_SLA_VENV": str(tmp_path / "environment"), **env}
+    done = bash("scripts/setup.sh", *arguments, env=env)
+    assert done.returncode != 0
+    assert complaint in done.stderr
+    assert not (tmp_path / "environment").exists()
+
+
+def test_setup_wants_mpicc_for_the_site_mpi(tmp_path):
+    """Without an mpicc in PATH it says so instead of building something else."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname", "cat", "sha256sum", "cut"):
+        (tools / name).symlink_to(shutil.which(name))
+    env = {
+        "PATH": str(tools),
+        "HPC_SLA_MPI": "system",
+        "HPC_SLA_VENV": str(tmp_path / "environment"),
+    }
+    done = bash("scripts/setup.sh", env=env)
+    assert done.returncode == 1
+    assert "no mpicc in PATH" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["start", "a", "b"]])
+def test_slurm_local_explains_wrong_usage(arguments):
+    done = bash("scripts/slurm_local.sh", *arguments)
+    assert done.returncode == 2
+    assert "slurm_local.sh start" in done.stderr
+
+
+def test_slurm_local_leaves_folders_it_did_not_make(tmp_path):
+    (tmp_path / "precious").write_text("data")
+    done = bash("scripts/slurm_local.sh", "stop", tmp_path)
+    assert done.returncode == 1
+    assert (tmp_path / "precious").read_text() == "data"
+
+
+def test_the_job_script_names_the_missing_environment(tmp_path):
+    env = {"HPC_SLA_VENV": str(tmp_path / "none"), "SLURM_SUBMIT_DIR": str(tmp_path)}
+    done = bash("jobs/solve.sbatch", env=env)
+    assert done.returncode == 2
+    assert "scripts/setup.sh" in done.stderr
+
+
+def test_rank_output_keeps_the_other_ranks_apart(tmp_path):
+    script = ROOT / "scripts" / "rank_output.sh"
+    say = [script, tmp_path, "sh", "-c", "echo this is {rank}; exit {rank}"]
+    first = bash(*say, env={"PMI_RANK": "0"})
+    assert (first.returncode, first.stdout) == (0, "this is 0\n")
+    other = bash(*say, env={"PMI_RANK": "3"})
+    assert (other.returncode, other.stdout) == (3, "")
+    assert (tmp_path / "rank-3.log").read_text() == "this is 3\n"
+    assert (tmp_path / "rank-3.status").read_text() == "3\n"

@@ -1,0 +1,156 @@
+"""A damaged file gives a clear error or, where nothing was lost, the very same answer."""
+
+from __future__ import annotations
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+
+from hpc_sla import problems
+from hpc_sla.errors import InputError
+from hpc_sla.partition import order_by_part, reorder
+from hpc_sla.storage.matrix_file import MatrixFile, write_matrix
+from hpc_sla.storage.result_file import ResultWriter, read_result
+from tests.storage.files import assert_identical, random_content, read_everything
+
+
+def small(path):
+    """Mostly HDF5's own bookkeeping."""
+    random_content(0).write(path, source="here", text="some words")
+
+
+def many_chunks(path):
+    """Several chunks a dataset, hence the chunk indices of large files."""
+    matrix = problems.make("poisson2d:n=180").matrix()
+    n = matrix.shape[0]
+    permutation, part_offsets = order_by_part(np.arange(n) % 3, 3)
+    rhs = np.random.default_rng(0).random((n, 6))
+    write_matrix(path, reorder(matrix, permutation), part_offsets, permutation, {"b": rhs})
+
+
+def result(path):
+    with ResultWriter(path, 200_000, "f8") as writer:
+        writer.write_slab("x", 0, np.random.default_rng(0).random(200_000))
+        writer.finish([1.0, 0.5], {"status": "converged"})
+
+
+def read_whole_result(path):
+    found = read_result(path)
+    return {"x": found.x, "history": found.residual_history, "attributes": found.attributes}
+
+
+FILES = {
+    "small": (small, read_everything),
+    "many chunks": (many_chunks, read_everything),
+    "result": (result, read_whole_result),
+}
+
+
+@pytest.fixture(scope="module", params=FILES)
+def good(request, tmp_path_factory):
+    make, read = FILES[request.param]
+    path = tmp_path_factory.mktemp("good") / "good.h5"
+    make(path)
+    return path.read_bytes(), read, read(path)
+
+
+def same_or_told(path, content, read, expected):
+    """Whether the damage was noticed; anything but an InputError or the same bits fails."""
+    path.write_bytes(content)
+    try:
+        found = read(path)
+    except InputError as error:
+        assert error.file == os.fspath(path)
+        assert error.remedy
+        assert "\n" not in str(error)
+        return True
+    assert_identical(found, expected)
+    return False
+
+
+def spots(content, rng, count):
+    """Half of them anywhere, half of them in bookkeeping: near the signatures HDF5 puts there."""
+    anywhere = rng.integers(0, len(content), count // 2)
+    marks = [
+        i
+        for word in (b"OHDR", b"OCHK", b"FAHD", b"FADB", b"FRHP", b"FHDB", b"BTHD", b"\x89HDF")
+        for i in find_all(content, word)
+    ]
+    near = rng.choice(marks, count - len(anywhere)) + rng.integers(0, 120, count - len(anywhere))
+    return np.concatenate([anywhere, np.minimum(near, len(content) - 1)])
+
+
+def find_all(content, word):
+    start = content.find(word)
+    while start >= 0:
+        yield start
+        start = content.find(word, start + 1)
+
+
+def test_flipped_bytes(good, tmp_path):
+    content, read, expected = good
+    rng = np.random.default_rng(20)
+    noticed = 0
+    for place in spots(content, rng, 60):
+        spoilt = bytearray(content)
+        spoilt[place] ^= rng.integers(1, 256)
+        noticed += same_or_told(tmp_path / "spoilt.h5", spoilt, read, expected)
+    assert noticed > 30  # the rest fell on bytes that nothing uses
+
+
+def test_truncation(good, tmp_path):
+    content, read, expected = good
+    rng = np.random.default_rng(21)
+    lengths = [*rng.integers(0, len(content), 20), len(content) - 1, 8, 48]
+    for length in lengths:
+        assert same_or_told(tmp_path / "short.h5", content[:length], read, expected), length
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    path = tmp_path_factory.mktemp("large") / "large.h5"
+    many_chunks(path)
+    return path
+
+
+def test_blocks_of_zeros(large, tmp_path):
+    """What a crashed file system leaves, within chunks."""
+    content, expected = large.read_bytes(), read_everything(large)
+    rng = np.random.default_rng(22)
+    noticed = 0
+    for start in rng.integers(0, len(content) - 4096, 20):
+        spoilt = content[:start] + bytes(4096) + content[start + 4096 :]
+        noticed += same_or_told(tmp_path / "zeros.h5", spoilt, read_everything, expected)
+    assert noticed > 15
+
+
+def test_the_digest_tells_even_a_chunk_of_zeros(large, tmp_path):
+    """The fletcher32 checksum of zeros is zero: only the digest sees that nothing is left."""
+    with h5py.File(large) as file:
+        chunk = file["rhs/b"].id.get_chunk_info(0)
+    spoilt = bytearray(large.read_bytes())
+    spoilt[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    path = tmp_path / "zeros.h5"
+    path.write_bytes(spoilt)
+    with MatrixFile(large) as file:
+        assert file.compute_digest() == file.digest
+    with MatrixFile(path) as file:
+        assert file.compute_digest() != file.digest
+
+
+@pytest.mark.parametrize("name", ["data", "indices", "indptr", "permutation", "rhs/b"])
+def test_a_flipped_byte_of_a_dataset_is_its_checksums_business(tmp_path, name):
+    path = tmp_path / "matrix.h5"
+    small(path)
+    with h5py.File(path) as file:
+        place = file[name].id.get_chunk_info(0).byte_offset
+    spoilt = bytearray(path.read_bytes())
+    spoilt[place + 9] ^= 0x10
+    path.write_bytes(spoilt)
+    with pytest.raises(InputError) as caught:
+        read_everything(path)
+    assert caught.value.field == f"/{name}"
+    assert "checksum mismatch" in str(caught.value)
+    assert "Copy the file again" in str(caught.value)

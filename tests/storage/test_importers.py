@@ -1,0 +1,323 @@
+"""Matrices and vectors from other programs' files are the ones those programs wrote."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse as sp
+
+from hpc_sla.errors import InputError
+from hpc_sla.partition import order_by_part, reorder
+from hpc_sla.storage.importers import read_source, read_vector
+from hpc_sla.storage.matrix_file import write_matrix
+from hpc_sla.storage.matrix_market import read_matrix_market
+from tests.storage.files import as_ordinary_user, assert_message
+
+
+def random_square(seed=0, n=30, density=0.15):
+    return sp.random_array((n, n), density=density, rng=np.random.default_rng(seed), format="csr")
+
+
+def assert_same(imported, dense):
+    matrix = imported.matrix
+    assert isinstance(matrix, sp.csr_array)
+    assert matrix.has_canonical_format
+    np.testing.assert_array_equal(matrix.toarray(), dense)
+
+
+@pytest.mark.parametrize("suffix", [".mtx", ".mtx.gz", ".MTX"])
+def test_matrix_market(tmp_path, suffix):
+    matrix = random_square()
+    path = tmp_path / f"m{suffix}"
+    text = tmp_path / "text.mtx"
+    scipy.io.mmwrite(text, matrix)
+    content = text.read_bytes()
+    path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    assert_same(read_source(path), matrix.toarray())
+
+
+MARKET = {
+    "symmetric": ("coordinate real symmetric", "3 3 3\n1 1 4\n2 1 -1\n3 3 2.5"),
+    "skew": ("coordinate real skew-symmetric", "3 3 1\n3 1 2"),
+    "pattern": ("coordinate pattern general", "3 3 2\n1 3\n3 2"),
+    "pattern symmetric": ("coordinate pattern symmetric", "3 3 2\n1 1\n3 2"),
+    "integer": ("coordinate integer general", "3 3 2\n1 3 7\n3 2 -1"),
+    "duplicates": ("coordinate real general", "3 3 3\n1 3 1\n3 2 5\n1 3 2"),
+    "dense": ("array real general", "3 3\n1\n0\n0\n0\n2\n0\n3\n0\n4"),
+    "empty": ("coordinate real general", "3 3 0"),
+}
+MEANING = {
+    "symmetric": [[4, -1, 0], [-1, 0, 0], [0, 0, 2.5]],
+    "skew": [[0, 0, -2], [0, 0, 0], [2, 0, 0]],
+    "pattern": [[0, 0, 1], [0, 0, 0], [0, 1, 0]],
+    "pattern symmetric": [[1, 0, 0], [0, 0, 1], [0, 1, 0]],
+    "integer": [[0, 0, 7], [0, 0, 0], [0, -1, 0]],
+    "duplicates": [[0, 0, 3], [0, 0, 0], [0, 5, 0]],
+    "dense": [[1, 0, 3], [0, 2, 0], [0, 0, 4]],
+    "empty": np.zeros((3, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", MARKET)
+def test_matrix_market_by_hand(tmp_path, kind):
+    header, body = MARKET[kind]
+    path = tmp_path / "m.mtx"
+    path.write_text(f"%%MatrixMarket matrix {header}\n% a comment\n{body}\n")
+    assert_same(read_source(path), np.array(MEANING[kind], dtype=float))
+    assert read_source(path).matrix.dtype == np.float64
+
+
+def test_matrix_market_without_a_last_newline_or_with_blank_lines(tmp_path):
+    path = tmp_path / "m.mtx"
+    path.write_bytes(market(GENERAL, "%\n\n2 2 2\n1 1 1\n\n  2\t1  3e0 \r\n\n"))
+    expected = np.array([[1.0, 0], [3, 0]])
+    assert_same(read_source(path), expected)
+    path.write_bytes(market(GENERAL, "2 2 2\n1 1 1\n2 1 3")[:-1])
+    assert_same(read_source(path), expected)
+
+
+def test_scipy_never_sees_a_last_line_without_an_end(tmp_path, monkeypatch):
+    """Of some such lines it dies."""
+    seen = []
+    monkeypatch.setattr(
+        "hpc_sla.storage.matrix_market.scipy.io.mmread", lambda source: seen.append(source)
+    )
+    path = tmp_path / "m.mtx"
+    path.write_bytes(market(GENERAL, "2 2 1\n1 1 1.924846186248762f")[:-1])
+    read_matrix_market(os.fspath(path))
+    assert seen[0].getvalue() == path.read_bytes() + b"\n"
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32, bool])
+@pytest.mark.parametrize("container", [sp.csr_array, sp.csr_matrix])
+def test_npz(tmp_path, form, dtype, container):
+    matrix = container((random_square() > 0.5).astype(dtype)).asformat(form)
+    sp.save_npz(tmp_path / "m.npz", matrix)
+    found = read_source(tmp_path / "m.npz")
+    assert_same(found, matrix.toarray())
+    assert found.matrix.dtype == (np.float32 if dtype is np.float32 else np.float64)
+    assert found.rhs is None
+    assert found.coordinates is None
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_our_own_file_comes_back_in_the_users_order(tmp_path, parts):
+    rng = np.random.default_rng(0)
+    matrix, n = random_square(), 30
+    permutation, part_offsets = order_by_part(rng.integers(0, parts, n), parts)
+    permutation[:5] = np.roll(permutation[:5], 2)
+    b, two, x, points = rng.random(n), rng.random((n, 2)), rng.random(n), rng.random((n, 3))
+    path = tmp_path / "m.h5"
+    write_matrix(
+        path,
+        reorder(matrix, permutation),
+        part_offsets,
+        permutation,
+        {"b": b[permutation], "two": two[permutation]},
+        points[permutation],
+        solutions={"b": x[permutation]},
+    )
+    found = read_source(path)
+    assert_same(found, matrix.toarray())
+    np.testing.assert_array_equal(found.rhs, b)
+    np.testing.assert_array_equal(found.rhs_by_name["two"], two)
+    np.testing.assert_array_equal(found.solution_by_name["b"], x)
+    np.testing.assert_array_equal(found.coordinates, points)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".mtx", ".mtx.gz"])
+@pytest.mark.parametrize("shape", [(7,), (7, 3)])
+def test_vectors(tmp_path, suffix, shape):
+    values = np.random.default_rng(0).random(shape)
+    path = tmp_path / f"v{suffix}"
+    if suffix == ".npy":
+        np.save(path, values)
+    else:
+        text = tmp_path / "text.mtx"
+        scipy.io.mmwrite(text, values.reshape(7, -1), precision=17)
+        content = text.read_bytes()
+        path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    found = read_vector(path, 7)
+    assert found.shape == shape
+    np.testing.assert_array_equal(found, values)
+
+
+def test_a_sparse_matrix_market_vector(tmp_path):
+    path = tmp_path / "v.mtx"
+    path.write_text("%%MatrixMarket matrix coordinate real general\n4 1 2\n2 1 5\n4 1 -1\n")
+    assert read_vector(path).tolist() == [0, 5, 0, -1]
+
+
+@pytest.mark.parametrize(("dtype", "read_as"), [("f4", "f4"), (">f8", "f8"), ("i2", "f8")])
+def test_vector_dtypes(tmp_path, dtype, read_as):
+    np.save(tmp_path / "v.npy", np.arange(3).astype(dtype))
+    found = read_vector(tmp_path / "v.npy")
+    assert found.dtype == np.dtype(read_as)
+    assert found.dtype.isnative
+
+
+def market(header, body):
+    return f"%%MatrixMarket matrix {header}\n{body}\n".encode()
+
+
+def npz(**arrays):
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def npy(values, **options):
+    stream = io.BytesIO()
+    np.save(stream, values, **options)
+    return stream.getvalue()
+
+
+GENERAL = "coordinate real general"
+CSR = {"format": b"csr", "shape": np.array([2, 2]), "data": np.ones(2)}
+COO = {"format": b"coo", "shape": np.array([2, 2]), "data": np.ones(2)}
+COMPLEX = market("coordinate complex general", "2 2 1\n1 1 1 2")
+BAD_MATRICES = {
+    # name: (file name, content, words in the message)
+    "empty mtx": ("m.mtx", b"", [".mtx file"]),
+    "not matrix market": ("m.mtx", b"1 2 3\n", [".mtx file"]),
+    "cut short": ("m.mtx", market(GENERAL, "2 2 2\n1 1 1"), [".mtx file"]),
+    "row out of range": ("m.mtx", market(GENERAL, "2 2 1\n3 1 1"), [".mtx file"]),
+    "row 0": ("m.mtx", market(GENERAL, "2 2 1\n0 1 1"), [".mtx file"]),
+    "words for numbers": ("m.mtx", market(GENERAL, "2 2 1\n1 1 one"), [".mtx file"]),
+    "complex": ("m.mtx", COMPLEX, ["complex", "real"]),
+    "wide": ("m.mtx", market(GENERAL, "2 3 1\n1 1 1"), ["2 x 3", "square"]),
+    "NaN": ("m.mtx", market(GENERAL, "2 2 1\n1 1 nan"), ["nan", "finite"]),
+    "half an index": ("m.mtx", market(GENERAL, "2 2 1\n1.5 1 1"), [".mtx file"]),
+    "zero byte": ("m.mtx", market(GENERAL, "2 2 1\n1 1 0.\x001"), ["b'\\x00' among"]),
+    "cut inside a line": (
+        "m.mtx",
+        market(GENERAL, "2 2 2\n1 1 1\n2 ")[:-1],
+        ["entry 2 has 1 numbers"],
+    ),
+    "too many": ("m.mtx", market(GENERAL, "2 2 0\n1 1 1"), ["0 entries are announced"]),
+    "no sizes": ("m.mtx", market(GENERAL, "% 2 2 0"), ["no line with the 3 sizes"]),
+    "negative sizes": ("m.mtx", market(GENERAL, "-2 -2 0"), ["no line with the 3 sizes"]),
+    "hermitian": ("m.mtx", market("coordinate complex hermitian", "1 1 0"), ["complex"]),
+    "unknown header": ("m.mtx", market("coordinate real round", "1 1 0"), ["round"]),
+    "skew and wide": ("m.mtx", market("coordinate real skew-symmetric", "1 2 0"), ["1 x 2"]),
+    "not gzip": ("m.mtx.gz", market(GENERAL, "2 2 1\n1 1 1"), [".mtx.gz file"]),
+    "gzip cut short": ("m.mtx.gz", gzip.compress(market(GENERAL, "2 2 0"))[:-9], [".mtx.gz file"]),
+    "not a zip": ("m.npz", b"PK nonsense", [".npz file"]),
+    "other npz": ("m.npz", npz(a=np.ones(3)), [".npz file"]),
+    "a npy by name npz": ("m.npz", npy(np.ones(3)), [".npz file"]),
+    "pickle": ("m.npz", npz(**CSR, indptr=np.array([0, 1, None], dtype=object)), [".npz file"]),
+    "csr out of range": (
+        "m.npz",
+        npz(**CSR, indices=np.array([0, 10**6]), indptr=np.array([0, 1, 2])),
+        [".npz file"],
+    ),
+    "csr negative": (
+        "m.npz",
+        npz(**CSR, indices=np.array([0, -1]), indptr=np.array([0, 1, 2])),
+        [".npz file"],
+    ),
+    "csr not monotone": (
+        "m.npz",
+        npz(**CSR, indices=np.array([0, 1]), indptr=np.array([0, 9, 2])),
+        [".npz file"],
+    ),
+    "coo out of range": (
+        "m.npz",
+        npz(**COO, row=np.array([0, 10**6]), col=np.array([0, 1])),
+        [".npz file"],
+    ),
+    "unknown suffix": ("m.csv", b"1,2", ["'.csv'", ".mtx"]),
+    "no suffix": ("matrix", b"1,2", ["''", ".mtx"]),
+    "not hdf5": ("m.h5", b"1,2", ["is not an HDF5 file"]),
+}
+BAD_VECTORS = {
+    "pickle": ("v.npy", npy(np.array([1, None], dtype=object), allow_pickle=True), [".npy file"]),
+    "cut short": ("v.npy", npy(np.ones(9))[:-1], [".npy file"]),
+    "empty": ("v.npy", b"", [".npy file"]),
+    "npz by name npy": ("v.npy", npz(a=np.ones(3)), ["is not a .npy file"]),
+    "text": ("v.npy", npy(np.array(["a"])), ["<U1", "real"]),
+    "complex": ("v.npy", npy(np.ones(2) * 1j), ["complex128"]),
+    "three dimensions": ("v.npy", npy(np.ones((2, 2, 2))), ["shape (2, 2, 2)"]),
+    "scalar": ("v.npy", npy(np.float64(1)), ["shape ()"]),
+    "Inf": ("v.npy", npy(np.array([1, np.inf])), ["inf", "position 1"]),
+    "unknown suffix": ("v.txt", b"1", ["'.txt'", ".npy"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MATRICES)
+def test_bad_matrices(tmp_path, case):
+    name, content, words = BAD_MATRICES[case]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_source(path)
+    assert_message(caught.value, path, caught.value.field, *words)
+
+
+@pytest.mark.parametrize("case", BAD_VECTORS)
+def test_bad_vectors(tmp_path, case):
+    name, content, words = BAD_VECTORS[case]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_vector(path)
+    assert_message(caught.value, path, caught.value.field, *words)
+
+
+@pytest.mark.parametrize("read", [read_source, read_vector])
+@pytest.mark.parametrize("name", ["none.mtx", "none.petsc", "."])
+def test_missing(tmp_path, read, name):
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / name)
+    assert caught.value.remedy
+
+
+def test_unreadable():
+    with as_ordinary_user() as folder:
+        path = folder / "m.mtx"
+        path.write_bytes(market(GENERAL, "1 1 1\n1 1 1"))
+        path.chmod(0)
+        with pytest.raises(InputError) as caught:
+            read_source(path)
+    assert caught.value.file == os.fspath(path)
+
+
+def test_a_vector_of_the_wrong_length(tmp_path):
+    np.save(tmp_path / "v.npy", np.ones(3))
+    with pytest.raises(InputError) as caught:
+        read_vector(tmp_path / "v.npy", 4)
+    assert_message(caught.value, tmp_path / "v.npy", None, "3 rows", "has 4")
+
+
+@pytest.mark.parametrize("suffix", [".mtx", ".mtx.gz", ".npz", ".npy"])
+def test_random_damage_never_escapes_as_another_error(tmp_path, suffix):
+    """There are no checksums here: a changed number may pass, a traceback may not."""
+    matrix = random_square()
+    good = tmp_path / f"good{suffix}"
+    if suffix == ".npz":
+        sp.save_npz(good, matrix)
+    elif suffix == ".npy":
+        np.save(good, matrix.data)
+    else:
+        scipy.io.mmwrite(tmp_path / "text.mtx", matrix)
+        content = (tmp_path / "text.mtx").read_bytes()
+        good.write_bytes(gzip.compress(content) if suffix == ".mtx.gz" else content)
+    content = good.read_bytes()
+    rng = np.random.default_rng(3)
+    for _ in range(60):
+        spoilt = bytearray(content)
+        spoilt[int(rng.integers(0, min(len(content), 2000)))] ^= int(rng.integers(1, 256))
+        if rng.random() < 0.3:
+            spoilt = spoilt[: int(rng.integers(0, len(content)))]
+        path = tmp_path / f"spoilt{suffix}"
+        path.write_bytes(spoilt)
+        try:
+            (read_vector if suffix == ".npy" else read_source)(path)
+        except InputError as error:
+            assert error.file == os.fspath(path)

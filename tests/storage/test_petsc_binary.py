@@ -1,0 +1,152 @@
+"""PETSc's binary files, against bytes packed by hand and against PETSc itself."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from hpc_sla.errors import InputError
+from hpc_sla.storage.importers import read_source, read_vector
+from tests.storage.files import assert_message
+
+# [[10, 0, 20], [0, 0, 0], [0, -1.5, 0]]
+DENSE = np.array([[10, 0, 20], [0, 0, 0], [0, -1.5, 0]])
+
+
+def integers(wide, *values):
+    return struct.pack(">" + ("q" if wide else "i") * len(values), *values)
+
+
+def reals(*values):
+    return struct.pack(">" + "d" * len(values), *values)
+
+
+def mat(wide, rows=3, columns=3, entries=3, lengths=(2, 0, 1), indices=(0, 2, 1), values=None):
+    numbers = (10, 20, -1.5) if values is None else values
+    header = integers(wide, 1211216, rows, columns, entries)
+    return header + integers(wide, *lengths) + integers(wide, *indices) + reals(*numbers)
+
+
+def vec(wide, values=(1.0, 2.0, 3.0)):
+    return integers(wide, 1211214, len(values)) + reals(*values)
+
+
+@pytest.fixture(params=[".petsc", ".bin"])
+def path(request, tmp_path):
+    return tmp_path / f"m{request.param}"
+
+
+@pytest.mark.parametrize("wide", [False, True])
+class TestByHand:
+    def test_matrix(self, path, wide):
+        path.write_bytes(mat(wide))
+        path.with_name(path.name + ".info").write_text("-matload_block_size 1\n")
+        found = read_source(path)
+        np.testing.assert_array_equal(found.matrix.toarray(), DENSE)
+        assert found.matrix.data.dtype.isnative
+        assert found.rhs is None
+
+    def test_unsorted_and_repeated_columns(self, path, wide):
+        path.write_bytes(mat(wide, lengths=(3, 0, 0), indices=(2, 0, 2)))
+        found = read_source(path).matrix
+        np.testing.assert_array_equal(found.toarray(), [[20, 0, 8.5], [0] * 3, [0] * 3])
+        assert found.has_canonical_format
+
+    def test_matrix_and_vectors(self, path, wide):
+        path.write_bytes(mat(wide) + vec(wide) + vec(wide, (7.0, 8.0, 9.0)))
+        assert read_source(path).rhs.tolist() == [1, 2, 3]
+
+    def test_vector_alone(self, path, wide):
+        path.write_bytes(vec(wide))
+        assert read_vector(path).tolist() == [1, 2, 3]
+
+    def test_no_entries(self, path, wide):
+        path.write_bytes(mat(wide, entries=0, lengths=(0, 0, 0), indices=(), values=()))
+        assert read_source(path).matrix.nnz == 0
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (lambda w: b"", ["ends inside the class id"]),
+            (lambda w: mat(w)[:-1], ["ends inside the values", "24 bytes", "23 left"]),
+            (lambda w: mat(w)[:30], ["ends inside"]),
+            (lambda w: mat(w) + b"\0", ["ends inside the class id"]),
+            (lambda w: mat(w) + vec(w)[:-1], ["ends inside the values"]),
+            (lambda w: mat(w) + mat(w), ["1211216", "a vector begins with 1211214"]),
+            (lambda w: vec(w), ["1211214", "a matrix begins with 1211216"]),
+            (lambda w: mat(w) + vec(w, (1.0,)), ["vector has 1 rows", "matrix 3"]),
+            (lambda w: mat(w, entries=-1), ["dense"]),
+            (lambda w: mat(w, rows=-3), ["declares -3 x 3"]),
+            (lambda w: mat(w, entries=2**31 - 1, lengths=(2**31 - 1, 0, 0)), ["ends inside"]),
+            (lambda w: mat(w, rows=2**31 - 1), ["ends inside the row lengths"]),
+            (lambda w: mat(w, lengths=(2, 0, 0)), ["do not add up"]),
+            (lambda w: mat(w, lengths=(4, -2, 1)), ["do not add up"]),
+            (lambda w: mat(w, indices=(0, 3, 1)), ["outside 0 to 2"]),
+            (lambda w: mat(w, indices=(0, -1, 1)), ["outside 0 to 2"]),
+            (lambda w: mat(w, columns=4), ["3 x 4", "square"]),
+            (lambda w: mat(w, values=(1, float("nan"), 2)), ["nan", "finite"]),
+            (lambda w: mat(w) + vec(w, (1.0, float("inf"), 2.0)), ["inf", "finite"]),
+            (lambda w: np.arange(9, dtype="<i4").tobytes(), ["a matrix begins with"]),
+        ],
+    )
+    def test_bad(self, path, wide, content, words):
+        path.write_bytes(content(wide))
+        with pytest.raises(InputError) as caught:
+            read_source(path)
+        assert_message(caught.value, path, caught.value.field, *words)
+
+    def test_random_damage(self, path, wide):
+        good = mat(wide) + vec(wide)
+        rng = np.random.default_rng(0)
+        for _ in range(80):
+            spoilt = bytearray(good)
+            spoilt[int(rng.integers(0, len(good)))] ^= int(rng.integers(1, 256))
+            path.write_bytes(spoilt[: int(rng.integers(0, 2 * len(good)))])
+            for read in (read_source, read_vector):
+                try:
+                    read(path)
+                except InputError as error:
+                    assert error.file == os.fspath(path)
+
+
+WRITER = """
+import sys
+import numpy as np
+from petsc4py import PETSc
+
+with np.load(sys.argv[1]) as given:
+    matrix = PETSc.Mat().createAIJ(
+        (len(given["b"]), len(given["b"])),
+        csr=(
+            given["indptr"].astype(PETSc.IntType),
+            given["indices"].astype(PETSc.IntType),
+            given["data"],
+        ),
+    )
+    b = PETSc.Vec().createWithArray(given["b"])
+    viewer = PETSc.Viewer().createBinary(sys.argv[2], "w")
+    matrix.view(viewer)
+    b.view(viewer)
+    viewer.destroy()
+"""
+
+
+def test_what_petsc_wrote(tmp_path):
+    pytest.importorskip("petsc4py", reason="PETSc is not installed")
+    rng = np.random.default_rng(0)
+    matrix = sp.csr_array(sp.random_array((50, 50), density=0.1, rng=rng))
+    b = rng.random(50)
+    given = tmp_path / "given.npz"
+    np.savez(given, indptr=matrix.indptr, indices=matrix.indices, data=matrix.data, b=b)
+    path = tmp_path / "m.petsc"
+    # In a process of its own: initialising PETSc here would initialise MPI for every test.
+    subprocess.run([sys.executable, "-c", WRITER, str(given), str(path)], check=True, timeout=60)
+    found = read_source(path)
+    np.testing.assert_array_equal(found.matrix.toarray(), matrix.toarray())
+    np.testing.assert_array_equal(found.rhs, b)
