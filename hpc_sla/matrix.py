@@ -73,12 +73,7 @@ class DSparseMatrix:
             On every rank, naming the file, the dataset and the remedy.
         """
         with world.agree(), MatrixFile(path) as file:
-            if file.n_rows != file.n_cols:
-                raise InputError(
-                    f"the matrix is {file.n_rows} x {file.n_cols}, not square",
-                    file=path,
-                    remedy="A solve needs as many equations as unknowns",
-                )
+            file.require_square()
             offsets = offsets_for(file.part_offsets, world.size)
             rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
             indptr, columns, data = file.read_rows(rows.start, rows.stop)

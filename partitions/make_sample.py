@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hpc_sla import problems
 from hpc_sla.partition import order_by_part, partition, reorder
-from hpc_sla.storage import write_matrix
+from hpc_sla.storage.matrix_writer import write_matrix
 
 SAMPLE = Path(__file__).resolve().parent / "poisson2d-16x16-p4.h5"
 

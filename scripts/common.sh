@@ -36,10 +36,26 @@ apt_install() {
         as_root=(sudo -n)
     fi
     say "installing Debian packages: $*"
+    local log
+    log=$(mktemp)
     # A fresh machine has no package lists, an old one lists that no longer match the archive.
-    "${as_root[@]}" apt-get update -qq >&2 || say "apt-get update failed; trying with the lists there are"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "$@" >&2 </dev/null
+    "${as_root[@]}" apt-get update >"$log" 2>&1 || say "apt-get update failed; trying with the lists there are"
+    if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "$@" >>"$log" 2>&1 </dev/null; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        die "apt-get could not install: $*"
+    fi
+    rm -f "$log"
+}
+
+# What building from source takes: a C compiler, make, and the headers of the environment's Python.
+need_compiler() {
+    local header packages=(gcc g++ make)
+    header=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+    command -v gcc >/dev/null && command -v g++ >/dev/null && command -v make >/dev/null && [[ -e $header ]] && return
+    [[ -e $header ]] || packages+=(libc6-dev python3-dev)
+    apt_install "${packages[@]}"
 }
 
 # The environment's programs first, and one thread a rank: the ranks are the parallelism.

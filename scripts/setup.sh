@@ -137,14 +137,6 @@ install_base() {
     stamp base "$pins"
 }
 
-need_compiler() {
-    local header packages=(gcc g++ make)
-    header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
-    command -v gcc >/dev/null && command -v g++ >/dev/null && command -v make >/dev/null && [[ -e $header ]] && return
-    [[ -e $header ]] || packages+=(libc6-dev python3-dev)
-    apt_install "${packages[@]}"
-}
-
 install_everything() {
     local extra from_pip=()
     foundation_stands || make_environment
@@ -160,7 +152,6 @@ install_everything() {
         for extra in "${from_pip[@]}"; do stamp "$extra" "$pins"; done
     fi
     if [[ " ${extras[*]} " == *" petsc "* ]] && ! stamped petsc "$pins"; then
-        need_compiler
         "$ROOT/scripts/petsc.sh"
         stamp petsc "$pins"
     fi

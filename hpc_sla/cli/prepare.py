@@ -82,7 +82,7 @@ def write_partitioned(
 ) -> PartitionQuality:
     """Partition `source`, write the matrix file `output`, and judge the partition."""
     from hpc_sla.partition import order_by_part, partition, quality, reorder
-    from hpc_sla.storage.matrix_file import write_matrix
+    from hpc_sla.storage.matrix_writer import write_matrix
 
     part = partition(source.matrix, parts, method, source.coordinates)
     permutation, part_offsets = order_by_part(part, parts, source.matrix)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.partition.offsets import even_offsets
@@ -22,6 +21,8 @@ def adjacency(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
     neighbours : ndarray, int32 [2 * edges]
         Row r's neighbours are ``neighbours[starts[r]:starts[r+1]]``, ascending.
     """
+    import scipy.sparse as sp  # slow to load; ranks that only read do without
+
     # One byte per entry is enough for a pattern, and sums of ones do not cancel to zero.
     ones = np.ones(matrix.nnz, dtype=np.bool_)
     pattern = sp.csr_array((ones, matrix.indices, matrix.indptr), shape=matrix.shape)

@@ -6,8 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 # A user's own numbering of a grid or mesh beats reverse Cuthill-McKee by up to 1.5 times in a
 # product although the two have similar column distances; a scattered one loses by 1.7 times at
@@ -58,6 +56,8 @@ def reorder(matrix: Any, permutation: np.ndarray) -> Any:
 
     Entry (i, j) of the result is entry ``(permutation[i], permutation[j])`` of `matrix`.
     """
+    import scipy.sparse as sp  # slow to load; ranks that only read do without
+
     stored = sp.csr_array(matrix)[permutation]
     inverse = np.empty(len(permutation), dtype=stored.indices.dtype)
     inverse[permutation] = np.arange(len(permutation), dtype=inverse.dtype)
@@ -68,6 +68,8 @@ def reorder(matrix: Any, permutation: np.ndarray) -> Any:
 
 def _own_block(stored: Any, start: int, stop: int) -> Any:
     """Symmetrised pattern of rows and columns ``start:stop``, int32 indices from 0."""
+    import scipy.sparse as sp  # slow to load; ranks that only read do without
+
     first, last = stored.indptr[start], stored.indptr[stop]
     columns = stored.indices[first:last]
     own = (columns >= start) & (columns < stop)
@@ -83,6 +85,8 @@ def _closer_order(block: Any) -> np.ndarray | None:
     """Reverse Cuthill-McKee's order of `block`, or None where the present one will do."""
     if not block.nnz:
         return None
+    from scipy.sparse.csgraph import reverse_cuthill_mckee  # slow to load
+
     order = reverse_cuthill_mckee(block, symmetric_mode=True)
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))

@@ -27,12 +27,11 @@ from hpc_sla.storage.hdf5 import (
     open_read,
     read_slab,
 )
-from hpc_sla.storage.matrix_writer import write_matrix
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MatrixFile", "write_matrix"]
+__all__ = ["MatrixFile"]
 
 _OWN_ATTRIBUTES = ("format", "version", "n_rows", "n_cols", "content_sha256")
 

@@ -9,7 +9,7 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.partition import order_by_part, partition, reorder
-from hpc_sla.storage.matrix_file import write_matrix
+from hpc_sla.storage.matrix_writer import write_matrix
 from tests.collective import (
     MATRICES,
     dense,

@@ -17,7 +17,8 @@ import pytest
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
-from hpc_sla.storage.matrix_file import MatrixFile, write_matrix
+from hpc_sla.storage.matrix_file import MatrixFile
+from hpc_sla.storage.matrix_writer import write_matrix
 
 
 @dataclass

@@ -126,7 +126,7 @@ FULL_DISC = """
 import resource, sys
 import numpy as np, scipy.sparse as sp
 from hpc_sla.errors import InputError
-from hpc_sla.storage.matrix_file import write_matrix
+from hpc_sla.storage.matrix_writer import write_matrix
 from hpc_sla.storage.result_file import ResultWriter
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))

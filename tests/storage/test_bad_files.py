@@ -11,7 +11,8 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.storage.kind import kind_of
-from hpc_sla.storage.matrix_file import MatrixFile, write_matrix
+from hpc_sla.storage.matrix_file import MatrixFile
+from hpc_sla.storage.matrix_writer import write_matrix
 from hpc_sla.storage.result_file import ResultWriter
 from tests.storage.files import (
     as_ordinary_user,

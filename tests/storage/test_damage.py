@@ -11,7 +11,8 @@ import pytest
 from hpc_sla import problems
 from hpc_sla.errors import InputError
 from hpc_sla.partition import order_by_part, reorder
-from hpc_sla.storage.matrix_file import MatrixFile, write_matrix
+from hpc_sla.storage.matrix_file import MatrixFile
+from hpc_sla.storage.matrix_writer import write_matrix
 from hpc_sla.storage.result_file import ResultWriter, read_result
 from tests.storage.files import assert_identical, random_content, read_everything
 

@@ -14,8 +14,8 @@ import scipy.sparse as sp
 from hpc_sla.errors import InputError
 from hpc_sla.partition import order_by_part, reorder
 from hpc_sla.storage.importers import read_source, read_vector
-from hpc_sla.storage.matrix_file import write_matrix
 from hpc_sla.storage.matrix_market import read_matrix_market
+from hpc_sla.storage.matrix_writer import write_matrix
 from tests.storage.files import as_ordinary_user, assert_message
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from hpc_sla.storage.matrix_file import MatrixFile, write_matrix
+from hpc_sla.storage.matrix_file import MatrixFile
+from hpc_sla.storage.matrix_writer import write_matrix
 from tests.storage.files import assert_identical, random_content, read_everything, replace
 
 
