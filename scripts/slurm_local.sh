@@ -39,15 +39,22 @@ running() {
     [[ -r /proc/$pid/cmdline ]] && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q "$program.*$dir" && printf '%s' "$pid"
 }
 
-stop_one() {
-    local pid_file=$1 program=$2 pid
-    pid=$(running "$pid_file" "$program") || return 0
-    kill "$pid" 2>/dev/null || true
+# stop_daemons PROGRAM PID_FILE [PROGRAM PID_FILE]...: ask all, wait for all, insist after five seconds.
+stop_daemons() {
+    local pid pids=()
+    while (($#)); do
+        if pid=$(running "$2" "$1"); then
+            pids+=("$pid")
+            kill "$pid" 2>/dev/null || true
+        fi
+        shift 2
+    done
     for _ in $(seq 50); do
-        kill -0 "$pid" 2>/dev/null || return 0
+        for pid in "${!pids[@]}"; do kill -0 "${pids[$pid]}" 2>/dev/null || unset "pids[$pid]"; done
+        ((${#pids[@]})) || return 0
         sleep 0.1
     done
-    kill -9 "$pid" 2>/dev/null || true
+    kill -9 "${pids[@]}" 2>/dev/null || true
 }
 
 both_nodes_take_jobs() {
@@ -168,9 +175,10 @@ stop() {
     if [[ -e $conf ]] && running "$dir/slurmctld.pid" slurmctld >/dev/null; then
         timeout 10 scancel --quiet --partition=local >/dev/null 2>&1 || true
     fi
-    stop_one "$dir/slurmctld.pid" slurmctld
-    for node in "${nodes[@]}"; do stop_one "$dir/slurmd-$node.pid" slurmd; done
-    stop_one "$dir/munge/pid" munged
+    local node daemons=(slurmctld "$dir/slurmctld.pid")
+    for node in "${nodes[@]}"; do daemons+=(slurmd "$dir/slurmd-$node.pid"); done
+    stop_daemons "${daemons[@]}"
+    stop_daemons munged "$dir/munge/pid" # last: the others still talk through it
     rm -rf "$dir"
 }
 

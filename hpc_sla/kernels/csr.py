@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from hpc_sla.kernels.native import DTYPES, LIBRARY, serves_native
+
 _LIBRARY = torch.library.Library("hpc_sla", "DEF")
 _LIBRARY.define(
     "csr_matmul_out(Tensor indptr, Tensor indices, Tensor values, Tensor x, Tensor(a!) y) -> ()"
@@ -43,9 +45,16 @@ def _csr_matmul_library(
     x: torch.Tensor,
     y: torch.Tensor,
 ) -> None:
-    """The same through MKL on the CPU and cuSPARSE on CUDA."""
+    """The same in C or through MKL on the CPU, and through cuSPARSE on CUDA."""
     if values.numel() == 0 or x.numel() == 0:
         y.zero_()
+        return
+    if serves_native(x) and indptr.dtype == torch.int32:
+        # A quarter less time than MKL's product without its analysis, which cannot be kept here.
+        assert LIBRARY is not None
+        getattr(LIBRARY, f"hpc_sla_csr_matvec_{DTYPES[x.dtype]}")(
+            y.numel(), *(t.data_ptr() for t in (indptr, indices, values, x, y))
+        )
         return
     matrix = torch.sparse_csr_tensor(
         indptr, indices, values, (y.shape[0], x.shape[0]), check_invariants=False

@@ -7,43 +7,14 @@ about 136 bytes a row (float64) in their seven passes; these two need 80. On the
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
 import torch
 
+from hpc_sla.kernels.native import DTYPES, LIBRARY, serves_native
 from hpc_sla.kernels.vectors import Scalar
-
-_NAMES = {torch.float64: "float64", torch.float32: "float32"}
-
-
-def _load() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where installation found no compiler."""
-    if os.environ.get("HPC_SLA_NATIVE") == "0":
-        return None
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_native{suffix}")
-        if path.exists():
-            try:
-                library = ctypes.CDLL(str(path))
-            except OSError:  # built for another machine
-                continue
-            integer, number, address = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-            for name in _NAMES.values():
-                residual = getattr(library, f"hpc_sla_residual_{name}")
-                residual.argtypes, residual.restype = [integer, number, *[address] * 4], None
-                direction = getattr(library, f"hpc_sla_direction_{name}")
-                direction.argtypes = [integer, number, number, *[address] * 4]
-                direction.restype = None
-            return library
-    return None
-
-
-_NATIVE = _load()
 
 
 @cache
@@ -62,11 +33,11 @@ def serves(r: torch.Tensor) -> bool:
     Those in C run on one thread, as a rank of an MPI program mostly does; with more, torch's own
     operations are the faster ones.
     """
-    if r.dim() != 1 or r.dtype not in _NAMES:
+    if r.dim() != 1 or r.dtype not in DTYPES:
         return False
     if r.device.type == "cuda":
         return _load_triton()
-    return _NATIVE is not None and r.device.type == "cpu" and torch.get_num_threads() == 1
+    return serves_native(r)
 
 
 def residual_pass(
@@ -90,8 +61,8 @@ def residual_pass(
     if isinstance(alpha, torch.Tensor):
         torch.ops.hpc_sla.cg_residual_pass(r, q, alpha, inverse, out)
         return
-    assert _NATIVE is not None
-    getattr(_NATIVE, f"hpc_sla_residual_{_NAMES[r.dtype]}")(
+    assert LIBRARY is not None
+    getattr(LIBRARY, f"hpc_sla_residual_{DTYPES[r.dtype]}")(
         r.numel(), alpha, q.data_ptr(), _address(inverse), r.data_ptr(), out.data_ptr()
     )
 
@@ -108,8 +79,8 @@ def direction_pass(
     if isinstance(alpha, torch.Tensor):
         torch.ops.hpc_sla.cg_direction_pass(x, p, r, inverse, alpha, beta)
         return
-    assert _NATIVE is not None
-    getattr(_NATIVE, f"hpc_sla_direction_{_NAMES[r.dtype]}")(
+    assert LIBRARY is not None
+    getattr(LIBRARY, f"hpc_sla_direction_{DTYPES[r.dtype]}")(
         r.numel(), alpha, beta, r.data_ptr(), _address(inverse), x.data_ptr(), p.data_ptr()
     )
 

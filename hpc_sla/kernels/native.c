@@ -1,15 +1,29 @@
-/* Fused CPU loops for one thread, each a single pass over memory that torch needs several for.
+/* CPU loops for one thread: the sparse product, and fused passes over memory for which torch needs
+ * several.
  *
- * Compiled at installation where there is a C compiler; hpc_sla/kernels/fused.py holds the torch
- * versions that serve where there is none, and that the tests compare these with. No Python or
- * torch header is needed: the functions take plain pointers and are called through ctypes.
+ * Compiled at installation where there is a C compiler; elsewhere torch operations do the work, and
+ * they are what the tests compare these with. No Python or torch header is needed: the functions
+ * take plain pointers and are called through ctypes.
  *
- * Sums run in four interleaved chains of doubles, so that they do not wait for one another and
- * the order of addition never depends on anything but n.
+ * The passes sum in four interleaved chains of doubles, so that no addition waits for the last one
+ * and the order never depends on anything but n.
  */
 #include <stdint.h>
 
 #define DEFINE(T, NAME)                                                                          \
+    /* y = A x for a CSR matrix of n rows. */                                                    \
+    void hpc_sla_csr_matvec_##NAME(int64_t n, const int32_t *restrict indptr,                    \
+                                   const int32_t *restrict indices, const T *restrict values,    \
+                                   const T *restrict x, T *restrict y)                           \
+    {                                                                                            \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            T sum = 0;                                                                           \
+            for (int32_t k = indptr[i]; k < indptr[i + 1]; ++k)                                  \
+                sum += values[k] * x[indices[k]];                                                \
+            y[i] = sum;                                                                          \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
     /* r -= alpha q;  out[0] = sum r inverse r,  out[1] = sum r r.  inverse may be NULL: ones. */ \
     void hpc_sla_residual_##NAME(int64_t n, double alpha, const T *restrict q,                   \
                                  const T *restrict inverse, T *restrict r, T *restrict out)      \

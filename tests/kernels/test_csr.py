@@ -23,6 +23,16 @@ def _case(shape, density, dtype, index=np.int32):
     return matrix, pattern, torch.from_numpy(matrix.data.astype(dtype)), rng
 
 
+@pytest.fixture(params=[1, 2], ids=["compiled loop", "library"])
+def _threads(request):
+    """One thread takes the compiled loop where there is one, two take the library's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("columns", [(), (3,)])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])

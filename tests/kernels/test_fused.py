@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hpc_sla.kernels import fused
+from hpc_sla.kernels import native as native_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,8 @@ def _one_thread():
 
 
 native = pytest.mark.skipif(
-    fused._NATIVE is None, reason="the kernels were not compiled (no C compiler at installation)"
+    native_kernels.LIBRARY is None,
+    reason="the kernels were not compiled (no C compiler at installation)",
 )
 
 
