@@ -8,6 +8,7 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.halo import HaloPlan
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.vectors import dot_into
 from hpc_sla.layout import RowLayout
 
 _INT32 = 2**31
@@ -136,15 +137,37 @@ class DistributedPattern:
 
     # Raw products: collective, not differentiable, and after the first call without allocation
 
-    def matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
-        """`out = A x`. **Collective.** The halo travels while the owned block is multiplied."""
+    def matmul(
+        self,
+        values: torch.Tensor,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        dot: torch.Tensor | None = None,
+    ) -> None:
+        """`out = A x`, and `dot` = this rank's part of x . out where asked. **Collective.**
+
+        The halo travels while the owned block is multiplied. `dot` is [] or [k], by columns.
+        """
         channel = self.plan.start_exchange(x)
-        self.owned.matmul(self.owned_values(values), x, out)
+        fused = self.owned.compiled(x)
+        if fused:
+            weights = None if dot is None else x
+            if dot is not None:
+                dot.zero_()
+            self.owned.fused_matmul(self.owned_values(values), x, out, None, weights, dot)
+        else:
+            self.owned.matmul(self.owned_values(values), x, out)
         channel.finish()
-        if self.halo.nnz:
+        if self.halo.nnz and fused:
+            self.halo.fused_matmul(
+                self.halo_values(values), channel.recv_buffer, out, self.boundary, weights, dot
+            )
+        elif self.halo.nnz:
             part = self._buffer(x)
             self.halo.matmul(self.halo_values(values), channel.recv_buffer, part)
             out.index_add_(0, self.boundary, part)
+        if dot is not None and not fused:
+            dot_into(dot, x, out)
 
     def rmatmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = A^T x`. **Collective.** Halo contributions travel during the owned product."""

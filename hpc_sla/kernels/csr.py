@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hpc_sla.kernels.native import DTYPES, LIBRARY, serves_native
+from hpc_sla.kernels import native
 
 _LIBRARY = torch.library.Library("hpc_sla", "DEF")
 _LIBRARY.define(
@@ -49,12 +49,9 @@ def _csr_matmul_library(
     if values.numel() == 0 or x.numel() == 0:
         y.zero_()
         return
-    if serves_native(x) and indptr.dtype == torch.int32:
-        # A quarter less time than MKL's product without its analysis, which cannot be kept here.
-        assert LIBRARY is not None
-        getattr(LIBRARY, f"hpc_sla_csr_matvec_{DTYPES[x.dtype]}")(
-            y.numel(), *(t.data_ptr() for t in (indptr, indices, values, x, y))
-        )
+    if native.serves(x) and indptr.dtype == torch.int32 and x.is_contiguous():
+        # Half of MKL's time, whose analysis of the matrix cannot be kept here.
+        native.call("csr_matmul", x, y.shape[0], indptr, indices, values, x, None, y, None, None)
         return
     matrix = torch.sparse_csr_tensor(
         indptr, indices, values, (y.shape[0], x.shape[0]), check_invariants=False
@@ -126,6 +123,45 @@ class CsrPattern:
     def matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = A x`, without allocating. Local; not differentiable."""
         torch.ops.hpc_sla.csr_matmul_out(self.indptr, self.indices, values, x, out)
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        """Whether `fused_matmul` can be used for vectors like x. Local."""
+        return native.serves(x) and self.indptr.dtype == torch.int32 and x.is_contiguous()
+
+    def fused_matmul(
+        self,
+        values: torch.Tensor,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        dot: torch.Tensor | None = None,
+    ) -> None:
+        """`out = A x`, or `out[rows] += A x`, and its inner products, in one pass. Local.
+
+        Parameters
+        ----------
+        values : torch.Tensor [nnz]
+        x : torch.Tensor [n_columns] or [n_columns, k]
+        out : torch.Tensor [n_rows] or, with `rows`, longer; or [., k]
+        rows : int32 tensor [n_rows], optional
+            No row twice.
+        weights : torch.Tensor like out, optional
+            With it, `dot` ([] or [k]) is raised by weights . (A x), at `rows`, by columns.
+        """
+        native.call(
+            "csr_matmul",
+            x,
+            self.n_rows,
+            self.indptr,
+            self.indices,
+            values,
+            x,
+            rows,
+            out,
+            weights,
+            dot,
+        )
 
     def rmatmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = A^T x`. Local; not differentiable.

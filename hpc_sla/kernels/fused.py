@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from hpc_sla.kernels.native import DTYPES, LIBRARY, serves_native
+from hpc_sla.kernels import native
 from hpc_sla.kernels.vectors import Scalar
 
 
@@ -33,11 +33,9 @@ def serves(r: torch.Tensor) -> bool:
     Those in C run on one thread, as a rank of an MPI program mostly does; with more, torch's own
     operations are the faster ones.
     """
-    if r.dim() != 1 or r.dtype not in DTYPES:
-        return False
     if r.device.type == "cuda":
-        return _load_triton()
-    return serves_native(r)
+        return r.dim() == 1 and r.dtype in native.DTYPES and _load_triton()
+    return native.serves(r)
 
 
 def residual_pass(
@@ -51,20 +49,17 @@ def residual_pass(
 
     Parameters
     ----------
-    r, q : torch.Tensor [n], contiguous
-    alpha : float on the CPU, tensor [] on a GPU
+    r, q : torch.Tensor [n] or, on the CPU, [n, k], contiguous
+    alpha : float on the CPU for [n]; otherwise tensor [] or [k]
     inverse : torch.Tensor [n] or None
         Pointwise preconditioner; None for ones.
-    out : torch.Tensor [2]
+    out : torch.Tensor [2] or [2, k]
         Summed in float64 whatever the dtype.
     """
-    if isinstance(alpha, torch.Tensor):
+    if r.device.type != "cpu":
         torch.ops.hpc_sla.cg_residual_pass(r, q, alpha, inverse, out)
         return
-    assert LIBRARY is not None
-    getattr(LIBRARY, f"hpc_sla_residual_{DTYPES[r.dtype]}")(
-        r.numel(), alpha, q.data_ptr(), _address(inverse), r.data_ptr(), out.data_ptr()
-    )
+    native.call("residual", r, r.shape[0], _coefficient(alpha, r), q, inverse, r, out)
 
 
 def direction_pass(
@@ -76,26 +71,24 @@ def direction_pass(
     beta: Scalar,
 ) -> None:
     """`x += alpha p; p = inverse r + beta p`, in one pass. Arguments as in `residual_pass`."""
-    if isinstance(alpha, torch.Tensor):
+    if r.device.type != "cpu":
         torch.ops.hpc_sla.cg_direction_pass(x, p, r, inverse, alpha, beta)
         return
-    assert LIBRARY is not None
-    getattr(LIBRARY, f"hpc_sla_direction_{DTYPES[r.dtype]}")(
-        r.numel(), alpha, beta, r.data_ptr(), _address(inverse), x.data_ptr(), p.data_ptr()
-    )
+    a, b = _coefficient(alpha, r), _coefficient(beta, r)
+    native.call("direction", r, r.shape[0], a, b, r, inverse, x, p)
 
 
 def residual_reference(
     r: torch.Tensor,
     q: torch.Tensor,
-    alpha: float,
+    alpha: Scalar,
     inverse: torch.Tensor | None,
     out: torch.Tensor,
 ) -> None:
     """`residual_pass` in torch operations: the oracle."""
-    r.sub_(q, alpha=alpha)
-    z = r if inverse is None else inverse * r
-    out.copy_(torch.stack([torch.dot(r, z), torch.dot(r, r)]))
+    r.sub_(alpha * q)
+    z = _scaled(r, inverse)
+    out.copy_(torch.stack([(r * z).sum(0), (r * r).sum(0)]))
 
 
 def direction_reference(
@@ -103,13 +96,19 @@ def direction_reference(
     p: torch.Tensor,
     r: torch.Tensor,
     inverse: torch.Tensor | None,
-    alpha: float,
-    beta: float,
+    alpha: Scalar,
+    beta: Scalar,
 ) -> None:
     """`direction_pass` in torch operations: the oracle."""
-    x.add_(p, alpha=alpha)
-    p.mul_(beta).add_(r if inverse is None else inverse * r)
+    x.add_(alpha * p)
+    p.mul_(beta).add_(_scaled(r, inverse))
 
 
-def _address(tensor: torch.Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _scaled(r: torch.Tensor, inverse: torch.Tensor | None) -> torch.Tensor:
+    if inverse is None:
+        return r
+    return r * (inverse if r.dim() == 1 else inverse.unsqueeze(1))
+
+
+def _coefficient(a: Scalar, like: torch.Tensor) -> torch.Tensor:
+    return a if isinstance(a, torch.Tensor) else torch.tensor(a, dtype=like.dtype)

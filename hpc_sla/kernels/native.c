@@ -5,69 +5,192 @@
  * they are what the tests compare these with. No Python or torch header is needed: the functions
  * take plain pointers and are called through ctypes.
  *
- * The passes sum in four interleaved chains of doubles, so that no addition waits for the last one
- * and the order never depends on anything but n.
+ * Vectors are [n] or [n, k] by rows, with k = 1 for [n]. The passes sum in chains of doubles whose
+ * order never depends on anything but n and k.
  */
+#include <stddef.h>
 #include <stdint.h>
 
+/* Entries ahead of the one in use to fetch. The processor's own prefetcher does not see far enough
+ * in a loop that waits on x. Matrix entries are used once a product, so they should not push the
+ * vectors out of the cache: locality 0. An address past the end is not an error in a prefetch. */
+#define AHEAD 512
+#define FETCH(p) __builtin_prefetch((p), 0, 0)
+
+/* Columns of a block of vectors done at a time, in registers. */
+#define WIDTH 8
+
 #define DEFINE(T, NAME)                                                                          \
-    /* y = A x for a CSR matrix of n rows. */                                                    \
-    void hpc_sla_csr_matvec_##NAME(int64_t n, const int32_t *restrict indptr,                    \
-                                   const int32_t *restrict indices, const T *restrict values,    \
-                                   const T *restrict x, T *restrict y)                           \
+    /* One row of a product: fetch ahead, then sum. */                                           \
+    static inline T row_##NAME(int32_t begin, int32_t end, const int32_t *restrict indices,      \
+                               const T *restrict values, const T *restrict x)                    \
     {                                                                                            \
-        for (int64_t i = 0; i < n; ++i) {                                                        \
-            T sum = 0;                                                                           \
-            for (int32_t k = indptr[i]; k < indptr[i + 1]; ++k)                                  \
-                sum += values[k] * x[indices[k]];                                                \
-            y[i] = sum;                                                                          \
+        T sum = 0;                                                                               \
+        for (int32_t k = begin; k < end; k += 8) {                                               \
+            FETCH(values + k + AHEAD);                                                           \
+            FETCH(indices + k + AHEAD);                                                          \
         }                                                                                        \
+        for (int32_t k = begin; k < end; ++k)                                                    \
+            sum += values[k] * x[indices[k]];                                                    \
+        return sum;                                                                              \
     }                                                                                            \
                                                                                                  \
-    /* r -= alpha q;  out[0] = sum r inverse r,  out[1] = sum r r.  inverse may be NULL: ones. */ \
-    void hpc_sla_residual_##NAME(int64_t n, double alpha, const T *restrict q,                   \
-                                 const T *restrict inverse, T *restrict r, T *restrict out)      \
+    static inline void row_wide_##NAME(int32_t begin, int32_t end, int64_t width, int64_t k,     \
+                                       const int32_t *restrict indices,                          \
+                                       const T *restrict values, const T *restrict x, T *sum)    \
     {                                                                                            \
-        double rz[4] = {0, 0, 0, 0}, rr[4] = {0, 0, 0, 0};                                       \
-        const T a = (T)alpha;                                                                    \
-        int64_t i = 0;                                                                           \
-        for (; i + 4 <= n; i += 4) {                                                             \
-            for (int j = 0; j < 4; ++j) {                                                        \
-                const T value = r[i + j] - a * q[i + j];                                         \
-                const double square = (double)value * value;                                     \
-                r[i + j] = value;                                                                \
-                rr[j] += square;                                                                 \
-                rz[j] += inverse ? square * inverse[i + j] : square;                             \
-            }                                                                                    \
-        }                                                                                        \
-        for (; i < n; ++i) {                                                                     \
-            const T value = r[i] - a * q[i];                                                     \
-            const double square = (double)value * value;                                         \
-            r[i] = value;                                                                        \
-            rr[0] += square;                                                                     \
-            rz[0] += inverse ? square * inverse[i] : square;                                     \
-        }                                                                                        \
-        out[0] = (T)((rz[0] + rz[1]) + (rz[2] + rz[3]));                                         \
-        out[1] = (T)((rr[0] + rr[1]) + (rr[2] + rr[3]));                                         \
-    }                                                                                            \
-                                                                                                 \
-    /* x += alpha p;  p = inverse r + beta p.  inverse may be NULL: ones. */                     \
-    void hpc_sla_direction_##NAME(int64_t n, double alpha, double beta, const T *restrict r,     \
-                                  const T *restrict inverse, T *restrict x, T *restrict p)       \
-    {                                                                                            \
-        const T a = (T)alpha, b = (T)beta;                                                       \
-        if (inverse)                                                                             \
-            for (int64_t i = 0; i < n; ++i) {                                                    \
-                const T direction = p[i];                                                        \
-                x[i] += a * direction;                                                           \
-                p[i] = inverse[i] * r[i] + b * direction;                                        \
+        for (int j = 0; j < WIDTH; ++j)                                                          \
+            sum[j] = 0;                                                                          \
+        if (width == WIDTH)                                                                      \
+            for (int32_t e = begin; e < end; ++e) {                                              \
+                const T value = values[e];                                                       \
+                const T *from = x + indices[e] * k;                                              \
+                for (int j = 0; j < WIDTH; ++j)                                                  \
+                    sum[j] += value * from[j];                                                   \
             }                                                                                    \
         else                                                                                     \
-            for (int64_t i = 0; i < n; ++i) {                                                    \
-                const T direction = p[i];                                                        \
-                x[i] += a * direction;                                                           \
-                p[i] = r[i] + b * direction;                                                     \
+            for (int32_t e = begin; e < end; ++e) {                                              \
+                const T value = values[e];                                                       \
+                const T *from = x + indices[e] * k;                                              \
+                for (int64_t j = 0; j < width; ++j)                                              \
+                    sum[j] += value * from[j];                                                   \
             }                                                                                    \
+    }                                                                                            \
+                                                                                                 \
+    /* A CSR matrix A of n rows times x [., k]: y = A x, or y[rows] += A x where rows is given.  \
+     * Where w is given, dot [k] is raised by the columns' w . (A x) (w[rows] with rows). */     \
+    void hpc_sla_csr_matmul_##NAME(int64_t n, int64_t k, const int32_t *restrict indptr,         \
+                                   const int32_t *restrict indices, const T *restrict values,    \
+                                   const T *restrict x, const int32_t *restrict rows,            \
+                                   T *restrict y, const T *w, T *restrict dot)                   \
+    {                                                                                            \
+        if (k == 1) {                                                                            \
+            double total = 0;                                                                    \
+            if (rows)                                                                            \
+                for (int64_t i = 0; i < n; ++i) {                                                \
+                    const T sum = row_##NAME(indptr[i], indptr[i + 1], indices, values, x);      \
+                    y[rows[i]] += sum;                                                           \
+                    if (w)                                                                       \
+                        total += (double)w[rows[i]] * sum;                                       \
+                }                                                                                \
+            else if (w)                                                                          \
+                for (int64_t i = 0; i < n; ++i) {                                                \
+                    const T sum = row_##NAME(indptr[i], indptr[i + 1], indices, values, x);      \
+                    y[i] = sum;                                                                  \
+                    total += (double)w[i] * sum;                                                 \
+                }                                                                                \
+            else                                                                                 \
+                for (int64_t i = 0; i < n; ++i)                                                  \
+                    y[i] = row_##NAME(indptr[i], indptr[i + 1], indices, values, x);             \
+            if (w)                                                                               \
+                dot[0] += (T)total;                                                              \
+            return;                                                                              \
+        }                                                                                        \
+        for (int64_t first = 0; first < k; first += WIDTH) {                                     \
+            const int64_t width = k - first < WIDTH ? k - first : WIDTH;                         \
+            double total[WIDTH] = {0};                                                           \
+            T sum[WIDTH];                                                                        \
+            for (int64_t i = 0; i < n; ++i) {                                                    \
+                const int64_t row = (rows ? rows[i] : i) * k + first;                            \
+                row_wide_##NAME(indptr[i], indptr[i + 1], width, k, indices, values, x + first,  \
+                                sum);                                                            \
+                if (rows)                                                                        \
+                    for (int64_t j = 0; j < width; ++j)                                          \
+                        y[row + j] += sum[j];                                                    \
+                else                                                                             \
+                    for (int64_t j = 0; j < width; ++j)                                          \
+                        y[row + j] = sum[j];                                                     \
+                if (w)                                                                           \
+                    for (int64_t j = 0; j < width; ++j)                                          \
+                        total[j] += (double)w[row + j] * sum[j];                                 \
+            }                                                                                    \
+            if (w)                                                                               \
+                for (int64_t j = 0; j < width; ++j)                                              \
+                    dot[first + j] += (T)total[j];                                               \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    /* r -= alpha q;  out[0] = sum r inverse r,  out[1] = sum r r, by columns: out is [2, k].    \
+     * inverse is [n] and may be NULL: ones. */                                                  \
+    void hpc_sla_residual_##NAME(int64_t n, int64_t k, const T *restrict alpha,                  \
+                                 const T *restrict q, const T *restrict inverse,                 \
+                                 T *restrict r, T *restrict out)                                 \
+    {                                                                                            \
+        if (k == 1) {                                                                            \
+            double rz[4] = {0, 0, 0, 0}, rr[4] = {0, 0, 0, 0};                                   \
+            const T a = alpha[0];                                                                \
+            int64_t i = 0;                                                                       \
+            for (; i + 4 <= n; i += 4) {                                                         \
+                for (int j = 0; j < 4; ++j) {                                                    \
+                    const T value = r[i + j] - a * q[i + j];                                     \
+                    const double square = (double)value * value;                                 \
+                    r[i + j] = value;                                                            \
+                    rr[j] += square;                                                             \
+                    rz[j] += inverse ? square * inverse[i + j] : square;                         \
+                }                                                                                \
+            }                                                                                    \
+            for (; i < n; ++i) {                                                                 \
+                const T value = r[i] - a * q[i];                                                 \
+                const double square = (double)value * value;                                     \
+                r[i] = value;                                                                    \
+                rr[0] += square;                                                                 \
+                rz[0] += inverse ? square * inverse[i] : square;                                 \
+            }                                                                                    \
+            out[0] = (T)((rz[0] + rz[1]) + (rz[2] + rz[3]));                                     \
+            out[1] = (T)((rr[0] + rr[1]) + (rr[2] + rr[3]));                                     \
+            return;                                                                              \
+        }                                                                                        \
+        for (int64_t first = 0; first < k; first += WIDTH) {                                     \
+            const int64_t width = k - first < WIDTH ? k - first : WIDTH;                         \
+            double rz[WIDTH] = {0}, rr[WIDTH] = {0};                                             \
+            for (int64_t i = 0; i < n; ++i) {                                                    \
+                const double scale = inverse ? inverse[i] : 1;                                   \
+                T *to = r + i * k + first;                                                       \
+                const T *from = q + i * k + first;                                               \
+                for (int64_t j = 0; j < width; ++j) {                                            \
+                    const T value = to[j] - alpha[first + j] * from[j];                          \
+                    const double square = (double)value * value;                                 \
+                    to[j] = value;                                                               \
+                    rr[j] += square;                                                             \
+                    rz[j] += square * scale;                                                     \
+                }                                                                                \
+            }                                                                                    \
+            for (int64_t j = 0; j < width; ++j) {                                                \
+                out[first + j] = (T)rz[j];                                                       \
+                out[k + first + j] = (T)rr[j];                                                   \
+            }                                                                                    \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    /* x += alpha p;  p = inverse r + beta p.  inverse is [n] and may be NULL: ones. */          \
+    void hpc_sla_direction_##NAME(int64_t n, int64_t k, const T *restrict alpha,                 \
+                                  const T *restrict beta, const T *restrict r,                   \
+                                  const T *restrict inverse, T *restrict x, T *restrict p)       \
+    {                                                                                            \
+        if (k == 1) {                                                                            \
+            const T a = alpha[0], b = beta[0];                                                   \
+            if (inverse)                                                                         \
+                for (int64_t i = 0; i < n; ++i) {                                                \
+                    const T direction = p[i];                                                    \
+                    x[i] += a * direction;                                                       \
+                    p[i] = inverse[i] * r[i] + b * direction;                                    \
+                }                                                                                \
+            else                                                                                 \
+                for (int64_t i = 0; i < n; ++i) {                                                \
+                    const T direction = p[i];                                                    \
+                    x[i] += a * direction;                                                       \
+                    p[i] = r[i] + b * direction;                                                 \
+                }                                                                                \
+            return;                                                                              \
+        }                                                                                        \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            const T scale = inverse ? inverse[i] : 1;                                            \
+            for (int64_t j = i * k, c = 0; c < k; ++j, ++c) {                                    \
+                const T direction = p[j];                                                        \
+                x[j] += alpha[c] * direction;                                                    \
+                p[j] = scale * r[j] + beta[c] * direction;                                       \
+            }                                                                                    \
+        }                                                                                        \
     }
 
 DEFINE(double, float64)

@@ -23,15 +23,11 @@ def _load() -> ctypes.CDLL | None:
                 library = ctypes.CDLL(str(path))
             except OSError:  # built for another machine
                 continue
-            integer, number, address = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+            integer, address = ctypes.c_int64, ctypes.c_void_p
             for name in DTYPES.values():
-                residual = getattr(library, f"hpc_sla_residual_{name}")
-                residual.argtypes, residual.restype = [integer, number, *[address] * 4], None
-                direction = getattr(library, f"hpc_sla_direction_{name}")
-                direction.argtypes = [integer, number, number, *[address] * 4]
-                direction.restype = None
-                product = getattr(library, f"hpc_sla_csr_matvec_{name}")
-                product.argtypes, product.restype = [integer, *[address] * 5], None
+                for function, pointers in (("csr_matmul", 8), ("residual", 5), ("direction", 6)):
+                    entry = getattr(library, f"hpc_sla_{function}_{name}")
+                    entry.argtypes, entry.restype = [integer, integer, *[address] * pointers], None
             return library
     return None
 
@@ -39,16 +35,25 @@ def _load() -> ctypes.CDLL | None:
 LIBRARY = _load()
 
 
-def serves_native(like: torch.Tensor) -> bool:
-    """Whether the compiled loops serve a vector like this one.
+def serves(like: torch.Tensor) -> bool:
+    """Whether the compiled loops serve a vector like this one: `[n]` or `[n, k]`.
 
     They run on one thread, as a rank of an MPI program mostly does; with more, torch's own
     operations are the faster ones.
     """
     return (
         LIBRARY is not None
+        and type(like) in (torch.Tensor, torch.nn.Parameter)  # and no fake one, which has no data
         and like.device.type == "cpu"
-        and like.dim() == 1
         and like.dtype in DTYPES
         and torch.get_num_threads() == 1
+    )
+
+
+def call(function: str, like: torch.Tensor, rows: int, *tensors: torch.Tensor | None) -> None:
+    """Call a loop for `rows` rows of vectors like `like`. Every tensor must be contiguous."""
+    assert LIBRARY is not None
+    columns = 1 if like.dim() == 1 else like.shape[1]
+    getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
+        rows, columns, *(None if t is None else t.data_ptr() for t in tensors)
     )

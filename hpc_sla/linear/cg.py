@@ -20,9 +20,11 @@ Callback = Callable[[int, float], None]
 
 
 class Operator(Protocol):
-    """`y = A x` on distributed vectors, into `out`."""
+    """`out = A x` on distributed vectors; `dot`, where given, this rank's part of x . out."""
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor, /) -> None: ...
+    def __call__(
+        self, x: torch.Tensor, out: torch.Tensor, dot: torch.Tensor | None = None, /
+    ) -> None: ...
 
 
 class ConjugateGradient:
@@ -84,8 +86,9 @@ class ConjugateGradient:
         """One iteration, or nothing at all once finished. **Collective.**"""
         alpha: Any
         beta: Any
-        self.operator(self.p, self.q)
-        (curvature,) = self.scalars.dots((self.p, self.q))
+        partial = self.scalars.partial(1)
+        self.operator(self.p, self.q, partial.select(0, 0))
+        (curvature,) = self.scalars.reduce(partial)
         good = self.live & (curvature > 0)
         alpha = self.scalars.ratio(self.rho, curvature, good)
         if self.fused:

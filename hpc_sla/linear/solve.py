@@ -122,8 +122,8 @@ def _solve(
     b_norm = math.sqrt(square) if square >= 0 else math.nan
     x = torch.zeros_like(b) if x0 is None else x0.clone(memory_format=torch.contiguous_format)
 
-    def operator(v: torch.Tensor, out: torch.Tensor) -> None:
-        A.pattern.matmul(A.values, v, out)
+    def operator(v: torch.Tensor, out: torch.Tensor, dot: torch.Tensor | None = None) -> None:
+        A.pattern.matmul(A.values, v, out, dot)
 
     status, iterations, norm, history = cg(
         A.layout,

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.kernels import native
 from hpc_sla.kernels.csr import CsrPattern, csr_matmul_reference, expand_rows
 
 SHAPES = [(7, 7), (5, 9), (9, 5), (1, 4), (4, 1), (0, 3), (3, 0), (200, 150)]
@@ -56,6 +57,43 @@ def test_products_equal_scipys(shape, density, dtype, columns):
         oracle = torch.from_numpy(start.copy())
         csr_matmul_reference(pattern.indptr, pattern.indices, values, torch.from_numpy(x), oracle)
         np.testing.assert_allclose(oracle.numpy(), out.numpy(), **close)
+
+
+@pytest.mark.skipif(native.LIBRARY is None, reason="the kernels were not compiled")
+@pytest.mark.parametrize("columns", [(), (1,), (3,), (8,), (19,)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_fused_product_sums_adds_and_weighs(shape, density, dtype, columns):
+    matrix, pattern, values, rng = _case(shape, density, dtype)
+    close = {"rtol": 1e-5, "atol": 1e-4} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-12}
+    n_out = shape[0] + 4
+
+    def vector(n):
+        return rng.standard_normal((n, *columns)).astype(dtype)
+
+    x, start, weights = vector(shape[1]), vector(n_out), vector(n_out)
+    rows = rng.permutation(n_out)[: shape[0]].astype(np.int32)
+    product, before = matrix @ x, np.asarray(vector(1)[0])
+    torch.set_num_threads(1)
+    assert pattern.compiled(torch.from_numpy(x))
+
+    out, dot = torch.from_numpy(start.copy()), torch.from_numpy(before.copy())
+    pattern.fused_matmul(
+        values, torch.from_numpy(x), out, torch.from_numpy(rows), torch.from_numpy(weights), dot
+    )
+    expected = start.copy()
+    expected[rows] += product
+    np.testing.assert_allclose(out.numpy(), expected, **close)
+    np.testing.assert_allclose(dot.numpy(), before + (weights[rows] * product).sum(0), **close)
+
+    out = torch.full((shape[0], *columns), float("nan"), dtype=values.dtype)
+    dot.zero_()
+    pattern.fused_matmul(
+        values, torch.from_numpy(x), out, None, torch.from_numpy(weights[: shape[0]]), dot
+    )
+    np.testing.assert_allclose(out.numpy(), product, **close)
+    np.testing.assert_allclose(dot.numpy(), (weights[: shape[0]] * product).sum(0), **close)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
