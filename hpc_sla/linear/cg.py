@@ -14,7 +14,7 @@ from hpc_sla.layout import RowLayout
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.scalars import Scalars
-from hpc_sla.precond import Identity, Jacobi, Preconditioner
+from hpc_sla.precond import Preconditioner
 
 Callback = Callable[[int, float], None]
 
@@ -66,8 +66,8 @@ class ConjugateGradient:
         self.scalars = scalars
         self.x, self.r = x, r
         # One thread on the CPU and a pointwise preconditioner: two fused passes do it all.
-        self.fused = fused.serves(r) and isinstance(precond, (Identity, Jacobi))
-        self.inverse = precond.inverse if isinstance(precond, Jacobi) else None
+        self.fused = fused.serves(r) and precond.pointwise
+        self.inverse = precond.inverse
         # Allocated once: a captured burst of steps knows these by address.
         self.p = torch.empty_like(r)
         self.q = torch.empty_like(r)
@@ -163,7 +163,7 @@ def cg(
     if not x_is_zero:
         true_residual(r)
     state = ConjugateGradient(operator, precond, x, r, target, scalars)
-    pointwise = isinstance(precond, (Identity, Jacobi))
+    pointwise = precond.pointwise
     bursts = Bursts(state, scalars, captured=pointwise and layout.world.size == 1 and b.is_cuda)
     history = [math.sqrt(float(state.rr)) if float(state.rr) >= 0 else math.nan]
     if callback:

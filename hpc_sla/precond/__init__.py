@@ -44,12 +44,13 @@ def make_preconditioner(precond: Any, A: DSparseMatrix) -> Preconditioner:
         with A.world.agree():
             precond.check(A.layout.n_owned, A.values)
         return precond
-    if isinstance(precond, Identity):
+    if isinstance(precond, Preconditioner):
         return precond
     if callable(precond):
-        return Wrapped(precond, getattr(precond, "__name__", type(precond).__name__))
+        return Wrapped(getattr(precond, "__name__", type(precond).__name__), precond)
     if hasattr(precond, "apply") and not isinstance(precond, str):
-        return Wrapped(precond.apply, type(precond).__name__)
+        transpose = getattr(precond, "apply_transpose", None)
+        return Wrapped(type(precond).__name__, precond.apply, transpose)
     with A.world.agree():
         raise InputError(
             f"unknown preconditioner {precond!r}",

@@ -2,40 +2,83 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 
+from hpc_sla.errors import HpcSlaError
 
-class Preconditioner(Protocol):
-    """Maps a residual to a preconditioned residual."""
+
+class Preconditioner(ABC):
+    """An approximation M of A whose inverse is cheap to apply.
+
+    Set up once, used by any number of solves. Nothing it does at apply time leaves the rank's
+    device.
+    """
 
     name: str
+    """As a solve reports it, options included."""
 
+    symmetric: bool
+    """Whether M^-1 is symmetric where A is: what cg and minres need."""
+
+    inverse: torch.Tensor | None = None
+    """`[n_owned]`, where all that applying does is multiply by it: loops can fuse that."""
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether it is the identity or a multiplication by `inverse`."""
+        return self.inverse is not None
+
+    @abstractmethod
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """`M^-1 r`, for r `[n_owned]` or `[n_owned, k]`. **Collective** in general.
 
         May write to `out` and return it, or return another tensor (even `r` itself), so that
-        nothing is copied for its own sake.
+        nothing is copied for its own sake. Never changes r. Not differentiable.
         """
 
+    @abstractmethod
+    def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """`M^-T r`, for the adjoint system. Otherwise as `apply`."""
 
-class Identity:
+
+class Identity(Preconditioner):
     """No preconditioner."""
 
     name = "none"
+    symmetric = True
+    pointwise = True
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         return r
 
+    apply_transpose = apply
 
-class Wrapped:
-    """A user's callable."""
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], name: str) -> None:
-        self._function = function
+class Wrapped(Preconditioner):
+    """A user's callables. They are trusted to be symmetric where the method needs that."""
+
+    symmetric = True
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        transpose: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         self.name = name
+        self._function = function
+        self._transpose = transpose
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         return self._function(r)
+
+    def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        if self._transpose is None:
+            raise HpcSlaError(
+                f"the preconditioner {self.name} has no apply_transpose; "
+                "give it one, or another preconditioner to the adjoint solve"
+            )
+        return self._transpose(r)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from hpc_sla.errors import InputError
+from hpc_sla.precond.base import Preconditioner
 
 
-class Jacobi:
+class Jacobi(Preconditioner):
     """`M = diag(A)` (Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., section 10.2).
 
     Parameters
@@ -17,6 +18,8 @@ class Jacobi:
     """
 
     name = "jacobi"
+    symmetric = True
+    inverse: torch.Tensor
 
     def __init__(self, diagonal: torch.Tensor) -> None:
         self.inverse = torch.where(diagonal == 0, 1.0, diagonal).reciprocal_().contiguous()
@@ -38,3 +41,5 @@ class Jacobi:
         """Local."""
         inverse = self.inverse if r.dim() == 1 else self.inverse.unsqueeze(1)
         return torch.mul(r, inverse, out=out)
+
+    apply_transpose = apply

@@ -113,7 +113,7 @@ def test_the_loop_does_not_wait_for_the_device(fake, jacobi, triton, monkeypatch
     assert isinstance(scalars, DeviceScalars) and scalars.check_every > 1
 
     state = ConjugateGradient(
-        lambda x, out: pattern.matmul(values, x, out),
+        lambda x, out, dot=None: pattern.matmul(values, x, out, dot),
         Jacobi(_vector()) if jacobi else Identity(),
         torch.zeros_like(r),
         r,
