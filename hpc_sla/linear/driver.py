@@ -42,7 +42,7 @@ class Outcome:
         if norm < self._best:
             self._best, self._best_at = norm, self.iterations
         elif status is None and self.iterations - self._best_at > patience:
-            self.status = "stagnated"
+            self.status, self._last_claim = "stagnated", 0.0  # for good
 
     def judge(self, norm: float, may_go_on: bool) -> None:
         """Hold what the method claims against the true residual."""
@@ -53,11 +53,11 @@ class Outcome:
             self.status = "not_finite"
         elif self.status is None or (self.status == "converged" and not may_go_on):
             self.status = "max_iterations"
-        elif self.status in ("converged", "breakdown") and may_go_on:
+        elif self.status in ("converged", "stagnated", "breakdown") and may_go_on:
             # The recurrence claims what the true residual denies, rounding having parted them, or
             # has come to a halt. Go on from the true residual, as long as that helps.
             if norm > 0.5 * self._last_claim:
-                self.status = "stagnated" if self.status == "converged" else "breakdown"
+                self.status = "breakdown" if self.status == "breakdown" else "stagnated"
             else:
                 self.status = None
             self._last_claim = norm
@@ -146,7 +146,6 @@ def _round(
             iterations += 1
             for outcome, row in zip(outcomes, rows, strict=True):
                 if outcome.status is None:
-                    outcome.iterations = iterations - 1
                     status = method.classify(row, outcome.target)
                     outcome.iterated(method.norm(row), status, patience)
             if callback:

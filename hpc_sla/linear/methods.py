@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from hpc_sla.errors import InputError
 from hpc_sla.linear.bicgstab import BiCGStab
@@ -23,32 +23,39 @@ class Entry:
     """When to use it, in a line."""
 
     make: type[Method]
-    needs_symmetric: bool = False
-    """Whether A and M must be symmetric."""
+    solves: Literal["spd", "symmetric", "any"]
+    """The matrices it is made for. The first two need a symmetric preconditioner, too."""
 
     options: dict[str, type] = field(default_factory=dict)
+
+    @property
+    def needs_symmetric(self) -> bool:
+        """Whether A and M must be symmetric."""
+        return self.solves != "any"
 
 
 ENTRIES = {
     "cg": Entry(
-        "conjugate gradients: for symmetric positive definite matrices", ConjugateGradient, True
+        "conjugate gradients: for symmetric positive definite matrices", ConjugateGradient, "spd"
     ),
     "pipelined_cg": Entry(
         "cg with one hidden reduction an iteration: for many ranks with few rows each",
         PipelinedCG,
-        True,
+        "spd",
         {"replacement": int},
     ),
-    "minres": Entry("for symmetric matrices that are not positive definite", Minres, True),
-    "bicgstab": Entry("for non-symmetric matrices, in little memory", BiCGStab),
+    "minres": Entry("for symmetric matrices that are not positive definite", Minres, "symmetric"),
+    "bicgstab": Entry("for non-symmetric matrices, in little memory", BiCGStab, "any"),
     "gmres": Entry(
         "for non-symmetric matrices: robust, and needs memory for `restart` vectors",
         Gmres,
+        "any",
         options={"restart": int},
     ),
     "fgmres": Entry(
         "gmres for a preconditioner that changes from step to step (an inner solve, a network)",
         FlexibleGmres,
+        "any",
         options={"restart": int},
     ),
 }

@@ -126,7 +126,9 @@ class PipelinedCG(Method):
             return "not_finite"
         if curvature <= 0:
             # Only in a first step is it computed from A itself: later it may be all rounding.
-            return "indefinite" if curvature < 0 and fresh else "breakdown"
+            if not fresh:
+                return "stagnated"
+            return "breakdown" if curvature == 0 else "indefinite"
         if rr <= target * target:
             return "converged"
         if rho <= 0:
