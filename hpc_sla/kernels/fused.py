@@ -59,7 +59,7 @@ def residual_pass(
     if r.device.type != "cpu":
         torch.ops.hpc_sla.cg_residual_pass(r, q, alpha, inverse, out)
         return
-    native.call("residual", r, r.shape[0], _coefficient(alpha, r), q, inverse, r, out)
+    native.call("residual", r, r.shape[0], *native.coefficients(r, alpha), q, inverse, r, out)
 
 
 def direction_pass(
@@ -74,8 +74,8 @@ def direction_pass(
     if r.device.type != "cpu":
         torch.ops.hpc_sla.cg_direction_pass(x, p, r, inverse, alpha, beta)
         return
-    a, b = _coefficient(alpha, r), _coefficient(beta, r)
-    native.call("direction", r, r.shape[0], a, b, r, inverse, x, p)
+    coefficients = native.coefficients(r, alpha, beta)
+    native.call("direction", r, r.shape[0], *coefficients, r, inverse, x, p)
 
 
 def residual_reference(
@@ -108,7 +108,3 @@ def _scaled(r: torch.Tensor, inverse: torch.Tensor | None) -> torch.Tensor:
     if inverse is None:
         return r
     return r * (inverse if r.dim() == 1 else inverse.unsqueeze(1))
-
-
-def _coefficient(a: Scalar, like: torch.Tensor) -> torch.Tensor:
-    return a if isinstance(a, torch.Tensor) else torch.tensor(a, dtype=like.dtype)

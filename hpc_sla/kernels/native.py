@@ -18,6 +18,11 @@ _FUNCTIONS = {
     "direction": (2, 6),
     "basis_dots": (5, 2),
     "basis_update": (3, 5),
+    "bicgstab_half": (2, 5),
+    "bicgstab_full": (2, 9),
+    "bicgstab_turn": (2, 7),
+    "minres_lanczos": (2, 9),
+    "minres_direction": (2, 12),
 }
 """How many integers and how many pointers each takes: all integers come first."""
 
@@ -71,3 +76,10 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> None:
     getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
         rows, columns, *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
     )
+
+
+def coefficients(like: torch.Tensor, *scalars: float | torch.Tensor) -> list[torch.Tensor]:
+    """Numbers as tensors of the vectors' dtype, to hand to `call`."""
+    return [
+        s if isinstance(s, torch.Tensor) else torch.tensor(s, dtype=like.dtype) for s in scalars
+    ]

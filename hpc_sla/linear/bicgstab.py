@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
+from hpc_sla.kernels import passes
+from hpc_sla.kernels.vectors import copy_
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, System, root
 from hpc_sla.linear.scalars import Flag
@@ -40,28 +41,36 @@ class BiCGStab(Method):
         one = self.rho * 0 + 1.0
         self.scalars.record(one, one, one, self.rho)
         self.live = active & self._unfinished(self.rho, self.rho)
+        self.p_apply = self.precond.apply(self.p, self.p_hat)
 
     def step(self) -> None:
-        scalars = self.scalars
-        p_hat = self.precond.apply(self.p, self.p_hat)
+        scalars, precond = self.scalars, self.precond
+        p_hat = self.p_apply
         self.operator(p_hat, self.v)
         (slope,) = scalars.dots((self.shadow, self.v))
         good = self.live & (slope != 0)
         alpha: Any = scalars.ratio(self.rho, slope, good)
-        axpy_(self.r, -alpha, self.v)  # now s
-        s_hat = self.precond.apply(self.r, self.s_hat)
+        # r becomes s
+        inverse = precond.inverse if precond.pointwise else None
+        s_hat = passes.bicgstab_half(self.r, alpha, self.v, inverse, self.s_hat)
+        if not precond.pointwise:
+            s_hat = precond.apply(self.r, self.s_hat)
         self.operator(s_hat, self.t)
         ts, tt = scalars.dots((self.t, self.r), (self.t, self.t))
         omega: Any = scalars.ratio(ts, tt, good & (tt > 0))
-        axpy_(self.x, alpha, p_hat)
-        axpy_(self.x, omega, s_hat)
-        axpy_(self.r, -omega, self.t)
-        rho, rr = scalars.dots((self.shadow, self.r), (self.r, self.r))
+        partial = scalars.partial(2)
+        passes.bicgstab_full(
+            self.x, self.r, alpha, omega, p_hat, s_hat, self.t, self.shadow, partial
+        )
+        rho, rr = scalars.reduce(partial)
         good = good & (omega != 0)
         beta: Any = scalars.ratio(rho, self.rho, good)
         beta = beta * scalars.ratio(alpha, omega, good)
-        axpy_(self.p, -omega, self.v)
-        aypx_(self.p, beta, self.r)
+        self.p_apply = passes.bicgstab_turn(
+            self.p, beta, omega, self.r, self.v, inverse, self.p_hat
+        )
+        if not precond.pointwise:
+            self.p_apply = precond.apply(self.p, self.p_hat)
         # The cosine of r and the shadow residual, squared; 1 for r = 0, which is no breakdown.
         cosine: Any = scalars.ratio(rho, self.shadow_square, good)
         cosine = scalars.where(rr > 0, cosine * scalars.ratio(rho, rr, rr > 0), rr * 0 + 1.0)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
+from hpc_sla.kernels import passes
+from hpc_sla.kernels.vectors import copy_, dot_into
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, System, root
 from hpc_sla.linear.scalars import Flag
@@ -61,12 +62,25 @@ class Minres(Method):
         delta = zaz * inverse * inverse
         # v_new = q / gamma - (delta / gamma) v - (gamma / gamma_old) v_old, in v_old's place
         back: Any = scalars.ratio(gamma, self.gamma_old, good)
-        aypx_(self.v_old, -back * gamma, self.q)
-        axpy_(self.v_old, -delta, self.v)
-        self.v_old.mul_(inverse)
+        partial = scalars.partial(3)
+        pointwise = self.precond.pointwise
+        passes.minres_lanczos(
+            self.q,
+            self.v_old,
+            self.v,
+            self.r,
+            back * gamma,
+            delta,
+            inverse,
+            self.precond.inverse if pointwise else None,
+            partial,
+        )
         self.v, self.v_old = self.v_old, self.v
-        z_new = self.precond.apply(self.v, self.q)
-        square, vr, vv = scalars.dots((self.v, z_new), (self.v, self.r), (self.v, self.v))
+        z_new = self.q
+        if not pointwise:
+            z_new = self.precond.apply(self.v, self.q)
+            dot_into(partial.select(0, 0), self.v, z_new)
+        square, vr, vv = scalars.reduce(partial)
         gamma_new: Any = scalars.sqrt(scalars.where(square > 0, square, square * 0))
         a0 = self.c * delta - self.c_old * self.s * gamma
         a1 = scalars.sqrt(a0 * a0 + gamma_new * gamma_new)
@@ -75,19 +89,27 @@ class Minres(Method):
         good = good & (a1 > 0)
         over: Any = scalars.ratio(a1 * 0 + 1.0, a1, good)
         c, s = a0 * over, gamma_new * over
-        # w_new = (z / gamma - a3 w_old - a2 w) / a1, in w_old's place
-        aypx_(self.w_old, -a3 * gamma, self.z)
-        axpy_(self.w_old, -a2 * gamma, self.w)
-        self.w_old.mul_(over * inverse)
-        self.w, self.w_old = self.w_old, self.w
-        axpy_(self.x, c * self.eta, self.w)
         eta: Any = -s * self.eta
         # r = s^2 r + (c eta / gamma_new) v_new; where gamma_new is 0 the residual is 0
         shrink: Any = scalars.where(good, s * s, s * 0 + 1.0)
         turn: Any = scalars.ratio(c * eta, gamma_new, good & (gamma_new > 0))
-        self.r.mul_(shrink)
-        axpy_(self.r, turn, self.v)
         self.rr = shrink * shrink * self.rr + 2 * shrink * turn * vr + turn * turn * vv
+        # w_new = (z / gamma - a3 w_old - a2 w) / a1, in w_old's place
+        passes.minres_direction(
+            self.w_old,
+            self.w,
+            self.z,
+            self.v,
+            self.x,
+            self.r,
+            a3 * gamma,
+            a2 * gamma,
+            over * inverse,
+            c * self.eta,
+            shrink,
+            turn,
+        )
+        self.w, self.w_old = self.w_old, self.w
         if z_new is not self.q:
             copy_(self.z, z_new)
         else:

@@ -1,0 +1,141 @@
+/* CPU loops for one thread: the vector updates of bicgstab and minres, in as few passes over memory
+ * as their reductions allow. Conventions as in native.c; `inverse` [n] may be NULL for ones;
+ * coefficients are [k]; sums are doubles [., k] that the caller has set to zero. */
+#include <stddef.h>
+#include <stdint.h>
+
+/* Each loop is written once for any k and compiled twice: for k = 1, and for the rest. */
+#define INLINE static inline __attribute__((always_inline))
+
+#define DEFINE(T, NAME)                                                                          \
+    INLINE void half_##NAME(int64_t n, int64_t k, const T *restrict alpha,                       \
+                            const T *restrict v, const T *restrict inverse, T *restrict r,       \
+                            T *restrict r_hat)                                                   \
+    {                                                                                            \
+        for (int64_t i = 0; i < n; ++i)                                                          \
+            for (int64_t e = i * k, c = 0; c < k; ++e, ++c) {                                    \
+                const T value = r[e] - alpha[c] * v[e];                                          \
+                r[e] = value;                                                                    \
+                r_hat[e] = inverse[i] * value;                                                   \
+            }                                                                                    \
+    }                                                                                            \
+    /* r -= alpha v;  r_hat = inverse r. */                                                      \
+    void hpc_sla_bicgstab_half_##NAME(int64_t n, int64_t k, const T *alpha, const T *v,          \
+                                      const T *inverse, T *r, T *r_hat)                          \
+    {                                                                                            \
+        if (k == 1)                                                                              \
+            half_##NAME(n, 1, alpha, v, inverse, r, r_hat);                                      \
+        else                                                                                     \
+            half_##NAME(n, k, alpha, v, inverse, r, r_hat);                                      \
+    }                                                                                            \
+                                                                                                 \
+    INLINE void full_##NAME(int64_t n, int64_t k, const T *restrict alpha,                       \
+                            const T *restrict omega, const T *restrict p_hat,                    \
+                            const T *s_hat, const T *restrict t, const T *restrict shadow,       \
+                            T *restrict x, T *r, double *restrict sums)                          \
+    {                                                                                            \
+        for (int64_t i = 0; i < n; ++i)                                                          \
+            for (int64_t e = i * k, c = 0; c < k; ++e, ++c) {                                    \
+                x[e] += alpha[c] * p_hat[e] + omega[c] * s_hat[e];                               \
+                const T value = r[e] - omega[c] * t[e];                                          \
+                r[e] = value;                                                                    \
+                sums[c] += (double)shadow[e] * value;                                            \
+                sums[k + c] += (double)value * value;                                            \
+            }                                                                                    \
+    }                                                                                            \
+    /* x += alpha p_hat + omega s_hat;  r -= omega t;  sums = shadow . r, r . r.  s_hat may be   \
+     * r. */                                                                                     \
+    void hpc_sla_bicgstab_full_##NAME(int64_t n, int64_t k, const T *alpha, const T *omega,      \
+                                      const T *p_hat, const T *s_hat, const T *t,                \
+                                      const T *shadow, T *x, T *r, double *sums)                 \
+    {                                                                                            \
+        if (k == 1) {                                                                            \
+            double two[2] = {0, 0};                                                              \
+            full_##NAME(n, 1, alpha, omega, p_hat, s_hat, t, shadow, x, r, two);                 \
+            sums[0] = two[0], sums[1] = two[1];                                                  \
+        } else                                                                                   \
+            full_##NAME(n, k, alpha, omega, p_hat, s_hat, t, shadow, x, r, sums);                \
+    }                                                                                            \
+                                                                                                 \
+    INLINE void turn_##NAME(int64_t n, int64_t k, const T *restrict beta,                        \
+                            const T *restrict omega, const T *restrict r, const T *restrict v,   \
+                            const T *restrict inverse, T *restrict p, T *restrict p_hat)         \
+    {                                                                                            \
+        for (int64_t i = 0; i < n; ++i)                                                          \
+            for (int64_t e = i * k, c = 0; c < k; ++e, ++c) {                                    \
+                const T value = r[e] + beta[c] * (p[e] - omega[c] * v[e]);                       \
+                p[e] = value;                                                                    \
+                if (inverse)                                                                     \
+                    p_hat[e] = inverse[i] * value;                                               \
+            }                                                                                    \
+    }                                                                                            \
+    /* p = r + beta (p - omega v);  p_hat = inverse p. */                                        \
+    void hpc_sla_bicgstab_turn_##NAME(int64_t n, int64_t k, const T *beta, const T *omega,       \
+                                      const T *r, const T *v, const T *inverse, T *p, T *p_hat)  \
+    {                                                                                            \
+        if (k == 1)                                                                              \
+            turn_##NAME(n, 1, beta, omega, r, v, inverse, p, p_hat);                             \
+        else                                                                                     \
+            turn_##NAME(n, k, beta, omega, r, v, inverse, p, p_hat);                             \
+    }                                                                                            \
+                                                                                                 \
+    INLINE void lanczos_##NAME(int64_t n, int64_t k, const T *restrict back,                     \
+                               const T *restrict delta, const T *restrict scale,                 \
+                               const T *restrict v, const T *restrict r,                         \
+                               const T *restrict inverse, T *restrict v_old, T *restrict q,      \
+                               double *restrict sums)                                            \
+    {                                                                                            \
+        for (int64_t i = 0; i < n; ++i)                                                          \
+            for (int64_t e = i * k, c = 0; c < k; ++e, ++c) {                                    \
+                const T value = (q[e] - back[c] * v_old[e] - delta[c] * v[e]) * scale[c];        \
+                const T z = inverse ? inverse[i] * value : value;                                \
+                v_old[e] = value;                                                                \
+                q[e] = z;                                                                        \
+                sums[c] += (double)value * z;                                                    \
+                sums[k + c] += (double)value * r[e];                                             \
+                sums[2 * k + c] += (double)value * value;                                        \
+            }                                                                                    \
+    }                                                                                            \
+    /* v_old = (q - back v_old - delta v) scale;  q = inverse v_old;                             \
+     * sums = v_old . q, v_old . r, v_old . v_old. */                                            \
+    void hpc_sla_minres_lanczos_##NAME(int64_t n, int64_t k, const T *back, const T *delta,      \
+                                       const T *scale, const T *v, const T *r,                   \
+                                       const T *inverse, T *v_old, T *q, double *sums)           \
+    {                                                                                            \
+        if (k == 1) {                                                                            \
+            double three[3] = {0, 0, 0};                                                         \
+            lanczos_##NAME(n, 1, back, delta, scale, v, r, inverse, v_old, q, three);            \
+            sums[0] = three[0], sums[1] = three[1], sums[2] = three[2];                          \
+        } else                                                                                   \
+            lanczos_##NAME(n, k, back, delta, scale, v, r, inverse, v_old, q, sums);             \
+    }                                                                                            \
+                                                                                                 \
+    INLINE void direction_##NAME(int64_t n, int64_t k, const T *restrict older,                  \
+                                 const T *restrict old, const T *restrict scale,                 \
+                                 const T *restrict step, const T *restrict shrink,               \
+                                 const T *restrict turn, const T *restrict z,                    \
+                                 const T *restrict w, const T *restrict v, T *restrict w_old,    \
+                                 T *restrict x, T *restrict r)                                   \
+    {                                                                                            \
+        for (int64_t i = 0; i < n; ++i)                                                          \
+            for (int64_t e = i * k, c = 0; c < k; ++e, ++c) {                                    \
+                const T value = (z[e] - older[c] * w_old[e] - old[c] * w[e]) * scale[c];         \
+                w_old[e] = value;                                                                \
+                x[e] += step[c] * value;                                                         \
+                r[e] = shrink[c] * r[e] + turn[c] * v[e];                                        \
+            }                                                                                    \
+    }                                                                                            \
+    /* w_old = (z - older w_old - old w) scale;  x += step w_old;  r = shrink r + turn v. */     \
+    void hpc_sla_minres_direction_##NAME(int64_t n, int64_t k, const T *older, const T *old,     \
+                                         const T *scale, const T *step, const T *shrink,         \
+                                         const T *turn, const T *z, const T *w, const T *v,      \
+                                         T *w_old, T *x, T *r)                                   \
+    {                                                                                            \
+        if (k == 1)                                                                              \
+            direction_##NAME(n, 1, older, old, scale, step, shrink, turn, z, w, v, w_old, x, r); \
+        else                                                                                     \
+            direction_##NAME(n, k, older, old, scale, step, shrink, turn, z, w, v, w_old, x, r); \
+    }
+
+DEFINE(double, float64)
+DEFINE(float, float32)

@@ -1,0 +1,143 @@
+"""The vector updates of bicgstab and minres in few passes over memory.
+
+Each function says what it computes; on the CPU with one thread it is a loop in C (`passes.c`),
+elsewhere the same in torch operations. Vectors are `[n]` or `[n, k]`, coefficients floats or
+tensors ([] or [k]), sums tensors [m] or [m, k] of this rank's parts. `inverse` is the pointwise
+preconditioner's, `[n]`, or None for the identity.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hpc_sla.kernels import native
+from hpc_sla.kernels.vectors import Scalar, axpy_, aypx_, copy_, dot_into
+
+Tensor = torch.Tensor
+
+
+def bicgstab_half(
+    r: Tensor, alpha: Scalar, v: Tensor, inverse: Tensor | None, r_hat: Tensor
+) -> Tensor:
+    """`r -= alpha v`, and the preconditioned r: in `r_hat`, or r itself."""
+    if inverse is not None and native.serves(r):
+        a = native.coefficients(r, alpha)
+        native.call("bicgstab_half", r, r.shape[0], *a, v, inverse, r, r_hat)
+        return r_hat
+    axpy_(r, _minus(alpha), v)
+    return r if inverse is None else torch.mul(r, _across(inverse, r), out=r_hat)
+
+
+def bicgstab_full(
+    x: Tensor,
+    r: Tensor,
+    alpha: Scalar,
+    omega: Scalar,
+    p_hat: Tensor,
+    s_hat: Tensor,
+    t: Tensor,
+    shadow: Tensor,
+    sums: Tensor,
+) -> None:
+    """`x += alpha p_hat + omega s_hat; r -= omega t; sums = [shadow . r, r . r]`."""
+    if native.serves(r):
+        coefficients = native.coefficients(r, alpha, omega)
+        wide = torch.zeros(sums.shape, dtype=torch.float64)
+        vectors = (p_hat, s_hat, t, shadow, x, r)
+        native.call("bicgstab_full", r, r.shape[0], *coefficients, *vectors, wide)
+        sums.copy_(wide)
+        return
+    axpy_(x, alpha, p_hat)
+    axpy_(x, omega, s_hat)
+    axpy_(r, _minus(omega), t)
+    dot_into(sums.select(0, 0), shadow, r)
+    dot_into(sums.select(0, 1), r, r)
+
+
+def bicgstab_turn(
+    p: Tensor,
+    beta: Scalar,
+    omega: Scalar,
+    r: Tensor,
+    v: Tensor,
+    inverse: Tensor | None,
+    p_hat: Tensor,
+) -> Tensor:
+    """`p = r + beta (p - omega v)`, and the preconditioned p: in `p_hat`, or p itself."""
+    if native.serves(r):
+        coefficients = native.coefficients(r, beta, omega)
+        native.call("bicgstab_turn", r, r.shape[0], *coefficients, r, v, inverse, p, p_hat)
+    else:
+        axpy_(p, _minus(omega), v)
+        aypx_(p, beta, r)
+        if inverse is not None:
+            torch.mul(p, _across(inverse, p), out=p_hat)
+    return p if inverse is None else p_hat
+
+
+def minres_lanczos(
+    q: Tensor,
+    v_old: Tensor,
+    v: Tensor,
+    r: Tensor,
+    back: Scalar,
+    delta: Scalar,
+    scale: Scalar,
+    inverse: Tensor | None,
+    sums: Tensor,
+) -> None:
+    """`v_old = (q - back v_old - delta v) scale; q = inverse v_old`, and with the new v_old = u
+
+    `sums = [u . q, u . r, u . u]`.
+    """
+    if native.serves(r):
+        coefficients = native.coefficients(r, back, delta, scale)
+        wide = torch.zeros(sums.shape, dtype=torch.float64)
+        vectors = (v, r, inverse, v_old, q)
+        native.call("minres_lanczos", r, r.shape[0], *coefficients, *vectors, wide)
+        sums.copy_(wide)
+        return
+    aypx_(v_old, _minus(back), q)
+    axpy_(v_old, _minus(delta), v)
+    v_old.mul_(scale)
+    if inverse is None:
+        copy_(q, v_old)
+    else:
+        torch.mul(v_old, _across(inverse, v_old), out=q)
+    for i, other in enumerate((q, r, v_old)):
+        dot_into(sums.select(0, i), v_old, other)
+
+
+def minres_direction(
+    w_old: Tensor,
+    w: Tensor,
+    z: Tensor,
+    v: Tensor,
+    x: Tensor,
+    r: Tensor,
+    older: Scalar,
+    old: Scalar,
+    scale: Scalar,
+    step: Scalar,
+    shrink: Scalar,
+    turn: Scalar,
+) -> None:
+    """`w_old = (z - older w_old - old w) scale; x += step w_old; r = shrink r + turn v`."""
+    if native.serves(r):
+        coefficients = native.coefficients(r, older, old, scale, step, shrink, turn)
+        native.call("minres_direction", r, r.shape[0], *coefficients, z, w, v, w_old, x, r)
+        return
+    aypx_(w_old, _minus(older), z)
+    axpy_(w_old, _minus(old), w)
+    w_old.mul_(scale)
+    axpy_(x, step, w_old)
+    r.mul_(shrink)
+    axpy_(r, turn, v)
+
+
+def _minus(a: Scalar) -> Scalar:
+    return -a
+
+
+def _across(inverse: Tensor, like: Tensor) -> Tensor:
+    return inverse if like.dim() == 1 else inverse.unsqueeze(1)
