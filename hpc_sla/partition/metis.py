@@ -77,13 +77,16 @@ def metis_rectangular(matrix: Any, parts: int) -> np.ndarray:
         return contiguous(n_rows, parts)
     ones = np.ones(matrix.nnz, dtype=np.bool_)
     pattern = sp.csr_array((ones, matrix.indices, matrix.indptr), shape=matrix.shape)
-    starts, neighbours = adjacency(sp.block_array([[None, pattern], [pattern.T, None]], "csr"))
+    starts, neighbours = adjacency(
+        sp.block_array([[None, pattern], [pattern.T, None]], format="csr")
+    )
     weights = np.concatenate([np.maximum(np.diff(matrix.indptr), 1), np.zeros(n_cols)])
+    # Bisection: k-way leaves whole parts empty where columns are long, which do not coarsen.
     _cuts, part = pymetis.part_graph(
         parts,
         pymetis.CSRAdjacency(starts, neighbours),
         vweights=weights.astype(np.int32),
-        recursive=False,
-        options=pymetis.Options(seed=_SEED, niter=30),
+        recursive=True,
+        options=pymetis.Options(seed=_SEED),
     )
     return np.asarray(part[:n_rows], dtype=np.int32)
