@@ -77,13 +77,16 @@ def column_offsets_for(
     ndarray, int64 [ranks + 1]
         From 0 to the number of columns, never decreasing.
     """
+    parts, ranks = len(part_offsets) - 1, len(offsets) - 1
+    if parts % ranks == 0:
+        return column_part_offsets[:: parts // ranks].copy()
     rows, columns = np.diff(part_offsets), np.diff(column_part_offsets)
     part = np.searchsorted(part_offsets, offsets, side="right") - 1
-    part = np.minimum(part, len(rows) - 1)
+    part = np.minimum(part, parts - 1)
     inside = (offsets - part_offsets[part]) * columns[part] // np.maximum(rows[part], 1)
     cuts = column_part_offsets[part] + inside
     cuts[0], cuts[-1] = 0, column_part_offsets[-1]
-    return cuts.astype(np.int64, copy=False)
+    return cuts
 
 
 def _split(cuts: np.ndarray, ranks: int) -> np.ndarray:
