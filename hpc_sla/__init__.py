@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hpc_sla.linear.solve import solve as solve
     from hpc_sla.matrix import DSparseMatrix as DSparseMatrix
     from hpc_sla.matrix import read_rhs as read_rhs
+    from hpc_sla.operators import LinearOperator as LinearOperator
     from hpc_sla.world import World as World
 
 # Names are loaded on first use: `partition`, `info` and `--help` need neither torch nor MPI.
@@ -22,6 +23,7 @@ _HOMES = {
     "DSparseMatrix": "hpc_sla.matrix",
     "HpcSlaError": "hpc_sla.errors",
     "InputError": "hpc_sla.errors",
+    "LinearOperator": "hpc_sla.operators",
     "RowLayout": "hpc_sla.layout",
     "SolveInfo": "hpc_sla.linear",
     "World": "hpc_sla.world",

@@ -12,10 +12,10 @@ import torch
 from hpc_sla import product as products
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
-from hpc_sla.ownership import Ownership
-from hpc_sla.partition.offsets import offsets_for
+from hpc_sla.partition.offsets import column_offsets_for, offsets_for
 from hpc_sla.pattern import DistributedPattern
 from hpc_sla.storage.matrix_file import MatrixFile
+from hpc_sla.triplets import assemble
 from hpc_sla.world import World
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
 
 
 class DSparseMatrix:
-    """A square sparse matrix, its rows spread over the ranks of a World.
+    """A sparse matrix, its rows spread over the ranks of a World.
 
     Make one with `from_hdf5`, `from_scipy` or `from_coo`. Every rank holds only its own rows
     as torch tensors on its own device, and knows the few values of other ranks (its halo) that
@@ -34,7 +34,9 @@ class DSparseMatrix:
     Attributes
     ----------
     layout : RowLayout
-        Rows by rank. `layout.rows` gives the user's row of each owned row.
+        Rows by rank: A @ x lives there. `layout.rows` gives the user's row of each owned row.
+    columns : RowLayout
+        Columns by rank: x of A @ x, and A.T @ y, live there. Of a square matrix, `layout` itself.
     values : torch.Tensor [nnz_owned]
         Per rank: the stored entries, those in owned columns first and those in halo columns
         after, each block by rows. May require grad. `entries()` says which is where.
@@ -46,8 +48,9 @@ class DSparseMatrix:
         self.pattern = pattern
         self.values = values
         self.layout = pattern.layout
+        self.columns = pattern.columns
         self.world = pattern.layout.world
-        self.shape = (self.layout.n_global, self.layout.n_global)
+        self.shape = (self.layout.n_global, self.columns.n_global)
 
     # Constructors
 
@@ -73,21 +76,27 @@ class DSparseMatrix:
             On every rank, naming the file, the dataset and the remedy.
         """
         with world.agree(), MatrixFile(path) as file:
-            file.require_square()
             offsets = offsets_for(file.part_offsets, world.size)
             rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
-            indptr, columns, data = file.read_rows(rows.start, rows.stop)
+            indptr, indices, data = file.read_rows(rows.start, rows.stop)
             permutation = file.read_permutation(rows.start, rows.stop)
+            square = file.n_rows == file.n_cols
+            if not square:
+                cuts = column_offsets_for(file.part_offsets, file.column_part_offsets, offsets)
+                first, last = int(cuts[world.rank]), int(cuts[world.rank + 1])
+                owned_columns = file.read_column_permutation(first, last)
         layout = RowLayout(world, offsets, permutation)
-        return cls._from_rows(layout, indptr, columns, _as_dtype(data, dtype))
+        columns = layout if square else RowLayout(world, cuts, owned_columns)
+        return cls._from_rows(layout, columns, indptr, indices, _as_dtype(data, dtype))
 
     @classmethod
     def from_scipy(
         cls,
         matrix: Any,
         world: World,
-        partition: str | np.ndarray = "metis",
+        partition: str | np.ndarray | None = None,
         coordinates: np.ndarray | None = None,
+        column_partition: str | np.ndarray | None = None,
     ) -> DSparseMatrix:
         """Spread a SciPy matrix that rank 0 holds. **Collective.**
 
@@ -96,20 +105,25 @@ class DSparseMatrix:
         matrix : scipy sparse matrix or array, or None
             Read on rank 0 only. float64 or float32; other real types become float64.
         world : World
-        partition : {"metis", "rcb", "contiguous"} or int array [n]
-            The method, or (on rank 0) the rank of each row.
-        coordinates : array [n, d], optional
-            For `rcb`; on rank 0.
+        partition : {"metis", "rcb", "contiguous"} or int array [m], optional
+            The method, or (on rank 0) the rank of each row. Default: "metis" for a square matrix,
+            "contiguous" for a rectangular one, for which "metis" cuts the bipartite graph of rows
+            and columns.
+        coordinates : array [m, d], optional
+            Of the rows, for `rcb`; on rank 0.
+        column_partition : {"majority", "contiguous"} or int array [n], optional
+            For a rectangular matrix: the method, or (on rank 0) the rank of each column. Default:
+            "majority", the rank with most of the column's entries. Columns of a square matrix are
+            owned as its rows are.
 
         Raises
         ------
         InputError
-            On every rank: not sparse, not square, not finite, complex.
+            On every rank: not sparse, not finite, complex, a partition that does not fit.
         """
         from hpc_sla.spread import spread_rows
 
-        layout, indptr, columns, data = spread_rows(matrix, world, partition, coordinates)
-        return cls._from_rows(layout, indptr, columns, data)
+        return cls._from_rows(*spread_rows(matrix, world, partition, coordinates, column_partition))
 
     @classmethod
     def from_coo(
@@ -119,6 +133,7 @@ class DSparseMatrix:
         values: torch.Tensor | np.ndarray,
         shape: Sequence[int],
         world: World,
+        columns: torch.Tensor | np.ndarray | None = None,
     ) -> DSparseMatrix:
         """Assemble from triplets, each rank bringing those of the rows it will own. **Collective.**
 
@@ -126,6 +141,9 @@ class DSparseMatrix:
         rank owns the rows it passes entries of, in ascending order; a row that nobody passes
         has no entries and goes to the rank whose even block of rows it lies in. Entries given
         twice are summed. Differentiable in `values`.
+
+        Columns of a square matrix are owned as its rows are. Those of a rectangular one lie on
+        the ranks in even contiguous blocks of the user's numbering, unless `columns` says else.
 
         Parameters
         ----------
@@ -135,49 +153,32 @@ class DSparseMatrix:
             Per rank; float64 or float32, the same on every rank. May require grad (then on
             every rank).
         shape : (int, int)
-            Replicated; square.
+            Replicated.
         world : World
+        columns : integer tensor or array, optional
+            Per rank, on every rank or on none, for a rectangular matrix: the columns this rank
+            will own, each on one rank, in any order (they are stored ascending). A column that
+            nobody names goes to the rank whose even block of columns it lies in.
 
         Raises
         ------
         InputError
-            On every rank: lengths differ, an index out of range, a row passed by two ranks, a
-            dtype that is not float32 or float64, a shape that is not square.
+            On every rank: lengths differ, an index out of range, a row passed (or a column
+            named) by two ranks, a dtype that is not float32 or float64, columns of a square
+            matrix.
         """
-        n = int(shape[0])
-        with world.agree():
-            rows, cols = _indices(rows, "rows"), _indices(cols, "cols")
-            values = _values(values, world.device)
-            _check_triplets(rows, cols, values, shape)
-        values = _agree_on_kind(values, n, world)
-        ownership = Ownership(world, np.unique(rows), n)
-        layout = ownership.layout
-        local = np.searchsorted(layout.rows, rows)
-        columns = ownership.stored(cols)
-        # Row-major order of the triplets, then one slot per distinct (row, column).
-        order = np.lexsort((columns, local))
-        local, columns = local[order], columns[order]
-        new = np.ones(len(local), dtype=bool)
-        new[1:] = (local[1:] != local[:-1]) | (columns[1:] != columns[:-1])
-        counts = np.bincount(local[new], minlength=layout.n_owned)
-        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        # The pattern reorders entries; carry each slot's number along to place the values.
-        slots = np.arange(int(new.sum()), dtype=np.int64)
-        pattern, slots = DistributedPattern.from_rows(layout, indptr, columns[new], slots)
-        place = np.empty(len(slots), dtype=np.int64)
-        place[slots] = np.arange(len(slots))
-        target = np.empty(len(order), dtype=np.int64)
-        target[order] = place[np.cumsum(new) - 1]
-        stored = values.new_zeros(pattern.nnz_owned).index_add(
-            0, torch.from_numpy(target).to(values.device), values
-        )
-        return cls(pattern, stored)
+        return cls(*assemble(rows, cols, values, shape, world, columns))
 
     @classmethod
     def _from_rows(
-        cls, layout: RowLayout, indptr: np.ndarray, columns: np.ndarray, data: np.ndarray
+        cls,
+        layout: RowLayout,
+        columns: RowLayout,
+        indptr: np.ndarray,
+        indices: np.ndarray,
+        data: np.ndarray,
     ) -> DSparseMatrix:
-        pattern, data = DistributedPattern.from_rows(layout, indptr, columns, data)
+        pattern, data = DistributedPattern.from_rows(layout, indptr, indices, data, columns)
         return cls(pattern, torch.from_numpy(data).to(layout.world.device))
 
     def with_values(self, values: torch.Tensor) -> DSparseMatrix:
@@ -198,14 +199,17 @@ class DSparseMatrix:
     # Products
 
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
-        """`A x` for x `[n_owned]` or `[n_owned, k]`. **Collective.** Differentiable in both."""
-        self._check(x)
+        """`A x` for x `[n_owned]` or `[n_owned, k]` in `columns`, giving the same in `layout`.
+
+        **Collective.** Differentiable in both.
+        """
+        self._check(x, self.columns)
         return products.product(self.values, x, self.pattern)
 
     matvec = __matmul__
 
-    def _check(self, x: torch.Tensor) -> None:
-        self.layout._check(x)
+    def _check(self, x: torch.Tensor, layout: RowLayout) -> None:
+        layout._check(x)
         # Before anything is sent: a product that fails half way leaves messages behind.
         if x.dtype != self.dtype or x.device != self.device:
             raise TypeError(
@@ -214,8 +218,11 @@ class DSparseMatrix:
             )
 
     def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
-        """`A^T x`. **Collective.** Differentiable in both."""
-        self._check(x)
+        """`A^T x` for x in `layout`, giving a vector in `columns`. **Collective.**
+
+        Differentiable in both.
+        """
+        self._check(x, self.layout)
         return products.rproduct(self.values, x, self.pattern)
 
     @property
@@ -226,9 +233,9 @@ class DSparseMatrix:
     def halo(self, x: torch.Tensor) -> torch.Tensor:
         """The values of x that this rank's rows need from other ranks. **Collective.**
 
-        Differentiable. [n_halo] or [n_halo, k], in ascending stored row.
+        Differentiable. [n_halo] or [n_halo, k], in ascending stored column.
         """
-        self.layout._check(x)
+        self.columns._check(x)
         return self.pattern.plan.exchange(x)
 
     # What it is
@@ -258,15 +265,29 @@ class DSparseMatrix:
 
     def entries(self) -> tuple[np.ndarray, np.ndarray]:
         """The user's row and column of each of `values`: two int64 [nnz_owned]. **Collective.**"""
-        user = torch.from_numpy(np.ascontiguousarray(self.layout.rows)).to(self.device)
-        columns = torch.cat([user, self.pattern.plan.exchange(user)])
+        mine = torch.from_numpy(np.ascontiguousarray(self.columns.rows)).to(self.device)
+        columns = torch.cat([mine, self.pattern.plan.exchange(mine)])
         owned, halo = self.pattern.owned, self.pattern.halo
-        local = torch.cat([owned.indices.long(), halo.indices.long() + self.layout.n_owned])
+        local = torch.cat([owned.indices.long(), halo.indices.long() + self.columns.n_owned])
+        user = torch.from_numpy(np.ascontiguousarray(self.layout.rows)).to(self.device)
         rows = user.index_select(0, self.pattern.local_rows())
         return rows.cpu().numpy(), columns.index_select(0, local).cpu().numpy()
 
     def diagonal(self) -> torch.Tensor:
-        """The diagonal of the owned rows, 0 where not stored: [n_owned]. Local; differentiable."""
+        """The diagonal of the owned rows, 0 where not stored: [n_owned]. Local; differentiable.
+
+        Raises
+        ------
+        InputError
+            On every rank, where the matrix is rectangular.
+        """
+        if self.columns is not self.layout:
+            raise InputError(
+                f"a {self.shape[0]} x {self.shape[1]} matrix has no diagonal that belongs to its "
+                "rows",
+                field="matrix",
+                remedy="Choose what works without one, such as precond='none'",
+            )
         where = self.pattern.owned.diagonal
         if not self.pattern.owned.nnz:
             return self.values.new_zeros(self.layout.n_owned)
@@ -274,13 +295,13 @@ class DSparseMatrix:
         return torch.where(where >= 0, found, 0.0)
 
     def local_csr(self) -> sp.csr_matrix:
-        """This rank's rows with stored global columns, as SciPy [n_owned, n_global]. Local."""
+        """This rank's rows with stored column numbers, as SciPy [n_owned, n]. Local."""
         import scipy.sparse as sp  # slow to load, and a solve does without it
 
         rows = self.pattern.local_rows().cpu().numpy()
         columns = self.pattern.stored_columns().cpu().numpy()
         data = self.values.detach().cpu().numpy()
-        shape = (self.layout.n_owned, self.layout.n_global)
+        shape = (self.layout.n_owned, self.columns.n_global)
         return sp.coo_matrix((data, (rows, columns)), shape=shape).tocsr()
 
     def __repr__(self) -> str:
@@ -296,7 +317,8 @@ class TransposedMatrix:
 
     def __init__(self, matrix: DSparseMatrix) -> None:
         self.T = matrix
-        self.layout = matrix.layout
+        self.layout = matrix.columns
+        self.columns = matrix.layout
         self.world = matrix.world
         self.shape = matrix.shape[::-1]
 
@@ -326,6 +348,7 @@ def read_rhs(
     name : str
         Which of `/rhs/*`.
     layout : RowLayout
+        Of the matrix's rows.
     dtype : torch.dtype, optional
         Default: the file's.
 
@@ -341,62 +364,3 @@ def read_rhs(
 
 def _as_dtype(data: np.ndarray, dtype: torch.dtype | None) -> np.ndarray:
     return data if dtype is None else data.astype(_DTYPES[dtype], copy=False)
-
-
-def _agree_on_kind(values: torch.Tensor, n: int, world: World) -> torch.Tensor:
-    """One dtype, and a gradient wanted on all ranks or on none. **Collective.**
-
-    Ranks with nothing to pass follow the others: `torch.tensor([])` is float32.
-    """
-    mine = (values.dtype, values.requires_grad, n)
-    kinds = world.comm.allgather((mine, values.numel() > 0))
-    said = {kind for kind, some in kinds if some} or {kinds[0][0]}
-    if len(said) > 1 or len({kind[2] for kind, _ in kinds}) > 1:
-        raise InputError(
-            "ranks differ in the dtype of values, in whether it requires a gradient, or in shape",
-            field="values",
-            remedy="Pass the same dtype, requires_grad and shape on every rank",
-        )
-    ((dtype, wants_gradient, _),) = said
-    if mine[:2] == (dtype, wants_gradient):
-        return values
-    return values.detach().to(dtype).requires_grad_(wants_gradient)
-
-
-def _indices(indices: Any, field: str) -> np.ndarray:
-    if isinstance(indices, torch.Tensor):
-        indices = indices.detach().cpu().numpy()
-    indices = np.asarray(indices)
-    if indices.size and indices.dtype.kind not in "iu":
-        raise InputError(f"indices of type {indices.dtype} are not integers", field=field)
-    return indices.astype(np.int64, copy=False).ravel()
-
-
-def _values(values: Any, device: torch.device) -> torch.Tensor:
-    if not isinstance(values, torch.Tensor):
-        values = np.asarray(values)
-    tensor = torch.as_tensor(values, device=device)
-    if tensor.dtype not in _DTYPES:
-        raise InputError(
-            f"values of type {tensor.dtype} are not supported",
-            field="values",
-            remedy="Pass float64 or float32",
-        )
-    return tensor
-
-
-def _check_triplets(
-    rows: np.ndarray, cols: np.ndarray, values: torch.Tensor, shape: Sequence[int]
-) -> None:
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise InputError(f"the shape {tuple(shape)} is not square", field="shape")
-    if not len(rows) == len(cols) == values.numel() or values.dim() != 1:
-        raise InputError(
-            f"{len(rows)} rows, {len(cols)} cols and values of shape {tuple(values.shape)} "
-            "do not make triplets",
-            field="values",
-        )
-    for indices, field in ((rows, "rows"), (cols, "cols")):
-        outside = indices[(indices < 0) | (indices >= shape[0])]
-        if len(outside):
-            raise InputError(f"index {outside[0]} is outside 0 to {int(shape[0]) - 1}", field=field)

@@ -26,6 +26,8 @@ class Ownership:
         have no entries) go to the rank in whose even block they lie.
     n_global : int
         Replicated.
+    what : {"row", "column"}
+        What messages call them.
 
     Attributes
     ----------
@@ -38,7 +40,7 @@ class Ownership:
         On every rank, where two ranks claim one row.
     """
 
-    def __init__(self, world: World, claimed: np.ndarray, n_global: int) -> None:
+    def __init__(self, world: World, claimed: np.ndarray, n_global: int, what: str = "row") -> None:
         self._world = world
         self._homes = even_offsets(n_global, world.size)
         first = int(self._homes[world.rank])
@@ -51,9 +53,12 @@ class Ownership:
                 taken = rows[owner[rows - first] >= 0]
                 if len(taken):
                     raise InputError(
-                        f"row {taken[0]} was passed by ranks {owner[taken[0] - first]} and {rank}",
-                        field="rows",
-                        remedy="Pass all the triplets of a row on the one rank that will own it",
+                        f"{what} {taken[0]} was passed by ranks {owner[taken[0] - first]} "
+                        f"and {rank}",
+                        field=f"{what}s",
+                        remedy="Pass all the triplets of a row on the one rank that will own it"
+                        if what == "row"
+                        else "Name each column on the one rank that will own it",
                     )
                 owner[rows - first] = rank
         orphans = np.flatnonzero(owner < 0) + first

@@ -17,6 +17,9 @@ _INT32 = 2**31
 class DistributedPattern:
     """The sparsity of this rank's rows, split by who owns the columns. **Collective.**
 
+    Columns are owned as `columns` says: in a square matrix as the rows are, and the two layouts
+    are one object. x of A x lives in `columns`, A x in `layout`.
+
     The entries of one rank are ordered [owned-column block | halo-column block], each in CSR
     order, so both blocks' values are views of one tensor. The owned block has all owned rows;
     the halo block only those that reach another rank's columns (`boundary`), so that it costs
@@ -24,14 +27,16 @@ class DistributedPattern:
 
     Attributes
     ----------
-    layout : RowLayout
+    layout, columns : RowLayout
+        Of the rows, and of the columns.
     owned : CsrPattern
-        n_owned rows, n_owned columns.
+        layout.n_owned rows, columns.n_owned columns.
     halo : CsrPattern
         len(boundary) rows, n_halo columns.
     boundary : int32 tensor
         Owned rows with an entry in a halo column, ascending.
     plan : HaloPlan
+        Of vectors in `columns`.
     nnz_owned, nnz_global : int
         This rank's entries, both blocks; and those of all ranks.
     """
@@ -45,6 +50,7 @@ class DistributedPattern:
         plan: HaloPlan,
     ) -> None:
         self.layout = layout
+        self.columns = plan.layout
         self.owned = owned
         self.halo = halo
         self.boundary = boundary
@@ -55,7 +61,12 @@ class DistributedPattern:
 
     @classmethod
     def from_rows(
-        cls, layout: RowLayout, indptr: np.ndarray, columns: np.ndarray, values: np.ndarray
+        cls,
+        layout: RowLayout,
+        indptr: np.ndarray,
+        columns: np.ndarray,
+        values: np.ndarray,
+        column_layout: RowLayout | None = None,
     ) -> tuple[DistributedPattern, np.ndarray]:
         """Split this rank's rows into blocks and find the halo. **Collective.**
 
@@ -70,6 +81,8 @@ class DistributedPattern:
             Stored (contiguous by rank) column numbers.
         values : array [nnz] or [nnz, m]
             Anything that goes with the entries.
+        column_layout : RowLayout, optional
+            Default: `layout` itself, for a square matrix.
 
         Returns
         -------
@@ -88,7 +101,9 @@ class DistributedPattern:
                     f"{len(columns)} entries on one rank do not fit 32-bit local indices",
                     remedy="Use more ranks",
                 )
-        start, stop = layout.start, layout.start + layout.n_owned
+        if column_layout is None:
+            column_layout = layout
+        start, stop = column_layout.start, column_layout.start + column_layout.n_owned
         mine = (columns >= start) & (columns < stop)
         away = np.flatnonzero(~mine)
         away_columns, away_values = columns[away].astype(np.int64), values[away]
@@ -105,7 +120,7 @@ class DistributedPattern:
         boundary, boundary_counts = np.unique(away_rows, return_counts=True)
         lost = np.zeros(layout.n_owned + 1, dtype=np.int64)
         lost[boundary + 1] = boundary_counts
-        halo_rows, halo_columns = np.unique(away_columns, return_inverse=True)
+        halo_columns, halo_indices = np.unique(away_columns, return_inverse=True)
         device = layout.world.device
 
         def tensor(array: np.ndarray) -> torch.Tensor:
@@ -113,14 +128,16 @@ class DistributedPattern:
 
         pattern = cls(
             layout,
-            CsrPattern(tensor(indptr - np.cumsum(lost)), tensor(owned_columns), layout.n_owned),
+            CsrPattern(
+                tensor(indptr - np.cumsum(lost)), tensor(owned_columns), column_layout.n_owned
+            ),
             CsrPattern(
                 tensor(np.concatenate([[0], np.cumsum(boundary_counts)])),
-                tensor(halo_columns),
-                len(halo_rows),
+                tensor(halo_indices),
+                len(halo_columns),
             ),
             tensor(boundary),
-            HaloPlan(layout, halo_rows),
+            HaloPlan(column_layout, halo_columns),
         )
         return pattern, values
 
@@ -146,8 +163,11 @@ class DistributedPattern:
     ) -> None:
         """`out = A x`, and `dot` = this rank's part of x . out where asked. **Collective.**
 
-        The halo travels while the owned block is multiplied. `dot` is [] or [k], by columns.
+        The halo travels while the owned block is multiplied. `dot` is [] or [k], by columns;
+        only where `columns` is `layout`.
         """
+        if dot is not None and self.columns is not self.layout:
+            raise ValueError("x . (A x) needs a matrix with the same layout of rows and columns")
         channel = self.plan.start_exchange(x)
         fused = self.owned.compiled(x)
         if fused:
@@ -169,17 +189,35 @@ class DistributedPattern:
         if dot is not None and not fused:
             dot_into(dot, x, out)
 
-    def rmatmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
-        """`out = A^T x`. **Collective.** Halo contributions travel during the owned product."""
+    def rmatmul(
+        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False
+    ) -> None:
+        """`out = A^T x`. **Collective.** Halo contributions travel during the owned product.
+
+        With `transposed`, `values` are in the order of `transpose_values`: for many products
+        with one matrix, which then do not reorder them each time.
+        """
         channel = self.plan.reduce_channel(x)
-        boundary = x.index_select(0, self.boundary)
-        self.halo.rmatmul(self.halo_values(values), boundary, channel.send_buffer)
+        boundary = self._buffer(x)
+        torch.index_select(x, 0, self.boundary, out=boundary)
+        self.halo.rmatmul(self.halo_values(values), boundary, channel.send_buffer, transposed)
         channel.start()
-        self.owned.rmatmul(self.owned_values(values), x, out)
+        self.owned.rmatmul(self.owned_values(values), x, out, transposed)
         self.plan.finish_reduce(channel, out)
+
+    def transpose_values(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` [nnz_owned] in the order of the transposed blocks, for `rmatmul`. Local."""
+        return torch.cat(
+            [
+                self.owned.transpose_values(self.owned_values(values)),
+                self.halo.transpose_values(self.halo_values(values)),
+            ]
+        )
 
     def sample(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """`g_i . x_j` at each stored entry (i, j), halo columns included. **Collective.**
+
+        g lives in `layout`, x in `columns`.
 
         The sampled dense-dense product (SDDMM) of the GPU libraries.
         """
@@ -208,7 +246,7 @@ class DistributedPattern:
         halo = torch.from_numpy(self.plan.halo.astype(np.int64)).to(self.halo.indices.device)
         return torch.cat(
             [
-                self.owned.indices.long() + self.layout.start,
+                self.owned.indices.long() + self.columns.start,
                 halo.index_select(0, self.halo.indices),
             ]
         )

@@ -22,12 +22,18 @@ from hpc_sla.pattern import DistributedPattern
 
 
 def product(values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
-    """`A(values) x`: `[n_owned]` or `[n_owned, k]`. **Collective**, in backward too."""
+    """`A(values) x`: `[n_owned]` or `[n_owned, k]`. **Collective**, in backward too.
+
+    x lives in `pattern.columns`, the product in `pattern.layout`.
+    """
     return _Product.apply(values, x, pattern)
 
 
 def rproduct(values: torch.Tensor, g: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
-    """`A(values)^T g`: `[n_owned]` or `[n_owned, k]`. **Collective**, in backward too."""
+    """`A(values)^T g`: `[n_owned]` or `[n_owned, k]`. **Collective**, in backward too.
+
+    g lives in `pattern.layout`, the product in `pattern.columns`.
+    """
     return _TransposedProduct.apply(values, g, pattern)
 
 
@@ -61,7 +67,7 @@ class _Product(_Bilinear):
     @staticmethod
     def forward(values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
         x = x.contiguous()
-        y = torch.empty_like(x)
+        y = x.new_empty((pattern.layout.n_owned, *x.shape[1:]))
         pattern.matmul(values, x, y)
         return y
 
@@ -82,7 +88,7 @@ class _TransposedProduct(_Bilinear):
     @staticmethod
     def forward(values: torch.Tensor, g: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
         g = g.contiguous()
-        y = torch.empty_like(g)
+        y = g.new_empty((pattern.columns.n_owned, *g.shape[1:]))
         pattern.rmatmul(values, g, y)
         return y
 

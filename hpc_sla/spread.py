@@ -9,19 +9,25 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
-from hpc_sla.partition import order_by_part, partition, reorder
+from hpc_sla.partition import StoredOrder, partition, reorder, stored_order
+from hpc_sla.partition.contiguous import contiguous
 from hpc_sla.world import World
 
 
 def spread_rows(
-    matrix: Any, world: World, method: str | np.ndarray, coordinates: np.ndarray | None
-) -> tuple[RowLayout, np.ndarray, np.ndarray, np.ndarray]:
+    matrix: Any,
+    world: World,
+    method: str | np.ndarray | None,
+    coordinates: np.ndarray | None,
+    column_method: str | np.ndarray | None,
+) -> tuple[RowLayout, RowLayout, np.ndarray, np.ndarray, np.ndarray]:
     """Partition rank 0's matrix and send each rank its rows. **Collective.**
 
     Returns
     -------
-    RowLayout
-    (indptr int64 [n_owned + 1], columns int64 [nnz], data [nnz])
+    layout, columns : RowLayout
+        Of rows and columns; one object where the matrix is square.
+    (indptr int64 [n_owned + 1], indices int64 [nnz], data [nnz])
         Per rank: its rows, with stored column numbers.
 
     Raises
@@ -31,32 +37,54 @@ def spread_rows(
     """
     comm = world.comm
     whole: sp.csr_matrix | None = None
-    offsets = permutation = None
+    order: StoredOrder | None = None
+    offsets = None
     with world.agree():
         if world.rank == 0:
             whole = _usable(matrix)
             part = _parts(whole, world.size, method, coordinates)
-            permutation, offsets = order_by_part(part, world.size, whole)
-            whole = reorder(whole, permutation)
-    offsets = comm.bcast(offsets)
+            column_part = _column_parts(whole, world.size, column_method)
+            order = stored_order(whole, part, world.size, column_part)
+            whole = reorder(whole, order.permutation, order.column_permutation)
+            offsets = order.part_offsets, order.column_part_offsets
+    offsets, column_offsets = comm.bcast(offsets)
     dtype = comm.bcast(None if whole is None else whole.dtype)
     if world.rank == 0:
-        assert whole is not None and permutation is not None
+        assert whole is not None and order is not None
         for rank in range(1, world.size):
-            for array in _slab(whole, permutation, offsets[rank], offsets[rank + 1]):
+            for array in _slab(whole, order.permutation, offsets[rank], offsets[rank + 1]):
                 comm.Send(array, dest=rank)
-        indptr, columns, data, rows = _slab(whole, permutation, 0, offsets[1])
+        indptr, indices, data, rows = _slab(whole, order.permutation, 0, offsets[1])
     else:
         n_owned = int(offsets[world.rank + 1] - offsets[world.rank])
         indptr = np.empty(n_owned + 1, dtype=np.int64)
         comm.Recv(indptr, source=0)
-        columns = np.empty(int(indptr[-1]), dtype=np.int64)
-        comm.Recv(columns, source=0)
+        indices = np.empty(int(indptr[-1]), dtype=np.int64)
+        comm.Recv(indices, source=0)
         data = np.empty(int(indptr[-1]), dtype=dtype)
         comm.Recv(data, source=0)
         rows = np.empty(n_owned, dtype=np.int64)
         comm.Recv(rows, source=0)
-    return RowLayout(world, offsets, rows), indptr, columns, data
+    layout = RowLayout(world, offsets, rows)
+    columns = layout
+    if column_offsets is not None:
+        user_columns = None if order is None else order.column_permutation
+        columns = RowLayout(world, column_offsets, _spread(user_columns, column_offsets, world))
+    return layout, columns, indptr, indices, data
+
+
+def _spread(array: np.ndarray | None, offsets: np.ndarray, world: World) -> np.ndarray:
+    """Each rank's run of rank 0's int64 array. **Collective.**"""
+    if world.rank == 0:
+        assert array is not None
+        for rank in range(1, world.size):
+            world.comm.Send(
+                np.ascontiguousarray(array[offsets[rank] : offsets[rank + 1]]), dest=rank
+            )
+        return array[: offsets[1]].copy()
+    mine = np.empty(int(offsets[world.rank + 1] - offsets[world.rank]), dtype=np.int64)
+    world.comm.Recv(mine, source=0)
+    return mine
 
 
 def _slab(
@@ -77,10 +105,6 @@ def _usable(matrix: Any) -> sp.csr_matrix:
             f"from_scipy needs a SciPy sparse matrix on rank 0 and got {type(matrix).__name__}",
             field="matrix",
         )
-    if matrix.shape[0] != matrix.shape[1]:
-        raise InputError(
-            f"the matrix is {matrix.shape[0]} x {matrix.shape[1]}, not square", field="matrix"
-        )
     if matrix.dtype.kind == "c":
         raise InputError("complex matrices are not supported", field="matrix")
     dtype = matrix.dtype if matrix.dtype in (np.float32, np.float64) else np.float64
@@ -92,19 +116,50 @@ def _usable(matrix: Any) -> sp.csr_matrix:
 
 
 def _parts(
-    whole: sp.csr_matrix, size: int, method: str | np.ndarray, coordinates: np.ndarray | None
+    whole: sp.csr_matrix,
+    size: int,
+    method: str | np.ndarray | None,
+    coordinates: np.ndarray | None,
 ) -> np.ndarray:
+    if method is None:
+        method = "metis" if whole.shape[0] == whole.shape[1] else "contiguous"
     if isinstance(method, str):
         return partition(whole, size, method, coordinates)
-    part = np.asarray(method)
-    if part.shape != (whole.shape[0],) or part.dtype.kind not in "iu":
+    return _given_parts(method, whole.shape[0], size, "partition")
+
+
+def _column_parts(
+    whole: sp.csr_matrix, size: int, method: str | np.ndarray | None
+) -> np.ndarray | None:
+    """Parts of a rectangular matrix's columns; None for what goes without saying."""
+    if method is None:
+        return None
+    if whole.shape[0] == whole.shape[1]:
         raise InputError(
-            f"the partition has shape {part.shape} and type {part.dtype}; "
-            f"it needs {whole.shape[0]} integers",
-            field="partition",
+            "the columns of a square matrix are owned as its rows are",
+            field="column_partition",
+            remedy="Leave it out",
+        )
+    if not isinstance(method, str):
+        return _given_parts(method, whole.shape[1], size, "column_partition")
+    if method not in ("majority", "contiguous"):
+        raise InputError(
+            f"there is no column partition {method!r}",
+            field="column_partition",
+            remedy="Choose majority or contiguous, or pass the rank of each column",
+        )
+    return contiguous(whole.shape[1], size) if method == "contiguous" else None
+
+
+def _given_parts(given: np.ndarray, n: int, size: int, field: str) -> np.ndarray:
+    part = np.asarray(given)
+    if part.shape != (n,) or part.dtype.kind not in "iu":
+        raise InputError(
+            f"the partition has shape {part.shape} and type {part.dtype}; it needs {n} integers",
+            field=field,
         )
     if part.size and (part.min() < 0 or part.max() >= size):
         raise InputError(
-            f"the partition names ranks {part.min()} to {part.max()} of {size}", field="partition"
+            f"the partition names ranks {part.min()} to {part.max()} of {size}", field=field
         )
     return part.astype(np.int32)

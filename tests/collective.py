@@ -81,14 +81,49 @@ MATRICES = {
 }
 """Patterns every collective property must hold for."""
 
+
+def random_rectangular(m: int, n: int, density: float, seed: int) -> sp.csr_matrix:
+    """Random pattern and values, the same on every rank."""
+    rng = np.random.default_rng(seed)
+    matrix = sp.random_array((m, n), density=density, rng=rng, format="csr")
+    matrix.data = rng.standard_normal(matrix.nnz)
+    return sp.csr_matrix(matrix)
+
+
+def empty_rows_and_columns(m: int, n: int, seed: int) -> sp.csr_matrix:
+    matrix = sp.lil_matrix(random_rectangular(m, n, 0.4, seed))
+    matrix[::3] = 0
+    matrix[:, ::4] = 0
+    return sp.csr_matrix(matrix)
+
+
+RECTANGULAR = {
+    "tall": lambda: random_rectangular(41, 13, 0.2, 20),
+    "wide": lambda: random_rectangular(11, 35, 0.2, 21),
+    "one column": lambda: random_rectangular(9, 1, 1.0, 22),
+    "one wide row": lambda: random_rectangular(1, 7, 1.0, 23),
+    "empty rows and columns": lambda: empty_rows_and_columns(17, 12, 24),
+    "rectangular, no entries": lambda: sp.csr_matrix((3, 5)),
+    "no columns": lambda: sp.csr_matrix((4, 0)),
+}
+"""Shapes other than n x n, for the same."""
+
+ALL_SHAPES = {**MATRICES, **RECTANGULAR}
+
 PARTITIONS = ["metis", "contiguous", "cyclic", "all on the last"]
 
 
 def distribute(matrix: sp.csr_matrix, world: hs.World, partition: str = "metis"):
     """The matrix on all ranks, by a named or an awkward partition."""
-    n = matrix.shape[0]
-    how = {
-        "cyclic": np.arange(n) % world.size,
-        "all on the last": np.full(n, world.size - 1),
-    }.get(partition, partition)
-    return hs.DSparseMatrix.from_scipy(matrix if world.rank == 0 else None, world, how)
+    m, n = matrix.shape
+    how: dict[str, tuple] = {
+        "cyclic": (np.arange(m) % world.size, (np.arange(n) + 1) % world.size),
+        "all on the last": (np.full(m, world.size - 1), np.zeros(n, dtype=int)),
+    }
+    rows, columns = how.get(partition, (partition, None))
+    return hs.DSparseMatrix.from_scipy(
+        matrix if world.rank == 0 else None,
+        world,
+        rows,
+        column_partition=None if m == n else columns,
+    )

@@ -32,12 +32,14 @@ def _matrix_facts(path: str) -> list[tuple[str, str]]:
     from hpc_sla.storage.matrix_file import MatrixFile
 
     with MatrixFile(path) as file:
-        rows = np.diff(file.part_offsets)
+        parts = f"{file.parts}, rows per part {spread(np.diff(file.part_offsets))}"
+        if not file.square:
+            parts += f", columns per part {spread(np.diff(file.column_part_offsets))}"
         about = dict(file.attributes)
         return [
             ("matrix", f"{count(file.n_rows)} x {count(file.n_cols)}, {file.dtype}"),
             ("entries", f"{count(file.nnz)} ({file.nnz / max(file.n_rows, 1):.1f} a row)"),
-            ("parts", f"{file.parts}, rows per part {spread(rows)}"),
+            ("parts", parts),
             ("method", str(about.get("partition_method", "not recorded"))),
             ("right-hand sides", ", ".join(file.rhs_names) or "none"),
             ("known solutions", ", ".join(file.solution_names) or "none"),

@@ -46,6 +46,9 @@ def command(
 
     SOURCE is a file (.mtx, .mtx.gz, .npz, .petsc, .bin, .h5) or a generator such as
     poisson2d:n=256. Any number of ranks can open the result, whatever --parts was.
+
+    Of a rectangular matrix, metis cuts the graph whose nodes are the rows and the columns, and
+    each column goes to the part that has most of its entries.
     """
     from hpc_sla.cli.prepare import load_source, write_partitioned
     from hpc_sla.report.tables import print_facts
@@ -61,13 +64,16 @@ def command(
 
 
 def _facts(source: Source, quality: PartitionQuality, method: str) -> list[tuple[str, str]]:
-    from hpc_sla.report.tables import count, spread
+    from hpc_sla.report.tables import count, dimensions, spread
 
+    shape = source.matrix.shape
+    columns = [("columns per part", spread(quality.columns))] if shape[0] != shape[1] else []
     return [
-        ("matrix", f"{count(source.matrix.shape[0])} rows, {count(source.matrix.nnz)} entries"),
+        ("matrix", f"{dimensions(shape)}, {count(source.matrix.nnz)} entries"),
         ("method", method),
         ("edge cut", count(quality.edge_cut)),
         ("rows per part", spread(quality.rows)),
+        *columns,
         ("halo per part", spread(quality.halo)),
         ("neighbours per part", spread(quality.neighbours)),
         ("balance", f"{quality.row_balance:.3f} rows, {quality.nnz_balance:.3f} entries (1 best)"),

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 DEFAULT_PROBLEM = "poisson2d:n=256"
 
+RECTANGULAR = frozenset({"auto", "lsmr", "lsqr"})
+"""Methods that take a matrix with other than as many columns as rows."""
+
+
+def needs_square(method: str | None) -> bool:
+    """Whether `method` solves square systems only; None stands for a command that does."""
+    return method not in RECTANGULAR
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -48,7 +56,13 @@ class Plan:
     made: str = ""
 
 
-def plan_run(file: str | None, rhs: str | None, output: str | None, ranks: int) -> Plan:
+def plan_run(
+    file: str | None,
+    rhs: str | None,
+    output: str | None,
+    ranks: int,
+    solve_method: str | None = None,
+) -> Plan:
     """Look at everything that can be wrong before the long part of a run begins.
 
     Parameters
@@ -61,6 +75,8 @@ def plan_run(file: str | None, rhs: str | None, output: str | None, ranks: int) 
         The result file; None for ``<stem>.result.h5`` in the current folder, "" for none.
     ranks : int
         Parts of the default problem.
+    solve_method : str or None
+        Which solver is to run; None for a command that needs a square matrix with any.
     """
     from hpc_sla.storage.atomic import check_writable
     from hpc_sla.storage.matrix_file import MatrixFile
@@ -69,12 +85,7 @@ def plan_run(file: str | None, rhs: str | None, output: str | None, ranks: int) 
     if file is None:
         made, file = DEFAULT_PROBLEM, make_default(ranks)
     with MatrixFile(file) as matrix:
-        if matrix.n_rows != matrix.n_cols:
-            raise InputError(
-                f"the matrix is {matrix.n_rows} x {matrix.n_cols}, a square one is needed",
-                file=file,
-                remedy="Partition a square matrix.",
-            )
+        _check_shape(matrix, file, solve_method)
         name = _choose_rhs(matrix, file, rhs)
         if output is None:
             output = f"{Path(file).stem}.result.h5"
@@ -100,6 +111,29 @@ def make_default(ranks: int) -> str:
     path = f"{DEFAULT_PROBLEM.replace(':', '-').replace('=', '')}-p{ranks}.h5"
     write_partitioned(load_source(DEFAULT_PROBLEM), path, ranks, "metis")
     return path
+
+
+def _check_shape(matrix: MatrixFile, file: str, method: str | None) -> None:
+    if matrix.square or not needs_square(method):
+        return
+    shape = f"the matrix is {matrix.n_rows} x {matrix.n_cols}"
+    if method is None:
+        raise InputError(
+            f"{shape}, this command needs a square one",
+            file=file,
+            remedy="Give a file with a square matrix.",
+        )
+    from hpc_sla.linear import METHODS
+
+    others = sorted(RECTANGULAR.intersection(METHODS))
+    raise InputError(
+        f"{shape}, {method} needs a square one",
+        file=file,
+        field="--method",
+        remedy=f"Choose --method {' or '.join(others)}, for least squares."
+        if others
+        else "Give a file with a square matrix.",
+    )
 
 
 def _choose_rhs(matrix: MatrixFile, file: str, asked: str | None) -> str:

@@ -21,16 +21,18 @@ MANUFACTURED = "manufactured"
 
 @dataclass
 class Source:
-    """A whole matrix and what belongs to it, in the user's row order.
+    """A whole matrix and what belongs to it, in the user's order.
 
     Attributes
     ----------
     name : str
         The file or generator it came from, as the user wrote it.
-    matrix : SciPy CSR array [n, n]
-    coordinates : float array [n, dimensions] or None
-    rhs, solutions : dict of name to array [n]
-        Right-hand sides, and the known solutions of some of them.
+    matrix : SciPy CSR array [m, n]
+    coordinates : float array [m, dimensions] or None
+    rhs : dict of name to array [m]
+        Right-hand sides.
+    solutions : dict of name to array [n]
+        The known solutions of some of them.
     """
 
     name: str
@@ -53,18 +55,11 @@ def load_source(
         Each one a vector file (.npy, .mtx), ``ones``, or ``manufactured``: A times a known
         solution. Default: those that came with the source, else ``ones``.
     coordinates : path, optional
-        Points of the rows (.npy, [n, dimensions]), in place of those of the source.
+        Points of the rows (.npy, [m, dimensions]), in place of those of the source.
     """
     source = _generate(text, rhs) if names_generator(text) else _import(text)
-    n_rows, n_cols = source.matrix.shape
-    if n_rows != n_cols:
-        raise InputError(
-            f"the matrix is {n_rows} x {n_cols}, a square one is needed",
-            file=text,
-            remedy="Give a square matrix.",
-        )
     if coordinates is not None:
-        source.coordinates = _coordinates(coordinates, n_rows)
+        source.coordinates = _coordinates(coordinates, source.matrix.shape[0])
     if rhs:
         # What was asked for takes the place of what came along.
         wanted = [_named_rhs(source, choice) for choice in rhs]
@@ -81,24 +76,29 @@ def write_partitioned(
     source: Source, output: str | os.PathLike[str], parts: int, method: str
 ) -> PartitionQuality:
     """Partition `source`, write the matrix file `output`, and judge the partition."""
-    from hpc_sla.partition import order_by_part, partition, quality, reorder
+    from hpc_sla.partition import partition, quality, reorder, stored_order
     from hpc_sla.storage.matrix_writer import write_matrix
 
     part = partition(source.matrix, parts, method, source.coordinates)
-    permutation, part_offsets = order_by_part(part, parts, source.matrix)
-    matrix = reorder(source.matrix, permutation)
+    order = stored_order(source.matrix, part, parts)
+    rows = columns = order.permutation
+    if order.column_permutation is not None:
+        columns = order.column_permutation
+    matrix = reorder(source.matrix, rows, columns)
     points = source.coordinates
     write_matrix(
         output,
         matrix,
-        part_offsets,
-        permutation,
-        {name: values[permutation] for name, values in source.rhs.items()},
-        coordinates=None if points is None else points[permutation],
+        order.part_offsets,
+        rows,
+        {name: values[rows] for name, values in source.rhs.items()},
+        coordinates=None if points is None else points[rows],
         attributes={"source": source.name, "partition_method": method},
-        solutions={name: values[permutation] for name, values in source.solutions.items()},
+        solutions={name: values[columns] for name, values in source.solutions.items()},
+        column_part_offsets=order.column_part_offsets,
+        column_permutation=order.column_permutation,
     )
-    return quality(matrix, part_offsets)
+    return quality(matrix, order.part_offsets, order.column_part_offsets)
 
 
 def names_generator(text: str) -> bool:

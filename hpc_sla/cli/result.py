@@ -21,7 +21,9 @@ def write_result(
     residual_history: Sequence[float],
     attributes: Mapping[str, Any],
 ) -> None:
-    """Write x, in the user's row order, through rank 0, a slab at a time. **Collective.**
+    """Write x, in the user's order, through rank 0, a slab at a time. **Collective.**
+
+    `layout` is x's: that of the matrix's columns.
 
     A failure to write (a full disc) is raised on every rank, and leaves nothing behind.
     """

@@ -88,7 +88,7 @@ def _solve(
 
     options.check_solver_names(settings.method, settings.precond)
     stages = Stages()
-    plan = world.on_root(lambda: plan_run(file, rhs, output, world.size))
+    plan = world.on_root(lambda: plan_run(file, rhs, output, world.size, settings.method))
     if plan.made and world.rank == 0:
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
     with stages("read"):
@@ -97,7 +97,7 @@ def _solve(
     x, info = run_solver(A, b, settings, stages)
     with stages("write"):
         about = _attributes(world, plan, settings, info) if world.rank == 0 else {}
-        write_result(plan.output, A.layout, x, info.residual_history, about)
+        write_result(plan.output, A.columns, x, info.residual_history, about)
     _report(A, x, info, plan, stages, as_json)
     return exits.OK if info.converged else exits.NOT_CONVERGED
 
@@ -203,7 +203,7 @@ def _report(
     assert shares is not None
     problem = f"{plan.path}, right-hand side {plan.rhs}"
     how = f"{info.method} + {info.precond}"
-    print_run(summary, shares, problem, plan.method, how, info.status, error)
+    print_run(summary, A.shape, shares, problem, plan.method, how, info.status, error)
 
 
 def _known_error(A: DSparseMatrix, x: torch.Tensor, plan: Plan) -> float:
@@ -215,7 +215,7 @@ def _known_error(A: DSparseMatrix, x: torch.Tensor, plan: Plan) -> float:
 
     from hpc_sla.storage.matrix_file import MatrixFile
 
-    layout = A.layout
+    layout = A.columns
     with A.world.agree(), MatrixFile(plan.path) as file:
         known = file.read_solution(plan.rhs, layout.start, layout.start + layout.n_owned)
     exact = torch.from_numpy(known).to(x)

@@ -163,14 +163,21 @@ class CsrPattern:
             dot,
         )
 
-    def rmatmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+    def rmatmul(
+        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False
+    ) -> None:
         """`out = A^T x`. Local; not differentiable.
 
         Goes through the transposed pattern (made once, kept) rather than a scattered sum, which
-        on a GPU would add in a different order each time.
+        on a GPU would add in a different order each time. With `transposed`, `values` are in the
+        order of `transpose_values` already.
         """
-        pattern, order = self.transposed
-        pattern.matmul(values.index_select(0, order), x, out)
+        pattern, _ = self.transposed
+        pattern.matmul(values if transposed else self.transpose_values(values), x, out)
+
+    def transpose_values(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` in the order of the transpose's entries, a copy. Local; [nnz]."""
+        return values.index_select(0, self.transposed[1])
 
     def sample(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """`g_i . x_j` at each stored entry (i, j), summed over columns. Local; [nnz]."""

@@ -7,22 +7,27 @@ from typing import Any
 import numpy as np
 
 from hpc_sla.errors import InputError
+from hpc_sla.partition.columns import column_parts
 from hpc_sla.partition.contiguous import contiguous
-from hpc_sla.partition.metis import metis
-from hpc_sla.partition.offsets import even_offsets, offsets_for
+from hpc_sla.partition.metis import metis, metis_rectangular
+from hpc_sla.partition.offsets import column_offsets_for, even_offsets, offsets_for
 from hpc_sla.partition.quality import PartitionQuality, quality
 from hpc_sla.partition.rcb import rcb
-from hpc_sla.partition.reorder import order_by_part, reorder
+from hpc_sla.partition.reorder import StoredOrder, order_by_part, reorder, stored_order
 
 __all__ = [
     "METHODS",
     "PartitionQuality",
+    "StoredOrder",
+    "column_offsets_for",
+    "column_parts",
     "even_offsets",
     "offsets_for",
     "order_by_part",
     "partition",
     "quality",
     "reorder",
+    "stored_order",
 ]
 
 METHODS = ("metis", "rcb", "contiguous")
@@ -31,37 +36,32 @@ METHODS = ("metis", "rcb", "contiguous")
 def partition(
     matrix: Any, parts: int, method: str = "metis", coordinates: np.ndarray | None = None
 ) -> np.ndarray:
-    """Part of every row of a square sparse matrix.
+    """Part of every row of a sparse matrix. `column_parts` then gives a rectangular one's columns'.
 
     Parameters
     ----------
-    matrix : SciPy CSR matrix or array [n, n]
+    matrix : SciPy CSR matrix or array [m, n]
         Only its pattern is looked at.
     parts : int
         At least 1; more parts than rows leaves some empty.
     method : {"metis", "rcb", "contiguous"}
-        "metis" works on the symmetrised pattern, "rcb" on `coordinates`.
-    coordinates : float array [n, dimensions], optional
+        "metis" works on the symmetrised pattern, or on the bipartite graph of a rectangular
+        matrix's rows and columns; "rcb" on `coordinates`.
+    coordinates : float array [m, dimensions], optional
         Points of the rows, for "rcb".
 
     Returns
     -------
-    ndarray, int32 [n]
+    ndarray, int32 [m]
         Values in ``[0, parts)``; the same input always gives the same answer.
     """
     n_rows, n_cols = matrix.shape
-    if n_rows != n_cols:
-        raise InputError(
-            f"the matrix is {n_rows} x {n_cols}, only square ones can be partitioned",
-            field="matrix",
-            remedy="Give a square matrix.",
-        )
     if parts < 1:
         raise InputError(f"{parts} parts", field="--parts", remedy="Give at least 1.")
     if method == "contiguous":
         return contiguous(n_rows, parts)
     if method == "metis":
-        return metis(matrix, parts)
+        return metis(matrix, parts) if n_rows == n_cols else metis_rectangular(matrix, parts)
     if method != "rcb":
         raise InputError(
             f"there is no partitioner {method!r}",

@@ -58,6 +58,37 @@ def offsets_for(part_offsets: np.ndarray, ranks: int) -> np.ndarray:
     return even
 
 
+def column_offsets_for(
+    part_offsets: np.ndarray, column_part_offsets: np.ndarray, offsets: np.ndarray
+) -> np.ndarray:
+    """Column offsets of ranks whose row offsets are `offsets`: each gets its parts' columns.
+
+    Where a part's rows are split among ranks, so are its columns, in proportion.
+
+    Parameters
+    ----------
+    part_offsets, column_part_offsets : ndarray, int64 [parts + 1]
+        Of the file's rows and columns.
+    offsets : ndarray, int64 [ranks + 1]
+        What `offsets_for` gave for the rows.
+
+    Returns
+    -------
+    ndarray, int64 [ranks + 1]
+        From 0 to the number of columns, never decreasing.
+    """
+    parts, ranks = len(part_offsets) - 1, len(offsets) - 1
+    if parts % ranks == 0:
+        return column_part_offsets[:: parts // ranks].copy()
+    rows, columns = np.diff(part_offsets), np.diff(column_part_offsets)
+    part = np.searchsorted(part_offsets, offsets, side="right") - 1
+    part = np.minimum(part, parts - 1)
+    inside = (offsets - part_offsets[part]) * columns[part] // np.maximum(rows[part], 1)
+    cuts = column_part_offsets[part] + inside
+    cuts[0], cuts[-1] = 0, column_part_offsets[-1]
+    return cuts
+
+
 def _split(cuts: np.ndarray, ranks: int) -> np.ndarray:
     """Give ranks to parts one by one, always to the part with the most rows per rank."""
     rows = np.diff(cuts)

@@ -15,9 +15,10 @@ class PartitionQuality:
     Attributes
     ----------
     edge_cut : int
-        Pairs of rows in different parts that are coupled, in either direction.
-    rows, nnz : ndarray, int64 [parts]
-        Rows and stored entries of each part.
+        Pairs of rows in different parts that are coupled, in either direction; of a rectangular
+        matrix, entries whose column is in another part than their row.
+    rows, columns, nnz : ndarray, int64 [parts]
+        Rows, columns and stored entries of each part.
     halo : ndarray, int64 [parts]
         Columns of other parts that each part's rows refer to: values to receive per product.
     neighbours : ndarray, int64 [parts]
@@ -26,6 +27,7 @@ class PartitionQuality:
 
     edge_cut: int
     rows: np.ndarray
+    columns: np.ndarray
     nnz: np.ndarray
     halo: np.ndarray
     neighbours: np.ndarray
@@ -41,12 +43,16 @@ class PartitionQuality:
         return _balance(self.nnz)
 
 
-def quality(matrix: Any, part_offsets: np.ndarray) -> PartitionQuality:
-    """Judge a square CSR `matrix` in stored order, part p being rows
-    ``part_offsets[p]:part_offsets[p+1]``.
+def quality(
+    matrix: Any, part_offsets: np.ndarray, column_part_offsets: np.ndarray | None = None
+) -> PartitionQuality:
+    """Judge a CSR `matrix` in stored order, part p being rows ``part_offsets[p]:part_offsets[p+1]``
+    and the columns ``column_part_offsets[p]:column_part_offsets[p+1]`` (default: as the rows).
     """
     offsets = np.asarray(part_offsets, dtype=np.int64)
-    parts, n = len(offsets) - 1, matrix.shape[0]
+    square = column_part_offsets is None
+    columns_at = offsets if column_part_offsets is None else np.asarray(column_part_offsets)
+    parts, n = len(offsets) - 1, matrix.shape[1]
     halo = np.zeros(parts, dtype=np.int64)
     cut: list[np.ndarray] = []
     exchanges: list[np.ndarray] = []
@@ -54,7 +60,7 @@ def quality(matrix: Any, part_offsets: np.ndarray) -> PartitionQuality:
         start, stop = int(offsets[p]), int(offsets[p + 1])
         first, last = int(matrix.indptr[start]), int(matrix.indptr[stop])
         columns = matrix.indices[first:last]
-        outside = np.flatnonzero((columns < start) | (columns >= stop))
+        outside = np.flatnonzero((columns < columns_at[p]) | (columns >= columns_at[p + 1]))
         if not len(outside):
             continue
         pointers = matrix.indptr[start : stop + 1].astype(np.int64)
@@ -62,13 +68,16 @@ def quality(matrix: Any, part_offsets: np.ndarray) -> PartitionQuality:
         columns = columns[outside].astype(np.int64)
         needed = np.unique(columns)
         halo[p] = len(needed)
-        owners = np.unique(np.searchsorted(offsets, needed, side="right") - 1)
+        owners = np.unique(np.searchsorted(columns_at, needed, side="right") - 1)
         exchanges.append(np.stack([np.full_like(owners, p), owners]))
-        # One number per unordered pair, so that (i, j) and (j, i) count once.
-        cut.append(np.minimum(rows, columns) * n + np.maximum(rows, columns))
+        # One number per pair, unordered in a square matrix, so that (i, j) and (j, i) count once.
+        if square:
+            rows, columns = np.minimum(rows, columns), np.maximum(rows, columns)
+        cut.append(rows * n + columns)
     return PartitionQuality(
         edge_cut=len(np.unique(np.concatenate(cut))) if cut else 0,
         rows=np.diff(offsets),
+        columns=np.diff(columns_at),
         nnz=np.diff(np.asarray(matrix.indptr, dtype=np.int64)[offsets]),
         halo=halo,
         neighbours=_neighbours(exchanges, parts),

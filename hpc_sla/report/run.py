@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from hpc_sla.report.ranks import RankShare
-from hpc_sla.report.tables import count, print_facts, seconds, size, spread
+from hpc_sla.report.tables import count, dimensions, print_facts, seconds, size, spread
 
 
 def print_run(
     summary: dict[str, Any],
+    shape: tuple[int, int],
     shares: Sequence[RankShare],
     problem: str,
     partition: str,
@@ -25,6 +26,8 @@ def print_run(
     ----------
     summary : dict
         What ``solve --json`` prints.
+    shape : (int, int)
+        Of the matrix.
     shares : sequence of RankShare
         One per rank.
     problem, partition, how : str
@@ -43,9 +46,9 @@ def print_run(
         ended += f": {MEANINGS[status]}"  # type: ignore[index]
     facts = [
         ("problem", problem),
-        ("matrix", f"{count(summary['rows'])} rows, {count(summary['nnz'])} entries"),
+        ("matrix", f"{dimensions(shape)}, {count(summary['nnz'])} entries"),
         ("partition", _partition(partition, shares)),
-        ("exchange", _exchange(shares)),
+        ("exchange", _exchange(shares, shape[0] == shape[1])),
         ("ran on", f"{summary['ranks']} rank(s), {summary['device']}, {summary['transport']}"),
         ("solver", how),
         ("status", ended),
@@ -74,10 +77,11 @@ def _partition(method: str, shares: Sequence[RankShare]) -> str:
     return f"{method}, {text}" if method else text
 
 
-def _exchange(shares: Sequence[RankShare]) -> str:
-    # An entry and its mirror image are one edge of the graph, so a pair counts once.
+def _exchange(shares: Sequence[RankShare], square: bool) -> str:
     cut = sum(share.cut for share in shares)
+    if square:
+        cut //= 2  # an entry and its mirror image are one edge of the graph
     return (
-        f"edge cut {count(cut // 2)}, halo {spread([s.halo for s in shares])}, "
+        f"edge cut {count(cut)}, halo {spread([s.halo for s in shares])}, "
         f"neighbours {spread([s.neighbours for s in shares])}"
     )

@@ -81,6 +81,12 @@ def size(n_bytes: float) -> str:
     return f"{value:.2f} GiB"
 
 
+def dimensions(shape: tuple[int, int]) -> str:
+    """``1 000 rows`` of a square matrix, ``1 000 x 200`` of a rectangular one."""
+    rows, columns = shape
+    return f"{count(rows)} rows" if rows == columns else f"{count(rows)} x {count(columns)}"
+
+
 def count(value: int) -> str:
     """A whole number with its thousands apart: ``1 234 567``."""
     return f"{value:,}".replace(",", " ")

@@ -14,7 +14,8 @@ from hpc_sla.storage.hdf5 import DAMAGED, HOW_TO_MAKE, reading
 
 MATRIX_FORMAT = "hpc_sla.matrix"
 RESULT_FORMAT = "hpc_sla.result"
-VERSION = 1
+# Version 2 of a matrix file says how a rectangular matrix's columns are stored.
+VERSIONS = {MATRIX_FORMAT: 2, RESULT_FORMAT: 1}
 
 
 def check_format(file: h5py.File, *formats: str) -> str:
@@ -29,9 +30,10 @@ def check_format(file: h5py.File, *formats: str) -> str:
             f"{problem}, a {kinds} file is needed", file=path, field="format", remedy=HOW_TO_MAKE
         )
     version = integer_attribute(file, "version")
-    if version > VERSION:
+    newest = VERSIONS[str(found)]
+    if version > newest:
         raise InputError(
-            f"has format version {version}, this hpc_sla reads up to {VERSION}",
+            f"has format version {version}, this hpc_sla reads up to {newest}",
             file=path,
             field="version",
             remedy="Install a newer hpc_sla.",

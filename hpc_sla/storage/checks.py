@@ -90,17 +90,30 @@ def check_finite(values: np.ndarray, file: str | None, field: str) -> None:
     )
 
 
-def check_part_offsets(offsets: np.ndarray, n_rows: int, file: str) -> None:
-    """Part offsets start at 0, never decrease and end at `n_rows`."""
+def check_part_offsets(
+    offsets: np.ndarray, n: int, file: str, field: str = "/part_offsets", what: str = "rows"
+) -> None:
+    """Part offsets start at 0, never decrease and end at `n`."""
     if (
         len(offsets) < 2
         or offsets[0] != 0
-        or offsets[-1] != n_rows
+        or offsets[-1] != n
         or (offsets[1:] < offsets[:-1]).any()
     ):
         raise InputError(
-            f"does not divide {n_rows} rows into parts",
+            f"does not divide {n} {what} into parts",
             file=file,
-            field="/part_offsets",
-            remedy="It starts at 0, never decreases and ends at the number of rows.",
+            field=field,
+            remedy=f"It starts at 0, never decreases and ends at the number of {what}.",
+        )
+
+
+def check_column_parts(columns: int, rows: int, file: str) -> None:
+    """As many parts of columns as of rows."""
+    if columns != rows:
+        raise InputError(
+            f"has {columns} parts where /part_offsets has {rows}",
+            file=file,
+            field="/column_part_offsets",
+            remedy="A part is some rows and some columns, either of which may be none.",
         )

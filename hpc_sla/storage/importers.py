@@ -22,14 +22,16 @@ from hpc_sla.storage.petsc_binary import read_petsc, read_petsc_vector
 
 @dataclass(frozen=True)
 class ImportedMatrix:
-    """A square matrix in the user's row order, and what its file told besides.
+    """A matrix in the user's order, and what its file told besides.
 
     Attributes
     ----------
-    matrix : SciPy CSR array [n, n], canonical, float64 or float32
-    coordinates : ndarray, float64 [n, dimensions], or None
-    rhs_by_name, solution_by_name : dict of name to ndarray [n] or [n, k]
-        Right-hand sides, and known solutions under the same names.
+    matrix : SciPy CSR array [m, n], canonical, float64 or float32
+    coordinates : ndarray, float64 [m, dimensions], or None
+    rhs_by_name : dict of name to ndarray [m] or [m, k]
+        Right-hand sides.
+    solution_by_name : dict of name to ndarray [n] or [n, k]
+        Known solutions, under the same names.
     """
 
     matrix: Any
@@ -44,7 +46,7 @@ class ImportedMatrix:
 
 
 def read_source(path: str | os.PathLike[str]) -> ImportedMatrix:
-    """Read a square, real, finite sparse matrix.
+    """Read a real, finite sparse matrix.
 
     ==================  ==========================================================================
     ``.mtx .mtx.gz``    MatrixMarket; symmetric and skew-symmetric ones are expanded, patterns
@@ -57,7 +59,7 @@ def read_source(path: str | os.PathLike[str]) -> ImportedMatrix:
     Raises
     ------
     InputError
-        Anything wrong with the file, or the matrix complex, not square or not finite.
+        Anything wrong with the file, or the matrix complex or not finite.
     """
     suffix = _suffix(path)
     reader = _MATRIX_READERS.get(suffix)
@@ -144,27 +146,35 @@ def _read_petsc(path: str) -> ImportedMatrix:
 
 def _read_own(path: str) -> ImportedMatrix:
     with MatrixFile(path) as file:
-        file.require_square()
-        n = file.n_rows
-        indptr, indices, data = file.read_rows(0, n)
-        place = np.empty(n, dtype=np.int64)
-        permutation = file.read_permutation(0, n)
-        if n and np.bincount(permutation, minlength=n).max() > 1:
-            raise InputError(
-                "repeats a row",
-                file=path,
-                field="/permutation",
-                remedy="Each of the user's rows occurs exactly once.",
-            )
-        place[permutation] = np.arange(n)
-        rows = sp.csr_array((data, indices, indptr), shape=(n, n))[place]
-        columns = permutation[rows.indices]
+        m, n = file.n_rows, file.n_cols
+        indptr, indices, data = file.read_rows(0, m)
+        place = _inverse(file.read_permutation(0, m), path, "/permutation", "row")
+        column_permutation = file.read_column_permutation(0, n)
+        column_place = place
+        if not file.square:
+            column_place = _inverse(column_permutation, path, "/column_permutation", "column")
+        rows = sp.csr_array((data, indices, indptr), shape=(m, n))[place]
+        columns = column_permutation[rows.indices]
         return ImportedMatrix(
-            sp.csr_array((rows.data, columns, rows.indptr), shape=(n, n)),
-            file.read_coordinates(0, n)[place] if file.has_coordinates else None,
-            {name: file.read_rhs(name, 0, n)[place] for name in file.rhs_names},
-            {name: file.read_solution(name, 0, n)[place] for name in file.solution_names},
+            sp.csr_array((rows.data, columns, rows.indptr), shape=(m, n)),
+            file.read_coordinates(0, m)[place] if file.has_coordinates else None,
+            {name: file.read_rhs(name, 0, m)[place] for name in file.rhs_names},
+            {name: file.read_solution(name, 0, n)[column_place] for name in file.solution_names},
         )
+
+
+def _inverse(permutation: np.ndarray, path: str, field: str, what: str) -> np.ndarray:
+    n = len(permutation)
+    if n and np.bincount(permutation, minlength=n).max() > 1:
+        raise InputError(
+            f"repeats a {what}",
+            file=path,
+            field=field,
+            remedy=f"Each of the user's {what}s occurs exactly once.",
+        )
+    place = np.empty(n, dtype=np.int64)
+    place[permutation] = np.arange(n)
+    return place
 
 
 def _read_mtx_vector(path: str) -> np.ndarray:
@@ -234,8 +244,13 @@ def _importing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _checked_matrix(matrix: Any, path: str) -> Any:
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise _not_square(path, matrix.shape)
+    if matrix.ndim != 2:
+        raise InputError(
+            f"has {matrix.ndim} dimension(s)",
+            file=path,
+            field="shape",
+            remedy="Give a matrix, of two dimensions.",
+        )
     dtype = _real_dtype(matrix.dtype, path)
     matrix = matrix.astype(dtype, copy=False)
     matrix.sum_duplicates()
@@ -253,12 +268,3 @@ def _real_dtype(dtype: np.dtype[Any], path: str) -> np.dtype[Any]:
         )
     native = dtype.newbyteorder("=")
     return native if native in FLOATS else np.dtype(np.float64)
-
-
-def _not_square(path: str, shape: tuple[int, ...]) -> InputError:
-    return InputError(
-        f"the matrix is {' x '.join(map(str, shape))}",
-        file=path,
-        field="shape",
-        remedy="Give a square matrix.",
-    )

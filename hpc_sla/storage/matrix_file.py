@@ -54,8 +54,10 @@ class MatrixFile:
         Shape and number of stored entries.
     dtype : numpy.dtype
         float64 or float32, of the entries and every right-hand side.
-    part_offsets : ndarray, int64 [parts + 1]
-        Part p holds the stored rows ``part_offsets[p]:part_offsets[p+1]``.
+    part_offsets, column_part_offsets : ndarray, int64 [parts + 1]
+        Part p holds the stored rows ``part_offsets[p]:part_offsets[p+1]``, and likewise columns.
+        Those of a square matrix are one object; a rectangular file that does not say has its
+        columns in even runs.
     parts : int
         Number of parts.
     rhs_names, solution_names : tuple of str
@@ -107,6 +109,8 @@ class MatrixFile:
         self.part_offsets = read_slab(offsets, 0, offsets.shape[0])
         checks.check_part_offsets(self.part_offsets, self.n_rows, self.path)
         self._permutation = dataset(file, "permutation", INT64, length=self.n_rows)
+        self._column_permutation: h5py.Dataset | None = None
+        self.column_part_offsets = self._read_column_part_offsets()
         self._vectors = {
             f"{group}/{name}": self._vector(f"{group}/{name}")
             for group in ("rhs", "solution")
@@ -119,8 +123,34 @@ class MatrixFile:
         self.digest = digest if isinstance(digest, str) else ""
         self.attributes = attrs.attributes(file, leave_out=_OWN_ATTRIBUTES)
 
+    def _read_column_part_offsets(self) -> np.ndarray:
+        file, names = self._file, ("column_part_offsets", "column_permutation")
+        there = [name for name in names if file.get(name, getlink=True) is not None]
+        if self.square:
+            for name in there:
+                raise InputError(
+                    "belongs into the files of rectangular matrices only",
+                    file=self.path,
+                    field=f"/{name}",
+                    remedy="Leave it out: columns of a square matrix are stored as its rows are.",
+                )
+            return self.part_offsets
+        if not there:
+            return np.arange(self.parts + 1, dtype=np.int64) * self.n_cols // self.parts
+        offsets = dataset(file, "column_part_offsets", INT64)
+        found = read_slab(offsets, 0, offsets.shape[0])
+        checks.check_part_offsets(found, self.n_cols, self.path, "/column_part_offsets", "columns")
+        checks.check_column_parts(len(found) - 1, self.parts, self.path)
+        self._column_permutation = dataset(file, "column_permutation", INT64, length=self.n_cols)
+        return found
+
     def _vector(self, name: str) -> h5py.Dataset:
-        return dataset(self._file, name, (self.dtype,), ndim=(1, 2), length=self.n_rows)
+        length = self.n_cols if name.startswith("solution/") else self.n_rows
+        return dataset(self._file, name, (self.dtype,), ndim=(1, 2), length=length)
+
+    @property
+    def square(self) -> bool:
+        return self.n_rows == self.n_cols
 
     @property
     def parts(self) -> int:
@@ -137,16 +167,6 @@ class MatrixFile:
     @property
     def has_coordinates(self) -> bool:
         return self._coordinates is not None
-
-    def require_square(self) -> None:
-        """Raise `InputError` unless there are as many columns as rows."""
-        if self.n_rows != self.n_cols:
-            raise InputError(
-                f"the matrix is {self.n_rows} x {self.n_cols}",
-                file=self.path,
-                field="n_cols",
-                remedy="Give a square matrix.",
-            )
 
     def read_rows(self, r0: int, r1: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Stored rows ``r0:r1``.
@@ -174,9 +194,9 @@ class MatrixFile:
         """Rows ``r0:r1`` of the right-hand side `name`: ``[r1 - r0]`` or ``[r1 - r0, k]``."""
         return self._read_vector("rhs", name, r0, r1)
 
-    def read_solution(self, name: str, r0: int, r1: int) -> np.ndarray:
-        """Rows ``r0:r1`` of the known solution for the right-hand side `name`."""
-        return self._read_vector("solution", name, r0, r1)
+    def read_solution(self, name: str, c0: int, c1: int) -> np.ndarray:
+        """Entries ``c0:c1`` (stored columns) of the known solution for the right-hand side."""
+        return self._read_vector("solution", name, c0, c1)
 
     def read_permutation(self, r0: int, r1: int) -> np.ndarray:
         """The user's row numbers of the stored rows ``r0:r1``, int64 ``[r1 - r0]``."""
@@ -186,6 +206,18 @@ class MatrixFile:
             rows, self.n_rows, self.path, "/permutation", "Rows count from 0, each occurs once."
         )
         return rows
+
+    def read_column_permutation(self, c0: int, c1: int) -> np.ndarray:
+        """The user's column numbers of the stored columns ``c0:c1``, int64 ``[c1 - c0]``."""
+        if self.square:
+            return self.read_permutation(c0, c1)
+        self._check_slab(c0, c1, "columns")
+        if self._column_permutation is None:
+            return np.arange(c0, c1, dtype=np.int64)
+        columns = read_slab(self._column_permutation, c0, c1)
+        remedy = "Columns count from 0, each occurs once."
+        checks.check_range(columns, self.n_cols, self.path, "/column_permutation", remedy)
+        return columns
 
     def read_coordinates(self, r0: int, r1: int) -> np.ndarray:
         """Points of the stored rows ``r0:r1``, float64 ``[r1 - r0, dimensions]``."""
@@ -213,6 +245,9 @@ class MatrixFile:
         }
         if self._coordinates is not None:
             stored["coordinates"] = self._coordinates
+        if self._column_permutation is not None:
+            stored["column_permutation"] = self._column_permutation
+            stored["column_part_offsets"] = self._file["column_part_offsets"]
         return content_digest(
             self.n_rows,
             self.n_cols,
@@ -241,7 +276,7 @@ class MatrixFile:
         return tuple(name[len(prefix) :] for name in self._vectors if name.startswith(prefix))
 
     def _read_vector(self, group: str, name: str, r0: int, r1: int) -> np.ndarray:
-        self._check_slab(r0, r1)
+        self._check_slab(r0, r1, "rows" if group == "rhs" else "columns")
         field = f"{group}/{name}"
         if field not in self._vectors:
             what = "right-hand side" if group == "rhs" else "solution"
@@ -256,6 +291,7 @@ class MatrixFile:
         checks.check_finite(values, self.path, f"/{field}")
         return values
 
-    def _check_slab(self, r0: int, r1: int) -> None:
-        if not 0 <= r0 <= r1 <= self.n_rows:
-            raise IndexError(f"rows {r0}:{r1} of a matrix of {self.n_rows} rows")
+    def _check_slab(self, start: int, stop: int, what: str = "rows") -> None:
+        count = self.n_rows if what == "rows" else self.n_cols
+        if not 0 <= start <= stop <= count:
+            raise IndexError(f"{what} {start}:{stop} of a matrix of {count} {what}")

@@ -36,6 +36,8 @@ def read_matrix_market(path: str) -> Any:
     with _open(path) as stream:
         form, field, symmetry = _header(stream, path)
         sizes = _size_line(stream, 3 if form == "coordinate" else 2)
+        if symmetry != "general" and sizes[0] != sizes[1]:
+            raise ValueError(f"a matrix of {sizes[0]} x {sizes[1]} cannot be {symmetry}")
         width = 1 if form == "array" else 2 if field == "pattern" else 3
         lines, ended = _count_lines(stream, width)
     announced = sizes[2] if form == "coordinate" else _dense_lines(sizes, symmetry)

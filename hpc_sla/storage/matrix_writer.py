@@ -28,6 +28,8 @@ def write_matrix(
     coordinates: np.ndarray | None = None,
     attributes: Mapping[str, Any] | None = None,
     solutions: Mapping[str, np.ndarray] | None = None,
+    column_part_offsets: np.ndarray | None = None,
+    column_permutation: np.ndarray | None = None,
 ) -> None:
     """Write `matrix`, whose rows and columns are already in stored (partition) order.
 
@@ -45,12 +47,16 @@ def write_matrix(
     permutation : int array [n_rows]
         Stored row to user's row.
     rhs, solutions : dict of name to float array [n_rows] or [n_rows, k], stored order
-        Right-hand sides and, under the same names, their known solutions; stored in the
-        matrix's dtype.
+        Right-hand sides and, under the same names, their known solutions (those [n_cols] or
+        [n_cols, k]); stored in the matrix's dtype.
     coordinates : float array [n_rows, dimensions], optional
         Points of the rows, stored order.
     attributes : dict, optional
         Further root attributes, such as where the matrix came from.
+    column_part_offsets : int array [parts + 1], optional
+    column_permutation : int array [n_cols], optional
+        The same of a rectangular matrix's columns; both or neither, which is even runs of the
+        user's columns.
     """
     file = os.fspath(path)
     matrix = _canonical(matrix, file)
@@ -61,10 +67,23 @@ def write_matrix(
         "indices": matrix.indices.astype(index_dtype, copy=False),
         "data": matrix.data,
         "part_offsets": np.asarray(part_offsets, dtype=np.int64),
-        "permutation": _checked_permutation(permutation, n_rows, file),
+        "permutation": _checked_permutation(permutation, n_rows, file, "/permutation", "row"),
     }
     checks.check_part_offsets(arrays["part_offsets"], n_rows, file)
     checks.check_range(matrix.indices, n_cols, file, "/indices", "Columns count from 0.")
+    version = 1
+    if column_part_offsets is not None and column_permutation is not None:
+        if n_rows == n_cols:
+            raise ValueError("a square matrix's columns are stored as its rows are")
+        version, field = 2, "/column_part_offsets"
+        cuts = arrays[field[1:]] = np.asarray(column_part_offsets, dtype=np.int64)
+        checks.check_part_offsets(cuts, n_cols, file, field, "columns")
+        checks.check_column_parts(len(cuts) - 1, len(arrays["part_offsets"]) - 1, file)
+        arrays["column_permutation"] = _checked_permutation(
+            column_permutation, n_cols, file, "/column_permutation", "column"
+        )
+    elif column_part_offsets is not None or column_permutation is not None:
+        raise ValueError("column_part_offsets and column_permutation go together")
     for group, vectors in (("rhs", rhs), ("solution", solutions or {})):
         for name, values in vectors.items():
             field = f"{group}/{name}"
@@ -75,7 +94,8 @@ def write_matrix(
                     field=f"/{group}",
                     remedy="Use letters, digits, dashes and underscores.",
                 )
-            arrays[field] = _vector(values, n_rows, matrix.dtype, (1, 2), file, field)
+            length, what = (n_rows, "row") if group == "rhs" else (n_cols, "column")
+            arrays[field] = _vector(values, length, matrix.dtype, (1, 2), file, field, what)
     if coordinates is not None:
         arrays["coordinates"] = _vector(
             coordinates, n_rows, np.dtype(np.float64), (2,), file, "coordinates"
@@ -90,7 +110,7 @@ def write_matrix(
     )
     root = {
         "format": attrs.MATRIX_FORMAT,
-        "version": attrs.VERSION,
+        "version": version,
         "n_rows": n_rows,
         "n_cols": n_cols,
         "content_sha256": digest,
@@ -128,29 +148,29 @@ def _canonical(matrix: Any, file: str) -> Any:
     return matrix
 
 
-def _checked_permutation(permutation: np.ndarray, n_rows: int, file: str) -> np.ndarray:
-    rows = np.asarray(permutation, dtype=np.int64)
-    remedy = "Each of the user's rows occurs exactly once."
-    if rows.shape != (n_rows,):
+def _checked_permutation(
+    permutation: np.ndarray, n: int, file: str, field: str, what: str
+) -> np.ndarray:
+    order = np.asarray(permutation, dtype=np.int64)
+    remedy = f"Each of the user's {what}s occurs exactly once."
+    if order.shape != (n,):
         raise InputError(
-            f"has shape {rows.shape}, not ({n_rows},)",
-            file=file,
-            field="/permutation",
-            remedy=remedy,
+            f"has shape {order.shape}, not ({n},)", file=file, field=field, remedy=remedy
         )
-    checks.check_range(rows, n_rows, file, "/permutation", remedy)
-    if n_rows and np.bincount(rows, minlength=n_rows).max() > 1:
-        raise InputError("repeats a row", file=file, field="/permutation", remedy=remedy)
-    return rows
+    checks.check_range(order, n, file, field, remedy)
+    if n and np.bincount(order, minlength=n).max() > 1:
+        raise InputError(f"repeats a {what}", file=file, field=field, remedy=remedy)
+    return order
 
 
 def _vector(
     values: Any,
-    n_rows: int,
+    length: int,
     dtype: np.dtype[Any],
     ndim: tuple[int, ...],
     file: str,
     field: str,
+    what: str = "row",
 ) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
@@ -160,11 +180,11 @@ def _vector(
             field=f"/{field}",
             remedy="Give real numbers.",
         )
-    if array.ndim not in ndim or array.shape[0] != n_rows:
+    if array.ndim not in ndim or array.shape[0] != length:
         raise InputError(
-            f"has shape {array.shape} where the matrix has {n_rows} rows",
+            f"has shape {array.shape} where the matrix has {length} {what}s",
             file=file,
             field=f"/{field}",
-            remedy="Give one value per row.",
+            remedy=f"Give one value per {what}.",
         )
     return np.ascontiguousarray(array, dtype=dtype)

@@ -103,7 +103,11 @@ class ResultWriter:
         item = self._output.create(_HISTORY, history.shape, history.dtype)
         if history.size:
             item[...] = history
-        root = {"format": attrs.RESULT_FORMAT, "version": attrs.VERSION, "n_rows": self.n_rows}
+        root = {
+            "format": attrs.RESULT_FORMAT,
+            "version": attrs.VERSIONS[attrs.RESULT_FORMAT],
+            "n_rows": self.n_rows,
+        }
         attrs.set_attributes(self._output.file, {**attributes, **root})
         self._output.close()
         self._pending.commit()

@@ -8,16 +8,20 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from hpc_sla.partition import order_by_part, partition, reorder
+from hpc_sla.cli.prepare import Source, write_partitioned
+from hpc_sla.partition import column_parts, even_offsets
+from hpc_sla.partition.contiguous import contiguous
 from hpc_sla.storage.matrix_writer import write_matrix
 from tests.collective import (
+    ALL_SHAPES,
     MATRICES,
+    RECTANGULAR,
     dense,
     distribute,
     everywhere,
     full,
     on,
-    random_matrix,
+    random_rectangular,
     spread,
 )
 
@@ -45,31 +49,117 @@ OWNERS = {
 
 
 @pytest.mark.parametrize("owner", OWNERS)
-@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_from_coo_assembles_what_scipy_does(world, name, owner):
-    matrix = MATRICES[name]()
+    matrix = ALL_SHAPES[name]()
     n = matrix.shape[0]
-    mine = OWNERS[owner](n, world.rank, world.size)
-    mine = mine[mine >= 0]
+    mine = _mine(owner, n, world)
     rows, cols, data = _triplets(matrix, mine)
     A = hs.DSparseMatrix.from_coo(rows, cols, data, matrix.shape, world)
     np.testing.assert_allclose(dense(A), matrix.toarray(), atol=1e-15)
-    x = np.random.default_rng(1).standard_normal(n)
-    np.testing.assert_allclose(full(A.layout, A @ spread(A.layout, x)), matrix @ x, atol=1e-13)
+    x = np.random.default_rng(1).standard_normal(matrix.shape[1])
+    np.testing.assert_allclose(full(A.layout, A @ spread(A.columns, x)), matrix @ x, atol=1e-13)
     owned = np.concatenate(world.comm.allgather(A.layout.rows))
     assert np.array_equal(np.sort(owned), np.arange(n))
     assert everywhere(world, np.isin(np.unique(rows), A.layout.rows).all())
+    if matrix.shape[0] != matrix.shape[1]:
+        even = even_offsets(matrix.shape[1], world.size)
+        assert np.array_equal(A.columns.offsets, even)
+        assert everywhere(
+            world, np.array_equal(A.columns.rows, np.arange(*even[world.rank : world.rank + 2]))
+        )
 
 
-def test_from_coo_is_differentiable_in_its_values(world):
-    matrix = random_matrix(13, 0.4, 3)
+def _mine(owner, n, world):
+    mine = OWNERS[owner](n, world.rank, world.size)
+    return mine[mine >= 0]
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+@pytest.mark.parametrize("name", RECTANGULAR)
+def test_from_coo_with_columns_of_ones_own(world, name, owner):
+    matrix = RECTANGULAR[name]()
+    m, n = matrix.shape
+    rows, cols, data = _triplets(matrix, _mine("cyclic", m, world))
+    mine = _mine(owner, n, world)
+    claimed = mine[mine % 5 != 4]  # some that nobody names
+    shuffled = np.random.default_rng(0).permutation(claimed)
+    A = hs.DSparseMatrix.from_coo(rows, cols, data, (m, n), world, columns=shuffled)
+    np.testing.assert_allclose(dense(A), matrix.toarray(), atol=1e-15)
+    owned = A.columns.rows
+    assert everywhere(world, np.isin(claimed, owned).all() and (np.diff(owned) > 0).all())
+    homes = even_offsets(n, world.size)
+    orphans = np.setdiff1d(owned, claimed)
+    assert everywhere(
+        world, ((orphans >= homes[world.rank]) & (orphans < homes[world.rank + 1])).all()
+    )
+    y = np.random.default_rng(1).standard_normal(m)
+    np.testing.assert_allclose(full(A.columns, A.T @ spread(A.layout, y)), matrix.T @ y, atol=1e-13)
+
+
+def test_from_coo_refuses_bad_columns(world):
+    nothing = ([], [], np.empty(0))
+    with pytest.raises(hs.InputError, match="square matrix are owned as its rows"):
+        hs.DSparseMatrix.from_coo(*nothing, (3, 3), world, columns=[])
+    with pytest.raises(hs.InputError, match="index 4 is outside 0 to 3"):
+        mine = [4] if world.rank == world.size - 1 else []
+        hs.DSparseMatrix.from_coo(*nothing, (3, 4), world, columns=mine)
+    if world.size > 1:
+        with pytest.raises(hs.InputError, match="column 2 was passed by ranks") as caught:
+            hs.DSparseMatrix.from_coo(*nothing, (3, 4), world, columns=[2])
+        assert caught.value.field == "columns"
+        with pytest.raises(hs.InputError, match="ranks differ"):
+            mine = None if world.rank else []
+            hs.DSparseMatrix.from_coo(*nothing, (3, 4), world, columns=mine)
+
+
+@pytest.mark.parametrize("n", [13, 6, 20])
+def test_from_coo_is_differentiable_in_its_values(world, n):
+    matrix = random_rectangular(13, n, 0.4, 3)
     rows, cols, data = _triplets(matrix, OWNERS["cyclic"](13, world.rank, world.size))
     values = on(world, data).requires_grad_()
     A = hs.DSparseMatrix.from_coo(rows, cols, values, matrix.shape, world)
-    x = np.random.default_rng(2).standard_normal(13)
-    t = spread(A.layout, x)
-    A.layout.dot(t, A @ t).backward()
-    assert everywhere(world, np.allclose(values.grad.cpu().numpy(), x[rows] * x[cols]))
+    y, x = np.random.default_rng(2).standard_normal((2, 20))
+    A.layout.dot(spread(A.layout, y), A @ spread(A.columns, x)).backward()
+    assert everywhere(world, np.allclose(values.grad.cpu().numpy(), y[rows] * x[cols]))
+
+
+@pytest.mark.parametrize("name", RECTANGULAR)
+def test_from_scipy_places_columns_as_asked(world, name):
+    matrix = RECTANGULAR[name]()
+    m, n = matrix.shape
+    given = matrix if world.rank == 0 else None
+    rank_of = np.random.default_rng(3).integers(0, world.size, n)
+    for asked, expected in (
+        (None, column_parts(matrix, contiguous(m, world.size), world.size)),
+        ("majority", column_parts(matrix, contiguous(m, world.size), world.size)),
+        ("contiguous", contiguous(n, world.size)),
+        (rank_of, rank_of),
+    ):
+        A = hs.DSparseMatrix.from_scipy(given, world, column_partition=asked)
+        rows = np.flatnonzero(contiguous(m, world.size) == world.rank)
+        assert everywhere(world, np.array_equal(A.layout.rows, rows))
+        assert everywhere(
+            world, np.array_equal(A.columns.rows, np.flatnonzero(expected == world.rank))
+        )
+        np.testing.assert_array_equal(dense(A), matrix.toarray())
+
+
+@pytest.mark.parametrize(
+    ("shape", "partition", "message"),
+    [
+        ((3, 3), "majority", "square matrix are owned as its rows"),
+        ((3, 4), "metis", "no column partition 'metis'"),
+        ((3, 4), np.zeros(3, dtype=int), "needs 4 integers"),
+        ((3, 4), np.full(4, 99), "ranks 99 to 99"),
+        ((3, 4), np.zeros(4), "needs 4 integers"),
+    ],
+)
+def test_from_scipy_refuses_bad_column_partitions(world, shape, partition, message):
+    given = sp.csr_matrix(shape) if world.rank == 0 else None
+    with pytest.raises(hs.InputError, match=message) as caught:
+        hs.DSparseMatrix.from_scipy(given, world, column_partition=partition)
+    assert caught.value.field == "column_partition"
 
 
 def test_from_coo_refuses_a_row_of_two_ranks(world):
@@ -104,7 +194,10 @@ def test_ranks_that_differ_in_dtype_are_an_error_everywhere(world):
         (([5], [0], [1.0], (5, 5)), "index 5 is outside 0 to 4"),
         (([0], [-1], [1.0], (5, 5)), "index -1 is outside"),
         (([0], [0, 1], [1.0], (5, 5)), "do not make triplets"),
-        (([0], [0], [1.0], (5, 4)), "not square"),
+        (([0], [4], [1.0], (5, 4)), "index 4 is outside 0 to 3"),
+        (([4], [0], [1.0], (4, 5)), "index 4 is outside 0 to 3"),
+        (([], [], [], (5, -1)), "not the shape of a matrix"),
+        (([], [], [], (5,)), "not the shape of a matrix"),
         (([0], [0], [1], (5, 5)), "not supported"),
         (([0.5], [0], [1.0], (5, 5)), "not integers"),
     ],
@@ -120,7 +213,6 @@ def test_bad_triplets_on_one_rank_are_an_error_on_all(world, arguments, message)
     ("matrix", "message"),
     [
         (np.eye(3), "SciPy sparse matrix"),
-        (sp.csr_matrix((3, 4)), "not square"),
         (sp.csr_matrix(np.array([[np.nan]])), "NaN"),
         (sp.csr_matrix(np.array([[1j]])), "complex"),
     ],
@@ -136,23 +228,49 @@ def shared_path(world, tmp_path_factory):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
-@pytest.mark.parametrize("name", ["random", "disconnected", "one row", "no entries"])
+@pytest.mark.parametrize("name", ["random", "disconnected", "one row", "no entries", *RECTANGULAR])
 def test_from_hdf5_opens_any_part_count(world, shared_path, name, parts):
-    matrix = MATRICES[name]()
+    matrix = ALL_SHAPES[name]()
     path = f"{shared_path}/a.h5"
-    b = np.random.default_rng(4).standard_normal(matrix.shape[0])
+    rng = np.random.default_rng(4)
+    b, x = (rng.standard_normal(count) for count in matrix.shape)
     if world.rank == 0:
-        permutation, offsets = order_by_part(partition(matrix, parts), parts)
-        write_matrix(
-            path, reorder(matrix, permutation), offsets, permutation, {"b": b[permutation]}
-        )
+        write_partitioned(Source("test", matrix, rhs={"b": b}), path, parts, "metis")
     world.barrier()
     A = hs.DSparseMatrix.from_hdf5(path, world)
     np.testing.assert_array_equal(dense(A), matrix.toarray())
     rhs = hs.read_rhs(path, "b", A.layout)
     np.testing.assert_array_equal(full(A.layout, rhs), b)
-    np.testing.assert_allclose(full(A.layout, A @ rhs), matrix @ b, atol=1e-13)
+    np.testing.assert_allclose(full(A.layout, A @ spread(A.columns, x)), matrix @ x, atol=1e-13)
+    np.testing.assert_allclose(full(A.columns, A.T @ rhs), matrix.T @ b, atol=1e-13)
+    assert (A.columns is A.layout) == (matrix.shape[0] == matrix.shape[1])
     assert hs.DSparseMatrix.from_hdf5(path, world, dtype=torch.float32).dtype == torch.float32
+
+
+def test_parts_keep_their_columns_on_any_rank_count(world, shared_path):
+    """Block-diagonal parts, as many as the ranks or twice or half that: nothing to exchange."""
+    for parts in {2 * world.size, world.size, max(world.size // 2, 1)}:
+        path = f"{shared_path}/blocks-{parts}.h5"
+        if world.rank == 0:
+            blocks = [np.ones((3 + p % 2, 2 + p % 3)) for p in range(parts)]
+            matrix = sp.csr_array(sp.block_diag(blocks))
+            cuts = [np.cumsum([0, *(b.shape[axis] for b in blocks)]) for axis in (0, 1)]
+            write_matrix(
+                path,
+                matrix,
+                cuts[0],
+                np.arange(matrix.shape[0]),
+                {},
+                column_part_offsets=cuts[1],
+                column_permutation=np.arange(matrix.shape[1]),
+            )
+        world.barrier()
+        A = hs.DSparseMatrix.from_hdf5(path, world)
+        if parts >= world.size:
+            assert everywhere(world, A.n_halo == 0 and A.nnz_owned > 0)
+            assert everywhere(world, A.columns.n_owned > 0)
+        y = torch.ones(A.columns.n_owned, dtype=torch.float64)
+        assert world.sum(float((A @ y).sum())) == A.nnz_global
 
 
 def test_a_missing_file_is_one_error_on_every_rank(world, shared_path):

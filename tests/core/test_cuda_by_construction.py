@@ -86,7 +86,7 @@ def _pattern():
     plan.sends, plan.receives = Neighbours((1,), (N_SEND,)), Neighbours((1,), (N_HALO,))
     owned = CsrPattern(_int(N_OWNED + 1), _int(280), N_OWNED)
     halo = CsrPattern(_int(6), _int(9), N_HALO)
-    return DistributedPattern(_Layout(), owned, halo, _int(5), plan)
+    return DistributedPattern(plan.layout, owned, halo, _int(5), plan)
 
 
 @pytest.fixture

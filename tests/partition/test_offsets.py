@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpc_sla.partition.offsets import even_offsets, offsets_for
+from hpc_sla.partition.offsets import column_offsets_for, even_offsets, offsets_for
 
 PARTS = {
     "even": [0, 25, 50, 75, 100],
@@ -85,3 +85,46 @@ def test_no_ranks_is_a_mistake():
     for function in (even_offsets, offsets_for):
         with pytest.raises(ValueError, match="0 ranks"):
             function([0, 1] if function is offsets_for else 1, 0)
+
+
+COLUMNS = {
+    name: np.random.default_rng(len(name)).integers(0, 40, len(PARTS[name])) for name in PARTS
+}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 7, 16, 64, 150])
+@pytest.mark.parametrize("name", PARTS)
+def test_every_column_has_one_rank_and_stays_with_its_part(name, ranks):
+    parts = np.array(PARTS[name])
+    columns = np.cumsum(COLUMNS[name]) - COLUMNS[name][0]
+    rows_at = offsets_for(parts, ranks)
+    found = column_offsets_for(parts, columns, rows_at)
+    assert found.dtype == np.int64
+    assert (found[0], found[-1], len(found)) == (0, columns[-1], ranks + 1)
+    assert (np.diff(found) >= 0).all()
+    for p, row in enumerate(parts):
+        # Where ranks are divided at the edge of a part, so are its columns.
+        (edges,) = np.nonzero(rows_at[1:-1] == row)
+        if len(edges) and np.count_nonzero(parts == row) == 1:
+            assert columns[p] in found[1:-1][edges]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_as_many_ranks_as_parts_have_the_parts_columns(name):
+    parts = np.array(PARTS[name])
+    columns = np.cumsum(COLUMNS[name]) - COLUMNS[name][0]
+    found = column_offsets_for(parts, columns, offsets_for(parts, len(parts) - 1))
+    np.testing.assert_array_equal(found, columns)
+
+
+def test_a_split_part_shares_out_its_columns():
+    rows = np.array([0, 30, 60])
+    assert column_offsets_for(
+        rows, np.array([0, 9, 30]), np.array([0, 10, 20, 30, 60])
+    ).tolist() == [
+        0,
+        3,
+        6,
+        9,
+        30,
+    ]

@@ -173,7 +173,6 @@ def test_rcb_tells_equal_points_apart_by_number(kinds):
 @pytest.mark.parametrize(
     ("arguments", "field", "words"),
     [
-        ({"matrix": sp.csr_array((3, 4))}, "matrix", ["3 x 4", "square"]),
         ({"parts": 0}, "--parts", ["0 parts"]),
         ({"method": "metiss"}, "--method", ["'metiss'", "metis, rcb, contiguous"]),
         ({"method": "rcb", "coordinates": None}, "--coordinates", ["needs", "--coordinates"]),

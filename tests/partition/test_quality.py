@@ -68,3 +68,27 @@ def test_no_rows(offsets):
     found = quality(sp.csr_array((0, 0)), np.array(offsets))
     assert found.edge_cut == 0
     assert found.row_balance == found.nnz_balance == 1
+
+
+@pytest.mark.parametrize("shape", [(30, 12), (12, 30), (5, 0), (0, 5)])
+@pytest.mark.parametrize("seed", range(3))
+def test_rectangular_against_counting(seed, shape):
+    rng = np.random.default_rng(seed)
+    matrix = sp.csr_array(sp.random_array(shape, density=0.3, rng=rng))
+    rows_at, columns_at = (np.array([0, *np.sort(rng.integers(0, n + 1, 3)), n]) for n in shape)
+    found = quality(matrix, rows_at, columns_at)
+    owner_of_row = np.searchsorted(rows_at, np.arange(shape[0]), side="right") - 1
+    owner_of_column = np.searchsorted(columns_at, np.arange(shape[1]), side="right") - 1
+    halo, talks, cut = [set() for _ in range(4)], [set() for _ in range(4)], 0
+    for i, j in zip(*matrix.nonzero(), strict=True):
+        p, q = owner_of_row[i], owner_of_column[j]
+        if p != q:
+            cut += 1
+            halo[p].add(j)
+            talks[p].add(q)
+            talks[q].add(p)
+    assert found.edge_cut == cut
+    assert found.halo.tolist() == [len(one) for one in halo]
+    assert found.neighbours.tolist() == [len(one) for one in talks]
+    assert found.rows.tolist() == np.diff(rows_at).tolist()
+    assert found.columns.tolist() == np.diff(columns_at).tolist()

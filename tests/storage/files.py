@@ -31,6 +31,8 @@ class Content:
     rhs: dict[str, np.ndarray]
     solutions: dict[str, np.ndarray]
     coordinates: np.ndarray | None
+    column_part_offsets: np.ndarray | None = None
+    column_permutation: np.ndarray | None = None
 
     def write(self, path: Path, **attributes: Any) -> Path:
         write_matrix(
@@ -42,6 +44,8 @@ class Content:
             self.coordinates,
             attributes,
             self.solutions,
+            self.column_part_offsets,
+            self.column_permutation,
         )
         return path
 
@@ -49,27 +53,33 @@ class Content:
 def random_content(
     seed: int, n: int = 40, dtype: Any = np.float64, density: float = 0.1, n_cols: int | None = None
 ) -> Content:
-    """A random matrix with some empty rows, three parts of random size, everything optional."""
+    """A random matrix with some empty rows, three parts of random size, everything optional.
+
+    A rectangular one has its columns in three parts, too.
+    """
     rng = np.random.default_rng(seed)
     n_cols = n if n_cols is None else n_cols
     matrix = sp.random_array((n, n_cols), density=density, rng=rng, format="csr", dtype=dtype)
     matrix = sp.csr_array(matrix)
     matrix.sort_indices()
     cuts = np.sort(rng.integers(0, n + 1, 2))
+    rectangular = n_cols != n
     return Content(
         matrix,
         np.array([0, *cuts, n]),
         rng.permutation(n),
         {"b": rng.standard_normal(n).astype(dtype), "two": rng.random((n, 2)).astype(dtype)},
-        {"b": rng.random(n).astype(dtype)},
+        {"b": rng.random(n_cols).astype(dtype)},
         rng.random((n, 3)),
+        np.array([0, *np.sort(rng.integers(0, n_cols + 1, 2)), n_cols]) if rectangular else None,
+        rng.permutation(n_cols) if rectangular else None,
     )
 
 
 def read_everything(path: Path) -> dict[str, Any]:
     """All that a matrix file tells through its reader."""
     with MatrixFile(path) as file:
-        n = file.n_rows
+        n, n_cols = file.n_rows, file.n_cols
         indptr, indices, data = file.read_rows(0, n)
         return {
             "shape": (file.n_rows, file.n_cols, file.nnz),
@@ -78,11 +88,16 @@ def read_everything(path: Path) -> dict[str, Any]:
             "data": data,
             "part_offsets": file.part_offsets,
             "permutation": file.read_permutation(0, n),
+            "column_part_offsets": file.column_part_offsets,
+            "column_permutation": file.read_column_permutation(0, n_cols),
             "coordinates": file.read_coordinates(0, n) if file.has_coordinates else None,
             "digest": file.digest,
             "attributes": file.attributes,
             **{f"rhs/{name}": file.read_rhs(name, 0, n) for name in file.rhs_names},
-            **{f"solution/{name}": file.read_solution(name, 0, n) for name in file.solution_names},
+            **{
+                f"solution/{name}": file.read_solution(name, 0, n_cols)
+                for name in file.solution_names
+            },
         }
 
 

@@ -124,7 +124,7 @@ BAD = {
     # name: (edit, field, words in the message)
     "no format": (lambda f: f.attrs.__delitem__("format"), "format", ["not written for hpc_sla"]),
     "other format": (attribute("format", "netcdf"), "format", ["not written for hpc_sla"]),
-    "newer version": (attribute("version", 2), "version", ["version 2", "newer hpc_sla"]),
+    "newer version": (attribute("version", 3), "version", ["version 3", "newer hpc_sla"]),
     "version 0": (attribute("version", 0), "version", ["version 0"]),
     "no version": (lambda f: f.attrs.__delitem__("version"), "version", ["missing"]),
     "text for a version": (attribute("version", "one"), "version", ["'one'"]),
@@ -184,6 +184,11 @@ BAD = {
     "never written, compressed": (never_written(compression="gzip"), "/data", ["0 are stored"]),
     "terabytes declared": (huge, "/rhs/b", ["declares 3200000000000000 bytes"]),
     "large chunks": (large_chunks, "/rhs/b", ["chunks of 134217728 bytes"]),
+    "columns of a square matrix": (
+        lambda f: replace(f, "column_permutation", np.arange(N)),
+        "/column_permutation",
+        ["rectangular matrices only"],
+    ),
     "unusual filter": (
         lambda f: replace(f, "data", f["data"][()], compression="lzf"),
         "/data",
@@ -195,6 +200,48 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_content(path, case):
     change, field, words = BAD[case]
+    edit(path, change)
+    with pytest.raises(InputError) as caught:
+        read_everything(path)
+    assert_message(caught.value, path, field, *words)
+
+
+RECTANGULAR_BAD = {
+    "columns without an order": (without("column_permutation"), "/column_permutation", ["missing"]),
+    "columns without parts": (without("column_part_offsets"), "/column_part_offsets", ["missing"]),
+    "too few columns": (
+        lambda f: replace(f, "column_permutation", np.arange(9)),
+        "/column_permutation",
+        ["9", "10"],
+    ),
+    "column out of range": (
+        lambda f: replace(f, "column_permutation", np.arange(1, 11)),
+        "/column_permutation",
+        ["value 10"],
+    ),
+    "columns not divided": (
+        lambda f: replace(f, "column_part_offsets", np.array([0, 5, 4, 10])),
+        "/column_part_offsets",
+        ["10 columns into parts"],
+    ),
+    "other parts of columns": (
+        lambda f: replace(f, "column_part_offsets", np.array([0, 4, 10])),
+        "/column_part_offsets",
+        ["2 parts", "/part_offsets has 3"],
+    ),
+    "solution by rows": (
+        lambda f: replace(f, "solution/b", np.ones(40)),
+        "/solution/b",
+        ["40", "10"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RECTANGULAR_BAD)
+def test_bad_columns(tmp_path, case):
+    change, field, words = RECTANGULAR_BAD[case]
+    path = random_content(0, n_cols=10).write(tmp_path / "tall.h5")
+    read_everything(path)
     edit(path, change)
     with pytest.raises(InputError) as caught:
         read_everything(path)
@@ -293,13 +340,6 @@ def test_no_coordinates(path):
     assert_message(caught.value, path, "/coordinates", "has no coordinates")
 
 
-def test_not_square(tmp_path):
-    path = random_content(0, 40, n_cols=41).write(tmp_path / "wide.h5")
-    with MatrixFile(path) as file, pytest.raises(InputError) as caught:
-        file.require_square()
-    assert_message(caught.value, path, "n_cols", "40 x 41")
-
-
 def test_rows_that_are_not_there(path):
     with MatrixFile(path) as file:
         for r0, r1 in ((-1, 3), (3, 2), (0, 41)):
@@ -308,6 +348,11 @@ def test_rows_that_are_not_there(path):
 
 
 EYE = sp.eye_array(3, format="csr")
+TALL = {
+    "matrix": sp.eye_array(3, 2, format="csr"),
+    "column_part_offsets": np.array([0, 2]),
+    "column_permutation": np.arange(2),
+}
 
 
 @pytest.mark.parametrize(
@@ -324,6 +369,14 @@ EYE = sp.eye_array(3, format="csr")
         ({"rhs": {"b": np.array([1, 2, np.inf])}}, "/rhs/b", ["inf"]),
         ({"rhs": {"a/b": np.ones(3)}}, "/rhs", ["'a/b'"]),
         ({"coordinates": np.ones(3)}, "/coordinates", ["shape (3,)"]),
+        ({**TALL, "solutions": {"b": np.ones(3)}}, "/solution/b", ["shape (3,)", "2 columns"]),
+        ({**TALL, "column_permutation": np.zeros(2)}, "/column_permutation", ["repeats a column"]),
+        ({**TALL, "column_part_offsets": np.array([0, 3])}, "/column_part_offsets", ["2 columns"]),
+        (
+            {**TALL, "column_part_offsets": np.array([0, 1, 2])},
+            "/column_part_offsets",
+            ["2 parts", "has 1"],
+        ),
         ({"coordinates": np.full((3, 2), np.nan)}, "/coordinates", ["nan"]),
     ],
 )

@@ -22,6 +22,10 @@ def small(path):
     random_content(0).write(path, source="here", text="some words")
 
 
+def rectangular(path):
+    random_content(1, n_cols=23).write(path)
+
+
 def many_chunks(path):
     """Several chunks a dataset, hence the chunk indices of large files."""
     matrix = problems.make("poisson2d:n=180").matrix()
@@ -44,6 +48,7 @@ def read_whole_result(path):
 
 FILES = {
     "small": (small, read_everything),
+    "rectangular": (rectangular, read_everything),
     "many chunks": (many_chunks, read_everything),
     "result": (result, read_whole_result),
 }

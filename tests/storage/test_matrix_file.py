@@ -42,15 +42,48 @@ def test_any_cut_into_slabs_gives_the_whole(path, seed, n_cols, dtype):
             blocks.append(sp.csr_array((data, indices, indptr), shape=(r1 - r0, n_cols)))
             np.testing.assert_array_equal(file.read_rhs("b", r0, r1), content.rhs["b"][r0:r1])
             np.testing.assert_array_equal(file.read_rhs("two", r0, r1), content.rhs["two"][r0:r1])
-            np.testing.assert_array_equal(
-                file.read_solution("b", r0, r1), content.solutions["b"][r0:r1]
-            )
             np.testing.assert_array_equal(file.read_permutation(r0, r1), content.permutation[r0:r1])
             np.testing.assert_array_equal(file.read_coordinates(r0, r1), content.coordinates[r0:r1])
         whole = sp.vstack(blocks)
         assert (whole.toarray() == content.matrix.toarray()).all()
         assert file.rhs_names == ("b", "two")
         assert file.solution_names == ("b",)
+        square = n_cols == 40
+        assert file.square == square
+        np.testing.assert_array_equal(
+            file.column_part_offsets,
+            content.part_offsets if square else content.column_part_offsets,
+        )
+        order = content.permutation if square else content.column_permutation
+        for c0, c1 in ((0, 0), (0, n_cols), (3, 17), (n_cols, n_cols)):
+            np.testing.assert_array_equal(file.read_column_permutation(c0, c1), order[c0:c1])
+            np.testing.assert_array_equal(
+                file.read_solution("b", c0, c1), content.solutions["b"][c0:c1]
+            )
+        if not square:
+            with pytest.raises(IndexError, match="columns 3:58 of a matrix of 57 columns"):
+                file.read_solution("b", 3, 58)
+
+
+def test_only_a_rectangular_file_needs_version_2(path):
+    for n_cols, version in ((40, 1), (57, 2)):
+        random_content(0, n_cols=n_cols).write(path)
+        with h5py.File(path) as file:
+            assert file.attrs["version"] == version
+            assert ("column_permutation" in file) == ("column_part_offsets" in file)
+            assert ("column_permutation" in file) == (version == 2)
+
+
+def test_a_rectangular_file_may_say_nothing_of_its_columns(path):
+    content = random_content(0, n_cols=7)
+    content.column_part_offsets = content.column_permutation = None
+    content.write(path)
+    with MatrixFile(path) as file:
+        assert file.column_part_offsets.tolist() == [0, 2, 4, 7]
+        assert file.read_column_permutation(2, 7).tolist() == [2, 3, 4, 5, 6]
+        assert file.compute_digest() == file.digest
+    with h5py.File(path) as file:
+        assert file.attrs["version"] == 1
 
 
 @pytest.mark.parametrize(("n", "n_cols"), [(0, 0), (1, 1), (5, 5), (3, 0)])
@@ -120,9 +153,10 @@ def digest_by_the_book(path):
         return state.hexdigest()
 
 
+@pytest.mark.parametrize("n_cols", [40, 23])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_digest_is_the_documented_one(path, dtype):
-    random_content(1, dtype=dtype).write(path)
+def test_digest_is_the_documented_one(path, dtype, n_cols):
+    random_content(1, dtype=dtype, n_cols=n_cols).write(path)
     with MatrixFile(path) as file:
         assert file.digest == digest_by_the_book(path) == file.compute_digest()
 
@@ -139,10 +173,17 @@ def test_digest_tells_every_part_of_the_content(path):
     content = random_content(2)
     wider = sp.csr_array(content.matrix)
     wider.resize((40, 41))
+    wide = {"matrix": wider, "solutions": {}}
+    columns = {"column_part_offsets": np.array([0, 1, 2, 41])}
     digests = [
         digest(),
         digest(matrix=content.matrix * 2),
-        digest(matrix=wider),
+        digest(**wide),
+        digest(**wide, **columns, column_permutation=np.arange(41)),
+        digest(**wide, **columns, column_permutation=np.arange(41)[::-1]),
+        digest(
+            **wide, column_part_offsets=np.array([0, 0, 2, 41]), column_permutation=np.arange(41)
+        ),
         digest(matrix=content.matrix.astype(np.float32)),
         digest(part_offsets=np.array([0, 40])),
         digest(permutation=np.arange(40)),

@@ -1,0 +1,150 @@
+"""From triplets that each rank brings to a distributed pattern and its values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.layout import RowLayout
+from hpc_sla.ownership import Ownership
+from hpc_sla.pattern import DistributedPattern
+from hpc_sla.world import World
+
+Integers = torch.Tensor | np.ndarray
+
+
+def assemble(
+    rows: Integers,
+    cols: Integers,
+    values: torch.Tensor | np.ndarray,
+    shape: Sequence[int],
+    world: World,
+    columns: Integers | None,
+) -> tuple[DistributedPattern, torch.Tensor]:
+    """The work of `DSparseMatrix.from_coo`, whose parameters and errors these are. **Collective.**
+
+    Returns
+    -------
+    DistributedPattern
+    torch.Tensor [nnz_owned]
+        Per rank: the summed values, differentiable in `values`.
+    """
+    with world.agree():
+        rows, cols = _indices(rows, "rows"), _indices(cols, "cols")
+        values = _values(values, world.device)
+        _check_triplets(rows, cols, values, shape)
+        if columns is not None:
+            columns = _owned_columns(columns, shape)
+    n_rows, n_cols = int(shape[0]), int(shape[1])
+    values = _agree_on_kind(values, (n_rows, n_cols), columns is None, world)
+    ownership = Ownership(world, np.unique(rows), n_rows)
+    layout = ownership.layout
+    if n_rows == n_cols:
+        column_layout, stored = layout, ownership.stored(cols)
+    elif columns is None:
+        column_layout, stored = RowLayout.even(n_cols, world), cols
+    else:
+        column_ownership = Ownership(world, columns, n_cols, "column")
+        column_layout, stored = column_ownership.layout, column_ownership.stored(cols)
+    local = np.searchsorted(layout.rows, rows)
+    # Row-major order of the triplets, then one slot per distinct (row, column).
+    order = np.lexsort((stored, local))
+    local, stored = local[order], stored[order]
+    new = np.ones(len(local), dtype=bool)
+    new[1:] = (local[1:] != local[:-1]) | (stored[1:] != stored[:-1])
+    counts = np.bincount(local[new], minlength=layout.n_owned)
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    # The pattern reorders entries; carry each slot's number along to place the values.
+    slots = np.arange(int(new.sum()), dtype=np.int64)
+    pattern, slots = DistributedPattern.from_rows(layout, indptr, stored[new], slots, column_layout)
+    place = np.empty(len(slots), dtype=np.int64)
+    place[slots] = np.arange(len(slots))
+    target = np.empty(len(order), dtype=np.int64)
+    target[order] = place[np.cumsum(new) - 1]
+    summed = values.new_zeros(pattern.nnz_owned).index_add(
+        0, torch.from_numpy(target).to(values.device), values
+    )
+    return pattern, summed
+
+
+def _agree_on_kind(
+    values: torch.Tensor, shape: tuple[int, int], even_columns: bool, world: World
+) -> torch.Tensor:
+    """One dtype, and a gradient wanted on all ranks or on none. **Collective.**
+
+    Ranks with nothing to pass follow the others: `torch.tensor([])` is float32.
+    """
+    mine = (values.dtype, values.requires_grad, shape, even_columns)
+    kinds = world.comm.allgather((mine, values.numel() > 0))
+    said = {kind[:2] for kind, some in kinds if some} or {kinds[0][0][:2]}
+    if len(said) > 1 or len({kind[2:] for kind, _ in kinds}) > 1:
+        raise InputError(
+            "ranks differ in the dtype of values, in whether it requires a gradient, in shape, or "
+            "in whether they pass columns",
+            field="values",
+            remedy="Pass the same dtype, requires_grad and shape on every rank, and columns on "
+            "all or none",
+        )
+    ((dtype, wants_gradient),) = said
+    if mine[:2] == (dtype, wants_gradient):
+        return values
+    return values.detach().to(dtype).requires_grad_(wants_gradient)
+
+
+def _indices(indices: Any, field: str) -> np.ndarray:
+    if isinstance(indices, torch.Tensor):
+        indices = indices.detach().cpu().numpy()
+    indices = np.asarray(indices)
+    if indices.size and indices.dtype.kind not in "iu":
+        raise InputError(f"indices of type {indices.dtype} are not integers", field=field)
+    return indices.astype(np.int64, copy=False).ravel()
+
+
+def _values(values: Any, device: torch.device) -> torch.Tensor:
+    if not isinstance(values, torch.Tensor):
+        values = np.asarray(values)
+    tensor = torch.as_tensor(values, device=device)
+    if tensor.dtype not in (torch.float64, torch.float32):
+        raise InputError(
+            f"values of type {tensor.dtype} are not supported",
+            field="values",
+            remedy="Pass float64 or float32",
+        )
+    return tensor
+
+
+def _check_triplets(
+    rows: np.ndarray, cols: np.ndarray, values: torch.Tensor, shape: Sequence[int]
+) -> None:
+    if len(shape) != 2 or min(shape) < 0:
+        raise InputError(f"{tuple(shape)} is not the shape of a matrix", field="shape")
+    if not len(rows) == len(cols) == values.numel() or values.dim() != 1:
+        raise InputError(
+            f"{len(rows)} rows, {len(cols)} cols and values of shape {tuple(values.shape)} "
+            "do not make triplets",
+            field="values",
+        )
+    _check_range(rows, int(shape[0]), "rows")
+    _check_range(cols, int(shape[1]), "cols")
+
+
+def _check_range(indices: np.ndarray, bound: int, field: str) -> None:
+    outside = indices[(indices < 0) | (indices >= bound)]
+    if len(outside):
+        raise InputError(f"index {outside[0]} is outside 0 to {bound - 1}", field=field)
+
+
+def _owned_columns(columns: Any, shape: Sequence[int]) -> np.ndarray:
+    if shape[0] == shape[1]:
+        raise InputError(
+            "the columns of a square matrix are owned as its rows are",
+            field="columns",
+            remedy="Leave columns out",
+        )
+    owned = np.unique(_indices(columns, "columns"))
+    _check_range(owned, int(shape[1]), "columns")
+    return owned
