@@ -1,4 +1,4 @@
-"""The compiled loops of native.c, where installation could compile them."""
+"""The compiled loops of native.c and incomplete.c, where installation could compile them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from pathlib import Path
 import torch
 
 DTYPES = {torch.float64: "float64", torch.float32: "float32"}
+
+_FUNCTIONS = {
+    "csr_matmul": (8, None),
+    "residual": (5, None),
+    "direction": (6, None),
+    "ilu0": (7, ctypes.c_int64),
+    "ic0": (7, ctypes.c_int64),
+    "lu_solve": (7, None),
+    "lu_solve_transposed": (7, None),
+    "ldlt_solve": (7, None),
+}
+"""How many pointers each takes after its two integers (rows and columns), and what it returns."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -23,37 +35,50 @@ def _load() -> ctypes.CDLL | None:
                 library = ctypes.CDLL(str(path))
             except OSError:  # built for another machine
                 continue
-            integer, address = ctypes.c_int64, ctypes.c_void_p
-            for name in DTYPES.values():
-                for function, pointers in (("csr_matmul", 8), ("residual", 5), ("direction", 6)):
-                    entry = getattr(library, f"hpc_sla_{function}_{name}")
-                    entry.argtypes, entry.restype = [integer, integer, *[address] * pointers], None
-            return library
+            if _declare(library):
+                return library
     return None
+
+
+def _declare(library: ctypes.CDLL) -> bool:
+    """Tell ctypes the signatures. False where one is missing: built from older sources."""
+    integer, address = ctypes.c_int64, ctypes.c_void_p
+    for name in DTYPES.values():
+        for function, (pointers, result) in _FUNCTIONS.items():
+            entry = getattr(library, f"hpc_sla_{function}_{name}", None)
+            if entry is None:
+                return False
+            entry.argtypes, entry.restype = [integer, integer, *[address] * pointers], result
+    return True
 
 
 LIBRARY = _load()
 
 
-def serves(like: torch.Tensor) -> bool:
-    """Whether the compiled loops serve a vector like this one: `[n]` or `[n, k]`.
-
-    They run on one thread, as a rank of an MPI program mostly does; with more, torch's own
-    operations are the faster ones.
-    """
+def can_take(like: torch.Tensor) -> bool:
+    """Whether the compiled loops can work on a vector like this one: `[n]` or `[n, k]`."""
     return (
         LIBRARY is not None
         and type(like) in (torch.Tensor, torch.nn.Parameter)  # and no fake one, which has no data
         and like.device.type == "cpu"
         and like.dtype in DTYPES
-        and torch.get_num_threads() == 1
     )
 
 
-def call(function: str, like: torch.Tensor, rows: int, *tensors: torch.Tensor | None) -> None:
+def serves(like: torch.Tensor) -> bool:
+    """Whether the compiled loops are the best there is for a vector like this one.
+
+    They run on one thread, as a rank of an MPI program mostly does; with more, torch's own
+    operations are the faster ones (but for what is sequential by nature: ask `can_take`).
+    """
+    return can_take(like) and torch.get_num_threads() == 1
+
+
+def call(function: str, like: torch.Tensor, rows: int, *tensors: torch.Tensor | None) -> int | None:
     """Call a loop for `rows` rows of vectors like `like`. Every tensor must be contiguous."""
     assert LIBRARY is not None
     columns = 1 if like.dim() == 1 else like.shape[1]
-    getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
+    result: int | None = getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
         rows, columns, *(None if t is None else t.data_ptr() for t in tensors)
     )
+    return result
