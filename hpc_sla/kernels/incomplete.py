@@ -23,7 +23,7 @@ _FIRST_SHIFT, _LAST_SHIFT = 1e-3, 1e9
 
 
 @dataclass(frozen=True, eq=False)
-class LocalMatrix:
+class Block:
     """A square matrix of one rank in CSR, every diagonal entry stored, columns ascending.
 
     Attributes
@@ -42,7 +42,7 @@ class LocalMatrix:
     @classmethod
     def from_entries(
         cls, n: int, rows: np.ndarray, columns: np.ndarray, values: np.ndarray
-    ) -> LocalMatrix:
+    ) -> Block:
         """From triplets, in any order; those of one place are summed. Local.
 
         A diagonal entry that is not among them is stored as 0, and as 1 in a row that has only
@@ -82,13 +82,13 @@ class LocalMatrix:
             return np.empty(0, dtype=self.values.dtype)
         return np.maximum.reduceat(np.abs(self.values), self.indptr[:-1])
 
-    def lower(self) -> LocalMatrix:
+    def lower(self) -> Block:
         """The lower triangle with the diagonal."""
         rows = self.rows()
         keep = self.indices <= rows
         indptr = np.concatenate([[0], np.cumsum(self.diagonal - self.indptr[:-1] + 1)])
         indptr = indptr.astype(np.int32)
-        return LocalMatrix(indptr, self.indices[keep], self.values[keep], indptr[1:] - np.int32(1))
+        return Block(indptr, self.indices[keep], self.values[keep], indptr[1:] - np.int32(1))
 
     def is_symmetric(self) -> bool:
         """Whether it equals its transpose but for rounding."""
@@ -107,7 +107,7 @@ class TriangularFactor:
 
     Parameters
     ----------
-    matrix : LocalMatrix
+    matrix : Block
         Its entries are the factor's: below the diagonal L, whose own diagonal is 1; above it U,
         or nothing for `L D L^T`.
     inverse : array [n]
@@ -122,7 +122,7 @@ class TriangularFactor:
 
     def __init__(
         self,
-        matrix: LocalMatrix,
+        matrix: Block,
         inverse: np.ndarray,
         symmetric: bool,
         device: torch.device,
@@ -146,10 +146,12 @@ class TriangularFactor:
             self._schedule("L" if symmetric else "U", symmetric)
 
     def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> torch.Tensor:
-        """Solve for b `[n]` or `[n, k]` into `out`, which may not overlap b. Local.
+        """Solve for b `[n]` or `[n, k]`, into `out` or a new tensor. Local.
 
-        Both contiguous, of the factor's dtype.
+        `out` may not overlap b; both are of the factor's dtype.
         """
+        b = b.contiguous()
+        out = out if out.is_contiguous() else torch.empty_like(b)
         if native.can_take(b):
             function = "ldlt_solve" if self.symmetric else "lu_solve"
             if transpose and not self.symmetric:
@@ -184,7 +186,7 @@ class TriangularFactor:
         return self._schedules[key]
 
 
-def ilu0(matrix: LocalMatrix, device: torch.device) -> TriangularFactor:
+def ilu0(matrix: Block, device: torch.device) -> TriangularFactor:
     """ILU(0): L U that equals the matrix on its own pattern. Local.
 
     Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 10.4, in the given order
@@ -199,7 +201,7 @@ def ilu0(matrix: LocalMatrix, device: torch.device) -> TriangularFactor:
     return _factorise(matrix, "ilu0", ilu0_reference, device)
 
 
-def ic0(matrix: LocalMatrix, device: torch.device) -> TriangularFactor:
+def ic0(matrix: Block, device: torch.device) -> TriangularFactor:
     """IC(0), as L D L^T with D > 0, of a symmetric matrix's lower triangle. Local.
 
     Where a pivot is not positive, the factorisation is of the matrix plus `shift` times its
@@ -210,11 +212,11 @@ def ic0(matrix: LocalMatrix, device: torch.device) -> TriangularFactor:
     return _factorise(matrix.lower(), "ic0", ic0_reference, device)
 
 
-Reference = Callable[[LocalMatrix, np.ndarray, np.ndarray, np.ndarray], int]
+Reference = Callable[[Block, np.ndarray, np.ndarray, np.ndarray], int]
 
 
 def _factorise(
-    matrix: LocalMatrix, kind: str, reference: Reference, device: torch.device
+    matrix: Block, kind: str, reference: Reference, device: torch.device
 ) -> TriangularFactor:
     symmetric = kind == "ic0"
     dtype = matrix.values.dtype
@@ -233,7 +235,7 @@ def _factorise(
         return TriangularFactor(matrix, np.full_like(inverse, np.nan), symmetric, device)
     shift = 0.0
     while shift <= _LAST_SHIFT:
-        trial = LocalMatrix(matrix.indptr, matrix.indices, matrix.values.copy(), matrix.diagonal)
+        trial = Block(matrix.indptr, matrix.indices, matrix.values.copy(), matrix.diagonal)
         trial.values[matrix.diagonal] += (shift * size * sign).astype(dtype)
         if _attempt(trial, kind, reference, inverse, least):
             return TriangularFactor(trial, inverse, symmetric, device, shift)
@@ -246,7 +248,7 @@ def _factorise(
 
 
 def _attempt(
-    trial: LocalMatrix, kind: str, reference: Reference, inverse: np.ndarray, least: np.ndarray
+    trial: Block, kind: str, reference: Reference, inverse: np.ndarray, least: np.ndarray
 ) -> bool:
     """Factor in place. Whether it worked."""
     like = torch.from_numpy(inverse)
@@ -263,13 +265,13 @@ def _attempt(
 
 
 def ilu0_reference(
-    pattern: LocalMatrix, values: np.ndarray, inverse: np.ndarray, least: np.ndarray
+    pattern: Block, values: np.ndarray, inverse: np.ndarray, least: np.ndarray
 ) -> int:
     """What `ilu0` in incomplete.c does, in NumPy: the oracle, and used where nothing is compiled.
 
     Parameters
     ----------
-    pattern : LocalMatrix
+    pattern : Block
     values : array [nnz]
         Overwritten by the factor.
     inverse : array [n]
@@ -302,7 +304,7 @@ def ilu0_reference(
 
 
 def ic0_reference(
-    pattern: LocalMatrix, values: np.ndarray, inverse: np.ndarray, least: np.ndarray
+    pattern: Block, values: np.ndarray, inverse: np.ndarray, least: np.ndarray
 ) -> int:
     """As `ilu0_reference`, of the lower triangle alone: `L D L^T`."""
     indptr, indices, diagonal = pattern.indptr, pattern.indices, pattern.diagonal

@@ -11,9 +11,10 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.kernels import incomplete
 from hpc_sla.kernels import native as native_kernels
-from hpc_sla.kernels.incomplete import LocalMatrix, ic0, ilu0
+from hpc_sla.kernels.incomplete import Block, ic0, ilu0
 from hpc_sla.kernels.levels import LevelSchedule, dependency_levels
 from tests.collective import disconnected, random_matrix, spd_matrix
+from tests.kernels.dense import dense_ic0, dense_ilu0
 
 CPU = torch.device("cpu")
 BOTH = pytest.mark.parametrize(
@@ -38,43 +39,13 @@ def _without_c(compiled, monkeypatch):
 
 def _local(matrix):
     coo = matrix.tocoo()
-    return LocalMatrix.from_entries(matrix.shape[0], coo.row, coo.col, coo.data)
+    return Block.from_entries(matrix.shape[0], coo.row, coo.col, coo.data)
 
 
 def _diagonally_dominant(n, seed):
     matrix = random_matrix(n, 0.2, seed)
     matrix.setdiag(5.0 * np.random.default_rng(seed).choice([-1, 1], n))
     return matrix.tocsr()
-
-
-def dense_ilu0(matrix):
-    """The definition: Gaussian elimination that drops what is outside the pattern."""
-    pattern, a = matrix.toarray() != 0, matrix.toarray().astype(np.float64)
-    n = len(a)
-    for i in range(1, n):
-        for k in range(i):
-            if pattern[i, k]:
-                a[i, k] /= a[k, k]
-                for j in range(k + 1, n):
-                    if pattern[i, j]:
-                        a[i, j] -= a[i, k] * a[k, j]
-    return np.tril(a, -1) + np.eye(n), np.triu(a)
-
-
-def dense_ic0(matrix):
-    """The definition, with square roots: what is outside the pattern is dropped."""
-    a = np.tril(matrix.toarray()).astype(np.float64)
-    n = len(a)
-    for k in range(n):
-        a[k, k] = np.sqrt(a[k, k])
-        for i in range(k + 1, n):
-            if a[i, k] != 0:
-                a[i, k] /= a[k, k]
-        for j in range(k + 1, n):
-            for i in range(j, n):
-                if a[i, j] != 0:
-                    a[i, j] -= a[i, k] * a[j, k]
-    return np.tril(a)
 
 
 def _solved(factor, b, transpose=False):
@@ -89,7 +60,7 @@ def _solved(factor, b, transpose=False):
 @pytest.mark.parametrize("n", [1, 2, 40])
 def test_ilu0_is_the_dense_definition(n, dtype, columns, compiled):
     matrix = _diagonally_dominant(n, n)
-    L, U = dense_ilu0(matrix)
+    L, U = dense_ilu0(matrix.toarray())
     factor = ilu0(_local(matrix.astype(dtype)), CPU)
     assert factor.shift == 0 and not factor.symmetric
     b = np.random.default_rng(1).standard_normal((n, *columns)).astype(dtype)
@@ -106,7 +77,7 @@ def test_ilu0_is_the_dense_definition(n, dtype, columns, compiled):
 @pytest.mark.parametrize("n", [1, 2, 40])
 def test_ic0_is_the_dense_definition(n, dtype, columns, compiled):
     matrix = spd_matrix(n, n)
-    L = dense_ic0(matrix)
+    L = dense_ic0(matrix.toarray())
     assert np.isfinite(L).all()
     factor = ic0(_local(matrix.astype(dtype)), CPU)
     assert factor.shift == 0 and factor.symmetric
@@ -160,7 +131,7 @@ def test_the_shift_is_the_first_that_works(compiled):
     assert factor.shift > 1e-3
     shifted = [s for s in 1e-3 * 2.0 ** np.arange(15) if _exists(kershaw, s)]
     assert factor.shift == pytest.approx(shifted[0])
-    L = dense_ic0(sp.csr_matrix(kershaw + factor.shift * np.diag(np.diag(kershaw))))
+    L = dense_ic0(kershaw + factor.shift * np.diag(np.diag(kershaw)))
     b = np.arange(4.0)
     np.testing.assert_allclose(_solved(factor, b), sla.cho_solve((L, True), b), rtol=1e-10)
     assert (factor.inverse > 0).all()
@@ -168,7 +139,7 @@ def test_the_shift_is_the_first_that_works(compiled):
 
 def _exists(matrix, shift):
     with np.errstate(invalid="ignore"):
-        L = dense_ic0(sp.csr_matrix(matrix + shift * np.diag(np.diag(matrix))))
+        L = dense_ic0(matrix + shift * np.diag(np.diag(matrix)))
     return bool(np.isfinite(L).all())
 
 
@@ -195,11 +166,11 @@ def test_a_hopeless_block_is_an_input_error(monkeypatch):
 
 def test_entries_are_sorted_summed_and_given_a_diagonal():
     rows, columns = np.array([2, 0, 0, 0]), np.array([1, 2, 0, 2])
-    matrix = LocalMatrix.from_entries(3, rows, columns, np.array([1.0, 2.0, 3.0, 4.0]))
+    matrix = Block.from_entries(3, rows, columns, np.array([1.0, 2.0, 3.0, 4.0]))
     assert matrix.indptr.tolist() == [0, 2, 3, 5] and matrix.indices.tolist() == [0, 2, 1, 1, 2]
     assert matrix.values.tolist() == [3, 6, 1, 1, 0] and matrix.diagonal.tolist() == [0, 2, 4]
     assert matrix.indptr.dtype == matrix.indices.dtype == matrix.diagonal.dtype == np.int32
-    assert LocalMatrix.from_entries(0, rows[:0], rows[:0], np.empty(0)).n == 0
+    assert Block.from_entries(0, rows[:0], rows[:0], np.empty(0)).n == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
