@@ -2,115 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    from hpc_sla.precond.base import Identity as Identity
+    from hpc_sla.precond.base import Preconditioner as Preconditioner
+    from hpc_sla.precond.block_jacobi import BlockJacobi as BlockJacobi
+    from hpc_sla.precond.chebyshev import Chebyshev as Chebyshev
+    from hpc_sla.precond.choices import CHOICES as CHOICES
+    from hpc_sla.precond.jacobi import Jacobi as Jacobi
+    from hpc_sla.precond.jacobi import L1Jacobi as L1Jacobi
+    from hpc_sla.precond.make import make_preconditioner as make_preconditioner
+    from hpc_sla.precond.make import parse as parse
+    from hpc_sla.precond.polynomial import Polynomial as Polynomial
+    from hpc_sla.precond.schwarz import AdditiveSchwarz as AdditiveSchwarz
 
-from hpc_sla.errors import InputError
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.precond.base import Identity, Preconditioner, Wrapped
-from hpc_sla.precond.block_jacobi import BlockJacobi
-from hpc_sla.precond.chebyshev import Chebyshev
-from hpc_sla.precond.jacobi import Jacobi, L1Jacobi
-from hpc_sla.precond.options import options_of, parse_options
-from hpc_sla.precond.polynomial import Polynomial
-from hpc_sla.precond.schwarz import AdditiveSchwarz
-
-__all__ = [
-    "CHOICES",
-    "AdditiveSchwarz",
-    "BlockJacobi",
-    "Chebyshev",
-    "Identity",
-    "Jacobi",
-    "L1Jacobi",
-    "Polynomial",
-    "Preconditioner",
-    "make_preconditioner",
-    "parse",
-]
-
-CHOICES = {
-    "none": "no preconditioner: for a matrix whose rows are already well scaled",
-    "jacobi": "divide by the diagonal: cheap, exact in parallel, the safe default",
-    "l1_jacobi": "jacobi that also weighs what a row has on other ranks: as a smoother, or where "
-    "jacobi diverges on many ranks",
-    "chebyshev": "a polynomial in D^-1 A, no reductions: symmetric positive definite matrices, "
-    "many ranks, GPUs",
-    "polynomial": "a truncated Neumann series: as chebyshev, weaker, needs no eigenvalue estimate",
-    "block_jacobi": "factor each rank's own block (ilu0, ic0 or lu): a strong default on few ranks",
-    "additive_schwarz": "block_jacobi on overlapping blocks: fewer iterations where ranks are "
-    "many; use gmres or bicgstab, or type=basic with cg",
-}
-"""The names `solve` accepts, with when to use each. Options follow a colon, by commas."""
-
-_KINDS: dict[str, Any] = {
-    "none": lambda A: Identity(),
-    "jacobi": lambda A: Jacobi(A.diagonal()),
-    "l1_jacobi": L1Jacobi,
-    "chebyshev": Chebyshev,
-    "polynomial": Polynomial,
-    "block_jacobi": BlockJacobi,
-    "additive_schwarz": AdditiveSchwarz,
+# Loaded on first use: `--help` lists the choices without torch.
+_HOMES = {
+    "CHOICES": "choices",
+    "AdditiveSchwarz": "schwarz",
+    "BlockJacobi": "block_jacobi",
+    "Chebyshev": "chebyshev",
+    "Identity": "base",
+    "Jacobi": "jacobi",
+    "L1Jacobi": "jacobi",
+    "Polynomial": "polynomial",
+    "Preconditioner": "base",
+    "make_preconditioner": "make",
+    "parse": "make",
 }
 
-
-def parse(spec: str) -> tuple[str, dict[str, Any]]:
-    """The name and the options of, say, `additive_schwarz:overlap=2,type=basic`. Local.
-
-    Raises
-    ------
-    InputError
-        An unknown name or option, naming those there are, or a value of another type.
-    """
-    name, _, options = spec.partition(":")
-    if name not in CHOICES:
-        raise InputError(
-            f"unknown preconditioner {name!r}",
-            field="precond",
-            remedy=f"Choose one of {', '.join(CHOICES)}, or pass a callable",
-        )
-    return name, parse_options(name, options, options_of(_KINDS[name]))
+__all__ = sorted(_HOMES)
 
 
-@torch.no_grad()
-def make_preconditioner(precond: Any, A: DSparseMatrix) -> Preconditioner:
-    """The preconditioner asked for, ready to apply. **Collective.**
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    Parameters
-    ----------
-    precond : str, None, callable, object with `apply`, or Preconditioner
-        A name in `CHOICES`, with options as in `"chebyshev:degree=6"`; None is "none". A
-        Preconditioner is used as it is. A callable (a torch module, say), or else an `apply`
-        method, maps this rank's residual `[n_owned]` to its preconditioned residual.
-    A : DSparseMatrix
 
-    Raises
-    ------
-    InputError
-        On every rank, for a name or an option that is not known, an option out of range, or a
-        Preconditioner of another matrix.
-    """
-    if precond is None:
-        return Identity()
-    if isinstance(precond, Preconditioner):
-        with A.world.agree():
-            precond.check(A.layout.n_owned, A.values)
-        return precond
-    if isinstance(precond, str):
-        with A.world.agree():
-            name, options = parse(precond)
-        made: Preconditioner = _KINDS[name](A, **options)
-        return made
-    if callable(precond):
-        return Wrapped(getattr(precond, "__name__", type(precond).__name__), precond)
-    if hasattr(precond, "apply"):
-        transpose = getattr(precond, "apply_transpose", None)
-        return Wrapped(type(precond).__name__, precond.apply, transpose)
-    with A.world.agree():
-        raise InputError(
-            f"unknown preconditioner {precond!r}",
-            field="precond",
-            remedy=f"Choose one of {', '.join(CHOICES)}, or pass a callable",
-        )
-    raise AssertionError("unreachable")
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
