@@ -151,6 +151,19 @@ def test_the_shift_of_ilu0_keeps_the_sign_of_the_diagonal():
     np.testing.assert_allclose(_solved(factor, np.array([1.0, 2.0])), exact, rtol=1e-12)
 
 
+@BOTH
+@pytest.mark.usefixtures("_without_c")
+@pytest.mark.parametrize("factorise", [ilu0, ic0])
+def test_a_pivot_of_rounding_errors_is_a_missing_one(factorise, compiled):
+    a = np.array([[3.0, 0.7], [0.7, 0.7 * (0.7 / 3.0) * (1 + 2e-16)]])
+    pivot = a[1, 1] - a[1, 0] / a[0, 0] * a[0, 1]
+    assert 0 < pivot < 1e-15
+    for scale in (1.0, 1e-30, 1e30):
+        assert factorise(_local(sp.csr_matrix(scale * a)), CPU).shift == 1e-3
+    a[1, 1] += 1e-10  # small, and meant
+    assert factorise(_local(sp.csr_matrix(a)), CPU).shift == 0
+
+
 def test_what_is_not_finite_stays_so():
     matrix = spd_matrix(9, 8)
     matrix.data[3] = np.nan
