@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from hpc_sla.errors import InputError
+from hpc_sla.precond.choices import CHOICES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -20,7 +21,13 @@ def solver_options(function: Function) -> Function:
     return _apply(
         function,
         click.option("--method", default="cg", show_default=True, help="Krylov method."),
-        click.option("--precond", default="jacobi", show_default=True, help="Preconditioner."),
+        click.option(
+            "--precond",
+            default="jacobi",
+            show_default=True,
+            help="Preconditioner, with its options as in chebyshev:degree=6. "
+            + " ".join(f"{name}: {when}." for name, when in CHOICES.items()),
+        ),
         *_tolerances(),
         click.option(
             "--rhs",
@@ -96,7 +103,7 @@ def check_solver_numbers(rtol: float, atol: float, max_iterations: int | None) -
 
 
 def check_solver_names(method: str, precond: str) -> None:
-    """Refuse an unknown method or preconditioner before anything is read. Loads torch.
+    """Refuse an unknown method, preconditioner or its option before reading. Loads torch.
 
     Raises
     ------
@@ -104,15 +111,18 @@ def check_solver_names(method: str, precond: str) -> None:
         Naming those there are.
     """
     from hpc_sla.linear import METHODS
-    from hpc_sla.precond import CHOICES
+    from hpc_sla.precond import parse
 
-    for field, value, known in (("--method", method, METHODS), ("--precond", precond, CHOICES)):
-        if value not in known:
-            raise InputError(
-                f"{value!r} is not known",
-                field=field,
-                remedy=f"Choose one of {', '.join(known)}.",
-            )
+    if method not in METHODS:
+        raise InputError(
+            f"{method!r} is not known",
+            field="--method",
+            remedy=f"Choose one of {', '.join(METHODS)}.",
+        )
+    try:
+        parse(precond)
+    except InputError as error:
+        raise InputError(error.problem, field="--precond", remedy=error.remedy) from error
 
 
 def _tolerances() -> tuple[Callable[[Any], Any], ...]:

@@ -1,4 +1,4 @@
-"""The compiled loops of native.c, where installation could compile them."""
+"""The compiled loops of native.c and incomplete.c, where installation could compile them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ import torch
 
 DTYPES = {torch.float64: "float64", torch.float32: "float32"}
 
-_FUNCTIONS = {
-    "csr_matmul": (2, 8),
-    "residual": (2, 5),
-    "direction": (2, 6),
-    "basis_dots": (5, 2),
-    "basis_update": (3, 5),
-    "bicgstab_half": (2, 5),
-    "bicgstab_full": (2, 9),
-    "bicgstab_turn": (2, 7),
-    "minres_lanczos": (2, 9),
-    "minres_direction": (2, 12),
+_FUNCTIONS: dict[str, tuple[int, int, Any]] = {
+    "csr_matmul": (2, 8, None),
+    "residual": (2, 5, None),
+    "direction": (2, 6, None),
+    "basis_dots": (5, 2, None),
+    "basis_update": (3, 5, None),
+    "bicgstab_half": (2, 5, None),
+    "bicgstab_full": (2, 9, None),
+    "bicgstab_turn": (2, 7, None),
+    "minres_lanczos": (2, 9, None),
+    "minres_direction": (2, 12, None),
+    "ilu0": (2, 7, ctypes.c_int64),
+    "ic0": (2, 7, ctypes.c_int64),
+    "lu_solve": (2, 7, None),
+    "lu_solve_transposed": (2, 7, None),
+    "ldlt_solve": (2, 7, None),
 }
-"""How many integers and how many pointers each takes: all integers come first."""
+"""How many integers each takes, then how many pointers; and what it returns."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -38,34 +43,46 @@ def _load() -> ctypes.CDLL | None:
                 library = ctypes.CDLL(str(path))
             except OSError:  # built for another machine
                 continue
-            for name in DTYPES.values():
-                for function, (numbers, pointers) in _FUNCTIONS.items():
-                    entry = getattr(library, f"hpc_sla_{function}_{name}")
-                    entry.argtypes = [ctypes.c_int64] * numbers + [ctypes.c_void_p] * pointers
-                    entry.restype = None
-            return library
+            if _declare(library):
+                return library
     return None
+
+
+def _declare(library: ctypes.CDLL) -> bool:
+    """Tell ctypes the signatures. False where one is missing: built from older sources."""
+    for name in DTYPES.values():
+        for function, (numbers, pointers, result) in _FUNCTIONS.items():
+            entry = getattr(library, f"hpc_sla_{function}_{name}", None)
+            if entry is None:
+                return False
+            entry.argtypes = [ctypes.c_int64] * numbers + [ctypes.c_void_p] * pointers
+            entry.restype = result
+    return True
 
 
 LIBRARY = _load()
 
 
-def serves(like: torch.Tensor) -> bool:
-    """Whether the compiled loops serve a vector like this one: `[n]` or `[n, k]`.
-
-    They run on one thread, as a rank of an MPI program mostly does; with more, torch's own
-    operations are the faster ones.
-    """
+def can_take(like: torch.Tensor) -> bool:
+    """Whether the compiled loops can work on a vector like this one: `[n]` or `[n, k]`."""
     return (
         LIBRARY is not None
         and type(like) in (torch.Tensor, torch.nn.Parameter)  # and no fake one, which has no data
         and like.device.type == "cpu"
         and like.dtype in DTYPES
-        and torch.get_num_threads() == 1
     )
 
 
-def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> None:
+def serves(like: torch.Tensor) -> bool:
+    """Whether the compiled loops are the best there is for a vector like this one.
+
+    They run on one thread, as a rank of an MPI program mostly does; with more, torch's own
+    operations are the faster ones (but for what is sequential by nature: ask `can_take`).
+    """
+    return can_take(like) and torch.get_num_threads() == 1
+
+
+def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int | None:
     """Call a loop for `rows` rows of vectors like `like` (`[n]` or `[n, k]`).
 
     `arguments` are the function's other integers, then its tensors (None for a null pointer), all
@@ -73,9 +90,10 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> None:
     """
     assert LIBRARY is not None
     columns = 1 if like.dim() == 1 else like.shape[1]
-    getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
+    result: int | None = getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
         rows, columns, *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
     )
+    return result
 
 
 def coefficients(like: torch.Tensor, *scalars: float | torch.Tensor) -> list[torch.Tensor]:

@@ -2,59 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    from hpc_sla.precond.base import Identity as Identity
+    from hpc_sla.precond.base import Preconditioner as Preconditioner
+    from hpc_sla.precond.block_jacobi import BlockJacobi as BlockJacobi
+    from hpc_sla.precond.chebyshev import Chebyshev as Chebyshev
+    from hpc_sla.precond.choices import CHOICES as CHOICES
+    from hpc_sla.precond.jacobi import Jacobi as Jacobi
+    from hpc_sla.precond.jacobi import L1Jacobi as L1Jacobi
+    from hpc_sla.precond.make import make_preconditioner as make_preconditioner
+    from hpc_sla.precond.make import parse as parse
+    from hpc_sla.precond.polynomial import Polynomial as Polynomial
+    from hpc_sla.precond.schwarz import AdditiveSchwarz as AdditiveSchwarz
 
-from hpc_sla.errors import InputError
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.precond.base import Identity, Preconditioner, Wrapped
-from hpc_sla.precond.jacobi import Jacobi
-
-__all__ = ["CHOICES", "Identity", "Jacobi", "Preconditioner", "make_preconditioner"]
-
-CHOICES = {
-    "none": "no preconditioner: for a matrix whose rows are already well scaled",
-    "jacobi": "divide by the diagonal: cheap, exact in parallel, the safe default",
+# Loaded on first use: `--help` lists the choices without torch.
+_HOMES = {
+    "CHOICES": "choices",
+    "AdditiveSchwarz": "schwarz",
+    "BlockJacobi": "block_jacobi",
+    "Chebyshev": "chebyshev",
+    "Identity": "base",
+    "Jacobi": "jacobi",
+    "L1Jacobi": "jacobi",
+    "Polynomial": "polynomial",
+    "Preconditioner": "base",
+    "make_preconditioner": "make",
+    "parse": "make",
 }
-"""The names `solve` accepts, with when to use each."""
+
+__all__ = sorted(_HOMES)
 
 
-def make_preconditioner(precond: Any, A: DSparseMatrix) -> Preconditioner:
-    """The preconditioner asked for, ready to apply. **Collective.**
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    Parameters
-    ----------
-    precond : str, None, callable, object with `apply`, or Jacobi
-        A name in `CHOICES`; None is "none". A callable (a torch module, say), or else an `apply`
-        method, maps this rank's residual `[n_owned]` to its preconditioned residual.
-    A : DSparseMatrix
 
-    Raises
-    ------
-    InputError
-        On every rank, for a name that is not known, or a Jacobi of another matrix.
-    """
-    if precond is None or precond == "none":
-        return Identity()
-    if precond == "jacobi":
-        with torch.no_grad():
-            return Jacobi(A.diagonal())
-    if isinstance(precond, Jacobi):
-        with A.world.agree():
-            precond.check(A.layout.n_owned, A.values)
-        return precond
-    if isinstance(precond, Preconditioner):
-        return precond
-    if callable(precond):
-        return Wrapped(getattr(precond, "__name__", type(precond).__name__), precond)
-    if hasattr(precond, "apply") and not isinstance(precond, str):
-        transpose = getattr(precond, "apply_transpose", None)
-        return Wrapped(type(precond).__name__, precond.apply, transpose)
-    with A.world.agree():
-        raise InputError(
-            f"unknown preconditioner {precond!r}",
-            field="precond",
-            remedy=f"Choose one of {', '.join(CHOICES)}, or pass a callable",
-        )
-    raise AssertionError("unreachable")
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

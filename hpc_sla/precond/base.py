@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from hpc_sla.errors import HpcSlaError
+from hpc_sla.errors import HpcSlaError, InputError
 
 
 class Preconditioner(ABC):
@@ -25,6 +25,27 @@ class Preconditioner(ABC):
 
     inverse: torch.Tensor | None = None
     """`[n_owned]`, where all that applying does is multiply by it: loops can fuse that."""
+
+    _fits: tuple[int, torch.dtype, torch.device] | None = None
+
+    def _belongs_to(self, n_owned: int, like: torch.Tensor) -> None:
+        """To be said in a constructor: what `check` then holds this preconditioner to."""
+        self._fits = (n_owned, like.dtype, like.device)
+
+    def check(self, n_owned: int, like: torch.Tensor) -> None:
+        """Raise InputError unless it goes with a matrix of these rows and such values. Local.
+
+        One that never said what it belongs to (a user's own) goes with any.
+        """
+        if self._fits is None or self._fits == (n_owned, like.dtype, like.device):
+            return
+        rows, dtype, device = self._fits
+        raise InputError(
+            f"the preconditioner {self.name} of {rows} rows of {dtype} on {device} does not go "
+            f"with {n_owned} rows of {like.dtype} on {like.device}",
+            field="precond",
+            remedy="Set it up with the matrix that is solved with",
+        )
 
     @property
     def pointwise(self) -> bool:

@@ -26,6 +26,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "negative limit": (["solve", "good.h5", "--max-iterations", "-1"], "--max-iterations"),
     "unknown method": (["solve", "good.h5", "--method", "gauss"], "cg"),
     "unknown preconditioner": (["solve", "good.h5", "--precond", "magic"], "jacobi"),
+    "unknown option of one": (["solve", "good.h5", "--precond", "chebyshev:order=2"], "degree"),
     "unknown device": (["solve", "good.h5", "--device", "abacus"], "abacus"),
     "unknown transport": (["solve", "good.h5", "--transport", "pigeon"], "pigeon"),
     "nccl without a GPU": (

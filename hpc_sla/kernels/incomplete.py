@@ -1,0 +1,327 @@
+"""Incomplete factorisations of a rank's own matrix, and the solves with them.
+
+ILU(0) and IC(0) are sequential by nature: they run on the CPU, in C (`incomplete.c`), or row by
+row in NumPy where nothing was compiled. The solves run in C on the CPU, elsewhere by levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.kernels import native
+from hpc_sla.kernels.levels import LevelSchedule
+
+# A pivot this close to nothing, beside its row's diagonal, is what rounding leaves of a zero.
+_PIVOT = 10.0
+# Manteuffel's shifts: the first, and where to give up. Long before, the diagonal dominates.
+_FIRST_SHIFT, _LAST_SHIFT = 1e-3, 1e9
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A square matrix of one rank in CSR, every diagonal entry stored, columns ascending.
+
+    Attributes
+    ----------
+    indptr, indices : int32 arrays [n + 1], [nnz]
+    values : float64 or float32 array [nnz]
+    diagonal : int32 array [n]
+        Which entry is each row's diagonal one.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray
+    diagonal: np.ndarray
+
+    @classmethod
+    def from_entries(
+        cls, n: int, rows: np.ndarray, columns: np.ndarray, values: np.ndarray
+    ) -> Block:
+        """From triplets, in any order; those of one place are summed. Local.
+
+        A diagonal entry that is not among them is stored as 0, and as 1 in a row that has only
+        zeros: such a row is then left as it is, as by Jacobi.
+        """
+        stored = np.zeros(n, dtype=bool)
+        stored[rows[rows == columns]] = True
+        missing = np.flatnonzero(~stored)
+        rows = np.concatenate([rows, missing]).astype(np.int64)
+        columns = np.concatenate([columns, missing]).astype(np.int64)
+        values = np.concatenate([values, np.zeros(len(missing), dtype=values.dtype)])
+        key = rows * n + columns
+        if np.any(key[1:] <= key[:-1]):
+            key, where = np.unique(key, return_inverse=True)
+            total = np.zeros(len(key), dtype=values.dtype)
+            np.add.at(total, where, values)
+            rows, columns, values = key // max(n, 1), key % max(n, 1), total
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
+        diagonal = np.flatnonzero(rows == columns)
+        filled = np.bincount(rows[values != 0], minlength=n) > 0
+        values[diagonal[~filled]] = 1.0
+        return cls(
+            indptr.astype(np.int32), columns.astype(np.int32), values, diagonal.astype(np.int32)
+        )
+
+    @property
+    def n(self) -> int:
+        return len(self.indptr) - 1
+
+    def rows(self) -> np.ndarray:
+        """The row of each entry: int64 [nnz]."""
+        return np.repeat(np.arange(self.n), np.diff(self.indptr))
+
+    def row_maxima(self) -> np.ndarray:
+        """The largest absolute value of each row: [n]."""
+        if self.n == 0:
+            return np.empty(0, dtype=self.values.dtype)
+        return np.maximum.reduceat(np.abs(self.values), self.indptr[:-1])
+
+    def lower(self) -> Block:
+        """The lower triangle with the diagonal."""
+        rows = self.rows()
+        keep = self.indices <= rows
+        indptr = np.concatenate([[0], np.cumsum(self.diagonal - self.indptr[:-1] + 1)])
+        indptr = indptr.astype(np.int32)
+        return Block(indptr, self.indices[keep], self.values[keep], indptr[1:] - np.int32(1))
+
+    def is_symmetric(self) -> bool:
+        """Whether it equals its transpose but for rounding."""
+        rows, columns = self.rows(), self.indices.astype(np.int64)
+        there, back = rows * self.n + columns, columns * self.n + rows
+        order = np.argsort(back, kind="stable")
+        if not np.array_equal(there, back[order]):
+            return False
+        size = self.row_maxima()
+        allowed = 100 * np.finfo(self.values.dtype).eps * np.minimum(size[rows], size[columns])
+        return bool(np.all(np.abs(self.values - self.values[order]) <= allowed))
+
+
+class TriangularFactor:
+    """`L U` or `L D L^T`, ready to solve with.
+
+    Parameters
+    ----------
+    matrix : Block
+        Its entries are the factor's: below the diagonal L, whose own diagonal is 1; above it U,
+        or nothing for `L D L^T`.
+    inverse : array [n]
+        The inverse diagonal of U, or of D.
+    symmetric : bool
+        Whether it is `L D L^T`.
+    device : torch.device
+        Where the vectors are.
+    shift : float
+        What was added to the diagonal, as a multiple of it, for the factorisation to exist.
+    """
+
+    def __init__(
+        self,
+        matrix: Block,
+        inverse: np.ndarray,
+        symmetric: bool,
+        device: torch.device,
+        shift: float = 0.0,
+    ) -> None:
+        self.shift = shift
+        self.symmetric = symmetric
+        self.device = device
+        self._matrix = matrix
+        self._values = torch.from_numpy(matrix.values)
+        self._pointers = [
+            torch.from_numpy(matrix.indptr),
+            torch.from_numpy(matrix.diagonal),
+            torch.from_numpy(matrix.indices),
+            self._values,
+        ]
+        self.inverse = torch.from_numpy(inverse).to(device)
+        self._schedules: dict[tuple[str, bool], LevelSchedule] = {}
+        if device.type != "cpu" or not native.can_take(self._values):
+            self._schedule("L", False)
+            self._schedule("L" if symmetric else "U", symmetric)
+
+    def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> torch.Tensor:
+        """Solve for b `[n]` or `[n, k]`, into `out` or a new tensor. Local.
+
+        `out` may not overlap b; both are of the factor's dtype.
+        """
+        b = b.contiguous()
+        out = out if out.is_contiguous() else torch.empty_like(b)
+        if native.can_take(b):
+            function = "ldlt_solve" if self.symmetric else "lu_solve"
+            if transpose and not self.symmetric:
+                function = "lu_solve_transposed"
+            native.call(function, b, b.shape[0], *self._pointers, self.inverse, b, out)
+        elif self.symmetric:
+            self._schedule("L", False).solve(b, None, out)
+            out.mul_(self.inverse if b.dim() == 1 else self.inverse.unsqueeze(1))
+            self._schedule("L", True).solve(out, None, out)
+        elif transpose:
+            self._schedule("U", True).solve(b, self.inverse, out)
+            self._schedule("L", True).solve(out, None, out)
+        else:
+            self._schedule("L", False).solve(b, None, out)
+            self._schedule("U", False).solve(out, self.inverse, out)
+        return out
+
+    def _schedule(self, triangle: str, transposed: bool) -> LevelSchedule:
+        """The levels of a triangle, its rows scaled to a unit diagonal. Made once, kept."""
+        key = (triangle, transposed)
+        if key not in self._schedules:
+            rows, columns = self._matrix.rows(), self._matrix.indices.astype(np.int64)
+            keep = columns < rows if triangle == "L" else columns > rows
+            rows, columns, values = rows[keep], columns[keep], self._matrix.values[keep]
+            if transposed:
+                order = np.argsort(columns, kind="stable")
+                rows, columns, values = columns[order], rows[order], values[order]
+            if triangle == "U":
+                values = values * self.inverse.cpu().numpy()[rows]
+            indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=self._matrix.n))])
+            self._schedules[key] = LevelSchedule(indptr, columns, values, self.device)
+        return self._schedules[key]
+
+
+def ilu0(matrix: Block, device: torch.device) -> TriangularFactor:
+    """ILU(0): L U that equals the matrix on its own pattern. Local.
+
+    Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 10.4, in the given order
+    and without pivoting. Where a pivot is zero to rounding, the diagonal is shifted, see `ic0`;
+    away from zero, by its own sign. Of a symmetric matrix it is symmetric (U = D L^T).
+
+    Raises
+    ------
+    InputError
+        No shift helps. **Local**: callers agree.
+    """
+    return _factorise(matrix, "ilu0", ilu0_reference, device)
+
+
+def ic0(matrix: Block, device: torch.device) -> TriangularFactor:
+    """IC(0), as L D L^T with D > 0, of a symmetric matrix's lower triangle. Local.
+
+    Where a pivot is not positive, the factorisation is of the matrix plus `shift` times its
+    absolute diagonal, with the first of 0.001, 0.002, 0.004, ... that exists (Manteuffel, "An
+    incomplete factorization technique for positive definite linear systems", Math. Comp. 34,
+    1980). Otherwise as `ilu0`; the upper triangle is not looked at.
+    """
+    return _factorise(matrix.lower(), "ic0", ic0_reference, device)
+
+
+Reference = Callable[[Block, np.ndarray, np.ndarray, np.ndarray], int]
+
+
+def _factorise(
+    matrix: Block, kind: str, reference: Reference, device: torch.device
+) -> TriangularFactor:
+    symmetric = kind == "ic0"
+    dtype = matrix.values.dtype
+    eps = float(np.finfo(dtype).eps)
+    diagonal = matrix.values[matrix.diagonal]
+    largest = matrix.row_maxima()
+    # What a row's diagonal is measured by: itself, as that does not change with the scaling of a
+    # symmetric matrix, unless it is next to nothing.
+    size = np.where(np.abs(diagonal) > eps * largest, np.abs(diagonal), largest)
+    size[size == 0] = 1  # an overlapping row whose entries lie above the diagonal
+    sign = np.where((diagonal < 0) & (not symmetric), -1, 1).astype(dtype)
+    least = (_PIVOT * eps * size).astype(dtype)
+    inverse = np.empty(matrix.n, dtype=dtype)
+    if not np.isfinite(matrix.values).all():
+        # Nothing to factor; the solver is to see it and say so.
+        return TriangularFactor(matrix, np.full_like(inverse, np.nan), symmetric, device)
+    shift = 0.0
+    while shift <= _LAST_SHIFT:
+        trial = Block(matrix.indptr, matrix.indices, matrix.values.copy(), matrix.diagonal)
+        trial.values[matrix.diagonal] += (shift * size * sign).astype(dtype)
+        if _attempt(trial, kind, reference, inverse, least):
+            return TriangularFactor(trial, inverse, symmetric, device, shift)
+        shift = 2 * shift or _FIRST_SHIFT
+    raise InputError(
+        f"{kind} of a block of {matrix.n} rows breaks down even with its diagonal shifted",
+        field="precond",
+        remedy="Scale the matrix, or use factor=lu",
+    )
+
+
+def _attempt(
+    trial: Block, kind: str, reference: Reference, inverse: np.ndarray, least: np.ndarray
+) -> bool:
+    """Factor in place. Whether it worked."""
+    like = torch.from_numpy(inverse)
+    if native.can_take(like):
+        where = np.full(trial.n, -1, dtype=np.int32)
+        arrays = (
+            trial.indptr, trial.diagonal, trial.indices, trial.values, inverse, least, where,
+        )  # fmt: skip
+        row = native.call(kind, like, trial.n, *map(torch.from_numpy, arrays))
+    else:
+        with np.errstate(all="ignore"):
+            row = reference(trial, trial.values, inverse, least)
+    return row == -1 and bool(np.isfinite(inverse).all() and np.isfinite(trial.values).all())
+
+
+def ilu0_reference(
+    pattern: Block, values: np.ndarray, inverse: np.ndarray, least: np.ndarray
+) -> int:
+    """What `ilu0` in incomplete.c does, in NumPy: the oracle, and used where nothing is compiled.
+
+    Parameters
+    ----------
+    pattern : Block
+    values : array [nnz]
+        Overwritten by the factor.
+    inverse : array [n]
+        Overwritten by the inverse pivots.
+    least : array [n]
+        What each pivot has to exceed in size.
+
+    Returns
+    -------
+    int
+        -1, or the row whose pivot does not.
+    """
+    indptr, indices, diagonal = pattern.indptr, pattern.indices, pattern.diagonal
+    for i in range(pattern.n):
+        mine = slice(indptr[i], indptr[i + 1])
+        row, columns = values[mine], indices[mine]
+        for p in range(diagonal[i] - indptr[i]):
+            k = columns[p]
+            row[p] *= inverse[k]
+            upper = slice(diagonal[k] + 1, indptr[k + 1])
+            _, here, there = np.intersect1d(
+                columns, indices[upper], assume_unique=True, return_indices=True
+            )
+            row[here] -= row[p] * values[upper][there]
+        pivot = values[diagonal[i]]
+        if not abs(pivot) > least[i]:
+            return i
+        inverse[i] = 1 / pivot
+    return -1
+
+
+def ic0_reference(
+    pattern: Block, values: np.ndarray, inverse: np.ndarray, least: np.ndarray
+) -> int:
+    """As `ilu0_reference`, of the lower triangle alone: `L D L^T`."""
+    indptr, indices, diagonal = pattern.indptr, pattern.indices, pattern.diagonal
+    for i in range(pattern.n):
+        below = slice(indptr[i], diagonal[i])
+        row, columns = values[below], indices[below]
+        for p, k in enumerate(columns):
+            theirs = slice(indptr[k], diagonal[k])
+            _, here, there = np.intersect1d(
+                columns, indices[theirs], assume_unique=True, return_indices=True
+            )
+            row[p] -= row[here] @ values[theirs][there]
+        factor = row * inverse[columns]
+        pivot = values[diagonal[i]] - row @ factor
+        row[:] = factor
+        values[diagonal[i]] = pivot
+        if not pivot > least[i]:
+            return i
+        inverse[i] = 1 / pivot
+    return -1

@@ -1,0 +1,43 @@
+"""Options of a preconditioner as text: `degree=6,eigenvalue_ratio=20`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from hpc_sla.errors import InputError
+
+
+def options_of(make: Callable[..., Any]) -> dict[str, Any]:
+    """The options a constructor takes after the matrix, with their defaults."""
+    parameters = list(inspect.signature(make).parameters.values())[1:]
+    return {p.name: p.default for p in parameters}
+
+
+def parse_options(name: str, text: str, known: dict[str, Any]) -> dict[str, Any]:
+    """The options in `text`, of the types that their defaults have. Local.
+
+    Raises
+    ------
+    InputError
+        Naming the valid ones.
+    """
+    options: dict[str, Any] = {}
+    taken = ", ".join(f"{key}={value}" for key, value in known.items()) or "none"
+    for item in filter(None, text.split(",")):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if key not in known or not equals or key in options:
+            what = "given twice" if key in options else "not an option"
+            raise InputError(
+                f"{item.strip()!r} is {what} of {name}",
+                field="precond",
+                remedy=f"Its options, with their defaults: {taken}",
+            )
+        kind = type(known[key])
+        try:
+            options[key] = kind(value)
+        except ValueError as error:
+            number = "a whole number" if kind is int else "a number"
+            raise InputError(f"{value!r} is not {number}", field=f"{name}:{key}") from error
+    return options

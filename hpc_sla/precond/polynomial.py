@@ -1,0 +1,76 @@
+"""The truncated Neumann series of the Jacobi-scaled matrix."""
+
+from __future__ import annotations
+
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.precond.base import Preconditioner
+from hpc_sla.precond.chebyshev import Product
+from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.precond.spectrum import spectral_bound
+from hpc_sla.precond.workspace import Workspace, scale
+
+
+class Polynomial(Preconditioner):
+    """`sum_{i=0}^{degree} (I - w D^-1 A)^i w D^-1`, D the diagonal of A. **Collective.**
+
+    Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., section 12.3.1. Safe in that
+    w = 1 / b with b a bound on the eigenvalues' moduli that needs no estimate
+    (`spectral_bound`): where A is symmetric positive definite, the eigenvalues of w D^-1 A lie in
+    (0, 1], so that the series converges and each truncation is symmetric positive definite too.
+
+    Applying takes `degree` products and no reduction. `Chebyshev` gets more out of as many; this
+    one asks less of the spectrum.
+
+    Parameters
+    ----------
+    A : DSparseMatrix
+    degree : int
+        At least 0, which is Jacobi up to a factor.
+
+    Attributes
+    ----------
+    weight : float
+        w. Replicated.
+
+    Raises
+    ------
+    InputError
+        On every rank, for a negative degree.
+    """
+
+    symmetric = True
+
+    def __init__(self, A: DSparseMatrix, degree: int = 3) -> None:
+        with A.world.agree():
+            if degree < 0:
+                raise InputError(f"{degree} is negative", field="polynomial:degree")
+        self.name = f"polynomial:degree={degree}"
+        self.degree = degree
+        self._belongs_to(A.layout.n_owned, A.values)
+        with torch.no_grad():
+            inverse = Jacobi(A.diagonal()).inverse
+            self.weight = 1 / spectral_bound(A, inverse)
+            self._weighted = inverse * self.weight
+        self._pattern, self._values = A.pattern, A.values.detach()
+        self._work = Workspace(1, A.layout.n_owned)
+
+    def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """**Collective.**"""
+        return self._apply(self._pattern.matmul, r, out)
+
+    def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """**Collective.**"""
+        return self._apply(self._pattern.rmatmul, r, out)
+
+    def _apply(self, product: Product, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        # Horner's scheme, which is Richardson's iteration: z += w D^-1 (r - A z).
+        (q,) = self._work.like(r)
+        scale(r, self._weighted, out)
+        for _ in range(self.degree):
+            product(self._values, out, q)
+            torch.sub(r, q, out=q)
+            out.add_(scale(q, self._weighted, q))
+        return out

@@ -1,0 +1,29 @@
+"""Vectors to work in, made once for each shape."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Workspace:
+    """`count` vectors of `rows` rows, for whatever columns and dtype come. They stay.
+
+    Loops must not allocate, and a preconditioner learns only on use how many columns it gets.
+    """
+
+    def __init__(self, count: int, rows: int) -> None:
+        self._count, self._rows = count, rows
+        self._vectors: dict[tuple[torch.dtype, tuple[int, ...]], list[torch.Tensor]] = {}
+
+    def like(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The vectors, with x's columns, dtype and device; what is in them is anyone's guess."""
+        trailing = tuple(x.shape[1:])
+        key = (x.dtype, trailing)
+        if key not in self._vectors:
+            self._vectors[key] = [x.new_empty((self._rows, *trailing)) for _ in range(self._count)]
+        return self._vectors[key]
+
+
+def scale(x: torch.Tensor, d: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """`out = diag(d) x` for x `[n]` or `[n, k]`. Local."""
+    return torch.mul(x, d if x.dim() == 1 else d.unsqueeze(1), out=out)

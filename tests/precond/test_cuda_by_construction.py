@@ -1,0 +1,107 @@
+"""No preconditioner in torch waits for the device or mixes devices when it is applied.
+
+On fake CUDA tensors, as in tests/core/test_cuda_by_construction.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.incomplete import TriangularFactor
+from hpc_sla.kernels.levels import Level, LevelSchedule
+from hpc_sla.precond import AdditiveSchwarz, BlockJacobi, Chebyshev, Jacobi, Polynomial
+from hpc_sla.precond.local_solve import SparseLU
+from hpc_sla.precond.workspace import Workspace
+from tests.core.test_cuda_by_construction import N_HALO, N_OWNED, _int, _pattern, _vector
+
+
+@pytest.fixture(autouse=True)
+def _fake():
+    with FakeTensorMode():
+        yield
+
+
+def _bare(kind, **attributes):
+    """One without its set-up, which is not what is tested and needs data."""
+    made = kind.__new__(kind)
+    vars(made).update(attributes)
+    return made
+
+
+def _values(n):
+    return torch.ones(n, dtype=torch.float64, device="cuda")
+
+
+def _schedule(n):
+    levels = [
+        Level(10 * i, 10, CsrPattern(_int(11), _int(15), n), _values(15)) for i in range(1, 4)
+    ]
+    return _bare(LevelSchedule, order=_int(n), position=_int(n), levels=levels, _buffers={})
+
+
+def _factor(n, symmetric=False):
+    schedules = {(triangle, t): _schedule(n) for triangle in "LU" for t in (False, True)}
+    return _bare(TriangularFactor, symmetric=symmetric, inverse=_values(n), _schedules=schedules)
+
+
+def _polynomial(kind, **more):
+    return _bare(
+        kind,
+        _pattern=_pattern(),
+        _values=_values(289),
+        _work=Workspace(3 if kind is Chebyshev else 1, N_OWNED),
+        **more,
+    )
+
+
+def _schwarz(restrict):
+    extended = N_OWNED + N_HALO
+    return _bare(
+        AdditiveSchwarz,
+        _plan=_pattern().plan,
+        _n=N_OWNED,
+        _extra=N_HALO,
+        _below=3,
+        _overlaps=True,
+        _restrict=restrict,
+        _factor=_factor(extended),
+        _work=Workspace(2, extended),
+    )
+
+
+def _lu():
+    long = torch.zeros(N_OWNED, dtype=torch.int64, device="cuda")
+    return _bare(SparseLU, _factor=object(), _on_device=_factor(N_OWNED), _rows=long, _columns=long)
+
+
+MAKE = {
+    "jacobi": lambda: Jacobi(_vector()),
+    "chebyshev": lambda: _polynomial(
+        Chebyshev, _inverse=_vector(), largest=2.0, smallest=0.1, degree=4
+    ),
+    "polynomial": lambda: _polynomial(Polynomial, _weighted=_vector(), degree=3),
+    "block_jacobi ilu0": lambda: _bare(BlockJacobi, _factor=_factor(N_OWNED)),
+    "block_jacobi ic0": lambda: _bare(BlockJacobi, _factor=_factor(N_OWNED, True)),
+    "block_jacobi lu": lambda: _bare(BlockJacobi, _factor=_lu()),
+    "additive_schwarz restrict": lambda: _schwarz(True),
+    "additive_schwarz basic": lambda: _schwarz(False),
+}
+
+
+@pytest.mark.parametrize("columns", [(), (4,)])
+@pytest.mark.parametrize("name", MAKE)
+def test_applying_stays_on_the_device(name, columns):
+    M, r, out = MAKE[name](), _vector(*columns), _vector(*columns)
+    for apply in (M.apply, M.apply_transpose):
+        z = apply(r, out)
+        assert z.device.type == "cuda" and z.shape == r.shape and z.dtype == r.dtype
+
+
+def test_one_that_looks_at_a_number_would_be_caught():
+    M = MAKE["chebyshev"]()
+    M.largest = _values(1).sum()
+    with pytest.raises(DataDependentOutputException):
+        M.apply(_vector(), _vector())
