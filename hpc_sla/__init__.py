@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hpc_sla.errors import InputError as InputError
     from hpc_sla.layout import RowLayout as RowLayout
     from hpc_sla.linear import SolveInfo as SolveInfo
-    from hpc_sla.linear.solve import solve as solve
+    from hpc_sla.linear.solver import solve as solve
     from hpc_sla.matrix import DSparseMatrix as DSparseMatrix
     from hpc_sla.matrix import read_rhs as read_rhs
     from hpc_sla.operators import LinearOperator as LinearOperator

@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
-from hpc_sla.linear.info import MEANINGS, SolveInfo, Status
-from hpc_sla.linear.methods import METHODS
-from hpc_sla.linear.solve import solve
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MEANINGS", "METHODS", "SolveInfo", "Status", "solve"]
+if TYPE_CHECKING:
+    from hpc_sla.linear.choices import METHODS as METHODS
+    from hpc_sla.linear.info import MEANINGS as MEANINGS
+    from hpc_sla.linear.info import SolveInfo as SolveInfo
+    from hpc_sla.linear.info import Status as Status
+    from hpc_sla.linear.solver import solve as solve
+
+# Loaded on first use: `--help` lists the methods without torch.
+_HOMES = {
+    "MEANINGS": "info",
+    "METHODS": "choices",
+    "SolveInfo": "info",
+    "Status": "info",
+    "solve": "solver",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

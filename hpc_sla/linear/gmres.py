@@ -36,7 +36,7 @@ class Gmres(Method):
 
     def __init__(self, system: System, restart: int = 30) -> None:
         super().__init__(system)
-        self.restart = max(1, min(restart, system.n_global))
+        self.restart = max(1, min(restart, system.operator.n_global))
         m, shape = self.restart, self.r.shape
         self.columns = shape[1:]
         self.basis = self.r.new_empty((m + 1, *shape))

@@ -41,6 +41,12 @@ class SolveInfo:
     seconds : float
         Wall time of the solve on this rank, set-up of the preconditioner included.
     method, precond : str
+        What was used.
+    reason : str
+        Why, where the method was left to choose.
+    normal_residual : float or None
+        Of a rectangular system, ||M^-T A^T (b - A x)||_2 relative to ||M^-T A^T b||_2: what a
+        least-squares solution makes small, and what `status` goes by. None for a square one.
     columns : tuple of SolveInfo
         For several right-hand sides, one a column; the fields above then tell of the worst: the
         first status that is not `converged`, the most iterations, the largest norms.
@@ -54,6 +60,8 @@ class SolveInfo:
     seconds: float = 0.0
     method: str = ""
     precond: str = ""
+    reason: str = ""
+    normal_residual: float | None = None
     columns: tuple[SolveInfo, ...] = field(default=(), repr=False)
 
     @property
@@ -77,5 +85,8 @@ def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
         max(c.residual_norm for c in columns),
         max(c.relative_residual for c in columns),
         history,
+        normal_residual=max(c.normal_residual or 0.0 for c in columns)
+        if columns[0].normal_residual is not None
+        else None,
         columns=tuple(columns),
     )

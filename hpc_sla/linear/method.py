@@ -6,22 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
-from hpc_sla.kernels.vectors import Scalar
+from hpc_sla.kernels.vectors import Scalar, copy_
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.scalars import Flag, Scalars
+from hpc_sla.operators import Operator
 from hpc_sla.precond import Preconditioner
-
-
-class Operator(Protocol):
-    """`out = A x` on distributed vectors; `dot`, where given, this rank's part of x . out."""
-
-    def __call__(
-        self, x: torch.Tensor, out: torch.Tensor, dot: torch.Tensor | None = None, /
-    ) -> None: ...
 
 
 @dataclass
@@ -31,19 +23,18 @@ class System:
     Attributes
     ----------
     operator : Operator
-        **Collective** when called.
     precond : Preconditioner
     b : torch.Tensor [n_owned] or [n_owned, k]
         Not modified.
-    x : torch.Tensor like b
+    x : torch.Tensor [n_columns_owned] or [n_columns_owned, k]
         The iterate, updated in place.
     r : torch.Tensor like b
         b - A x where a method starts; its own from then on.
     target : list of float [k]
         Replicated. Stop where ||b - A x||_2 is no larger, by columns.
     scalars : Scalars
-    n_global : int
-        Rows in all.
+    least_squares : bool
+        Replicated. Stop by `M^-T A^T (b - A x)` instead.
     """
 
     operator: Operator
@@ -53,14 +44,29 @@ class System:
     r: torch.Tensor
     target: list[float]
     scalars: Scalars
-    n_global: int
+    least_squares: bool = False
 
     def residual(self) -> Scalar:
-        """`r = b - A x`, and its square norm. **Collective.**"""
+        """`r = b - A x`, and the square of the norm to stop by. **Collective.**"""
         self.operator(self.x, self.r)
         torch.sub(self.b, self.r, out=self.r)
-        (square,) = self.scalars.dots((self.r, self.r))
+        return self.measure()
+
+    def measure(self) -> Scalar:
+        """The square of the norm to stop by, of the present r. **Collective.**"""
+        judged = self.r
+        if self.least_squares:
+            judged, work = torch.empty_like(self.x), torch.empty_like(self.x)
+            self.transposed_product(self.r, judged, work)
+        (square,) = self.scalars.dots((judged, judged))
         return square
+
+    def transposed_product(self, y: torch.Tensor, out: torch.Tensor, work: torch.Tensor) -> None:
+        """`out = M^-T A^T y`. **Collective.** Overwrites `work`, which is like x, as out is."""
+        self.operator.adjoint(y, work)
+        found = self.precond.apply_transpose(work, out)
+        if found is not out:
+            copy_(out, found)
 
 
 class Method(ABC):

@@ -32,17 +32,21 @@ class Preconditioner(ABC):
         """To be said in a constructor: what `check` then holds this preconditioner to."""
         self._fits = (n_owned, like.dtype, like.device)
 
-    def check(self, n_owned: int, like: torch.Tensor) -> None:
+    def check(self, n_owned: int, dtype: torch.dtype | None, device: torch.device) -> None:
         """Raise InputError unless it goes with a matrix of these rows and such values. Local.
 
-        One that never said what it belongs to (a user's own) goes with any.
+        One that never said what it belongs to (a user's own) goes with any, and so does any dtype
+        with an operator that has none.
         """
-        if self._fits is None or self._fits == (n_owned, like.dtype, like.device):
+        if self._fits is None:
             return
-        rows, dtype, device = self._fits
+        rows, mine, where = self._fits
+        dtype = dtype or mine
+        if (rows, mine, where) == (n_owned, dtype, device):
+            return
         raise InputError(
-            f"the preconditioner {self.name} of {rows} rows of {dtype} on {device} does not go "
-            f"with {n_owned} rows of {like.dtype} on {like.device}",
+            f"the preconditioner {self.name} of {rows} rows of {mine} on {where} does not go "
+            f"with {n_owned} rows of {dtype} on {device}",
             field="precond",
             remedy="Set it up with the matrix that is solved with",
         )

@@ -8,6 +8,7 @@ import torch
 
 from hpc_sla.errors import InputError
 from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.operators import as_operator
 from hpc_sla.precond.base import Identity, Preconditioner, Wrapped
 from hpc_sla.precond.block_jacobi import BlockJacobi
 from hpc_sla.precond.chebyshev import Chebyshev
@@ -47,7 +48,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 @torch.no_grad()
-def make_preconditioner(precond: Any, A: DSparseMatrix) -> Preconditioner:
+def make_preconditioner(precond: Any, A: Any) -> Preconditioner:
     """The preconditioner asked for, ready to apply. **Collective.**
 
     Parameters
@@ -56,7 +57,9 @@ def make_preconditioner(precond: Any, A: DSparseMatrix) -> Preconditioner:
         A name in `CHOICES`, with options as in `"chebyshev:degree=6"`; None is "none". A
         Preconditioner is used as it is. A callable (a torch module, say), or else an `apply`
         method, maps this rank's residual `[n_owned]` to its preconditioned residual.
-    A : DSparseMatrix
+    A : DSparseMatrix, its transpose, or LinearOperator
+        Of the last two, "none", "jacobi" (given a `diagonal`), and preconditioners that are made
+        already.
 
     Raises
     ------
@@ -66,13 +69,29 @@ def make_preconditioner(precond: Any, A: DSparseMatrix) -> Preconditioner:
     """
     if precond is None:
         return Identity()
+    operator = as_operator(A)
+    world = operator.world
     if isinstance(precond, Preconditioner):
-        with A.world.agree():
-            precond.check(A.layout.n_owned, A.values)
+        with world.agree():
+            precond.check(operator.columns.n_owned, operator.dtype, operator.device)
         return precond
     if isinstance(precond, str):
-        with A.world.agree():
+        with world.agree():
             name, options = parse(precond)
+            if not isinstance(A, DSparseMatrix) and name not in ("none", "jacobi"):
+                raise InputError(
+                    f"{name} needs the entries of a matrix, and {type(A).__name__} has none",
+                    field="precond",
+                    remedy='Choose "none" or "jacobi", or pass a callable',
+                )
+            if not operator.square and name != "none":
+                raise InputError(
+                    f"{name} needs a square matrix",
+                    field="precond",
+                    remedy='Choose "none", or "jacobi" with method lsqr',
+                )
+        if name == "jacobi":
+            return Jacobi(operator.diagonal())
         made: Preconditioner = _KINDS[name](A, **options)
         return made
     if callable(precond):
@@ -80,7 +99,7 @@ def make_preconditioner(precond: Any, A: DSparseMatrix) -> Preconditioner:
     if hasattr(precond, "apply"):
         transpose = getattr(precond, "apply_transpose", None)
         return Wrapped(type(precond).__name__, precond.apply, transpose)
-    with A.world.agree():
+    with world.agree():
         raise InputError(
             f"unknown preconditioner {precond!r}",
             field="precond",

@@ -1,4 +1,4 @@
-"""Options of a preconditioner as text: `degree=6,eigenvalue_ratio=20`."""
+"""Options of a preconditioner or a method as text: `degree=6,eigenvalue_ratio=20`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from hpc_sla.errors import InputError
 
 
 def options_of(make: Callable[..., Any]) -> dict[str, Any]:
-    """The options a constructor takes after the matrix, with their defaults."""
+    """The options a constructor takes after the matrix or system, with their defaults."""
     parameters = list(inspect.signature(make).parameters.values())[1:]
     return {p.name: p.default for p in parameters}
 
 
-def parse_options(name: str, text: str, known: dict[str, Any]) -> dict[str, Any]:
+def parse_options(
+    name: str, text: str, known: dict[str, Any], field: str = "precond"
+) -> dict[str, Any]:
     """The options in `text`, of the types that their defaults have. Local.
 
     Raises
@@ -31,7 +33,7 @@ def parse_options(name: str, text: str, known: dict[str, Any]) -> dict[str, Any]
             what = "given twice" if key in options else "not an option"
             raise InputError(
                 f"{item.strip()!r} is {what} of {name}",
-                field="precond",
+                field=field,
                 remedy=f"Its options, with their defaults: {taken}",
             )
         kind = type(known[key])

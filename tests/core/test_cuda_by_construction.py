@@ -95,6 +95,19 @@ def fake():
         yield
 
 
+class _Operator:
+    n_global = 2 * N_OWNED
+
+    def __init__(self, pattern, values):
+        self.pattern, self.values = pattern, values
+
+    def __call__(self, x, out, dot=None):
+        self.pattern.matmul(self.values, x, out, dot)
+
+    def adjoint(self, y, out):
+        self.pattern.rmatmul(self.values, y, out)
+
+
 def _vector(*columns):
     return torch.ones(N_OWNED, *columns, dtype=torch.float64, device="cuda")
 
@@ -124,14 +137,13 @@ def test_the_loop_does_not_wait_for_the_device(fake, method, jacobi, triton, col
     scalars = scalars_for(_World(), r)
     assert isinstance(scalars, TensorScalars) and scalars.check_every > 1
     system = System(
-        lambda x, out, dot=None: pattern.matmul(values, x, out, dot),
+        _Operator(pattern, values),
         Jacobi(_vector()) if jacobi else Identity(),
         torch.zeros_like(r),
         torch.zeros_like(r),
         r,
         [1e-8] * scalars.count,
         scalars,
-        N_OWNED,
     )
     state = ENTRIES[method].make(system)
     state.start(torch.ones(columns, dtype=torch.bool, device="cuda"))

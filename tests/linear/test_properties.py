@@ -61,6 +61,7 @@ def _makes_sense(method: str, family: str) -> bool:
     return {
         "spd": family == "spd",
         "symmetric": family in SYMMETRIC,
+        "square": True,
         "any": True,
     }[solves]
 

@@ -1,0 +1,67 @@
+"""method="auto": what the matrix is decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.linear.info import SolveInfo
+from hpc_sla.operators import Operator
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method, why it was chosen, and what to do where it fails.
+
+    Attributes
+    ----------
+    method, why : str
+    fallback : str
+        The method to go on with; empty for none.
+    """
+
+    method: str
+    why: str
+    fallback: str = ""
+
+    def gives_up(self, info: SolveInfo) -> bool:
+        """Whether the fallback should have its turn."""
+        failed = ("indefinite", "breakdown", "stagnated", "not_finite")
+        return bool(self.fallback) and info.status in failed
+
+
+def choose(A: Operator, dtype: torch.dtype, symmetric_precond: bool) -> Choice:
+    """The method for A. **Collective**: at most two products and a reduction.
+
+    =======================================  ========  ==========
+    A                                        method    if it fails
+    =======================================  ========  ==========
+    not square                               lsqr
+    symmetric, diagonal positive or unknown  cg        minres
+    symmetric, any other diagonal            minres    gmres
+    not symmetric (or the preconditioner)    bicgstab  gmres
+    =======================================  ========  ==========
+    """
+    if not A.square:
+        return Choice("lsqr", f"the matrix is {A.shape[0]} x {A.shape[1]}")
+    if not A.symmetric(dtype):
+        return Choice("bicgstab", "the matrix is not symmetric", "gmres")
+    if not symmetric_precond:
+        return Choice("bicgstab", "the preconditioner is not symmetric", "gmres")
+    sign = _diagonal_sign(A)
+    if sign < 0:
+        return Choice("minres", "the matrix is symmetric, its diagonal not positive", "gmres")
+    what = "symmetric, its diagonal positive" if sign else "symmetric"
+    return Choice("cg", f"the matrix is {what}", "minres")
+
+
+def _diagonal_sign(A: Operator) -> int:
+    """1: all positive; -1: some are not; 0: it cannot be known. **Collective.**"""
+    try:
+        diagonal = A.diagonal()
+    except InputError:
+        return 0
+    bad = float((diagonal <= 0).sum())
+    return -1 if A.world.sum(bad) else 1

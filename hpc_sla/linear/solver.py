@@ -1,0 +1,304 @@
+"""solve: A x = b."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.linear.choose import choose
+from hpc_sla.linear.driver import Callback, Outcome, iterate
+from hpc_sla.linear.info import SolveInfo, summarise
+from hpc_sla.linear.method import System
+from hpc_sla.linear.methods import Maker, make_method
+from hpc_sla.linear.scalars import scalars_for
+from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.operators import LinearOperator, Operator, as_operator
+from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
+from hpc_sla.precond.scaling import ColumnScaling, positive
+
+# b . b outside this range and its inverse would lose a residual's square to under- or overflow.
+_SQUARES = {torch.float64: 1e-200, torch.float32: 1e-16}
+
+
+def solve(
+    A: DSparseMatrix | LinearOperator,
+    b: torch.Tensor,
+    method: str = "cg",
+    precond: Any = "jacobi",
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_iterations: int | None = None,
+    x0: torch.Tensor | None = None,
+    callback: Callback | None = None,
+) -> tuple[torch.Tensor, SolveInfo]:
+    """Solve A x = b on all ranks together. **Collective.**
+
+    Stops when ||b - A x||_2 <= max(rtol ||b||_2, atol), where the residual is recomputed from
+    x before convergence is claimed; each column of b by itself. A rectangular A is solved in the
+    sense of least squares, with A^T (b - A x) in place of the residual: see `Lsqr`.
+
+    Parameters
+    ----------
+    A : DSparseMatrix, its transpose, or LinearOperator
+        Or anything with `layout`, `matvec` and, where it is used, `rmatvec`.
+    b : torch.Tensor [n_owned] or [n_owned, k]
+        Per rank. Several columns are solved for at once, with one halo exchange and one
+        reduction for all of them; a column that is finished is frozen.
+    method : str
+        One of `METHODS`, options after a colon: `gmres:restart=50`. "auto" chooses: see
+        `hpc_sla.linear.choose`, and `info.reason`.
+    precond : str, callable or object with `apply`
+        See `hpc_sla.precond.make_preconditioner`.
+    rtol, atol : float
+        Replicated. At least one positive.
+    max_iterations : int, optional
+        Replicated. Default: ten times the number of unknowns, at least 1000 and at most 100000.
+    x0 : torch.Tensor like x, optional
+        Initial guess; default 0. Not modified.
+    callback : callable(iteration, residual_norm), optional
+        Called on every rank; with the method's own residual norm (the largest, of several
+        columns); on an accelerator in bursts.
+
+    Returns
+    -------
+    x : torch.Tensor [n_owned] or [n_owned, k]
+        Like b (of a rectangular A: in the layout of its columns). The best the method has, whatever the status.
+    info : SolveInfo
+        Replicated but for `seconds`. Look at `info.converged`: a solve that does not converge
+        is not an exception. For b `[n_owned, k]`, `info.columns` has one SolveInfo a column.
+
+    Raises
+    ------
+    InputError
+        On every rank: an unknown method or preconditioner, one that needs a symmetric
+        preconditioner with one that is not, tolerances that cannot be met, shapes or dtypes that
+        do not fit.
+
+    Examples
+    --------
+    >>> import hpc_sla as hs, numpy as np, scipy.sparse as sp, torch
+    >>> world = hs.World(device="cpu")
+    >>> A = hs.DSparseMatrix.from_scipy(sp.eye(8) * 2.0 if world.rank == 0 else None, world)
+    >>> x, info = hs.solve(A, torch.ones(A.layout.n_owned, dtype=torch.float64))
+    >>> info.converged, info.iterations
+    (True, 1)
+    """
+    started = time.perf_counter()
+    operator = as_operator(A)
+    if max_iterations is None:
+        max_iterations = min(max(10 * operator.n_global, 1000), 100_000)
+    with operator.world.agree():
+        _check(A, operator, b, rtol, atol, max_iterations, x0)
+        chosen = None if method == "auto" else make_method(method)
+        if chosen:
+            chosen.check_shape(operator.shape)
+    with torch.no_grad():
+        M = _precondition(precond, A, operator, chosen)
+        run = _Run(operator, M, rtol, atol, max_iterations, callback)
+        b = b.contiguous()
+        if chosen:
+            x, info = run.solve(chosen, b, x0)
+        else:
+            x, info = run.choose(b, x0)
+    info.seconds = time.perf_counter() - started
+    return x, info
+
+
+def _precondition(precond: Any, A: Any, operator: Operator, chosen: Maker | None) -> Preconditioner:
+    """The preconditioner, fit for the method. **Collective.**"""
+    if precond == "jacobi" and not operator.square:
+        return ColumnScaling(A, operator)
+    M = make_preconditioner(precond, A)
+    if isinstance(M, Jacobi) and chosen and chosen.entry.solves == "symmetric":
+        M = positive(M)
+    if chosen:
+        with operator.world.agree():
+            chosen.check_precond(M)
+    return M
+
+
+@dataclass
+class _Run:
+    """One call's choices."""
+
+    operator: Operator
+    precond: Preconditioner
+    rtol: float
+    atol: float
+    max_iterations: int
+    callback: Callback | None
+
+    def choose(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, SolveInfo]:
+        """method="auto". **Collective.**"""
+        choice = choose(self.operator, b.dtype, self.precond.symmetric)
+        x, info = self.solve(self._maker(choice.method), b, x0)
+        reason = f"{choice.why}: {choice.method}"
+        if choice.gives_up(info):
+            reason += f"; that ended {info.status}: {choice.fallback}"
+            x, info = self.solve(self._maker(choice.fallback), b, x0)
+        info.reason = reason
+        return x, info
+
+    def _maker(self, name: str) -> Maker:
+        made = make_method(name)
+        if made.entry.solves == "symmetric" and isinstance(self.precond, Jacobi):
+            self.precond = positive(self.precond)
+        return made
+
+    def solve(
+        self, make: Maker, b: torch.Tensor, x0: torch.Tensor | None
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        """**Collective.**"""
+        scalars = scalars_for(self.operator.world, b)
+        (square,) = scalars.dots((b, b))
+        squares = [float(s) for s in torch.as_tensor(square).reshape(-1).tolist()]
+        smallest = _SQUARES[b.dtype]
+        if all(smallest < s < 1 / smallest or math.isnan(s) for s in squares):
+            x = self._zeros(b) if x0 is None else _copy(x0)
+            solved = self._iterate(make, b, x, x0 is None, [math.sqrt(s) for s in squares], None)
+        else:
+            x, solved = self._solve_scaled(make, b, x0)
+        for one in solved:
+            one.method, one.precond = make.spec, self.precond.name
+        return x, summarise(solved, b.dim() == 1)
+
+    def _zeros(self, b: torch.Tensor) -> torch.Tensor:
+        return b.new_zeros((self.operator.columns.n_owned, *b.shape[1:]))
+
+    def _solve_scaled(
+        self, make: Maker, b: torch.Tensor, x0: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[SolveInfo]]:
+        """Where squares of b under- or overflow, or a column is zero. **Collective.**
+
+        A (x / s) = b / s has the same iterates for s a power of two, one a column.
+        """
+        largest = self._largest(b)
+        scales = [2.0 ** math.frexp(v)[1] if 0 < v < math.inf else 1.0 for v in largest]
+        scale = torch.tensor(scales, dtype=b.dtype, device=b.device).reshape(b.shape[1:])
+        b = b / scale
+        x = self._zeros(b) if x0 is None else _copy(x0) / scale
+        # Whatever the guess, the answer for a column of zeros is known.
+        nonzero = torch.tensor([v != 0 for v in largest], device=b.device).reshape(b.shape[1:])
+        x = torch.where(nonzero, x, 0.0).contiguous()
+        scalars = scalars_for(self.operator.world, b)
+        (square,) = scalars.dots((b, b))
+        norms = [math.sqrt(s) for s in torch.as_tensor(square).reshape(-1).tolist()]
+        solved = self._iterate(make, b, x, x0 is None, norms, scales)
+        for one, s in zip(solved, scales, strict=True):
+            one.residual_norm *= s
+            one.residual_history = [norm * s for norm in one.residual_history]
+        return x.mul_(scale), solved
+
+    def _largest(self, b: torch.Tensor) -> list[float]:
+        """The largest absolute entry of each column. **Collective.**"""
+        columns = b.reshape(b.shape[0], -1)
+        mine = columns.abs().amax(dim=0).tolist() if b.shape[0] else [0.0] * columns.shape[1]
+        return [self.operator.world.max(value) for value in mine]
+
+    def _iterate(
+        self,
+        make: Maker,
+        b: torch.Tensor,
+        x: torch.Tensor,
+        x_is_zero: bool,
+        b_norms: list[float],
+        scales: list[float] | None,
+    ) -> list[SolveInfo]:
+        """**Collective.**"""
+        callback, world = self.callback, self.operator.world
+        if scales is not None and callback is not None:
+            told, largest = callback, max(scales)
+            callback = lambda i, norm: told(i, norm * largest)  # noqa: E731
+        scalars = scalars_for(world, b)
+        r, square = torch.empty_like(b), self.operator.square
+        system = System(self.operator, self.precond, b, x, r, [], scalars, not square)
+        measures = b_norms
+        if not square:
+            r.copy_(b)
+            found = torch.as_tensor(system.measure()).reshape(-1).tolist()
+            measures = [math.sqrt(value) for value in found]
+        system.target = [
+            max(self.rtol * norm, self.atol / scale)
+            for norm, scale in zip(measures, scales or [1.0] * len(b_norms), strict=True)
+        ]
+        one_rank = world.size == 1
+        outcomes = iterate(make(system), system, x_is_zero, self.max_iterations, one_rank, callback)
+        norms = b_norms
+        if not square:
+            (left,) = scalars.dots((r, r))
+            norms = [math.sqrt(v) for v in torch.as_tensor(left).reshape(-1).tolist()]
+        return [
+            _info(outcome, b_norm, None if square else (norm, measure))
+            for outcome, b_norm, norm, measure in zip(
+                outcomes, b_norms, norms, measures, strict=True
+            )
+        ]
+
+
+def _info(o: Outcome, b_norm: float, least_squares: tuple[float, float] | None) -> SolveInfo:
+    """What became of one column; of a least-squares one its ||b - A x|| and ||M^-T A^T b||."""
+    norm, normal = o.norm, None
+    if least_squares:
+        norm, measure = least_squares
+        normal = o.norm / measure if measure else o.norm
+    relative = norm / b_norm if b_norm else norm
+    info = SolveInfo(o.status or "max_iterations", o.iterations, norm, relative, o.history)
+    info.normal_residual = normal
+    return info
+
+
+def _copy(x: torch.Tensor) -> torch.Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _check(
+    A: Any,
+    operator: Operator,
+    b: torch.Tensor,
+    rtol: float,
+    atol: float,
+    max_iterations: int,
+    x0: torch.Tensor | None,
+) -> None:
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if not (math.isfinite(tolerance) and tolerance >= 0):
+            raise InputError(
+                f"{tolerance} is not a tolerance", field=name, remedy="Give a number >= 0"
+            )
+    if rtol == 0 and atol == 0:
+        raise InputError(
+            "both tolerances are zero", field="rtol", remedy="Make rtol or atol positive"
+        )
+    if max_iterations < 0:
+        raise InputError(f"{max_iterations} is negative", field="max_iterations")
+    n_owned = operator.layout.n_owned
+    if b.dim() not in (1, 2) or b.shape[0] != n_owned or 0 in b.shape[1:]:
+        raise InputError(
+            f"shape {tuple(b.shape)} is not this rank's [{n_owned}] or [{n_owned}, k]", field="b"
+        )
+    expected = (operator.columns.n_owned, *b.shape[1:])
+    if x0 is not None and x0.shape != expected:
+        raise InputError(f"shape {tuple(x0.shape)} is not that of x, {expected}", field="x0")
+    dtype = operator.dtype or b.dtype
+    if dtype not in _SQUARES:
+        raise InputError(f"{dtype} is not supported", field="b", remedy="Pass float64 or float32")
+    for name, vector in (("b", b), ("x0", x0)):
+        if vector is not None and (vector.dtype != dtype or vector.device != operator.device):
+            raise InputError(
+                f"{vector.dtype} on {vector.device} does not go with a matrix of "
+                f"{dtype} on {operator.device}",
+                field=name,
+            )
+    values = getattr(A, "values", None)
+    if torch.is_grad_enabled() and any(
+        isinstance(t, torch.Tensor) and t.requires_grad for t in (values, b, x0)
+    ):
+        raise HpcSlaError(
+            "solve does not compute gradients yet; call it under torch.no_grad(), "
+            "or on detached tensors"
+        )
