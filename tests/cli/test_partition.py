@@ -93,14 +93,14 @@ def test_again_with_other_parts(matrix: object) -> None:
         (["poisson2d:n=8", "--rhs", "ones", "--rhs", "ones"], "'ones'"),
         (["poisson2d:n=8", "--coordinates", "short.npy"], "short.npy"),
         (["a.npz", "--method", "rcb"], "--coordinates"),
-        (["wide.npz"], "wide.npz"),
+        (["cube.npz"], "cube.npz"),
     ],
 )
 def test_bad_input(
     matrix: sp.csr_array, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     sp.save_npz("a.npz", matrix)
-    sp.save_npz("wide.npz", matrix[:20])
+    sp.save_npz("cube.npz", sp.coo_array(np.ones(5)))
     np.save("short.npy", np.ones(3))
     Path("p.h5").write_text("kept")
     parts = [] if "--parts" in arguments else ["--parts", "2"]

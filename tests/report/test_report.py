@@ -34,6 +34,8 @@ def test_columns_to_the_right() -> None:
     ("text", "wanted"),
     [
         (tables.count(1234567), "1 234 567"),
+        (tables.dimensions((1234, 1234)), "1 234 rows"),
+        (tables.dimensions((1234, 12)), "1 234 x 12"),
         (tables.spread(np.array([3, 1000, 20])), "3 to 1 000"),
         (tables.spread([5, 5]), "5"),
         (tables.spread([]), "0"),
