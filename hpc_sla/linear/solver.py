@@ -67,7 +67,8 @@ def solve(
     Returns
     -------
     x : torch.Tensor [n_owned] or [n_owned, k]
-        Like b (of a rectangular A: in the layout of its columns). The best the method has, whatever the status.
+        Like b; of a rectangular A, in the layout of its columns. The best the method has, whatever
+        the status.
     info : SolveInfo
         Replicated but for `seconds`. Look at `info.converged`: a solve that does not converge
         is not an exception. For b `[n_owned, k]`, `info.columns` has one SolveInfo a column.

@@ -77,8 +77,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("columns", [(), (3,)], ids=["one", "three"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "columns"), [("float64", ()), ("float32", (3,))], ids=["float64", "float32-three"]
+)
 @pytest.mark.parametrize(("family", "method", "precond"), CASES)
 def test_equals_a_direct_solve(world, family, method, precond, dtype, columns):
     kind, rtol = DTYPES[dtype]
