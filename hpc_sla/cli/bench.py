@@ -1,4 +1,4 @@
-"""``bench``: our CG+Jacobi and PETSc's, timed and weighed on the same matrix and ranks."""
+"""``bench``: a solver of ours and PETSc's, timed and weighed on the same matrix and ranks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _WARM_UP = "poisson2d:n=48"
 _MAX_ITERATIONS = 100_000
 
 
-@click.command("bench", short_help="Time CG+Jacobi beside PETSc's, and compare peak memory.")
+@click.command("bench", short_help="Time a solver beside PETSc's, and compare peak memory.")
 @click.argument("file", metavar="FILE.h5|GENERATOR")
+@options.method_options
 @click.option("--repeats", type=int, default=5, show_default=True, help="Laps of each solver.")
 @click.option(
     "--rtol", type=float, default=options.DEFAULT_RTOL, show_default=True, help="Of both solvers."
@@ -36,6 +37,8 @@ _MAX_ITERATIONS = 100_000
 @options.json_option
 def command(
     file: str,
+    method: str,
+    precond: str,
     repeats: int,
     rtol: float,
     max_iterations: int | None,
@@ -46,21 +49,23 @@ def command(
 ) -> int:
     """Race hpc_sla against PETSc on FILE.h5, or on a generator such as poisson2d:n=1000.
 
-    Both run conjugate gradients with Jacobi from the same file, on the same ranks, with the same
-    stopping rule, in turn. A generator's matrix is partitioned into a temporary folder (inside
-    the current one where ranks run on several machines, which must all see it).
+    Both run the same method with the same preconditioner from the same file, on the same ranks,
+    with the same stopping rule, in turn. A generator's matrix is partitioned into a temporary
+    folder (inside the current one where ranks run on several machines, which must all see it).
     hpc_sla.reference.race tells how each figure is measured.
     """
     options.check_solver_numbers(rtol, 0.0, max_iterations)
     if repeats < 1:
         raise InputError(f"is {repeats}", field="--repeats", remedy="Give at least 1.")
     with open_world(device, transport) as world:
-        return _bench(world, file, repeats, rtol, max_iterations, rhs, as_json)
+        return _bench(world, file, method, precond, repeats, rtol, max_iterations, rhs, as_json)
 
 
 def _bench(
     world: World,
     file: str,
+    method: str,
+    precond: str,
     repeats: int,
     rtol: float,
     max_iterations: int | None,
@@ -71,13 +76,18 @@ def _bench(
     from hpc_sla.reference import petsc
     from hpc_sla.reference.race import Ours, Petsc, Task, race, summarise
 
+    options.check_solver_names(method, precond)
+    if method == "auto":
+        raise InputError(
+            "is 'auto'", field="--method", remedy="Name the method that both shall run."
+        )
     with world.agree():
         petsc.load()
     with _prepared(world, file) as (path, warm_up_path):
         plan = world.on_root(lambda: plan_run(path, rhs, "", world.size))
         limit = _MAX_ITERATIONS if max_iterations is None else max_iterations
-        task = Task(path, plan.rhs, rtol, limit)
-        warm_up = Task(warm_up_path, "ones", rtol, limit)
+        task = Task(path, plan.rhs, rtol, limit, method, precond)
+        warm_up = Task(warm_up_path, "ones", rtol, limit, method, precond)
         laps = race((Ours(world), Petsc(world)), task, warm_up, world, repeats)
     ours, theirs = summarise(laps["hpc_sla"]), summarise(laps["PETSc"])
     both = ours["converged"] and theirs["converged"]
@@ -85,6 +95,8 @@ def _bench(
         facts = {
             "status": "converged" if both else "max_iterations",
             "problem": file,
+            "method": method,
+            "precond": precond,
             "rows": plan.n_rows,
             "ranks": world.size,
             "device": world.device.type,
@@ -206,7 +218,8 @@ def _print_table(
             ]
         )
     title = (
-        f"bench {facts['problem']}: CG + Jacobi, {count(facts['rows'])} rows, "
+        f"bench {facts['problem']}: {facts['method']} + {facts['precond']}, "
+        f"{count(facts['rows'])} rows, "
         f"{facts['ranks']} rank(s), rtol {facts['rtol']:g}, median of {facts['repeats']}"
     )
     print_table(title, ("", "hpc_sla", "PETSc", "ratio"), table, right=(1, 2, 3))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from hpc_sla.errors import InputError
+from hpc_sla.linear.choices import METHODS
 from hpc_sla.precond.choices import CHOICES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -16,25 +17,45 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 DEFAULT_RTOL = 1e-8
 
 
-def solver_options(function: Function) -> Function:
-    """--method --precond --rtol --atol --max-iterations --rhs."""
+def method_options(function: Function) -> Function:
+    """--method --precond."""
     return _apply(
         function,
-        click.option("--method", default="cg", show_default=True, help="Krylov method."),
+        click.option(
+            "--method",
+            default="cg",
+            show_default=True,
+            metavar="NAME[:OPTION=VALUE,...]",
+            help="Krylov method, as in gmres:restart=50. " + _listed(METHODS),
+        ),
         click.option(
             "--precond",
             default="jacobi",
             show_default=True,
-            help="Preconditioner, with its options as in chebyshev:degree=6. "
-            + " ".join(f"{name}: {when}." for name, when in CHOICES.items()),
-        ),
-        *_tolerances(),
-        click.option(
-            "--rhs",
-            metavar="NAME",
-            help="Right-hand side in the file. Default: the only one, or 'ones'.",
+            metavar="NAME[:OPTION=VALUE,...]",
+            help="Preconditioner, as in chebyshev:degree=6. " + _listed(CHOICES),
         ),
     )
+
+
+def solver_options(function: Function) -> Function:
+    """--method --precond --rtol --atol --max-iterations --rhs."""
+    return method_options(
+        _apply(
+            function,
+            *_tolerances(),
+            click.option(
+                "--rhs",
+                metavar="NAME",
+                help="Right-hand side in the file. Default: the only one, or 'ones'.",
+            ),
+        )
+    )
+
+
+def _listed(choices: dict[str, str]) -> str:
+    """One paragraph a choice: click keeps lines after a backspace character as they are."""
+    return "\n\n\b\n" + "\n".join(f"{name}: {when}" for name, when in choices.items())
 
 
 def tolerance_options(function: Function) -> Function:
@@ -110,19 +131,18 @@ def check_solver_names(method: str, precond: str) -> None:
     InputError
         Naming those there are.
     """
-    from hpc_sla.linear import METHODS
+    from hpc_sla.linear.methods import make_method
     from hpc_sla.precond import parse
 
-    if method not in METHODS:
-        raise InputError(
-            f"{method!r} is not known",
-            field="--method",
-            remedy=f"Choose one of {', '.join(METHODS)}.",
-        )
-    try:
-        parse(precond)
-    except InputError as error:
-        raise InputError(error.problem, field="--precond", remedy=error.remedy) from error
+    def method_known() -> None:
+        if method != "auto":
+            make_method(method)
+
+    for field, check in (("--method", method_known), ("--precond", lambda: parse(precond))):
+        try:
+            check()
+        except InputError as error:
+            raise InputError(error.problem, field=field, remedy=error.remedy) from error
 
 
 def _tolerances() -> tuple[Callable[[Any], Any], ...]:

@@ -154,6 +154,7 @@ def _attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) -
         "relative_residual": info.relative_residual,
         "residual_norm": info.residual_norm,
         "method": info.method,
+        "method_reason": info.reason,
         "precond": info.precond,
         "rtol": settings.rtol,
         "atol": settings.atol,
@@ -203,6 +204,8 @@ def _report(
     assert shares is not None
     problem = f"{plan.path}, right-hand side {plan.rhs}"
     how = f"{info.method} + {info.precond}"
+    if info.reason:
+        how += f" (auto: {info.reason})"
     print_run(summary, A.shape, shares, problem, plan.method, how, info.status, error)
 
 

@@ -112,7 +112,7 @@ def _solution_checks(
     # Room for one per cent more iterations than ours, and then some: a limit is not a verdict.
     limit = settings.max_iterations or 2 * info.iterations + 1000
     theirs = reference.solve(
-        b.detach().cpu().numpy().astype("f8"), settings.precond, rtol, atol, limit
+        b.detach().cpu().numpy().astype("f8"), info.method, settings.precond, rtol, atol, limit
     )
     return compare_solutions(A, b, x, info.iterations, reference, theirs, rtol, atol)
 

@@ -51,7 +51,13 @@ class Reference(Protocol):
         """The same pattern, `function` applied to its stored entries. **Collective.**"""
 
     def solve(
-        self, b: np.ndarray, precond: str, rtol: float, atol: float, max_iterations: int
+        self,
+        b: np.ndarray,
+        method: str,
+        precond: str,
+        rtol: float,
+        atol: float,
+        max_iterations: int,
     ) -> ReferenceSolution:
         """A^-1 b. **Collective.**"""
 

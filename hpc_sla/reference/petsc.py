@@ -1,4 +1,4 @@
-"""The reference that PETSc is: an AIJ matrix and CG, on the ranks and rows of a DSparseMatrix."""
+"""The reference that PETSc is: a matrix and its solvers, on a DSparseMatrix's ranks and rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from hpc_sla.errors import InputError, MissingDependencyError
 from hpc_sla.reference.base import ReferenceSolution
+from hpc_sla.reference.krylov import Counterpart, counterpart
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -21,9 +22,8 @@ HOW_TO_GET = (
     "Install it with `bash scripts/setup.sh --test`, or `pip install 'hpc_sla[petsc]'` where a C "
     "compiler, BLAS and LAPACK are at hand; or use --against scipy to verify a small problem."
 )
-# PETSc gives up on a residual that has grown by this much. CG's residual may grow for a while
-# without harm, and ours has no such rule.
-_DIVERGENCE = 1e30
+# Steps of the GMRES cycle that estimates a condition number.
+_CYCLE = 100
 
 
 def available() -> bool:
@@ -138,44 +138,54 @@ class PetscMatrix:
         indptr, indices, data = self._csr
         return PetscMatrix(self.comm, self._n_global, indptr, indices, function(data))
 
-    def solver(self, precond: str, rtol: float, atol: float, max_iterations: int) -> Any:
-        """A KSP set up for CG that stops by the rule of `hpc_sla.solve`.
-
-        The *unpreconditioned* norm is what makes the rule the same: PETSc's default would test
-        the preconditioned residual.
-        """
-        PETSc = self.petsc
-        ksp = PETSc.KSP().create(self.comm)
-        ksp.setOperators(self.mat)
-        ksp.setType(PETSc.KSP.Type.CG)
-        ksp.getPC().setType(precond)
-        ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
-        ksp.setTolerances(rtol=rtol, atol=atol, divtol=_DIVERGENCE, max_it=max_iterations)
-        ksp.setInitialGuessNonzero(False)
-        return ksp
+    def solver(
+        self, method: str, precond: str, rtol: float, atol: float, max_iterations: int
+    ) -> Counterpart:
+        """A KSP that does what ours does under these names: see `counterpart`."""
+        return counterpart(self.petsc, self.mat, method, precond, rtol, atol, max_iterations)
 
     def solve(
-        self, b: np.ndarray, precond: str, rtol: float, atol: float, max_iterations: int
+        self,
+        b: np.ndarray,
+        method: str,
+        precond: str,
+        rtol: float,
+        atol: float,
+        max_iterations: int,
     ) -> ReferenceSolution:
-        # Another preconditioner of ours changes the iterations, not the solution to compare with.
-        same = precond in ("none", "jacobi")
-        precond = precond if same else "jacobi"
-        ksp = self.solver(precond, rtol, atol, max_iterations)
-        ksp.setComputeSingularValues(True)
+        found = self.solver(method, precond, rtol, atol, max_iterations)
+        ksp = found.ksp
+        if method == "cg":
+            ksp.setComputeSingularValues(True)
         right, x = self._vectors(b)
         ksp.solve(right, x)
         reason = int(ksp.getConvergedReason())
-        _largest, smallest = ksp.computeExtremeSingularValues()
+        if method == "cg":
+            _largest, smallest = ksp.computeExtremeSingularValues()
+        else:
+            smallest = self._smallest_singular_value(right)
+        scaling = self._least_scaling("jacobi" if ksp.getPC().getType() == "jacobi" else "none")
         solution = ReferenceSolution(
             x=x.getArray().copy(),
             converged=reason > 0,
             reason=self._reason_name(reason),
-            iterations=int(ksp.getIterationNumber()) if same else None,
-            inverse_norm=1.0 / (smallest * self._least_scaling(precond) or np.nan),
+            iterations=int(ksp.getIterationNumber()) if found.same_iterations else None,
+            inverse_norm=1.0 / (smallest * (scaling if method == "cg" else 1.0) or np.nan),
         )
         for item in (ksp, right, x):
             item.destroy()
         return solution
+
+    def _smallest_singular_value(self, right: Any) -> float:
+        """An estimate from one long GMRES cycle, with room for its coming from above."""
+        ksp = self.solver(f"gmres:restart={_CYCLE}", "none", 1e-12, 0.0, _CYCLE).ksp
+        ksp.setComputeSingularValues(True)
+        x = right.duplicate()
+        ksp.solve(right, x)
+        _largest, smallest = ksp.computeExtremeSingularValues()
+        ksp.destroy()
+        x.destroy()
+        return float(smallest) / 10
 
     def close(self) -> None:
         self.mat.destroy()

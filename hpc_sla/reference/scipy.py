@@ -68,7 +68,13 @@ class ScipyMatrix:
         return ScipyMatrix(self._layout, matrix)
 
     def solve(
-        self, b: np.ndarray, precond: str, rtol: float, atol: float, max_iterations: int
+        self,
+        b: np.ndarray,
+        method: str,
+        precond: str,
+        rtol: float,
+        atol: float,
+        max_iterations: int,
     ) -> ReferenceSolution:
         """Solve by sparse LU (SuperLU); the options of iterative methods mean nothing to it."""
         inverse_norm = 0.0

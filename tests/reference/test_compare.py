@@ -132,7 +132,7 @@ def solved(world: hs.World, name: str) -> tuple[hs.DSparseMatrix, torch.Tensor, 
     A = poisson(world, "poisson2d:n=20")
     b = torch.ones(A.layout.n_owned, dtype=A.dtype, device=A.device)
     reference = make_reference(name, A)
-    theirs = reference.solve(b.cpu().numpy(), "jacobi", RTOL, 0.0, 1000)
+    theirs = reference.solve(b.cpu().numpy(), "cg", "jacobi", RTOL, 0.0, 1000)
     x, info = hs.solve(A, b, rtol=RTOL)
     return A, b, reference, (x, info.iterations, theirs)
 
@@ -175,7 +175,7 @@ def test_a_singular_matrix_is_an_error_on_every_rank(world: hs.World) -> None:
     A = distribute(MATRICES["no entries"](), world)
     reference = make_reference("scipy", A)
     with pytest.raises(hs.HpcSlaError, match="SciPy cannot factor"):
-        reference.solve(np.ones(A.layout.n_owned), "jacobi", RTOL, 0.0, 10)
+        reference.solve(np.ones(A.layout.n_owned), "cg", "jacobi", RTOL, 0.0, 10)
 
 
 def test_random_vector_depends_on_the_row_alone() -> None:

@@ -1,0 +1,111 @@
+"""PETSc's counterparts of our methods and preconditioners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+_KSP = {
+    "cg": "cg",
+    "pipelined_cg": "pipecg",
+    "minres": "minres",
+    "bicgstab": "bcgs",
+    "gmres": "gmres",
+    "fgmres": "fgmres",
+    "lsqr": "lsqr",
+}
+_RIGHT = ("bicgstab", "gmres", "fgmres")
+_FACTOR = {"ilu0": "ilu", "ic0": "icc", "lu": "lu"}
+# PETSc gives up on a residual that has grown by this much. CG's residual may grow for a while
+# without harm, and ours has no such rule.
+_DIVERGENCE = 1e30
+_PREFIX = "hpc_sla_reference_"
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A KSP, and how far it does the same.
+
+    Attributes
+    ----------
+    ksp : petsc4py KSP
+    same_iterations : bool
+        Whether its iteration count should be ours: the same method with the same preconditioner,
+        stopped by the same norm.
+    """
+
+    ksp: Any
+    same_iterations: bool
+
+
+def counterpart(
+    petsc: Any,
+    mat: Any,
+    method: str,
+    precond: str,
+    rtol: float,
+    atol: float,
+    max_iterations: int,
+) -> Counterpart:
+    """The KSP that does what `hpc_sla.solve` does with these names. **Collective.**
+
+    The residual norm tested is the *unpreconditioned* one, as ours, where PETSc's method has it
+    (minres and lsqr have not).
+
+    Parameters
+    ----------
+    petsc : module
+        petsc4py.PETSc.
+    mat : petsc4py Mat
+    method, precond : str
+        Ours, options included. A preconditioner without a counterpart becomes Jacobi: another
+        number of iterations to the same solution.
+    rtol, atol : float
+    max_iterations : int
+    """
+    name, _, options = method.partition(":")
+    ksp = petsc.KSP().create(mat.getComm())
+    ksp.setOptionsPrefix(_PREFIX)
+    ksp.setOperators(mat)
+    ksp.setType(_KSP[name])
+    if name in _RIGHT:
+        ksp.setPCSide(petsc.PC.Side.RIGHT)
+    if name in ("gmres", "fgmres"):
+        ksp.setGMRESRestart(int(_pairs(options).get("restart", "30")))
+    if name not in ("minres", "lsqr"):
+        ksp.setNormType(petsc.KSP.NormType.UNPRECONDITIONED)
+    same = _set_precond(petsc, ksp, name, precond)
+    ksp.setTolerances(rtol=rtol, atol=atol, divtol=_DIVERGENCE, max_it=max_iterations)
+    ksp.setInitialGuessNonzero(False)
+    return Counterpart(ksp, same and name not in ("minres", "lsqr"))
+
+
+def _set_precond(petsc: Any, ksp: Any, method: str, precond: str) -> bool:
+    """Choose the PC; whether it is the same as ours."""
+    name, _, options = precond.partition(":")
+    chosen = _pairs(options)
+    database, pc = petsc.Options(_PREFIX), ksp.getPC()
+    sub = _FACTOR[chosen.get("factor", "ilu0")]
+    if method == "lsqr" or name == "none":
+        pc.setType("none")
+        return name == "none"
+    if name == "block_jacobi":
+        pc.setType("bjacobi")
+        database["sub_pc_type"] = sub
+    elif name == "additive_schwarz":
+        pc.setType("asm")
+        pc.setASMOverlap(int(chosen.get("overlap", "1")))
+        database["sub_pc_type"] = sub
+        database["pc_asm_type"] = chosen.get("type", "restrict")
+    else:
+        pc.setType("jacobi")
+        if method == "minres":
+            database["pc_jacobi_abs"] = True
+    ksp.setFromOptions()
+    for key in ("sub_pc_type", "pc_asm_type", "pc_jacobi_abs"):
+        database.delValue(key)
+    return name in ("jacobi", "block_jacobi", "additive_schwarz")
+
+
+def _pairs(options: str) -> dict[str, str]:
+    return dict(item.split("=", 1) for item in options.split(",") if "=" in item)
