@@ -71,7 +71,7 @@ def factorize(
             field="method",
             remedy=f"Choose one of auto, {', '.join(METHODS)}",
         )
-    chosen = _choose(local, method) if backend == "auto" else _named(backend, method)
+    chosen = _choose(local, method) if backend == "auto" else _named(backend, local, method)
     general = next(iter(m for m in chosen.methods if m not in _SYMMETRIC))
     if method != "auto":
         if method in _SYMMETRIC and not local.symmetric:
@@ -117,7 +117,7 @@ def _choose(local: LocalMatrix, method: str) -> Backend:
     )
 
 
-def _named(name: str, method: str) -> Backend:
+def _named(name: str, local: LocalMatrix, method: str) -> Backend:
     if name not in BACKENDS:
         raise InputError(
             f"unknown backend {name!r}",
@@ -136,5 +136,12 @@ def _named(name: str, method: str) -> Backend:
             f"{name} cannot be used here: {reason}",
             field="backend",
             remedy="'python -m hpc_sla backends' lists those that can",
+        )
+    here = local.values.device.type
+    if here not in backend.devices and "cpu" not in backend.devices:
+        raise InputError(
+            f"{name} computes on {', '.join(backend.devices)}, and the matrix is on the {here}",
+            field="backend",
+            remedy="Move it there, or use another backend",
         )
     return backend
