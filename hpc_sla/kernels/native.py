@@ -6,10 +6,20 @@ import ctypes
 import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import torch
 
 DTYPES = {torch.float64: "float64", torch.float32: "float32"}
+
+_FUNCTIONS = {
+    "csr_matmul": (2, 8),
+    "residual": (2, 5),
+    "direction": (2, 6),
+    "basis_dots": (5, 2),
+    "basis_update": (3, 5),
+}
+"""How many integers and how many pointers each takes: all integers come first."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -23,11 +33,11 @@ def _load() -> ctypes.CDLL | None:
                 library = ctypes.CDLL(str(path))
             except OSError:  # built for another machine
                 continue
-            integer, address = ctypes.c_int64, ctypes.c_void_p
             for name in DTYPES.values():
-                for function, pointers in (("csr_matmul", 8), ("residual", 5), ("direction", 6)):
+                for function, (numbers, pointers) in _FUNCTIONS.items():
                     entry = getattr(library, f"hpc_sla_{function}_{name}")
-                    entry.argtypes, entry.restype = [integer, integer, *[address] * pointers], None
+                    entry.argtypes = [ctypes.c_int64] * numbers + [ctypes.c_void_p] * pointers
+                    entry.restype = None
             return library
     return None
 
@@ -50,10 +60,14 @@ def serves(like: torch.Tensor) -> bool:
     )
 
 
-def call(function: str, like: torch.Tensor, rows: int, *tensors: torch.Tensor | None) -> None:
-    """Call a loop for `rows` rows of vectors like `like`. Every tensor must be contiguous."""
+def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> None:
+    """Call a loop for `rows` rows of vectors like `like` (`[n]` or `[n, k]`).
+
+    `arguments` are the function's other integers, then its tensors (None for a null pointer), all
+    of them contiguous.
+    """
     assert LIBRARY is not None
     columns = 1 if like.dim() == 1 else like.shape[1]
     getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
-        rows, columns, *(None if t is None else t.data_ptr() for t in tensors)
+        rows, columns, *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
     )

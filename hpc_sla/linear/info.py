@@ -12,7 +12,8 @@ Status = Literal[
 MEANINGS: dict[Status, str] = {
     "converged": "the true residual meets the tolerance",
     "max_iterations": "the iteration limit was reached first",
-    "breakdown": "a scalar the recurrence divides by became zero: the matrix may be singular",
+    "breakdown": "a scalar the recurrence divides by vanished: the matrix may be singular, or the "
+    "method may not suit it",
     "stagnated": "the residual stopped falling: the tolerance is below what rounding allows, or "
     "the system is singular and inconsistent",
     "indefinite": "the matrix or the preconditioner is not positive definite",
@@ -40,6 +41,9 @@ class SolveInfo:
     seconds : float
         Wall time of the solve on this rank, set-up of the preconditioner included.
     method, precond : str
+    columns : tuple of SolveInfo
+        For several right-hand sides, one a column; the fields above then tell of the worst: the
+        first status that is not `converged`, the most iterations, the largest norms.
     """
 
     status: Status
@@ -50,7 +54,28 @@ class SolveInfo:
     seconds: float = 0.0
     method: str = ""
     precond: str = ""
+    columns: tuple[SolveInfo, ...] = field(default=(), repr=False)
 
     @property
     def converged(self) -> bool:
         return self.status == "converged"
+
+
+def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
+    """The one SolveInfo of a solve with these columns."""
+    if single:
+        return columns[0]
+    longest = max(len(c.residual_history) for c in columns)
+    history = [
+        max(c.residual_history[min(i, len(c.residual_history) - 1)] for c in columns)
+        for i in range(longest)
+    ]
+    statuses = [c.status for c in columns if not c.converged] or [columns[0].status]
+    return SolveInfo(
+        statuses[0],
+        max(c.iterations for c in columns),
+        max(c.residual_norm for c in columns),
+        max(c.relative_residual for c in columns),
+        history,
+        columns=tuple(columns),
+    )

@@ -1,20 +1,26 @@
 """Scalars of an iteration: read at once on the CPU, left on the device elsewhere.
 
-A Krylov loop written against this class is the same code on both. On the CPU its scalars are
-Python floats. On an accelerator they are tensors that the host does not look at, so the loop
-runs ahead of the device; a finished solve is frozen (its step lengths become 0) until the host
-next looks.
+A Krylov loop written against this class is the same code for one right-hand side and for many,
+on the CPU and on an accelerator. For one right-hand side on the CPU its scalars are Python floats.
+Otherwise they are tensors ([] or one value a column) that the host does not look at, so on an
+accelerator the loop runs ahead of the device; what is finished is frozen (its step lengths become
+0) until the host next looks.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from hpc_sla.kernels.vectors import Scalar, dot_into
 from hpc_sla.world import World
+
+Flag = Any
+"""A condition: a bool, or a bool tensor of the scalars' shape."""
 
 
 class Scalars(ABC):
@@ -23,8 +29,8 @@ class Scalars(ABC):
     Parameters
     ----------
     world : World
-    like : torch.Tensor
-        A vector of the iteration: its dtype and device are the scalars'.
+    like : torch.Tensor [n_owned] or [n_owned, k]
+        A vector of the iteration: its dtype, device and columns are the scalars'.
     """
 
     check_every: int
@@ -35,95 +41,166 @@ class Scalars(ABC):
 
     def __init__(self, world: World, like: torch.Tensor) -> None:
         self._transport = world.transport
-        self._like = like
+        self._like = like.new_empty(0)
+        self.shape = tuple(like.shape[1:])
+        self.count = self.shape[0] if self.shape else 1
+        """Right-hand sides."""
 
     def dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> list[Scalar]:
         """Inner products of distributed vectors, in one reduction. **Collective.**"""
+        return self.reduce(self.partial_dots(*pairs))
+
+    def partial_dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """This rank's parts of inner products, to hand to a reduction. Local."""
         partial = self.partial(len(pairs))
         for i, (x, y) in enumerate(pairs):
             dot_into(partial.select(0, i), x, y)
-        return self.reduce(partial)
+        return partial
 
     @abstractmethod
     def partial(self, count: int) -> torch.Tensor:
-        """Room for this rank's part of `count` sums, to hand to `reduce`."""
+        """Room for this rank's part of `count` sums: `[count]` or `[count, k]`."""
 
     @abstractmethod
+    def unpack(self, reduced: torch.Tensor) -> list[Scalar]:
+        """Reduced sums as scalars."""
+
     def reduce(self, partial: torch.Tensor) -> list[Scalar]:
         """The sums over ranks. **Collective.**"""
+        self._transport.all_reduce_sum(partial)
+        return self.unpack(partial)
+
+    def sum_(self, partial: torch.Tensor) -> None:
+        """Sum a contiguous tensor over ranks, in place. **Collective.**"""
+        self._transport.all_reduce_sum(partial)
+
+    def start_reduce(self, partial: torch.Tensor) -> Callable[[], list[Scalar]]:
+        """Begin a reduction; call the result for the sums. **Collective.**"""
+        pending = self._transport.start_all_reduce_sum(partial)
+
+        def finish() -> list[Scalar]:
+            pending.wait()
+            return self.unpack(partial)
+
+        return finish
 
     @abstractmethod
-    def ratio(self, numerator: Scalar, denominator: Scalar, where: Any) -> Scalar:
+    def scalar(self, values: Sequence[float]) -> Scalar:
+        """The host's numbers, one a right-hand side, as a scalar."""
+
+    @abstractmethod
+    def flag(self, values: Sequence[bool]) -> Flag:
+        """The host's conditions, one a right-hand side."""
+
+    @abstractmethod
+    def ratio(self, numerator: Scalar, denominator: Scalar, where: Flag) -> Scalar:
         """The quotient, or 0 where not `where`."""
+
+    @abstractmethod
+    def where(self, condition: Flag, yes: Scalar, no: Scalar) -> Scalar:
+        """One or the other."""
+
+    @abstractmethod
+    def sqrt(self, value: Scalar) -> Scalar:
+        """The square root, NaN of a negative number."""
 
     @abstractmethod
     def record(self, *scalars: Scalar) -> None:
         """Keep an iteration's scalars for the next `read`."""
 
     @abstractmethod
-    def read(self) -> list[list[float]]:
-        """The scalars recorded since the last call, one list an iteration."""
+    def read(self) -> list[list[list[float]]]:
+        """The scalars recorded since the last call: [iteration][right-hand side][scalar]."""
 
 
 class HostScalars(Scalars):
-    """For vectors the host can read without waiting."""
+    """For one right-hand side that the host can read without waiting."""
 
     check_every = 1
 
     def __init__(self, world: World, like: torch.Tensor) -> None:
         super().__init__(world, like)
-        self._buffer = like.new_empty(4)
         self._row: list[float] = []
 
     def partial(self, count: int) -> torch.Tensor:
-        return self._buffer.narrow(0, 0, count)
+        return self._like.new_empty(count)
 
-    def reduce(self, partial: torch.Tensor) -> list[Scalar]:
-        self._transport.all_reduce_sum(partial)
-        return partial.tolist()
+    def unpack(self, reduced: torch.Tensor) -> list[Scalar]:
+        return reduced.tolist()
 
-    def ratio(self, numerator: Scalar, denominator: Scalar, where: Any) -> Scalar:
+    def scalar(self, values: Sequence[float]) -> Scalar:
+        return values[0]
+
+    def flag(self, values: Sequence[bool]) -> Flag:
+        return values[0]
+
+    def ratio(self, numerator: Scalar, denominator: Scalar, where: Flag) -> Scalar:
         return numerator / denominator if where else 0.0
+
+    def where(self, condition: Flag, yes: Scalar, no: Scalar) -> Scalar:
+        return yes if condition else no
+
+    def sqrt(self, value: Scalar) -> Scalar:
+        return math.sqrt(value) if value >= 0 else math.nan
 
     def record(self, *scalars: Scalar) -> None:
         self._row = [float(s) for s in scalars]
 
-    def read(self) -> list[list[float]]:
-        return [self._row]
+    def read(self) -> list[list[list[float]]]:
+        return [[self._row]]
 
 
-class DeviceScalars(Scalars):
-    """For vectors on an accelerator."""
+class TensorScalars(Scalars):
+    """For vectors on an accelerator, and for several right-hand sides."""
 
-    check_every = 25
-
-    def __init__(self, world: World, like: torch.Tensor, width: int = 3) -> None:
+    def __init__(self, world: World, like: torch.Tensor, width: int = 4) -> None:
         super().__init__(world, like)
-        self._history = like.new_empty((self.check_every, width))
+        # Even, for methods that swap two vectors at each step: see Bursts.
+        self.check_every = 1 if like.device.type == "cpu" else 24
+        self._history = like.new_empty((self.check_every, width, *self.shape))
         self._zero = like.new_zeros(())
+        self._width = width
 
     def partial(self, count: int) -> torch.Tensor:
         # A fresh tensor: the loop keeps these across the next reduction, and the caching
         # allocator makes a few bytes cost nothing.
-        return self._like.new_empty(count)
+        return self._like.new_empty((count, *self.shape))
 
-    def reduce(self, partial: torch.Tensor) -> list[Scalar]:
-        self._transport.all_reduce_sum(partial)
-        return list(partial.unbind())
+    def unpack(self, reduced: torch.Tensor) -> list[Scalar]:
+        return list(reduced.unbind())
 
-    def ratio(self, numerator: Scalar, denominator: Scalar, where: Any) -> Scalar:
+    def scalar(self, values: Sequence[float]) -> Scalar:
+        tensor = torch.tensor(values, dtype=self._like.dtype, device=self._like.device)
+        return tensor.reshape(self.shape)
+
+    def flag(self, values: Sequence[bool]) -> Flag:
+        return torch.tensor(values, device=self._like.device).reshape(self.shape)
+
+    def ratio(self, numerator: Scalar, denominator: Scalar, where: Flag) -> Scalar:
         return torch.where(where, numerator / denominator, self._zero)
 
+    def where(self, condition: Flag, yes: Scalar, no: Scalar) -> Scalar:
+        return torch.where(condition, yes, no)
+
+    def sqrt(self, value: Scalar) -> Scalar:
+        assert isinstance(value, torch.Tensor)
+        return value.sqrt()
+
     def record(self, *scalars: Scalar) -> None:
-        torch.stack(scalars, out=self._history.select(0, self.recorded))  # type: ignore[arg-type]
+        row = self._history.select(0, self.recorded).narrow(0, 0, len(scalars))
+        torch.stack(scalars, out=row)  # type: ignore[arg-type]
+        self._width = len(scalars)
         self.recorded += 1
 
-    def read(self) -> list[list[float]]:
-        rows = self._history.narrow(0, 0, self.recorded).tolist()
+    def read(self) -> list[list[list[float]]]:
+        rows = self._history.narrow(0, 0, self.recorded).narrow(1, 0, self._width)
         self.recorded = 0
-        return rows
+        if not self.shape:
+            rows = rows.unsqueeze(2)
+        return rows.transpose(1, 2).tolist()
 
 
 def scalars_for(world: World, like: torch.Tensor) -> Scalars:
-    """The kind of scalars that suits the vectors' device."""
-    return (HostScalars if like.device.type == "cpu" else DeviceScalars)(world, like)
+    """The kind of scalars that suits the vectors."""
+    on_host = like.device.type == "cpu" and like.dim() == 1
+    return (HostScalars if on_host else TensorScalars)(world, like)

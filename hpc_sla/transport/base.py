@@ -61,6 +61,13 @@ class Channel(Protocol):
         """Release what the channel holds outside Python. Local."""
 
 
+class Pending(Protocol):
+    """A reduction on its way."""
+
+    def wait(self) -> None:
+        """Make the tensor readable. **Collective.**"""
+
+
 class Transport(Protocol):
     """Moves tensors between the ranks of one communicator."""
 
@@ -69,6 +76,9 @@ class Transport(Protocol):
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         """Sum a contiguous tensor over ranks, in place, the same on every rank. **Collective.**"""
+
+    def start_all_reduce_sum(self, tensor: torch.Tensor) -> Pending:
+        """Begin `all_reduce_sum`; the tensor may not be touched until `wait`. **Collective.**"""
 
     def channel(
         self, send: Neighbours, recv: Neighbours, trailing: tuple[int, ...], dtype: torch.dtype

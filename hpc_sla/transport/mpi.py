@@ -8,7 +8,7 @@ import torch
 from mpi4py import MPI
 
 from hpc_sla.errors import HpcSlaError
-from hpc_sla.transport.base import Channel, Neighbours
+from hpc_sla.transport.base import Channel, Neighbours, Pending
 
 _FIRST_TAG = 1024
 _TAGS = 16384
@@ -40,6 +40,9 @@ class MpiTransport:
             self._comm.Allreduce(MPI.IN_PLACE, host.numpy())
             tensor.copy_(host)
 
+    def start_all_reduce_sum(self, tensor: torch.Tensor) -> Pending:
+        return _MpiReduction(self._comm, tensor)
+
     def channel(
         self, send: Neighbours, recv: Neighbours, trailing: tuple[int, ...], dtype: torch.dtype
     ) -> Channel:
@@ -53,6 +56,22 @@ class MpiTransport:
     def close(self) -> None:
         for channel in list(self._channels):
             channel.close()
+
+
+class _MpiReduction:
+    """A non-blocking allreduce (MPI 4.1, section 6.12), staged through the host off the CPU."""
+
+    def __init__(self, comm: MPI.Comm, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+        self._host = tensor if tensor.device.type == "cpu" else tensor.cpu()
+        self._request = MPI.REQUEST_NULL
+        if comm.size > 1:
+            self._request = comm.Iallreduce(MPI.IN_PLACE, self._host.numpy())
+
+    def wait(self) -> None:
+        self._request.Wait()
+        if self._host is not self._tensor:
+            self._tensor.copy_(self._host)
 
 
 class MpiChannel:

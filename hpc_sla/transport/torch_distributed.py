@@ -12,7 +12,7 @@ import torch.distributed as dist
 from mpi4py import MPI
 
 from hpc_sla.errors import HpcSlaError
-from hpc_sla.transport.base import Channel, Neighbours
+from hpc_sla.transport.base import Channel, Neighbours, Pending
 
 _TIMEOUT = timedelta(minutes=10)
 
@@ -61,6 +61,12 @@ class TorchDistributedTransport:
         if len(self._peers) > 1:
             dist.all_reduce(tensor, group=self._group)
 
+    def start_all_reduce_sum(self, tensor: torch.Tensor) -> Pending:
+        work = None
+        if len(self._peers) > 1:
+            work = dist.all_reduce(tensor, group=self._group, async_op=True)
+        return _Reduction(work)
+
     def channel(
         self, send: Neighbours, recv: Neighbours, trailing: tuple[int, ...], dtype: torch.dtype
     ) -> Channel:
@@ -70,6 +76,16 @@ class TorchDistributedTransport:
 
     def close(self) -> None:
         """Nothing to do: groups live until the process ends, other Worlds may be in them."""
+
+
+class _Reduction:
+    def __init__(self, work: dist.Work | None) -> None:
+        self._work = work
+
+    def wait(self) -> None:
+        # With nccl this orders the current stream after the reduction and returns at once.
+        if self._work is not None:
+            self._work.wait()
 
 
 class TorchDistributedChannel:

@@ -17,8 +17,9 @@ from torch._subclasses.fake_tensor import (
 from hpc_sla.halo import HaloPlan
 from hpc_sla.kernels import fused
 from hpc_sla.kernels.csr import CsrPattern
-from hpc_sla.linear.cg import ConjugateGradient
-from hpc_sla.linear.scalars import DeviceScalars, scalars_for
+from hpc_sla.linear.method import System
+from hpc_sla.linear.methods import ENTRIES
+from hpc_sla.linear.scalars import TensorScalars, scalars_for
 from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond import Identity, Jacobi
 from hpc_sla.transport import Neighbours
@@ -41,6 +42,11 @@ class _Channel:
         self.started -= 1
 
 
+class _Done:
+    def wait(self):
+        pass
+
+
 class _Transport:
     """One that moves nothing but makes the same buffers on the same device."""
 
@@ -48,6 +54,10 @@ class _Transport:
 
     def all_reduce_sum(self, tensor):
         assert tensor.device.type == "cuda" and tensor.is_contiguous()
+
+    def start_all_reduce_sum(self, tensor):
+        self.all_reduce_sum(tensor)
+        return _Done()
 
     def channel(self, send, recv, trailing, dtype):
         return _Channel(send, recv, trailing, dtype)
@@ -100,27 +110,32 @@ def test_product_stays_on_the_device(fake, columns):
     assert pattern.sample(x, out).shape == (289,)
 
 
+@pytest.mark.parametrize("columns", [(), (3,)])
 @pytest.mark.parametrize("triton", [True, False])
 @pytest.mark.parametrize("jacobi", [True, False])
-def test_the_loop_does_not_wait_for_the_device(fake, jacobi, triton, monkeypatch):
+@pytest.mark.parametrize("method", ENTRIES)
+def test_the_loop_does_not_wait_for_the_device(fake, method, jacobi, triton, columns, monkeypatch):
     if triton:
         pytest.importorskip("triton")
     monkeypatch.setattr(fused, "_load_triton", lambda: triton and fused_load())
     pattern = _pattern()
     values = torch.ones(289, dtype=torch.float64, device="cuda")
-    r = _vector()
+    r = _vector(*columns)
     scalars = scalars_for(_World(), r)
-    assert isinstance(scalars, DeviceScalars) and scalars.check_every > 1
-
-    state = ConjugateGradient(
+    assert isinstance(scalars, TensorScalars) and scalars.check_every > 1
+    system = System(
         lambda x, out, dot=None: pattern.matmul(values, x, out, dot),
         Jacobi(_vector()) if jacobi else Identity(),
         torch.zeros_like(r),
+        torch.zeros_like(r),
         r,
-        1e-8,
+        [1e-8] * scalars.count,
         scalars,
+        N_OWNED,
     )
-    assert state.fused == triton
+    state = ENTRIES[method].make(system)
+    state.start(torch.ones(columns, dtype=torch.bool, device="cuda"))
+    scalars.recorded = 0
     for _ in range(scalars.check_every):
         state.step()
     assert state.x.device.type == "cuda" and state.live.device.type == "cuda"

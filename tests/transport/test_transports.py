@@ -83,3 +83,21 @@ def test_neighbours_slices_cover_the_buffer():
     neighbours = Neighbours((2, 5), (3, 4))
     assert neighbours.total == 7
     assert list(neighbours.slices()) == [(2, slice(0, 3)), (5, slice(3, 7))]
+
+
+def test_a_reduction_travels_while_a_halo_does(any_world):
+    send, recv = _ring(any_world)
+    channel = any_world.transport.channel(send, recv, (), torch.float64)
+    for turn in range(3):
+        tensor = torch.full((4,), float(any_world.rank + turn), dtype=torch.float64)
+        tensor = tensor.to(any_world.device)
+        pending = any_world.transport.start_all_reduce_sum(tensor)
+        channel.send_buffer.fill_(any_world.rank)
+        channel.start()
+        channel.finish()
+        pending.wait()
+        size = any_world.size
+        assert everywhere(any_world, bool((tensor == size * (size - 1) / 2 + size * turn).all()))
+        came = bool((channel.recv_buffer == (any_world.rank - 1) % size).all())
+        assert everywhere(any_world, came)
+    channel.close()

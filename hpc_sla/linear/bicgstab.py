@@ -1,0 +1,86 @@
+"""The stabilised bi-conjugate gradient method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
+from hpc_sla.linear.info import Status
+from hpc_sla.linear.method import Method, System, root
+from hpc_sla.linear.scalars import Flag
+
+
+class BiCGStab(Method):
+    """Right-preconditioned BiCGStab (van der Vorst 1992; Saad, 2nd ed., algorithm 7.7).
+
+    For any nonsingular A. Two products and three reductions an iteration, short recurrences. The
+    shadow residual is the initial residual. Where r becomes orthogonal to it, the driver starts
+    again from the true residual as long as that helps.
+    """
+
+    side = "right"
+    carried = ("rho", "live")
+    capturable = True
+
+    def __init__(self, system: System) -> None:
+        super().__init__(system)
+        self.shadow, self.p, self.v, self.t = (torch.empty_like(self.r) for _ in range(4))
+        self.p_hat, self.s_hat = (torch.empty_like(self.r) for _ in range(2))
+        self.tiny = torch.finfo(self.r.dtype).eps ** 2
+
+    def start(self, active: Flag) -> None:
+        copy_(self.shadow, self.r)
+        copy_(self.p, self.r)
+        (self.rho,) = self.scalars.dots((self.r, self.r))
+        self.shadow_square = self.rho
+        one = self.rho * 0 + 1.0
+        self.scalars.record(one, one, one, self.rho)
+        self.live = active & self._unfinished(self.rho, self.rho)
+
+    def step(self) -> None:
+        scalars = self.scalars
+        p_hat = self.precond.apply(self.p, self.p_hat)
+        self.operator(p_hat, self.v)
+        (slope,) = scalars.dots((self.shadow, self.v))
+        good = self.live & (slope != 0)
+        alpha: Any = scalars.ratio(self.rho, slope, good)
+        axpy_(self.r, -alpha, self.v)  # now s
+        s_hat = self.precond.apply(self.r, self.s_hat)
+        self.operator(s_hat, self.t)
+        ts, tt = scalars.dots((self.t, self.r), (self.t, self.t))
+        omega: Any = scalars.ratio(ts, tt, good & (tt > 0))
+        axpy_(self.x, alpha, p_hat)
+        axpy_(self.x, omega, s_hat)
+        axpy_(self.r, -omega, self.t)
+        rho, rr = scalars.dots((self.shadow, self.r), (self.r, self.r))
+        good = good & (omega != 0)
+        beta: Any = scalars.ratio(rho, self.rho, good)
+        beta = beta * scalars.ratio(alpha, omega, good)
+        axpy_(self.p, -omega, self.v)
+        aypx_(self.p, beta, self.r)
+        # The cosine of r and the shadow residual, squared; 1 for r = 0, which is no breakdown.
+        cosine: Any = scalars.ratio(rho, self.shadow_square, good)
+        cosine = scalars.where(rr > 0, cosine * scalars.ratio(rho, rr, rr > 0), rr * 0 + 1.0)
+        self.rho = scalars.where(good, rho, self.rho)
+        scalars.record(slope, omega, cosine, rr)
+        self.live = good & self._unfinished(rho, rr) & (cosine > self.tiny)
+
+    def _unfinished(self, rho: Any, rr: Any) -> Any:
+        return (rr > self.target * self.target) & (rr < math.inf) & (rho != 0)
+
+    def norm(self, row: Sequence[float]) -> float:
+        return root(row[3])
+
+    def classify(self, row: Sequence[float], target: float) -> Status | None:
+        slope, omega, cosine, rr = row
+        if not all(map(math.isfinite, row)):
+            return "not_finite"
+        if rr <= target * target:
+            return "converged"
+        if slope == 0 or omega == 0 or cosine <= self.tiny:
+            return "breakdown"
+        return None

@@ -1,0 +1,164 @@
+"""The loop around every Krylov method: claims, limits, statuses that tell the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from hpc_sla.linear.graphs import Bursts
+from hpc_sla.linear.info import Status
+from hpc_sla.linear.method import Method, System, root
+
+Callback = Callable[[int, float], None]
+
+
+@dataclass
+class Outcome:
+    """How one right-hand side fares (replicated)."""
+
+    target: float
+    norm: float
+    """The true residual norm, when last computed."""
+    history: list[float] = field(default_factory=list)
+    status: Status | None = None
+    iterations: int = 0
+    _best: float = math.inf
+    _best_at: int = 0
+    _last_claim: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.history.append(self.norm)
+        if not math.isfinite(self.norm):
+            self.status = "not_finite"
+        elif self.norm <= self.target:
+            self.status = "converged"
+
+    def iterated(self, norm: float, status: Status | None, patience: int) -> None:
+        """Take in an iteration: the method's own residual norm, and what it makes of it."""
+        self.iterations += 1
+        self.history.append(norm)
+        self.status = status
+        if norm < self._best:
+            self._best, self._best_at = norm, self.iterations
+        elif status is None and self.iterations - self._best_at > patience:
+            self.status, self._last_claim = "stagnated", 0.0  # for good
+
+    def judge(self, norm: float, may_go_on: bool) -> None:
+        """Hold what the method claims against the true residual."""
+        self.norm = norm
+        if norm <= self.target:
+            self.status = "converged"
+        elif not math.isfinite(norm):
+            self.status = "not_finite"
+        elif self.status is None or (self.status == "converged" and not may_go_on):
+            self.status = "max_iterations"
+        elif self.status in ("converged", "stagnated", "breakdown") and may_go_on:
+            # The recurrence claims what the true residual denies, rounding having parted them, or
+            # has come to a halt. Go on from the true residual, as long as that helps.
+            if norm > 0.5 * self._last_claim:
+                self.status = "breakdown" if self.status == "breakdown" else "stagnated"
+            else:
+                self.status = None
+            self._last_claim = norm
+
+
+def iterate(
+    method: Method,
+    system: System,
+    x_is_zero: bool,
+    max_iterations: int,
+    on_one_rank: bool,
+    callback: Callback | None = None,
+) -> list[Outcome]:
+    """Run a method until the *true* residuals meet the targets, or it cannot. **Collective.**
+
+    Parameters
+    ----------
+    method : Method
+    system : System
+        Its x is updated in place; r is b - A x at the end.
+    x_is_zero : bool
+        Saves a product.
+    max_iterations : int
+        Replicated.
+    on_one_rank : bool
+    callback : callable(iteration, residual_norm), optional
+        With several right-hand sides, the largest norm.
+
+    Returns
+    -------
+    list of Outcome
+        One a right-hand side.
+    """
+    scalars = system.scalars
+    if x_is_zero:
+        system.r.copy_(system.b)
+        (square,) = scalars.dots((system.r, system.r))
+    else:
+        square = system.residual()
+    outcomes = [
+        Outcome(target, norm)
+        for target, norm in zip(system.target, _norms(square, scalars.count), strict=True)
+    ]
+    if callback:
+        callback(0, max(o.norm for o in outcomes))
+    captured = method.capturable and on_one_rank and system.b.is_cuda
+    bursts = Bursts(method, scalars, captured=captured and system.precond.pointwise)
+    # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
+    # for more iterations than the method needs in all without rounding.
+    patience = max(1000, system.n_global)
+    iterations = 0
+    while any(o.status is None for o in outcomes):
+        running = [o for o in outcomes if o.status is None]
+        iterations = _round(
+            method, bursts, outcomes, iterations, max_iterations, patience, callback
+        )
+        method.finish()
+        norms = _norms(system.residual(), scalars.count)
+        for outcome, norm in zip(outcomes, norms, strict=True):
+            if any(outcome is one for one in running):
+                outcome.judge(norm, iterations < max_iterations)
+    return outcomes
+
+
+def _round(
+    method: Method,
+    bursts: Bursts,
+    outcomes: Sequence[Outcome],
+    iterations: int,
+    max_iterations: int,
+    patience: int,
+    callback: Callback | None,
+) -> int:
+    """Iterate until nobody goes on; return the iterations in all. **Collective.**"""
+    scalars = method.scalars
+    method.start(scalars.flag([o.status is None for o in outcomes]))
+    (rows,) = scalars.read()
+    for outcome, row in zip(outcomes, rows, strict=True):
+        if outcome.status is None:
+            outcome.status = method.classify(row, outcome.target)
+    while iterations < max_iterations and any(o.status is None for o in outcomes):
+        bursts.run(min(scalars.check_every, max_iterations - iterations))
+        for rows in scalars.read():
+            if all(o.status is not None for o in outcomes):
+                break
+            iterations += 1
+            for outcome, row in zip(outcomes, rows, strict=True):
+                if outcome.status is None:
+                    status = method.classify(row, outcome.target)
+                    outcome.iterated(method.norm(row), status, patience)
+            if callback:
+                callback(iterations, max(o.history[-1] for o in outcomes))
+        if any(o.status == "stagnated" for o in outcomes):
+            method.live = method.live & scalars.flag([o.status is None for o in outcomes])
+    return iterations
+
+
+def _norms(square: object, count: int) -> list[float]:
+    """The host's norms of a scalar's squares: waits for the device."""
+    if isinstance(square, float):
+        return [root(square)]
+    values = square.reshape(-1).tolist()  # type: ignore[attr-defined]
+    assert len(values) == count
+    return [root(value) for value in values]

@@ -1,0 +1,126 @@
+"""What a Krylov method is to the driver that runs it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from hpc_sla.kernels.vectors import Scalar
+from hpc_sla.linear.info import Status
+from hpc_sla.linear.scalars import Flag, Scalars
+from hpc_sla.precond import Preconditioner
+
+
+class Operator(Protocol):
+    """`out = A x` on distributed vectors; `dot`, where given, this rank's part of x . out."""
+
+    def __call__(
+        self, x: torch.Tensor, out: torch.Tensor, dot: torch.Tensor | None = None, /
+    ) -> None: ...
+
+
+@dataclass
+class System:
+    """A x = b, with all that a method needs to work on it (per rank).
+
+    Attributes
+    ----------
+    operator : Operator
+        **Collective** when called.
+    precond : Preconditioner
+    b : torch.Tensor [n_owned] or [n_owned, k]
+        Not modified.
+    x : torch.Tensor like b
+        The iterate, updated in place.
+    r : torch.Tensor like b
+        b - A x where a method starts; its own from then on.
+    target : list of float [k]
+        Replicated. Stop where ||b - A x||_2 is no larger, by columns.
+    scalars : Scalars
+    n_global : int
+        Rows in all.
+    """
+
+    operator: Operator
+    precond: Preconditioner
+    b: torch.Tensor
+    x: torch.Tensor
+    r: torch.Tensor
+    target: list[float]
+    scalars: Scalars
+    n_global: int
+
+    def residual(self) -> Scalar:
+        """`r = b - A x`, and its square norm. **Collective.**"""
+        self.operator(self.x, self.r)
+        torch.sub(self.b, self.r, out=self.r)
+        (square,) = self.scalars.dots((self.r, self.r))
+        return square
+
+
+class Method(ABC):
+    """A Krylov method: a state, and a step that changes it in place.
+
+    No step looks at a number, so that on an accelerator the host need not wait for one. What is
+    finished is frozen by the method itself, column by column: see `live`.
+
+    Parameters
+    ----------
+    system : System
+    """
+
+    side: str
+    """Where the preconditioner acts: "left", "right" or "split" (symmetrically)."""
+
+    carried: tuple[str, ...] = ()
+    """Attributes that hold the scalars a step hands to the next."""
+
+    capturable = False
+    """Whether steps are all alike, and touch only memory that stays where it is."""
+
+    live: Flag
+    """Which right-hand sides still iterate."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.operator, self.precond = system.operator, system.precond
+        self.scalars, self.x, self.r = system.scalars, system.x, system.r
+        self.target = self.scalars.scalar(system.target)
+
+    @abstractmethod
+    def start(self, active: Flag) -> None:
+        """Begin anew from x and its residual r, for the active columns. **Collective.**
+
+        Records a row, as a step does.
+        """
+
+    @abstractmethod
+    def step(self) -> None:
+        """One iteration; of a column no longer live, nothing. **Collective.**
+
+        Records a row of scalars, which `norm` and `classify` understand.
+        """
+
+    def finish(self) -> None:  # noqa: B027 - most have nothing to do
+        """Bring x up to date. **Collective.**"""
+
+    @abstractmethod
+    def norm(self, row: Sequence[float]) -> float:
+        """The method's own residual 2-norm in a recorded row of one column."""
+
+    @abstractmethod
+    def classify(self, row: Sequence[float], target: float) -> Status | None:
+        """What a recorded row says: a status, or None to go on.
+
+        `converged` is a claim, to be checked with the true residual.
+        """
+
+
+def root(square: float) -> float:
+    """The norm that belongs to a square, NaN where rounding or worse made it negative."""
+    return math.sqrt(square) if square >= 0 else math.nan

@@ -1,0 +1,115 @@
+"""The minimal residual method for symmetric matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
+from hpc_sla.linear.info import Status
+from hpc_sla.linear.method import Method, System, root
+from hpc_sla.linear.scalars import Flag
+
+
+class Minres(Method):
+    """Preconditioned MINRES (Paige and Saunders 1975; Elman, Silvester and Wathen, algorithm 4.1).
+
+    For A symmetric, definite or not, and M symmetric positive definite. It minimises the residual
+    in the norm of M^-1; its 2-norm, which the stopping test needs, is kept beside it through the
+    recurrence of the residual itself (Paige and Saunders, section 6), whose inner products ride
+    on a reduction that is made anyway. Two reductions an iteration.
+    """
+
+    side = "split"
+    carried = ("gamma", "gamma_old", "eta", "c", "c_old", "s", "s_old", "rr", "live")
+    capturable = True
+
+    def __init__(self, system: System) -> None:
+        super().__init__(system)
+        # v, v_old: Lanczos vectors of the residual space, unscaled; z = M^-1 v; w: directions.
+        self.v, self.v_old, self.z, self.q = (torch.empty_like(self.r) for _ in range(4))
+        self.w, self.w_old = (torch.empty_like(self.r) for _ in range(2))
+
+    def start(self, active: Flag) -> None:
+        scalars = self.scalars
+        copy_(self.v, self.r)
+        for vector in (self.v_old, self.w, self.w_old):
+            vector.zero_()
+        z = self.precond.apply(self.v, self.z)
+        if z is not self.z:
+            copy_(self.z, z)
+        square, self.rr = scalars.dots((self.v, self.z), (self.r, self.r))
+        zero = self.rr * 0
+        self.gamma = self.eta = scalars.sqrt(scalars.where(square > 0, square, zero))
+        self.gamma_old = self.c = self.c_old = zero + 1.0
+        self.s = self.s_old = zero
+        scalars.record(square, zero + 1.0, self.rr)
+        self.live = active & self._unfinished(square, self.rr)
+
+    def step(self) -> None:
+        scalars = self.scalars
+        delta: Any
+        # q = A z / gamma: the scaling by gamma waits for the vectors it is folded into.
+        partial = scalars.partial(1)
+        self.operator(self.z, self.q, partial.select(0, 0))
+        (zaz,) = scalars.reduce(partial)
+        gamma, good = self.gamma, self.live
+        inverse: Any = scalars.ratio(gamma * 0 + 1.0, gamma, good)
+        delta = zaz * inverse * inverse
+        # v_new = q / gamma - (delta / gamma) v - (gamma / gamma_old) v_old, in v_old's place
+        back: Any = scalars.ratio(gamma, self.gamma_old, good)
+        aypx_(self.v_old, -back * gamma, self.q)
+        axpy_(self.v_old, -delta, self.v)
+        self.v_old.mul_(inverse)
+        self.v, self.v_old = self.v_old, self.v
+        z_new = self.precond.apply(self.v, self.q)
+        square, vr, vv = scalars.dots((self.v, z_new), (self.v, self.r), (self.v, self.v))
+        gamma_new: Any = scalars.sqrt(scalars.where(square > 0, square, square * 0))
+        a0 = self.c * delta - self.c_old * self.s * gamma
+        a1 = scalars.sqrt(a0 * a0 + gamma_new * gamma_new)
+        a2: Any = self.s * delta + self.c_old * self.c * gamma
+        a3: Any = self.s_old * gamma
+        good = good & (a1 > 0)
+        over: Any = scalars.ratio(a1 * 0 + 1.0, a1, good)
+        c, s = a0 * over, gamma_new * over
+        # w_new = (z / gamma - a3 w_old - a2 w) / a1, in w_old's place
+        aypx_(self.w_old, -a3 * gamma, self.z)
+        axpy_(self.w_old, -a2 * gamma, self.w)
+        self.w_old.mul_(over * inverse)
+        self.w, self.w_old = self.w_old, self.w
+        axpy_(self.x, c * self.eta, self.w)
+        eta: Any = -s * self.eta
+        # r = s^2 r + (c eta / gamma_new) v_new; where gamma_new is 0 the residual is 0
+        shrink: Any = scalars.where(good, s * s, s * 0 + 1.0)
+        turn: Any = scalars.ratio(c * eta, gamma_new, good & (gamma_new > 0))
+        self.r.mul_(shrink)
+        axpy_(self.r, turn, self.v)
+        self.rr = shrink * shrink * self.rr + 2 * shrink * turn * vr + turn * turn * vv
+        if z_new is not self.q:
+            copy_(self.z, z_new)
+        else:
+            self.z, self.q = self.q, self.z
+        self.gamma_old, self.gamma, self.eta = gamma, gamma_new, eta
+        self.c_old, self.c, self.s_old, self.s = self.c, c, self.s, s
+        scalars.record(square, a1, self.rr)
+        self.live = good & self._unfinished(square, self.rr)
+
+    def _unfinished(self, square: Any, rr: Any) -> Any:
+        return (rr > self.target * self.target) & (square > 0) & (square < math.inf)
+
+    def norm(self, row: Sequence[float]) -> float:
+        return root(max(row[2], 0.0)) if row[2] == row[2] else math.nan
+
+    def classify(self, row: Sequence[float], target: float) -> Status | None:
+        square, pivot, rr = row
+        if not all(map(math.isfinite, row)):
+            return "not_finite"
+        # An exhausted Krylov space ends it, too: a claim that the true residual will settle.
+        if rr <= target * target or (square == 0 and pivot > 0):
+            return "converged"
+        if square < 0:
+            return "indefinite"
+        return "breakdown" if pivot == 0 or square == 0 else None
