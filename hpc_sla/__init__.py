@@ -10,12 +10,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from hpc_sla.errors import HpcSlaError as HpcSlaError
     from hpc_sla.errors import InputError as InputError
+    from hpc_sla.errors import NotConvergedWarning as NotConvergedWarning
+    from hpc_sla.errors import SingularMatrixError as SingularMatrixError
     from hpc_sla.layout import RowLayout as RowLayout
     from hpc_sla.linear import SolveInfo as SolveInfo
     from hpc_sla.linear.solver import solve as solve
     from hpc_sla.matrix import DSparseMatrix as DSparseMatrix
     from hpc_sla.matrix import read_rhs as read_rhs
     from hpc_sla.operators import LinearOperator as LinearOperator
+    from hpc_sla.sparse_tensor import SparseTensor as SparseTensor
     from hpc_sla.world import World as World
 
 # Names are loaded on first use: `partition`, `info` and `--help` need neither torch nor MPI.
@@ -24,8 +27,11 @@ _HOMES = {
     "HpcSlaError": "hpc_sla.errors",
     "InputError": "hpc_sla.errors",
     "LinearOperator": "hpc_sla.operators",
+    "NotConvergedWarning": "hpc_sla.errors",
     "RowLayout": "hpc_sla.layout",
+    "SingularMatrixError": "hpc_sla.errors",
     "SolveInfo": "hpc_sla.linear",
+    "SparseTensor": "hpc_sla.sparse_tensor",
     "World": "hpc_sla.world",
     "read_rhs": "hpc_sla.matrix",
     "solve": "hpc_sla.linear",

@@ -43,3 +43,11 @@ class InputError(HpcSlaError, ValueError):
 
 class MissingDependencyError(InputError):
     """An optional package is needed for what was asked; the message says how to install it."""
+
+
+class SingularMatrixError(HpcSlaError):
+    """A factorisation met a matrix that is singular, or not positive definite for Cholesky."""
+
+
+class NotConvergedWarning(RuntimeWarning):
+    """A solver stopped before its tolerance; the message names its status."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
-from mpi4py import MPI
+
+from hpc_sla.serial import SerialComm
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 # (rank on the node, ranks on the node) as told by MPICH, Open MPI and Slurm. A communicator may
 # hold only some of a node's ranks, so what the launcher says comes first.
@@ -19,11 +24,15 @@ _VARIABLES = (
 _cores_shared = False
 
 
-def place_on_node(comm: MPI.Comm) -> tuple[int, int]:
+def place_on_node(comm: MPI.Comm | SerialComm) -> tuple[int, int]:
     """This process's rank among those on its node, and their number. **Collective.**"""
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    rank, size = node.rank, node.size
-    node.Free()
+    rank, size = 0, 1
+    if not isinstance(comm, SerialComm):
+        from mpi4py import MPI
+
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        rank, size = node.rank, node.size
+        node.Free()
     for rank_name, size_name in _VARIABLES:
         if rank_name in os.environ:
             return int(os.environ[rank_name]), int(os.environ.get(size_name, size))

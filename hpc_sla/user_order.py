@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from mpi4py import MPI
 
 from hpc_sla.partition.offsets import even_offsets
 from hpc_sla.world import World
@@ -37,8 +36,9 @@ class UserOrder:
         user = rows[order]
         edges = np.searchsorted(user, self._homes)
         self._send = np.diff(edges)
-        self._recv = np.empty_like(self._send)
-        world.comm.Alltoall(self._send, self._recv)
+        self._recv = self._send.copy()
+        if world.size > 1:
+            world.comm.Alltoall(self._send, self._recv)
         places = np.empty(int(self._recv.sum()), dtype=np.int64)
         self._exchange(user, places, self._send, self._recv)
         self._places = places - self._homes[world.rank]
@@ -96,6 +96,11 @@ class UserOrder:
         self, out: np.ndarray, into: np.ndarray, send: np.ndarray, recv: np.ndarray
     ) -> None:
         """Alltoallv of rows. Counted in rows of a derived type, so 2**31 rows is the limit."""
+        if self._world.size == 1:
+            into[...] = out
+            return
+        from mpi4py import MPI
+
         width = int(np.prod(out.shape[1:], dtype=np.int64)) * out.itemsize
         row = MPI.BYTE.Create_contiguous(width).Commit()
         try:

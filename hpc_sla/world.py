@@ -7,14 +7,20 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
-from mpi4py import MPI
 
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.node import place_on_node, share_cores
+from hpc_sla.serial import SerialComm
 from hpc_sla.transport import Transport, sparse_exchange
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+# mpi4py is imported where a communicator of MPI's comes in: its import starts MPI, and a World of
+# one process needs no MPI library.
 
 T = TypeVar("T")
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
@@ -29,7 +35,7 @@ class World:
     ----------
     comm : MPI.Comm, optional
         Any intra-communicator; default `MPI.COMM_WORLD`. It is duplicated, so this package's
-        messages cannot meet yours.
+        messages cannot meet yours. `World.serial()` does without MPI.
     device : str or torch.device
         `auto`: this rank's GPU (by its rank on the node, modulo the GPUs it can see) where
         there is one, else the CPU. Or `cpu`, `cuda`, `cuda:1`.
@@ -59,16 +65,21 @@ class World:
 
     def __init__(
         self,
-        comm: MPI.Comm | None = None,
+        comm: MPI.Comm | SerialComm | None = None,
         device: str | torch.device = "auto",
         transport: str = "auto",
     ) -> None:
-        self.comm: MPI.Comm = (comm if comm is not None else MPI.COMM_WORLD).Dup()
+        if not isinstance(comm, SerialComm):
+            from mpi4py import MPI
+
+            comm = MPI.COMM_WORLD if comm is None else comm
+            if MPI.COMM_WORLD.size > 1:
+                _abort_on_uncaught_exceptions()
+        self.comm: MPI.Comm = cast("MPI.Comm", comm.Dup())
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
         self._tag = 0
-        if MPI.COMM_WORLD.size > 1:
-            _abort_on_uncaught_exceptions()
+        self._closed = False
         node_rank, node_size = place_on_node(self.comm)
         share_cores(node_size)
         with self.agree():
@@ -79,8 +90,41 @@ class World:
         name = self._transport_name(transport)
         self.transport: Transport = _make_transport(name, self.comm, self.device)
 
+    @classmethod
+    def serial(cls, device: str | torch.device = "auto") -> World:
+        """A World of this process alone, whatever launched it, without MPI. Local.
+
+        Neither mpi4py nor an MPI library is needed or started. Everything that takes a World
+        takes this one; **Collective** then means nothing. Its transport is `serial`.
+
+        Parameters
+        ----------
+        device : str or torch.device
+            As for `World`; under a launcher `auto` still gives the ranks of a node a GPU each.
+
+        Raises
+        ------
+        InputError
+            An unknown device, or CUDA asked for where there is none.
+
+        Examples
+        --------
+        >>> import hpc_sla as hs
+        >>> hs.World.serial("cpu")
+        World(rank=0, size=1, device='cpu', transport='serial')
+        """
+        return cls(SerialComm(), device)
+
     def _transport_name(self, asked: str) -> str:
         """Which transport serves. **Collective.**"""
+        if isinstance(self.comm, SerialComm):
+            if asked != "auto":
+                raise InputError(
+                    f"transport {asked!r} needs a communicator of MPI's",
+                    field="transport",
+                    remedy="Use hs.World() and not World.serial()",
+                )
+            return "serial"
         own_gpu = self.own_gpus()
         with self.agree():
             if asked not in TRANSPORTS:
@@ -165,11 +209,15 @@ class World:
 
     def max(self, value: float) -> float:
         """The largest of a number over ranks. **Collective.**"""
+        if self.size == 1:
+            return value
+        from mpi4py import MPI
+
         return self.comm.allreduce(value, op=MPI.MAX)
 
     def sum(self, value: float) -> float:
         """The sum of a number over ranks. **Collective.**"""
-        return self.comm.allreduce(value, op=MPI.SUM)
+        return self.comm.allreduce(value)
 
     # Set-up communication
 
@@ -212,7 +260,7 @@ class World:
             yield
         except HpcSlaError as caught:
             error = caught
-        failed = self.comm.allreduce(error is not None, op=MPI.LOR)
+        failed = self.comm.allreduce(int(error is not None))
         if not failed:
             return
         errors = self.comm.allgather(
@@ -232,7 +280,8 @@ class World:
 
         Optional at the end of a program: what must be gone before MPI ends goes by itself.
         """
-        if self.comm != MPI.COMM_NULL:
+        if not self._closed:
+            self._closed = True
             self.transport.close()
             self.comm.Free()
 
@@ -331,6 +380,10 @@ def _device(asked: str | torch.device, node_rank: int) -> torch.device:
 
 
 def _make_transport(name: str, comm: MPI.Comm, device: torch.device) -> Transport:
+    if name == "serial":
+        from hpc_sla.transport.serial import SerialTransport
+
+        return SerialTransport(device)
     if name == "mpi":
         from hpc_sla.transport.mpi import MpiTransport
 
@@ -351,6 +404,8 @@ def _rebuild(kind: type[HpcSlaError], text: str, state: dict[str, Any]) -> HpcSl
 def _abort_on_uncaught_exceptions() -> None:
     if getattr(sys.excepthook, "aborts_mpi", False):
         return
+    from mpi4py import MPI
+
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""How bytes move between ranks: one small protocol, two implementations."""
+"""How bytes move between ranks: one small protocol, three implementations."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Transport(Protocol):
     """Moves tensors between the ranks of one communicator."""
 
     name: str
-    """`mpi`, `gloo` or `nccl`."""
+    """`mpi`, `gloo`, `nccl` or `serial`."""
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         """Sum a contiguous tensor over ranks, in place, the same on every rank. **Collective.**"""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from mpi4py import MPI
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 
 def sparse_exchange(
@@ -33,6 +36,11 @@ def sparse_exchange(
     dict of rank to int64 array
         In ascending rank order. View as float64 where that was sent.
     """
+    if comm.size == 1:
+        own = {rank: np.array(array).view(np.int64) for rank, array in messages.items()}
+        return own  # and MPI, which a World of one process may not have, stays out of it
+    from mpi4py import MPI
+
     pending = [
         comm.Issend(np.ascontiguousarray(array).view(np.int64), dest=rank, tag=tag)
         for rank, array in messages.items()

@@ -1,0 +1,233 @@
+"""What a factorisation is given, and what it can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hpc_sla.errors import HpcSlaError, InputError, SingularMatrixError
+from hpc_sla.kernels.csr import CsrPattern
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+_DTYPES = (torch.float64, torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalMatrix:
+    """A square matrix in compressed rows, on one device.
+
+    Attributes
+    ----------
+    pattern : CsrPattern
+        Columns ascending and distinct within a row.
+    values : torch.Tensor [nnz]
+        float64 or float32; finite.
+    """
+
+    pattern: CsrPattern
+    values: torch.Tensor
+
+    @classmethod
+    def of(cls, matrix: Any, values: torch.Tensor | None) -> LocalMatrix:
+        """From a CsrPattern and values, or from a SciPy matrix; checked.
+
+        Raises
+        ------
+        InputError
+            Not square, not float32 or float64, not finite, values that do not fit the pattern.
+        HpcSlaError
+            A gradient is wanted.
+        """
+        if isinstance(matrix, CsrPattern):
+            if values is None or values.shape != (matrix.nnz,):
+                got = "none" if values is None else f"values of shape {tuple(values.shape)}"
+                raise InputError(f"the pattern has {matrix.nnz} entries and got {got}")
+            pattern = matrix
+        else:
+            if values is not None:
+                raise InputError("a SciPy matrix has its own values", field="values")
+            pattern, values = _from_scipy(matrix)
+        if pattern.n_rows != pattern.n_columns:
+            raise InputError(
+                f"a {pattern.n_rows} x {pattern.n_columns} matrix is not square", field="matrix"
+            )
+        if values.dtype not in _DTYPES:
+            raise InputError(
+                f"values of type {values.dtype} are not supported",
+                field="values",
+                remedy="Pass float64 or float32",
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise InputError("the matrix has entries that are NaN or infinite", field="values")
+        refuse_gradients(values)
+        return cls(pattern, values.detach())
+
+    @property
+    def n(self) -> int:
+        return self.pattern.n_rows
+
+    @property
+    def transposed(self) -> LocalMatrix:
+        """The transpose, in compressed rows of its own."""
+        pattern, order = self.pattern.transposed
+        return LocalMatrix(pattern, self.values.index_select(0, order))
+
+    def to_csc(self, dtype: type[np.floating[Any]] | None = None) -> sp.csc_matrix:
+        """On the host, in compressed columns with sorted rows, as SciPy."""
+        # The transpose's rows are the columns: no conversion on the host.
+        other = self.transposed
+        arrays = [t.cpu().numpy() for t in (other.values, other.pattern.indices)]
+        data = arrays[0].astype(dtype or arrays[0].dtype, copy=False)
+        import scipy.sparse as sp
+
+        indptr = other.pattern.indptr.cpu().numpy()
+        return sp.csc_matrix((data, arrays[1], indptr), shape=(self.n, self.n))
+
+    @cached_property
+    def symmetric(self) -> bool:
+        """Whether a_ij and a_ji agree to rounding, entry by entry, in pattern too."""
+        pattern, order = self.pattern.transposed
+        if not torch.equal(pattern.indptr, self.pattern.indptr):
+            return False
+        if not torch.equal(pattern.indices, self.pattern.indices):
+            return False
+        other = self.values.index_select(0, order)
+        # Relative to the two entries themselves: one measure for the whole matrix would call a
+        # badly scaled non-symmetric one symmetric.
+        bound = 1000 * torch.finfo(self.values.dtype).eps
+        difference = (self.values - other).abs()
+        return bool((difference <= bound * (self.values.abs() + other.abs())).all())
+
+    @cached_property
+    def positive_diagonal(self) -> bool:
+        """Whether every diagonal entry is stored and positive, as Cholesky needs."""
+        where = self.pattern.diagonal
+        if not self.n or bool((where < 0).any()):
+            return not self.n
+        return bool((self.values.index_select(0, where) > 0).all())
+
+
+class Factorization(ABC):
+    """A factorised matrix: solve with it as often as you like. Local; not differentiable.
+
+    Attributes
+    ----------
+    backend, method : str
+        Which made it, and how: `lu`, `umfpack`, `llt`, `ldlt` or `qr`.
+    n : int
+    dtype : torch.dtype
+        In which it was computed; double where a backend has no single precision.
+    device : torch.device
+        Where it was computed.
+    """
+
+    backend: str
+
+    def __init__(
+        self, matrix: LocalMatrix, method: str, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.method = method
+        self.n = matrix.n
+        self.dtype = dtype
+        self.device = device
+
+    def solve(self, b: torch.Tensor, transpose: bool = False) -> torch.Tensor:
+        """Find x with A x = b, or A^T x = b. Local; waits for the device.
+
+        Parameters
+        ----------
+        b : torch.Tensor [n] or [n, k]
+            float64 or float32, on any device.
+        transpose : bool
+
+        Returns
+        -------
+        torch.Tensor like b
+            On b's device and of its dtype.
+
+        Raises
+        ------
+        InputError
+            b has another length or dtype, or is not finite.
+        SingularMatrixError
+            The solution is not finite, though b is.
+        HpcSlaError
+            b requires a gradient.
+        """
+        if b.dim() not in (1, 2) or b.shape[0] != self.n:
+            raise InputError(
+                f"shape {tuple(b.shape)} does not go with {self.n} equations", field="b"
+            )
+        if b.dtype not in _DTYPES:
+            raise InputError(f"type {b.dtype} is neither float64 nor float32", field="b")
+        refuse_gradients(b)
+        if b.numel() == 0:
+            return torch.empty_like(b)
+        columns = b.detach().to(self.device, self.dtype).reshape(self.n, -1)
+        x = self._solve(columns, transpose)
+        if not bool(torch.isfinite(x).all()):
+            if not bool(torch.isfinite(b).all()):
+                raise InputError("the right-hand side has NaN or infinite entries", field="b")
+            raise SingularMatrixError(
+                f"{self.backend} {self.method}: the solution is not finite; the matrix is "
+                "singular, or so nearly that its solution overflows"
+            )
+        return x.to(b.device, b.dtype).reshape(b.shape)
+
+    @abstractmethod
+    def _solve(self, b: torch.Tensor, transpose: bool) -> torch.Tensor:
+        """Solve for b [n, k] of the factorisation's dtype and device; neither is empty."""
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.n} x {self.n}, {self.backend} {self.method}, "
+            f"{self.dtype}, {self.device})"
+        )
+
+
+class Empty(Factorization):
+    """Of the 0 x 0 matrix, which some libraries do not survive."""
+
+    def __init__(self, matrix: LocalMatrix, method: str, backend: str) -> None:
+        super().__init__(matrix, method, matrix.values.dtype, matrix.values.device)
+        self.backend = backend
+
+    def _solve(self, b: torch.Tensor, transpose: bool) -> torch.Tensor:
+        raise AssertionError("b is empty")
+
+
+def refuse_gradients(*tensors: torch.Tensor) -> None:
+    """Raise HpcSlaError where a gradient would be lost without a word."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        raise HpcSlaError(
+            "direct solvers do not compute gradients yet; call them under torch.no_grad(), "
+            "or on detached tensors"
+        )
+
+
+def _from_scipy(matrix: Any) -> tuple[CsrPattern, torch.Tensor]:
+    import scipy.sparse as sp
+
+    if not sp.issparse(matrix):
+        raise InputError(
+            f"a {type(matrix).__name__} is neither a CsrPattern nor a SciPy sparse matrix",
+            field="matrix",
+        )
+    if matrix.dtype.kind == "c":
+        raise InputError("complex matrices are not supported", field="matrix")
+    dtype = matrix.dtype if matrix.dtype in (np.float32, np.float64) else np.float64
+    csr = sp.csr_matrix(matrix, dtype=dtype, copy=True)
+    csr.sum_duplicates()
+    pattern = CsrPattern(
+        torch.from_numpy(csr.indptr.astype(np.int32)),
+        torch.from_numpy(csr.indices.astype(np.int32)),
+        csr.shape[1],
+    )
+    return pattern, torch.from_numpy(csr.data)

@@ -1,0 +1,8 @@
+"""SparseTensor: sparse linear algebra on one process, without a launcher."""
+
+from __future__ import annotations
+
+from hpc_sla.sparse_tensor.choose import DIRECT_ROWS
+from hpc_sla.sparse_tensor.tensor import SparseTensor
+
+__all__ = ["DIRECT_ROWS", "SparseTensor"]

@@ -1,0 +1,259 @@
+"""The direct backends of the CPU against dense solves."""
+
+from __future__ import annotations
+
+import sys
+import types
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import hpc_sla as hs
+from hpc_sla.direct import BACKENDS, METHODS, factorize
+from hpc_sla.kernels.csr import CsrPattern
+from tests.collective import random_matrix, spd_matrix
+
+CPU = [(b.name, m) for b in BACKENDS.values() if b.available() for m in b.methods if b.available(m)]
+
+
+def nonsymmetric(n: int = 40) -> sp.csr_matrix:
+    """Pivoting needed: no diagonal entry is stored in the first rows."""
+    matrix = random_matrix(n, 0.15, 5).tolil()
+    matrix.setdiag(3.0)
+    matrix[[0, 1]] = matrix[[1, 0]]
+    return sp.csr_matrix(matrix)
+
+
+def suitable(method: str) -> sp.csr_matrix:
+    return spd_matrix(40, 1) if method in ("llt", "ldlt") else nonsymmetric()
+
+
+def pattern_of(matrix: sp.csr_matrix) -> tuple[CsrPattern, torch.Tensor]:
+    matrix.sort_indices()
+    indptr, indices = (
+        torch.from_numpy(a.astype(np.int32)) for a in (matrix.indptr, matrix.indices)
+    )
+    return CsrPattern(indptr, indices, matrix.shape[1]), torch.from_numpy(matrix.data)
+
+
+def test_eigen_is_tested_where_the_extra_is_installed():
+    pytest.importorskip("eigenpy")
+    assert {("eigen", m) for m in ("llt", "ldlt", "lu")} <= set(CPU)
+
+
+@pytest.mark.parametrize(("backend", "method"), CPU)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("columns", [None, 1, 3])
+@pytest.mark.parametrize("transpose", [False, True])
+def test_solves(backend, method, dtype, columns, transpose):
+    matrix = suitable(method)
+    pattern, values = pattern_of(matrix)
+    factors = factorize(pattern, values.to(dtype), backend=backend, method=method)
+    dense = matrix.toarray().T if transpose else matrix.toarray()
+    x = np.random.default_rng(0).standard_normal((40, columns) if columns else 40)
+    b = torch.from_numpy(dense @ x)
+    found = factors.solve(b.to(dtype), transpose=transpose)
+    assert found.dtype == dtype and found.shape == b.shape
+    residual = np.linalg.norm(b.numpy() - dense @ found.double().numpy())
+    backward_error = residual / (np.linalg.norm(dense) * np.linalg.norm(x))
+    assert backward_error < {torch.float64: 1e-14, torch.float32: 1e-6}[dtype]
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_array, sp.coo_matrix])
+def test_any_scipy_matrix_with_repeated_entries(kind):
+    coo = sp.coo_matrix(nonsymmetric())
+    again = [np.concatenate([a, a]) for a in (coo.data, coo.row, coo.col)]
+    twice = sp.coo_matrix((again[0], (again[1], again[2])), shape=coo.shape)
+    b = torch.ones(40, dtype=torch.float64)
+    x = factorize(twice if kind is sp.coo_matrix else kind(twice)).solve(b)
+    assert abs(2 * coo @ x.numpy() - 1).max() < 1e-12
+
+
+def test_b_keeps_its_dtype_and_is_not_changed():
+    factors = factorize(nonsymmetric())
+    b = torch.ones(2, 40).t()
+    before = b.clone()
+    assert factors.solve(b).dtype == torch.float32
+    assert torch.equal(b, before)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        (spd_matrix(20, 2), ("eigen", "llt")),
+        (nonsymmetric(), ("scipy", "lu")),
+        (sp.csr_matrix(spd_matrix(20, 2) - 1e6 * sp.eye(20)), ("scipy", "lu")),
+        # Symmetric with a positive diagonal, and indefinite: Cholesky fails and LU takes over.
+        (sp.csr_matrix(np.array([[1.0, 2.0], [2.0, 1.0]])), ("eigen", "lu")),
+    ],
+)
+def test_auto(matrix, expected):
+    pytest.importorskip("eigenpy")
+    factors = factorize(matrix)
+    assert (factors.backend, factors.method) == expected
+    b = torch.ones(matrix.shape[0], dtype=torch.float64)
+    assert abs(matrix @ factors.solve(b).numpy() - 1).max() < 1e-9
+
+
+def test_auto_without_eigen(monkeypatch):
+    monkeypatch.setitem(sys.modules, "eigenpy", None)
+    assert "eigenpy is not installed" in BACKENDS["eigen"].why_not()
+    factors = factorize(spd_matrix(20, 2))
+    assert (factors.backend, factors.method) == ("scipy", "lu")
+    with pytest.raises(hs.HpcSlaError, match="eigenpy is not installed"):
+        factorize(spd_matrix(20, 2), backend="eigen")
+    with pytest.raises(hs.HpcSlaError, match="no backend for 'ldlt'"):
+        factorize(spd_matrix(20, 2), method="ldlt")
+
+
+def test_a_badly_scaled_nonsymmetric_matrix_is_not_taken_for_symmetric():
+    """Its asymmetry is tiny beside the largest entry, and all of a small row."""
+    matrix = np.diag([1e12, 1e12, 2e-6, 2e-6])
+    matrix[2, 3] = 1e-6
+    factors = factorize(sp.csr_matrix(matrix))
+    b = torch.ones(4, dtype=torch.float64)
+    np.testing.assert_allclose(factors.solve(b).numpy(), np.linalg.solve(matrix, np.ones(4)))
+    matrix[3, 2] = -1e-6  # symmetric in pattern
+    factors = factorize(sp.csr_matrix(matrix))
+    np.testing.assert_allclose(factors.solve(b).numpy(), np.linalg.solve(matrix, np.ones(4)))
+    with pytest.raises(hs.InputError, match="symmetric"):
+        factorize(sp.csr_matrix(matrix), method="ldlt", backend="eigen")
+
+
+@pytest.mark.parametrize(("backend", "method"), CPU)
+@pytest.mark.parametrize("n", [0, 1])
+def test_the_smallest(backend, method, n):
+    matrix = sp.csr_matrix(4.0 * np.eye(n))
+    factors = factorize(matrix, backend=backend, method=method)
+    for shape in ((n,), (n, 1), (n, 2), (n, 0)):
+        x = factors.solve(torch.ones(shape, dtype=torch.float64), transpose=True)
+        assert x.shape == shape and bool((x == 0.25).all())
+
+
+@pytest.mark.parametrize(("backend", "method"), CPU)
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[1.0, 1.0], [1.0, 1.0]],
+        [[1.0, 0.0], [0.0, 0.0]],
+        [[0.0, 0.0], [0.0, 0.0]],
+        [[0.0]],
+    ],
+)
+def test_singular_matrices_are_named(backend, method, matrix):
+    with pytest.raises(hs.SingularMatrixError, match=f"{backend} {method}"):
+        factorize(sp.csr_matrix(np.array(matrix)), backend=backend, method=method)
+
+
+def test_a_solution_that_overflows_is_an_error_and_not_inf():
+    factors = factorize(sp.csr_matrix(np.diag([1.0, 1e-300])))
+    with pytest.raises(hs.SingularMatrixError, match="not finite"):
+        factors.solve(torch.tensor([1.0, 1e300], dtype=torch.float64))
+
+
+def test_cholesky_of_an_indefinite_matrix_is_refused():
+    pytest.importorskip("eigenpy")
+    with pytest.raises(hs.SingularMatrixError, match="not positive definite"):
+        factorize(sp.csr_matrix(np.array([[1.0, 2.0], [2.0, 1.0]])), method="cholesky")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_not_finite(bad):
+    with pytest.raises(hs.InputError, match="NaN or infinite"):
+        factorize(sp.csr_matrix(np.array([[bad]])))
+    factors = factorize(sp.csr_matrix(np.eye(2)))
+    with pytest.raises(hs.InputError, match="right-hand side"):
+        factors.solve(torch.tensor([1.0, bad], dtype=torch.float64))
+
+
+def test_what_cannot_be_is_refused():
+    eye = sp.csr_matrix(np.eye(3))
+    pattern, values = pattern_of(eye)
+    cases = [
+        ("not square", lambda: factorize(sp.csr_matrix((2, 3)))),
+        ("unknown backend", lambda: factorize(eye, backend="mumps")),
+        ("unknown method", lambda: factorize(eye, method="cg")),
+        ("has no method", lambda: factorize(eye, backend="scipy", method="qr")),
+        ("complex", lambda: factorize(eye * 1j)),
+        ("neither a CsrPattern", lambda: factorize(np.eye(3))),
+        ("its own values", lambda: factorize(eye, values)),
+        ("has 3 entries", lambda: factorize(pattern, values[:2])),
+        ("has 3 entries", lambda: factorize(pattern)),
+        ("not supported", lambda: factorize(pattern, values.half())),
+        ("sees no GPU|on the cpu", lambda: factorize(eye, backend="cudss")),
+        ("sees no GPU|on the cpu", lambda: factorize(eye, backend="cusolver")),
+        ("3 equations", lambda: factorize(eye).solve(torch.ones(2, dtype=torch.float64))),
+        ("neither float64", lambda: factorize(eye).solve(torch.ones(3, dtype=torch.int64))),
+    ]
+    for message, call in cases:
+        with pytest.raises(hs.InputError, match=message):
+            call()
+
+
+def test_no_gradient_is_dropped():
+    pattern, values = pattern_of(sp.csr_matrix(np.eye(3)))
+    b = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(hs.HpcSlaError, match="gradients"):
+        factorize(pattern, values.requires_grad_())
+    with pytest.raises(hs.HpcSlaError, match="gradients"):
+        factorize(pattern, values.detach()).solve(b)
+    with torch.no_grad():
+        assert torch.equal(factorize(pattern, values).solve(b), b)
+
+
+class FakeUmfpackContext:
+    """Answers as scikit-umfpack does: columns at a time, singular matrices by a warning."""
+
+    def __init__(self, family):
+        assert family == "di"
+
+    def numeric(self, matrix):
+        assert matrix.format == "csc" and matrix.has_sorted_indices
+        assert matrix.dtype == np.float64 and matrix.indices.dtype == np.int32
+        self.matrix = matrix
+        if np.linalg.matrix_rank(matrix.toarray()) < matrix.shape[0]:
+            warnings.warn("Singular matrix", UserWarning, stacklevel=2)
+
+    def solve(self, system, matrix, rhs):
+        assert matrix is self.matrix and rhs.ndim == 1 and rhs.flags.c_contiguous
+        dense = matrix.toarray()
+        return np.linalg.solve({"A": dense, "At": dense.T}[system], rhs)
+
+
+@pytest.fixture
+def umfpack(monkeypatch):
+    scikits, module = types.ModuleType("scikits"), types.ModuleType("scikits.umfpack")
+    module.UmfpackContext, module.UMFPACK_A, module.UMFPACK_At = FakeUmfpackContext, "A", "At"
+    scikits.umfpack = module
+    monkeypatch.setitem(sys.modules, "scikits", scikits)
+    monkeypatch.setitem(sys.modules, "scikits.umfpack", module)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_umfpack_is_called_as_it_wants(umfpack, transpose):
+    matrix = nonsymmetric()
+    factors = factorize(matrix.astype(np.float32), backend="scipy", method="umfpack")
+    assert factors.dtype == torch.float64
+    b = torch.randn(40, 2, dtype=torch.float64)
+    dense = matrix.astype(np.float32).toarray().astype(float)
+    expected = np.linalg.solve(dense.T if transpose else dense, b.numpy())
+    np.testing.assert_allclose(factors.solve(b, transpose).numpy(), expected, rtol=1e-9)
+    with pytest.raises(hs.SingularMatrixError, match="umfpack"):
+        factorize(sp.csr_matrix(np.ones((2, 2))), method="umfpack")
+
+
+def test_without_umfpack():
+    if BACKENDS["scipy"].available("umfpack"):
+        pytest.skip("it is installed")
+    with pytest.raises(hs.HpcSlaError, match="scikit-umfpack is not installed"):
+        factorize(nonsymmetric(), backend="scipy", method="umfpack")
+
+
+def test_the_registry_says_what_users_need():
+    for name, backend in BACKENDS.items():
+        assert backend.name == name and backend.best_use and set(backend.methods) <= set(METHODS)
+        assert set(backend.devices) <= {"cpu", "cuda"}
+        assert backend.available() == (backend.why_not() is None)
