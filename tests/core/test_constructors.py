@@ -252,7 +252,7 @@ def test_parts_keep_their_columns_on_any_rank_count(world, shared_path):
     for parts in {2 * world.size, world.size, max(world.size // 2, 1)}:
         path = f"{shared_path}/blocks-{parts}.h5"
         if world.rank == 0:
-            blocks = [np.ones((3 + p % 2, 2 + p % 3)) for p in range(parts)]
+            blocks = [np.ones((9 + p % 2, 2 + 3 * (p % 3))) for p in range(parts)]
             matrix = sp.csr_array(sp.block_diag(blocks))
             cuts = [np.cumsum([0, *(b.shape[axis] for b in blocks)]) for axis in (0, 1)]
             write_matrix(

@@ -167,7 +167,7 @@ def test_our_own_rectangular_file_comes_back_in_the_users_order(tmp_path, shape,
 
 
 def test_a_rectangular_file_written_by_the_page(tmp_path):
-    """Rows 1, 2, 0 and columns 3, 0, 2, 1 of a 3 x 4 matrix, in two parts, with nothing but h5py."""
+    """Rows 1, 2, 0 and columns 3, 0, 2, 1 of a 3 x 4 matrix in two parts, with h5py alone."""
     yours = np.array([[0.0, 5, 0, 7], [1, 0, 0, 2], [0, 0, 3, 4]])
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file.attrs["format"], file.attrs["version"] = "hpc_sla.matrix", 2
@@ -178,10 +178,8 @@ def test_a_rectangular_file_written_by_the_page(tmp_path):
         file["part_offsets"], file["permutation"] = np.array([0, 2, 3]), np.array([1, 2, 0])
         file["column_part_offsets"] = np.array([0, 3, 4])
         file["column_permutation"] = np.array([3, 0, 2, 1])
-        file["rhs/b"], file["solution/b"] = (
-            yours[[1, 2, 0]] @ np.arange(4.0),
-            np.array([3.0, 0, 2, 1]),
-        )
+        file["rhs/b"] = yours[[1, 2, 0]] @ np.arange(4.0)
+        file["solution/b"] = np.array([3.0, 0, 2, 1])
     found = read_source(tmp_path / "m.h5")
     assert_same(found, yours)
     np.testing.assert_array_equal(found.solution_by_name["b"], np.arange(4.0))
