@@ -93,7 +93,14 @@ class Operator(ABC):
         return self.columns is self.layout
 
     @abstractmethod
-    def __call__(self, x: torch.Tensor, out: torch.Tensor, dot: torch.Tensor | None = None) -> None:
+    def __call__(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        dot: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        square: torch.Tensor | None = None,
+    ) -> None:
         """`out = A x`. **Collective.** Not differentiable.
 
         Parameters
@@ -103,7 +110,11 @@ class Operator(ABC):
         out : torch.Tensor [n_owned] or [n_owned, k]
             Of `layout`; contiguous, overwritten.
         dot : torch.Tensor [] or [k], optional
-            Of a square operator: overwritten with this rank's part of x . out, by columns.
+            Overwritten with this rank's part of weights . out, by columns.
+        weights : torch.Tensor like out, optional
+            Default: x, of a square operator.
+        square : torch.Tensor [] or [k], optional
+            Overwritten with this rank's part of out . out, by columns.
         """
 
     @abstractmethod
@@ -208,8 +219,15 @@ class _Matrix(Operator):
         self._values = A.values.detach()
         self._transposed: torch.Tensor | None = None
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor, dot: torch.Tensor | None = None) -> None:
-        self._pattern.matmul(self._values, x, out, dot)
+    def __call__(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        dot: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        square: torch.Tensor | None = None,
+    ) -> None:
+        self._pattern.matmul(self._values, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if self._transposed is None:
@@ -232,10 +250,16 @@ class _Free(Operator):
         )
         self._object = A
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor, dot: torch.Tensor | None = None) -> None:
+    def __call__(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        dot: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        square: torch.Tensor | None = None,
+    ) -> None:
         self._put(self._object.matvec(x), out, "matvec")
-        if dot is not None:
-            _dot(self, x, out, dot)
+        _dots(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if not callable(getattr(self._object, "rmatvec", None)):
@@ -263,10 +287,16 @@ class _Transposed(Operator):
         super().__init__(operator.columns, operator.layout, operator.dtype, operator.device)
         self._operator = operator
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor, dot: torch.Tensor | None = None) -> None:
+    def __call__(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        dot: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        square: torch.Tensor | None = None,
+    ) -> None:
         self._operator.adjoint(x, out)
-        if dot is not None:
-            _dot(self, x, out, dot)
+        _dots(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         self._operator(y, out)
@@ -279,10 +309,20 @@ class _Transposed(Operator):
         return self._operator
 
 
-def _dot(A: Operator, x: torch.Tensor, out: torch.Tensor, dot: torch.Tensor) -> None:
-    if not A.square:
-        raise ValueError("x . (A x) needs an operator with one layout of rows and columns")
-    dot_into(dot, x, out)
+def _dots(
+    A: Operator,
+    x: torch.Tensor,
+    out: torch.Tensor,
+    dot: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    square: torch.Tensor | None,
+) -> None:
+    if dot is not None:
+        if weights is None and not A.square:
+            raise ValueError("x . (A x) needs an operator with one layout of rows and columns")
+        dot_into(dot, x if weights is None else weights, out)
+    if square is not None:
+        dot_into(square, out, out)
 
 
 def _check(A: Any, needs: Sequence[str]) -> None:

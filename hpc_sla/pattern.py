@@ -160,34 +160,46 @@ class DistributedPattern:
         x: torch.Tensor,
         out: torch.Tensor,
         dot: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        square: torch.Tensor | None = None,
     ) -> None:
-        """`out = A x`, and `dot` = this rank's part of x . out where asked. **Collective.**
+        """`out = A x`, with this rank's parts of inner products where asked. **Collective.**
 
-        The halo travels while the owned block is multiplied. `dot` is [] or [k], by columns;
-        only where `columns` is `layout`.
+        The halo travels while the owned block is multiplied. By columns, into [] or [k]: `dot` is
+        weights . out (x . out where no weights are given, and `columns` is `layout`), and `square`
+        is out . out.
         """
-        if dot is not None and self.columns is not self.layout:
-            raise ValueError("x . (A x) needs a matrix with the same layout of rows and columns")
+        if dot is None:
+            weights = None
+        elif weights is None:
+            if self.columns is not self.layout:
+                raise ValueError(
+                    "x . (A x) needs a matrix with the same layout of rows and columns"
+                )
+            weights = x
         channel = self.plan.start_exchange(x)
-        fused = self.owned.compiled(x)
-        if fused:
-            weights = None if dot is None else x
-            if dot is not None:
-                dot.zero_()
-            self.owned.fused_matmul(self.owned_values(values), x, out, None, weights, dot)
-        else:
-            self.owned.matmul(self.owned_values(values), x, out)
+        if self.owned.compiled(x):
+            for sums in (dot, square):
+                if sums is not None:
+                    sums.zero_()
+            self.owned.fused_matmul(self.owned_values(values), x, out, None, weights, dot, square)
+            channel.finish()
+            if self.halo.nnz:
+                there = channel.recv_buffer
+                self.halo.fused_matmul(
+                    self.halo_values(values), there, out, self.boundary, weights, dot, square
+                )
+            return
+        self.owned.matmul(self.owned_values(values), x, out)
         channel.finish()
-        if self.halo.nnz and fused:
-            self.halo.fused_matmul(
-                self.halo_values(values), channel.recv_buffer, out, self.boundary, weights, dot
-            )
-        elif self.halo.nnz:
+        if self.halo.nnz:
             part = self._buffer(x)
             self.halo.matmul(self.halo_values(values), channel.recv_buffer, part)
             out.index_add_(0, self.boundary, part)
-        if dot is not None and not fused:
-            dot_into(dot, x, out)
+        if dot is not None and weights is not None:
+            dot_into(dot, weights, out)
+        if square is not None:
+            dot_into(square, out, out)
 
     def rmatmul(
         self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False

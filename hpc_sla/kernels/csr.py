@@ -51,7 +51,8 @@ def _csr_matmul_library(
         return
     if native.serves(x) and indptr.dtype == torch.int32 and x.is_contiguous():
         # Half of MKL's time, whose analysis of the matrix cannot be kept here.
-        native.call("csr_matmul", x, y.shape[0], indptr, indices, values, x, None, y, None, None)
+        entries = (indptr, indices, values)
+        native.call("csr_matmul", x, y.shape[0], *entries, x, None, y, None, None, None)
         return
     matrix = torch.sparse_csr_tensor(
         indptr, indices, values, (y.shape[0], x.shape[0]), check_invariants=False
@@ -136,8 +137,9 @@ class CsrPattern:
         rows: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
         dot: torch.Tensor | None = None,
+        square: torch.Tensor | None = None,
     ) -> None:
-        """`out = A x`, or `out[rows] += A x`, and its inner products, in one pass. Local.
+        """`out = A x`, or `out[rows] += A x`, and inner products, in one pass. Local.
 
         Parameters
         ----------
@@ -148,6 +150,8 @@ class CsrPattern:
             No row twice.
         weights : torch.Tensor like out, optional
             With it, `dot` ([] or [k]) is raised by weights . (A x), at `rows`, by columns.
+        square : torch.Tensor [] or [k], optional
+            Raised by what out . out rises by (from nothing, without `rows`).
         """
         native.call(
             "csr_matmul",
@@ -161,6 +165,7 @@ class CsrPattern:
             out,
             weights,
             dot,
+            square,
         )
 
     def rmatmul(

@@ -8,8 +8,7 @@
  * Vectors are [n] or [n, k] by rows, with k = 1 for [n]. The passes sum in chains of doubles whose
  * order never depends on anything but n and k.
  */
-#include <stddef.h>
-#include <stdint.h>
+#include "native.h"
 
 /* Entries ahead of the one in use to fetch. The processor's own prefetcher does not see far enough
  * in a loop that waits on x. Matrix entries are used once a product, so they should not push the
@@ -22,7 +21,7 @@
 
 #define DEFINE(T, NAME)                                                                          \
     /* One row of a product: fetch ahead, then sum. */                                           \
-    static inline T row_##NAME(int32_t begin, int32_t end, const int32_t *restrict indices,      \
+    INLINE T row_##NAME(int32_t begin, int32_t end, const int32_t *restrict indices,      \
                                const T *restrict values, const T *restrict x)                    \
     {                                                                                            \
         T sum = 0;                                                                               \
@@ -35,7 +34,7 @@
         return sum;                                                                              \
     }                                                                                            \
                                                                                                  \
-    static inline void row_wide_##NAME(int32_t begin, int32_t end, int64_t width, int64_t k,     \
+    INLINE void row_wide_##NAME(int32_t begin, int32_t end, int64_t width, int64_t k,     \
                                        const int32_t *restrict indices,                          \
                                        const T *restrict values, const T *restrict x, T *sum)    \
     {                                                                                            \
@@ -58,61 +57,62 @@
     }                                                                                            \
                                                                                                  \
     /* A CSR matrix A of n rows times x [., k]: y = A x, or y[rows] += A x where rows is given.  \
-     * Where w is given, dot [k] is raised by the columns' w . (A x) (w[rows] with rows). */     \
-    void hpc_sla_csr_matmul_##NAME(int64_t n, int64_t k, const int32_t *restrict indptr,         \
-                                   const int32_t *restrict indices, const T *restrict values,    \
-                                   const T *restrict x, const int32_t *restrict rows,            \
-                                   T *restrict y, const T *w, T *restrict dot)                   \
+     * By columns, dot [k] is raised by w . (A x) (w[rows] with rows) where w is given, and      \
+     * square [k] by what y . y rises by where it is given. */                                   \
+    INLINE void product_##NAME(int64_t n, int64_t k, const int32_t *restrict indptr,             \
+                               const int32_t *restrict indices, const T *restrict values,        \
+                               const T *restrict x, const int32_t *restrict rows,                \
+                               T *restrict y, const T *w, T *restrict dot, T *restrict square)   \
     {                                                                                            \
-        if (k == 1) {                                                                            \
-            double total = 0;                                                                    \
-            if (rows)                                                                            \
-                for (int64_t i = 0; i < n; ++i) {                                                \
-                    const T sum = row_##NAME(indptr[i], indptr[i + 1], indices, values, x);      \
-                    y[rows[i]] += sum;                                                           \
-                    if (w)                                                                       \
-                        total += (double)w[rows[i]] * sum;                                       \
-                }                                                                                \
-            else if (w)                                                                          \
-                for (int64_t i = 0; i < n; ++i) {                                                \
-                    const T sum = row_##NAME(indptr[i], indptr[i + 1], indices, values, x);      \
-                    y[i] = sum;                                                                  \
-                    total += (double)w[i] * sum;                                                 \
-                }                                                                                \
-            else                                                                                 \
-                for (int64_t i = 0; i < n; ++i)                                                  \
-                    y[i] = row_##NAME(indptr[i], indptr[i + 1], indices, values, x);             \
-            if (w)                                                                               \
-                dot[0] += (T)total;                                                              \
-            return;                                                                              \
-        }                                                                                        \
         for (int64_t first = 0; first < k; first += WIDTH) {                                     \
             const int64_t width = k - first < WIDTH ? k - first : WIDTH;                         \
-            double total[WIDTH] = {0};                                                           \
+            double dots[WIDTH] = {0}, squares[WIDTH] = {0};                                      \
             T sum[WIDTH];                                                                        \
             for (int64_t i = 0; i < n; ++i) {                                                    \
                 const int64_t row = (rows ? rows[i] : i) * k + first;                            \
-                row_wide_##NAME(indptr[i], indptr[i + 1], width, k, indices, values, x + first,  \
-                                sum);                                                            \
-                if (rows)                                                                        \
-                    for (int64_t j = 0; j < width; ++j)                                          \
-                        y[row + j] += sum[j];                                                    \
+                if (k == 1)                                                                      \
+                    sum[0] = row_##NAME(indptr[i], indptr[i + 1], indices, values, x);           \
                 else                                                                             \
-                    for (int64_t j = 0; j < width; ++j)                                          \
-                        y[row + j] = sum[j];                                                     \
-                if (w)                                                                           \
-                    for (int64_t j = 0; j < width; ++j)                                          \
-                        total[j] += (double)w[row + j] * sum[j];                                 \
+                    row_wide_##NAME(indptr[i], indptr[i + 1], width, k, indices, values,         \
+                                    x + first, sum);                                             \
+                for (int64_t j = 0; j < width; ++j) {                                            \
+                    const T before = rows ? y[row + j] : 0, after = before + sum[j];             \
+                    y[row + j] = after;                                                          \
+                    if (w)                                                                       \
+                        dots[j] += (double)w[row + j] * sum[j];                                  \
+                    if (square)                                                                  \
+                        squares[j] += (double)sum[j] * (before + after);                         \
+                }                                                                                \
             }                                                                                    \
-            if (w)                                                                               \
-                for (int64_t j = 0; j < width; ++j)                                              \
-                    dot[first + j] += (T)total[j];                                               \
+            for (int64_t j = 0; j < width; ++j) {                                                \
+                if (w)                                                                           \
+                    dot[first + j] += (T)dots[j];                                                \
+                if (square)                                                                      \
+                    square[first + j] += (T)squares[j];                                          \
+            }                                                                                    \
         }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    CLONED void hpc_sla_csr_matmul_##NAME(int64_t n, int64_t k, const int32_t *indptr,           \
+                                          const int32_t *indices, const T *values, const T *x,   \
+                                          const int32_t *rows, T *y, const T *w, T *dot,         \
+                                          T *square)                                             \
+    {                                                                                            \
+        if (k > 1)                                                                               \
+            product_##NAME(n, k, indptr, indices, values, x, rows, y, w, dot, square);           \
+        else if (rows)                                                                           \
+            product_##NAME(n, 1, indptr, indices, values, x, rows, y, w, dot, square);           \
+        else if (square)                                                                         \
+            product_##NAME(n, 1, indptr, indices, values, x, NULL, y, w, dot, square);           \
+        else if (w)                                                                              \
+            product_##NAME(n, 1, indptr, indices, values, x, NULL, y, w, dot, NULL);             \
+        else                                                                                     \
+            product_##NAME(n, 1, indptr, indices, values, x, NULL, y, NULL, NULL, NULL);         \
     }                                                                                            \
                                                                                                  \
     /* r -= alpha q;  out[0] = sum r inverse r,  out[1] = sum r r, by columns: out is [2, k].    \
      * inverse is [n] and may be NULL: ones. */                                                  \
-    void hpc_sla_residual_##NAME(int64_t n, int64_t k, const T *restrict alpha,                  \
+    CLONED void hpc_sla_residual_##NAME(int64_t n, int64_t k, const T *restrict alpha,                  \
                                  const T *restrict q, const T *restrict inverse,                 \
                                  T *restrict r, T *restrict out)                                 \
     {                                                                                            \
@@ -163,7 +163,7 @@
     }                                                                                            \
                                                                                                  \
     /* x += alpha p;  p = inverse r + beta p.  inverse is [n] and may be NULL: ones. */          \
-    void hpc_sla_direction_##NAME(int64_t n, int64_t k, const T *restrict alpha,                 \
+    CLONED void hpc_sla_direction_##NAME(int64_t n, int64_t k, const T *restrict alpha,                 \
                                   const T *restrict beta, const T *restrict r,                   \
                                   const T *restrict inverse, T *restrict x, T *restrict p)       \
     {                                                                                            \

@@ -1,11 +1,9 @@
 /* CPU loops for one thread: the vector updates of bicgstab and minres, in as few passes over memory
  * as their reductions allow. Conventions as in native.c; `inverse` [n] may be NULL for ones;
  * coefficients are [k]; sums are doubles [., k] that the caller has set to zero. */
-#include <stddef.h>
-#include <stdint.h>
+#include "native.h"
 
 /* Each loop is written once for any k and compiled twice: for k = 1, and for the rest. */
-#define INLINE static inline __attribute__((always_inline))
 
 #define DEFINE(T, NAME)                                                                          \
     INLINE void half_##NAME(int64_t n, int64_t k, const T *restrict alpha,                       \
@@ -20,7 +18,7 @@
             }                                                                                    \
     }                                                                                            \
     /* r -= alpha v;  r_hat = inverse r. */                                                      \
-    void hpc_sla_bicgstab_half_##NAME(int64_t n, int64_t k, const T *alpha, const T *v,          \
+    CLONED void hpc_sla_bicgstab_half_##NAME(int64_t n, int64_t k, const T *alpha, const T *v,          \
                                       const T *inverse, T *r, T *r_hat)                          \
     {                                                                                            \
         if (k == 1)                                                                              \
@@ -45,7 +43,7 @@
     }                                                                                            \
     /* x += alpha p_hat + omega s_hat;  r -= omega t;  sums = shadow . r, r . r.  s_hat may be   \
      * r. */                                                                                     \
-    void hpc_sla_bicgstab_full_##NAME(int64_t n, int64_t k, const T *alpha, const T *omega,      \
+    CLONED void hpc_sla_bicgstab_full_##NAME(int64_t n, int64_t k, const T *alpha, const T *omega,      \
                                       const T *p_hat, const T *s_hat, const T *t,                \
                                       const T *shadow, T *x, T *r, double *sums)                 \
     {                                                                                            \
@@ -70,7 +68,7 @@
             }                                                                                    \
     }                                                                                            \
     /* p = r + beta (p - omega v);  p_hat = inverse p. */                                        \
-    void hpc_sla_bicgstab_turn_##NAME(int64_t n, int64_t k, const T *beta, const T *omega,       \
+    CLONED void hpc_sla_bicgstab_turn_##NAME(int64_t n, int64_t k, const T *beta, const T *omega,       \
                                       const T *r, const T *v, const T *inverse, T *p, T *p_hat)  \
     {                                                                                            \
         if (k == 1)                                                                              \
@@ -98,7 +96,7 @@
     }                                                                                            \
     /* v_old = (q - back v_old - delta v) scale;  q = inverse v_old;                             \
      * sums = v_old . q, v_old . r, v_old . v_old. */                                            \
-    void hpc_sla_minres_lanczos_##NAME(int64_t n, int64_t k, const T *back, const T *delta,      \
+    CLONED void hpc_sla_minres_lanczos_##NAME(int64_t n, int64_t k, const T *back, const T *delta,      \
                                        const T *scale, const T *v, const T *r,                   \
                                        const T *inverse, T *v_old, T *q, double *sums)           \
     {                                                                                            \
@@ -126,7 +124,7 @@
             }                                                                                    \
     }                                                                                            \
     /* w_old = (z - older w_old - old w) scale;  x += step w_old;  r = shrink r + turn v. */     \
-    void hpc_sla_minres_direction_##NAME(int64_t n, int64_t k, const T *older, const T *old,     \
+    CLONED void hpc_sla_minres_direction_##NAME(int64_t n, int64_t k, const T *older, const T *old,     \
                                          const T *scale, const T *step, const T *shrink,         \
                                          const T *turn, const T *z, const T *w, const T *v,      \
                                          T *w_old, T *x, T *r)                                   \

@@ -46,8 +46,9 @@ class BiCGStab(Method):
     def step(self) -> None:
         scalars, precond = self.scalars, self.precond
         p_hat = self.p_apply
-        self.operator(p_hat, self.v)
-        (slope,) = scalars.dots((self.shadow, self.v))
+        partial = scalars.partial(1)
+        self.operator(p_hat, self.v, partial.select(0, 0), self.shadow)
+        (slope,) = scalars.reduce(partial)
         good = self.live & (slope != 0)
         alpha: Any = scalars.ratio(self.rho, slope, good)
         # r becomes s
@@ -55,8 +56,9 @@ class BiCGStab(Method):
         s_hat = passes.bicgstab_half(self.r, alpha, self.v, inverse, self.s_hat)
         if not precond.pointwise:
             s_hat = precond.apply(self.r, self.s_hat)
-        self.operator(s_hat, self.t)
-        ts, tt = scalars.dots((self.t, self.r), (self.t, self.t))
+        partial = scalars.partial(2)
+        self.operator(s_hat, self.t, partial.select(0, 0), self.r, partial.select(0, 1))
+        ts, tt = scalars.reduce(partial)
         omega: Any = scalars.ratio(ts, tt, good & (tt > 0))
         partial = scalars.partial(2)
         passes.bicgstab_full(

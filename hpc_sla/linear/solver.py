@@ -197,7 +197,7 @@ class _Run:
 
     def _largest(self, b: torch.Tensor) -> list[float]:
         """The largest absolute entry of each column. **Collective.**"""
-        columns = b.reshape(b.shape[0], -1)
+        columns = b.unsqueeze(1) if b.dim() == 1 else b  # -1 would not do for no rows
         mine = columns.abs().amax(dim=0).tolist() if b.shape[0] else [0.0] * columns.shape[1]
         return [self.operator.world.max(value) for value in mine]
 

@@ -102,6 +102,8 @@ def _set_precond(petsc: Any, ksp: Any, method: str, precond: str) -> bool:
         if method == "minres":
             database["pc_jacobi_abs"] = True
     ksp.setFromOptions()
+    # The blocks' solvers read theirs when they are made.
+    ksp.setUp()
     for key in ("sub_pc_type", "pc_asm_type", "pc_jacobi_abs"):
         database.delValue(key)
     return name in ("jacobi", "block_jacobi", "additive_schwarz")

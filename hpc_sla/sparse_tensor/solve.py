@@ -12,7 +12,7 @@ import torch
 
 from hpc_sla import direct
 from hpc_sla.errors import NotConvergedWarning
-from hpc_sla.linear import MEANINGS, METHODS, SolveInfo, solve
+from hpc_sla.linear import MEANINGS, SolveInfo, solve
 from hpc_sla.linear.info import Status
 from hpc_sla.matrix import DSparseMatrix
 
@@ -27,8 +27,6 @@ def by_iteration(
     options: Mapping[str, Any],
 ) -> tuple[torch.Tensor, list[SolveInfo]]:
     """Solve for all columns of b [n, k] by `hpc_sla.solve`. Local, on a World of one process."""
-    if method == "auto" and "auto" not in METHODS:
-        method = "cg"
     if b.shape[1] > 1:
         x, info = solve(A, b, method=method, x0=x0, **options)
         return x, list(info.columns)

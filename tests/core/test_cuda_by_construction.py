@@ -101,8 +101,8 @@ class _Operator:
     def __init__(self, pattern, values):
         self.pattern, self.values = pattern, values
 
-    def __call__(self, x, out, dot=None):
-        self.pattern.matmul(self.values, x, out, dot)
+    def __call__(self, x, out, *inner_products):
+        self.pattern.matmul(self.values, x, out, *inner_products)
 
     def adjoint(self, y, out):
         self.pattern.rmatmul(self.values, y, out)

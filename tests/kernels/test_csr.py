@@ -86,12 +86,21 @@ def test_the_fused_product_sums_adds_and_weighs(shape, density, dtype, columns):
     expected[rows] += product
     np.testing.assert_allclose(out.numpy(), expected, **close)
     np.testing.assert_allclose(dot.numpy(), before + (weights[rows] * product).sum(0), **close)
+    square = torch.from_numpy(before.copy())
+    pattern.fused_matmul(
+        values, torch.from_numpy(x), torch.from_numpy(start.copy()), torch.from_numpy(rows), None,
+        None, square,
+    )  # fmt: skip
+    rise = (expected**2).sum(0) - (start**2).sum(0)
+    np.testing.assert_allclose(square.numpy(), before + rise, rtol=1e-4, atol=1e-3)
 
     out = torch.full((shape[0], *columns), float("nan"), dtype=values.dtype)
     dot.zero_()
     pattern.fused_matmul(
-        values, torch.from_numpy(x), out, None, torch.from_numpy(weights[: shape[0]]), dot
-    )
+        values, torch.from_numpy(x), out, None, torch.from_numpy(weights[: shape[0]]), dot,
+        square.zero_(),
+    )  # fmt: skip
+    np.testing.assert_allclose(square.numpy(), (product**2).sum(0), **close)
     np.testing.assert_allclose(out.numpy(), product, **close)
     np.testing.assert_allclose(dot.numpy(), (weights[: shape[0]] * product).sum(0), **close)
 
