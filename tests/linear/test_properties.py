@@ -53,7 +53,7 @@ FAMILIES = {
     "convection": _convection,
 }
 SYMMETRIC = {"spd", "indefinite"}
-DTYPES = {"float64": (np.float64, 1e-9), "float32": (np.float32, 1e-4)}
+DTYPES = {"float64": (np.float64, 1e-9), "float32": (np.float32, 1e-3)}
 
 
 def _makes_sense(method: str, family: str) -> bool:
