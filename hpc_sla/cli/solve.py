@@ -147,11 +147,12 @@ def run_solver(
 def _attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) -> dict[str, Any]:
     from hpc_sla.cli.provenance import provenance
 
-    limit = settings.max_iterations
+    limit, normal = settings.max_iterations, info.normal_residual
     return {
         "status": info.status,
         "iterations": info.iterations,
         "relative_residual": info.relative_residual,
+        **({} if normal is None else {"normal_residual": normal}),
         "residual_norm": info.residual_norm,
         "method": info.method,
         "method_reason": info.reason,
@@ -189,6 +190,7 @@ def _report(
         "status": info.status,
         "iterations": info.iterations,
         "relative_residual": finite(info.relative_residual),
+        **({} if info.normal_residual is None else {"normal_residual": info.normal_residual}),
         "rows": A.layout.n_global,
         "nnz": nnz,
         "ranks": world.size,

@@ -107,7 +107,7 @@ def iterate(
     bursts = Bursts(method, scalars, captured=captured and system.precond.pointwise)
     # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
     # for more iterations than the method needs in all without rounding.
-    patience = max(1000, system.operator.n_global)
+    patience = max(100, system.operator.n_global)
     iterations = 0
     while any(o.status is None for o in outcomes):
         running = [o for o in outcomes if o.status is None]

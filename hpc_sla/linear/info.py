@@ -10,7 +10,7 @@ Status = Literal[
 ]
 
 MEANINGS: dict[Status, str] = {
-    "converged": "the true residual meets the tolerance",
+    "converged": "the true residual meets the tolerance (of a rectangular system, the normal one)",
     "max_iterations": "the iteration limit was reached first",
     "breakdown": "a scalar the recurrence divides by vanished: the matrix may be singular, or the "
     "method may not suit it",
@@ -35,9 +35,10 @@ class SolveInfo:
     residual_norm : float
         ||b - A x||_2, computed from x at the end, not the recurrence's.
     relative_residual : float
-        `residual_norm` / ||b||_2 (0 where both are 0).
+        `residual_norm` / ||b||_2; `residual_norm` itself where b is 0.
     residual_history : list of float
-        The method's own residual norm at each iteration, the first one included.
+        The method's own residual norm at each iteration, the first one included; of a rectangular
+        system, the norm of M^-T A^T (b - A x).
     seconds : float
         Wall time of the solve on this rank, set-up of the preconditioner included.
     method, precond : str

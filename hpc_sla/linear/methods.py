@@ -66,6 +66,12 @@ class Maker:
 
     def check_precond(self, precond: Preconditioner) -> None:
         """Raise InputError where the method cannot work with the preconditioner. Local."""
+        if self.name == "lsqr" and not precond.transposable:
+            raise InputError(
+                f"lsqr applies the preconditioner's transpose, and {precond.name} has none",
+                field="precond",
+                remedy="Pass an object with apply and apply_transpose",
+            )
         if self.entry.needs_symmetric and not precond.symmetric:
             raise InputError(
                 f"{self.name} needs a symmetric preconditioner, and {precond.name} is none",

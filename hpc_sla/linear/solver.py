@@ -40,12 +40,13 @@ def solve(
 
     Stops when ||b - A x||_2 <= max(rtol ||b||_2, atol), where the residual is recomputed from
     x before convergence is claimed; each column of b by itself. A rectangular A is solved in the
-    sense of least squares, with A^T (b - A x) in place of the residual: see `Lsqr`.
+    sense of least squares, by M^-T A^T (b - A x) relative to M^-T A^T b: see `Lsqr`.
 
     Parameters
     ----------
     A : DSparseMatrix, its transpose, or LinearOperator
-        Or anything with `layout`, `matvec` and, where it is used, `rmatvec`.
+        Or anything with `layout`, `matvec` and, where they are used, `rmatvec` (lsqr) and
+        `diagonal` (jacobi, the default preconditioner).
     b : torch.Tensor [n_owned] or [n_owned, k]
         Per rank. Several columns are solved for at once, with one halo exchange and one
         reduction for all of them; a column that is finished is frozen.
@@ -79,6 +80,8 @@ def solve(
         On every rank: an unknown method or preconditioner, one that needs a symmetric
         preconditioner with one that is not, tolerances that cannot be met, shapes or dtypes that
         do not fit.
+    HpcSlaError
+        Where a gradient would be needed.
 
     Examples
     --------

@@ -56,6 +56,9 @@ class Preconditioner(ABC):
         """Whether it is the identity or a multiplication by `inverse`."""
         return self.inverse is not None
 
+    transposable = True
+    """Whether `apply_transpose` works."""
+
     @abstractmethod
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """`M^-1 r`, for r `[n_owned]` or `[n_owned, k]`. **Collective** in general.
@@ -96,6 +99,7 @@ class Wrapped(Preconditioner):
         self.name = name
         self._function = function
         self._transpose = transpose
+        self.transposable = transpose is not None
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         return self._function(r)

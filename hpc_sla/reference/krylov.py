@@ -46,6 +46,7 @@ def counterpart(
     rtol: float,
     atol: float,
     max_iterations: int,
+    singular_values: bool = False,
 ) -> Counterpart:
     """The KSP that does what `hpc_sla.solve` does with these names. **Collective.**
 
@@ -62,12 +63,16 @@ def counterpart(
         number of iterations to the same solution.
     rtol, atol : float
     max_iterations : int
+    singular_values : bool
+        Estimate the extreme ones on the way (cg and gmres can).
     """
     name, _, options = method.partition(":")
     ksp = petsc.KSP().create(mat.getComm())
     ksp.setOptionsPrefix(_PREFIX)
     ksp.setOperators(mat)
     ksp.setType(_KSP[name])
+    # Before it is set up: the room for them is made then.
+    ksp.setComputeSingularValues(singular_values)
     if name in _RIGHT:
         ksp.setPCSide(petsc.PC.Side.RIGHT)
     if name in ("gmres", "fgmres"):

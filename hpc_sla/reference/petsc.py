@@ -139,10 +139,17 @@ class PetscMatrix:
         return PetscMatrix(self.comm, self._n_global, indptr, indices, function(data))
 
     def solver(
-        self, method: str, precond: str, rtol: float, atol: float, max_iterations: int
+        self,
+        method: str,
+        precond: str,
+        rtol: float,
+        atol: float,
+        max_iterations: int,
+        singular_values: bool = False,
     ) -> Counterpart:
         """A KSP that does what ours does under these names: see `counterpart`."""
-        return counterpart(self.petsc, self.mat, method, precond, rtol, atol, max_iterations)
+        limits = (rtol, atol, max_iterations)
+        return counterpart(self.petsc, self.mat, method, precond, *limits, singular_values)
 
     def solve(
         self,
@@ -153,10 +160,8 @@ class PetscMatrix:
         atol: float,
         max_iterations: int,
     ) -> ReferenceSolution:
-        found = self.solver(method, precond, rtol, atol, max_iterations)
+        found = self.solver(method, precond, rtol, atol, max_iterations, method == "cg")
         ksp = found.ksp
-        if method == "cg":
-            ksp.setComputeSingularValues(True)
         right, x = self._vectors(b)
         ksp.solve(right, x)
         reason = int(ksp.getConvergedReason())
@@ -178,8 +183,7 @@ class PetscMatrix:
 
     def _smallest_singular_value(self, right: Any) -> float:
         """An estimate from one long GMRES cycle, with room for its coming from above."""
-        ksp = self.solver(f"gmres:restart={_CYCLE}", "none", 1e-12, 0.0, _CYCLE).ksp
-        ksp.setComputeSingularValues(True)
+        ksp = self.solver(f"gmres:restart={_CYCLE}", "none", 1e-12, 0.0, _CYCLE, True).ksp
         x = right.duplicate()
         ksp.solve(right, x)
         _largest, smallest = ksp.computeExtremeSingularValues()

@@ -40,7 +40,7 @@ def print_run(
     from hpc_sla.linear import MEANINGS
 
     spent = summary["seconds"]
-    residual = summary["relative_residual"]
+    residual, normal = summary["relative_residual"], summary.get("normal_residual")
     ended = f"{status} in {count(summary['iterations'])} iterations"
     if status != "converged":
         ended += f": {MEANINGS[status]}"  # type: ignore[index]
@@ -53,6 +53,7 @@ def print_run(
         ("solver", how),
         ("status", ended),
         ("true residual", "not finite" if residual is None else f"{residual:.3e} (relative)"),
+        *([("normal residual", f"{normal:.3e} (relative)")] if normal is not None else []),
     ]
     if known_error is not None:
         facts.append(("error", f"{known_error:.3e} (relative, to the known solution)"))

@@ -45,14 +45,14 @@ def choose_backend(
         )
     square = shape[0] == shape[1]
     if backend == "auto":
-        if method.split(":")[0] in KRYLOV_METHODS:
+        if method != "auto" and method.split(":")[0] in KRYLOV_METHODS:
             return "torch"
         if method != "auto":
             if method not in (*direct.METHODS, "cholesky"):
                 raise InputError(
                     f"unknown method {method!r}",
                     field="method",
-                    remedy=f"Choose one of auto, {', '.join((*KRYLOV_METHODS, *direct.METHODS))}",
+                    remedy=f"Choose one of {', '.join((*KRYLOV_METHODS, *direct.METHODS))}",
                 )
         elif options or not square or device.type != "cpu" or shape[0] > DIRECT_ROWS:
             return "torch"
