@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse as sp
-import torch
 
 from hpc_sla.cli import exits, main, plan, solve
 from hpc_sla.cli.prepare import Source, write_partitioned
 from hpc_sla.errors import InputError
-from hpc_sla.linear import METHODS, SolveInfo
+from hpc_sla.linear import METHODS
 from hpc_sla.reference import petsc
 from hpc_sla.storage.importers import read_source
 from hpc_sla.storage.matrix_file import MatrixFile
@@ -100,13 +99,13 @@ def test_a_square_files_columns_are_not_told_apart(
         assert file.attrs["version"] == 1 and "column_permutation" not in file
 
 
-@pytest.mark.parametrize("method", [*METHODS, "auto", "lsmr", "lsqr", "cg", None])
+@pytest.mark.parametrize("method", [*METHODS, "gmres:restart=5", None])
 def test_only_least_squares_methods_plan_for_rectangular_files(
     tmp_path: Path, method: str | None
 ) -> None:
     path = str(tmp_path / "tall.h5")
     write_partitioned(Source("test", tall(), rhs={"b": np.ones(30)}), path, 2, "metis")
-    assert plan.needs_square(method) == (method not in ("auto", "lsmr", "lsqr"))
+    assert plan.needs_square(method) == (method not in ("auto", "lsqr"))
     if not plan.needs_square(method):
         assert plan.plan_run(path, None, "", 2, method).n_rows == 30
         return
@@ -144,25 +143,12 @@ def test_refused_with_code_2(outcomes: dict[str, Outcome], case: str) -> None:
         assert word in line
 
 
-def least_squares(A, b, settings, stages):  # type: ignore[no-untyped-def]
-    """In the place of the solver: the minimum-norm solution, densely, on every rank."""
-    rows, columns = A.entries()
-    data = A.values.numpy()
-    mine = sp.coo_array((data, (rows, columns)), shape=A.shape).toarray()
-    dense = A.world.comm.allreduce(mine)
-    x = np.linalg.lstsq(dense, A.layout.allgather(b).numpy(), rcond=None)[0]
-    for stage in ("setup", "solve"):
-        stages.add(stage, 0.0)
-    found = torch.from_numpy(x[A.columns.rows])
-    return found, SolveInfo("converged", 1, 0.0, 0.0, [1.0, 0.0], method="lsmr", precond="none")
-
-
 @pytest.mark.mpi
 @pytest.mark.parametrize("as_json", [True, False])
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
 @pytest.mark.parametrize("shape", [(30, 12), (12, 30), (5, 1), (1, 5)])
 def test_solve_writes_x_in_the_users_column_order(
-    world, tmp_path_factory, monkeypatch, capsys, shape, parts, as_json
+    world, tmp_path_factory, capsys, shape, parts, as_json
 ):  # type: ignore[no-untyped-def]
     folder = world.comm.bcast(str(tmp_path_factory.mktemp("solve")) if world.rank == 0 else None)
     path, output = f"{folder}/a.h5", f"{folder}/x.h5"
@@ -174,15 +160,13 @@ def test_solve_writes_x_in_the_users_column_order(
     if world.rank == 0:
         write_partitioned(source, path, parts, "metis")
     world.barrier()
-    monkeypatch.setattr(solve, "run_solver", least_squares)
-    monkeypatch.setattr(solve.options, "check_solver_names", lambda *names: None)
-    settings = solve.Settings("lsmr", "none", 1e-8, 0.0, None)
+    settings = solve.Settings("lsqr", "none", 1e-13, 0.0, None)
     assert solve._solve(world, path, None, output, settings, as_json) == exits.OK
-    np.testing.assert_allclose(read_result(output).x, exact, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(read_result(output).x, exact, rtol=1e-8, atol=1e-9)
     told = world.comm.bcast(capsys.readouterr().out)
     if as_json:
         assert json.loads(told)["rows"] == shape[0]
     else:
         assert f"{shape[0]} x {shape[1]}, {matrix.nnz} entries" in told
         (line,) = [line for line in told.splitlines() if "known solution" in line]
-        assert float(line.split("|")[2].split()[0]) < 1e-9
+        assert float(line.split("|")[2].split()[0]) < 1e-8
