@@ -151,7 +151,7 @@ def _round(
             if callback:
                 callback(iterations, max(o.history[-1] for o in outcomes))
         if any(o.status == "stagnated" for o in outcomes):
-            method.live = method.live & scalars.flag([o.status is None for o in outcomes])
+            method.keep(scalars.flag([o.status is None for o in outcomes]))
     return iterations
 
 

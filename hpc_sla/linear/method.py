@@ -112,6 +112,10 @@ class Method(ABC):
         Records a row of scalars, which `norm` and `classify` understand.
         """
 
+    def keep(self, which: Flag) -> None:
+        """Go on with these columns only. Local."""
+        self.live = self.live & which
+
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
         """Bring x up to date. **Collective.**"""
 

@@ -23,7 +23,11 @@ CASES = {
     "indefinite": (FAMILIES["indefinite"], "minres", "its diagonal not positive"),
     "convection": (FAMILIES["convection"], "bicgstab", "not symmetric"),
     "hidden": (_indefinite_behind_a_positive_diagonal, "minres", "ended indefinite: minres"),
-    "shift": (lambda: sp.csr_matrix(np.roll(np.eye(9), 1, axis=0)), "gmres", "ended breakdown"),
+    "skew": (
+        lambda: sp.csr_matrix(np.kron(np.eye(4), [[0.0, 1.0], [-1.0, 0.0]])),
+        "gmres",
+        "ended breakdown: gmres",
+    ),
 }
 
 
