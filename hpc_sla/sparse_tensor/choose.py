@@ -45,7 +45,7 @@ def choose_backend(
         )
     square = shape[0] == shape[1]
     if backend == "auto":
-        if method.split(":")[0] in KRYLOV_METHODS:
+        if method != "auto" and method.split(":")[0] in KRYLOV_METHODS:
             return "torch"
         if method != "auto":
             if method not in (*direct.METHODS, "cholesky"):

@@ -15,7 +15,7 @@ from hpc_sla.sparse_tensor.choose import choose_backend
 from tests.collective import spd_matrix
 
 CPU = torch.device("cpu")
-HERE = [name for name, backend in BACKENDS.items() if backend.available()]
+HERE = [name for name, b in BACKENDS.items() if "cpu" in b.devices and b.available()]
 SHAPES = [
     ((), (8,)),
     ((), (8, 3)),
@@ -160,12 +160,9 @@ def test_singular(backend):
         S.solve(torch.ones(2, dtype=torch.float64), backend=backend)
 
 
-no_rows = pytest.mark.xfail(raises=RuntimeError, reason="solve reshapes a vector of no rows")
-
-
 @pytest.mark.parametrize(
     ("backend", "n"),
-    [("auto", 0), ("auto", 1), ("torch", 1), pytest.param("torch", 0, marks=no_rows)],
+    [("auto", 0), ("auto", 1), ("torch", 1), ("torch", 0)],
 )
 def test_the_smallest(backend, n):
     S = hs.SparseTensor.from_dense(4 * torch.eye(n, dtype=torch.float64))
@@ -191,7 +188,7 @@ def test_factors_can_be_kept():
 
 
 def test_auto():
-    krylov = next(iter(METHODS))
+    krylov = next(name for name in METHODS if name != "auto")
 
     def chosen(method="auto", n=10, m=None, device=CPU, options=()):
         return choose_backend("auto", method, (m or n, n), device, options)
