@@ -37,14 +37,29 @@ class CuSolver(Factorization):
     """`cusolverSp<t>csrlsvqr` and `csrlsvchol`.
 
     These solve in one call and keep no factors: every column of every solve factorises anew. So
-    it is only for where cuDSS is not installed. A singular matrix is found at the first solve.
+    it is only for where cuDSS is not installed. Whether a Cholesky factor exists is tried at
+    once; by QR a singular matrix is found at the first solve, but for a row or column of zeros.
+
+    For QR the rows and then the columns are scaled by powers of two, to a largest entry near 1:
+    that makes a diagonal entry of R near rounding mean what it should, however the equations and
+    unknowns were scaled. Rounding leaves it above 0 even where the matrix is singular.
     """
 
     backend = "cusolver"
 
     def __init__(self, matrix: LocalMatrix, method: str) -> None:
         super().__init__(matrix, method, matrix.values.dtype, matrix.values.device)
-        self._matrix = matrix
+        self._matrix, self._scales = matrix, None
+        self._tolerance = 0.0
+        if method == "qr":
+            self._matrix, self._scales = _equilibrated(matrix)
+            self._tolerance = 10 * torch.finfo(matrix.values.dtype).eps
+        else:
+            # Whoever may use another method instead has to know now.
+            self._solve(matrix.values.new_ones((self.n, 1)), False)
+
+    _scales: tuple[torch.Tensor, torch.Tensor] | None
+    """What the rows and the columns were multiplied by: `[n]` each."""
 
     @cached_property
     def _transposed(self) -> LocalMatrix:
@@ -67,6 +82,9 @@ class CuSolver(Factorization):
         call = getattr(cusolver, letter + routine)
         matrix = self._transposed if transpose and self.method == "qr" else self._matrix
         pattern, values = matrix.pattern, matrix.values
+        if self._scales:
+            left, right = reversed(self._scales) if transpose else self._scales
+            b = b * left.unsqueeze(1)
         columns = b.t().contiguous()
         x = torch.empty_like(columns)
         singularity = np.full(1, -1, dtype=np.int32)
@@ -86,7 +104,7 @@ class CuSolver(Factorization):
                     pattern.indptr.data_ptr(),
                     pattern.indices.data_ptr(),
                     columns[j].data_ptr(),
-                    0.0,
+                    self._tolerance,
                     _REORDER,
                     x[j].data_ptr(),
                     singularity.ctypes.data,
@@ -96,4 +114,31 @@ class CuSolver(Factorization):
                         f"cusolver {self.method}: the matrix is {_FAILURES[self.method]} "
                         f"(pivot {singularity[0]})"
                     )
-        return x.t().contiguous()
+        x = x.t().contiguous()
+        return x.mul_(right.unsqueeze(1)) if self._scales else x
+
+
+def _equilibrated(matrix: LocalMatrix) -> tuple[LocalMatrix, tuple[torch.Tensor, torch.Tensor]]:
+    """The scaled matrix, and what its rows and columns were multiplied by.
+
+    Raises
+    ------
+    SingularMatrixError
+        A row or a column has only zeros.
+    """
+    pattern, values = matrix.pattern, matrix.values
+    columns = pattern.indices.long()
+    counts = pattern.indptr.diff().long()
+    rows = torch.repeat_interleave(
+        torch.arange(matrix.n, device=values.device), counts, output_size=pattern.nnz
+    )
+    scales = []
+    for where in (rows, columns):
+        largest = values.new_zeros(matrix.n).scatter_reduce_(0, where, values.abs(), "amax")
+        if bool((largest == 0).any()):
+            what = "row" if where is rows else "column"
+            raise SingularMatrixError(f"cusolver qr: the matrix is singular: a {what} of zeros")
+        scale = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent)
+        values = values * scale.index_select(0, where)
+        scales.append(scale)
+    return LocalMatrix(pattern, values), (scales[0], scales[1])

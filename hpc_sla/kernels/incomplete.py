@@ -91,7 +91,7 @@ class Block:
         return Block(indptr, self.indices[keep], self.values[keep], indptr[1:] - np.int32(1))
 
     def is_symmetric(self) -> bool:
-        """Whether it equals its transpose but for rounding."""
+        """Whether it equals its transpose but for rounding; NaN equals anything."""
         rows, columns = self.rows(), self.indices.astype(np.int64)
         there, back = rows * self.n + columns, columns * self.n + rows
         order = np.argsort(back, kind="stable")
@@ -99,7 +99,9 @@ class Block:
             return False
         size = self.row_maxima()
         allowed = 100 * np.finfo(self.values.dtype).eps * np.minimum(size[rows], size[columns])
-        return bool(np.all(np.abs(self.values - self.values[order]) <= allowed))
+        # A NaN is for the solver to see: it takes nothing from the symmetry of the rest.
+        with np.errstate(invalid="ignore"):
+            return not np.any(np.abs(self.values - self.values[order]) > allowed)
 
 
 class TriangularFactor:

@@ -24,7 +24,7 @@ class BiCGStab(Method):
     """
 
     side = "right"
-    carried = ("rho", "live")
+    carried = ("rho", "shadow_square", "live")
     capturable = True
 
     def __init__(self, system: System) -> None:

@@ -16,7 +16,8 @@ from hpc_sla.direct import BACKENDS, METHODS, factorize
 from hpc_sla.kernels.csr import CsrPattern
 from tests.collective import random_matrix, spd_matrix
 
-CPU = [(b.name, m) for b in BACKENDS.values() if b.available() for m in b.methods if b.available(m)]
+ON_CPU = [b for b in BACKENDS.values() if "cpu" in b.devices and b.available()]
+CPU = [(b.name, m) for b in ON_CPU for m in b.methods if b.available(m)]
 
 
 def nonsymmetric(n: int = 40) -> sp.csr_matrix:
@@ -119,8 +120,9 @@ def test_a_badly_scaled_nonsymmetric_matrix_is_not_taken_for_symmetric():
     matrix[3, 2] = -1e-6  # symmetric in pattern
     factors = factorize(sp.csr_matrix(matrix))
     np.testing.assert_allclose(factors.solve(b).numpy(), np.linalg.solve(matrix, np.ones(4)))
-    with pytest.raises(hs.InputError, match="symmetric"):
-        factorize(sp.csr_matrix(matrix), method="ldlt", backend="eigen")
+    if BACKENDS["eigen"].available():
+        with pytest.raises(hs.InputError, match="symmetric"):
+            factorize(sp.csr_matrix(matrix), method="ldlt", backend="eigen")
 
 
 @pytest.mark.parametrize(("backend", "method"), CPU)
@@ -183,8 +185,8 @@ def test_what_cannot_be_is_refused():
         ("has 3 entries", lambda: factorize(pattern, values[:2])),
         ("has 3 entries", lambda: factorize(pattern)),
         ("not supported", lambda: factorize(pattern, values.half())),
-        ("sees no GPU|on the cpu", lambda: factorize(eye, backend="cudss")),
-        ("sees no GPU|on the cpu", lambda: factorize(eye, backend="cusolver")),
+        ("sees no GPU|cannot be loaded|on the cpu", lambda: factorize(eye, backend="cudss")),
+        ("sees no GPU|cannot be loaded|on the cpu", lambda: factorize(eye, backend="cusolver")),
         ("3 equations", lambda: factorize(eye).solve(torch.ones(2, dtype=torch.float64))),
         ("neither float64", lambda: factorize(eye).solve(torch.ones(3, dtype=torch.int64))),
     ]
