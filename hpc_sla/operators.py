@@ -270,6 +270,11 @@ class _Free(Operator):
         if not callable(getattr(self._object, "diagonal", None)):
             raise _lacks(self._object, "diagonal", "the diagonal of its owned rows")
         found: torch.Tensor = self._object.diagonal()
+        if found.shape != (self.layout.n_owned,) or self.dtype not in (None, found.dtype):
+            raise ValueError(
+                f"{type(self._object).__name__}.diagonal gave {tuple(found.shape)} {found.dtype} "
+                f"where [{self.layout.n_owned}] {self.dtype or 'of the dtype of b'} is needed"
+            )
         return found
 
     def _put(self, found: torch.Tensor, out: torch.Tensor, name: str) -> None:

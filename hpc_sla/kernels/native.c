@@ -25,7 +25,7 @@
                                const T *restrict values, const T *restrict x)                    \
     {                                                                                            \
         T sum = 0;                                                                               \
-        for (int32_t k = begin; k < end; k += 8) {                                               \
+        for (int64_t k = begin; k < end; k += 8) {                                               \
             FETCH(values + k + AHEAD);                                                           \
             FETCH(indices + k + AHEAD);                                                          \
         }                                                                                        \

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hpc_sla.linear.graphs import Bursts
-from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, System, root
+from hpc_sla.linear.info import Status, worst
+from hpc_sla.linear.method import Method, System, norms_of
 
 Callback = Callable[[int, float], None]
 
@@ -31,7 +31,7 @@ class Outcome:
         self.history.append(self.norm)
         if not math.isfinite(self.norm):
             self.status = "not_finite"
-        elif self.norm <= self.target:
+        elif self.norm <= self.target < math.inf:
             self.status = "converged"
 
     def iterated(self, norm: float, status: Status | None, patience: int) -> None:
@@ -47,7 +47,7 @@ class Outcome:
     def judge(self, norm: float, may_go_on: bool) -> None:
         """Hold what the method claims against the true residual."""
         self.norm = norm
-        if norm <= self.target:
+        if norm <= self.target < math.inf:
             self.status = "converged"
         elif not math.isfinite(norm):
             self.status = "not_finite"
@@ -98,11 +98,10 @@ def iterate(
     else:
         square = system.residual()
     outcomes = [
-        Outcome(target, norm)
-        for target, norm in zip(system.target, _norms(square, scalars.count), strict=True)
+        Outcome(target, norm) for target, norm in zip(system.target, norms_of(square), strict=True)
     ]
     if callback:
-        callback(0, max(o.norm for o in outcomes))
+        callback(0, worst(o.norm for o in outcomes))
     captured = method.capturable and on_one_rank and system.b.is_cuda
     bursts = Bursts(method, scalars, captured=captured and system.precond.pointwise)
     # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
@@ -115,7 +114,7 @@ def iterate(
             method, bursts, outcomes, iterations, max_iterations, patience, callback
         )
         method.finish()
-        norms = _norms(system.residual(), scalars.count)
+        norms = norms_of(system.residual())
         for outcome, norm in zip(outcomes, norms, strict=True):
             if any(outcome is one for one in running):
                 outcome.judge(norm, iterations < max_iterations)
@@ -149,16 +148,7 @@ def _round(
                     status = method.classify(row, outcome.target)
                     outcome.iterated(method.norm(row), status, patience)
             if callback:
-                callback(iterations, max(o.history[-1] for o in outcomes))
+                callback(iterations, worst(o.history[-1] for o in outcomes))
         if any(o.status == "stagnated" for o in outcomes):
             method.keep(scalars.flag([o.status is None for o in outcomes]))
     return iterations
-
-
-def _norms(square: object, count: int) -> list[float]:
-    """The host's norms of a scalar's squares: waits for the device."""
-    if isinstance(square, float):
-        return [root(square)]
-    values = square.reshape(-1).tolist()  # type: ignore[attr-defined]
-    assert len(values) == count
-    return [root(value) for value in values]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -70,21 +72,26 @@ class SolveInfo:
         return self.status == "converged"
 
 
+def worst(values: Iterable[float]) -> float:
+    """The largest; NaN where there is one, which max() may drop."""
+    return max(values, key=lambda value: math.inf if math.isnan(value) else value)
+
+
 def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
     """The one SolveInfo of a solve with these columns."""
     if single:
         return columns[0]
     longest = max(len(c.residual_history) for c in columns)
     history = [
-        max(c.residual_history[min(i, len(c.residual_history) - 1)] for c in columns)
+        worst(c.residual_history[min(i, len(c.residual_history) - 1)] for c in columns)
         for i in range(longest)
     ]
     statuses = [c.status for c in columns if not c.converged] or [columns[0].status]
     return SolveInfo(
         statuses[0],
         max(c.iterations for c in columns),
-        max(c.residual_norm for c in columns),
-        max(c.relative_residual for c in columns),
+        worst(c.residual_norm for c in columns),
+        worst(c.relative_residual for c in columns),
         history,
         normal_residual=max(c.normal_residual or 0.0 for c in columns)
         if columns[0].normal_residual is not None

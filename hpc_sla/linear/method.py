@@ -131,6 +131,16 @@ class Method(ABC):
         """
 
 
+def values_of(scalar: Scalar) -> list[float]:
+    """A scalar as the host's numbers, one a right-hand side: waits for the device."""
+    return scalar.reshape(-1).tolist() if isinstance(scalar, torch.Tensor) else [scalar]
+
+
+def norms_of(square: Scalar) -> list[float]:
+    """The host's norms of a scalar's squares: waits for the device."""
+    return [root(value) for value in values_of(square)]
+
+
 def root(square: float) -> float:
     """The norm that belongs to a square, NaN where rounding or worse made it negative."""
     return math.sqrt(square) if square >= 0 else math.nan

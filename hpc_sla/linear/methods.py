@@ -55,11 +55,12 @@ class Maker:
     def __call__(self, system: System) -> Method:
         return self.entry.make(system, **self.options)
 
-    def check_shape(self, shape: tuple[int, int]) -> None:
+    def check_shape(self, shape: tuple[int, int], square: bool) -> None:
         """Raise InputError where the method cannot work on a matrix of that shape. Local."""
-        if shape[0] != shape[1] and self.entry.solves != "any":
+        if not square and self.entry.solves != "any":
             raise InputError(
-                f"{self.name} needs a square matrix, and this one is {shape[0]} x {shape[1]}",
+                f"{self.name} needs a square matrix with one layout of rows and columns, and this "
+                f"one is {shape[0]} x {shape[1]}",
                 field="method",
                 remedy="Use lsqr for a least-squares solution",
             )
@@ -96,5 +97,8 @@ def make_method(spec: str) -> Maker:
             remedy=f"Choose one of {', '.join(METHODS)}",
         )
     entry = ENTRIES[name]
-    known = options_of(entry.make)
-    return Maker(spec, name, entry, parse_options(name, options, known, "method"))
+    chosen = parse_options(name, options, options_of(entry.make), "method")
+    for key, value in chosen.items():
+        if value < 1:
+            raise InputError(f"{key}={value} is not positive", field="method")
+    return Maker(spec, name, entry, chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,10 @@ from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.linear.choose import choose
 from hpc_sla.linear.driver import Callback, Outcome, iterate
 from hpc_sla.linear.info import SolveInfo, summarise
-from hpc_sla.linear.method import System
+from hpc_sla.linear.method import System, norms_of, values_of
 from hpc_sla.linear.methods import Maker, make_method
 from hpc_sla.linear.scalars import scalars_for
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import ColumnScaling, positive
@@ -100,9 +101,10 @@ def solve(
         _check(A, operator, b, rtol, atol, max_iterations, x0)
         chosen = None if method == "auto" else make_method(method)
         if chosen:
-            chosen.check_shape(operator.shape)
+            chosen.check_shape(operator.shape, operator.square)
+    _agree_on_shapes(operator, b, x0)
     with torch.no_grad():
-        M = _precondition(precond, A, operator, chosen)
+        M = _precondition(precond, A, operator, chosen, b.dtype)
         run = _Run(operator, M, rtol, atol, max_iterations, callback)
         b = b.contiguous()
         if chosen:
@@ -113,15 +115,18 @@ def solve(
     return x, info
 
 
-def _precondition(precond: Any, A: Any, operator: Operator, chosen: Maker | None) -> Preconditioner:
+def _precondition(
+    precond: Any, A: Any, operator: Operator, chosen: Maker | None, dtype: torch.dtype
+) -> Preconditioner:
     """The preconditioner, fit for the method. **Collective.**"""
     if precond == "jacobi" and not operator.square:
         return ColumnScaling(A, operator)
     M = make_preconditioner(precond, A)
     if isinstance(M, Jacobi) and chosen and chosen.entry.solves == "symmetric":
         M = positive(M)
-    if chosen:
-        with operator.world.agree():
+    with operator.world.agree():
+        M.check(operator.columns.n_owned, operator.dtype or dtype, operator.device)
+        if chosen:
             chosen.check_precond(M)
     return M
 
@@ -150,6 +155,8 @@ class _Run:
 
     def _maker(self, name: str) -> Maker:
         made = make_method(name)
+        with self.operator.world.agree():
+            made.check_precond(self.precond)
         if made.entry.solves == "symmetric" and isinstance(self.precond, Jacobi):
             self.precond = positive(self.precond)
         return made
@@ -160,7 +167,7 @@ class _Run:
         """**Collective.**"""
         scalars = scalars_for(self.operator.world, b)
         (square,) = scalars.dots((b, b))
-        squares = [float(s) for s in torch.as_tensor(square).reshape(-1).tolist()]
+        squares = values_of(square)
         smallest = _SQUARES[b.dtype]
         if all(smallest < s < 1 / smallest or math.isnan(s) for s in squares):
             x = self._zeros(b) if x0 is None else _copy(x0)
@@ -182,7 +189,8 @@ class _Run:
         A (x / s) = b / s has the same iterates for s a power of two, one a column.
         """
         largest = self._largest(b)
-        scales = [2.0 ** math.frexp(v)[1] if 0 < v < math.inf else 1.0 for v in largest]
+        # To between 1 and 2: the exponent of the largest number is none of its dtype's too many.
+        scales = [2.0 ** (math.frexp(v)[1] - 1) if 0 < v < math.inf else 1.0 for v in largest]
         scale = torch.tensor(scales, dtype=b.dtype, device=b.device).reshape(b.shape[1:])
         b = b / scale
         x = self._zeros(b) if x0 is None else _copy(x0) / scale
@@ -191,7 +199,7 @@ class _Run:
         x = torch.where(nonzero, x, 0.0).contiguous()
         scalars = scalars_for(self.operator.world, b)
         (square,) = scalars.dots((b, b))
-        norms = [math.sqrt(s) for s in torch.as_tensor(square).reshape(-1).tolist()]
+        norms = norms_of(square)
         solved = self._iterate(make, b, x, x0 is None, norms, scales)
         for one, s in zip(solved, scales, strict=True):
             one.residual_norm *= s
@@ -224,10 +232,9 @@ class _Run:
         measures = b_norms
         if not square:
             r.copy_(b)
-            found = torch.as_tensor(system.measure()).reshape(-1).tolist()
-            measures = [math.sqrt(value) for value in found]
+            measures = self._measures(system)
         system.target = [
-            max(self.rtol * norm, self.atol / scale)
+            max(self.rtol * norm, min(self.atol / scale, sys.float_info.max))
             for norm, scale in zip(measures, scales or [1.0] * len(b_norms), strict=True)
         ]
         one_rank = world.size == 1
@@ -235,13 +242,29 @@ class _Run:
         norms = b_norms
         if not square:
             (left,) = scalars.dots((r, r))
-            norms = [math.sqrt(v) for v in torch.as_tensor(left).reshape(-1).tolist()]
+            norms = norms_of(left)
         return [
             _info(outcome, b_norm, None if square else (norm, measure))
             for outcome, b_norm, norm, measure in zip(
                 outcomes, b_norms, norms, measures, strict=True
             )
         ]
+
+    def _measures(self, system: System) -> list[float]:
+        """||M^-T A^T b||_2 by columns. **Collective.**"""
+        measures = norms_of(system.measure())
+        if 0.0 in measures:
+            # Zero, or squares that underflow?
+            found, work = torch.empty_like(system.x), torch.empty_like(system.x)
+            system.transposed_product(system.r, found, work)
+            pairs = zip(self._largest(found), measures, strict=True)
+            if any(largest and not measure for largest, measure in pairs):
+                raise InputError(
+                    "the entries of A are too small to square",
+                    field="A",
+                    remedy='Scale the matrix, or use precond="jacobi"',
+                )
+        return measures
 
 
 def _info(o: Outcome, b_norm: float, least_squares: tuple[float, float] | None) -> SolveInfo:
@@ -254,6 +277,17 @@ def _info(o: Outcome, b_norm: float, least_squares: tuple[float, float] | None) 
     info = SolveInfo(o.status or "max_iterations", o.iterations, norm, relative, o.history)
     info.normal_residual = normal
     return info
+
+
+def _agree_on_shapes(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) -> None:
+    """What ranks must have in common for their collectives to match. **Collective.**"""
+    kinds = operator.world.comm.allgather((tuple(b.shape[1:]), b.dtype, x0 is None))
+    if len(set(kinds)) > 1:
+        raise InputError(
+            "ranks differ in the columns or the dtype of b, or in whether there is an x0",
+            field="b",
+            remedy="Pass the same kind on every rank",
+        )
 
 
 def _copy(x: torch.Tensor) -> torch.Tensor:
@@ -298,7 +332,7 @@ def _check(
                 f"{dtype} on {operator.device}",
                 field=name,
             )
-    values = getattr(A, "values", None)
+    values = getattr(A.T if isinstance(A, TransposedMatrix) else A, "values", None)
     if torch.is_grad_enabled() and any(
         isinstance(t, torch.Tensor) and t.requires_grad for t in (values, b, x0)
     ):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.kernels.vectors import copy_
 
 
 class Preconditioner(ABC):
@@ -102,7 +103,7 @@ class Wrapped(Preconditioner):
         self.transposable = transpose is not None
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return self._function(r)
+        return self._into(self._function(r), r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if self._transpose is None:
@@ -110,4 +111,15 @@ class Wrapped(Preconditioner):
                 f"the preconditioner {self.name} has no apply_transpose; "
                 "give it one, or another preconditioner to the adjoint solve"
             )
-        return self._transpose(r)
+        return self._into(self._transpose(r), r, out)
+
+    def _into(self, found: torch.Tensor, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        # What comes from outside goes on to compiled loops, which trust shape, dtype and layout.
+        # Local on purpose: one rank's wrong shape is a bug.
+        if (found.shape, found.dtype, found.device) != (r.shape, r.dtype, r.device):
+            raise ValueError(
+                f"the preconditioner {self.name} gave {tuple(found.shape)} {found.dtype} on "
+                f"{found.device} where {tuple(r.shape)} {r.dtype} on {r.device} is needed"
+            )
+        copy_(out, found)
+        return out

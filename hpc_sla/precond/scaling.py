@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hpc_sla.errors import InputError
@@ -28,13 +29,10 @@ class ColumnScaling(Jacobi):
     name = "jacobi"
 
     def __init__(self, A: Any, operator: Operator) -> None:
-        squares: DSparseMatrix | TransposedMatrix
-        if isinstance(A, DSparseMatrix):
-            values = A.values.detach()
-            squares = A.with_values(values * values).T
-        elif isinstance(A, TransposedMatrix):
-            values = A.T.values.detach()
-            squares = A.T.with_values(values * values)
+        if isinstance(A, TransposedMatrix):
+            matrix = A.T
+        elif isinstance(A, DSparseMatrix):
+            matrix = A
         else:
             with operator.world.agree():
                 raise InputError(
@@ -42,9 +40,18 @@ class ColumnScaling(Jacobi):
                     field="precond",
                     remedy='Pass precond="none"',
                 )
-        super().__init__((squares @ values.new_ones(operator.layout.n_owned)).sqrt())
+        values = matrix.values.detach()
+        # Scaled by a power of two, so that squares neither over- nor underflow.
+        mine = float(values.abs().max()) if values.numel() else 0.0
+        largest = operator.world.max(mine)
+        scale = 2.0 ** (math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
+        squares = matrix.with_values((values / scale).square())
+        product = squares if isinstance(A, TransposedMatrix) else squares.T
+        super().__init__((product @ values.new_ones(operator.layout.n_owned)).sqrt() * scale)
 
 
 def positive(jacobi: Jacobi) -> Jacobi:
     """The same with the absolute values of the diagonal: definite, as minres needs. Local."""
-    return Jacobi(jacobi.inverse.abs().reciprocal())
+    made = Jacobi(jacobi.inverse.abs().reciprocal())
+    made.name = jacobi.name
+    return made

@@ -53,14 +53,17 @@ def by_factorization(
     direct.refuse_gradients(A.values, b)
     with torch.no_grad():
         factors = direct.factorize(A.pattern.owned, A.values, backend=backend, method=method)
+        # Each column scaled by a power of two, so that its squares neither over- nor underflow.
+        scale = _scales(b)
+        b, atol_scaled = b / scale, atol / scale
         x = factors.solve(b)
         b_norms = torch.linalg.vector_norm(b, dim=0)
-        targets = (rtol * b_norms).clamp(min=atol)
+        targets = torch.maximum(rtol * b_norms, atol_scaled)
         r = b - A @ x
         norms = torch.linalg.vector_norm(r, dim=0)
         history = [norms]
         for _ in range(_REFINEMENTS):
-            if bool((norms <= targets).all()):
+            if bool((norms <= targets).all()) or not bool(norms.isfinite().all()):
                 break
             better = x + factors.solve(r)
             r_new = b - A @ better
@@ -71,7 +74,8 @@ def by_factorization(
             x, r = torch.where(gain, better, x), torch.where(gain, r_new, r)
             norms = torch.where(gain, norms_new, norms)
             history.append(norms)
-    columns = torch.stack([*history, targets, b_norms]).t().tolist()
+        x = x * scale
+    columns = (torch.stack([*history, targets, b_norms]) * scale).t().tolist()
     seconds = time.perf_counter() - started
     infos = []
     for *residuals, target, b_norm in columns:
@@ -88,8 +92,17 @@ def by_factorization(
     return x, infos
 
 
+def _scales(b: torch.Tensor) -> torch.Tensor:
+    """A power of two for each column [k], 1 for one of zeros or not finite."""
+    if not b.shape[0]:
+        return b.new_ones(b.shape[1:])
+    largest = b.abs().amax(dim=0)
+    scales = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+    return torch.where((largest > 0) & largest.isfinite(), scales, 1.0)
+
+
 def _status(norm: float, target: float) -> Status:
-    if norm <= target:
+    if norm <= target < math.inf:
         return "converged"
     return "stagnated" if math.isfinite(norm) else "not_finite"
 

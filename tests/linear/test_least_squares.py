@@ -111,3 +111,20 @@ def test_square_systems_of_any_kind(world):
     x, info = hs.solve(A, spread(A.layout, b), method="lsqr", precond="none", rtol=1e-10)
     assert info.converged
     assert np.linalg.norm(b - matrix @ full(A.layout, x)) <= 1e-9 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("size", [1e20, 1e25, 1e-24, 1e-100, 1e200, 1e-200])
+def test_the_size_of_the_matrix_does_not_matter(world, size):
+    matrix = _matrix((40, 25))
+    b = np.random.default_rng(57).standard_normal(40)
+    _, x, info = _solve(world, matrix * size, b, precond="jacobi", rtol=1e-11)
+    expected = np.linalg.lstsq(matrix.toarray(), b, rcond=None)[0]
+    assert info.converged and info.iterations > 1
+    np.testing.assert_allclose(x * size, expected, atol=1e-7)
+    if size == 1e-200:
+        with pytest.raises(hs.InputError, match="too small to square"):
+            _solve(world, matrix * size, b, precond="none")
+    elif size < 1e200:
+        _, x, info = _solve(world, matrix * size, b, precond="none", rtol=1e-11)
+        assert info.converged
+        np.testing.assert_allclose(x * size, expected, atol=1e-7)

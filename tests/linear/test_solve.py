@@ -107,6 +107,29 @@ def test_the_size_of_the_right_hand_side_does_not_matter(world, dtype, size):
     np.testing.assert_allclose(two.residual_norm, size * one.residual_norm, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(np.float64, 1.2e308), (np.float32, 2e38)])
+def test_the_largest_numbers_are_numbers(world, dtype, size):
+    A = distribute((SPD["poisson"]() * 1e6).astype(dtype), world)
+    b = spread(A.layout, np.full(A.shape[0], size, dtype=dtype))
+    x, info = hs.solve(A, b, rtol=1e-4)
+    assert info.converged and info.iterations > 1 and everywhere(world, bool(x.isfinite().all()))
+
+
+def test_norms_are_those_of_double_precision(system):
+    matrix, A, b, mine = system
+    x, info = hs.solve(A, mine, rtol=1e-3)
+    residual = np.linalg.norm(b - matrix @ full(A.layout, x)) / np.linalg.norm(b)
+    np.testing.assert_allclose(info.relative_residual, residual, rtol=2e-10)
+
+
+def test_a_nan_in_one_column_shows_in_the_summary(system):
+    _, A, _, mine = system
+    b = torch.stack([mine, mine * math.nan], dim=1)
+    x, info = hs.solve(A, b)
+    assert info.status == "not_finite" and math.isnan(info.relative_residual)
+    assert info.columns[0].converged and everywhere(A.world, bool(x[:, 0].isfinite().all()))
+
+
 def test_a_residual_that_rises_for_long_is_no_stagnation(world):
     """1D Laplacian, constant load: the residual stays above its start for n/2 steps."""
     n = 2600
@@ -131,6 +154,22 @@ def test_a_jacobi_of_another_matrix_is_refused(system, wrong):
         other = Jacobi(torch.ones(1, dtype=torch.float64))
     with pytest.raises(hs.InputError, match="does not go with"):
         hs.solve(A, mine, precond=other)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_callable_may_return_any_layout_of_memory(system, method):
+    _, A, _, mine = system
+    b = torch.stack([mine, 2 * mine, mine + 1], dim=1)
+    inverse = 1.0 / A.diagonal()
+    _, info = hs.solve(A, b, method, lambda r: (r.t() * inverse).contiguous().t(), rtol=1e-7)
+    assert info.converged
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_callable_that_changes_the_dtype_is_a_bug(system, method):
+    _, A, _, mine = system
+    with pytest.raises(ValueError, match="float32"):
+        hs.solve(A, mine, method, lambda r: r.float())
 
 
 def test_a_torch_module_is_a_preconditioner(system):
@@ -260,6 +299,8 @@ def test_a_users_own_preconditioner_works(system, precond):
     ("options", "message"),
     [
         ({"method": "magic"}, "unknown method"),
+        ({"method": "gmres:restart=0"}, "not positive"),
+        ({"method": "gmres:start=3"}, "not an option"),
         ({"precond": "magic"}, "unknown preconditioner"),
         ({"rtol": -1.0}, "rtol"),
         ({"rtol": math.nan}, "rtol"),
@@ -282,6 +323,8 @@ def test_a_gradient_is_refused_rather_than_lost(system):
     _, A, _, mine = system
     with pytest.raises(hs.HpcSlaError, match="gradients"):
         hs.solve(A, mine.clone().requires_grad_())
+    with pytest.raises(hs.HpcSlaError, match="gradients"):
+        hs.solve(A.with_values(A.values.clone().requires_grad_()).T, mine)
     with torch.no_grad():
         _, info = hs.solve(A, mine.clone().requires_grad_())
     assert info.converged
