@@ -13,6 +13,7 @@ import torch
 
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.node import place_on_node, share_cores
+from hpc_sla.reductions import AllSum, Replicate
 from hpc_sla.serial import SerialComm
 from hpc_sla.transport import Transport, sparse_exchange
 
@@ -187,7 +188,7 @@ class World:
         torch.Tensor
             Replicated.
         """
-        return _AllSum.apply(tensor, self)
+        return AllSum.apply(tensor, self)
 
     def replicate(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mark a value that is the same on every rank. **Collective** in backward.
@@ -205,7 +206,7 @@ class World:
         torch.Tensor
             To be used in each rank's own computation.
         """
-        return _Replicate.apply(tensor, self)
+        return Replicate.apply(tensor, self)
 
     def max(self, value: float) -> float:
         """The largest of a number over ranks. **Collective.**"""
@@ -303,48 +304,6 @@ class World:
             f"World(rank={self.rank}, size={self.size}, device={str(self.device)!r}, "
             f"transport={self.transport.name!r})"
         )
-
-
-class _AllSum(torch.autograd.Function):
-    """Partial values in, their replicated sum out; the adjoint of `_Replicate`."""
-
-    @staticmethod
-    def forward(tensor: torch.Tensor, world: World) -> torch.Tensor:
-        total = tensor.detach().clone(memory_format=torch.contiguous_format)
-        world.transport.all_reduce_sum(total)
-        return total
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.world = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return _Replicate.apply(grads[0], ctx.world), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
-        return _AllSum.apply(tangents[0], ctx.world)
-
-
-class _Replicate(torch.autograd.Function):
-    """A replicated value in, the same value out, its cotangents summed over ranks."""
-
-    @staticmethod
-    def forward(tensor: torch.Tensor, world: World) -> torch.Tensor:
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.world = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return _AllSum.apply(grads[0], ctx.world), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
-        return tangents[0].view_as(tangents[0])
 
 
 def _device(asked: str | torch.device, node_rank: int) -> torch.device:

@@ -156,6 +156,18 @@ def test_a_jacobi_of_another_matrix_is_refused(system, wrong):
         hs.solve(A, mine, precond=other)
 
 
+def test_ranks_that_differ_are_told_so(system):
+    """Their reductions would not match: without this the job hangs or adds up nonsense."""
+    _, A, _, mine = system
+    if A.world.size == 1:
+        return
+    first = A.world.rank == 0
+    with pytest.raises(hs.InputError, match="ranks differ"):
+        hs.solve(A, mine.unsqueeze(1) if first else mine)
+    with pytest.raises(hs.InputError, match="ranks differ"):
+        hs.solve(A, mine, x0=mine if first else None)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_callable_may_return_any_layout_of_memory(system, method):
     _, A, _, mine = system
