@@ -14,6 +14,8 @@ DTYPES = {torch.float64: "float64", torch.float32: "float32"}
 
 _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "csr_matmul": (2, 9, None),
+    "csr_affine": (2, 8, None),
+    "csr_relax": (2, 12, None),
     "residual": (2, 5, None),
     "direction": (2, 6, None),
     "basis_dots": (5, 2, None),

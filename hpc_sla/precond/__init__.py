@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hpc_sla.precond.amg import AMG as AMG
+    from hpc_sla.precond.amg import AmgOptions as AmgOptions
     from hpc_sla.precond.base import Identity as Identity
     from hpc_sla.precond.base import Preconditioner as Preconditioner
     from hpc_sla.precond.block_jacobi import BlockJacobi as BlockJacobi
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 # Loaded on first use: `--help` lists the choices without torch.
 _HOMES = {
     "CHOICES": "choices",
+    "AMG": "amg",
     "AdditiveSchwarz": "schwarz",
+    "AmgOptions": "amg",
     "BlockJacobi": "block_jacobi",
     "Chebyshev": "chebyshev",
     "Identity": "base",

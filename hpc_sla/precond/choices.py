@@ -12,5 +12,7 @@ CHOICES = {
     "block_jacobi": "factor each rank's own block (ilu0, ic0 or lu): a strong default on few ranks",
     "additive_schwarz": "block_jacobi on overlapping blocks: fewer iterations where ranks are "
     "many; use gmres or bicgstab, or type=basic with cg",
+    "amg": "smoothed aggregation multigrid: iterations hardly grow with the problem; elliptic "
+    "problems, the larger the better",
 }
 """The names `solve` accepts, with when to use each. Options follow a colon, by commas."""

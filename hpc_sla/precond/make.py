@@ -9,6 +9,7 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import as_operator
+from hpc_sla.precond.amg import amg
 from hpc_sla.precond.base import Identity, Preconditioner, Wrapped
 from hpc_sla.precond.block_jacobi import BlockJacobi
 from hpc_sla.precond.chebyshev import Chebyshev
@@ -26,6 +27,7 @@ _KINDS: dict[str, Any] = {
     "polynomial": Polynomial,
     "block_jacobi": BlockJacobi,
     "additive_schwarz": AdditiveSchwarz,
+    "amg": amg,
 }
 
 

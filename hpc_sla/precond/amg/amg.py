@@ -1,0 +1,159 @@
+"""Smoothed aggregation algebraic multigrid over ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.operators import as_operator
+from hpc_sla.precond.amg.cycle import Cycle
+from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
+from hpc_sla.precond.amg.options import AmgOptions
+from hpc_sla.precond.base import Preconditioner
+from hpc_sla.precond.workspace import Workspace
+
+
+class AMG(Preconditioner):
+    """One cycle of smoothed aggregation multigrid. **Collective.**
+
+    Vanek, Mandel and Brezina, "Algebraic multigrid by smoothed aggregation for second and fourth
+    order elliptic problems", Computing 56 (1996); one hierarchy for the whole matrix, its levels
+    coupled through halos, as in Tuminaro and Tong, "Parallel smoothed aggregation multigrid:
+    aggregation strategies on massively parallel machines", SC 2000. For matrices of elliptic
+    problems; a mildly non-symmetric one is treated as if symmetric, with gmres or bicgstab
+    around it.
+
+    Parameters
+    ----------
+    A : DSparseMatrix
+        Square.
+    options : AmgOptions, optional
+    near_nullspace : tensor or array [n_owned, m], optional
+        Per rank: what A hardly changes, such as rigid-body modes for elasticity
+        (`hpc_sla.problems.rigid_body_modes`). Default: constants, one vector for each unknown
+        of a node.
+
+    Raises
+    ------
+    InputError
+        On every rank: options out of range, a near-nullspace of another shape or not finite,
+        a rank that owns a part of a node.
+    """
+
+    def __init__(
+        self,
+        A: DSparseMatrix,
+        options: AmgOptions | None = None,
+        near_nullspace: torch.Tensor | np.ndarray | None = None,
+    ) -> None:
+        self.options = AmgOptions() if options is None else options
+        self.name = str(self.options)
+        self._belongs_to(A.layout.n_owned, A.values)
+        with A.world.agree():
+            B = self._near_nullspace(A, near_nullspace)
+        with torch.no_grad():
+            self._scale = _scale(A)
+            scaled = A.with_values(A.values.detach() * self._scale) if self._scale != 1 else A
+            self._hierarchy = Hierarchy(scaled, B, self.options)
+        self._of_symmetric = as_operator(A).symmetric
+        self.symmetric = self.options.cycle != "K"
+        self.transposable = self.options.cycle != "K"
+        self._cycle = Cycle(self._hierarchy.levels, self.options.cycle)
+        self._transposed: Cycle | None = None
+        self._work = Workspace(1, A.layout.n_owned)
+
+    def _near_nullspace(
+        self, A: DSparseMatrix, given: torch.Tensor | np.ndarray | None
+    ) -> np.ndarray:
+        n, block_size = A.layout.n_owned, self.options.block_size
+        if (A.layout.offsets % block_size).any():
+            raise InputError(
+                f"a rank owns a part of a node of {block_size} unknowns",
+                field="amg:block_size",
+                remedy="Partition the nodes and not the rows, or leave block_size out",
+            )
+        if given is None:
+            return np.tile(np.eye(block_size), (n // block_size, 1))
+        B = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
+        B = np.ascontiguousarray(B.reshape(n, -1) if B.ndim == 1 else B, dtype=np.float64)
+        if B.ndim != 2 or len(B) != n or not np.isfinite(B).all():
+            raise InputError(
+                f"a near-nullspace of shape {B.shape} (or not finite) does not go with {n} rows",
+                field="near_nullspace",
+                remedy="Pass this rank's rows of each vector: [n_owned, m]",
+            )
+        return B
+
+    @property
+    def levels(self) -> list[LevelSummary]:
+        """The levels, finest first. Replicated."""
+        return self._hierarchy.summaries
+
+    @property
+    def operator_complexity(self) -> float:
+        """Nonzeros of all levels over those of the finest. Replicated."""
+        return sum(level.nonzeros for level in self.levels) / max(1, self.levels[0].nonzeros)
+
+    @property
+    def grid_complexity(self) -> float:
+        """Rows of all levels over those of the finest. Replicated."""
+        return sum(level.rows for level in self.levels) / max(1, self.levels[0].rows)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """This rank's time in each step of the set-up."""
+        return dict(self._hierarchy.seconds)
+
+    def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """**Collective.**"""
+        return self._apply(self._cycle, r, out)
+
+    def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """**Collective.**"""
+        if self._of_symmetric:
+            return self._apply(self._cycle, r, out)
+        if self._transposed is None:
+            self._transposed = Cycle(self._hierarchy.levels, self.options.cycle, transpose=True)
+        return self._apply(self._transposed, r, out)
+
+    def _apply(self, cycle: Cycle, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        dtype = self._hierarchy.dtype
+        b = r
+        if r.dtype != dtype:
+            (b,) = self._work.like(r.new_empty((0, *r.shape[1:]), dtype=dtype))
+            torch.mul(r, 1.0, out=b)
+        return torch.mul(cycle.apply(b), self._scale, out=out)
+
+
+def _scale(A: DSparseMatrix) -> float:
+    """A power of two that brings A into float32's range, 1 where it is well inside. **Collective.**"""
+    values = A.values.detach()
+    largest = A.world.max(float(values.abs().max()) if values.numel() else 0.0)
+    if not 0 < largest < float("inf") or 1e-10 < largest < 1e10:
+        return 1.0
+    return 2.0 ** -round(float(np.log2(largest)))
+
+
+def amg(A: DSparseMatrix, **options: Any) -> AMG:
+    """AMG with options as keywords. **Collective.**"""
+    with A.world.agree():
+        chosen = AmgOptions(**options)
+    return AMG(A, chosen)
+
+
+# The keywords, for those who list or parse them.
+amg.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter("A", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        *(
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
+            for f in dataclasses.fields(AmgOptions)
+        ),
+    ]
+)

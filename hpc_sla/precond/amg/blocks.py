@@ -1,0 +1,171 @@
+"""A rank's rows as SciPy sees them during set-up: the owned columns' block and the halo's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from hpc_sla.halo import HaloPlan
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.layout import RowLayout
+from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.pattern import DistributedPattern
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The rows of this rank, on the host; memory is shared with the matrix where it lies there.
+
+    Attributes
+    ----------
+    owned : csr_matrix [n_owned, n_owned_columns]
+    halo : csr_matrix [len(boundary), n_halo]
+    boundary : int32 array
+        The owned rows with entries in halo columns.
+    """
+
+    owned: sp.csr_matrix
+    halo: sp.csr_matrix
+    boundary: np.ndarray
+
+    @classmethod
+    def of(cls, A: DSparseMatrix) -> Blocks:
+        pattern, values = A.pattern, A.values.detach()
+        return cls(
+            as_scipy(pattern.owned, pattern.owned_values(values)),
+            as_scipy(pattern.halo, pattern.halo_values(values)),
+            pattern.boundary.cpu().numpy(),
+        )
+
+    def spread(self, rows: sp.csr_matrix) -> sp.csr_matrix:
+        """A matrix of the boundary rows as one of all rows. Local."""
+        n = self.owned.shape[0]
+        counts = np.zeros(n + 1, dtype=rows.indptr.dtype)
+        counts[self.boundary + 1] = np.diff(rows.indptr)
+        return csr(rows.data, rows.indices, np.cumsum(counts, dtype=counts.dtype), n, rows.shape[1])
+
+
+def csr(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: int
+) -> sp.csr_matrix:
+    """A SciPy matrix on these very arrays."""
+    return sp.csr_matrix((data, indices, indptr), shape=(n, m), copy=False)
+
+
+def as_scipy(pattern: CsrPattern, values: torch.Tensor) -> sp.csr_matrix:
+    """A rank-local matrix on the host. Local."""
+    parts = (t.cpu().numpy() for t in (values, pattern.indices, pattern.indptr))
+    return csr(*parts, pattern.n_rows, pattern.n_columns)
+
+
+def as_pattern(matrix: sp.csr_matrix, device: torch.device) -> CsrPattern:
+    """The pattern of a SciPy matrix, on the rank's device. Local."""
+    indptr, indices = (
+        torch.from_numpy(a.astype(np.int32, copy=False)).to(device)
+        for a in (matrix.indptr, matrix.indices)
+    )
+    return CsrPattern(indptr, indices, matrix.shape[1])
+
+
+class Columns:
+    """Columns as this rank numbers them in set-up: its own first, then others as they come up.
+
+    Parameters
+    ----------
+    layout : RowLayout
+        Of the columns.
+
+    Attributes
+    ----------
+    away : int64 array
+        The stored numbers of the others.
+    """
+
+    def __init__(self, layout: RowLayout) -> None:
+        self.layout = layout
+        self.away = np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.layout.n_owned + len(self.away)
+
+    def local(self, stored: np.ndarray) -> np.ndarray:
+        """Local numbers of stored ones, as int32; new ones join `away`. Local."""
+        start, n = self.layout.start, self.layout.n_owned
+        result = stored - start
+        outside = np.flatnonzero((result < 0) | (result >= n))
+        if len(outside):
+            wanted, inverse = np.unique(stored[outside], return_inverse=True)
+            new = np.setdiff1d(wanted, self.away, assume_unique=True)
+            self.away = np.concatenate([self.away, new])
+            order = np.argsort(self.away, kind="stable")
+            place = order[np.searchsorted(self.away, wanted, sorter=order)]
+            result[outside] = n + place[inverse]
+        return result.astype(np.int32)
+
+    def stored(self, local: np.ndarray) -> np.ndarray:
+        """Stored numbers of local ones. Local."""
+        n = self.layout.n_owned
+        result = local.astype(np.int64) + self.layout.start
+        outside = np.flatnonzero(local >= n)
+        result[outside] = self.away[local[outside] - n]
+        return result
+
+
+def distribute(
+    layout: RowLayout, columns: Columns, rows: sp.csr_matrix
+) -> tuple[DistributedPattern, np.ndarray, sp.csr_matrix]:
+    """This rank's rows, in local columns, as a distributed pattern. **Collective.**
+
+    Parameters
+    ----------
+    layout : RowLayout
+        Of the rows.
+    columns : Columns
+    rows : csr_matrix [n_owned, len(columns)]
+        Its `indices` are renumbered, in place, so that halo columns ascend.
+
+    Returns
+    -------
+    DistributedPattern
+    array [nnz]
+        The values in the pattern's order.
+    csr_matrix [n_owned, n_owned_columns + n_halo]
+        The same rows, in the pattern's columns.
+    """
+    n = columns.layout.n_owned
+    device = layout.world.device
+    rows.resize(layout.n_owned, len(columns))
+    away = np.empty(0, dtype=np.int64)
+    if len(columns.away):
+        away = np.flatnonzero(rows.indices >= n)
+    used = np.unique(rows.indices[away])
+    halo = columns.away[used - n]
+    order = np.argsort(halo)
+    rank_of = np.empty(len(used), dtype=np.int32)
+    rank_of[order] = np.arange(len(used), dtype=np.int32)
+    there = rank_of[np.searchsorted(used, rows.indices[away])]
+    rows.indices[away] = n + there
+    away_rows = np.searchsorted(rows.indptr, away, side="right") - 1
+    boundary, counts = np.unique(away_rows, return_counts=True)
+    lost = np.zeros(layout.n_owned + 1, dtype=np.int64)
+    lost[boundary + 1] = counts
+    indptr = (rows.indptr - np.cumsum(lost)).astype(np.int32)
+    indices, values = rows.indices, rows.data
+    if len(away):
+        mine = rows.indices < n
+        indices, values = rows.indices[mine], np.concatenate([rows.data[mine], rows.data[away]])
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int32, copy=False)).to(device)
+
+    pattern = DistributedPattern(
+        layout,
+        CsrPattern(tensor(indptr), tensor(indices), n),
+        CsrPattern(tensor(np.concatenate([[0], np.cumsum(counts)])), tensor(there), len(used)),
+        tensor(boundary),
+        HaloPlan(columns.layout, halo[order]),
+    )
+    return pattern, values, csr(rows.data, rows.indices, rows.indptr, layout.n_owned, n + len(used))

@@ -1,0 +1,80 @@
+"""The last level: solved directly, by every rank that still takes part."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpc_sla.matrix import DSparseMatrix
+
+_SINGULAR = 1e-11
+"""Singular values below this part of the largest are those of a nullspace."""
+
+
+class DenseSolve:
+    """`A^+ b` by this rank's rows of the inverse, or of the pseudo-inverse. **Collective.**
+
+    All ranks get the whole matrix and right-hand side, so n is to be small.
+
+    Parameters
+    ----------
+    A : DSparseMatrix
+    dtype : torch.dtype
+        Of the vectors.
+
+    Attributes
+    ----------
+    singular : bool
+        Replicated.
+    """
+
+    def __init__(self, A: DSparseMatrix, dtype: torch.dtype) -> None:
+        layout = A.layout
+        self._layout, self._world = layout, A.world
+        parts = A.world.comm.allgather(A.local_csr().toarray())
+        dense = np.concatenate(parts, axis=0).astype(np.float64)
+        inverse, self.singular = _inverse(dense)
+        mine = slice(layout.start, layout.start + layout.n_owned)
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(A.device, dtype)
+
+        self._rows, self._columns = tensor(inverse[mine]), tensor(inverse[:, mine].T)
+        self._buffers: dict[tuple[int, ...], torch.Tensor] = {}
+
+    @property
+    def bytes(self) -> int:
+        """What this rank holds."""
+        return 2 * self._rows.numel() * self._rows.element_size()
+
+    def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> None:
+        """`out = A^+ b`, or `A^+T b`, for `[n_owned]` or `[n_owned, k]`. **Collective.**"""
+        shape = tuple(b.shape[1:])
+        if shape not in self._buffers:
+            self._buffers[shape] = b.new_empty((self._layout.n_global, *shape))
+        whole = self._buffers[shape].zero_()
+        whole.narrow(0, self._layout.start, self._layout.n_owned).add_(b)
+        self._world.transport.all_reduce_sum(whole)
+        torch.matmul(self._columns if transpose else self._rows, whole, out=out)
+
+
+def _inverse(dense: np.ndarray) -> tuple[np.ndarray, bool]:
+    n = len(dense)
+    if n == 0 or not np.isfinite(dense).all():
+        # Of a matrix that is not finite the answer is NaN, for the solver to see.
+        return np.full((n, n), np.nan), False
+    size = np.abs(dense).max()
+    if size == 0:
+        return np.zeros((n, n)), True
+    # Scaled to a unit diagonal where it has one: nearly singular means something only then.
+    root = np.sqrt(np.abs(dense.diagonal()))
+    root[root == 0] = np.sqrt(size)
+    scaled = dense / root / root[:, None]
+    try:
+        inverse = np.linalg.inv(scaled)
+        singular = np.linalg.norm(scaled) * np.linalg.norm(inverse) * _SINGULAR > 1
+    except np.linalg.LinAlgError:
+        singular = True
+    if singular:
+        inverse = np.linalg.pinv(scaled, rcond=_SINGULAR)
+    return inverse / root / root[:, None], bool(singular)

@@ -1,0 +1,83 @@
+"""What can be chosen about the multigrid method."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from hpc_sla.errors import InputError
+
+CYCLES = ("V", "W", "K")
+SMOOTHERS = ("chebyshev", "jacobi", "l1_jacobi")
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class AmgOptions:
+    """Options of `AMG`; as text, `"amg:cycle=W,dtype=float64"`.
+
+    Attributes
+    ----------
+    cycle : {"V", "W", "K"}
+        K: each coarse problem by up to two steps of flexible CG with the next level as
+        preconditioner (Notay and Vassilevski, Numer. Linear Algebra Appl. 15, 2008). It is no
+        linear operator: for fgmres, or cg where that converges.
+    smoother : {"chebyshev", "jacobi", "l1_jacobi"}
+        The same before and after the coarse correction, so that the cycle is symmetric.
+    degree : int
+        Of Chebyshev's polynomial; sweeps of the other two.
+    eigenvalue_ratio : float
+        Upper over lower end of Chebyshev's interval.
+    strength : float
+        Neighbours count as strongly connected where `|a_ij| > strength sqrt(|a_ii a_jj|)`
+        (Vanek, Mandel and Brezina, Computing 56, 1996, equation 5.1), and the weaker entries are
+        lumped onto the diagonal for smoothing the prolongator. 0: all are.
+    block_size : int
+        Unknowns of a node, stored one after the other: 3 for elasticity in space.
+    coarse_size : int
+        A level of no more rows is the last, and solved by a dense inverse.
+    rows_per_rank : int
+        A level with fewer rows a rank than this goes to fewer ranks.
+    max_levels : int
+    dtype : {"float32", "float64"}
+        Of the cycle. The Krylov method around it keeps its own.
+    """
+
+    cycle: str = "V"
+    smoother: str = "chebyshev"
+    degree: int = 2
+    eigenvalue_ratio: float = 4.4
+    strength: float = 0.04
+    block_size: int = 1
+    coarse_size: int = 500
+    rows_per_rank: int = 1000
+    max_levels: int = 25
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value out of range."""
+        for name, choices in (("cycle", CYCLES), ("smoother", SMOOTHERS), ("dtype", DTYPES)):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"unknown {name} {getattr(self, name)!r}",
+                    field=f"amg:{name}",
+                    remedy=f"Choose one of {', '.join(choices)}",
+                )
+        for name in ("degree", "block_size", "coarse_size", "rows_per_rank", "max_levels"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{getattr(self, name)} is below 1", field=f"amg:{name}")
+        if not 1 < self.eigenvalue_ratio < math.inf:
+            raise InputError(
+                f"{self.eigenvalue_ratio} is not a number above 1", field="amg:eigenvalue_ratio"
+            )
+        if not 0 <= self.strength < 1:
+            raise InputError(f"{self.strength} is not in [0, 1)", field="amg:strength")
+
+    def __str__(self) -> str:
+        """As text, what differs from the defaults only."""
+        changed = [
+            f"{f.name}={getattr(self, f.name)}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        ]
+        return ":".join(["amg", *filter(None, [",".join(changed)])])

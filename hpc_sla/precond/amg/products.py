@@ -1,0 +1,187 @@
+"""Distributed products of a multigrid cycle. **Collective**, all of them; not differentiable.
+
+As in `DistributedPattern.matmul` the halo travels while the owned block is multiplied.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hpc_sla.kernels import relax as kernels
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.pattern import DistributedPattern
+from hpc_sla.precond.amg.blocks import as_pattern, csr
+from hpc_sla.precond.amg.prolongator import Prolongator
+
+Tensor = torch.Tensor
+
+
+class Operator:
+    """A level's matrix, in the cycle's dtype.
+
+    Parameters
+    ----------
+    pattern : DistributedPattern
+    values : torch.Tensor [nnz_owned]
+    """
+
+    def __init__(self, pattern: DistributedPattern, values: Tensor) -> None:
+        self.pattern = pattern
+        self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
+        self._values = values
+        self._transposed: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        """What the values take on this rank."""
+        return self._values.numel() * self._values.element_size()
+
+    def matmul(self, x: Tensor, out: Tensor) -> None:
+        """`out = A x`."""
+        self.pattern.matmul(self._values, x, out)
+
+    def residual(self, x: Tensor, b: Tensor, out: Tensor) -> None:
+        """`out = b - A x`."""
+        _affine(self.pattern, self._owned, self._halo, x, -1.0, b, out)
+
+    def relax(
+        self,
+        x: Tensor,
+        b: Tensor,
+        inverse: Tensor,
+        alpha: float,
+        beta: float,
+        before: Tensor | None,
+        after: Tensor | None,
+        out: Tensor,
+    ) -> None:
+        """`q = beta before + alpha inverse (b - A x); out = x + q; after = q`."""
+        pattern = self.pattern
+        channel = pattern.plan.start_exchange(x)
+        kernels.relax(
+            pattern.owned, self._owned, x, b, inverse, alpha, beta, before, after, out
+        )
+        channel.finish()
+        if pattern.halo.nnz:
+            there, rows = channel.recv_buffer, pattern.boundary
+            kernels.relax_rest(
+                pattern.halo, self._halo, there, rows, inverse, alpha, after, out
+            )
+
+    @property
+    def T(self) -> TransposedOperator:
+        """The transpose. Local."""
+        if self._transposed is None:
+            self._transposed = self.pattern.transpose_values(self._values)
+        return TransposedOperator(self.pattern, self._transposed)
+
+
+class TransposedOperator:
+    """The transpose of a level's matrix, for the adjoint's cycle."""
+
+    def __init__(self, pattern: DistributedPattern, values: Tensor) -> None:
+        self.pattern, self._values = pattern, values
+
+    def matmul(self, x: Tensor, out: Tensor) -> None:
+        """`out = A^T x`."""
+        self.pattern.rmatmul(self._values, x, out, transposed=True)
+
+    def residual(self, x: Tensor, b: Tensor, out: Tensor) -> None:
+        """`out = b - A^T x`."""
+        self.matmul(x, out)
+        torch.sub(b, out, out=out)
+
+    def relax(
+        self,
+        x: Tensor,
+        b: Tensor,
+        inverse: Tensor,
+        alpha: float,
+        beta: float,
+        before: Tensor | None,
+        after: Tensor | None,
+        out: Tensor,
+    ) -> None:
+        """As `Operator.relax`, with A^T."""
+        self.residual(x, b, out)
+        out.mul_(inverse if b.dim() == 1 else inverse.unsqueeze(1)).mul_(alpha)
+        if before is not None:
+            out.add_(before, alpha=beta)
+        if after is not None:
+            torch.mul(out, 1.0, out=after)
+        out.add_(x)
+
+
+class Transfer:
+    """Prolongation and restriction between a level and the next.
+
+    The restriction is the prolongator's transpose, stored by rows as well: a product by columns
+    would add in an order that a GPU changes each time.
+
+    Parameters
+    ----------
+    P : Prolongator
+    dtype : torch.dtype
+    """
+
+    def __init__(self, P: Prolongator, dtype: torch.dtype) -> None:
+        pattern, device = P.pattern, P.pattern.layout.world.device
+        self._pattern, self.plan = pattern, pattern.plan
+        values = torch.from_numpy(P.values).to(device, dtype)
+        self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
+        transposed = P.rows.T.tocsr()
+        n = pattern.columns.n_owned
+        self._down: list[tuple[CsrPattern, Tensor]] = []
+        for part in (slice(0, n), slice(n, transposed.shape[0])):
+            first, last = transposed.indptr[part.start], transposed.indptr[part.stop]
+            block = csr(
+                transposed.data[first:last],
+                transposed.indices[first:last],
+                transposed.indptr[part.start : part.stop + 1] - first,
+                part.stop - part.start,
+                transposed.shape[1],
+            )
+            data = torch.from_numpy(block.data).to(device, dtype)
+            self._down.append((as_pattern(block, device), data))
+
+    @property
+    def bytes(self) -> int:
+        """What both directions take on this rank, indices included."""
+        up = [self._owned, self._halo, *_indices(self._pattern.owned), *_indices(self._pattern.halo)]
+        down = [t for block, data in self._down for t in (data, *_indices(block))]
+        return sum(t.numel() * t.element_size() for t in (*up, *down))
+
+    def prolong_add(self, coarse: Tensor, x: Tensor) -> None:
+        """`x += P coarse`."""
+        _affine(self._pattern, self._owned, self._halo, coarse, 1.0, x, x)
+
+    def restrict(self, r: Tensor, out: Tensor) -> None:
+        """`out = P^T r`."""
+        (owned, owned_values), (halo, halo_values) = self._down
+        channel = self.plan.reduce_channel(r)
+        halo.matmul(halo_values, r, channel.send_buffer)
+        channel.start()
+        owned.matmul(owned_values, r, out)
+        self.plan.finish_reduce(channel, out)
+
+
+def _indices(pattern: CsrPattern) -> tuple[Tensor, Tensor]:
+    return pattern.indptr, pattern.indices
+
+
+def _affine(
+    pattern: DistributedPattern,
+    owned: Tensor,
+    halo: Tensor,
+    x: Tensor,
+    scale: float,
+    b: Tensor,
+    out: Tensor,
+) -> None:
+    """`out = b + scale A x`; b may be out."""
+    channel = pattern.plan.start_exchange(x)
+    kernels.affine(pattern.owned, owned, x, scale, out, b)
+    channel.finish()
+    if pattern.halo.nnz:
+        there = channel.recv_buffer
+        kernels.affine(pattern.halo, halo, there, scale, out, rows=pattern.boundary)

@@ -1,0 +1,73 @@
+"""Smoothers: a few steps `p = beta p + alpha D^-1 (b - A x); x += p`, whatever their name."""
+
+from __future__ import annotations
+
+import torch
+
+from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.precond.amg.options import AmgOptions
+from hpc_sla.precond.jacobi import Jacobi
+
+_SAFETY = 1.1
+_DAMPING = 4 / 3
+
+
+class Steps:
+    """The inverse diagonal, and alpha and beta of each step.
+
+    Parameters
+    ----------
+    A : DSparseMatrix
+    largest : float
+        Of the eigenvalues of D^-1 A, from below. Replicated.
+    options : AmgOptions
+    dtype : torch.dtype
+
+    Attributes
+    ----------
+    inverse : torch.Tensor [n_owned]
+        D^-1 times the first alpha, so that the first step from zero is one product.
+    coefficients : list of (alpha, beta)
+        Relative to that.
+    """
+
+    def __init__(
+        self, A: DSparseMatrix, largest: float, options: AmgOptions, dtype: torch.dtype
+    ) -> None:
+        if options.smoother == "l1_jacobi":
+            steps = [(1.0, 0.0)] * options.degree
+            inverse = Jacobi(_l1_norms(A)).inverse
+        else:
+            inverse = Jacobi(A.diagonal().detach()).inverse
+            steps = [(_DAMPING / largest, 0.0)] * options.degree
+            if options.smoother == "chebyshev":
+                upper = _SAFETY * largest
+                steps = chebyshev(upper, upper / options.eigenvalue_ratio, options.degree)
+        first = steps[0][0]
+        self.inverse = (inverse * first).to(dtype)
+        self.coefficients = [(alpha / first, beta) for alpha, beta in steps]
+
+
+def chebyshev(upper: float, lower: float, degree: int) -> list[tuple[float, float]]:
+    """Alpha and beta of Chebyshev's iteration on an interval of D^-1 A's eigenvalues.
+
+    Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 12.1.
+    """
+    theta, delta = (upper + lower) / 2, (upper - lower) / 2
+    steps = [(1 / theta, 0.0)]
+    rho = delta / theta
+    for _ in range(degree - 1):
+        previous, rho = rho, 1 / (2 * theta / delta - rho)
+        steps.append((2 * rho / delta, rho * previous))
+    return steps
+
+
+def _l1_norms(A: DSparseMatrix) -> torch.Tensor:
+    """The sum of a row's moduli, which as a diagonal makes Jacobi converge for any SPD matrix.
+
+    Baker, Falgout, Kolev and Yang, SIAM J. Sci. Comput. 33 (2011), section 4. **Collective.**
+    """
+    size = A.values.detach().abs()
+    sums = torch.empty(A.layout.n_owned, dtype=size.dtype, device=size.device)
+    A.pattern.matmul(size, torch.ones_like(sums), sums)
+    return sums
