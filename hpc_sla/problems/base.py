@@ -94,7 +94,9 @@ class Problem(ABC):
         """
         if not self.singular:
             return self.field(r0, r1)
-        return self.field(r0, r1) - self.near_nullspace(r0, r1) @ self._kernel_part
+        # Not a matrix product, whose sums may depend on how many rows it is asked for.
+        part = self.near_nullspace(r0, r1) * self._kernel_part
+        return self.field(r0, r1) - part.sum(axis=1)
 
     @cached_property
     def _kernel_part(self) -> np.ndarray:

@@ -24,7 +24,9 @@ def jumps2d(
 
     k is `contrast` in random discs, which cover about a third of the square and may overlap, and
     1 outside. Finite differences on n by n interior points; between neighbours k is the harmonic
-    mean of its values at the two, which keeps the flow through an interface right.
+    mean of its values at the two, which keeps the flow through an interface right. With contrast
+    1e6 and a right-hand side of ones, rounding of the solution alone leaves a relative residual
+    of 4e-7 for n = 256: test solvers with "manufactured", the default here.
 
     Parameters
     ----------
@@ -41,11 +43,7 @@ def jumps2d(
 
 
 class JumpsProblem(Problem):
-    """Grid point ``(i, j)`` is row ``i * n + j`` and lies at ``((i + 1) h, (j + 1) h)``.
-
-    A right-hand side of ones has a solution so large that its residual, as rounded to double
-    precision, is far above the usual tolerances when `contrast` is 1e6.
-    """
+    """Grid point ``(i, j)`` is row ``i * n + j`` and lies at ``((i + 1) h, (j + 1) h)``."""
 
     default_rhs = "manufactured"
 

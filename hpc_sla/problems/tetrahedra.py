@@ -6,7 +6,9 @@ import numpy as np
 
 from hpc_sla.problems.chance import uniform
 
-# Layers of half a cell on either side of a slab whose points are meshed with it, to begin with.
+# Layers of half a cell on either side of a slab whose points are meshed with it, to begin with:
+# enough for all but the largest circumspheres, and for the slab's points to be well inside the
+# hull of those meshed, so that nothing is missing around them.
 _MARGIN = 6
 
 
