@@ -76,7 +76,7 @@ class DSparseMatrix:
             On every rank, naming the file, the dataset and the remedy.
         """
         with world.agree(), MatrixFile(path) as file:
-            offsets = offsets_for(file.part_offsets, world.size)
+            offsets = offsets_for(file.part_offsets, world.size, file.block_size)
             rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
             indptr, indices, data = file.read_rows(rows.start, rows.stop)
             permutation = file.read_permutation(rows.start, rows.stop)
@@ -97,6 +97,7 @@ class DSparseMatrix:
         partition: str | np.ndarray | None = None,
         coordinates: np.ndarray | None = None,
         column_partition: str | np.ndarray | None = None,
+        block_size: int = 1,
     ) -> DSparseMatrix:
         """Spread a SciPy matrix that rank 0 holds. **Collective.**
 
@@ -115,6 +116,10 @@ class DSparseMatrix:
             For a rectangular matrix: the method, or (on rank 0) the rank of each column. Default:
             "majority", the rank with most of the column's entries. Columns of a square matrix are
             owned as its rows are.
+        block_size : int
+            Of a square matrix, replicated: rows ``block_size * i`` to
+            ``block_size * (i + 1) - 1`` are the unknowns of node i, which stay together and in
+            order on one rank.
 
         Raises
         ------
@@ -123,7 +128,9 @@ class DSparseMatrix:
         """
         from hpc_sla.spread import spread_rows
 
-        return cls._from_rows(*spread_rows(matrix, world, partition, coordinates, column_partition))
+        return cls._from_rows(
+            *spread_rows(matrix, world, partition, coordinates, column_partition, block_size)
+        )
 
     @classmethod
     def from_coo(

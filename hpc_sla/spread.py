@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
-from hpc_sla.partition import StoredOrder, partition, reorder, stored_order
+from hpc_sla.partition import StoredOrder, check_block_size, partition, reorder, stored_order
 from hpc_sla.partition.contiguous import contiguous
 from hpc_sla.world import World
 
@@ -20,6 +20,7 @@ def spread_rows(
     method: str | np.ndarray | None,
     coordinates: np.ndarray | None,
     column_method: str | np.ndarray | None,
+    block_size: int = 1,
 ) -> tuple[RowLayout, RowLayout, np.ndarray, np.ndarray, np.ndarray]:
     """Partition rank 0's matrix and send each rank its rows. **Collective.**
 
@@ -42,9 +43,9 @@ def spread_rows(
     with world.agree():
         if world.rank == 0:
             whole = _usable(matrix)
-            part = _parts(whole, world.size, method, coordinates)
+            part = _parts(whole, world.size, method, coordinates, block_size)
             column_part = _column_parts(whole, world.size, column_method)
-            order = stored_order(whole, part, world.size, column_part)
+            order = stored_order(whole, part, world.size, column_part, block_size)
             whole = reorder(whole, order.permutation, order.column_permutation)
             offsets = order.part_offsets, order.column_part_offsets
     offsets, column_offsets = comm.bcast(offsets)
@@ -120,12 +121,21 @@ def _parts(
     size: int,
     method: str | np.ndarray | None,
     coordinates: np.ndarray | None,
+    block_size: int,
 ) -> np.ndarray:
+    check_block_size(whole.shape, block_size)
     if method is None:
         method = "metis" if whole.shape[0] == whole.shape[1] else "contiguous"
     if isinstance(method, str):
-        return partition(whole, size, method, coordinates)
-    return _given_parts(method, whole.shape[0], size, "partition")
+        return partition(whole, size, method, coordinates, block_size)
+    part = _given_parts(method, whole.shape[0], size, "partition")
+    if block_size > 1 and (part != np.repeat(part[::block_size], block_size)).any():
+        raise InputError(
+            f"divides nodes of {block_size} rows between ranks",
+            field="partition",
+            remedy="Give all rows of a node the same rank, or leave block_size out.",
+        )
+    return part
 
 
 def _column_parts(

@@ -36,10 +36,12 @@ def _matrix_facts(path: str) -> list[tuple[str, str]]:
         if not file.square:
             parts += f", columns per part {spread(np.diff(file.column_part_offsets))}"
         about = dict(file.attributes)
+        nodes = [("unknowns per node", str(file.block_size))] if file.block_size > 1 else []
         return [
             ("matrix", f"{count(file.n_rows)} x {count(file.n_cols)}, {file.dtype}"),
             ("entries", f"{count(file.nnz)} ({file.nnz / max(file.n_rows, 1):.1f} a row)"),
             ("parts", parts),
+            *nodes,
             ("method", str(about.get("partition_method", "not recorded"))),
             ("right-hand sides", ", ".join(file.rhs_names) or "none"),
             ("known solutions", ", ".join(file.solution_names) or "none"),

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from hpc_sla.partition import PartitionQuality
 
 
+def _list_generators(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from hpc_sla.problems import summaries
+
+    for text, line in summaries().items():
+        print(f"{text}\n    {line}")
+    context.exit()
+
+
 @click.command("partition", short_help="Cut a matrix into parts and write it to HDF5.")
 @click.argument("source")
 @click.option("-o", "--output", required=True, metavar="FILE.h5", help="The file to write.")
@@ -33,6 +43,21 @@ if TYPE_CHECKING:
     help="Right-hand side; may be repeated. Default: the source's own, else ones.",
 )
 @click.option("--coordinates", metavar="C.npy", help="Points of the rows, one a row, for rcb.")
+@click.option(
+    "--block-size",
+    type=int,
+    metavar="B",
+    help="Keep each B consecutive rows, the unknowns of a node, in one part. "
+    "Default: the source's own, else 1.",
+)
+@click.option(
+    "--generators",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_generators,
+    help="List the generators with their parameters' defaults, and exit.",
+)
 @serial
 def command(
     source: str,
@@ -41,11 +66,13 @@ def command(
     method: str,
     rhs: tuple[str, ...],
     coordinates: str | None,
+    block_size: int | None,
 ) -> int:
     """Cut SOURCE into parts and write it as FILE.h5.
 
     SOURCE is a file (.mtx, .mtx.gz, .npz, .petsc, .bin, .h5) or a generator such as
-    poisson2d:n=256. Any number of ranks can open the result, whatever --parts was.
+    poisson2d:n=256 (--generators lists them). Any number of ranks can open the result, whatever
+    --parts was.
 
     Of a rectangular matrix, metis cuts the graph whose nodes are the rows and the columns, and
     each column goes to the part that has most of its entries.
@@ -57,7 +84,7 @@ def command(
     if parts < 1:
         raise InputError(f"is {parts}", field="--parts", remedy="Give at least 1.")
     check_writable(output)
-    loaded = load_source(source, rhs, coordinates)
+    loaded = load_source(source, rhs, coordinates, block_size)
     quality = write_partitioned(loaded, output, parts, method)
     print_facts(f"{source} in {parts} part(s), {output}", _facts(loaded, quality, method))
     return exits.OK

@@ -33,6 +33,8 @@ class Source:
         Right-hand sides.
     solutions : dict of name to array [n]
         The known solutions of some of them.
+    block_size : int
+        Consecutive rows that are the unknowns of one node; partitions keep them together.
     """
 
     name: str
@@ -40,10 +42,14 @@ class Source:
     coordinates: np.ndarray | None = None
     rhs: dict[str, np.ndarray] = field(default_factory=dict)
     solutions: dict[str, np.ndarray] = field(default_factory=dict)
+    block_size: int = 1
 
 
 def load_source(
-    text: str, rhs: Sequence[str] = (), coordinates: str | os.PathLike[str] | None = None
+    text: str,
+    rhs: Sequence[str] = (),
+    coordinates: str | os.PathLike[str] | None = None,
+    block_size: int | None = None,
 ) -> Source:
     """Read or generate the matrix `text` names, with the right-hand sides asked for.
 
@@ -53,13 +59,21 @@ def load_source(
         A matrix file (.mtx[.gz], .npz, .petsc, .bin, .h5) or a generator.
     rhs : sequence of str
         Each one a vector file (.npy, .mtx), ``ones``, or ``manufactured``: A times a known
-        solution. Default: those that came with the source, else ``ones``.
+        solution. Default: those that came with the source, else ``ones``. A generator comes
+        with ``manufactured`` where ones have no solution or none that rounding can reach.
     coordinates : path, optional
         Points of the rows (.npy, [m, dimensions]), in place of those of the source.
+    block_size : int, optional
+        In place of that of the source, which is 1 if it does not say.
     """
+    from hpc_sla.partition import check_block_size
+
     source = _generate(text, rhs) if names_generator(text) else _import(text)
     if coordinates is not None:
         source.coordinates = _coordinates(coordinates, source.matrix.shape[0])
+    if block_size is not None:
+        check_block_size(source.matrix.shape, block_size, "--block-size")
+        source.block_size = block_size
     if rhs:
         # What was asked for takes the place of what came along.
         wanted = [_named_rhs(source, choice) for choice in rhs]
@@ -79,8 +93,9 @@ def write_partitioned(
     from hpc_sla.partition import partition, quality, reorder, stored_order
     from hpc_sla.storage.matrix_writer import write_matrix
 
-    part = partition(source.matrix, parts, method, source.coordinates)
-    order = stored_order(source.matrix, part, parts)
+    block = source.block_size
+    part = partition(source.matrix, parts, method, source.coordinates, block)
+    order = stored_order(source.matrix, part, parts, block_size=block)
     rows = columns = order.permutation
     if order.column_permutation is not None:
         columns = order.column_permutation
@@ -93,7 +108,11 @@ def write_partitioned(
         rows,
         {name: values[rows] for name, values in source.rhs.items()},
         coordinates=None if points is None else points[rows],
-        attributes={"source": source.name, "partition_method": method},
+        attributes={
+            "source": source.name,
+            "partition_method": method,
+            **({} if block == 1 else {"block_size": block}),
+        },
         solutions={name: values[columns] for name, values in source.solutions.items()},
         column_part_offsets=order.column_part_offsets,
         column_permutation=order.column_permutation,
@@ -118,9 +137,11 @@ def _generate(text: str, rhs: Sequence[str]) -> Source:
 
     problem = make(text)
     n = problem.n_rows
-    source = Source(text, problem.matrix(), problem.coordinates(0, n))
-    if MANUFACTURED in rhs:
-        source.solutions[MANUFACTURED] = problem.solution(0, n)
+    matrix, points = problem.matrix(), problem.coordinates(0, n)
+    source = Source(text, matrix, points, block_size=problem.block_size)
+    if MANUFACTURED in rhs or problem.default_rhs == MANUFACTURED:
+        known = source.solutions[MANUFACTURED] = problem.solution(0, n)
+        source.rhs[MANUFACTURED] = matrix @ known
     return source
 
 
@@ -134,6 +155,7 @@ def _import(text: str) -> Source:
         imported.coordinates,
         dict(imported.rhs_by_name),
         dict(imported.solution_by_name),
+        imported.block_size,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hpc_sla.errors import InputError
+from hpc_sla.partition.blocks import check_block_size, node_pattern
 from hpc_sla.partition.columns import column_parts
 from hpc_sla.partition.contiguous import contiguous
 from hpc_sla.partition.metis import metis, metis_rectangular
@@ -19,6 +20,7 @@ __all__ = [
     "METHODS",
     "PartitionQuality",
     "StoredOrder",
+    "check_block_size",
     "column_offsets_for",
     "column_parts",
     "even_offsets",
@@ -34,7 +36,11 @@ METHODS = ("metis", "rcb", "contiguous")
 
 
 def partition(
-    matrix: Any, parts: int, method: str = "metis", coordinates: np.ndarray | None = None
+    matrix: Any,
+    parts: int,
+    method: str = "metis",
+    coordinates: np.ndarray | None = None,
+    block_size: int = 1,
 ) -> np.ndarray:
     """Part of every row of a sparse matrix. `column_parts` then gives a rectangular one's columns'.
 
@@ -49,6 +55,10 @@ def partition(
         matrix's rows and columns; "rcb" on `coordinates`.
     coordinates : float array [m, dimensions], optional
         Points of the rows, for "rcb".
+    block_size : int
+        Rows ``block_size * i`` to ``block_size * (i + 1) - 1`` of a square matrix are the
+        unknowns of node i, and go to the same part. It is the nodes that are then divided; for
+        "rcb" a node lies where its first row does.
 
     Returns
     -------
@@ -58,6 +68,13 @@ def partition(
     n_rows, n_cols = matrix.shape
     if parts < 1:
         raise InputError(f"{parts} parts", field="--parts", remedy="Give at least 1.")
+    check_block_size(matrix.shape, block_size)
+    if method == "rcb":
+        _check_points(coordinates, n_rows)
+    if block_size > 1:
+        points = None if coordinates is None else coordinates[::block_size]
+        nodes = partition(node_pattern(matrix, block_size), parts, method, points)
+        return np.repeat(nodes, block_size)
     if method == "contiguous":
         return contiguous(n_rows, parts)
     if method == "metis":
@@ -68,6 +85,11 @@ def partition(
             field="--method",
             remedy=f"Choose one of {', '.join(METHODS)}.",
         )
+    assert coordinates is not None
+    return rcb(coordinates, parts)
+
+
+def _check_points(coordinates: np.ndarray | None, n_rows: int) -> None:
     if coordinates is None:
         raise InputError(
             "rcb needs the rows' coordinates",
@@ -82,4 +104,3 @@ def partition(
         )
     if not np.isfinite(coordinates).all():
         raise InputError("holds NaN or Inf", field="coordinates", remedy="Give finite points.")
-    return rcb(coordinates, parts)

@@ -20,7 +20,7 @@ def even_offsets(n: int, ranks: int) -> np.ndarray:
     return np.arange(ranks + 1, dtype=np.int64) * n // ranks
 
 
-def offsets_for(part_offsets: np.ndarray, ranks: int) -> np.ndarray:
+def offsets_for(part_offsets: np.ndarray, ranks: int, block_size: int = 1) -> np.ndarray:
     """Row offsets of `ranks` ranks for a file cut into parts.
 
     - As many ranks as parts, or a divisor of that: whole neighbouring parts, merged.
@@ -34,6 +34,9 @@ def offsets_for(part_offsets: np.ndarray, ranks: int) -> np.ndarray:
     part_offsets : ndarray, int64 [parts + 1]
     ranks : int
         At least 1.
+    block_size : int
+        Divides every part offset, and then every offset that is returned: rows of a node are
+        never split.
 
     Returns
     -------
@@ -43,6 +46,8 @@ def offsets_for(part_offsets: np.ndarray, ranks: int) -> np.ndarray:
     """
     _check_ranks(ranks)
     cuts = np.asarray(part_offsets, dtype=np.int64)
+    if block_size > 1:
+        return offsets_for(cuts // block_size, ranks) * block_size
     parts, n = len(cuts) - 1, int(cuts[-1])
     if parts % ranks == 0:
         return cuts[:: parts // ranks].copy()

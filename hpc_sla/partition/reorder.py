@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_sla.partition.blocks import node_pattern, spread_over_rows
 from hpc_sla.partition.columns import column_parts
 
 # A user's own numbering of a grid or mesh beats reverse Cuthill-McKee by up to 1.5 times in a
@@ -93,7 +94,11 @@ class StoredOrder:
 
 
 def stored_order(
-    matrix: Any, part: np.ndarray, parts: int, column_part: np.ndarray | None = None
+    matrix: Any,
+    part: np.ndarray,
+    parts: int,
+    column_part: np.ndarray | None = None,
+    block_size: int = 1,
 ) -> StoredOrder:
     """Part after part, rows and columns; inside parts as `order_by_part` decides.
 
@@ -105,7 +110,13 @@ def stored_order(
     parts : int
     column_part : int array [n], optional
         Of a rectangular matrix's columns; default `column_parts`.
+    block_size : int
+        Of a square matrix: as in `partition`. The rows of a node, which must be in one part,
+        stay together and in order.
     """
+    if block_size > 1:
+        nodes, cuts = order_by_part(part[::block_size], parts, node_pattern(matrix, block_size))
+        return StoredOrder(spread_over_rows(nodes, block_size), cuts * block_size)
     if matrix.shape[0] == matrix.shape[1]:
         return StoredOrder(*order_by_part(part, parts, matrix))
     if column_part is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,16 @@ import numpy as np
 from hpc_sla.errors import InputError
 
 RHS_KINDS = ("ones", "manufactured")
+
+_ROWS = 1 << 18
+
+
+def parameter_text(values: Mapping[str, Any]) -> str:
+    """``n=256,clamped=true``: as they are written in a generator's text."""
+    return ",".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in values.items()
+    )
 
 
 class Problem(ABC):
@@ -25,10 +36,25 @@ class Problem(ABC):
     n_rows : int
         The matrix is ``n_rows`` by ``n_rows``.
     symmetric : bool
-        Whether the matrix is symmetric positive definite.
+        Whether the matrix is symmetric, and positive definite unless `singular`.
+    singular : bool
+        Whether it has a kernel, which is then the span of `near_nullspace`; a right-hand side
+        must be orthogonal to it (see `hpc_sla.problems.project_out`). "manufactured" is.
+    block_size : int
+        Unknowns of a node, numbered one after another: rows ``b*i`` to ``b*i + b - 1`` belong to
+        node i, and a partition keeps them together.
+    default_rhs : str
+        The right-hand side to use where none is asked for, one of `RHS_KINDS`: "ones" where it
+        has a solution that rounding lets a solver reach.
     """
 
     symmetric = True
+    singular = False
+    block_size = 1
+
+    @property
+    def default_rhs(self) -> str:
+        return "manufactured" if self.singular else "ones"
 
     def __init__(self, name: str, parameters: Mapping[str, Any], n_rows: int) -> None:
         self.name = name
@@ -38,8 +64,7 @@ class Problem(ABC):
     @property
     def spec(self) -> str:
         """The text that `hpc_sla.problems.make` builds this problem from."""
-        given = ",".join(f"{name}={value}" for name, value in self.parameters.items())
-        return f"{self.name}:{given}"
+        return f"{self.name}:{parameter_text(self.parameters)}"
 
     @abstractmethod
     def rows(self, r0: int, r1: int) -> Any:
@@ -50,8 +75,40 @@ class Problem(ABC):
         """Points of the rows ``r0:r1``, float64 ``[r1 - r0, dimensions]``."""
 
     @abstractmethod
+    def field(self, r0: int, r1: int) -> np.ndarray:
+        """Rows ``r0:r1`` of some smooth vector, float64 ``[r1 - r0]``, for `solution`."""
+
+    def near_nullspace(self, r0: int, r1: int) -> np.ndarray:
+        """Rows ``r0:r1`` of vectors that the matrix takes (almost) to zero, ``[r1 - r0, k]``.
+
+        Of a scalar equation the constants, of elasticity the rigid-body modes: what an algebraic
+        multigrid must represent on its coarser levels.
+        """
+        return np.ones((r1 - r0, 1))
+
     def solution(self, r0: int, r1: int) -> np.ndarray:
-        """Rows ``r0:r1`` of the manufactured solution, float64 ``[r1 - r0]``."""
+        """Rows ``r0:r1`` of the manufactured solution, float64 ``[r1 - r0]``.
+
+        Of a singular matrix the one without a part in the kernel, which is what Krylov methods
+        that start from zero find.
+        """
+        if not self.singular:
+            return self.field(r0, r1)
+        # Not a matrix product, whose sums may depend on how many rows it is asked for.
+        part = self.near_nullspace(r0, r1) * self._kernel_part
+        return self.field(r0, r1) - part.sum(axis=1)
+
+    @cached_property
+    def _kernel_part(self) -> np.ndarray:
+        """Coefficients of `field` along the kernel, float64 [k], from one pass over all rows."""
+        gram: Any = 0.0
+        along: Any = 0.0
+        for start in range(0, self.n_rows, _ROWS):
+            stop = min(start + _ROWS, self.n_rows)
+            kernel = self.near_nullspace(start, stop)
+            gram = gram + kernel.T @ kernel
+            along = along + kernel.T @ self.field(start, stop)
+        return np.linalg.lstsq(gram, along)[0]
 
     def matrix(self) -> Any:
         """All rows at once, for one process."""

@@ -14,6 +14,21 @@ from hpc_sla.problems.base import Problem
 Stencil = Mapping[tuple[int, ...], float]
 
 
+def bubble(points: np.ndarray) -> np.ndarray:
+    """A smooth function of points ``[n, d]`` of the unit square or cube, zero on its boundary.
+
+    It has no mirror symmetry, which would hide mistakes of ordering; an eigenvector such as a
+    product of sines would hide more.
+    """
+    return np.prod(4 * points * (1 - points) * np.exp(points), axis=1)
+
+
+def check_size(name: str, n: int) -> None:
+    """At least one point or element along an axis."""
+    if n < 1:
+        raise InputError(f"n={n}", field=name, remedy="Give n of at least 1.")
+
+
 class GridProblem(Problem):
     """A stencil applied at the interior points of the unit square or cube.
 
@@ -35,8 +50,7 @@ class GridProblem(Problem):
         self, name: str, parameters: Mapping[str, Any], stencil: Stencil, symmetric: bool = True
     ) -> None:
         n = parameters["n"]
-        if n < 1:
-            raise InputError(f"n={n} grid points", field=name, remedy="Give n of at least 1.")
+        check_size(name, n)
         # In lexicographic order of offsets the columns of every row come out ascending.
         self._stencil = {offset: stencil[offset] for offset in sorted(stencil)}
         self._shape = (n,) * len(next(iter(self._stencil)))
@@ -66,8 +80,5 @@ class GridProblem(Problem):
         point = np.unravel_index(np.arange(r0, r1), self._shape)
         return (np.stack(point, axis=1) + 1.0) / (self._shape[0] + 1)
 
-    def solution(self, r0: int, r1: int) -> np.ndarray:
-        # Zero on the boundary, smooth, and with no mirror symmetry, which would hide
-        # mistakes of ordering; an eigenvector such as a product of sines would hide more.
-        points = self.coordinates(r0, r1)
-        return np.prod(4 * points * (1 - points) * np.exp(points), axis=1)
+    def field(self, r0: int, r1: int) -> np.ndarray:
+        return bubble(self.coordinates(r0, r1))

@@ -7,15 +7,16 @@ from hpc_sla.problems.grid import GridProblem
 
 def poisson2d(n: int = 256) -> GridProblem:
     """-Laplace(u) = f on the unit square, times h^2: 4 on the diagonal, -1 for 4 neighbours."""
-    return GridProblem("poisson2d", {"n": n}, _laplacian(2))
+    return GridProblem("poisson2d", {"n": n}, laplacian(2))
 
 
 def poisson3d(n: int = 48) -> GridProblem:
     """-Laplace(u) = f on the unit cube, times h^2: 6 on the diagonal, -1 for 6 neighbours."""
-    return GridProblem("poisson3d", {"n": n}, _laplacian(3))
+    return GridProblem("poisson3d", {"n": n}, laplacian(3))
 
 
-def _laplacian(dimensions: int) -> dict[tuple[int, ...], float]:
+def laplacian(dimensions: int) -> dict[tuple[int, ...], float]:
+    """The stencil of minus the Laplacian, times h^2."""
     stencil: dict[tuple[int, ...], float] = {(0,) * dimensions: 2.0 * dimensions}
     for axis in range(dimensions):
         for step in (-1, 1):

@@ -155,7 +155,7 @@ def read_slab(
     from hpc_sla.storage.matrix_file import MatrixFile
 
     with world.agree(), MatrixFile(task.path) as file:
-        offsets = offsets_for(file.part_offsets, world.size)
+        offsets = offsets_for(file.part_offsets, world.size, file.block_size)
         start, stop = int(offsets[world.rank]), int(offsets[world.rank + 1])
         rows = file.read_rows(start, stop)
         b = file.read_rhs(task.rhs, start, stop)

@@ -32,12 +32,15 @@ class ImportedMatrix:
         Right-hand sides.
     solution_by_name : dict of name to ndarray [n] or [n, k]
         Known solutions, under the same names.
+    block_size : int
+        Consecutive rows that are the unknowns of one node.
     """
 
     matrix: Any
     coordinates: np.ndarray | None = None
     rhs_by_name: dict[str, np.ndarray] = field(default_factory=dict)
     solution_by_name: dict[str, np.ndarray] = field(default_factory=dict)
+    block_size: int = 1
 
     @property
     def rhs(self) -> np.ndarray | None:
@@ -79,6 +82,7 @@ def read_source(path: str | os.PathLike[str]) -> ImportedMatrix:
             found.coordinates,
             found.rhs_by_name,
             found.solution_by_name,
+            found.block_size,
         )
 
 
@@ -160,6 +164,7 @@ def _read_own(path: str) -> ImportedMatrix:
             file.read_coordinates(0, m)[place] if file.has_coordinates else None,
             {name: file.read_rhs(name, 0, m)[place] for name in file.rhs_names},
             {name: file.read_solution(name, 0, n)[column_place] for name in file.solution_names},
+            file.block_size,
         )
 
 

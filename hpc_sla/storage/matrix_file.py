@@ -64,6 +64,9 @@ class MatrixFile:
         Right-hand sides, and the known solutions that belong to some of them.
     has_coordinates : bool
         Whether rows have points in space.
+    block_size : int
+        Unknowns of a node, which are stored one after another and never split between parts.
+        1 where the file does not say.
     digest : str
         SHA-256 of the content as the writer recorded it; empty when it recorded none.
     attributes : dict
@@ -108,6 +111,7 @@ class MatrixFile:
         offsets = dataset(file, "part_offsets", INT64)
         self.part_offsets = read_slab(offsets, 0, offsets.shape[0])
         checks.check_part_offsets(self.part_offsets, self.n_rows, self.path)
+        self.block_size = self._read_block_size()
         self._permutation = dataset(file, "permutation", INT64, length=self.n_rows)
         self._column_permutation: h5py.Dataset | None = None
         self.column_part_offsets = self._read_column_part_offsets()
@@ -122,6 +126,19 @@ class MatrixFile:
         digest = attrs.attribute(file, "content_sha256")
         self.digest = digest if isinstance(digest, str) else ""
         self.attributes = attrs.attributes(file, leave_out=_OWN_ATTRIBUTES)
+
+    def _read_block_size(self) -> int:
+        if attrs.attribute(self._file, "block_size") is None:
+            return 1
+        size = attrs.integer_attribute(self._file, "block_size")
+        if size < 1 or (self.part_offsets % size).any():
+            raise InputError(
+                f"is {size}, but parts do not start at its multiples" if size > 0 else f"is {size}",
+                file=self.path,
+                field="block_size",
+                remedy="It is the number of unknowns at each node; leave it out where it is 1.",
+            )
+        return size
 
     def _read_column_part_offsets(self) -> np.ndarray:
         file, names = self._file, ("column_part_offsets", "column_permutation")

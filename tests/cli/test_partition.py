@@ -152,3 +152,55 @@ def test_under_a_launcher_rank_0_does_it(tmp_path: Path) -> None:
     done = launch(3, "info", "none.h5", cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_every_generator_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    from hpc_sla.problems import signatures
+
+    assert run("partition", "--generators") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert tuple(lines[::2]) == signatures()
+    assert all(line.startswith("    ") and len(line) <= 100 for line in lines[1::2])
+
+
+def test_block_size(matrix: sp.csr_array, capsys: pytest.CaptureFixture[str]) -> None:
+    sp.save_npz("a.npz", matrix)
+    assert run("partition", "a.npz", "-o", "p.h5", "--parts", 4, "--block-size", 5) == 0
+    assert run("info", "p.h5") == 0
+    assert "unknowns per node | 5 " in capsys.readouterr().out
+    with MatrixFile("p.h5") as file:
+        nodes = file.read_permutation(0, 30).reshape(6, 5)
+        assert (nodes == nodes[:, :1] + np.arange(5)).all()
+        assert (nodes[:, 0] % 5 == 0).all()
+    assert (read_source("p.h5").matrix != matrix).nnz == 0
+    assert run("partition", "p.h5", "-o", "q.h5", "--parts", 3, "--block-size", 1) == 0
+    with MatrixFile("q.h5") as file:
+        assert file.block_size == 1
+    assert run("partition", "a.npz", "-o", "q.h5", "--parts", 4, "--block-size", 4) == 2
+    assert "--block-size: is 4, which does not divide 30 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "expected"),
+    [
+        ("neumann2d:n=5", [], ["manufactured"]),
+        ("jumps2d:n=5", [], ["manufactured"]),
+        ("graph_laplacian:n=9,shift=0", ["--rhs", "ones"], ["ones"]),
+        ("graph_laplacian:n=9", [], ["ones"]),
+        ("elasticity3d:n=1", ["--rhs", "ones", "--rhs", "manufactured"], ["manufactured", "ones"]),
+    ],
+)
+def test_right_hand_side_of_a_generator(
+    matrix: object, spec: str, given: list[str], expected: list[str]
+) -> None:
+    assert run("partition", spec, "-o", "p.h5", "--parts", 2, *given) == 0
+    with MatrixFile("p.h5") as file:
+        assert sorted(file.rhs_names) == expected
+        n = file.n_rows
+        if "manufactured" in expected:
+            indptr, indices, data = file.read_rows(0, n)
+            stored = sp.csr_array((data, indices, indptr), shape=(n, n))
+            b, x = file.read_rhs("manufactured", 0, n), file.read_solution("manufactured", 0, n)
+            np.testing.assert_allclose(stored @ x, b, atol=1e-9 * abs(b).max())

@@ -1,0 +1,46 @@
+"""A model problem as a distributed matrix, without a file in between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_sla.partition.offsets import even_offsets
+from hpc_sla.problems.base import Problem
+
+if TYPE_CHECKING:
+    import torch
+
+    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.world import World
+
+
+def distribute(problem: Problem, world: World, dtype: torch.dtype | None = None) -> DSparseMatrix:
+    """Every rank builds its own rows of `problem`. **Collective.**
+
+    Ranks own even contiguous runs of rows, whole nodes where a node has several unknowns:
+    rows `A.layout.start` to `A.layout.start + A.layout.n_owned`, which are also the arguments for
+    this rank's share of `problem.rhs`, `.solution`, `.coordinates` and `.near_nullspace`.
+
+    Parameters
+    ----------
+    problem : Problem
+        From `hpc_sla.problems.make`; the same on every rank.
+    world : World
+    dtype : torch.float64 or torch.float32, optional
+        Default: float64.
+    """
+    import torch
+
+    from hpc_sla.layout import RowLayout
+    from hpc_sla.matrix import DSparseMatrix
+
+    block = problem.block_size
+    offsets = even_offsets(problem.n_rows // block, world.size) * block
+    with world.agree():
+        mine = problem.rows(int(offsets[world.rank]), int(offsets[world.rank + 1]))
+    data = mine.data.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
+    layout = RowLayout(world, offsets)
+    indptr, indices = mine.indptr.astype(np.int64), mine.indices.astype(np.int64)
+    return DSparseMatrix._from_rows(layout, layout, indptr, indices, data)
