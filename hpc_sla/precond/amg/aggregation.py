@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
+from hpc_sla.kernels import multigrid as kernels
 from hpc_sla.layout import RowLayout
-from hpc_sla.precond.amg.strength import Graph
+from hpc_sla.precond.amg.strength import Graph, strong_halo
 from hpc_sla.precond.spectrum import start_vector
 
 
-def aggregate(graph: Graph) -> tuple[RowLayout, np.ndarray]:
+def aggregate(graph: Graph, threshold: float) -> tuple[RowLayout, np.ndarray]:
     """Group each rank's nodes, and its lone ones with those of other ranks. **Collective.**
 
     The greedy algorithm of Vanek, Mandel and Brezina, Computing 56 (1996), algorithm 5.1, inside
-    each rank (pyamg's kernel of it). A node without a strong neighbour on its own rank, as bad
+    each rank, on connections above the threshold. A node without a strong neighbour on its own rank, as bad
     partitions leave many, then joins its strongest neighbour's aggregate on another rank, or
     where none of its neighbours has one, founds one if its number comes before theirs in an
     order that looks random (Luby, SIAM J. Comput. 15, 1986).
@@ -28,15 +30,18 @@ def aggregate(graph: Graph) -> tuple[RowLayout, np.ndarray]:
         neighbour.
     """
     layout, world = graph.layout, graph.layout.world
-    group, count = _standard(graph)
-    halo, boundary = graph.blocks.halo, graph.blocks.boundary
+    root = np.sqrt(np.abs(graph.blocks.owned.diagonal()))
+    with world.agree():
+        group, count = kernels.aggregate(graph.blocks.owned, root, threshold)
+    group = group.astype(np.int64)
+    halo, boundary = strong_halo(graph, root, threshold), graph.blocks.boundary
     lonely = np.zeros(layout.n_owned, dtype=bool)
     lonely[boundary[np.diff(halo.indptr) > 0]] = True
     lonely &= group < 0
     founded = np.zeros(0, dtype=np.int64)
     joined: np.ndarray | None = None
     if world.sum(int(lonely.sum())):
-        founded, joined = _beyond(graph, group, lonely)
+        founded, joined = _beyond(graph, halo, group, lonely)
     group[founded] = count + np.arange(len(founded))
     counts = world.comm.allgather(count + len(founded))
     aggregates = RowLayout(world, np.concatenate([[0], np.cumsum(counts)]))
@@ -49,22 +54,8 @@ def aggregate(graph: Graph) -> tuple[RowLayout, np.ndarray]:
     return aggregates, stored
 
 
-def _standard(graph: Graph) -> tuple[np.ndarray, int]:
-    """Aggregates inside the rank by number, -1 where a node has no neighbour; and how many."""
-    from pyamg import amg_core
-
-    owned = graph.blocks.owned
-    n = owned.shape[0]
-    group = np.full(n, -1, dtype=np.int32)
-    if n == 0:
-        return group.astype(np.int64), 0
-    roots = np.empty(n, dtype=np.int32)
-    count = amg_core.standard_aggregation(n, owned.indptr, owned.indices, group, roots)
-    return group.astype(np.int64), int(count)
-
-
 def _beyond(
-    graph: Graph, group: np.ndarray, lonely: np.ndarray
+    graph: Graph, halo: sp.csr_matrix, group: np.ndarray, lonely: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """What becomes of nodes whose strong neighbours are all on other ranks. **Collective.**
 
@@ -76,7 +67,7 @@ def _beyond(
         The halo node whose aggregate each owned node joins, -1 for none.
     """
     world = graph.layout.world
-    halo, boundary = graph.blocks.halo, graph.blocks.boundary
+    boundary = graph.blocks.boundary
     order = start_vector(graph.layout).numpy()
     there_order = _exchange(graph, order)
     joined = np.full(len(group), -1, dtype=np.int64)

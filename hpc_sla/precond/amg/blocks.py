@@ -48,9 +48,7 @@ class Blocks:
         return csr(rows.data, rows.indices, np.cumsum(counts, dtype=counts.dtype), n, rows.shape[1])
 
 
-def csr(
-    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: int
-) -> sp.csr_matrix:
+def csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: int) -> sp.csr_matrix:
     """A SciPy matrix on these very arrays."""
     return sp.csr_matrix((data, indices, indptr), shape=(n, m), copy=False)
 

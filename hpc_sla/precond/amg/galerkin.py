@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hpc_sla.kernels import multigrid as kernels
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.amg.blocks import Blocks, Columns, distribute
 from hpc_sla.precond.amg.prolongator import Prolongator
@@ -29,11 +30,8 @@ def galerkin(A: DSparseMatrix, blocks: Blocks, P: Prolongator) -> DSparseMatrix:
     columns.away = known.away = P.pattern.plan.halo
     there = fetch_rows(A.pattern.plan, rows, columns)
     transposed = rows.T.tocsr()
-    product = transposed @ (blocks.owned @ rows)
-    if blocks.halo.nnz:
-        product.resize(product.shape[0], len(columns))
-        product = product + rows[blocks.boundary].T.tocsr() @ (blocks.halo @ there)
+    halo = blocks.spread(blocks.halo)
+    product = kernels.triple_product(transposed, blocks.owned, halo, rows, there, len(columns))
     mine = send_home(product, known, columns)
-    mine.sort_indices()
     pattern, values, _ = distribute(coarse, columns, mine)
     return DSparseMatrix(pattern, torch.from_numpy(np.ascontiguousarray(values)).to(A.device))

@@ -25,7 +25,7 @@ from hpc_sla.precond.amg.products import Operator, Transfer
 from hpc_sla.precond.amg.prolongator import Prolongator, smoothed_prolongator
 from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.smoother import Steps
-from hpc_sla.precond.amg.strength import filtered, node_graph, strong
+from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
 from hpc_sla.precond.jacobi import Jacobi
 
@@ -99,21 +99,16 @@ class Hierarchy:
             rows = current.shape[0]
             if rows <= options.coarse_size or len(self.levels) == options.max_levels:
                 break
-            with self._timed("strength"):
-                blocks = Blocks.of(current)
-                graph = strong(node_graph(current, blocks, block_size), threshold)
             with self._timed("aggregation"):
-                aggregates, group = aggregate(graph)
+                blocks = Blocks.of(current)
+                graph = node_graph(current, blocks, block_size)
+                aggregates, group = aggregate(graph, threshold)
             coarse_rows = aggregates.n_global * B.shape[1]
             if not 0 < coarse_rows <= _STALLED * rows:
                 break
             kept = _Kept(aggregates, group.astype(np.int32), B, block_size, threshold)
             with self._timed("prolongator"):
-                smoothing = blocks
-                import os
-                if threshold and block_size == 1 and os.environ.get("FILT","1")=="1":
-                    smoothing = filtered(blocks, graph.blocks)
-                P, B = self._prolongator(current, smoothing, kept, largest)
+                P, B = self._prolongator(current, blocks, kept, largest)
             with self._timed("galerkin"):
                 coarse = galerkin(current, blocks, P)
             with self._timed("transfer"):
@@ -122,7 +117,7 @@ class Hierarchy:
             level.correct_with(transfer, shrink, options.cycle)
             self._kept.append(kept)
             self._summarise(current, level)
-            del P, blocks, smoothing, graph
+            del P, blocks, graph
             current = coarse
             if shrink is not None:
                 with self._timed("shrink"):
@@ -149,17 +144,17 @@ class Hierarchy:
         return self.levels[-1], largest
 
     def _prolongator(
-        self, A: DSparseMatrix, smoothing: Blocks, kept: _Kept, largest: float
+        self, A: DSparseMatrix, blocks: Blocks, kept: _Kept, largest: float
     ) -> tuple[Prolongator, np.ndarray]:
         group = kept.group.astype(np.int64)
         if kept.block_size > 1:
             group = np.repeat(group, kept.block_size)
         Q, B = tentative(kept.aggregates, group, kept.B)
         coarse = RowLayout(A.world, kept.aggregates.offsets * B.shape[1])
-        diagonal = smoothing.owned.diagonal()
+        diagonal = blocks.owned.diagonal()
         inverse = 1 / np.where(diagonal == 0, 1.0, diagonal)
         plan = A.pattern.plan
-        return smoothed_prolongator(smoothing, inverse, largest, plan, group, Q, coarse), B
+        return smoothed_prolongator(blocks, inverse, largest, plan, group, Q, coarse), B
 
     def _shrink(self, A: DSparseMatrix) -> Shrink | None:
         """Where to go on, if on fewer ranks. **Collective.**"""

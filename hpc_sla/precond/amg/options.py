@@ -30,8 +30,7 @@ class AmgOptions:
         Upper over lower end of Chebyshev's interval.
     strength : float
         Neighbours count as strongly connected where `|a_ij| > strength sqrt(|a_ii a_jj|)`
-        (Vanek, Mandel and Brezina, Computing 56, 1996, equation 5.1), and the weaker entries are
-        lumped onto the diagonal for smoothing the prolongator. 0: all are.
+        (Vanek, Mandel and Brezina, Computing 56, 1996, equation 5.1).
     block_size : int
         Unknowns of a node, stored one after the other: 3 for elasticity in space.
     coarse_size : int

@@ -58,15 +58,11 @@ class Operator:
         """`q = beta before + alpha inverse (b - A x); out = x + q; after = q`."""
         pattern = self.pattern
         channel = pattern.plan.start_exchange(x)
-        kernels.relax(
-            pattern.owned, self._owned, x, b, inverse, alpha, beta, before, after, out
-        )
+        kernels.relax(pattern.owned, self._owned, x, b, inverse, alpha, beta, before, after, out)
         channel.finish()
         if pattern.halo.nnz:
             there, rows = channel.recv_buffer, pattern.boundary
-            kernels.relax_rest(
-                pattern.halo, self._halo, there, rows, inverse, alpha, after, out
-            )
+            kernels.relax_rest(pattern.halo, self._halo, there, rows, inverse, alpha, after, out)
 
     @property
     def T(self) -> TransposedOperator:
@@ -147,7 +143,12 @@ class Transfer:
     @property
     def bytes(self) -> int:
         """What both directions take on this rank, indices included."""
-        up = [self._owned, self._halo, *_indices(self._pattern.owned), *_indices(self._pattern.halo)]
+        up = [
+            self._owned,
+            self._halo,
+            *_indices(self._pattern.owned),
+            *_indices(self._pattern.halo),
+        ]
         down = [t for block, data in self._down for t in (data, *_indices(block))]
         return sum(t.numel() * t.element_size() for t in (*up, *down))
 

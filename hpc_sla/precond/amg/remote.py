@@ -26,9 +26,7 @@ def fetch_rows(plan: HaloPlan, rows: sp.csr_matrix, columns: Columns) -> sp.csr_
     """
     world = plan.layout.world
     send = plan.send_index.cpu().numpy()
-    messages = {
-        rank: _pack(rows[send[where]], columns) for rank, where in plan.sends.slices()
-    }
+    messages = {rank: _pack(rows[send[where]], columns) for rank, where in plan.sends.slices()}
     answers = world.sparse_exchange(messages)
     counts, stored, data = [], [], []
     for rank, where in plan.receives.slices():

@@ -1,4 +1,4 @@
-"""Which neighbours count: the strength of connection, and the matrix without the weak ones."""
+"""Which neighbours count: the strength of connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpc_sla.precond.amg.blocks import Blocks, csr
 
 @dataclass(frozen=True)
 class Graph:
-    """Strong connections between this rank's nodes, and to those of others (per rank).
+    """Connections between this rank's nodes, and to those of others (per rank).
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Graph:
     plan : HaloPlan
         Of values at nodes.
     blocks : Blocks
-        The strong entries between nodes. Values are their sizes; diagonal entries may be there.
+        The entries between nodes, those of a node with itself among them.
     """
 
     layout: RowLayout
@@ -63,54 +63,24 @@ def _condense(
     return result
 
 
-def strong(graph: Graph, threshold: float) -> Graph:
-    """The connections with `|a_ij| > threshold sqrt(|a_ii a_jj|)`. **Collective.**
+def strong_halo(graph: Graph, root: np.ndarray, threshold: float) -> sp.csr_matrix:
+    """The connections to other ranks with `|a_ij| > threshold sqrt(|a_ii a_jj|)`. **Collective.**
 
-    Vanek, Mandel and Brezina, Computing 56 (1996), equation 5.1. Diagonal entries stay.
-    """
-    if threshold == 0:
-        return graph
-    blocks = graph.blocks
-    here = torch.from_numpy(np.abs(blocks.owned.diagonal()))
-    there = graph.plan.exchange(here.to(graph.layout.world.device)).cpu().numpy()
-    here_root, there_root = np.sqrt(here.numpy()), np.sqrt(there)
-    owned = _keep_large(blocks.owned, here_root, here_root, threshold)
-    halo = _keep_large(blocks.halo, here_root[blocks.boundary], there_root, threshold)
-    return Graph(graph.layout, graph.plan, Blocks(owned, halo, blocks.boundary))
-
-
-def _keep_large(
-    matrix: sp.csr_matrix, left: np.ndarray, right: np.ndarray, threshold: float
-) -> sp.csr_matrix:
-    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int32), np.diff(matrix.indptr))
-    keep = np.abs(matrix.data) > threshold * left[rows] * right[matrix.indices]
-    # A row's own entry stays whatever its neighbours are; only a square block has one.
-    if matrix.shape[0] == matrix.shape[1]:
-        keep |= rows == matrix.indices
-    indptr = np.concatenate([[0], np.cumsum(keep)])[matrix.indptr].astype(np.int32)
-    return csr(matrix.data[keep], matrix.indices[keep], indptr, *matrix.shape)
-
-
-def filtered(blocks: Blocks, strong_blocks: Blocks) -> Blocks:
-    """A with its weak entries moved onto the diagonal, which keeps its row sums. Local.
+    Vanek, Mandel and Brezina, Computing 56 (1996), equation 5.1.
 
     Parameters
     ----------
-    blocks, strong_blocks : Blocks
-        A, and the entries of it that are strong, the diagonal's among them.
+    graph : Graph
+    root : array [n_nodes]
+        sqrt |a_ii|.
+    threshold : float
     """
-    if strong_blocks is blocks:
-        return blocks
-    lost = _row_sums(blocks.owned) - _row_sums(strong_blocks.owned)
-    lost[blocks.boundary] += _row_sums(blocks.halo) - _row_sums(strong_blocks.halo)
-    owned = strong_blocks.owned
-    rows = np.repeat(np.arange(owned.shape[0], dtype=np.int32), np.diff(owned.indptr))
-    (where,) = np.nonzero(rows == owned.indices)
-    data = owned.data.copy()
-    data[where] += lost[rows[where]]
-    owned = csr(data, owned.indices, owned.indptr, *owned.shape)
-    return Blocks(owned, strong_blocks.halo, strong_blocks.boundary)
-
-
-def _row_sums(matrix: sp.csr_matrix) -> np.ndarray:
-    return matrix @ np.ones(matrix.shape[1], dtype=matrix.dtype)
+    blocks = graph.blocks
+    here = torch.from_numpy(root).to(graph.layout.world.device)
+    there = graph.plan.exchange(here).cpu().numpy()
+    matrix = blocks.halo
+    rows = np.repeat(blocks.boundary, np.diff(matrix.indptr))
+    sizes = np.abs(matrix.data)
+    keep = (sizes > threshold * root[rows] * there[matrix.indices]) & (sizes > 0)
+    indptr = np.concatenate([[0], np.cumsum(keep)])[matrix.indptr].astype(np.int32)
+    return csr(matrix.data[keep], matrix.indices[keep], indptr, *matrix.shape)

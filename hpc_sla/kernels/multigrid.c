@@ -1,0 +1,231 @@
+/* Rank-local loops of a multigrid set-up: aggregates, a smoothed prolongator, a triple product.
+ * Sequential by nature: they serve whatever the number of threads. */
+#include "native.h"
+
+#define DEFINE(T, NAME)                                                                          \
+    /* Whether entry k of row i is a strong connection to another node. d is sqrt |a_ii|. */     \
+    INLINE int strong_##NAME(int64_t i, int32_t j, T value, const T *restrict d, T threshold)    \
+    {                                                                                            \
+        return j != i && value != 0 && (value < 0 ? -value : value) > threshold * d[i] * d[j];   \
+    }                                                                                            \
+                                                                                                 \
+    /* Aggregates of n nodes: group [n] is filled with their numbers, -1 for a node without a    \
+     * strong neighbour. Returns how many. Vanek, Mandel and Brezina, Computing 56 (1996),       \
+     * algorithm 5.1; in its second step a node goes to its strongest neighbour's aggregate. */  \
+    int64_t hpc_sla_aggregate_##NAME(int64_t n, int64_t k, const int32_t *restrict indptr,       \
+                                     const int32_t *restrict indices, const T *restrict values,  \
+                                     const T *restrict d, const T *restrict threshold,           \
+                                     int32_t *restrict group)                                    \
+    {                                                                                            \
+        enum { OPEN = -2, ALONE = -1 };                                                          \
+        const T theta = threshold[0];                                                            \
+        int64_t count = 0;                                                                       \
+        (void)k;                                                                                 \
+        for (int64_t i = 0; i < n; ++i)                                                          \
+            group[i] = OPEN;                                                                     \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            if (group[i] != OPEN)                                                                \
+                continue;                                                                        \
+            int alone = 1, free_around = 1;                                                      \
+            for (int32_t e = indptr[i]; e < indptr[i + 1] && free_around; ++e)                   \
+                if (strong_##NAME(i, indices[e], values[e], d, theta)) {                         \
+                    alone = 0;                                                                   \
+                    free_around = group[indices[e]] == OPEN;                                     \
+                }                                                                                \
+            if (alone)                                                                           \
+                group[i] = ALONE;                                                                \
+            else if (free_around) {                                                              \
+                group[i] = (int32_t)count;                                                       \
+                for (int32_t e = indptr[i]; e < indptr[i + 1]; ++e)                              \
+                    if (strong_##NAME(i, indices[e], values[e], d, theta))                       \
+                        group[indices[e]] = (int32_t)count;                                      \
+                ++count;                                                                         \
+            }                                                                                    \
+        }                                                                                        \
+        /* Guests are written as -3 - group: they are no hosts. */                               \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            if (group[i] != OPEN)                                                                \
+                continue;                                                                        \
+            T best = 0;                                                                          \
+            for (int32_t e = indptr[i]; e < indptr[i + 1]; ++e) {                                \
+                const int32_t j = indices[e];                                                    \
+                const T size = values[e] < 0 ? -values[e] : values[e];                           \
+                if (group[j] >= 0 && size > best && strong_##NAME(i, j, values[e], d, theta)) {  \
+                    best = size;                                                                 \
+                    group[i] = -3 - group[j];                                                    \
+                }                                                                                \
+            }                                                                                    \
+        }                                                                                        \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            if (group[i] <= -3)                                                                  \
+                group[i] = -3 - group[i];                                                        \
+            if (group[i] != OPEN)                                                                \
+                continue;                                                                        \
+            group[i] = (int32_t)count;                                                           \
+            for (int32_t e = indptr[i]; e < indptr[i + 1]; ++e)                                  \
+                if (group[indices[e]] == OPEN &&                                                 \
+                    strong_##NAME(i, indices[e], values[e], d, theta))                           \
+                    group[indices[e]] = (int32_t)count;                                          \
+            ++count;                                                                             \
+        }                                                                                        \
+        return count;                                                                            \
+    }                                                                                            \
+                                                                                                 \
+    /* Row `row` of M times (I - damping D^-1 A) T for a T of one entry q a row, in column c (-1: \
+     * none): adds weight times the part of T in the columns of one row of A. */                 \
+    INLINE int32_t gather_##NAME(int32_t begin, int32_t end, const int32_t *restrict indices,    \
+                                 const T *restrict values, T weight, const int32_t *restrict c,  \
+                                 const T *restrict q, int32_t *restrict place, int32_t first,    \
+                                 int32_t used, int32_t *restrict out_indices,                    \
+                                 T *restrict out_values)                                         \
+    {                                                                                            \
+        for (int32_t e = begin; e < end; ++e) {                                                  \
+            const int32_t j = indices[e], column = c[j];                                         \
+            if (column < 0)                                                                      \
+                continue;                                                                        \
+            int32_t at = place[column];                                                          \
+            if (at < first) {                                                                    \
+                at = place[column] = used++;                                                     \
+                out_indices[at] = column;                                                        \
+                out_values[at] = 0;                                                              \
+            }                                                                                    \
+            out_values[at] += weight * values[e] * q[j];                                         \
+        }                                                                                        \
+        return used;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    INLINE void sort_row_##NAME(int32_t begin, int32_t end, int32_t *restrict indices,           \
+                                T *restrict values)                                              \
+    {                                                                                            \
+        for (int32_t i = begin + 1; i < end; ++i) {                                              \
+            const int32_t index = indices[i];                                                    \
+            const T value = values[i];                                                           \
+            int32_t j = i;                                                                       \
+            for (; j > begin && indices[j - 1] > index; --j) {                                   \
+                indices[j] = indices[j - 1];                                                     \
+                values[j] = values[j - 1];                                                       \
+            }                                                                                    \
+            indices[j] = index;                                                                  \
+            values[j] = value;                                                                   \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    /* P = (I - diag(damped) A) T, A = [owned | halo] (there_indptr has all n rows). Entries     \
+     * below `small` times the largest of their row are dropped, and what remains scaled to the  \
+     * row's old sum. place [columns of P] is -1 throughout. Returns the entries. */             \
+    int64_t hpc_sla_prolongator_##NAME(                                                          \
+        int64_t n, int64_t k, const int32_t *restrict indptr, const int32_t *restrict indices,   \
+        const T *restrict values, const int32_t *restrict there_indptr,                          \
+        const int32_t *restrict there_indices, const T *restrict there_values,                   \
+        const T *restrict damped, const T *restrict small, const int32_t *restrict c,            \
+        const T *restrict q, const int32_t *restrict there_c, const T *restrict there_q,         \
+        int32_t *restrict place, int32_t *restrict out_indptr, int32_t *restrict out_indices,    \
+        T *restrict out_values)                                                                  \
+    {                                                                                            \
+        int32_t used = 0;                                                                        \
+        (void)k;                                                                                 \
+        out_indptr[0] = 0;                                                                       \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            const int32_t first = used;                                                          \
+            if (c[i] >= 0) {                                                                     \
+                place[c[i]] = used;                                                              \
+                out_indices[used] = c[i];                                                        \
+                out_values[used++] = q[i];                                                       \
+            }                                                                                    \
+            used = gather_##NAME(indptr[i], indptr[i + 1], indices, values, -damped[i], c, q,    \
+                                 place, first, used, out_indices, out_values);                   \
+            used = gather_##NAME(there_indptr[i], there_indptr[i + 1], there_indices,            \
+                                 there_values, -damped[i], there_c, there_q, place, first, used, \
+                                 out_indices, out_values);                                       \
+            T largest = 0, sum = 0, kept = 0;                                                    \
+            for (int32_t e = first; e < used; ++e) {                                             \
+                const T size = out_values[e] < 0 ? -out_values[e] : out_values[e];               \
+                largest = size > largest ? size : largest;                                       \
+                sum += out_values[e];                                                            \
+            }                                                                                    \
+            int32_t end = first;                                                                 \
+            for (int32_t e = first; e < used; ++e) {                                             \
+                const T size = out_values[e] < 0 ? -out_values[e] : out_values[e];               \
+                place[out_indices[e]] = -1;                                                      \
+                if (size < small[0] * largest)                                                   \
+                    continue;                                                                    \
+                kept += out_values[e];                                                           \
+                out_indices[end] = out_indices[e];                                               \
+                out_values[end++] = out_values[e];                                               \
+            }                                                                                    \
+            if (end < used && kept != 0)                                                         \
+                for (int32_t e = first; e < end; ++e)                                            \
+                    out_values[e] *= sum / kept;                                                 \
+            sort_row_##NAME(first, end, out_indices, out_values);                                \
+            out_indptr[i + 1] = used = end;                                                      \
+        }                                                                                        \
+        return used;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    INLINE int64_t spread_##NAME(int32_t begin, int32_t end, const int32_t *restrict indices,    \
+                                 const T *restrict values, T weight,                             \
+                                 const int32_t *restrict p_indptr,                               \
+                                 const int32_t *restrict p_indices, const T *restrict p_values,  \
+                                 int32_t *restrict place, int32_t first, int32_t used,           \
+                                 int64_t capacity, int32_t *restrict out_indices,                \
+                                 T *restrict out_values)                                         \
+    {                                                                                            \
+        for (int32_t e = begin; e < end; ++e) {                                                  \
+            const T factor = weight * values[e];                                                 \
+            for (int32_t f = p_indptr[indices[e]]; f < p_indptr[indices[e] + 1]; ++f) {          \
+                const int32_t column = p_indices[f];                                             \
+                int32_t at = place[column];                                                      \
+                if (at < first) {                                                                \
+                    if (used == capacity)                                                        \
+                        return -1;                                                               \
+                    at = place[column] = used++;                                                 \
+                    out_indices[at] = column;                                                    \
+                    out_values[at] = 0;                                                          \
+                }                                                                                \
+                out_values[at] += factor * p_values[f];                                          \
+            }                                                                                    \
+        }                                                                                        \
+        return used;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    /* Rows of P^T A P from `begin` on, A and the columns of A in two parts as above, `there_p`  \
+     * being P's rows that belong to A's halo. place [columns] is below out_indptr[begin]        \
+     * throughout. Returns the first row for which `capacity` entries did not suffice. */        \
+    int64_t hpc_sla_triple_##NAME(                                                               \
+        int64_t n, int64_t k, int64_t begin, int64_t capacity, const int32_t *restrict r_indptr, \
+        const int32_t *restrict r_indices, const T *restrict r_values,                           \
+        const int32_t *restrict indptr, const int32_t *restrict indices,                         \
+        const T *restrict values, const int32_t *restrict there_indptr,                          \
+        const int32_t *restrict there_indices, const T *restrict there_values,                   \
+        const int32_t *restrict p_indptr, const int32_t *restrict p_indices,                     \
+        const T *restrict p_values, const int32_t *restrict there_p_indptr,                      \
+        const int32_t *restrict there_p_indices, const T *restrict there_p_values,               \
+        int32_t *restrict place, int32_t *restrict out_indptr, int32_t *restrict out_indices,    \
+        T *restrict out_values)                                                                  \
+    {                                                                                            \
+        int64_t used = out_indptr[begin];                                                        \
+        (void)k;                                                                                 \
+        for (int64_t row = begin; row < n; ++row) {                                              \
+            const int32_t first = (int32_t)used;                                                 \
+            for (int32_t e = r_indptr[row]; e < r_indptr[row + 1]; ++e) {                        \
+                const int32_t i = r_indices[e];                                                  \
+                const T r = r_values[e];                                                         \
+                used = spread_##NAME(indptr[i], indptr[i + 1], indices, values, r, p_indptr,     \
+                                     p_indices, p_values, place, first, (int32_t)used, capacity, \
+                                     out_indices, out_values);                                   \
+                if (used >= 0)                                                                   \
+                    used = spread_##NAME(there_indptr[i], there_indptr[i + 1], there_indices,    \
+                                         there_values, r, there_p_indptr, there_p_indices,       \
+                                         there_p_values, place, first, (int32_t)used, capacity,  \
+                                         out_indices, out_values);                               \
+                if (used < 0)                                                                    \
+                    return row;                                                                  \
+            }                                                                                    \
+            sort_row_##NAME(first, (int32_t)used, out_indices, out_values);                      \
+            out_indptr[row + 1] = (int32_t)used;                                                 \
+        }                                                                                        \
+        return n;                                                                                \
+    }
+
+DEFINE(double, float64)
+DEFINE(float, float32)
