@@ -40,9 +40,14 @@ class LinearOperator(Protocol):
     matvec(x)
         A x, a new tensor in `layout` for x in `columns`. **Collective**, if it communicates.
     rmatvec(y), optional
-        A^T y, in `columns` for y in `layout`: for methods that use the transpose.
+        A^T y, in `columns` for y in `layout`: for methods that use the transpose, and for the
+        gradient of those that do not ask for symmetry.
     diagonal(), optional
         The diagonal of the owned rows [n_owned]: for the Jacobi preconditioner.
+    parameters(), optional
+        The tensors that matvec computes with and that a solution is to be differentiated with
+        respect to, none of them computed from another; as a torch.nn.Module has. matvec then is
+        differentiable torch code.
 
     Examples
     --------
@@ -136,6 +141,9 @@ class Operator(ABC):
         InputError
             On every rank, where there is none.
         """
+
+    transposable = True
+    """Whether `adjoint` works."""
 
     @property
     def T(self) -> Operator:
@@ -249,6 +257,7 @@ class _Free(Operator):
             A.layout.world.device if device is None else torch.device(device),
         )
         self._object = A
+        self.transposable = callable(getattr(A, "rmatvec", None))
 
     def __call__(
         self,
@@ -262,7 +271,7 @@ class _Free(Operator):
         _dots(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
-        if not callable(getattr(self._object, "rmatvec", None)):
+        if not self.transposable:
             raise _lacks(self._object, "rmatvec", "the product with its transpose")
         self._put(self._object.rmatvec(y), out, "rmatvec")
 
