@@ -19,7 +19,9 @@ from hpc_sla.adjoint.linear import System, solve
 class LeastSquaresSystem(Protocol):
     """min ||b - A(theta) x||_2 for any b, with the solver for it."""
 
-    form: Form
+    @property
+    def form(self) -> Form:
+        """What A(theta) is."""
 
     def solve(
         self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]

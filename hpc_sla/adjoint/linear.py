@@ -23,8 +23,9 @@ from hpc_sla.adjoint.forms import Form, minus
 class System(Protocol):
     """A(theta) x = b for any b, with the solver for it."""
 
-    form: Form
-    """What A(theta) is."""
+    @property
+    def form(self) -> Form:
+        """What A(theta) is."""
 
     def solve(
         self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]

@@ -176,19 +176,21 @@ class Run:
 
     def choose(
         self, b: torch.Tensor, x0: torch.Tensor | None
-    ) -> tuple[torch.Tensor, SolveInfo, str | None]:
-        """method="auto". **Collective.** Also the method that was left to try."""
+    ) -> tuple[torch.Tensor, SolveInfo, Maker, str]:
+        """method="auto". **Collective.** Also the method that was taken, and one left to try."""
         choice = choose(self.operator, b.dtype, self.precond.symmetric)
-        x, info = self.solve(self._maker(choice.method), b, x0)
-        reason, left = f"{choice.why}: {choice.method}", choice.fallback or None
+        maker, left = self.maker(choice.method), choice.fallback
+        x, info = self.solve(maker, b, x0)
+        reason = f"{choice.why}: {choice.method}"
         if choice.gives_up(info):
             reason += f"; that ended {info.status}: {choice.fallback}"
-            x, info = self.solve(self._maker(choice.fallback), b, x0)
-            left = None
+            maker, left = self.maker(choice.fallback), ""
+            x, info = self.solve(maker, b, x0)
         info.reason = reason
-        return x, info, left
+        return x, info, maker, left
 
-    def _maker(self, name: str) -> Maker:
+    def maker(self, name: str) -> Maker:
+        """The method by that name, and a preconditioner fit for it. **Collective.**"""
         made = make_method(name)
         with self.operator.world.agree():
             made.check_precond(self.precond)
@@ -209,9 +211,10 @@ class Run:
             solved = self._iterate(make, b, x, x0 is None, [math.sqrt(s) for s in squares], None)
         else:
             x, solved = self._solve_scaled(make, b, x0)
-        for one in solved:
+        info = summarise(solved, b.dim() == 1)
+        for one in (info, *solved):
             one.method, one.precond = make.spec, self.precond.name
-        return x, summarise(solved, b.dim() == 1)
+        return x, info
 
     def _zeros(self, b: torch.Tensor) -> torch.Tensor:
         return b.new_zeros((self.operator.columns.n_owned, *b.shape[1:]))

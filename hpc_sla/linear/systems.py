@@ -85,7 +85,7 @@ class KrylovSystem:
         self.form = _form_of(A)
         self._matrix, self._set_up = A, set_up
         self._maker, self._rtol, self._wanted = maker, rtol, wanted
-        self._fallback: Maker | None = None
+        self._fallback = ""
         self._run: Run | None = None
 
     def solve(self, b: torch.Tensor, x0: torch.Tensor | None, theta: Theta) -> torch.Tensor:
@@ -95,9 +95,7 @@ class KrylovSystem:
         if x0 is not None:
             x0 = x0.detach()
         if self._maker is None:
-            x, self.info, fallback = run.choose(b, x0)
-            self._maker = make_method(self.info.method)
-            self._fallback = None if fallback is None else make_method(fallback)
+            x, self.info, self._maker, self._fallback = run.choose(b, x0)
             self._check()
         else:
             self._check()
@@ -189,8 +187,8 @@ class _Derived:
         maker = self._maker or origin._maker
         assert maker is not None
         x, info = self._run.solve(maker, b, None)
-        if not info.converged and self._maker is None and origin._fallback is not None:
-            x, info = self._run.solve(origin._fallback, b, None)
+        if not info.converged and self._maker is None and origin._fallback:
+            x, info = self._run.solve(self._run.maker(origin._fallback), b, None)
         origin.info.adjoint = info
         if not info.converged:
             raise AdjointSolveError(info)

@@ -157,13 +157,13 @@ def test_ranks_with_nothing_need_not_ask(world):
 
 def _at_columns(A, x):
     """x_j of each entry, halo columns included."""
-    rows, columns = A.entries()
+    _rows, columns = A.entries()
     return torch.from_numpy(full(A.layout, x)[columns])
 
 
 def test_the_initial_guess_has_gradient_zero(world):
     A = distribute(FAMILIES["spd"](), world)
-    values, b = leaves(A, random(N, 77))
+    _values, b = leaves(A, random(N, 77))
     x0 = spread(A.layout, random(N, 78)).requires_grad_()
     for inputs in ((x0,), (x0, b)):
         given = b if len(inputs) == 2 else b.detach()
