@@ -186,7 +186,7 @@ class Operator(ABC):
 
     def _random(self, seed: int, dtype: torch.dtype) -> torch.Tensor:
         """Uniform in [-1, 1), by the user's row numbers."""
-        return torch.from_numpy(_noise(self.columns.rows, seed)).to(self.device, dtype)
+        return torch.from_numpy(noise(self.columns.rows, seed)).to(self.device, dtype)
 
 
 def as_operator(A: Any, needs: Sequence[str] = ()) -> Operator:
@@ -377,7 +377,7 @@ def _largest(values: torch.Tensor) -> float:
     return math.inf if math.isnan(largest) else largest
 
 
-def _noise(numbers: np.ndarray, seed: int) -> np.ndarray:
+def noise(numbers: np.ndarray, seed: int) -> np.ndarray:
     """A float64 in [-1, 1) for each number: the mixer of G. Steele, D. Lea and C. Flood, "Fast
     splittable pseudorandom number generators", OOPSLA 2014.
     """
