@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hpc_sla.errors import AdjointSolveError as AdjointSolveError
     from hpc_sla.errors import HpcSlaError as HpcSlaError
     from hpc_sla.errors import InputError as InputError
     from hpc_sla.errors import NotConvergedWarning as NotConvergedWarning
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Names are loaded on first use: `partition`, `info` and `--help` need neither torch nor MPI.
 _HOMES = {
+    "AdjointSolveError": "hpc_sla.errors",
     "DSparseMatrix": "hpc_sla.matrix",
     "HpcSlaError": "hpc_sla.errors",
     "InputError": "hpc_sla.errors",

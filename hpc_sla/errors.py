@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpc_sla.linear.info import SolveInfo
 
 
 class HpcSlaError(Exception):
@@ -47,6 +51,27 @@ class MissingDependencyError(InputError):
 
 class SingularMatrixError(HpcSlaError):
     """A factorisation met a matrix that is singular, or not positive definite for Cholesky."""
+
+
+class AdjointSolveError(HpcSlaError):
+    """The solve for a derivative did not converge, so that there is none to return.
+
+    Attributes
+    ----------
+    info : SolveInfo
+        Of that solve.
+    status : str
+    """
+
+    def __init__(self, info: SolveInfo) -> None:
+        self.info = info
+        self.status = info.status
+        super().__init__(
+            f"the solve for a gradient (or a tangent) ended {info.status} after "
+            f"{info.iterations} iterations of {info.method} + {info.precond}, relative residual "
+            f"{info.relative_residual:.1e}. Give solve a larger adjoint_rtol or max_iterations, or "
+            "another method or preconditioner."
+        )
 
 
 class NotConvergedWarning(RuntimeWarning):

@@ -40,9 +40,14 @@ class LinearOperator(Protocol):
     matvec(x)
         A x, a new tensor in `layout` for x in `columns`. **Collective**, if it communicates.
     rmatvec(y), optional
-        A^T y, in `columns` for y in `layout`: for methods that use the transpose.
+        A^T y, in `columns` for y in `layout`: for methods that use the transpose, and for the
+        gradient of those that do not ask for symmetry.
     diagonal(), optional
         The diagonal of the owned rows [n_owned]: for the Jacobi preconditioner.
+    parameters(), optional
+        The tensors that matvec computes with and that a solution is to be differentiated with
+        respect to, none of them computed from another; as a torch.nn.Module has. matvec then is
+        differentiable torch code.
 
     Examples
     --------
@@ -137,6 +142,9 @@ class Operator(ABC):
             On every rank, where there is none.
         """
 
+    transposable = True
+    """Whether `adjoint` works."""
+
     @property
     def T(self) -> Operator:
         """The transpose, as a view. Local."""
@@ -178,7 +186,7 @@ class Operator(ABC):
 
     def _random(self, seed: int, dtype: torch.dtype) -> torch.Tensor:
         """Uniform in [-1, 1), by the user's row numbers."""
-        return torch.from_numpy(_noise(self.columns.rows, seed)).to(self.device, dtype)
+        return torch.from_numpy(noise(self.columns.rows, seed)).to(self.device, dtype)
 
 
 def as_operator(A: Any, needs: Sequence[str] = ()) -> Operator:
@@ -249,6 +257,7 @@ class _Free(Operator):
             A.layout.world.device if device is None else torch.device(device),
         )
         self._object = A
+        self.transposable = callable(getattr(A, "rmatvec", None))
 
     def __call__(
         self,
@@ -262,7 +271,7 @@ class _Free(Operator):
         _dots(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
-        if not callable(getattr(self._object, "rmatvec", None)):
+        if not self.transposable:
             raise _lacks(self._object, "rmatvec", "the product with its transpose")
         self._put(self._object.rmatvec(y), out, "rmatvec")
 
@@ -368,7 +377,7 @@ def _largest(values: torch.Tensor) -> float:
     return math.inf if math.isnan(largest) else largest
 
 
-def _noise(numbers: np.ndarray, seed: int) -> np.ndarray:
+def noise(numbers: np.ndarray, seed: int) -> np.ndarray:
     """A float64 in [-1, 1) for each number: the mixer of G. Steele, D. Lea and C. Flood, "Fast
     splittable pseudorandom number generators", OOPSLA 2014.
     """

@@ -96,7 +96,7 @@ def _solve(
         b = read_rhs(plan.path, plan.rhs, A.layout)
     x, info = run_solver(A, b, settings, stages)
     with stages("write"):
-        about = _attributes(world, plan, settings, info) if world.rank == 0 else {}
+        about = attributes(world, plan, settings, info) if world.rank == 0 else {}
         write_result(plan.output, A.columns, x, info.residual_history, about)
     _report(A, x, info, plan, stages, as_json)
     return exits.OK if info.converged else exits.NOT_CONVERGED
@@ -144,7 +144,8 @@ def run_solver(
     return x, info
 
 
-def _attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) -> dict[str, Any]:
+def attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) -> dict[str, Any]:
+    """What a result says about the solve. Local."""
     from hpc_sla.cli.provenance import provenance
 
     limit, normal = settings.max_iterations, info.normal_residual

@@ -5,7 +5,7 @@ Everything here is local to a rank: nothing communicates.
 
 from __future__ import annotations
 
-from hpc_sla.direct.base import Factorization, refuse_gradients
+from hpc_sla.direct.base import Factorization
 from hpc_sla.direct.factorize import METHODS, factorize
 from hpc_sla.direct.registry import BACKENDS, Backend
 from hpc_sla.errors import SingularMatrixError
@@ -17,5 +17,4 @@ __all__ = [
     "Factorization",
     "SingularMatrixError",
     "factorize",
-    "refuse_gradients",
 ]

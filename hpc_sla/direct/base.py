@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hpc_sla.errors import HpcSlaError, InputError, SingularMatrixError
+from hpc_sla import adjoint
+from hpc_sla.adjoint import LocalPattern, MatrixForm
+from hpc_sla.errors import InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
 
 if TYPE_CHECKING:
@@ -28,11 +30,14 @@ class LocalMatrix:
     pattern : CsrPattern
         Columns ascending and distinct within a row.
     values : torch.Tensor [nnz]
-        float64 or float32; finite.
+        float64 or float32; finite; detached.
+    source : torch.Tensor [nnz] or None
+        What the values were detached from, where that requires a gradient.
     """
 
     pattern: CsrPattern
     values: torch.Tensor
+    source: torch.Tensor | None = None
 
     @classmethod
     def of(cls, matrix: Any, values: torch.Tensor | None) -> LocalMatrix:
@@ -42,8 +47,6 @@ class LocalMatrix:
         ------
         InputError
             Not square, not float32 or float64, not finite, values that do not fit the pattern.
-        HpcSlaError
-            A gradient is wanted.
         """
         if isinstance(matrix, CsrPattern):
             if values is None or values.shape != (matrix.nnz,):
@@ -66,8 +69,7 @@ class LocalMatrix:
             )
         if not bool(torch.isfinite(values).all()):
             raise InputError("the matrix has entries that are NaN or infinite", field="values")
-        refuse_gradients(values)
-        return cls(pattern, values.detach())
+        return cls(pattern, values.detach(), values if values.requires_grad else None)
 
     @property
     def n(self) -> int:
@@ -115,7 +117,10 @@ class LocalMatrix:
 
 
 class Factorization(ABC):
-    """A factorised matrix: solve with it as often as you like. Local; not differentiable.
+    """A factorised matrix: solve with it as often as you like. Local.
+
+    Solutions are differentiable in b and in the values that were factorised, any number of times
+    and in forward mode: see `hpc_sla.adjoint`. The factors serve the transposed systems too.
 
     Attributes
     ----------
@@ -137,6 +142,8 @@ class Factorization(ABC):
         self.n = matrix.n
         self.dtype = dtype
         self.device = device
+        self._theta = (matrix.values if matrix.source is None else matrix.source,)
+        self._form = MatrixForm(LocalPattern(matrix.pattern))
 
     def solve(self, b: torch.Tensor, transpose: bool = False) -> torch.Tensor:
         """Find x with A x = b, or A^T x = b. Local; waits for the device.
@@ -158,8 +165,6 @@ class Factorization(ABC):
             b has another length or dtype, or is not finite.
         SingularMatrixError
             The solution is not finite, though b is.
-        HpcSlaError
-            b requires a gradient.
         """
         if b.dim() not in (1, 2) or b.shape[0] != self.n:
             raise InputError(
@@ -167,7 +172,9 @@ class Factorization(ABC):
             )
         if b.dtype not in _DTYPES:
             raise InputError(f"type {b.dtype} is neither float64 nor float32", field="b")
-        refuse_gradients(b)
+        return adjoint.solve(_System(self, transpose), b, None, self._theta)
+
+    def _solve_checked(self, b: torch.Tensor, transpose: bool) -> torch.Tensor:
         if b.numel() == 0:
             return torch.empty_like(b)
         columns = b.detach().to(self.device, self.dtype).reshape(self.n, -1)
@@ -203,13 +210,25 @@ class Empty(Factorization):
         raise AssertionError("b is empty")
 
 
-def refuse_gradients(*tensors: torch.Tensor) -> None:
-    """Raise HpcSlaError where a gradient would be lost without a word."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        raise HpcSlaError(
-            "direct solvers do not compute gradients yet; call them under torch.no_grad(), "
-            "or on detached tensors"
-        )
+class _System:
+    """A factorisation, for `hpc_sla.adjoint`."""
+
+    def __init__(self, factors: Factorization, transpose: bool) -> None:
+        self._factors, self._transpose = factors, transpose
+        self.form = factors._form.T if transpose else factors._form
+
+    def solve(
+        self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        return self._factors._solve_checked(b, self._transpose)
+
+    @property
+    def T(self) -> _System:
+        return _System(self._factors, not self._transpose)
+
+    @property
+    def again(self) -> _System:
+        return self
 
 
 def _from_scipy(matrix: Any) -> tuple[CsrPattern, torch.Tensor]:

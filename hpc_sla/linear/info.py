@@ -53,6 +53,8 @@ class SolveInfo:
     columns : tuple of SolveInfo
         For several right-hand sides, one a column; the fields above then tell of the worst: the
         first status that is not `converged`, the most iterations, the largest norms.
+    adjoint : SolveInfo or None
+        Of the last solve for a derivative of this one's solution.
     """
 
     status: Status
@@ -66,6 +68,7 @@ class SolveInfo:
     reason: str = ""
     normal_residual: float | None = None
     columns: tuple[SolveInfo, ...] = field(default=(), repr=False)
+    adjoint: SolveInfo | None = field(default=None, repr=False)
 
     @property
     def converged(self) -> bool:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla import adjoint
+from hpc_sla.errors import InputError
 from hpc_sla.linear.choose import choose
 from hpc_sla.linear.driver import Callback, Outcome, iterate
 from hpc_sla.linear.info import SolveInfo, summarise
 from hpc_sla.linear.method import System, norms_of, values_of
 from hpc_sla.linear.methods import Maker, make_method
 from hpc_sla.linear.scalars import scalars_for
+from hpc_sla.linear.systems import KrylovSystem, parameters_of
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
@@ -36,18 +39,26 @@ def solve(
     max_iterations: int | None = None,
     x0: torch.Tensor | None = None,
     callback: Callback | None = None,
+    adjoint_rtol: float | None = None,
 ) -> tuple[torch.Tensor, SolveInfo]:
-    """Solve A x = b on all ranks together. **Collective.**
+    """Solve A x = b on all ranks together. **Collective**, in backward too.
 
     Stops when ||b - A x||_2 <= max(rtol ||b||_2, atol), where the residual is recomputed from
     x before convergence is claimed; each column of b by itself. A rectangular A is solved in the
     sense of least squares, by M^-T A^T (b - A x) relative to M^-T A^T b: see `Lsqr`.
 
+    Differentiable in b and in A's values, any number of times and in forward mode, at the cost of
+    one solve more for each derivative: with the transpose, the same method and the transposed
+    preconditioner, which is not set up again (see `hpc_sla.adjoint`). The gradient is that of the
+    exact solution, at the x that was found; that with respect to x0 is 0. Of a rectangular A it
+    takes conjugate gradients on A^T A, and A of full column rank.
+
     Parameters
     ----------
     A : DSparseMatrix, its transpose, or LinearOperator
-        Or anything with `layout`, `matvec` and, where they are used, `rmatvec` (lsqr) and
-        `diagonal` (jacobi, the default preconditioner).
+        Or anything with `layout`, `matvec` and, where they are used, `rmatvec` (lsqr, and the
+        gradient of methods for non-symmetric systems), `diagonal` (jacobi, the default
+        preconditioner) and `parameters` (tensors to differentiate with respect to).
     b : torch.Tensor [n_owned] or [n_owned, k]
         Per rank. Several columns are solved for at once, with one halo exchange and one
         reduction for all of them; a column that is finished is frozen.
@@ -65,6 +76,9 @@ def solve(
     callback : callable(iteration, residual_norm), optional
         Called on every rank; with the method's own residual norm (the largest, of several
         columns); on an accelerator in bursts.
+    adjoint_rtol : float, optional
+        Replicated. What the solves for derivatives must reach, relative to their own right-hand
+        sides. Default: rtol. They keep to max_iterations, too.
 
     Returns
     -------
@@ -74,15 +88,17 @@ def solve(
     info : SolveInfo
         Replicated but for `seconds`. Look at `info.converged`: a solve that does not converge
         is not an exception. For b `[n_owned, k]`, `info.columns` has one SolveInfo a column.
+        After a backward pass `info.adjoint` tells of its solve.
 
     Raises
     ------
     InputError
         On every rank: an unknown method or preconditioner, one that needs a symmetric
         preconditioner with one that is not, tolerances that cannot be met, shapes or dtypes that
-        do not fit.
-    HpcSlaError
-        Where a gradient would be needed.
+        do not fit; a gradient wanted of what has none (a method for non-symmetric systems with
+        an operator or a preconditioner that has no transpose, more columns than rows).
+    AdjointSolveError
+        On every rank, in backward or forward mode: the solve for a derivative did not converge.
 
     Examples
     --------
@@ -98,19 +114,35 @@ def solve(
     if max_iterations is None:
         max_iterations = min(max(10 * operator.n_global, 1000), 100_000)
     with operator.world.agree():
-        _check(A, operator, b, rtol, atol, max_iterations, x0)
+        _check(operator, b, rtol, atol, max_iterations, x0, adjoint_rtol)
         chosen = None if method == "auto" else make_method(method)
         if chosen:
             chosen.check_shape(operator.shape, operator.square)
-    _agree_on_shapes(operator, b, x0)
-    with torch.no_grad():
-        M = _precondition(precond, A, operator, chosen, b.dtype)
-        run = _Run(operator, M, rtol, atol, max_iterations, callback)
-        b = b.contiguous()
-        if chosen:
-            x, info = run.solve(chosen, b, x0)
-        else:
-            x, info = run.choose(b, x0)
+    theta = parameters_of(A)
+    wanted = adjoint.Wanted((b, x0, *theta))
+    _agree(operator, b, x0, wanted)
+    rhs, guess, *rest = wanted.tensors
+    assert rhs is not None
+    if adjoint_rtol is None:
+        adjoint_rtol = rtol
+    if any(wanted.gradients) and not adjoint_rtol:
+        raise InputError(
+            "a gradient is wanted, and there is no relative tolerance for its solve",
+            field="adjoint_rtol",
+            remedy="Give adjoint_rtol a positive number",
+        )
+
+    def set_up(plain: Any) -> Run:
+        operator = as_operator(plain)
+        M = _precondition(precond, plain, operator, chosen, b.dtype)
+        return Run(operator, M, rtol, atol, max_iterations, callback)
+
+    system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients))
+    differentiable = adjoint.solve if operator.square else adjoint.least_squares
+    x = differentiable(system, rhs, guess, tuple(t for t in rest if t is not None))
+    info = system.info
+    if torch.is_grad_enabled():
+        _refuse_hidden(A, operator, x, theta)
     info.seconds = time.perf_counter() - started
     return x, info
 
@@ -132,7 +164,7 @@ def _precondition(
 
 
 @dataclass
-class _Run:
+class Run:
     """One call's choices."""
 
     operator: Operator
@@ -142,18 +174,23 @@ class _Run:
     max_iterations: int
     callback: Callback | None
 
-    def choose(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, SolveInfo]:
-        """method="auto". **Collective.**"""
+    def choose(
+        self, b: torch.Tensor, x0: torch.Tensor | None
+    ) -> tuple[torch.Tensor, SolveInfo, Maker, str]:
+        """method="auto". **Collective.** Also the method that was taken, and one left to try."""
         choice = choose(self.operator, b.dtype, self.precond.symmetric)
-        x, info = self.solve(self._maker(choice.method), b, x0)
+        maker, left = self.maker(choice.method), choice.fallback
+        x, info = self.solve(maker, b, x0)
         reason = f"{choice.why}: {choice.method}"
         if choice.gives_up(info):
             reason += f"; that ended {info.status}: {choice.fallback}"
-            x, info = self.solve(self._maker(choice.fallback), b, x0)
+            maker, left = self.maker(choice.fallback), ""
+            x, info = self.solve(maker, b, x0)
         info.reason = reason
-        return x, info
+        return x, info, maker, left
 
-    def _maker(self, name: str) -> Maker:
+    def maker(self, name: str) -> Maker:
+        """The method by that name, and a preconditioner fit for it. **Collective.**"""
         made = make_method(name)
         with self.operator.world.agree():
             made.check_precond(self.precond)
@@ -174,9 +211,10 @@ class _Run:
             solved = self._iterate(make, b, x, x0 is None, [math.sqrt(s) for s in squares], None)
         else:
             x, solved = self._solve_scaled(make, b, x0)
-        for one in solved:
+        info = summarise(solved, b.dim() == 1)
+        for one in (info, *solved):
             one.method, one.precond = make.spec, self.precond.name
-        return x, summarise(solved, b.dim() == 1)
+        return x, info
 
     def _zeros(self, b: torch.Tensor) -> torch.Tensor:
         return b.new_zeros((self.operator.columns.n_owned, *b.shape[1:]))
@@ -279,15 +317,38 @@ def _info(o: Outcome, b_norm: float, least_squares: tuple[float, float] | None) 
     return info
 
 
-def _agree_on_shapes(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) -> None:
+def _agree(
+    operator: Operator, b: torch.Tensor, x0: torch.Tensor | None, wanted: adjoint.Wanted
+) -> None:
     """What ranks must have in common for their collectives to match. **Collective.**"""
-    kinds = operator.world.comm.allgather((tuple(b.shape[1:]), b.dtype, x0 is None))
-    if len(set(kinds)) > 1:
+    mine = (tuple(b.shape[1:]), b.dtype, x0 is None, len(wanted.mine))
+    told = operator.world.comm.allgather((mine, wanted.mine))
+    if len({kind for kind, _ in told}) > 1:
         raise InputError(
-            "ranks differ in the columns or the dtype of b, or in whether there is an x0",
+            "ranks differ in the columns or the dtype of b, in whether there is an x0, or in how "
+            "many parameters A has",
             field="b",
             remedy="Pass the same kind on every rank",
         )
+    wanted.follow([wants for _, wants in told])
+
+
+def _refuse_hidden(
+    A: Any, operator: Operator, x: torch.Tensor, theta: Sequence[torch.Tensor]
+) -> None:
+    """Refuse a matrix-free operator whose gradient would be lost without a word. **Collective.**"""
+    if isinstance(A, (DSparseMatrix, TransposedMatrix, Operator)):
+        return
+    with torch.enable_grad():
+        image = A.matvec(x.detach())
+    with operator.world.agree():
+        if hidden := adjoint.hidden_tensors(image, theta):
+            raise InputError(
+                f"{type(A).__name__}.matvec computes with {hidden} tensor(s) that require a "
+                "gradient and that its parameters() does not name",
+                field="A",
+                remedy="Name them there, detach them, or solve under torch.no_grad()",
+            )
 
 
 def _copy(x: torch.Tensor) -> torch.Tensor:
@@ -295,15 +356,15 @@ def _copy(x: torch.Tensor) -> torch.Tensor:
 
 
 def _check(
-    A: Any,
     operator: Operator,
     b: torch.Tensor,
     rtol: float,
     atol: float,
     max_iterations: int,
     x0: torch.Tensor | None,
+    adjoint_rtol: float | None,
 ) -> None:
-    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+    for name, tolerance in (("rtol", rtol), ("atol", atol), ("adjoint_rtol", adjoint_rtol or 0.0)):
         if not (math.isfinite(tolerance) and tolerance >= 0):
             raise InputError(
                 f"{tolerance} is not a tolerance", field=name, remedy="Give a number >= 0"
@@ -332,11 +393,3 @@ def _check(
                 f"{dtype} on {operator.device}",
                 field=name,
             )
-    values = getattr(A.T if isinstance(A, TransposedMatrix) else A, "values", None)
-    if torch.is_grad_enabled() and any(
-        isinstance(t, torch.Tensor) and t.requires_grad for t in (values, b, x0)
-    ):
-        raise HpcSlaError(
-            "solve does not compute gradients yet; call it under torch.no_grad(), "
-            "or on detached tensors"
-        )

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from hpc_sla import direct
-from hpc_sla.errors import NotConvergedWarning
+from hpc_sla import adjoint, direct
+from hpc_sla.adjoint import MatrixForm
+from hpc_sla.errors import AdjointSolveError, NotConvergedWarning
 from hpc_sla.linear import MEANINGS, SolveInfo, solve
 from hpc_sla.linear.info import Status
 from hpc_sla.matrix import DSparseMatrix
@@ -43,30 +44,88 @@ def by_factorization(
     method: str,
     rtol: float,
     atol: float,
+    adjoint_rtol: float,
 ) -> tuple[torch.Tensor, list[SolveInfo]]:
     """Solve for all columns of b [n, k] with one factorisation. Local.
 
     Where a residual does not meet the tolerance, x is refined with the same factors (N. J. Higham,
     Accuracy and Stability of Numerical Algorithms, 2nd ed., chapter 12) while that helps.
     """
-    started = time.perf_counter()
-    direct.refuse_gradients(A.values, b)
-    with torch.no_grad():
-        factors = direct.factorize(A.pattern.owned, A.values, backend=backend, method=method)
+    system = _Refined(A, backend, method, rtol, atol, adjoint_rtol)
+    x = adjoint.solve(system, b, None, (A.values,))
+    return x, system.infos
+
+
+class _Refined:
+    """A factorisation and its refinement, for `hpc_sla.adjoint`."""
+
+    infos: list[SolveInfo]
+    _factors: direct.Factorization
+
+    def __init__(
+        self,
+        A: DSparseMatrix,
+        backend: str,
+        method: str,
+        rtol: float,
+        atol: float,
+        adjoint_rtol: float,
+    ) -> None:
+        self.form = MatrixForm(A.pattern)
+        self._pattern, self._options = A.pattern.owned, {"backend": backend, "method": method}
+        self._rtol, self._atol, self._adjoint_rtol = rtol, atol, adjoint_rtol
+
+    def solve(
+        self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        values = theta[0].detach()
+        self._factors = direct.factorize(self._pattern, values, **self._options)
+        x, self.infos = self.refined(b, theta, False, self._rtol, self._atol)
+        return x
+
+    @property
+    def T(self) -> _Derived:
+        return _Derived(self, True)
+
+    @property
+    def again(self) -> _Derived:
+        return _Derived(self, False)
+
+    def derivative(
+        self, b: torch.Tensor, theta: tuple[torch.Tensor, ...], transpose: bool
+    ) -> torch.Tensor:
+        """A solve that must meet its tolerance."""
+        x, infos = self.refined(b, theta, transpose, self._adjoint_rtol, 0.0)
+        for mine, info in zip(self.infos, infos, strict=True):
+            mine.adjoint = info
+        if failed := [info for info in infos if not info.converged]:
+            raise AdjointSolveError(failed[0])
+        return x
+
+    def refined(
+        self,
+        b: torch.Tensor,
+        theta: tuple[torch.Tensor, ...],
+        transpose: bool,
+        rtol: float,
+        atol: float,
+    ) -> tuple[torch.Tensor, list[SolveInfo]]:
+        started = time.perf_counter()
+        form, factors = self.form.T if transpose else self.form, self._factors
         # Each column scaled by a power of two, so that its squares neither over- nor underflow.
         scale = _scales(b)
         b, atol_scaled = b / scale, atol / scale
-        x = factors.solve(b)
+        x = factors.solve(b, transpose)
         b_norms = torch.linalg.vector_norm(b, dim=0)
         targets = torch.maximum(rtol * b_norms, atol_scaled)
-        r = b - A @ x
+        r = b - form.times(theta, x)
         norms = torch.linalg.vector_norm(r, dim=0)
         history = [norms]
         for _ in range(_REFINEMENTS):
             if bool((norms <= targets).all()) or not bool(norms.isfinite().all()):
                 break
-            better = x + factors.solve(r)
-            r_new = b - A @ better
+            better = x + factors.solve(r, transpose)
+            r_new = b - form.times(theta, better)
             norms_new = torch.linalg.vector_norm(r_new, dim=0)
             gain = norms_new < norms
             if not bool(gain.any()):
@@ -74,8 +133,34 @@ def by_factorization(
             x, r = torch.where(gain, better, x), torch.where(gain, r_new, r)
             norms = torch.where(gain, norms_new, norms)
             history.append(norms)
-        x = x * scale
-    columns = (torch.stack([*history, targets, b_norms]) * scale).t().tolist()
+        columns = (torch.stack([*history, targets, b_norms]) * scale).t().tolist()
+        infos = _infos(columns, f"{factors.backend} {factors.method}", started)
+        return x * scale, infos
+
+
+class _Derived:
+    """A solve of `_Refined`'s matrix, or of its transpose, for a derivative."""
+
+    def __init__(self, origin: _Refined, transpose: bool) -> None:
+        self._origin, self._transpose = origin, transpose
+        self.form = origin.form.T if transpose else origin.form
+
+    def solve(
+        self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        return self._origin.derivative(b, theta, self._transpose)
+
+    @property
+    def T(self) -> _Derived:
+        return _Derived(self._origin, not self._transpose)
+
+    @property
+    def again(self) -> _Derived:
+        return self
+
+
+def _infos(columns: list[list[float]], method: str, started: float) -> list[SolveInfo]:
+    """Of each column: its residual norms, its target and the norm of b."""
     seconds = time.perf_counter() - started
     infos = []
     for *residuals, target, b_norm in columns:
@@ -87,9 +172,9 @@ def by_factorization(
             residuals,
             seconds,
         )
-        info.method, info.precond = f"{factors.backend} {factors.method}", "none"
+        info.method, info.precond = method, "none"
         infos.append(info)
-    return x, infos
+    return infos
 
 
 def _scales(b: torch.Tensor) -> torch.Tensor:

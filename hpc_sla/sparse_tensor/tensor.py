@@ -266,8 +266,9 @@ class SparseTensor:
         atol: float = 0.0,
         max_iterations: int | None = None,
         x0: torch.Tensor | None = None,
+        adjoint_rtol: float | None = None,
     ) -> tuple[torch.Tensor, list[SolveInfo]]:
-        """Solve A x = b, and say how it went.
+        """Solve A x = b, and say how it went. Differentiable in b and the values, as `hs.solve`.
 
         Parameters
         ----------
@@ -290,6 +291,8 @@ class SparseTensor:
             Of an iteration.
         x0 : torch.Tensor like b, optional
             Initial guess of an iteration.
+        adjoint_rtol : float, optional
+            What the solves for derivatives must reach. Default: rtol.
 
         Returns
         -------
@@ -305,11 +308,12 @@ class SparseTensor:
             direct backend.
         SingularMatrixError
             From a direct backend.
-        HpcSlaError
-            A gradient is wanted: solve does not compute gradients yet.
+        AdjointSolveError
+            In backward or forward mode: the solve for a derivative did not converge.
         """
         self._goes_with(b, "b")
         rtol = _RTOL[self.dtype] if rtol is None else rtol
+        adjoint_rtol = rtol if adjoint_rtol is None else adjoint_rtol
         limits = {"max_iterations": max_iterations, "x0": x0}
         given = [] if isinstance(precond, str) and precond == "auto" else ["precond"]
         given += [name for name, value in limits.items() if value is not None]
@@ -327,6 +331,7 @@ class SparseTensor:
                     f"shape {tuple(x0.shape)} does not go with b's {tuple(b.shape)}", field="x0"
                 )
         options: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_iterations": max_iterations}
+        options["adjoint_rtol"] = adjoint_rtol
         if "precond" in given:
             options["precond"] = precond
         infos: list[SolveInfo] = []
@@ -335,7 +340,7 @@ class SparseTensor:
             if chosen == "torch":
                 x, told = by_iteration(A, b, guess[0] if guess else None, method, options)
             else:
-                x, told = by_factorization(A, b, chosen, method, rtol, atol)
+                x, told = by_factorization(A, b, chosen, method, rtol, atol, adjoint_rtol)
             infos.extend(told)
             return x
 

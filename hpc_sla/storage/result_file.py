@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _HISTORY = "residual_history"
+MATRIX_GRADIENT = "matrix_gradient"
+"""The group of a gradient with respect to the matrix: compressed rows in the user's order."""
 
 
 class ResultWriter:
@@ -41,6 +43,10 @@ class ResultWriter:
         The vectors' dataset names.
     columns : int, optional
         Each vector has this many columns, shape ``[n_rows, columns]``; left out, ``[n_rows]``.
+    lengths : dict of name to int, optional
+        Of vectors that have other than `n_rows` rows.
+    matrix : (int, int), optional
+        Rows and entries of a gradient with respect to the matrix: see `write_matrix_rows`.
 
     Examples
     --------
@@ -56,6 +62,8 @@ class ResultWriter:
         dtype: Any,
         names: Sequence[str] = ("x",),
         columns: int | None = None,
+        lengths: Mapping[str, int] | None = None,
+        matrix: tuple[int, int] | None = None,
     ) -> None:
         if np.dtype(dtype) not in FLOATS:
             raise TypeError(f"results are float64 or float32, not {np.dtype(dtype)}")
@@ -63,11 +71,16 @@ class ResultWriter:
             raise ValueError(f"{_HISTORY!r} is taken")
         self.path = path
         self.n_rows = n_rows
-        shape = (n_rows,) if columns is None else (n_rows, columns)
+        self._lengths = {name: (lengths or {}).get(name, n_rows) for name in names}
+        trailing = () if columns is None else (columns,)
         self._pending: PendingFile | None = PendingFile(path)
         try:
             self._output = Output(self._pending.temporary, path)
-            self._items = {name: self._output.create(name, shape, dtype) for name in names}
+            self._items = {
+                name: self._output.create(name, (rows, *trailing), dtype)
+                for name, rows in self._lengths.items()
+            }
+            self._rows = None if matrix is None else _MatrixRows(self._output, matrix, dtype)
         except BaseException:
             self._abandon()
             raise
@@ -77,12 +90,30 @@ class ResultWriter:
         """Put `array` at rows ``start:start + len(array)`` (user's order) of the vector `name`."""
         stop = start + len(array)
         item = self._items[name]
-        if not 0 <= start <= stop <= self.n_rows or array.shape[1:] != item.shape[1:]:
+        n_rows = self._lengths[name]
+        if not 0 <= start <= stop <= n_rows or array.shape[1:] != item.shape[1:]:
             raise ValueError(f"rows {start}:{stop}, shape {array.shape}, do not fit {item.shape}")
         if array.size:
             item.write_direct(np.ascontiguousarray(array), dest_sel=np.s_[start:stop])
             self._output.check()
         self._written[name] += stop - start
+
+    def write_matrix_rows(
+        self, counts: np.ndarray, columns: np.ndarray, values: np.ndarray
+    ) -> None:
+        """Append rows of the gradient with respect to the matrix, in the user's order.
+
+        Parameters
+        ----------
+        counts : int64 array [rows]
+            Entries of each row.
+        columns, values : arrays [entries]
+            The user's columns, ascending within a row, and the gradient there.
+        """
+        if self._rows is None:
+            raise ValueError("no gradient with respect to a matrix was announced")
+        self._rows.append(counts, columns, values)
+        self._output.check()
 
     def finish(self, residual_history: Sequence[float], attributes: Mapping[str, Any]) -> None:
         """Add the history and the attributes, then give the file its name.
@@ -97,8 +128,10 @@ class ResultWriter:
         """
         if self._pending is None:
             raise ValueError("the result is finished or abandoned already")
-        if short := [name for name, rows in self._written.items() if rows < self.n_rows]:
+        if short := [name for name, rows in self._written.items() if rows < self._lengths[name]]:
             raise ValueError(f"not every row was written of {', '.join(short)}")
+        if self._rows is not None and not self._rows.complete:
+            raise ValueError(f"not every row was written of {MATRIX_GRADIENT}")
         history = np.asarray(residual_history, dtype=np.float64)
         item = self._output.create(_HISTORY, history.shape, history.dtype)
         if history.size:
@@ -137,6 +170,36 @@ class ResultWriter:
             self._pending = None
 
 
+class _MatrixRows:
+    """`/matrix_gradient/indptr`, `indices` and `data`, written from the first row on."""
+
+    def __init__(self, output: Output, shape: tuple[int, int], dtype: Any) -> None:
+        rows, entries = self._shape = shape
+        self._indptr, self._indices, self._data = (
+            output.create(f"{MATRIX_GRADIENT}/{name}", (length,), kind)
+            for name, length, kind in (
+                ("indptr", rows + 1, np.int64),
+                ("indices", entries, np.int64),
+                ("data", entries, dtype),
+            )
+        )
+        self._indptr[0] = 0
+        self._row = self._entry = 0
+
+    def append(self, counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
+        first, entry = self._row, self._entry
+        self._row, self._entry = first + len(counts), entry + len(columns)
+        if len(counts):
+            self._indptr[first + 1 : self._row + 1] = entry + np.cumsum(counts)
+        if len(columns):
+            self._indices[entry : self._entry] = columns
+            self._data[entry : self._entry] = values
+
+    @property
+    def complete(self) -> bool:
+        return (self._row, self._entry) == self._shape
+
+
 @dataclass(frozen=True)
 class Result:
     """A result file's content.
@@ -151,12 +214,15 @@ class Result:
         What the run said about itself.
     vectors : dict of name to ndarray
         Every vector of the file, `x` among them.
+    matrix_gradient : SciPy CSR array or None
+        Of `python -m hpc_sla grad`: the gradient with respect to the matrix, on its pattern.
     """
 
     x: np.ndarray
     residual_history: np.ndarray
     attributes: dict[str, Any]
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
+    matrix_gradient: Any = None
 
 
 @dataclass(frozen=True)
@@ -183,16 +249,45 @@ def read_result(path: str | os.PathLike[str]) -> Result:
         vectors = {
             name: read_slab(file[name], 0, shape[0]) for name, shape in summary.shapes.items()
         }
+        gradient = _matrix_gradient(file, summary.n_rows)
     first = next(iter(vectors.values()))
-    return Result(vectors.get("x", first), summary.residual_history, summary.attributes, vectors)
+    return Result(
+        vectors.get("x", first), summary.residual_history, summary.attributes, vectors, gradient
+    )
+
+
+def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
+    if MATRIX_GRADIENT not in file:
+        return None
+    import scipy.sparse as sp
+
+    kinds = {"indptr": (np.dtype(np.int64),), "indices": (np.dtype(np.int64),), "data": FLOATS}
+    items = {name: dataset(file, f"{MATRIX_GRADIENT}/{name}", kind) for name, kind in kinds.items()}
+    indptr, indices, data = (read_slab(item, 0, item.shape[0]) for item in items.values())
+    shape = (max(len(indptr) - 1, 0), n_columns)
+    try:
+        return sp.csr_array((data, indices, indptr), shape=shape)
+    except ValueError as error:
+        raise InputError(
+            f"is no matrix: {error}",
+            file=file.filename,
+            field=f"/{MATRIX_GRADIENT}",
+            remedy="Run `grad` again.",
+        ) from error
 
 
 def _summary(file: h5py.File) -> ResultSummary:
     attrs.check_format(file, attrs.RESULT_FORMAT)
     n_rows = attrs.integer_attribute(file, "n_rows")
     history = dataset(file, _HISTORY, FLOATS)
-    names = [name for name in sorted(file) if name != _HISTORY]
-    items = {name: dataset(file, name, FLOATS, ndim=(1, 2), length=n_rows) for name in names}
+    names = [name for name in sorted(file) if name not in (_HISTORY, MATRIX_GRADIENT)]
+    # A gradient with respect to the right-hand side has as many rows as the matrix.
+    items = {
+        name: dataset(
+            file, name, FLOATS, ndim=(1, 2), length=None if name == "rhs_gradient" else n_rows
+        )
+        for name in names
+    }
     if not items:
         raise InputError("is missing", file=file.filename, field="/x", remedy="Solve again.")
     return ResultSummary(

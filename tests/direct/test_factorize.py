@@ -195,15 +195,29 @@ def test_what_cannot_be_is_refused():
             call()
 
 
-def test_no_gradient_is_dropped():
-    pattern, values = pattern_of(sp.csr_matrix(np.eye(3)))
-    b = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(hs.HpcSlaError, match="gradients"):
-        factorize(pattern, values.requires_grad_())
-    with pytest.raises(hs.HpcSlaError, match="gradients"):
-        factorize(pattern, values.detach()).solve(b)
+@pytest.mark.parametrize("backend", ["scipy", "eigen"])
+@pytest.mark.parametrize("transpose", [False, True])
+def test_solutions_are_differentiable(backend, transpose):
+    """In b and in the values, twice, and in forward mode."""
+    if backend == "eigen":
+        pytest.importorskip("eigenpy")
+    rng = np.random.default_rng(7)
+    matrix = sp.random_array((6, 6), density=0.4, rng=rng) + 4 * sp.eye_array(6)
+    pattern, values = pattern_of(sp.csr_matrix(matrix))
+
+    def solution(values, b):
+        return factorize(pattern, values, backend=backend).solve(b, transpose)
+
+    b = torch.from_numpy(rng.standard_normal((6, 2)))
+    inputs = values.requires_grad_(), b.requires_grad_()
+    assert torch.autograd.gradcheck(solution, inputs)
+    assert torch.autograd.gradgradcheck(solution, inputs)
+    factors = factorize(pattern, values, backend=backend)
+    assert torch.autograd.gradcheck(
+        lambda b: factors.solve(b, transpose), inputs[1:], check_forward_ad=True
+    )
     with torch.no_grad():
-        assert torch.equal(factorize(pattern, values).solve(b), b)
+        assert not factors.solve(b).requires_grad
 
 
 class FakeUmfpackContext:

@@ -329,14 +329,3 @@ def test_bad_options_are_refused_everywhere(system, options, message):
         options = {"x0": mine.float()}
     with pytest.raises(hs.InputError, match=message):
         hs.solve(A, mine, **options)
-
-
-def test_a_gradient_is_refused_rather_than_lost(system):
-    _, A, _, mine = system
-    with pytest.raises(hs.HpcSlaError, match="gradients"):
-        hs.solve(A, mine.clone().requires_grad_())
-    with pytest.raises(hs.HpcSlaError, match="gradients"):
-        hs.solve(A.with_values(A.values.clone().requires_grad_()).T, mine)
-    with torch.no_grad():
-        _, info = hs.solve(A, mine.clone().requires_grad_())
-    assert info.converged

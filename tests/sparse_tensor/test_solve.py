@@ -138,19 +138,34 @@ def test_what_does_not_converge_warns_by_its_status(options, status):
     assert [info.status for info in infos] == [status, status]
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
-@pytest.mark.parametrize("of", ["values", "b"])
-def test_no_gradient_is_dropped(backend, of):
-    S, b = tridiagonal(4), torch.ones(4, dtype=torch.float64)
-    if of == "b":
-        b.requires_grad_()
-    else:
-        S = S.with_values(S.values.requires_grad_())
-    with pytest.raises(hs.HpcSlaError, match="gradients"):
-        S.solve(b, backend=backend)
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("columns", [(), (3,)])
+@pytest.mark.parametrize("options", [{}, {"method": "gmres"}, {"method": "lu"}])
+def test_solutions_are_differentiable(options, columns, batch):
+    """In the values and b, twice, of a batch and of several columns."""
+    S = tridiagonal(4)
+    values = S.values.expand(*batch, -1) * (1 + 0.1 * double(*batch, S.nnz))
+
+    def solution(values, b):
+        return S.with_values(values).solve(b, rtol=1e-13, **options)
+
+    inputs = values.clone().requires_grad_(), double(*batch, 4, *columns).requires_grad_()
+    torch.manual_seed(0)
+    assert torch.autograd.gradcheck(solution, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(solution, inputs, fast_mode=True)
     with torch.no_grad():
-        S.solve(b, backend=backend)
-    S.detach().solve(b.detach(), backend=backend)
+        assert not solution(*inputs).requires_grad
+
+
+def test_a_gradient_that_cannot_be_had_to_the_tolerance_is_an_error():
+    S, b = tridiagonal(50), double(50).requires_grad_()
+    x, (info,) = S.solve_with_info(b, adjoint_rtol=1e-19)
+    with pytest.raises(hs.AdjointSolveError, match="stagnated"):
+        x.sum().backward()
+    assert info.adjoint.status == "stagnated" and b.grad is None
+    x, (info,) = S.solve_with_info(b)
+    x.sum().backward()
+    assert info.adjoint.converged and b.grad is not None
 
 
 @pytest.mark.parametrize("backend", ["auto", "scipy"])

@@ -1,0 +1,26 @@
+"""Derivatives of solutions by the adjoint method, as torch.autograd.Functions.
+
+They are given the solver to call, so that they know no solver: see `System`.
+"""
+
+from __future__ import annotations
+
+from hpc_sla.adjoint.forms import Form, MatrixForm, NormalForm, OperatorForm
+from hpc_sla.adjoint.least_squares import LeastSquaresSystem, least_squares
+from hpc_sla.adjoint.linear import System, solve
+from hpc_sla.adjoint.local import LocalPattern
+from hpc_sla.adjoint.wanted import Wanted, hidden_tensors
+
+__all__ = [
+    "Form",
+    "LeastSquaresSystem",
+    "LocalPattern",
+    "MatrixForm",
+    "NormalForm",
+    "OperatorForm",
+    "System",
+    "Wanted",
+    "hidden_tensors",
+    "least_squares",
+    "solve",
+]

@@ -1,0 +1,79 @@
+"""Which gradients are wanted. All ranks must answer alike, since backward communicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+Tensors = Sequence[torch.Tensor | None]
+
+
+class Wanted:
+    """Of each tensor, whether a gradient is wanted, and whether it has a tangent.
+
+    A rank with nothing in a tensor may not know: it follows the others.
+
+    Parameters
+    ----------
+    tensors : sequence of tensor or None
+
+    Attributes
+    ----------
+    mine : tuple of (bool, bool)
+        What this rank says.
+    gradients : tuple of bool
+        Replicated, as soon as `follow` has heard the others.
+    tensors : list of tensor or None
+    """
+
+    gradients: tuple[bool, ...]
+
+    def __init__(self, tensors: Tensors) -> None:
+        self.tensors = list(tensors)
+        enabled = torch.is_grad_enabled()
+        self.mine = tuple((enabled and _requires_grad(t), _has_tangent(t)) for t in tensors)
+
+    def follow(self, told: Sequence[tuple[tuple[bool, bool], ...]]) -> None:
+        """Take in every rank's `mine`: `gradients` and `tensors` are then alike on all. Local."""
+        self.gradients = tuple(any(who[i][0] for who in told) for i in range(len(self.mine)))
+        tangents = tuple(any(who[i][1] for who in told) for i in range(len(self.mine)))
+        self.tensors = [*map(_follow, self.tensors, self.mine, self.gradients, tangents)]
+
+
+def _follow(
+    tensor: torch.Tensor | None, mine: tuple[bool, bool], gradient: bool, tangent: bool
+) -> torch.Tensor | None:
+    if tensor is None:
+        return None
+    if gradient and not mine[0]:
+        tensor = tensor.detach().requires_grad_()
+    if tangent and not mine[1]:
+        tensor = forward_ad.make_dual(tensor, torch.zeros_like(tensor))
+    return tensor
+
+
+def _requires_grad(tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
+
+
+def _has_tangent(tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def hidden_tensors(image: torch.Tensor, known: Sequence[torch.Tensor]) -> int:
+    """How many leaves that require a gradient `image` depends on other than through `known`."""
+    stop = {torch.autograd.graph.get_gradient_edge(t).node for t in known if t.requires_grad}
+    todo: list[Any] = [image.grad_fn] if image.requires_grad else []
+    seen: set[Any] = set()
+    hidden = 0
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen or node in stop:
+            continue
+        seen.add(node)
+        hidden += hasattr(node, "variable")
+        todo.extend(next_node for next_node, _ in node.next_functions)
+    return hidden

@@ -1,0 +1,205 @@
+"""A solve and the solves of its derivatives, for `hpc_sla.adjoint`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hpc_sla.adjoint import Form, MatrixForm, NormalForm, OperatorForm
+from hpc_sla.errors import AdjointSolveError, InputError
+from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.methods import Maker, make_method
+from hpc_sla.linear.normal import NormalOperator, NormalPreconditioner
+from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.operators import Operator
+from hpc_sla.precond.transposed import transposed
+
+if TYPE_CHECKING:
+    from hpc_sla.linear.solver import Run
+
+Theta = tuple[torch.Tensor, ...]
+
+
+def parameters_of(A: Any) -> Theta:
+    """The tensors whose function A is: theta of `hpc_sla.adjoint`. Local."""
+    if isinstance(A, DSparseMatrix):
+        return (A.values,)
+    if isinstance(A, TransposedMatrix):
+        return (A.T.values,)
+    parameters = getattr(A, "parameters", None)
+    return tuple(parameters()) if callable(parameters) else ()
+
+
+def with_parameters(A: Any, theta: Theta) -> Any:
+    """A of these tensors, on the same pattern; a matrix-free operator holds its own. Local."""
+    if isinstance(A, DSparseMatrix):
+        return A.with_values(theta[0])
+    if isinstance(A, TransposedMatrix):
+        return A.T.with_values(theta[0]).T
+    return A
+
+
+def _form_of(A: Any) -> Form:
+    if isinstance(A, DSparseMatrix):
+        return MatrixForm(A.pattern)
+    if isinstance(A, TransposedMatrix):
+        return MatrixForm(A.T.pattern, transposed=True)
+    return OperatorForm(A)
+
+
+class KrylovSystem:
+    """What `solve` was asked for; set up by its first solve and used again by those of derivatives.
+
+    Parameters
+    ----------
+    A : DSparseMatrix, its transpose, or LinearOperator
+    set_up : callable(A) -> Run
+        **Collective.** A of plain tensors.
+    maker : Maker or None
+        None for method="auto".
+    rtol : float
+        Of the derivatives' solves.
+    wanted : bool
+        Whether a gradient may be asked for.
+
+    Attributes
+    ----------
+    info : SolveInfo
+        Of the first solve.
+    """
+
+    info: SolveInfo
+
+    def __init__(
+        self,
+        A: Any,
+        set_up: Callable[[Any], Run],
+        maker: Maker | None,
+        rtol: float,
+        wanted: bool,
+    ) -> None:
+        self.form = _form_of(A)
+        self._matrix, self._set_up = A, set_up
+        self._maker, self._rtol, self._wanted = maker, rtol, wanted
+        self._fallback = ""
+        self._run: Run | None = None
+
+    def solve(self, b: torch.Tensor, x0: torch.Tensor | None, theta: Theta) -> torch.Tensor:
+        """The solve that was asked for. **Collective.**"""
+        run = self._run = self._set_up(with_parameters(self._matrix, theta))
+        b = b.detach().contiguous()
+        if x0 is not None:
+            x0 = x0.detach()
+        if self._maker is None:
+            x, self.info, self._maker, self._fallback = run.choose(b, x0)
+            self._check()
+        else:
+            self._check()
+            x, self.info = run.solve(self._maker, b, x0)
+        return x
+
+    @property
+    def _one_way(self) -> bool:
+        """Whether A and its preconditioner are taken for symmetric."""
+        return self._maker is not None and self._maker.entry.needs_symmetric
+
+    def _check(self) -> None:
+        """Refuse what has no derivative before the time is spent. **Collective.**"""
+        run = self._run
+        if not self._wanted or run is None or self._one_way:
+            return
+        with run.operator.world.agree():
+            if not run.operator.transposable:
+                raise InputError(
+                    f"the gradient of a solve with {type(self._matrix).__name__} by "
+                    f"{self._maker and self._maker.name} needs its transpose",
+                    field="A",
+                    remedy="Give it an rmatvec or, if it is symmetric, use cg or minres",
+                )
+            if not run.precond.transposable:
+                raise InputError(
+                    f"the gradient applies the preconditioner's transpose, and {run.precond.name} "
+                    "has none",
+                    field="precond",
+                    remedy="Pass an object with apply and apply_transpose",
+                )
+            rows, columns = run.operator.shape
+            if not run.operator.square and rows < columns:
+                raise InputError(
+                    f"the gradient of a least-squares solution needs full column rank, and a "
+                    f"{rows} x {columns} matrix has not",
+                    field="A",
+                    remedy="Solve A A^T y = b (a matrix-free operator) for x = A^T y, or add rows "
+                    "that regularise it",
+                )
+
+    # The systems of its derivatives
+
+    @cached_property
+    def T(self) -> _Derived:
+        return _Derived(self, self.form.T, self._derived_run(not self._one_way))
+
+    @cached_property
+    def again(self) -> _Derived:
+        return _Derived(self, self.form, self._derived_run(False))
+
+    @cached_property
+    def normal(self) -> _Derived:
+        """Of the normal equations, by conjugate gradients."""
+        assert self._run is not None
+        operator, M = self._run.operator, self._run.precond
+        run = self._derive(
+            NormalOperator(operator), NormalPreconditioner(M, operator.columns.n_owned)
+        )
+        return _Derived(self, NormalForm(self.form), run, make_method("cg"))
+
+    def _derived_run(self, transpose: bool) -> Run:
+        assert self._run is not None
+        operator, M = self._run.operator, self._run.precond
+        return self._derive(*((operator.T, transposed(M)) if transpose else (operator, M)))
+
+    def _derive(self, operator: Operator, M: Any) -> Run:
+        assert self._run is not None
+        return replace(
+            self._run, operator=operator, precond=M, rtol=self._rtol, atol=0.0, callback=None
+        )
+
+
+class _Derived:
+    """A solve in a backward pass, or for a tangent: it must converge."""
+
+    def __init__(self, origin: KrylovSystem, form: Form, run: Run, maker: Maker | None = None):
+        self._origin, self.form, self._run, self._maker = origin, form, run, maker
+
+    def solve(self, b: torch.Tensor, x0: torch.Tensor | None, theta: Theta) -> torch.Tensor:
+        """**Collective.**
+
+        Raises
+        ------
+        AdjointSolveError
+            On every rank.
+        """
+        origin, b = self._origin, b.detach().contiguous()
+        maker = self._maker or origin._maker
+        assert maker is not None
+        x, info = self._run.solve(maker, b, None)
+        if not info.converged and self._maker is None and origin._fallback:
+            x, info = self._run.solve(self._run.maker(origin._fallback), b, None)
+        origin.info.adjoint = info
+        if not info.converged:
+            raise AdjointSolveError(info)
+        return x
+
+    @property
+    def T(self) -> _Derived:
+        if self._maker is not None:
+            return self  # the normal equations are symmetric
+        return self._origin.again if self is self._origin.T else self._origin.T
+
+    @property
+    def again(self) -> _Derived:
+        return self
