@@ -162,70 +162,113 @@
         return used;                                                                             \
     }                                                                                            \
                                                                                                  \
-    INLINE int64_t spread_##NAME(int32_t begin, int32_t end, const int32_t *restrict indices,    \
-                                 const T *restrict values, T weight,                             \
-                                 const int32_t *restrict p_indptr,                               \
-                                 const int32_t *restrict p_indices, const T *restrict p_values,  \
-                                 int32_t *restrict place, int32_t first, int32_t used,           \
-                                 int64_t capacity, int32_t *restrict out_indices,                \
-                                 T *restrict out_values)                                         \
+    /* weight times a row of A, added to the sparse row (list, sum) of `count` entries. A column \
+     * that is there has its place in place[], which need not be cleared: list says if it is so. */\
+    INLINE int32_t add_row_##NAME(int32_t begin, int32_t end, const int32_t *restrict indices,   \
+                                  const T *restrict values, T weight, int32_t offset,            \
+                                  int32_t *restrict place, int32_t *restrict list,               \
+                                  T *restrict sum, int32_t count)                                \
     {                                                                                            \
         for (int32_t e = begin; e < end; ++e) {                                                  \
-            const T factor = weight * values[e];                                                 \
-            for (int32_t f = p_indptr[indices[e]]; f < p_indptr[indices[e] + 1]; ++f) {          \
-                const int32_t column = p_indices[f];                                             \
-                int32_t at = place[column];                                                      \
-                if (at < first) {                                                                \
-                    if (used == capacity)                                                        \
-                        return -1;                                                               \
-                    at = place[column] = used++;                                                 \
-                    out_indices[at] = column;                                                    \
-                    out_values[at] = 0;                                                          \
-                }                                                                                \
-                out_values[at] += factor * p_values[f];                                          \
+            const int32_t column = indices[e] + offset;                                          \
+            int32_t at = place[column];                                                          \
+            if (at >= count || list[at] != column) {                                             \
+                at = place[column] = count++;                                                    \
+                list[at] = column;                                                               \
+                sum[at] = 0;                                                                     \
             }                                                                                    \
+            sum[at] += weight * values[e];                                                       \
         }                                                                                        \
-        return used;                                                                             \
+        return count;                                                                            \
     }                                                                                            \
                                                                                                  \
-    /* Rows of P^T A P from `begin` on, A and the columns of A in two parts as above, `there_p`  \
-     * being P's rows that belong to A's halo. place [columns] is below out_indptr[begin]        \
-     * throughout. Returns the first row for which `capacity` entries did not suffice. */        \
+    /* Rows of P^T A P from `begin` on, by rows of (P^T A) P. The columns of A are in two parts as\
+     * above, m of them in the first, and `there_p` are P's rows that belong to the second.      \
+     * fine [columns of A] and place [columns of P] hold numbers from 0 up; place is below       \
+     * out_indptr[begin] throughout. list and sum have room for a row of P^T A. Returns the first\
+     * row for which `capacity` entries did not suffice. */                                      \
     int64_t hpc_sla_triple_##NAME(                                                               \
-        int64_t n, int64_t k, int64_t begin, int64_t capacity, const int32_t *restrict r_indptr, \
-        const int32_t *restrict r_indices, const T *restrict r_values,                           \
-        const int32_t *restrict indptr, const int32_t *restrict indices,                         \
-        const T *restrict values, const int32_t *restrict there_indptr,                          \
-        const int32_t *restrict there_indices, const T *restrict there_values,                   \
-        const int32_t *restrict p_indptr, const int32_t *restrict p_indices,                     \
-        const T *restrict p_values, const int32_t *restrict there_p_indptr,                      \
-        const int32_t *restrict there_p_indices, const T *restrict there_p_values,               \
-        int32_t *restrict place, int32_t *restrict out_indptr, int32_t *restrict out_indices,    \
-        T *restrict out_values)                                                                  \
+        int64_t n, int64_t k, int64_t begin, int64_t capacity, int64_t m,                        \
+        const int32_t *restrict r_indptr, const int32_t *restrict r_indices,                     \
+        const T *restrict r_values, const int32_t *restrict indptr,                              \
+        const int32_t *restrict indices, const T *restrict values,                               \
+        const int32_t *restrict there_indptr, const int32_t *restrict there_indices,             \
+        const T *restrict there_values, const int32_t *restrict p_indptr,                        \
+        const int32_t *restrict p_indices, const T *restrict p_values,                           \
+        const int32_t *restrict there_p_indptr, const int32_t *restrict there_p_indices,         \
+        const T *restrict there_p_values, int32_t *restrict fine, int32_t *restrict list,        \
+        T *restrict sum, int32_t *restrict place, int32_t *restrict out_indptr,                  \
+        int32_t *restrict out_indices, T *restrict out_values)                                   \
     {                                                                                            \
         int64_t used = out_indptr[begin];                                                        \
         (void)k;                                                                                 \
         for (int64_t row = begin; row < n; ++row) {                                              \
             const int32_t first = (int32_t)used;                                                 \
+            int32_t count = 0;                                                                   \
             for (int32_t e = r_indptr[row]; e < r_indptr[row + 1]; ++e) {                        \
                 const int32_t i = r_indices[e];                                                  \
-                const T r = r_values[e];                                                         \
-                used = spread_##NAME(indptr[i], indptr[i + 1], indices, values, r, p_indptr,     \
-                                     p_indices, p_values, place, first, (int32_t)used, capacity, \
-                                     out_indices, out_values);                                   \
-                if (used >= 0)                                                                   \
-                    used = spread_##NAME(there_indptr[i], there_indptr[i + 1], there_indices,    \
-                                         there_values, r, there_p_indptr, there_p_indices,       \
-                                         there_p_values, place, first, (int32_t)used, capacity,  \
-                                         out_indices, out_values);                               \
-                if (used < 0)                                                                    \
+                count = add_row_##NAME(indptr[i], indptr[i + 1], indices, values, r_values[e], 0,\
+                                       fine, list, sum, count);                                  \
+                count = add_row_##NAME(there_indptr[i], there_indptr[i + 1], there_indices,      \
+                                       there_values, r_values[e], (int32_t)m, fine, list, sum,   \
+                                       count);                                                   \
+            }                                                                                    \
+            for (int32_t e = 0; e < count; ++e) {                                                \
+                const int here = list[e] < m;                                                    \
+                const int64_t i = here ? list[e] : list[e] - m;                                  \
+                const int32_t *restrict columns = here ? p_indices : there_p_indices;            \
+                const T *restrict entries = here ? p_values : there_p_values;                    \
+                const int32_t start = here ? p_indptr[i] : there_p_indptr[i];                    \
+                const int32_t end = here ? p_indptr[i + 1] : there_p_indptr[i + 1];              \
+                if (used + (end - start) > capacity)                                             \
                     return row;                                                                  \
+                for (int32_t f = start; f < end; ++f) {                                          \
+                    int32_t at = place[columns[f]];                                              \
+                    if (at < first) {                                                            \
+                        at = place[columns[f]] = (int32_t)used++;                                \
+                        out_indices[at] = columns[f];                                            \
+                        out_values[at] = 0;                                                      \
+                    }                                                                            \
+                    out_values[at] += sum[e] * entries[f];                                       \
+                }                                                                                \
             }                                                                                    \
             sort_row_##NAME(first, (int32_t)used, out_indices, out_values);                      \
             out_indptr[row + 1] = (int32_t)used;                                                 \
         }                                                                                        \
         return n;                                                                                \
-    }
+    }                                                                                            \
+                                                                                                 \
+    /* A matrix in columns [m owned | others] as two: entries of the first m columns in rows of  \
+     * their own, and of the rows that have others, those, with columns from 0 on, the rows'     \
+     * numbers in `boundary`. there_indptr has room for n + 1. Returns the boundary's length. */ \
+    int64_t hpc_sla_split_##NAME(int64_t n, int64_t k, int64_t m, const int32_t *restrict indptr,\
+                                 const int32_t *restrict indices, const T *restrict values,      \
+                                 int32_t *restrict owned_indptr, int32_t *restrict owned_indices,\
+                                 T *restrict owned_values, int32_t *restrict boundary,           \
+                                 int32_t *restrict there_indptr, int32_t *restrict there_indices,\
+                                 T *restrict there_values)                                       \
+    {                                                                                            \
+        int32_t owned = 0, there = 0, rows = 0;                                                  \
+        (void)k;                                                                                 \
+        owned_indptr[0] = there_indptr[0] = 0;                                                   \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            const int32_t before = there;                                                        \
+            for (int32_t e = indptr[i]; e < indptr[i + 1]; ++e)                                  \
+                if (indices[e] < m) {                                                            \
+                    owned_indices[owned] = indices[e];                                           \
+                    owned_values[owned++] = values[e];                                           \
+                } else {                                                                         \
+                    there_indices[there] = indices[e] - (int32_t)m;                              \
+                    there_values[there++] = values[e];                                           \
+                }                                                                                \
+            owned_indptr[i + 1] = owned;                                                         \
+            if (there > before) {                                                                \
+                boundary[rows++] = (int32_t)i;                                                   \
+                there_indptr[rows] = there;                                                      \
+            }                                                                                    \
+        }                                                                                        \
+        return rows;                                                                             \
+    }                                                                                            \
 
 DEFINE(double, float64)
 DEFINE(float, float32)

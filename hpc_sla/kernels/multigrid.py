@@ -167,18 +167,55 @@ def triple_product(
     indptr = np.zeros(n + 1, dtype=np.int32)
     capacity = 2 * (owned.nnz + halo.nnz) + 64
     indices, values = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=owned.dtype)
-    done = 0
+    m, done = owned.shape[1], 0
+    everything = m + halo.shape[1]
+    # Memory that is never written to is never there, so that there is room for any row.
+    row = (np.zeros(everything, np.int32), np.empty(everything, np.int32))
+    row_values = np.empty(everything, dtype=owned.dtype)
     while True:
         matrices = (transposed, owned, halo, P, P_there)
         arrays = [array for matrix in matrices for array in _arrays(matrix)]
         place = np.full(columns, -1, dtype=np.int32)
-        work = (place, indptr, indices, values)
-        done = _call("triple", n, done, capacity, *arrays, *work)
+        work = (*row, row_values, place, indptr, indices, values)
+        done = _call("triple", n, done, capacity, m, *arrays, *work)
         if done == n:
             used = indptr[n]
             return _matrix(values[:used], indices[:used], indptr, columns)
         capacity *= 2
         indices, values = (np.concatenate([a, np.empty_like(a)]) for a in (indices, values))
+
+
+def split(rows: sp.csr_matrix, m: int) -> tuple[sp.csr_matrix, np.ndarray, sp.csr_matrix]:
+    """The first m columns of a matrix, and the others of those rows that have them. Local.
+
+    Returns
+    -------
+    csr_matrix [n, m]
+    int32 array
+        The rows with an entry in the other columns.
+    csr_matrix [boundary, others]
+    """
+    n, others = rows.shape[0], rows.shape[1] - m
+    away = int(np.count_nonzero(rows.indices >= m)) if others else 0
+    if away == 0:
+        nothing = np.empty(0, dtype=rows.dtype), np.empty(0, np.int32), np.zeros(1, np.int32)
+        owned = _matrix(rows.data, rows.indices, rows.indptr, m)
+        return owned, np.empty(0, np.int32), _matrix(*nothing, others)
+    if native.LIBRARY is None:
+        boundary = np.flatnonzero(np.diff(rows[:, m:].indptr)).astype(np.int32)
+        return rows[:, :m], boundary, rows[boundary][:, m:]
+    owned_parts = _room(n, rows.nnz - away, rows.dtype)
+    halo_parts = _room(n, away, rows.dtype)
+    boundary = np.empty(n, dtype=np.int32)
+    count = _call("split", n, m, *_arrays(rows), *owned_parts, boundary, *halo_parts)
+    indptr, indices, values = halo_parts
+    halo = _matrix(values, indices, indptr[: count + 1].copy(), others)
+    indptr, indices, values = owned_parts
+    return _matrix(values, indices, indptr, m), boundary[:count].copy(), halo
+
+
+def _room(n: int, nnz: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.empty(n + 1, np.int32), np.empty(nnz, np.int32), np.empty(nnz, dtype=dtype)
 
 
 def _widened(matrix: sp.csr_matrix, columns: int) -> sp.csr_matrix:

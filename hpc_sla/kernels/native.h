@@ -25,20 +25,41 @@
 /* Columns of a block of vectors done at a time, in registers. */
 #define WIDTH 8
 
+#define TERM(j) (values[k + (j)] * x[indices[k + (j)]])
+
 /* A row of a sparse matrix times a vector, and times `width` columns of a block [., k]. */
 #define DEFINE_ROWS(T, NAME)                                                                     \
-    /* One row of a product: fetch ahead, then sum. */                                           \
-    INLINE T row_##NAME(int32_t begin, int32_t end, const int32_t *restrict indices,      \
-                               const T *restrict values, const T *restrict x)                    \
+    /* One row of a product. Rows are short, and left to itself the compiler vectorises the loop \
+     * with a prologue that costs more than such a row: so the common lengths are written out. */\
+    INLINE T row_##NAME(int32_t begin, int32_t end, const int32_t *restrict indices,             \
+                        const T *restrict values, const T *restrict x)                           \
     {                                                                                            \
         T sum = 0;                                                                               \
-        for (int64_t k = begin; k < end; k += 8) {                                               \
-            FETCH_ENTRY(values + k + AHEAD);                                                     \
-            FETCH_ENTRY(indices + k + AHEAD);                                                    \
+        int32_t k = begin;                                                                       \
+        FETCH_ENTRY(values + k + AHEAD);                                                         \
+        FETCH_ENTRY(indices + k + AHEAD);                                                        \
+        switch (end - begin) {                                                                   \
+        case 3:                                                                                  \
+            return TERM(0) + TERM(1) + TERM(2);                                                  \
+        case 4:                                                                                  \
+            return (TERM(0) + TERM(1)) + (TERM(2) + TERM(3));                                    \
+        case 5:                                                                                  \
+            return (TERM(0) + TERM(1)) + (TERM(2) + TERM(3)) + TERM(4);                          \
+        case 7:                                                                                  \
+            return (TERM(0) + TERM(1)) + (TERM(2) + TERM(3)) + (TERM(4) + TERM(5)) + TERM(6);    \
+        case 9:                                                                                  \
+            return ((TERM(0) + TERM(1)) + (TERM(2) + TERM(3))) +                                 \
+                   ((TERM(4) + TERM(5)) + (TERM(6) + TERM(7))) + TERM(8);                        \
         }                                                                                        \
-        for (int32_t k = begin; k < end; ++k)                                                    \
-            sum += values[k] * x[indices[k]];                                                    \
-        return sum;                                                                              \
+        for (; k + 8 <= end; k += 8) {                                                           \
+            FETCH_ENTRY(values + k + 8 + AHEAD);                                                 \
+            FETCH_ENTRY(indices + k + 8 + AHEAD);                                                \
+            sum += ((TERM(0) + TERM(1)) + (TERM(2) + TERM(3))) +                                 \
+                   ((TERM(4) + TERM(5)) + (TERM(6) + TERM(7)));                                  \
+        }                                                                                        \
+        for (; k + 2 <= end; k += 2)                                                             \
+            sum += TERM(0) + TERM(1);                                                            \
+        return k < end ? sum + TERM(0) : sum;                                                    \
     }                                                                                            \
                                                                                                  \
     INLINE void row_wide_##NAME(int32_t begin, int32_t end, int64_t width, int64_t k,     \

@@ -10,6 +10,7 @@ import torch
 
 from hpc_sla.halo import HaloPlan
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.multigrid import split
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.pattern import DistributedPattern
@@ -135,7 +136,6 @@ def distribute(
     """
     n = columns.layout.n_owned
     device = layout.world.device
-    rows.resize(layout.n_owned, len(columns))
     away = np.empty(0, dtype=np.int64)
     if len(columns.away):
         away = np.flatnonzero(rows.indices >= n)
@@ -144,26 +144,15 @@ def distribute(
     order = np.argsort(halo)
     rank_of = np.empty(len(used), dtype=np.int32)
     rank_of[order] = np.arange(len(used), dtype=np.int32)
-    there = rank_of[np.searchsorted(used, rows.indices[away])]
-    rows.indices[away] = n + there
-    away_rows = np.searchsorted(rows.indptr, away, side="right") - 1
-    boundary, counts = np.unique(away_rows, return_counts=True)
-    lost = np.zeros(layout.n_owned + 1, dtype=np.int64)
-    lost[boundary + 1] = counts
-    indptr = (rows.indptr - np.cumsum(lost)).astype(np.int32)
-    indices, values = rows.indices, rows.data
-    if len(away):
-        mine = rows.indices < n
-        indices, values = rows.indices[mine], np.concatenate([rows.data[mine], rows.data[away]])
-
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array.astype(np.int32, copy=False)).to(device)
-
+    rows.indices[away] = n + rank_of[np.searchsorted(used, rows.indices[away])]
+    rows = csr(rows.data, rows.indices, rows.indptr, layout.n_owned, n + len(used))
+    owned, boundary, there = split(rows, n)
     pattern = DistributedPattern(
         layout,
-        CsrPattern(tensor(indptr), tensor(indices), n),
-        CsrPattern(tensor(np.concatenate([[0], np.cumsum(counts)])), tensor(there), len(used)),
-        tensor(boundary),
+        as_pattern(owned, device),
+        as_pattern(there, device),
+        torch.from_numpy(boundary).to(device),
         HaloPlan(columns.layout, halo[order]),
     )
-    return pattern, values, csr(rows.data, rows.indices, rows.indptr, layout.n_owned, n + len(used))
+    values = np.concatenate([owned.data, there.data]) if there.nnz else owned.data
+    return pattern, values, rows
