@@ -13,6 +13,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 "$ROOT/scripts/setup.sh" --test
 use_environment
+# Without bytecode every rank of every phase would compile the package and rewrite the tests' asserts again.
+unset PYTHONDONTWRITEBYTECODE
 cd "$ROOT"
 read -r -a rank_counts <<<"${HPC_SLA_TEST_RANKS-1 2 3 4}"
 limit=${HPC_SLA_TEST_TIMEOUT:-900} # seconds for one phase; a single test has pytest's own, shorter limit

@@ -89,7 +89,13 @@ def test_equals_a_direct_solve(world, family, method, precond, dtype):
     A = distribute(matrix, world)
     M = make_preconditioner(precond, A)
     b = np.random.default_rng(44).standard_normal((matrix.shape[0], *columns)).astype(kind)
-    options = {"method": method, "precond": M, "rtol": rtol, "max_iterations": 3000}
+    # Unpreconditioned, the badly scaled family is beyond short and restarted recurrences (and
+    # lsqr squares its condition number); and a polynomial about 1 suits no indefinite matrix.
+    hard = (family == "spd" and (precond == "none" or method == "lsqr")) or family == "indefinite"
+    hard = hard and not (family == "indefinite" and precond in ("none", "jacobi"))
+    # Of those only that the status is true is asked, which no thousand iterations more would say.
+    limit = 100 if hard else 3000
+    options = {"method": method, "precond": M, "rtol": rtol, "max_iterations": limit}
     if ENTRIES[method].needs_symmetric and not M.symmetric:
         with pytest.raises(hs.InputError, match="symmetric preconditioner"):
             hs.solve(A, spread(A.layout, b), **options)
@@ -97,11 +103,7 @@ def test_equals_a_direct_solve(world, family, method, precond, dtype):
     x, info = hs.solve(A, spread(A.layout, b), **options)
     ours = full(A.layout, x)
     _told_the_truth(matrix, b, ours, info, rtol)
-    # Unpreconditioned, the badly scaled family is beyond short and restarted recurrences (and
-    # lsqr squares its condition number); and a polynomial about 1 suits no indefinite matrix.
-    hard = (family == "spd" and (precond == "none" or method == "lsqr")) or family == "indefinite"
-    if not hard or (family == "indefinite" and precond in ("none", "jacobi")):
-        assert info.converged, info
+    assert hard or info.converged, info
     if info.converged:
         exact = spla.spsolve(matrix.astype(np.float64).tocsc(), b.astype(np.float64))
         room = 1e8 if family == "spd" else 1e3
@@ -221,7 +223,7 @@ def test_no_status_lies(world, method):
 
 @pytest.mark.parametrize("method", ENTRIES)
 def test_the_same_run_is_bitwise_repeatable(world, method):
-    A = distribute(FAMILIES["spd"](), world)
+    A = distribute(FAMILIES["dominant" if method == "lsqr" else "spd"](), world)
     b = torch.ones(A.layout.n_owned, dtype=torch.float64, device=A.device)
     (x, one), (y, two) = (hs.solve(A, b, method=method) for _ in range(2))
     assert everywhere(world, torch.equal(x, y))
