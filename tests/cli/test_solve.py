@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpc_sla.cli import main
 from hpc_sla.cli.prepare import Source, load_source, write_partitioned
 from hpc_sla.storage.result_file import read_result
 from tests.cli.cases import Outcome, run_cases
@@ -101,7 +102,9 @@ def solved(
     """One file of 4 parts, solved on several rank counts; on 3 of them with the other cases."""
     folder, told = outcomes
     assert told["3"].codes == [0, 0, 0]
-    for run, ranks in (("1", 1), ("4", 4), ("4 again", 4), ("5", 5)):
+    # Alone it needs no launcher, nor a process of its own.
+    assert main(["solve", str(folder / "a.h5"), "-o", str(folder / "1.h5")]) == 0
+    for run, ranks in (("4", 4), ("4 again", 4), ("5", 5)):
         done = launch(ranks, "solve", "a.h5", "-o", f"{run}.h5", cwd=folder)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""  # in a log there is no live line
