@@ -152,7 +152,9 @@ def test_the_loop_does_not_wait_for_the_device(fake, method, jacobi, triton, col
     state = ENTRIES[method].make(system)
     state.start(torch.ones(columns, dtype=torch.bool, device="cuda"))
     scalars.recorded = 0
-    for _ in range(scalars.check_every):
+    # One whole burst of each method; what else there is to vary is the same in every step.
+    whole = jacobi and not columns
+    for _ in range(scalars.check_every if whole else 3):
         state.step()
     assert state.x.device.type == "cuda" and state.live.device.type == "cuda"
     with pytest.raises(DataDependentOutputException):

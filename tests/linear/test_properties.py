@@ -16,7 +16,15 @@ import torch
 import hpc_sla as hs
 from hpc_sla.linear.methods import ENTRIES
 from hpc_sla.precond import CHOICES, make_preconditioner
-from tests.collective import distribute, everywhere, full, random_matrix, spd_matrix, spread
+from tests.collective import (
+    distribute,
+    distribute_once,
+    everywhere,
+    full,
+    random_matrix,
+    spd_matrix,
+    spread,
+)
 
 pytestmark = pytest.mark.mpi
 
@@ -81,15 +89,22 @@ CASES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("family", "method", "precond", "dtype"), CASES)
 def test_equals_a_direct_solve(world, family, method, precond, dtype):
     kind, rtol = DTYPES[dtype]
     columns = KINDS[dtype]
     matrix = FAMILIES[family]().astype(kind)
-    A = distribute(matrix, world)
+    A = distribute_once(matrix, world)
     M = make_preconditioner(precond, A)
     b = np.random.default_rng(44).standard_normal((matrix.shape[0], *columns)).astype(kind)
-    options = {"method": method, "precond": M, "rtol": rtol, "max_iterations": 3000}
+    # Unpreconditioned, the badly scaled family is beyond short and restarted recurrences (and
+    # lsqr squares its condition number); and a polynomial about 1 suits no indefinite matrix.
+    hard = (family == "spd" and (precond == "none" or method == "lsqr")) or family == "indefinite"
+    hard = hard and not (family == "indefinite" and precond in ("none", "jacobi"))
+    # Of those only that the status is true is asked, which no thousand iterations more would say.
+    limit = 100 if hard else 3000
+    options = {"method": method, "precond": M, "rtol": rtol, "max_iterations": limit}
     if ENTRIES[method].needs_symmetric and not M.symmetric:
         with pytest.raises(hs.InputError, match="symmetric preconditioner"):
             hs.solve(A, spread(A.layout, b), **options)
@@ -97,11 +112,7 @@ def test_equals_a_direct_solve(world, family, method, precond, dtype):
     x, info = hs.solve(A, spread(A.layout, b), **options)
     ours = full(A.layout, x)
     _told_the_truth(matrix, b, ours, info, rtol)
-    # Unpreconditioned, the badly scaled family is beyond short and restarted recurrences (and
-    # lsqr squares its condition number); and a polynomial about 1 suits no indefinite matrix.
-    hard = (family == "spd" and (precond == "none" or method == "lsqr")) or family == "indefinite"
-    if not hard or (family == "indefinite" and precond in ("none", "jacobi")):
-        assert info.converged, info
+    assert hard or info.converged, info
     if info.converged:
         exact = spla.spsolve(matrix.astype(np.float64).tocsc(), b.astype(np.float64))
         room = 1e8 if family == "spd" else 1e3
@@ -132,7 +143,7 @@ def _told_the_truth(matrix, b, x, info, rtol):
 def test_columns_are_solved_as_if_alone(world, method):
     """Zero columns, solved columns and hard ones beside each other."""
     matrix = FAMILIES["dominant" if method == "lsqr" else "spd"]()
-    A = distribute(matrix, world)
+    A = distribute_once(matrix, world)
     rng = np.random.default_rng(45)
     b = rng.standard_normal((N, 4)) * np.array([1.0, 1e-3, 1e9, 1.0])
     b[:, 1] = matrix[:, [3]].toarray().ravel()
@@ -165,12 +176,13 @@ SMALL = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("precond", ["none", "jacobi"])
 @pytest.mark.parametrize("method", ENTRIES)
 @pytest.mark.parametrize("name", SMALL)
 def test_small_and_awkward_systems(world, name, method, precond):
     matrix = SMALL[name]
-    A = distribute(matrix, world, "contiguous")
+    A = distribute_once(matrix, world, "contiguous")
     b = np.arange(1.0, matrix.shape[0] + 1)
     # From zero and from a guess, as the preconditioner happens to be.
     x0 = None if precond == "none" else spread(A.layout, np.ones(matrix.shape[0]))
@@ -208,11 +220,12 @@ def _drawn(seed):
 @pytest.mark.parametrize("method", ENTRIES)
 def test_no_status_lies(world, method):
     """Drawn systems: `converged` is never said of a residual above ten tolerances."""
-    for draw in range(30):
+    # All on 2 ranks, on 1 and 3 every second one, on 4 the others.
+    for draw in range(30) if world.size == 2 else range(world.size % 2, 30, 2):
         matrix, b = _drawn(zlib.crc32(f"{method} {draw}".encode()))
         A = distribute(matrix, world, "contiguous")
         rtol = 10.0 ** -(2 + draw % 11)
-        precond = ["none", "jacobi"][draw % 2]
+        precond = ["none", "jacobi"][draw // 2 % 2]
         x, info = hs.solve(
             A, spread(A.layout, b), method=method, precond=precond, rtol=rtol, max_iterations=60
         )
@@ -221,7 +234,7 @@ def test_no_status_lies(world, method):
 
 @pytest.mark.parametrize("method", ENTRIES)
 def test_the_same_run_is_bitwise_repeatable(world, method):
-    A = distribute(FAMILIES["spd"](), world)
+    A = distribute_once(FAMILIES["dominant" if method == "lsqr" else "spd"](), world)
     b = torch.ones(A.layout.n_owned, dtype=torch.float64, device=A.device)
     (x, one), (y, two) = (hs.solve(A, b, method=method) for _ in range(2))
     assert everywhere(world, torch.equal(x, y))

@@ -11,7 +11,7 @@ import pytest
 import hpc_sla as hs
 from hpc_sla.precond import make_preconditioner
 from hpc_sla.reference import petsc as reference
-from tests.collective import distribute, on, random_matrix, spd_matrix
+from tests.collective import distribute_once, on, random_matrix, spd_matrix
 from tests.precond.test_spectrum import _poisson
 
 pytestmark = [
@@ -92,13 +92,14 @@ class _Theirs:
         return int(self.ksp.getIterationNumber())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("spec", "options"), PAIRS, ids=[spec for spec, _ in PAIRS])
 @pytest.mark.parametrize("partition", ["metis", "contiguous"])
 @pytest.mark.parametrize("name", MATRICES)
 def test_applies_as_petsc_does(world, name, partition, spec, options):
     if name == "unsymmetric" and "ic0" in spec:
         pytest.skip("no Cholesky factor")
-    A = distribute(MATRICES[name](), world, partition)
+    A = distribute_once(MATRICES[name](), world, partition)
     M = make_preconditioner(spec, A)
     theirs = _Theirs(A, options)
     r = np.random.default_rng([62, world.rank]).standard_normal(A.layout.n_owned)
@@ -113,7 +114,7 @@ def test_applies_as_petsc_does(world, name, partition, spec, options):
 
 @pytest.mark.parametrize("spec", ["block_jacobi", "block_jacobi:factor=ic0"])
 def test_cg_takes_as_many_iterations_as_petsc(world, spec):
-    A = distribute(_poisson(40), world)
+    A = distribute_once(_poisson(40), world)
     b = np.random.default_rng([63, world.rank]).standard_normal(A.layout.n_owned)
     _, info = hs.solve(A, on(world, b), precond=spec)
     theirs = _Theirs(A, dict(PAIRS)[spec]).iterations(b, 1e-8)

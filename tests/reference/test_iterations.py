@@ -7,7 +7,7 @@ import pytest
 
 import hpc_sla as hs
 from hpc_sla.linear.choices import METHODS
-from tests.collective import distribute, spread
+from tests.collective import distribute_once, spread
 from tests.linear.test_properties import FAMILIES, _convection
 from tests.linear.test_solve import _poisson
 
@@ -33,13 +33,14 @@ CASES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("problem", "method", "precond"), CASES)
 def test_iterations_are_petscs(world, problem, method, precond):
     from hpc_sla.reference.petsc import PetscMatrix
 
     assert method.partition(":")[0] in METHODS
     matrix = PROBLEMS[problem]()
-    A = distribute(matrix, world)
+    A = distribute_once(matrix, world)
     b = np.random.default_rng(70).standard_normal(matrix.shape[0])
     _, info = hs.solve(A, spread(A.layout, b), method=method, precond=precond, rtol=1e-8)
     reference = PetscMatrix.from_matrix(A)
