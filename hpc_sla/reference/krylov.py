@@ -102,6 +102,8 @@ def _set_precond(petsc: Any, ksp: Any, method: str, precond: str) -> bool:
         pc.setASMOverlap(int(chosen.get("overlap", "1")))
         database["sub_pc_type"] = sub
         database["pc_asm_type"] = chosen.get("type", "restrict")
+    elif name == "amg":
+        pc.setType("gamg")
     else:
         pc.setType("jacobi")
         if method == "minres":

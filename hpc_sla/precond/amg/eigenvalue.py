@@ -7,9 +7,11 @@ import math
 import numpy as np
 import torch
 
+from hpc_sla.kernels.passes import minres_lanczos
 from hpc_sla.layout import RowLayout
 from hpc_sla.precond.amg.products import Operator
 from hpc_sla.precond.spectrum import start_vector
+from hpc_sla.world import World
 
 STEPS = 8
 
@@ -21,7 +23,7 @@ def largest_eigenvalue(
 
     In D's inner product, in which D^-1 A is symmetric where A is (Saad, Numerical Methods for
     Large Eigenvalue Problems, 2nd ed., section 6.6), without re-orthogonalisation: the largest
-    Ritz value does not suffer from its lack. No vector but three is kept.
+    Ritz value does not suffer from its lack. Few vectors are kept.
 
     Parameters
     ----------
@@ -36,36 +38,40 @@ def largest_eigenvalue(
         Replicated; NaN where A is not finite.
     """
     world = layout.world
-    weights = inverse.abs().clamp(min=torch.finfo(inverse.dtype).tiny).reciprocal()
     steps = min(steps, layout.n_global)
-    v = start_vector(layout).to(inverse)
-    q, previous = torch.empty_like(v), torch.zeros_like(v)
-    norm = _norm(world, weights, v)
-    diagonal, off = [], [0.0]
+    # M^-1 = D^-1 of the preconditioned Lanczos method; u is left unscaled, its norm is beta.
+    u = start_vector(layout).to(inverse)
+    z = u * inverse
+    previous, sums = torch.zeros_like(u), u.new_empty(3)
+    forced = u.new_empty(())
+    beta = _norm(world, torch.dot(u, z))
+    diagonal: list[float] = []
+    off: list[float] = []
+    past = 1.0
     for _ in range(steps):
-        if not norm > 0:
+        if not beta > 0:
             break
-        v /= norm
-        operator.matmul(v, q)
-        sums = torch.dot(v, q)
-        world.transport.all_reduce_sum(sums)
-        diagonal.append(float(sums))
-        q.mul_(inverse).sub_(v, alpha=diagonal[-1]).sub_(previous, alpha=off[-1])
-        previous, v, q = v, q, previous
-        norm = _norm(world, weights, v)
-        off.append(norm)
-        if not math.isfinite(norm):
+        q = torch.empty_like(u)
+        operator.pattern.matmul(operator.values, z, q, forced)
+        world.transport.all_reduce_sum(forced)
+        alpha = float(forced) / beta**2
+        diagonal.append(alpha)
+        # u_next = A z / beta - alpha u / beta - beta u_before / past
+        minres_lanczos(q, previous, u, u, beta**2 / past, alpha, 1 / beta, inverse, sums)
+        past, (u, previous, z) = beta, (previous, u, q)
+        beta = _norm(world, sums[0].clone())
+        off.append(beta)
+        if not math.isfinite(beta):
             return math.nan
-        if norm < 1e-5 * abs(diagonal[0]):  # an invariant subspace
+        if beta < 1e-5 * abs(diagonal[0]):  # an invariant subspace
             break
     m = len(diagonal)
     if m == 0:
         return 0.0
-    tridiagonal = np.diag(diagonal) + np.diag(off[1:m], 1) + np.diag(off[1:m], -1)
+    tridiagonal = np.diag(diagonal) + np.diag(off[: m - 1], 1) + np.diag(off[: m - 1], -1)
     return float(np.linalg.eigvalsh(tridiagonal)[-1])
 
 
-def _norm(world, weights: torch.Tensor, v: torch.Tensor) -> float:  # type: ignore[no-untyped-def]
-    square = torch.dot(v * weights, v)
+def _norm(world: World, square: torch.Tensor) -> float:
     world.transport.all_reduce_sum(square)
     return math.sqrt(square) if square >= 0 else math.nan

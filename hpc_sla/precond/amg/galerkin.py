@@ -29,9 +29,8 @@ def galerkin(A: DSparseMatrix, blocks: Blocks, P: Prolongator) -> DSparseMatrix:
     columns, known = Columns(coarse), Columns(coarse)
     columns.away = known.away = P.pattern.plan.halo
     there = fetch_rows(A.pattern.plan, rows, columns)
-    transposed = rows.T.tocsr()
     halo = blocks.spread(blocks.halo)
-    product = kernels.triple_product(transposed, blocks.owned, halo, rows, there, len(columns))
+    product = kernels.triple_product(P.transposed, blocks.owned, halo, rows, there, len(columns))
     mine = send_home(product, known, columns)
     pattern, values, _ = distribute(coarse, columns, mine)
     return DSparseMatrix(pattern, torch.from_numpy(np.ascontiguousarray(values)).to(A.device))

@@ -28,17 +28,17 @@ class Operator:
     def __init__(self, pattern: DistributedPattern, values: Tensor) -> None:
         self.pattern = pattern
         self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
-        self._values = values
+        self.values = values
         self._transposed: Tensor | None = None
 
     @property
     def bytes(self) -> int:
         """What the values take on this rank."""
-        return self._values.numel() * self._values.element_size()
+        return self.values.numel() * self.values.element_size()
 
     def matmul(self, x: Tensor, out: Tensor) -> None:
         """`out = A x`."""
-        self.pattern.matmul(self._values, x, out)
+        self.pattern.matmul(self.values, x, out)
 
     def residual(self, x: Tensor, b: Tensor, out: Tensor) -> None:
         """`out = b - A x`."""
@@ -68,7 +68,7 @@ class Operator:
     def T(self) -> TransposedOperator:
         """The transpose. Local."""
         if self._transposed is None:
-            self._transposed = self.pattern.transpose_values(self._values)
+            self._transposed = self.pattern.transpose_values(self.values)
         return TransposedOperator(self.pattern, self._transposed)
 
 
@@ -125,7 +125,7 @@ class Transfer:
         self._pattern, self.plan = pattern, pattern.plan
         values = torch.from_numpy(P.values).to(device, dtype)
         self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
-        transposed = P.rows.T.tocsr()
+        transposed = P.transposed
         n = pattern.columns.n_owned
         self._down: list[tuple[CsrPattern, Tensor]] = []
         for part in (slice(0, n), slice(n, transposed.shape[0])):

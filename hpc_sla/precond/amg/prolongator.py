@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -37,6 +38,11 @@ class Prolongator:
     pattern: DistributedPattern
     values: np.ndarray
     rows: sp.csr_matrix
+
+    @cached_property
+    def transposed(self) -> sp.csr_matrix:
+        """P^T by rows, those of this rank's columns first."""
+        return self.rows.T.tocsr()
 
 
 def smoothed_prolongator(
