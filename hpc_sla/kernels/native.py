@@ -18,6 +18,8 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "direction": (2, 6, None),
     "basis_dots": (5, 2, None),
     "basis_update": (3, 5, None),
+    "hessenberg_complete": (3, 4, None),
+    "hessenberg_step": (3, 8, None),
     "bicgstab_half": (2, 5, None),
     "bicgstab_full": (2, 9, None),
     "bicgstab_turn": (2, 7, None),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 
-from hpc_sla.kernels import basis
+from hpc_sla.kernels import basis, native
 from hpc_sla.kernels.vectors import Scalar, axpy_, copy_
 from hpc_sla.linear.hessenberg import Hessenberg, HostHessenberg
 from hpc_sla.linear.info import Status
@@ -44,8 +42,8 @@ class Gmres(Method):
         self.basis = self.r.new_empty((m + 1, *shape))
         self.directions = self.r.new_empty((m, *shape)) if self.flexible else None
         self.work = torch.empty_like(self.r)
-        small = HostHessenberg if self.r.device.type == "cpu" else Hessenberg
-        self.small: Any = small(self.restart, self.r, self.target)
+        small = HostHessenberg if native.can_take(self.r) else Hessenberg
+        self.small = small(self.restart, self.r, self.target)
 
     def start(self, active: Flag) -> None:
         (square,) = self.scalars.dots((self.r, self.r))
@@ -98,7 +96,7 @@ class Gmres(Method):
         if j == 0:
             return
         (with_u,) = self._dots(j, 1).unbind()
-        self.small.complete(j, with_u.narrow(0, 0, j), with_u.select(0, j))
+        self.small.finish(j, with_u)
         y = torch.from_numpy(self.small.least_squares(j)).to(self.r)
         if self.directions is not None:
             basis.add_combination(self.directions, y, self.x)
@@ -108,9 +106,7 @@ class Gmres(Method):
         basis.add_combination(self.basis, y, update)
         axpy_(self.x, 1.0, self.precond.apply(update, self.work))
 
-    def _record(self, norm: Any) -> None:
-        if isinstance(norm, np.ndarray | np.generic):
-            norm = torch.from_numpy(np.asarray(norm))
+    def _record(self, norm: torch.Tensor) -> None:
         self.scalars.record(float(norm) if norm.dim() == 0 and not norm.is_cuda else norm)
 
     def norm(self, row: Sequence[float]) -> float:
