@@ -83,12 +83,14 @@
                 out[j] += (double)a[i * k + j] * u[i * k + j];                                   \
     }                                                                                            \
                                                                                                  \
-    /* out [targets, count, k] = basis[i] . basis[first + t] for i < count; targets is 1 or 2. */\
-    CLONED void hpc_sla_basis_dots_##NAME(int64_t n, int64_t k, int64_t count, int64_t first,    \
-                                          int64_t targets, const T *basis, double *restrict out) \
+    /* out [targets, count, k] = basis[i] . basis[first + t] for i < count; targets is 1 or 2.   \
+     * sums [targets, count, k] is room to sum in. */                                            \
+    CLONED void hpc_sla_basis_dots_##NAME(int64_t n, int64_t k, int64_t count, int64_t first,                    \
+                                          int64_t targets, const T *basis,                       \
+                                          double *restrict sums, T *restrict out)                \
     {                                                                                            \
         for (int64_t i = 0; i < targets * count * k; ++i)                                        \
-            out[i] = 0;                                                                          \
+            sums[i] = 0;                                                                         \
         for (int64_t row = 0; row < n; row += PIECE) {                                           \
             const int64_t rows = n - row < PIECE ? n - row : PIECE;                              \
             const T *u = basis + (first * n + row) * k;                                          \
@@ -97,14 +99,16 @@
                 for (int64_t i = 0; i < count; ++i)                                              \
                     for (int64_t t = 0; t < targets; ++t)                                        \
                         by_columns_##NAME(rows, k, basis + (i * n + row) * k, t ? w : u,         \
-                                          out + (t * count + i) * k);                            \
+                                          sums + (t * count + i) * k);                           \
                 continue;                                                                        \
             }                                                                                    \
             if (targets == 2)                                                                    \
-                piece_##NAME(rows, count, basis + row, n, u, w, out, out + count);               \
+                piece_##NAME(rows, count, basis + row, n, u, w, sums, sums + count);             \
             else                                                                                 \
-                piece_##NAME(rows, count, basis + row, n, u, u, out, NULL);                      \
+                piece_##NAME(rows, count, basis + row, n, u, u, sums, NULL);                     \
         }                                                                                        \
+        for (int64_t i = 0; i < targets * count * k; ++i)                                        \
+            out[i] = (T)sums[i];                                                                 \
     }                                                                                            \
                                                                                                  \
     /* One piece of one column: u -= sum_i s_i v_i and w -= sum_i c_i v_i, for i < group. */     \
@@ -158,16 +162,17 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
-    /* With u = basis[j] and w = basis[j + 1], by columns:                                       \
-     * u = (u - sum_i s_i basis[i]) inverse;  w = (w - sum_i c_i basis[i] - last u) inverse. */  \
+    /* With u = basis[j], w = basis[j + 1], [s, ., .] and [c, ., .] = sums [2, j + 2] and        \
+     * [last, inverse, .] = found [3], by columns: u = (u - sum_i s_i basis[i]) inverse;         \
+     * w = (w - sum_i c_i basis[i] - last u) inverse. */                                         \
     CLONED void hpc_sla_basis_update_##NAME(int64_t n, int64_t k, int64_t j, T *basis,           \
-                                            const T *s, const T *c, const T *last,               \
-                                            const T *inverse)                                    \
+                                            const T *sums, const T *found)                       \
     {                                                                                            \
+        const T *c = sums + (j + 2) * k;                                                         \
         if (k == 1)                                                                              \
-            update_##NAME(n, 1, j, basis, s, c, last, inverse);                                  \
+            update_##NAME(n, 1, j, basis, sums, c, found, found + 1);                            \
         else                                                                                     \
-            update_##NAME(n, k, j, basis, s, c, last, inverse);                                  \
+            update_##NAME(n, k, j, basis, sums, c, found, found + k);                            \
     }
 
 DEFINE(double, float64)

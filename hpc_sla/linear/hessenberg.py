@@ -53,17 +53,15 @@ class Hessenberg:
 
     # narrow() and select(), not slicing: see hpc_sla.pattern.
 
-    def step(self, j: int, sums: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Take in the sums `[2, j + 2]` of step j.
+    def step(self, j: int, sums: torch.Tensor) -> torch.Tensor:
+        """Take in the sums `[2, j + 2]` of step j, the first j of which are s and c.
 
         Returns
         -------
-        s, c : [j]
-            `q_j = (u - sum_i s_i q_i) inverse`,
-        last, inverse : []
-            and `u_(j+1) = (w - sum_i c_i q_i - last q_j) inverse`.
-        norm : []
-            Of the residual after this step.
+        torch.Tensor [3]
+            last and inverse, with which `q_j = (u - sum_i s_i q_i) inverse` and
+            `u_(j+1) = (w - sum_i c_i q_i - last q_j) inverse`; and the norm of the residual after
+            this step.
         """
         with_u, with_w = sums.unbind()
         s, uu, uw = with_u.narrow(0, 0, j), with_u.select(0, j), with_u.select(0, j + 1)
@@ -83,7 +81,7 @@ class Hessenberg:
         norm = self.beta / self.null.narrow(0, 0, j + 2).square().sum(dim=0).sqrt()
         norm = torch.where(below > 0, norm, 0.0)
         self.live = self.live & (norm > self.target) & (alpha > 0)
-        return s, c, last, inverse, norm
+        return torch.stack([last, inverse, norm])
 
     def finish(self, j: int, sums: torch.Tensor) -> None:
         """Make the last of j columns final, with the inner products `[j + 1]` of V and u_j."""
@@ -121,13 +119,12 @@ class HostHessenberg(Hessenberg):
     def __init__(self, restart: int, like: torch.Tensor, target: Any) -> None:
         super().__init__(restart, like, target)
         self._restart, self._like = restart, like
+        self._found = like.new_empty((3, *self.shape))
 
-    def step(self, j: int, sums: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def step(self, j: int, sums: torch.Tensor) -> torch.Tensor:
         state = (self.beta, self.target, self.matrix, self.null, self.length, self.live)
-        found = sums.new_empty((3, *self.shape))
-        native.call("hessenberg_step", self._like, self._restart, j, sums, *state, found)
-        with_u, with_w = sums.unbind()
-        return with_u.narrow(0, 0, j), with_w.narrow(0, 0, j), *found.unbind()
+        native.call("hessenberg_step", self._like, self._restart, j, sums, *state, self._found)
+        return self._found
 
     def finish(self, j: int, sums: torch.Tensor) -> None:
         state = (self.matrix, self.null, self.length)
