@@ -63,7 +63,7 @@ def test_bicgstab(case):
     v, s, inverse, sums = case
     _same(passes.bicgstab_half, v(), s(), v(), inverse, v())
     _same(passes.bicgstab_full, v(), v(), s(), s(), v(), v(), v(), v(), sums(2))
-    _same(passes.bicgstab_turn, v(), s(), s(), v(), v(), inverse, v())
+    _same(passes.bicgstab_turn, v(), s(), s(), v(), v(), inverse)
 
 
 def test_bicgstab_may_use_r_for_the_preconditioned_r(case):
