@@ -40,7 +40,7 @@ class Gmres(Method):
         m, shape = self.restart, self.r.shape
         self.basis = basis.Basis(m + 1, self.r)
         self.directions = pages.empty((m, *shape), self.r) if self.flexible else None
-        self.work = torch.empty_like(self.r)
+        self.work = pages.empty(tuple(shape), self.r)
         small = HostHessenberg if native.can_take(self.r) else Hessenberg
         self.small = small(self.restart, self.r, self.target)
 
