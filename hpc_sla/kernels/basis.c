@@ -1,6 +1,9 @@
 /* CPU loops over a basis of vectors, for one thread: the inner products and the combinations of
  * Gram-Schmidt for two vectors at once, in pieces that stay in the cache, so that the basis is read
- * once for both. Conventions as in native.c. A basis is [m, n] or [m, n, k], contiguous. */
+ * once for both. Conventions as in native.c. A basis is [m, n] or [m, n, k], contiguous.
+ *
+ * These loops wait for memory. Four vectors of the basis are read side by side: fewer streams leave
+ * bandwidth unused, and for each the piece of the two vectors is read from the cache once. */
 #include "native.h"
 
 /* Rows of a piece: long enough for the processor to see streams, short enough for the cache. */
@@ -9,40 +12,66 @@
 /* A piece of each vector is a stream that has just begun: fetch ahead of the processor's guess. */
 #define FETCH(p) __builtin_prefetch((p) + 64, 0, 3)
 
+/* Vectors read side by side. */
+#define GROUP 4
+
+/* A function of one group for the vectors that remain, compiled for each number of them. */
+#define FEWER(remaining, function, ...)                                                          \
+    do {                                                                                         \
+        if ((remaining) == 3)                                                                    \
+            function(3, __VA_ARGS__);                                                            \
+        else if ((remaining) == 2)                                                               \
+            function(2, __VA_ARGS__);                                                            \
+        else if ((remaining) == 1)                                                               \
+            function(1, __VA_ARGS__);                                                            \
+    } while (0)
+
+#define LOAD(NAME, p) (*(const vector_##NAME *)(p))
+
 #define DEFINE(T, NAME)                                                                          \
     typedef T vector_##NAME __attribute__((vector_size(32), aligned(sizeof(T))));                \
     enum { LANES_##NAME = 32 / sizeof(T) };                                                      \
                                                                                                  \
-    /* One piece of one column: out = a . u, a . w, b . u, b . w. */                             \
-    INLINE void four_##NAME(int64_t rows, const T *a, const T *b, const T *u, const T *w,        \
-                            double *restrict out)                                                \
+    /* One piece of one column: out_u and out_w are raised by v_i . u and v_i . w, for i < group.\
+     * Without w, by v_i . u only. */                                                            \
+    INLINE void group_##NAME(int group, int64_t rows, const T *v, int64_t n, const T *u,         \
+                             const T *w, double *restrict out_u, double *restrict out_w)         \
     {                                                                                            \
-        vector_##NAME au = {0}, aw = {0}, bu = {0}, bw = {0};                                    \
-        vector_##NAME au2 = {0}, aw2 = {0}, bu2 = {0}, bw2 = {0};                                \
+        vector_##NAME vu[GROUP] = {{0}}, vw[GROUP] = {{0}};                                      \
         int64_t e = 0;                                                                           \
-        for (; e + 2 * LANES_##NAME <= rows; e += 2 * LANES_##NAME) {                                          \
-            const vector_##NAME a1 = *(const vector_##NAME *)(a + e);                            \
-            const vector_##NAME b1 = *(const vector_##NAME *)(b + e);                            \
-            const vector_##NAME u1 = *(const vector_##NAME *)(u + e);                            \
-            const vector_##NAME w1 = *(const vector_##NAME *)(w + e);                            \
-            const vector_##NAME a2 = *(const vector_##NAME *)(a + e + LANES_##NAME);                    \
-            const vector_##NAME b2 = *(const vector_##NAME *)(b + e + LANES_##NAME);                    \
-            const vector_##NAME u2 = *(const vector_##NAME *)(u + e + LANES_##NAME);                    \
-            const vector_##NAME w2 = *(const vector_##NAME *)(w + e + LANES_##NAME);                    \
-            FETCH(a + e), FETCH(b + e);                                                          \
-            au += a1 * u1, aw += a1 * w1, bu += b1 * u1, bw += b1 * w1;                          \
-            au2 += a2 * u2, aw2 += a2 * w2, bu2 += b2 * u2, bw2 += b2 * w2;                      \
+        for (; e + 2 * LANES_##NAME <= rows; e += 2 * LANES_##NAME) {                            \
+            const vector_##NAME u1 = LOAD(NAME, u + e), u2 = LOAD(NAME, u + e + LANES_##NAME);   \
+            const vector_##NAME w1 = LOAD(NAME, w + e), w2 = LOAD(NAME, w + e + LANES_##NAME);   \
+            for (int i = 0; i < group; ++i) {                                                    \
+                const T *from = v + i * n + e;                                                   \
+                FETCH(from);                                                                     \
+                vu[i] += LOAD(NAME, from) * u1 + LOAD(NAME, from + LANES_##NAME) * u2;           \
+                if (out_w)                                                                       \
+                    vw[i] += LOAD(NAME, from) * w1 + LOAD(NAME, from + LANES_##NAME) * w2;       \
+            }                                                                                    \
         }                                                                                        \
-        au += au2, aw += aw2, bu += bu2, bw += bw2;                                              \
-        double sums[4] = {0, 0, 0, 0};                                                           \
-        for (; e < rows; ++e) {                                                                  \
-            sums[0] += (double)a[e] * u[e], sums[1] += (double)a[e] * w[e];                      \
-            sums[2] += (double)b[e] * u[e], sums[3] += (double)b[e] * w[e];                      \
+        for (int i = 0; i < group; ++i) {                                                        \
+            double with_u = 0, with_w = 0;                                                       \
+            for (int64_t f = e; f < rows; ++f) {                                                 \
+                with_u += (double)v[i * n + f] * u[f];                                           \
+                with_w += (double)v[i * n + f] * w[f];                                           \
+            }                                                                                    \
+            for (int l = 0; l < LANES_##NAME; ++l)                                               \
+                with_u += vu[i][l], with_w += vw[i][l];                                          \
+            out_u[i] += with_u;                                                                  \
+            if (out_w)                                                                           \
+                out_w[i] += with_w;                                                              \
         }                                                                                        \
-        for (int l = 0; l < LANES_##NAME; ++l)                                                          \
-            sums[0] += au[l], sums[1] += aw[l], sums[2] += bu[l], sums[3] += bw[l];              \
-        for (int s = 0; s < 4; ++s)                                                              \
-            out[s] += sums[s];                                                                   \
+    }                                                                                            \
+                                                                                                 \
+    INLINE void piece_##NAME(int64_t rows, int64_t count, const T *v, int64_t n, const T *u,     \
+                             const T *w, double *restrict out_u, double *restrict out_w)         \
+    {                                                                                            \
+        int64_t i = 0;                                                                           \
+        for (; i + GROUP <= count; i += GROUP)                                                   \
+            group_##NAME(GROUP, rows, v + i * n, n, u, w, out_u + i, out_w ? out_w + i : NULL);  \
+        FEWER(count - i, group_##NAME, rows, v + i * n, n, u, w, out_u + i,                      \
+              out_w ? out_w + i : NULL);                                                         \
     }                                                                                            \
                                                                                                  \
     /* The same by columns of [rows, k]: added to four rows of out [., k]. */                    \
@@ -54,12 +83,14 @@
                 out[j] += (double)a[i * k + j] * u[i * k + j];                                   \
     }                                                                                            \
                                                                                                  \
-    /* out [targets, count, k] = basis[i] . basis[first + t] for i < count; targets is 1 or 2. */ \
-    CLONED void hpc_sla_basis_dots_##NAME(int64_t n, int64_t k, int64_t count, int64_t first,    \
-                                          int64_t targets, const T *basis, double *restrict out) \
+    /* out [targets, count, k] = basis[i] . basis[first + t] for i < count; targets is 1 or 2.   \
+     * sums [targets, count, k] is room to sum in. */                                            \
+    CLONED void hpc_sla_basis_dots_##NAME(int64_t n, int64_t k, int64_t count, int64_t first,                    \
+                                          int64_t targets, const T *basis,                       \
+                                          double *restrict sums, T *restrict out)                \
     {                                                                                            \
         for (int64_t i = 0; i < targets * count * k; ++i)                                        \
-            out[i] = 0;                                                                          \
+            sums[i] = 0;                                                                         \
         for (int64_t row = 0; row < n; row += PIECE) {                                           \
             const int64_t rows = n - row < PIECE ? n - row : PIECE;                              \
             const T *u = basis + (first * n + row) * k;                                          \
@@ -68,23 +99,36 @@
                 for (int64_t i = 0; i < count; ++i)                                              \
                     for (int64_t t = 0; t < targets; ++t)                                        \
                         by_columns_##NAME(rows, k, basis + (i * n + row) * k, t ? w : u,         \
-                                          out + (t * count + i) * k);                            \
+                                          sums + (t * count + i) * k);                           \
                 continue;                                                                        \
             }                                                                                    \
-            for (int64_t i = 0; i < count; i += 2) {                                             \
-                const int64_t next = i + 1 < count ? i + 1 : i;                                  \
-                double four[4] = {0, 0, 0, 0};                                                   \
-                four_##NAME(rows, basis + i * n + row, basis + next * n + row, u, w, four);      \
-                out[i] += four[0];                                                               \
-                if (targets == 2)                                                                \
-                    out[count + i] += four[1];                                                   \
-                if (next > i) {                                                                  \
-                    out[next] += four[2];                                                        \
-                    if (targets == 2)                                                            \
-                        out[count + next] += four[3];                                            \
-                }                                                                                \
-            }                                                                                    \
+            if (targets == 2)                                                                    \
+                piece_##NAME(rows, count, basis + row, n, u, w, sums, sums + count);             \
+            else                                                                                 \
+                piece_##NAME(rows, count, basis + row, n, u, u, sums, NULL);                     \
         }                                                                                        \
+        for (int64_t i = 0; i < targets * count * k; ++i)                                        \
+            out[i] = (T)sums[i];                                                                 \
+    }                                                                                            \
+                                                                                                 \
+    /* One piece of one column: u -= sum_i s_i v_i and w -= sum_i c_i v_i, for i < group. */     \
+    INLINE void subtract_##NAME(int group, int64_t rows, const T *v, int64_t n,                  \
+                                const T *restrict s, const T *restrict c, T *restrict u,         \
+                                T *restrict w)                                                   \
+    {                                                                                            \
+        int64_t e = 0;                                                                           \
+        for (; e + LANES_##NAME <= rows; e += LANES_##NAME) {                                    \
+            vector_##NAME u1 = LOAD(NAME, u + e), w1 = LOAD(NAME, w + e);                        \
+            for (int i = 0; i < group; ++i) {                                                    \
+                const vector_##NAME from = LOAD(NAME, v + i * n + e);                            \
+                FETCH(v + i * n + e);                                                            \
+                u1 -= s[i] * from, w1 -= c[i] * from;                                            \
+            }                                                                                    \
+            *(vector_##NAME *)(u + e) = u1, *(vector_##NAME *)(w + e) = w1;                      \
+        }                                                                                        \
+        for (; e < rows; ++e)                                                                    \
+            for (int i = 0; i < group; ++i)                                                      \
+                u[e] -= s[i] * v[i * n + e], w[e] -= c[i] * v[i * n + e];                        \
     }                                                                                            \
                                                                                                  \
     INLINE void update_##NAME(int64_t n, int64_t k, int64_t j, T *basis, const T *restrict s,    \
@@ -96,22 +140,11 @@
             T *restrict u = basis + (j * n + row) * k;                                           \
             T *restrict w = basis + ((j + 1) * n + row) * k;                                     \
             int64_t i = 0;                                                                       \
-            for (; k == 1 && i + 2 <= j; i += 2) {                                               \
-                const T *restrict v = basis + i * n + row;                                       \
-                const T *restrict v2 = v + n;                                                    \
-                const T a = s[i], b = c[i], a2 = s[i + 1], b2 = c[i + 1];                        \
-                int64_t e = 0;                                                                   \
-                for (; e + LANES_##NAME <= rows; e += LANES_##NAME) {                            \
-                    FETCH(v + e), FETCH(v2 + e);                                                 \
-                    const vector_##NAME first = *(const vector_##NAME *)(v + e);                 \
-                    const vector_##NAME second = *(const vector_##NAME *)(v2 + e);               \
-                    *(vector_##NAME *)(u + e) -= a * first + a2 * second;                        \
-                    *(vector_##NAME *)(w + e) -= b * first + b2 * second;                        \
-                }                                                                                \
-                for (; e < rows; ++e) {                                                          \
-                    u[e] -= a * v[e] + a2 * v2[e];                                               \
-                    w[e] -= b * v[e] + b2 * v2[e];                                               \
-                }                                                                                \
+            if (k == 1) {                                                                        \
+                for (; i + GROUP <= j; i += GROUP)                                               \
+                    subtract_##NAME(GROUP, rows, basis + i * n + row, n, s + i, c + i, u, w);    \
+                FEWER(j - i, subtract_##NAME, rows, basis + i * n + row, n, s + i, c + i, u, w); \
+                i = j;                                                                           \
             }                                                                                    \
             for (; i < j; ++i) {                                                                 \
                 const T *restrict v = basis + (i * n + row) * k;                                 \
@@ -129,16 +162,17 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
-    /* With u = basis[j] and w = basis[j + 1], by columns:                                       \
-     * u = (u - sum_i s_i basis[i]) inverse;  w = (w - sum_i c_i basis[i] - last u) inverse. */  \
+    /* With u = basis[j], w = basis[j + 1], [s, ., .] and [c, ., .] = sums [2, j + 2] and        \
+     * [last, inverse, .] = found [3], by columns: u = (u - sum_i s_i basis[i]) inverse;         \
+     * w = (w - sum_i c_i basis[i] - last u) inverse. */                                         \
     CLONED void hpc_sla_basis_update_##NAME(int64_t n, int64_t k, int64_t j, T *basis,           \
-                                            const T *s, const T *c, const T *last,               \
-                                            const T *inverse)                                    \
+                                            const T *sums, const T *found)                       \
     {                                                                                            \
+        const T *c = sums + (j + 2) * k;                                                         \
         if (k == 1)                                                                              \
-            update_##NAME(n, 1, j, basis, s, c, last, inverse);                                  \
+            update_##NAME(n, 1, j, basis, sums, c, found, found + 1);                            \
         else                                                                                     \
-            update_##NAME(n, k, j, basis, s, c, last, inverse);                                  \
+            update_##NAME(n, k, j, basis, sums, c, found, found + k);                            \
     }
 
 DEFINE(double, float64)

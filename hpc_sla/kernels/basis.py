@@ -8,28 +8,75 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.kernels import native
+from hpc_sla.kernels import native, pages
 from hpc_sla.kernels.vectors import dot_into
 
 
-def dots(basis: torch.Tensor, count: int, first: int, out: torch.Tensor) -> None:
-    """`out[t, i] = basis[i] . basis[first + t]`: inner products with one or two vectors. Local.
+class Basis:
+    """Vectors of one kind, side by side in memory. Local.
+
+    A sweep over the vectors leaves nothing else in the processor's caches, and a torch operation
+    that has to come from memory first takes ten times as long. So whatever can be made once is:
+    between two sweeps there is little but the calls.
 
     Parameters
     ----------
-    basis : torch.Tensor [m, n] or [m, n, k]
     count : int
-        Vectors i to take.
-    first : int
-    out : torch.Tensor [targets, count] or [targets, count, k]
+    like : torch.Tensor [n] or [n, k]
+
+    Attributes
+    ----------
+    tensor : torch.Tensor [count, n] or [count, n, k]
+    vectors : tuple of torch.Tensor [n] or [n, k]
+        Views of it.
     """
-    like = basis.select(0, 0)
-    if native.serves(like):
-        sums = torch.empty(out.shape, dtype=torch.float64)
-        numbers = (count, first, out.shape[0])
-        native.call("basis_dots", like, basis.shape[1], *numbers, basis, sums)
-        out.copy_(sums)
-        return
+
+    def __init__(self, count: int, like: torch.Tensor) -> None:
+        self.tensor = pages.empty((count, *like.shape), like)
+        self.vectors = self.tensor.unbind()
+        self._like, self._n = like, like.shape[0]
+        self._compiled = native.serves(like)
+        self._sums: dict[tuple[int, int], torch.Tensor] = {}
+        if self._compiled:
+            room = torch.empty((2, count, *like.shape[1:]), dtype=torch.float64)
+            self._room, self._address = room, self.tensor.data_ptr()
+
+    def dots(self, count: int, first: int, targets: int) -> torch.Tensor:
+        """`[targets, count]` inner products: `[t, i] = basis[i] . basis[first + t]`.
+
+        `targets` is 1 or 2. The result, `[targets, count, k]` by columns, is overwritten by the
+        next of its shape.
+        """
+        out = self._sums.get((targets, count))
+        if out is None:
+            out = self._like.new_empty((targets, count, *self._like.shape[1:]))
+            self._sums[targets, count] = out
+        if self._compiled:
+            numbers, like = (count, first, targets), self._like
+            native.call("basis_dots", like, self._n, *numbers, self._address, self._room, out)
+        else:
+            dots(self.tensor, count, first, out)
+        return out
+
+    def update(self, j: int, sums: torch.Tensor, found: torch.Tensor) -> None:
+        """Orthogonalise `u = basis[j]` for good and `w = basis[j + 1]` for a first time.
+
+        With `s, c = sums[:, :j]` and `last, inverse, _ = found`: see the function `update`.
+
+        Parameters
+        ----------
+        sums : torch.Tensor [2, j + 2] or [2, j + 2, k]
+        found : torch.Tensor [3] or [3, k]
+        """
+        if self._compiled:
+            native.call("basis_update", self._like, self._n, j, self._address, sums, found)
+        else:
+            s, c = sums.narrow(1, 0, j).unbind()
+            update(self.tensor, j, s, c, found.select(0, 0), found.select(0, 1))
+
+
+def dots(basis: torch.Tensor, count: int, first: int, out: torch.Tensor) -> None:
+    """`Basis.dots` in torch operations, into `out`: the oracle."""
     for t in range(out.shape[0]):
         target, sums = basis.select(0, first + t), out.select(0, t)
         if target.dim() == 1:
@@ -47,7 +94,7 @@ def update(
     last: torch.Tensor,
     inverse: torch.Tensor,
 ) -> None:
-    """Orthogonalise `u = basis[j]` for good and `w = basis[j + 1]` for a first time. Local.
+    """`Basis.update` in torch operations: the oracle.
 
     `u = (u - sum_i s_i basis[i]) inverse`, then
     `w = (w - sum_i c_i basis[i] - last u) inverse`, over i < j.
@@ -58,10 +105,6 @@ def update(
     last, inverse : torch.Tensor [] or [k]
     """
     u, w = basis.select(0, j), basis.select(0, j + 1)
-    if native.serves(u):
-        coefficients = (t.contiguous() for t in (s, c, last, inverse))
-        native.call("basis_update", u, basis.shape[1], j, basis, *coefficients)
-        return
     add_combination(basis, -s, u)
     u.mul_(inverse)
     add_combination(basis, -c, w)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 DTYPES = {torch.float64: "float64", torch.float32: "float32"}
+_NUMBERS = {torch.float64: ctypes.c_double, torch.float32: ctypes.c_float}
 
 _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "csr_matmul": (2, 9, None),
@@ -18,11 +19,13 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "csr_relax": (2, 12, None),
     "residual": (2, 5, None),
     "direction": (2, 6, None),
-    "basis_dots": (5, 2, None),
-    "basis_update": (3, 5, None),
+    "basis_dots": (5, 3, None),
+    "basis_update": (3, 3, None),
+    "hessenberg_complete": (3, 4, None),
+    "hessenberg_step": (3, 8, None),
     "bicgstab_half": (2, 5, None),
     "bicgstab_full": (2, 9, None),
-    "bicgstab_turn": (2, 7, None),
+    "bicgstab_turn": (2, 6, None),
     "minres_lanczos": (2, 9, None),
     "minres_direction": (2, 12, None),
     "aggregate": (2, 6, ctypes.c_int64),
@@ -102,8 +105,7 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int |
     return result
 
 
-def coefficients(like: torch.Tensor, *scalars: float | torch.Tensor) -> list[torch.Tensor]:
-    """Numbers as tensors of the vectors' dtype, to hand to `call`."""
-    return [
-        s if isinstance(s, torch.Tensor) else torch.tensor(s, dtype=like.dtype) for s in scalars
-    ]
+def coefficients(like: torch.Tensor, *scalars: float | torch.Tensor) -> list[Any]:
+    """Numbers, of the vectors' dtype, as arguments of `call`."""
+    number = _NUMBERS[like.dtype]
+    return [s if isinstance(s, torch.Tensor) else ctypes.byref(number(s)) for s in scalars]

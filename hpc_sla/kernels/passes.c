@@ -57,24 +57,22 @@
                                                                                                  \
     INLINE void turn_##NAME(int64_t n, int64_t k, const T *restrict beta,                        \
                             const T *restrict omega, const T *restrict r, const T *restrict v,   \
-                            const T *restrict inverse, T *restrict p, T *restrict p_hat)         \
+                            const T *restrict inverse, T *restrict p)                            \
     {                                                                                            \
         for (int64_t i = 0; i < n; ++i)                                                          \
             for (int64_t e = i * k, c = 0; c < k; ++e, ++c) {                                    \
-                const T value = r[e] + beta[c] * (p[e] - omega[c] * v[e]);                       \
-                p[e] = value;                                                                    \
-                if (inverse)                                                                     \
-                    p_hat[e] = inverse[i] * value;                                               \
+                const T scale = inverse ? inverse[i] : 1;                                        \
+                p[e] = scale * r[e] + beta[c] * (p[e] - omega[c] * (scale * v[e]));              \
             }                                                                                    \
     }                                                                                            \
-    /* p = r + beta (p - omega v);  p_hat = inverse p. */                                        \
-    CLONED void hpc_sla_bicgstab_turn_##NAME(int64_t n, int64_t k, const T *beta, const T *omega,       \
-                                      const T *r, const T *v, const T *inverse, T *p, T *p_hat)  \
+    /* p = inverse r + beta (p - omega inverse v). */                                            \
+    CLONED void hpc_sla_bicgstab_turn_##NAME(int64_t n, int64_t k, const T *beta, const T *omega,\
+                                             const T *r, const T *v, const T *inverse, T *p)     \
     {                                                                                            \
         if (k == 1)                                                                              \
-            turn_##NAME(n, 1, beta, omega, r, v, inverse, p, p_hat);                             \
+            turn_##NAME(n, 1, beta, omega, r, v, inverse, p);                                    \
         else                                                                                     \
-            turn_##NAME(n, k, beta, omega, r, v, inverse, p, p_hat);                             \
+            turn_##NAME(n, k, beta, omega, r, v, inverse, p);                                    \
     }                                                                                            \
                                                                                                  \
     INLINE void lanczos_##NAME(int64_t n, int64_t k, const T *restrict back,                     \

@@ -42,10 +42,11 @@ def bicgstab_full(
     """`x += alpha p_hat + omega s_hat; r -= omega t; sums = [shadow . r, r . r]`."""
     if native.serves(r):
         coefficients = native.coefficients(r, alpha, omega)
-        wide = torch.zeros(sums.shape, dtype=torch.float64)
+        wide = _wide(sums)
         vectors = (p_hat, s_hat, t, shadow, x, r)
         native.call("bicgstab_full", r, r.shape[0], *coefficients, *vectors, wide)
-        sums.copy_(wide)
+        if wide is not sums:
+            sums.copy_(wide)
         return
     axpy_(x, alpha, p_hat)
     axpy_(x, omega, s_hat)
@@ -55,24 +56,18 @@ def bicgstab_full(
 
 
 def bicgstab_turn(
-    p: Tensor,
-    beta: Scalar,
-    omega: Scalar,
-    r: Tensor,
-    v: Tensor,
-    inverse: Tensor | None,
-    p_hat: Tensor,
-) -> Tensor:
-    """`p = r + beta (p - omega v)`, and the preconditioned p: in `p_hat`, or p itself."""
+    p: Tensor, beta: Scalar, omega: Scalar, r: Tensor, v: Tensor, inverse: Tensor | None
+) -> None:
+    """`p = inverse r + beta (p - omega inverse v)`: the preconditioned direction, kept as such."""
     if native.serves(r):
         coefficients = native.coefficients(r, beta, omega)
-        native.call("bicgstab_turn", r, r.shape[0], *coefficients, r, v, inverse, p, p_hat)
-    else:
-        axpy_(p, _minus(omega), v)
-        aypx_(p, beta, r)
-        if inverse is not None:
-            torch.mul(p, _across(inverse, p), out=p_hat)
-    return p if inverse is None else p_hat
+        native.call("bicgstab_turn", r, r.shape[0], *coefficients, r, v, inverse, p)
+        return
+    if inverse is not None:
+        scale = _across(inverse, r)
+        r, v = r * scale, v * scale
+    axpy_(p, _minus(omega), v)
+    aypx_(p, beta, r)
 
 
 def minres_lanczos(
@@ -92,10 +87,11 @@ def minres_lanczos(
     """
     if native.serves(r):
         coefficients = native.coefficients(r, back, delta, scale)
-        wide = torch.zeros(sums.shape, dtype=torch.float64)
+        wide = _wide(sums)
         vectors = (v, r, inverse, v_old, q)
         native.call("minres_lanczos", r, r.shape[0], *coefficients, *vectors, wide)
-        sums.copy_(wide)
+        if wide is not sums:
+            sums.copy_(wide)
         return
     aypx_(v_old, _minus(back), q)
     axpy_(v_old, _minus(delta), v)
@@ -133,6 +129,13 @@ def minres_direction(
     axpy_(x, step, w_old)
     r.mul_(shrink)
     axpy_(r, turn, v)
+
+
+def _wide(sums: Tensor) -> Tensor:
+    """Zeros to sum in: `sums` itself where it is of doubles."""
+    return (
+        sums.zero_() if sums.dtype == torch.float64 else torch.zeros_like(sums, dtype=torch.float64)
+    )
 
 
 def _minus(a: Scalar) -> Scalar:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hpc_sla.kernels import passes
+from hpc_sla.kernels import pages, passes
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, System, root
@@ -29,19 +29,29 @@ class BiCGStab(Method):
 
     def __init__(self, system: System) -> None:
         super().__init__(system)
-        self.shadow, self.p, self.v, self.t = (torch.empty_like(self.r) for _ in range(4))
-        self.p_hat, self.s_hat = (torch.empty_like(self.r) for _ in range(2))
+        # M^-1 p is all that is needed of p where M acts by entries: it is kept in place of p.
+        self.inverse = self.precond.inverse if self.precond.pointwise else None
+        vectors = pages.empty((5 if self.precond.pointwise else 6, *self.r.shape), self.r).unbind()
+        self.shadow, self.p, self.v, self.t, self.s_hat = vectors[:5]
+        self.p_hat = vectors[-1]
         self.tiny = torch.finfo(self.r.dtype).eps ** 2
 
     def start(self, active: Flag) -> None:
         copy_(self.shadow, self.r)
-        copy_(self.p, self.r)
+        if self.precond.pointwise:
+            copy_(self.p, self.precond.apply(self.r, self.p))
+        else:
+            copy_(self.p, self.r)
         (self.rho,) = self.scalars.dots((self.r, self.r))
         self.shadow_square = self.rho
         one = self.rho * 0 + 1.0
         self.scalars.record(one, one, one, self.rho)
         self.live = active & self._unfinished(self.rho, self.rho)
-        self.p_apply = self.precond.apply(self.p, self.p_hat)
+        self._precondition()
+
+    def _precondition(self) -> None:
+        pointwise = self.precond.pointwise
+        self.p_apply = self.p if pointwise else self.precond.apply(self.p, self.p_hat)
 
     def step(self) -> None:
         scalars, precond = self.scalars, self.precond
@@ -52,8 +62,7 @@ class BiCGStab(Method):
         good = self.live & (slope != 0)
         alpha: Any = scalars.ratio(self.rho, slope, good)
         # r becomes s
-        inverse = precond.inverse if precond.pointwise else None
-        s_hat = passes.bicgstab_half(self.r, alpha, self.v, inverse, self.s_hat)
+        s_hat = passes.bicgstab_half(self.r, alpha, self.v, self.inverse, self.s_hat)
         if not precond.pointwise:
             s_hat = precond.apply(self.r, self.s_hat)
         partial = scalars.partial(2)
@@ -68,11 +77,8 @@ class BiCGStab(Method):
         good = good & (omega != 0)
         beta: Any = scalars.ratio(rho, self.rho, good)
         beta = beta * scalars.ratio(alpha, omega, good)
-        self.p_apply = passes.bicgstab_turn(
-            self.p, beta, omega, self.r, self.v, inverse, self.p_hat
-        )
-        if not precond.pointwise:
-            self.p_apply = precond.apply(self.p, self.p_hat)
+        passes.bicgstab_turn(self.p, beta, omega, self.r, self.v, self.inverse)
+        self._precondition()
         # The cosine of r and the shadow residual, squared; 1 for r = 0, which is no breakdown.
         cosine: Any = scalars.ratio(rho, self.shadow_square, good)
         cosine = scalars.where(rr > 0, cosine * scalars.ratio(rho, rr, rr > 0), rr * 0 + 1.0)

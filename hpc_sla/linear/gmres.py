@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 
-from hpc_sla.kernels import basis
+from hpc_sla.kernels import basis, native, pages
 from hpc_sla.kernels.vectors import Scalar, axpy_, copy_
 from hpc_sla.linear.hessenberg import Hessenberg, HostHessenberg
 from hpc_sla.linear.info import Status
@@ -40,22 +38,22 @@ class Gmres(Method):
         super().__init__(system)
         self.restart = max(1, min(restart, system.operator.n_global))
         m, shape = self.restart, self.r.shape
-        self.columns = shape[1:]
-        self.basis = self.r.new_empty((m + 1, *shape))
-        self.directions = self.r.new_empty((m, *shape)) if self.flexible else None
-        self.work = torch.empty_like(self.r)
-        small = HostHessenberg if self.r.device.type == "cpu" else Hessenberg
-        self.small: Any = small(self.restart, self.r, self.target)
+        self.basis = basis.Basis(m + 1, self.r)
+        self.directions = pages.empty((m, *shape), self.r) if self.flexible else None
+        self.work = pages.empty(tuple(shape), self.r)
+        small = HostHessenberg if native.can_take(self.r) else Hessenberg
+        self.small = small(self.restart, self.r, self.target)
 
     def start(self, active: Flag) -> None:
         (square,) = self.scalars.dots((self.r, self.r))
         self._begin(active, square)
-        self._record(self.small.beta)
+        beta = self.small.beta
+        self.scalars.record(float(beta) if beta.dim() == 0 and not beta.is_cuda else beta)
 
     def _begin(self, active: Flag, square: Scalar) -> None:
         """A new cycle from x and its residual r, whose square norm is given."""
         self.done = 0
-        copy_(self.basis.select(0, 0), self.r)
+        copy_(self.basis.vectors[0], self.r)
         self.small.begin(square, active)
 
     @property
@@ -70,25 +68,26 @@ class Gmres(Method):
             self.finish()
             self._begin(self.live, self.system.residual())
         j = self.done
-        u, w = self.basis.select(0, j), self.basis.select(0, j + 1)
+        u, w = self.basis.vectors[j], self.basis.vectors[j + 1]
         z = self.precond.apply(u, self.work)
         self.operator(z, w)
-        s, c, last, inverse, norm = self.small.step(j, self._dots(j, 2))
+        sums = self._dots(j, 2)
+        found = self.small.step(j, sums)
         if self.directions is not None:
             # The direction of q_j, made from that of u_j as q_j is from u_j.
             direction = self.directions.select(0, j)
             copy_(direction, z)
-            basis.add_combination(self.directions, -s, direction)
-            direction.mul_(inverse)
-        basis.update(self.basis, j, s, c, last, inverse)
+            basis.add_combination(self.directions, -sums.select(0, 0).narrow(0, 0, j), direction)
+            direction.mul_(found.select(0, 1))
+        self.basis.update(j, sums, found)
         self.done = j + 1
-        self._record(norm)
+        # On the host numbers are wanted at once, and to read all three is least work.
+        single = found.dim() == 1 and not found.is_cuda
+        self.scalars.record(found.tolist()[2] if single else found.select(0, 2))
 
     def _dots(self, j: int, targets: int) -> torch.Tensor:
         """Inner products of basis vectors 0 .. with u_j (and the next). **Collective.**"""
-        count = j + targets
-        sums = self.r.new_empty((targets, count, *self.columns))
-        basis.dots(self.basis, count, j, sums)
+        sums = self.basis.dots(j + targets, j, targets)
         self.scalars.sum_(sums)
         return sums
 
@@ -98,20 +97,15 @@ class Gmres(Method):
         if j == 0:
             return
         (with_u,) = self._dots(j, 1).unbind()
-        self.small.complete(j, with_u.narrow(0, 0, j), with_u.select(0, j))
+        self.small.finish(j, with_u)
         y = torch.from_numpy(self.small.least_squares(j)).to(self.r)
         if self.directions is not None:
             basis.add_combination(self.directions, y, self.x)
             return
         update = self.r
         update.zero_()
-        basis.add_combination(self.basis, y, update)
+        basis.add_combination(self.basis.tensor, y, update)
         axpy_(self.x, 1.0, self.precond.apply(update, self.work))
-
-    def _record(self, norm: Any) -> None:
-        if isinstance(norm, np.ndarray | np.generic):
-            norm = torch.from_numpy(np.asarray(norm))
-        self.scalars.record(float(norm) if norm.dim() == 0 and not norm.is_cuda else norm)
 
     def norm(self, row: Sequence[float]) -> float:
         return row[0]

@@ -1,7 +1,7 @@
 """The small matrix of GMRES: its columns, the residual norm, the least-squares problem.
 
-On the CPU in NumPy, whose calls cost a fraction of torch's; on an accelerator in tensors that the
-host does not look at. The two classes say the same, line by line.
+In tensors that the host does not look at, for an accelerator's sake; on the CPU in C
+(`hessenberg.c`) where there is a compiler.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from hpc_sla.kernels import native
 
 
 class Hessenberg:
@@ -51,22 +53,20 @@ class Hessenberg:
 
     # narrow() and select(), not slicing: see hpc_sla.pattern.
 
-    def step(self, j: int, sums: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Take in the sums `[2, j + 2]` of step j.
+    def step(self, j: int, sums: torch.Tensor) -> torch.Tensor:
+        """Take in the sums `[2, j + 2]` of step j, the first j of which are s and c.
 
         Returns
         -------
-        s, c : [j]
-            `q_j = (u - sum_i s_i q_i) inverse`,
-        last, inverse : []
-            and `u_(j+1) = (w - sum_i c_i q_i - last q_j) inverse`.
-        norm : []
-            Of the residual after this step.
+        torch.Tensor [3]
+            last and inverse, with which `q_j = (u - sum_i s_i q_i) inverse` and
+            `u_(j+1) = (w - sum_i c_i q_i - last q_j) inverse`; and the norm of the residual after
+            this step.
         """
         with_u, with_w = sums.unbind()
         s, uu, uw = with_u.narrow(0, 0, j), with_u.select(0, j), with_u.select(0, j + 1)
         c, ww = with_w.narrow(0, 0, j), with_w.select(0, j + 1)
-        alpha = self.complete(j, s, uu)
+        alpha = self._complete(j, s, uu)
         inverse = torch.where(self.live & (alpha > 0), 1.0 / alpha, 0.0)
         # A q_j = (w - V t) / alpha, and its projection on q_0 .. q_j is h.
         t = (self.matrix.narrow(0, 0, j + 1).narrow(1, 0, j) * s).sum(dim=1)
@@ -81,9 +81,13 @@ class Hessenberg:
         norm = self.beta / self.null.narrow(0, 0, j + 2).square().sum(dim=0).sqrt()
         norm = torch.where(below > 0, norm, 0.0)
         self.live = self.live & (norm > self.target) & (alpha > 0)
-        return s, c, last, inverse, norm
+        return torch.stack([last, inverse, norm])
 
-    def complete(self, j: int, s: torch.Tensor, uu: torch.Tensor) -> torch.Tensor:
+    def finish(self, j: int, sums: torch.Tensor) -> None:
+        """Make the last of j columns final, with the inner products `[j + 1]` of V and u_j."""
+        self._complete(j, sums.narrow(0, 0, j), sums.select(0, j))
+
+    def _complete(self, j: int, s: torch.Tensor, uu: torch.Tensor) -> torch.Tensor:
         """Make the column before the j-th final, now that u_j's second pass is known: its norm."""
         alpha = (uu - (s * s).sum(dim=0)).clamp(min=0.0).sqrt()
         if j:
@@ -109,68 +113,22 @@ class Hessenberg:
         )
 
 
-class HostHessenberg:
-    """`Hessenberg` in NumPy, for vectors on the CPU."""
+class HostHessenberg(Hessenberg):
+    """`Hessenberg` in C, for vectors on the CPU: a step is one call."""
 
     def __init__(self, restart: int, like: torch.Tensor, target: Any) -> None:
-        shape, dtype = tuple(like.shape[1:]), like.new_empty(0).numpy().dtype
-        self.shape = shape
-        self.matrix = np.zeros((restart + 1, restart, *shape), dtype)
-        self.null = np.zeros((restart + 1, *shape), dtype)
-        self.target = np.asarray(target, dtype)
-        self._one, self._zero = dtype.type(1), dtype.type(0)
+        super().__init__(restart, like, target)
+        self._restart, self._like = restart, like
+        self._found = like.new_empty((3, *self.shape))
 
-    def begin(self, square: Any, active: Any) -> None:
-        self.beta = np.sqrt(np.asarray(square, self.target.dtype))
-        self.matrix.fill(0)
-        self.null.fill(0)
-        self.null[0] = 1
-        self.length = np.zeros(self.shape, int)
-        self.live = np.asarray(active) & (self.beta > self.target) & (self.beta < np.inf)
+    def step(self, j: int, sums: torch.Tensor) -> torch.Tensor:
+        state = (self.beta, self.target, self.matrix, self.null, self.length, self.live)
+        native.call("hessenberg_step", self._like, self._restart, j, sums, *state, self._found)
+        return self._found
 
-    def keep(self, which: Any) -> None:
-        self.live = self.live & np.asarray(which)
-
-    def step(self, j: int, sums: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        (with_u, with_w) = sums.numpy()
-        s, uu, uw = with_u[:j], with_u[j], with_u[j + 1]
-        c, ww = with_w[:j], with_w[j + 1]
-        with np.errstate(all="ignore"):
-            alpha = self.complete(j, s, uu)
-            inverse = np.where(self.live & (alpha > 0), self._one / alpha, self._zero)
-            t = (self.matrix[: j + 1, :j] * s).sum(axis=1)
-            last = (uw - (s * c).sum(axis=0)) * inverse
-            g = np.concatenate([c, last[None]])
-            below = np.sqrt(np.maximum(ww - (g * g).sum(axis=0), self._zero)) * inverse
-            self.matrix[: j + 1, j] = (g - t) * inverse
-            self.matrix[j + 1, j] = below
-            self._extend_null(j)
-            self.length = self.length + self.live
-            norm = self.beta / np.sqrt((self.null[: j + 2] ** 2).sum(axis=0))
-            norm = np.where(below > 0, norm, self._zero)
-            self.live = self.live & (norm > self.target) & (alpha > 0)
-        return tuple(torch.from_numpy(np.asarray(a)) for a in (s, c, last, inverse, norm))
-
-    def complete(self, j: int, s: Any, uu: Any) -> Any:
-        s, uu = np.asarray(s), np.asarray(uu)
-        alpha = np.sqrt(np.maximum(uu - (s * s).sum(axis=0), self._zero))
-        if j:
-            made = self.length >= j
-            column = self.matrix[:, j - 1]
-            column[:j] += np.where(made, s, self._zero)
-            column[j] = np.where(made, alpha, column[j])
-            self._extend_null(j - 1)
-        return alpha
-
-    def _extend_null(self, j: int) -> None:
-        column = self.matrix[:, j]
-        total = -(self.null[: j + 1] * column[: j + 1]).sum(axis=0)
-        below = column[j + 1]
-        with np.errstate(all="ignore"):
-            self.null[j + 1] = np.where(below > 0, total / below, self._zero)
-
-    def least_squares(self, j: int) -> np.ndarray:
-        return least_squares(self.matrix, self.beta, self.length, j)
+    def finish(self, j: int, sums: torch.Tensor) -> None:
+        state = (self.matrix, self.null, self.length)
+        native.call("hessenberg_complete", self._like, self._restart, j, sums, *state)
 
 
 def least_squares(matrix: np.ndarray, beta: np.ndarray, length: np.ndarray, j: int) -> np.ndarray:
