@@ -59,7 +59,7 @@ def race(world: hs.World, source: str, spec: str, laps: int, update: bool, petsc
             pc = load()
             set_up, ksp = timed(world, lambda: their_set_up(pc, matrix))
             right, x = matrix.vector(b.numpy()), matrix.vector(b.numpy())
-            solve, _ = timed(world, lambda ksp=ksp, r=right, x=x: ksp.solve(r, x))
+            solve, _ = timed(world, lambda k=ksp, r=right, x=x: k.solve(r, x))
             theirs.append((set_up, solve))
             their_iterations = ksp.getIterationNumber()
             for thing in (ksp, right, x):

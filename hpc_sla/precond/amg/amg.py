@@ -18,6 +18,8 @@ from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.workspace import Workspace
 
+KEEP = ("prolongators", "aggregates")
+
 
 class AMG(Preconditioner):
     """One cycle of smoothed aggregation multigrid. **Collective.**
@@ -58,15 +60,63 @@ class AMG(Preconditioner):
         with A.world.agree():
             B = self._near_nullspace(A, near_nullspace)
         with torch.no_grad():
-            self._scale = _scale(A)
-            scaled = A.with_values(A.values.detach() * self._scale) if self._scale != 1 else A
-            self._hierarchy = Hierarchy(scaled, B, self.options)
+            self._hierarchy = Hierarchy(self._scaled(A), B, self.options)
+        self._pattern = A.pattern
         self._of_symmetric = as_operator(A).symmetric
         self.symmetric = self.options.cycle != "K"
         self.transposable = self.options.cycle != "K"
+        self._start()
+        self._work = Workspace(1, A.layout.n_owned)
+
+    def _start(self) -> None:
         self._cycle = Cycle(self._hierarchy.levels, self.options.cycle)
         self._transposed: Cycle | None = None
-        self._work = Workspace(1, A.layout.n_owned)
+
+    def _scaled(self, A: DSparseMatrix) -> DSparseMatrix:
+        self._scale = _scale(A)
+        values = A.values.detach()
+        return A.with_values(values if self._scale == 1 else values * self._scale)
+
+    def update(self, A: DSparseMatrix, keep: str = "prolongators") -> AMG:
+        """Set up for other values on the same pattern, in less time. **Collective.**
+
+        Parameters
+        ----------
+        A : DSparseMatrix
+            With the pattern of the matrix this was set up with: `A.with_values(...)`.
+        keep : {"prolongators", "aggregates"}
+            Prolongators suit values that have changed by little, or all by one factor; after
+            larger changes they may cost iterations, and smoothing the old aggregates' anew is
+            the better choice. Eigenvalue estimates and Galerkin products are always new.
+
+        Returns
+        -------
+        AMG
+            This one.
+
+        Raises
+        ------
+        InputError
+            On every rank: another pattern, or an unknown `keep`.
+        """
+        with A.world.agree():
+            if A.pattern is not self._pattern:
+                raise InputError(
+                    "the matrix has another pattern than the one multigrid was set up with",
+                    field="A",
+                    remedy="Pass with_values() of that matrix, or set up anew",
+                )
+            if keep not in KEEP:
+                raise InputError(
+                    f"unknown part {keep!r}",
+                    field="keep",
+                    remedy=f"Choose one of {', '.join(KEEP)}",
+                )
+        with torch.no_grad():
+            self._hierarchy = self._hierarchy.updated(self._scaled(A), keep)
+        self._of_symmetric = as_operator(A).symmetric
+        self._start()
+        return self
 
     def _near_nullspace(
         self, A: DSparseMatrix, given: torch.Tensor | np.ndarray | None

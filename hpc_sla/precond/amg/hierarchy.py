@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from hpc_sla.precond.jacobi import Jacobi
 _STALLED = 0.8
 """A level with more than this part of the rows before it is not worth having."""
 
+_TRIES = 5
+"""Thresholds to try for aggregates that are not mostly single nodes."""
+
 
 @dataclass(frozen=True)
 class LevelSummary:
@@ -53,15 +56,16 @@ class LevelSummary:
     bytes: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Kept:
-    """What `update` needs of a level besides its operators (per rank)."""
+    """What outlives a level's matrix, for `updated` (per rank)."""
 
     aggregates: RowLayout
     group: np.ndarray
     B: np.ndarray
     block_size: int
-    threshold: float
+    transfer: Transfer | None = None
+    shrink: Shrink | None = None
 
 
 class Hierarchy:
@@ -74,6 +78,8 @@ class Hierarchy:
     B : float64 array [n_owned, m]
         Per rank: the near-nullspace.
     options : AmgOptions
+    previous : Hierarchy, optional
+        Of the same pattern, to take from it what `keep` says: see `updated`.
 
     Attributes
     ----------
@@ -84,53 +90,92 @@ class Hierarchy:
         This rank's time in each step of the set-up.
     """
 
-    def __init__(self, A: DSparseMatrix, B: np.ndarray, options: AmgOptions) -> None:
+    def __init__(
+        self,
+        A: DSparseMatrix,
+        B: np.ndarray,
+        options: AmgOptions,
+        previous: Hierarchy | None = None,
+        keep: str = "",
+    ) -> None:
         self._options = options
         self.dtype = getattr(torch, options.dtype)
         self.levels: list[Level] = []
         self.summaries: list[LevelSummary] = []
         self.seconds: dict[str, float] = defaultdict(float)
         self._kept: list[_Kept] = []
-        self._world = A.world
-        block_size, threshold = options.block_size, options.strength
+        block_size = options.block_size
         current: DSparseMatrix | None = A
         while current is not None:
             level, largest = self._add_level(current)
-            rows = current.shape[0]
-            if rows <= options.coarse_size or len(self.levels) == options.max_levels:
+            depth = len(self._kept)
+            before = previous._kept[depth] if previous and depth < len(previous._kept) else None
+            if previous is None and not self._ends_here(current):
+                before = self._aggregate(current, B, block_size)
+            if before is None:
+                if current.shape[0] <= options.coarse_size:
+                    with self._timed("coarse"):
+                        level.direct = DenseSolve(current, self.dtype)
+                self._summarise(current, level)
                 break
-            with self._timed("aggregation"):
-                blocks = Blocks.of(current)
-                graph = node_graph(current, blocks, block_size)
-                aggregates, group = aggregate(graph, threshold)
-            coarse_rows = aggregates.n_global * B.shape[1]
-            if not 0 < coarse_rows <= _STALLED * rows:
-                break
-            kept = _Kept(aggregates, group.astype(np.int32), B, block_size, threshold)
+            blocks = Blocks.of(current)
             with self._timed("prolongator"):
-                P, B = self._prolongator(current, blocks, kept, largest)
+                transfer = before.transfer if keep == "prolongators" else None
+                if transfer is None:
+                    P, B_coarse = self._prolongator(current, blocks, before, largest)
+                else:
+                    P, B_coarse = transfer.prolongator(), None
             with self._timed("galerkin"):
                 coarse = galerkin(current, blocks, P)
             with self._timed("transfer"):
-                transfer = Transfer(P, self.dtype)
-            shrink = self._shrink(coarse)
-            level.correct_with(transfer, shrink, options.cycle)
+                kept = replace(before, transfer=transfer or Transfer(P, self.dtype))
+            if previous is None:
+                kept = replace(kept, shrink=self._shrink(coarse))
+            assert kept.transfer is not None
+            level.correct_with(kept.transfer, kept.shrink, options.cycle)
             self._kept.append(kept)
             self._summarise(current, level)
-            del P, blocks, graph
+            block_size = kept.B.shape[1]
+            del P, blocks
             current = coarse
-            if shrink is not None:
+            if kept.shrink is not None:
                 with self._timed("shrink"):
-                    current, B = shrink.matrix(coarse), shrink.rows(B)
-            block_size = B.shape[1] if B is not None else 1
-        else:
-            self._share_summaries()
-            return
-        if current.shape[0] <= options.coarse_size:
-            with self._timed("coarse"):
-                level.direct = DenseSolve(current, self.dtype)
-        self._summarise(current, level)
-        self._share_summaries()
+                    current = kept.shrink.matrix(coarse)
+                    if B_coarse is not None:
+                        B_coarse = kept.shrink.rows(B_coarse)
+            B = np.empty((0, block_size)) if B_coarse is None else B_coarse
+        # Rank 0 goes all the way down.
+        self.summaries = A.world.comm.bcast(self.summaries)
+
+    def updated(self, A: DSparseMatrix, keep: str) -> Hierarchy:
+        """The hierarchy of other values on the same pattern. **Collective.**
+
+        Parameters
+        ----------
+        A : DSparseMatrix
+        keep : {"prolongators", "aggregates"}
+        """
+        B = self._kept[0].B if self._kept else np.empty((A.layout.n_owned, 0))
+        return Hierarchy(A, B, self._options, self, keep)
+
+    def _ends_here(self, A: DSparseMatrix) -> bool:
+        small = A.shape[0] <= self._options.coarse_size
+        return small or len(self.levels) == self._options.max_levels
+
+    def _aggregate(self, A: DSparseMatrix, B: np.ndarray, block_size: int) -> _Kept | None:
+        """The aggregates, None where they would be next to as many as rows. **Collective.**"""
+        with self._timed("aggregation"):
+            graph = node_graph(A, Blocks.of(A), block_size)
+            threshold = self._options.strength
+            for _ in range(_TRIES):
+                aggregates, group = aggregate(graph, threshold)
+                # Where weak connections are most of them, what is strong leaves nodes alone.
+                if 2 * aggregates.n_global <= graph.layout.n_global:
+                    break
+                threshold /= 2
+            if not 0 < aggregates.n_global * B.shape[1] <= _STALLED * A.shape[0]:
+                return None
+            return _Kept(aggregates, group.astype(np.int32), B, block_size)
 
     def _add_level(self, A: DSparseMatrix) -> tuple[Level, float]:
         with self._timed("smoother"):
@@ -158,6 +203,8 @@ class Hierarchy:
 
     def _shrink(self, A: DSparseMatrix) -> Shrink | None:
         """Where to go on, if on fewer ranks. **Collective.**"""
+        if A.shape[0] <= self._options.coarse_size:
+            return None  # every rank takes part in the direct solve: one message less
         size = A.world.size
         ranks = max(1, min(size, A.shape[0] // self._options.rows_per_rank))
         if ranks > size / 2:
@@ -170,10 +217,6 @@ class Hierarchy:
         size = level.bytes + A.pattern.owned.indptr.numel() * 4 + A.nnz_owned * 4
         total = int(A.world.sum(size))
         self.summaries.append(LevelSummary(A.shape[0], A.nnz_global, A.world.size, total))
-
-    def _share_summaries(self) -> None:
-        # Rank 0 goes all the way down.
-        self.summaries = self._world.comm.bcast(self.summaries)
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:

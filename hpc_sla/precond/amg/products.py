@@ -5,12 +5,14 @@ As in `DistributedPattern.matmul` the halo travels while the owned block is mult
 
 from __future__ import annotations
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 
 from hpc_sla.kernels import relax as kernels
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.pattern import DistributedPattern
-from hpc_sla.precond.amg.blocks import as_pattern, csr
+from hpc_sla.precond.amg.blocks import as_pattern, as_scipy, csr
 from hpc_sla.precond.amg.prolongator import Prolongator
 
 Tensor = torch.Tensor
@@ -125,6 +127,7 @@ class Transfer:
         self._pattern, self.plan = pattern, pattern.plan
         values = torch.from_numpy(P.values).to(device, dtype)
         self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
+        self._values = values
         transposed = P.transposed
         n = pattern.columns.n_owned
         self._down: list[tuple[CsrPattern, Tensor]] = []
@@ -151,6 +154,13 @@ class Transfer:
         ]
         down = [t for block, data in self._down for t in (data, *_indices(block))]
         return sum(t.numel() * t.element_size() for t in (*up, *down))
+
+    def prolongator(self) -> Prolongator:
+        """What it was made of, as set-up takes it. Local."""
+        down = [as_scipy(block, data) for block, data in self._down]
+        transposed = sp.vstack([block.astype(np.float64) for block in down], format="csr")
+        values = self._values.cpu().numpy()
+        return Prolongator(self._pattern, values, transposed.T.tocsr(), transposed)
 
     def prolong_add(self, coarse: Tensor, x: Tensor) -> None:
         """`x += P coarse`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,16 +32,14 @@ class Prolongator:
         In the pattern's order.
     rows : csr_matrix [n_owned, n_coarse_owned + n_halo]
         The same, in one.
+    transposed : csr_matrix [n_coarse_owned + n_halo, n_owned]
+        P^T by rows.
     """
 
     pattern: DistributedPattern
     values: np.ndarray
     rows: sp.csr_matrix
-
-    @cached_property
-    def transposed(self) -> sp.csr_matrix:
-        """P^T by rows, those of this rank's columns first."""
-        return self.rows.T.tocsr()
+    transposed: sp.csr_matrix
 
 
 def smoothed_prolongator(
@@ -91,7 +88,8 @@ def smoothed_prolongator(
         P = _iteration_matrix(blocks.owned, damped) @ T
         if halo.nnz:
             P = P - sp.diags_array(damped) @ (halo @ T_there)
-    return Prolongator(*distribute(plan.layout, columns, P))
+    pattern, values, rows = distribute(plan.layout, columns, P)
+    return Prolongator(pattern, values, rows, rows.T.tocsr())
 
 
 def _tentative(group: np.ndarray, Q: np.ndarray, columns: Columns) -> sp.csr_matrix:
