@@ -56,8 +56,7 @@ def race(world: hs.World, source: str, spec: str, laps: int, update: bool, petsc
         levels, iterations, status = M.levels, info.iterations, info.status
         del M
         if matrix is not None:
-            pc = load()
-            set_up, ksp = timed(world, lambda: their_set_up(pc, matrix))
+            set_up, ksp = timed(world, lambda: their_set_up(matrix))
             right, x = matrix.vector(b.numpy()), matrix.vector(b.numpy())
             solve, _ = timed(world, lambda k=ksp, r=right, x=x: k.solve(r, x))
             theirs.append((set_up, solve))
@@ -86,9 +85,9 @@ def race(world: hs.World, source: str, spec: str, laps: int, update: bool, petsc
             print(f"  update keeping {keep}: {median(seconds) / a:.2f} of a fresh set-up")
 
 
-def their_set_up(pc: Any, matrix: PetscMatrix) -> Any:
+def their_set_up(matrix: PetscMatrix) -> Any:
     """A KSP with GAMG, ready to solve. **Collective.**"""
-    ksp = counterpart(pc, matrix.mat, "cg", "amg", RTOL, 0.0, 1000).ksp
+    ksp = counterpart(load(), matrix.mat, "cg", "amg", RTOL, 0.0, 1000).ksp
     ksp.setUp()
     return ksp
 

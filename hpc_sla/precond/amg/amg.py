@@ -61,8 +61,7 @@ class AMG(Preconditioner):
             B = self._near_nullspace(A, near_nullspace)
         with torch.no_grad():
             self._hierarchy = Hierarchy(self._scaled(A), B, self.options)
-        self._pattern = A.pattern
-        self._of_symmetric = as_operator(A).symmetric
+        self._matrix = A
         self.symmetric = self.options.cycle != "K"
         self.transposable = self.options.cycle != "K"
         self._start()
@@ -71,6 +70,7 @@ class AMG(Preconditioner):
     def _start(self) -> None:
         self._cycle = Cycle(self._hierarchy.levels, self.options.cycle)
         self._transposed: Cycle | None = None
+        self._of_symmetric: bool | None = None
 
     def _scaled(self, A: DSparseMatrix) -> DSparseMatrix:
         self._scale = _scale(A)
@@ -100,7 +100,7 @@ class AMG(Preconditioner):
             On every rank: another pattern, or an unknown `keep`.
         """
         with A.world.agree():
-            if A.pattern is not self._pattern:
+            if A.pattern is not self._matrix.pattern:
                 raise InputError(
                     "the matrix has another pattern than the one multigrid was set up with",
                     field="A",
@@ -114,7 +114,7 @@ class AMG(Preconditioner):
                 )
         with torch.no_grad():
             self._hierarchy = self._hierarchy.updated(self._scaled(A), keep)
-        self._of_symmetric = as_operator(A).symmetric
+        self._matrix = A
         self._start()
         return self
 
@@ -166,6 +166,8 @@ class AMG(Preconditioner):
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
+        if self._of_symmetric is None:
+            self._of_symmetric = as_operator(self._matrix).symmetric()
         if self._of_symmetric:
             return self._apply(self._cycle, r, out)
         if self._transposed is None:
@@ -182,7 +184,7 @@ class AMG(Preconditioner):
 
 
 def _scale(A: DSparseMatrix) -> float:
-    """A power of two that brings A into float32's range, 1 where it is well inside. **Collective.**"""
+    """A power of two that brings A into float32's range, 1 where it is inside. **Collective.**"""
     values = A.values.detach()
     largest = A.world.max(float(values.abs().max()) if values.numel() else 0.0)
     if not 0 < largest < float("inf") or 1e-10 < largest < 1e10:

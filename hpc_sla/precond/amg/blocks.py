@@ -56,8 +56,8 @@ def csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: in
 
 def as_scipy(pattern: CsrPattern, values: torch.Tensor) -> sp.csr_matrix:
     """A rank-local matrix on the host. Local."""
-    parts = (t.cpu().numpy() for t in (values, pattern.indices, pattern.indptr))
-    return csr(*parts, pattern.n_rows, pattern.n_columns)
+    data, indices, indptr = (t.cpu().numpy() for t in (values, pattern.indices, pattern.indptr))
+    return csr(data, indices, indptr, pattern.n_rows, pattern.n_columns)
 
 
 def as_pattern(matrix: sp.csr_matrix, device: torch.device) -> CsrPattern:
