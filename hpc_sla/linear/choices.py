@@ -11,6 +11,7 @@ METHODS = {
     "gmres": "any square matrix: the most robust; keeps `restart` vectors",
     "fgmres": "gmres for a preconditioner that changes from step to step (an inner solve, a "
     "network)",
+    "richardson": "the preconditioner on its own: amg, or another that is strong enough",
     "lsqr": "least squares: rectangular or badly conditioned matrices; uses the transpose",
 }
 """The methods `solve` accepts, with when to use each. Options follow a colon, by commas."""

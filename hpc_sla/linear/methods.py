@@ -14,6 +14,7 @@ from hpc_sla.linear.lsqr import Lsqr
 from hpc_sla.linear.method import Method, System
 from hpc_sla.linear.minres import Minres
 from hpc_sla.linear.pipelined_cg import PipelinedCG
+from hpc_sla.linear.richardson import Richardson
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.options import options_of, parse_options
 
@@ -39,6 +40,7 @@ ENTRIES = {
     "bicgstab": Entry(BiCGStab, "square"),
     "gmres": Entry(Gmres, "square"),
     "fgmres": Entry(FlexibleGmres, "square"),
+    "richardson": Entry(Richardson, "square"),
     "lsqr": Entry(Lsqr, "any"),
 }
 

@@ -12,6 +12,7 @@ _KSP = {
     "bicgstab": "bcgs",
     "gmres": "gmres",
     "fgmres": "fgmres",
+    "richardson": "richardson",
     "lsqr": "lsqr",
 }
 _RIGHT = ("bicgstab", "gmres", "fgmres")

@@ -102,6 +102,8 @@ def test_equals_a_direct_solve(world, family, method, precond, dtype):
     # lsqr squares its condition number); and a polynomial about 1 suits no indefinite matrix.
     hard = (family == "spd" and (precond == "none" or method == "lsqr")) or family == "indefinite"
     hard = hard and not (family == "indefinite" and precond in ("none", "jacobi"))
+    # A stationary iteration converges where the preconditioner is good enough, and says if not.
+    hard = hard or method == "richardson"
     # Of those only that the status is true is asked, which no thousand iterations more would say.
     limit = 100 if hard else 3000
     options = {"method": method, "precond": M, "rtol": rtol, "max_iterations": limit}
@@ -189,7 +191,7 @@ def test_small_and_awkward_systems(world, name, method, precond):
     options = {"method": method, "precond": precond, "x0": x0, "max_iterations": 60}
     x, info = hs.solve(A, spread(A.layout, b), **options)
     _told_the_truth(matrix, b, full(A.layout, x), info, 1e-8)
-    if name in ("one row", "diagonal", "fewer rows than ranks"):
+    if name in ("one row", "diagonal", "fewer rows than ranks") and method != "richardson":
         assert info.converged and info.iterations <= matrix.shape[0] + 1
     if name in ("zero", "nilpotent", "singular, symmetric"):
         assert not info.converged

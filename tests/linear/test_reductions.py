@@ -19,6 +19,7 @@ A_STEP = {
     "bicgstab": (3, 0),
     "gmres": (1, 0),
     "fgmres": (1, 0),
+    "richardson": (1, 0),
     "lsqr": (2, 0),
 }
 """Blocking and non-blocking reductions an iteration."""
