@@ -59,7 +59,7 @@ class PipelinedCG(Method):
         self.rho_old = self.alpha_old = one
         self.first = True
         self.since = 0
-        self.scalars.record(one, self.rho, self.rr, one)
+        self.scalars.record(one, self.rho, self.rr, one + one)
         self.live = active & self._unfinished(self.rho, self.rr)
 
     def _reduce(self) -> None:
@@ -132,5 +132,9 @@ class PipelinedCG(Method):
         if rr <= target * target:
             return "converged"
         if rho <= 0:
+            # From M itself at the start only: a preconditioner in single precision is not quite
+            # the linear map that the recurrences take it for.
+            if fresh < 2:
+                return "stagnated"
             return "breakdown" if rho == 0 else "indefinite"
         return None
