@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hpc_sla.cli.plan import Plan
     from hpc_sla.linear import SolveInfo
     from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.precond import Preconditioner
     from hpc_sla.report.progress import LiveLine
     from hpc_sla.world import World
 
@@ -94,11 +95,13 @@ def _solve(
     with stages("read"):
         A = DSparseMatrix.from_hdf5(plan.path, world)
         b = read_rhs(plan.path, plan.rhs, A.layout)
-    x, info = run_solver(A, b, settings, stages)
+    x, info, M = run_solver(A, b, settings, stages)
     with stages("write"):
         about = attributes(world, plan, settings, info) if world.rank == 0 else {}
         write_result(plan.output, A.columns, x, info.residual_history, about)
     _report(A, x, info, plan, stages, as_json)
+    if not as_json:
+        _report_levels(M, world)
     return exits.OK if info.converged else exits.NOT_CONVERGED
 
 
@@ -118,20 +121,22 @@ class _SetUpWatch:
 
 def run_solver(
     A: DSparseMatrix, b: torch.Tensor, settings: Settings, stages: Stages
-) -> tuple[torch.Tensor, SolveInfo]:
+) -> tuple[torch.Tensor, SolveInfo, Preconditioner]:
     """Solve with a live line, timing set-up and iteration apart. **Collective.**"""
     from hpc_sla.linear import solve
+    from hpc_sla.precond import make_preconditioner
     from hpc_sla.report.progress import LiveLine
 
     scale = float(A.layout.norm(b))
     start = time.perf_counter()
     with LiveLine(A.world.rank, scale, settings.rtol) as line:
         watch = _SetUpWatch(line)
+        M = make_preconditioner(settings.precond, A)
         x, info = solve(
             A,
             b,
             method=settings.method,
-            precond=settings.precond,
+            precond=M,
             rtol=settings.rtol,
             atol=settings.atol,
             max_iterations=settings.max_iterations,
@@ -141,7 +146,16 @@ def run_solver(
     began = watch.began or end
     stages.add("setup", began - start)
     stages.add("solve", end - began)
-    return x, info
+    return x, info, M
+
+
+def _report_levels(M: Preconditioner, world: World) -> None:
+    """The table of a multigrid preconditioner's levels, on rank 0. Local."""
+    from hpc_sla.precond.amg import AMG
+    from hpc_sla.report.hierarchy import print_hierarchy
+
+    if world.rank == 0 and isinstance(M, AMG):
+        print_hierarchy(M)
 
 
 def attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _verify(
     b = read_rhs(plan.path, plan.rhs, A.layout)
     reference = make_reference(chosen, A)
     checks = compare_products(A, reference)
-    x, info = run_solver(A, b, settings, Stages())
+    x, info, _ = run_solver(A, b, settings, Stages())
     if info.converged:
         checks += _solution_checks(A, b, x, info, reference, settings)
     reference.close()
