@@ -16,9 +16,6 @@
 #define AHEAD 512
 #define FETCH(p) __builtin_prefetch((p), 0, 0)
 
-/* Columns of a block of vectors done at a time, in registers. */
-#define WIDTH 8
-
 #define DEFINE(T, NAME)                                                                          \
     /* One row of a product: fetch ahead, then sum. */                                           \
     INLINE T row_##NAME(int32_t begin, int32_t end, const int32_t *restrict indices,      \

@@ -16,4 +16,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Columns of a block of vectors done at a time, in registers. */
+#define WIDTH 8
+
 #endif

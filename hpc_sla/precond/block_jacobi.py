@@ -41,8 +41,8 @@ class BlockJacobi(Preconditioner):
         self.name = f"block_jacobi:factor={factor}"
         self._belongs_to(A.layout.n_owned, A.values)
         owned = A.pattern.owned
-        arrays = (owned.rows(), owned.indices, A.pattern.owned_values(A.values.detach()))
-        block = Block.from_entries(A.layout.n_owned, *(t.cpu().numpy() for t in arrays))
+        arrays = (owned.indptr, owned.indices, A.pattern.owned_values(A.values.detach()))
+        block = Block.from_csr(*(t.cpu().numpy() for t in arrays))
         with world.agree():
             self._factor = FACTORS[factor](block, A.device)
         self.shift = world.max(self._factor.shift)
