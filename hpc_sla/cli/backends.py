@@ -19,7 +19,11 @@ from hpc_sla.cli.launch import serial
 )
 @serial
 def command(as_json: bool) -> int:
-    """List what SparseTensor.solve(b, backend=...) accepts, and what of it can be used here."""
+    """List what SparseTensor.solve(b, backend=...) accepts, and what of it can be used here.
+
+    The direct ones also factor a rank's own block: block_jacobi:factor=lu,backend=NAME, and
+    additive_schwarz alike.
+    """
     from hpc_sla.backends import BACKENDS
 
     if as_json:

@@ -186,7 +186,38 @@ class Factorization(ABC):
                 f"{self.backend} {self.method}: the solution is not finite; the matrix is "
                 "singular, or so nearly that its solution overflows"
             )
+        self._check(x, columns, transpose)
         return x.to(b.device, b.dtype).reshape(b.shape)
+
+    def apply(self, b: torch.Tensor, transpose: bool = False) -> torch.Tensor:
+        """`solve` for the inside of a loop that ranks run together. Local.
+
+        It raises nothing and, where the backend computes on b's device, does not wait for it: what
+        is not finite in b, and what a singular matrix makes of it, is so in the result.
+
+        Parameters
+        ----------
+        b : torch.Tensor [n] or [n, k]
+            float64 or float32; trusted to fit.
+        transpose : bool
+
+        Returns
+        -------
+        torch.Tensor like b
+            A new one, contiguous.
+        """
+        if b.numel() == 0:
+            return torch.empty_like(b)
+        columns = b.detach().to(self.device, self.dtype).reshape(self.n, -1)
+        try:
+            x = self._solve(columns, transpose)
+        except SingularMatrixError:
+            # One rank's alone: were it raised, the others would wait for this one for ever.
+            x = torch.full_like(columns, torch.nan)
+        return x.to(b.device, b.dtype).reshape(b.shape).contiguous()
+
+    def _check(self, x: torch.Tensor, b: torch.Tensor, transpose: bool) -> None:  # noqa: B027
+        """Raise SingularMatrixError where a backend knows that x is no solution, though finite."""
 
     @abstractmethod
     def _solve(self, b: torch.Tensor, transpose: bool) -> torch.Tensor:

@@ -95,18 +95,19 @@ class CuDss(Factorization):
         transpose = transpose and self.method == "lu"
         if transpose not in self._solvers:
             self._solvers[transpose] = self._factorised(self._matrix.transposed)
-        solver, replaced = self._solvers[transpose]
+        solver, _replaced = self._solvers[transpose]
         x = torch.empty_like(b)
         with torch.cuda.device_of(b):
             # One column at a time: a DirectSolver is made for right-hand sides of one shape.
             for j in range(b.shape[1]):
                 solver.reset_operands(b=b[:, j].contiguous())
                 x[:, j] = solver.solve()
-        if replaced:
-            self._check_residual(x, b, transpose)
         return x
 
-    def _check_residual(self, x: torch.Tensor, b: torch.Tensor, transpose: bool) -> None:
+    def _check(self, x: torch.Tensor, b: torch.Tensor, transpose: bool) -> None:
+        _solver, replaced = self._solvers[transpose and self.method == "lu"]
+        if not replaced:
+            return
         product = torch.empty_like(b)
         pattern = self._matrix.pattern
         (pattern.rmatmul if transpose else pattern.matmul)(self._matrix.values, x, product)

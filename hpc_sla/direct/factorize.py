@@ -23,6 +23,7 @@ def factorize(
     *,
     backend: str = "auto",
     method: str = "auto",
+    repeated: bool = False,
 ) -> Factorization:
     """Factorise a square sparse matrix that this process holds. Local.
 
@@ -42,6 +43,9 @@ def factorize(
         symmetric with a positive diagonal and the backend has it, which costs half of LU; the
         backend's general method otherwise, and where Cholesky finds the matrix indefinite.
         `auto` never takes `ldlt`, which does not pivot and so may fail or lose digits.
+    repeated : bool
+        Whether many solves will follow, one after the other, as of a preconditioner. On a GPU
+        without cuDSS `auto` then takes `triangular`: cuSOLVER factorises anew for each solve.
 
     Returns
     -------
@@ -71,7 +75,10 @@ def factorize(
             field="method",
             remedy=f"Choose one of auto, {', '.join(METHODS)}",
         )
-    chosen = _choose(local, method) if backend == "auto" else _named(backend, local, method)
+    if backend == "auto":
+        chosen = _choose(local, method, repeated)
+    else:
+        chosen = _named(backend, local, method)
     general = next(iter(m for m in chosen.methods if m not in _SYMMETRIC))
     if method != "auto":
         if method in _SYMMETRIC and not local.symmetric:
@@ -96,7 +103,7 @@ def _make(backend: Backend, local: LocalMatrix, method: str) -> Factorization:
     return backend.make(local, method)
 
 
-def _choose(local: LocalMatrix, method: str) -> Backend:
+def _choose(local: LocalMatrix, method: str, repeated: bool) -> Backend:
     if method != "auto":
         order = ["scipy", "eigen"]
     elif local.positive_diagonal and local.symmetric:
@@ -104,7 +111,7 @@ def _choose(local: LocalMatrix, method: str) -> Backend:
     else:
         order = ["scipy"]
     if local.values.device.type == "cuda":
-        order = ["cudss", "cusolver", *order]
+        order = ["cudss", *(["triangular", "cusolver"] if repeated else ["cusolver"]), *order]
     asked = None if method == "auto" else method
     able = [BACKENDS[n] for n in order if asked is None or asked in BACKENDS[n].methods]
     for backend in able:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hpc_sla.direct import cudss, cusolver, eigen, scipy
+from hpc_sla.direct import cudss, cusolver, eigen, scipy, triangular
 from hpc_sla.direct.base import Factorization, LocalMatrix
 
 
@@ -65,6 +65,14 @@ BACKENDS: dict[str, Backend] = {
             "symmetric positive definite matrices on the CPU",
             eigen.why_not,
             eigen.make,
+        ),
+        Backend(
+            "triangular",
+            ("cpu", "cuda"),
+            {"lu": "SuperLU's factor, applied by our own sweeps; on a GPU by levels"},
+            "many solves with one matrix, where a GPU has no cuDSS",
+            triangular.why_not,
+            triangular.make,
         ),
         Backend(
             "cudss",

@@ -36,20 +36,31 @@ class SuperLU(Factorization):
     backend = "scipy"
 
     def __init__(self, matrix: LocalMatrix) -> None:
-        from scipy.sparse.linalg import splu
-
         super().__init__(matrix, "lu", matrix.values.dtype, _CPU)
-        try:
-            self._lu = splu(matrix.to_csc())
-        except RuntimeError as error:
-            if "singular" not in str(error):
-                raise
-            raise SingularMatrixError(
-                "scipy lu: the matrix is singular: a pivot is zero"
-            ) from error
+        self._lu = superlu(matrix, self.backend)
 
     def _solve(self, b: torch.Tensor, transpose: bool) -> torch.Tensor:
         return torch.from_numpy(self._lu.solve(b.numpy(), trans="T" if transpose else "N"))
+
+
+def superlu(matrix: LocalMatrix, backend: str) -> Any:
+    """SciPy's SuperLU object, made for `backend`.
+
+    Raises
+    ------
+    SingularMatrixError
+        A pivot is zero.
+    """
+    from scipy.sparse.linalg import splu
+
+    try:
+        return splu(matrix.to_csc())
+    except RuntimeError as error:
+        if "singular" not in str(error):
+            raise
+        raise SingularMatrixError(
+            f"{backend} lu: the matrix is singular: a pivot is zero"
+        ) from error
 
 
 class Umfpack(Factorization):

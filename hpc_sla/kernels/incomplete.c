@@ -1,25 +1,21 @@
 /* Incomplete factorisations and their triangular solves on one thread. See incomplete.py, which
  * calls these and holds the plain versions they are tested against.
  *
- * A factor is one CSR array: the entries of row i before `diagonal[i]` belong to a unit lower
- * triangle L, those after it to an upper triangle U whose diagonal is kept inverted in `inverse`.
- * For L D L^T only the lower triangle is stored, and D is that diagonal. Columns ascend in a row.
+ * While it is made, a factor is one CSR array: the entries of row i before `diagonal[i]` belong to
+ * L, those after it to U, both with a diagonal of ones, and `inverse` becomes D^-1. Columns ascend
+ * in a row.
  */
 #include <math.h>
-#include <stdint.h>
 
-/* Columns of a block of vectors done at a time, in registers. */
-#define WIDTH 8
+#include "native.h"
 
 #define ROWS_UP for (int64_t i = 0; i < n; ++i)
-#define ROWS_DOWN for (int64_t i = n; i-- > 0;)
 #define LOWER for (int32_t p = indptr[i]; p < diagonal[i]; ++p)
-#define UPPER for (int32_t p = diagonal[i] + 1; p < indptr[i + 1]; ++p)
-#define COLUMNS for (int64_t j = 0; j < width; ++j)
 
 #define DEFINE(T, NAME)                                                                          \
-    /* ILU(0), in place on `values` (Saad, 2nd ed., algorithm 10.4). `where` holds n times -1.   \
-     * Returns -1, or the first row whose pivot is not larger than its `least`. */               \
+    /* ILU(0) as L D U, in place on `values` (Saad, 2nd ed., algorithm 10.4, U divided by its    \
+     * diagonal). `where` holds n times -1. Returns -1, or the first row whose pivot is not larger\
+     * than its `least`. */                                                                      \
     int64_t hpc_sla_ilu0_##NAME(int64_t n, int64_t k, const int32_t *restrict indptr,            \
                                 const int32_t *restrict diagonal,                                \
                                 const int32_t *restrict indices, T *restrict values,             \
@@ -34,11 +30,11 @@
             LOWER                                                                                \
             {                                                                                    \
                 const int32_t row = indices[p];                                                  \
-                const T factor = values[p] * inverse[row];                                       \
-                values[p] = factor;                                                              \
+                const T entry = values[p];                                                       \
+                values[p] = entry * inverse[row];                                                \
                 for (int32_t q = diagonal[row] + 1; q < indptr[row + 1]; ++q)                    \
                     if (where[indices[q]] >= 0)                                                  \
-                        values[where[indices[q]]] -= factor * values[q];                         \
+                        values[where[indices[q]]] -= entry * values[q];                          \
             }                                                                                    \
             for (int32_t p = indptr[i]; p < indptr[i + 1]; ++p)                                  \
                 where[indices[p]] = -1;                                                          \
@@ -46,6 +42,8 @@
             if (!(fabs((double)pivot) > (double)least[i]))                                       \
                 return i;                                                                        \
             inverse[i] = 1 / pivot;                                                              \
+            for (int32_t p = diagonal[i] + 1; p < indptr[i + 1]; ++p)                            \
+                values[p] *= inverse[i];                                                         \
         }                                                                                        \
         return -1;                                                                               \
     }                                                                                            \
@@ -87,105 +85,94 @@
         return -1;                                                                               \
     }                                                                                            \
                                                                                                  \
-    /* L x = b, from the first row. In all of these x and b may not overlap. */                  \
-    static void forward_##NAME(int64_t n, int64_t k, int64_t width,                              \
-                               const int32_t *restrict indptr, const int32_t *restrict diagonal, \
-                               const int32_t *restrict indices, const T *restrict values,        \
-                               const T *restrict b, T *restrict x)                               \
+    /* L D U x = b for one column. In each row the entry nearest to the diagonal comes last, and \
+     * where it is the row's that was solved just before, x there is taken from `before`: a chain\
+     * of such rows then waits for a register, not for what it has just written to memory. */    \
+    INLINE void column_##NAME(int64_t n, const int32_t *restrict lp, const int32_t *restrict li, \
+                              const T *restrict lower, const int32_t *restrict up,               \
+                              const int32_t *restrict ui, const T *restrict upper,               \
+                              const T *restrict d, const T *restrict b, T *restrict x)           \
+    {                                                                                            \
+        T before = 0;                                                                            \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            T sum = b[i];                                                                        \
+            int32_t p = lp[i];                                                                   \
+            const int32_t last = lp[i + 1] - 1;                                                  \
+            if (p <= last) {                                                                     \
+                for (; p < last; ++p)                                                            \
+                    sum -= lower[p] * x[li[p]];                                                  \
+                if (li[p] == i - 1)                                                              \
+                    sum -= lower[p] * before;                                                    \
+                else                                                                             \
+                    sum -= lower[p] * x[li[p]];                                                  \
+            }                                                                                    \
+            x[i] = before = sum;                                                                 \
+        }                                                                                        \
+        for (int64_t i = n; i-- > 0;) {                                                          \
+            T sum = d[i] * x[i];                                                                 \
+            const int32_t first = up[i], end = up[i + 1];                                        \
+            if (first < end) {                                                                   \
+                for (int32_t p = first + 1; p < end; ++p)                                        \
+                    sum -= upper[p] * x[ui[p]];                                                  \
+                if (ui[first] == i + 1)                                                          \
+                    sum -= upper[first] * before;                                                \
+                else                                                                             \
+                    sum -= upper[first] * x[ui[first]];                                          \
+            }                                                                                    \
+            x[i] = before = sum;                                                                 \
+        }                                                                                        \
+    }                                                                                            \
+    /* One row for `width` columns at once, whose chains run side by side. */                    \
+    INLINE void wide_##NAME(int64_t k, int64_t width, int32_t begin, int32_t end,                \
+                            const int32_t *restrict indices, const T *restrict values,           \
+                            const T *x, T *sum)                                                  \
+    {                                                                                            \
+        for (int32_t p = begin; p < end; ++p) {                                                  \
+            const T *from = x + indices[p] * k;                                                  \
+            for (int64_t j = 0; j < width; ++j)                                                  \
+                sum[j] -= values[p] * from[j];                                                   \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    INLINE void columns_##NAME(int64_t n, int64_t k, int64_t width, const int32_t *restrict lp,  \
+                               const int32_t *restrict li, const T *restrict lower,              \
+                               const int32_t *restrict up, const int32_t *restrict ui,           \
+                               const T *restrict upper, const T *restrict d, const T *b, T *x)   \
+    {                                                                                            \
+        T sum[WIDTH];                                                                            \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            for (int64_t j = 0; j < width; ++j)                                                  \
+                sum[j] = b[i * k + j];                                                           \
+            wide_##NAME(k, width, lp[i], lp[i + 1], li, lower, x, sum);                          \
+            for (int64_t j = 0; j < width; ++j)                                                  \
+                x[i * k + j] = sum[j];                                                           \
+        }                                                                                        \
+        for (int64_t i = n; i-- > 0;) {                                                          \
+            for (int64_t j = 0; j < width; ++j)                                                  \
+                sum[j] = d[i] * x[i * k + j];                                                    \
+            wide_##NAME(k, width, up[i], up[i + 1], ui, upper, x, sum);                          \
+            for (int64_t j = 0; j < width; ++j)                                                  \
+                x[i * k + j] = sum[j];                                                           \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    /* L D U x = b for CSR triangles L and U without their unit diagonals, d the inverse of D. x \
+     * and b may not overlap. */                                                                 \
+    CLONED void hpc_sla_ldu_solve_##NAME(int64_t n, int64_t k, const int32_t *restrict lp,       \
+                                         const int32_t *restrict li, const T *restrict lower,    \
+                                         const int32_t *restrict up, const int32_t *restrict ui, \
+                                         const T *restrict upper, const T *restrict d,           \
+                                         const T *restrict b, T *restrict x)                     \
     {                                                                                            \
         if (k == 1) {                                                                            \
-            ROWS_UP                                                                              \
-            {                                                                                    \
-                T sum = b[i];                                                                    \
-                LOWER sum -= values[p] * x[indices[p]];                                          \
-                x[i] = sum;                                                                      \
-            }                                                                                    \
+            column_##NAME(n, lp, li, lower, up, ui, upper, d, b, x);                             \
             return;                                                                              \
         }                                                                                        \
-        ROWS_UP                                                                                  \
-        {                                                                                        \
-            T sum[WIDTH];                                                                        \
-            COLUMNS sum[j] = b[i * k + j];                                                       \
-            LOWER COLUMNS sum[j] -= values[p] * x[indices[p] * k + j];                           \
-            COLUMNS x[i * k + j] = sum[j];                                                       \
-        }                                                                                        \
-    }                                                                                            \
-                                                                                                 \
-    /* U x = x, from the last row. */                                                            \
-    static void backward_##NAME(int64_t n, int64_t k, int64_t width,                             \
-                                const int32_t *restrict indptr,                                  \
-                                const int32_t *restrict diagonal,                                \
-                                const int32_t *restrict indices, const T *restrict values,       \
-                                const T *restrict inverse, T *restrict x)                        \
-    {                                                                                            \
-        if (k == 1) {                                                                            \
-            ROWS_DOWN                                                                            \
-            {                                                                                    \
-                T sum = x[i];                                                                    \
-                UPPER sum -= values[p] * x[indices[p]];                                          \
-                x[i] = sum * inverse[i];                                                         \
-            }                                                                                    \
-            return;                                                                              \
-        }                                                                                        \
-        ROWS_DOWN                                                                                \
-        {                                                                                        \
-            T sum[WIDTH];                                                                        \
-            COLUMNS sum[j] = x[i * k + j];                                                       \
-            UPPER COLUMNS sum[j] -= values[p] * x[indices[p] * k + j];                           \
-            COLUMNS x[i * k + j] = sum[j] * inverse[i];                                          \
-        }                                                                                        \
-    }                                                                                            \
-                                                                                                 \
-    /* L^T x = x, from the last row: once x_i is known, it leaves the equations before it. */    \
-    static void backward_transposed_##NAME(int64_t n, int64_t k, int64_t width,                  \
-                                           const int32_t *restrict indptr,                       \
-                                           const int32_t *restrict diagonal,                     \
-                                           const int32_t *restrict indices,                      \
-                                           const T *restrict values, T *restrict x)              \
-    {                                                                                            \
-        ROWS_DOWN LOWER COLUMNS x[indices[p] * k + j] -= values[p] * x[i * k + j];               \
-    }                                                                                            \
-                                                                                                 \
-    /* L U x = b. */                                                                             \
-    void hpc_sla_lu_solve_##NAME(int64_t n, int64_t k, const int32_t *indptr,                    \
-                                 const int32_t *diagonal, const int32_t *indices,                \
-                                 const T *values, const T *inverse, const T *b, T *x)            \
-    {                                                                                            \
         for (int64_t c = 0; c < k; c += WIDTH) {                                                 \
-            const int64_t width = k - c < WIDTH ? k - c : WIDTH;                                 \
-            forward_##NAME(n, k, width, indptr, diagonal, indices, values, b + c, x + c);        \
-            backward_##NAME(n, k, width, indptr, diagonal, indices, values, inverse, x + c);     \
-        }                                                                                        \
-    }                                                                                            \
-                                                                                                 \
-    /* U^T L^T x = b. */                                                                         \
-    void hpc_sla_lu_solve_transposed_##NAME(int64_t n, int64_t k, const int32_t *indptr,         \
-                                            const int32_t *diagonal, const int32_t *indices,     \
-                                            const T *values, const T *inverse, const T *b, T *x) \
-    {                                                                                            \
-        for (int64_t e = 0; e < n * k; ++e)                                                      \
-            x[e] = b[e];                                                                         \
-        for (int64_t c = 0; c < k; c += WIDTH, x += WIDTH) {                                     \
-            const int64_t width = k - c < WIDTH ? k - c : WIDTH;                                 \
-            ROWS_UP                                                                              \
-            {                                                                                    \
-                COLUMNS x[i * k + j] *= inverse[i];                                              \
-                UPPER COLUMNS x[indices[p] * k + j] -= values[p] * x[i * k + j];                 \
-            }                                                                                    \
-            backward_transposed_##NAME(n, k, width, indptr, diagonal, indices, values, x);       \
-        }                                                                                        \
-    }                                                                                            \
-                                                                                                 \
-    /* L D L^T x = b. */                                                                         \
-    void hpc_sla_ldlt_solve_##NAME(int64_t n, int64_t k, const int32_t *indptr,                  \
-                                   const int32_t *diagonal, const int32_t *indices,              \
-                                   const T *values, const T *inverse, const T *b, T *x)          \
-    {                                                                                            \
-        for (int64_t c = 0; c < k; c += WIDTH) {                                                 \
-            const int64_t width = k - c < WIDTH ? k - c : WIDTH;                                 \
-            forward_##NAME(n, k, width, indptr, diagonal, indices, values, b + c, x + c);        \
-            ROWS_UP for (int64_t j = c; j < c + width; ++j) x[i * k + j] *= inverse[i];          \
-            backward_transposed_##NAME(n, k, width, indptr, diagonal, indices, values, x + c);   \
+            if (k - c >= WIDTH)                                                                  \
+                columns_##NAME(n, k, WIDTH, lp, li, lower, up, ui, upper, d, b + c, x + c);      \
+            else                                                                                 \
+                columns_##NAME(n, k, k - c, lp, li, lower, up, ui, upper, d, b + c, x + c);      \
         }                                                                                        \
     }
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from hpc_sla.errors import InputError
@@ -68,6 +69,20 @@ class Block:
             indptr.astype(np.int32), columns.astype(np.int32), values, diagonal.astype(np.int32)
         )
 
+    @classmethod
+    def from_csr(cls, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray) -> Block:
+        """From int32 CSR arrays. Local.
+
+        As `from_entries`, but the arrays are kept where nothing has to be sorted or added.
+        """
+        n = len(indptr) - 1
+        rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(indptr))
+        diagonal = np.flatnonzero(indices == rows)
+        sorted_once = sp.csr_matrix((values, indices, indptr), shape=(n, n)).has_canonical_format
+        if not sorted_once or len(diagonal) < n or not values[diagonal].all():
+            return cls.from_entries(n, rows, indices, values.copy())
+        return cls(indptr, indices, values, diagonal.astype(np.int32))
+
     @property
     def n(self) -> int:
         return len(self.indptr) - 1
@@ -92,30 +107,58 @@ class Block:
 
     def is_symmetric(self) -> bool:
         """Whether it equals its transpose but for rounding; NaN equals anything."""
-        rows, columns = self.rows(), self.indices.astype(np.int64)
-        there, back = rows * self.n + columns, columns * self.n + rows
-        order = np.argsort(back, kind="stable")
-        if not np.array_equal(there, back[order]):
+        other = transpose(self.indptr, self.indices, self.values)
+        if not np.array_equal(self.indptr, other[0]) or not np.array_equal(self.indices, other[1]):
             return False
-        size = self.row_maxima()
+        if np.array_equal(self.values, other[2]):
+            return True
+        rows, columns, size = self.rows(), self.indices, self.row_maxima()
         allowed = 100 * np.finfo(self.values.dtype).eps * np.minimum(size[rows], size[columns])
         # A NaN is for the solver to see: it takes nothing from the symmetry of the rest.
         with np.errstate(invalid="ignore"):
-            return not np.any(np.abs(self.values - self.values[order]) > allowed)
+            return not np.any(np.abs(self.values - other[2]) > allowed)
+
+
+def transpose(
+    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The transpose of a square CSR matrix: its three arrays, columns ascending. Local."""
+    n = len(indptr) - 1
+    other = sp.csr_matrix((values, indices, indptr), shape=(n, n)).tocsc()
+    return other.indptr, other.indices, other.data
+
+
+@dataclass(frozen=True, eq=False)
+class Triangle:
+    """A triangular matrix in CSR whose diagonal is 1 and not stored, columns ascending.
+
+    Attributes
+    ----------
+    indptr, indices : int32 arrays [n + 1], [nnz]
+    values : float64 or float32 array [nnz]
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray
+
+    def transposed(self) -> Triangle:
+        return Triangle(*transpose(self.indptr, self.indices, self.values))
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The three arrays, without a copy."""
+        return [torch.from_numpy(a) for a in (self.indptr, self.indices, self.values)]
 
 
 class TriangularFactor:
-    """`L U` or `L D L^T`, ready to solve with.
+    """`L D U`, ready to solve with.
 
     Parameters
     ----------
-    matrix : Block
-        Its entries are the factor's: below the diagonal L, whose own diagonal is 1; above it U,
-        or nothing for `L D L^T`.
+    lower, upper : Triangle
+        L and U, or L alone where U is its transpose.
     inverse : array [n]
-        The inverse diagonal of U, or of D.
-    symmetric : bool
-        Whether it is `L D L^T`.
+        The diagonal of `D^-1`.
     device : torch.device
         Where the vectors are.
     shift : float
@@ -124,28 +167,21 @@ class TriangularFactor:
 
     def __init__(
         self,
-        matrix: Block,
+        lower: Triangle,
+        upper: Triangle | None,
         inverse: np.ndarray,
-        symmetric: bool,
         device: torch.device,
         shift: float = 0.0,
     ) -> None:
         self.shift = shift
-        self.symmetric = symmetric
+        self.symmetric = upper is None
         self.device = device
-        self._matrix = matrix
-        self._values = torch.from_numpy(matrix.values)
-        self._pointers = [
-            torch.from_numpy(matrix.indptr),
-            torch.from_numpy(matrix.diagonal),
-            torch.from_numpy(matrix.indices),
-            self._values,
-        ]
+        self._triangles = {False: (lower, lower.transposed() if upper is None else upper)}
         self.inverse = torch.from_numpy(inverse).to(device)
-        self._schedules: dict[tuple[str, bool], LevelSchedule] = {}
-        if device.type != "cpu" or not native.can_take(self._values):
-            self._schedule("L", False)
-            self._schedule("L" if symmetric else "U", symmetric)
+        self._tensors: dict[bool, list[torch.Tensor]] = {}
+        self._schedules: dict[bool, tuple[LevelSchedule, LevelSchedule]] = {}
+        if device.type != "cpu" or not native.can_take(self.inverse):
+            self._levels(False)
 
     def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> torch.Tensor:
         """Solve for b `[n]` or `[n, k]`, into `out` or a new tensor. Local.
@@ -154,38 +190,34 @@ class TriangularFactor:
         """
         b = b.contiguous()
         out = out if out.is_contiguous() else torch.empty_like(b)
+        transpose = transpose and not self.symmetric
         if native.can_take(b):
-            function = "ldlt_solve" if self.symmetric else "lu_solve"
-            if transpose and not self.symmetric:
-                function = "lu_solve_transposed"
-            native.call(function, b, b.shape[0], *self._pointers, self.inverse, b, out)
-        elif self.symmetric:
-            self._schedule("L", False).solve(b, None, out)
-            out.mul_(self.inverse if b.dim() == 1 else self.inverse.unsqueeze(1))
-            self._schedule("L", True).solve(out, None, out)
-        elif transpose:
-            self._schedule("U", True).solve(b, self.inverse, out)
-            self._schedule("L", True).solve(out, None, out)
+            if transpose not in self._tensors:
+                lower, upper = self._of(transpose)
+                self._tensors[transpose] = [*lower.tensors(), *upper.tensors()]
+            arrays = self._tensors[transpose]
+            native.call("ldu_solve", b, b.shape[0], *arrays, self.inverse, b, out)
         else:
-            self._schedule("L", False).solve(b, None, out)
-            self._schedule("U", False).solve(out, self.inverse, out)
+            lower_levels, upper_levels = self._levels(transpose)
+            lower_levels.solve(b, None, out)
+            upper_levels.solve(out, self.inverse, out)
         return out
 
-    def _schedule(self, triangle: str, transposed: bool) -> LevelSchedule:
-        """The levels of a triangle, its rows scaled to a unit diagonal. Made once, kept."""
-        key = (triangle, transposed)
-        if key not in self._schedules:
-            rows, columns = self._matrix.rows(), self._matrix.indices.astype(np.int64)
-            keep = columns < rows if triangle == "L" else columns > rows
-            rows, columns, values = rows[keep], columns[keep], self._matrix.values[keep]
-            if transposed:
-                order = np.argsort(columns, kind="stable")
-                rows, columns, values = columns[order], rows[order], values[order]
-            if triangle == "U":
-                values = values * self.inverse.cpu().numpy()[rows]
-            indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=self._matrix.n))])
-            self._schedules[key] = LevelSchedule(indptr, columns, values, self.device)
-        return self._schedules[key]
+    def _of(self, transpose: bool) -> tuple[Triangle, Triangle]:
+        """L and U, or those of `(L D U)^T = U^T D L^T`. Made once, kept."""
+        if transpose not in self._triangles:
+            lower, upper = self._triangles[False]
+            self._triangles[True] = (upper.transposed(), lower.transposed())
+        return self._triangles[transpose]
+
+    def _levels(self, transpose: bool) -> tuple[LevelSchedule, LevelSchedule]:
+        if transpose not in self._schedules:
+            lower, upper = (
+                LevelSchedule(t.indptr, t.indices, t.values, self.device)
+                for t in self._of(transpose)
+            )
+            self._schedules[transpose] = (lower, upper)
+        return self._schedules[transpose]
 
 
 def ilu0(matrix: Block, device: torch.device) -> TriangularFactor:
@@ -224,29 +256,49 @@ def _factorise(
     dtype = matrix.values.dtype
     eps = float(np.finfo(dtype).eps)
     diagonal = matrix.values[matrix.diagonal]
-    largest = matrix.row_maxima()
     # What a row's diagonal is measured by: itself, as that does not change with the scaling of a
     # symmetric matrix, unless it is next to nothing.
-    size = np.where(np.abs(diagonal) > eps * largest, np.abs(diagonal), largest)
-    size[size == 0] = 1  # an overlapping row whose entries lie above the diagonal
+    size = np.abs(diagonal)
+    if not (size.min(initial=np.inf) > eps * np.abs(matrix.values).max(initial=0)):
+        largest = matrix.row_maxima()
+        size = np.where(size > eps * largest, size, largest)
+        size[size == 0] = 1  # an overlapping row whose entries lie above the diagonal
     sign = np.where((diagonal < 0) & (not symmetric), -1, 1).astype(dtype)
     least = (_PIVOT * eps * size).astype(dtype)
     inverse = np.empty(matrix.n, dtype=dtype)
     if not np.isfinite(matrix.values).all():
         # Nothing to factor; the solver is to see it and say so.
-        return TriangularFactor(matrix, np.full_like(inverse, np.nan), symmetric, device)
+        inverse[:] = np.nan
+        return _ready(matrix, inverse, symmetric, device, 0.0)
     shift = 0.0
     while shift <= _LAST_SHIFT:
         trial = Block(matrix.indptr, matrix.indices, matrix.values.copy(), matrix.diagonal)
         trial.values[matrix.diagonal] += (shift * size * sign).astype(dtype)
         if _attempt(trial, kind, reference, inverse, least):
-            return TriangularFactor(trial, inverse, symmetric, device, shift)
+            return _ready(trial, inverse, symmetric, device, shift)
         shift = 2 * shift or _FIRST_SHIFT
     raise InputError(
         f"{kind} of a block of {matrix.n} rows breaks down even with its diagonal shifted",
         field="precond",
         remedy="Scale the matrix, or use factor=lu",
     )
+
+
+def _ready(
+    made: Block, inverse: np.ndarray, symmetric: bool, device: torch.device, shift: float
+) -> TriangularFactor:
+    """Take the factor apart into its triangles."""
+    rows = made.rows()
+    lower = _triangle(made, made.indices < rows, made.diagonal - made.indptr[:-1])
+    upper = None
+    if not symmetric:
+        upper = _triangle(made, made.indices > rows, made.indptr[1:] - made.diagonal - 1)
+    return TriangularFactor(lower, upper, inverse, device, shift)
+
+
+def _triangle(made: Block, keep: np.ndarray, counts: np.ndarray) -> Triangle:
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return Triangle(indptr, made.indices[keep], made.values[keep])
 
 
 def _attempt(
@@ -292,16 +344,17 @@ def ilu0_reference(
         row, columns = values[mine], indices[mine]
         for p in range(diagonal[i] - indptr[i]):
             k = columns[p]
-            row[p] *= inverse[k]
             upper = slice(diagonal[k] + 1, indptr[k + 1])
             _, here, there = np.intersect1d(
                 columns, indices[upper], assume_unique=True, return_indices=True
             )
             row[here] -= row[p] * values[upper][there]
+            row[p] *= inverse[k]
         pivot = values[diagonal[i]]
         if not abs(pivot) > least[i]:
             return i
         inverse[i] = 1 / pivot
+        row[diagonal[i] - indptr[i] + 1 :] *= inverse[i]
     return -1
 
 

@@ -34,9 +34,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "split": (3, 10, ctypes.c_int64),
     "ilu0": (2, 7, ctypes.c_int64),
     "ic0": (2, 7, ctypes.c_int64),
-    "lu_solve": (2, 7, None),
-    "lu_solve_transposed": (2, 7, None),
-    "ldlt_solve": (2, 7, None),
+    "ldu_solve": (2, 9, None),
 }
 """How many integers each takes, then how many pointers; and what it returns."""
 

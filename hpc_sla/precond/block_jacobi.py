@@ -7,7 +7,7 @@ import torch
 from hpc_sla.kernels.incomplete import Block
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
-from hpc_sla.precond.local_solve import FACTORS, check_factor
+from hpc_sla.precond.local_solve import check_factor, factor_options, make_factor
 
 
 class BlockJacobi(Preconditioner):
@@ -20,7 +20,11 @@ class BlockJacobi(Preconditioner):
     ----------
     A : DSparseMatrix
     factor : {"ilu0", "ic0", "lu"}
-        Incomplete LU or Cholesky without fill, or a sparse direct factor.
+        Incomplete LU or Cholesky without fill, or a sparse direct factor (of Cholesky where the
+        block and the backend allow it).
+    backend : str
+        Which of `hpc_sla.direct.BACKENDS` makes the direct factor; `auto` chooses by rank, see
+        `hpc_sla.direct.factorize`.
 
     Attributes
     ----------
@@ -31,20 +35,21 @@ class BlockJacobi(Preconditioner):
     Raises
     ------
     InputError
-        On every rank: an unknown factor, or a block that cannot be factorised.
+        On every rank: an unknown factor or backend, one that cannot be used here, or a block that
+        cannot be factorised.
     """
 
-    def __init__(self, A: DSparseMatrix, factor: str = "ilu0") -> None:
+    def __init__(self, A: DSparseMatrix, factor: str = "ilu0", backend: str = "auto") -> None:
         world = A.world
         with world.agree():
-            check_factor("block_jacobi", factor)
-        self.name = f"block_jacobi:factor={factor}"
+            check_factor("block_jacobi", factor, backend)
+        self.name = f"block_jacobi:{factor_options(factor, backend)}"
         self._belongs_to(A.layout.n_owned, A.values)
         owned = A.pattern.owned
-        arrays = (owned.rows(), owned.indices, A.pattern.owned_values(A.values.detach()))
-        block = Block.from_entries(A.layout.n_owned, *(t.cpu().numpy() for t in arrays))
+        arrays = (owned.indptr, owned.indices, A.pattern.owned_values(A.values.detach()))
+        block = Block.from_csr(*(t.cpu().numpy() for t in arrays))
         with world.agree():
-            self._factor = FACTORS[factor](block, A.device)
+            self._factor = make_factor(block, A.device, factor, backend)
         self.shift = world.max(self._factor.shift)
         self.symmetric = factor == "ic0" or world.sum(not block.is_symmetric()) == 0
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from hpc_sla.errors import InputError
-from hpc_sla.kernels.incomplete import Block, TriangularFactor, ic0, ilu0
+from hpc_sla.direct import BACKENDS, Factorization, factorize
+from hpc_sla.errors import InputError, SingularMatrixError
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.incomplete import Block, ic0, ilu0
+
+_INCOMPLETE = {"ilu0": ilu0, "ic0": ic0}
+FACTORS = (*_INCOMPLETE, "lu")
+"""The sub-solvers by name."""
 
 
 class LocalFactor(Protocol):
@@ -18,90 +23,76 @@ class LocalFactor(Protocol):
     shift: float
 
     def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> torch.Tensor:
-        """The solution for b `[n]` or `[n, k]`, in `out` or in a new tensor."""
+        """The solution for b `[n]` or `[n, k]`, in `out` or in a new tensor.
+
+        Raises nothing that depends on numbers: other ranks may be waiting.
+        """
 
 
-class SparseLU:
-    """SuperLU's factor of the block: a direct solve, with pivoting.
-
-    On a GPU the solves run there, by levels, with the factor that SuperLU made on the CPU.
-    """
+class DirectFactor:
+    """A factor of one of `hpc_sla.direct`'s backends."""
 
     shift = 0.0
 
-    def __init__(self, block: Block, device: torch.device) -> None:
-        self._factor = _superlu(block)
-        self._on_device: TriangularFactor | None = None
-        if device.type == "cpu" or self._factor is None:
-            return
-        import scipy.sparse as sp
-
-        lower, upper = self._factor.L, self._factor.U
-        both = (sp.tril(lower, -1) + upper).tocoo()
-        made = Block.from_entries(block.n, both.row, both.col, both.data)
-        inverse = (1 / upper.diagonal()).astype(block.values.dtype)
-        self._on_device = TriangularFactor(made, inverse, False, device)
-        # SuperLU's L U = Pr A Pc with (Pr b)[perm_r[i]] = b[i] and (Pc y)[i] = y[perm_c[i]].
-        self._rows = torch.from_numpy(self._factor.perm_r.astype(np.int64)).to(device)
-        self._columns = torch.from_numpy(self._factor.perm_c.astype(np.int64)).to(device)
+    def __init__(self, factorization: Factorization) -> None:
+        self._factorization = factorization
 
     def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> torch.Tensor:
-        if b.numel() == 0:
-            return out
-        if self._on_device is None:
-            x = self._factor.solve(b.numpy(), trans="T" if transpose else "N")
-            return torch.from_numpy(np.ascontiguousarray(x))
-        there, back = (self._columns, self._rows) if transpose else (self._rows, self._columns)
-        permuted = torch.empty_like(b).index_copy_(0, there, b)
-        solved = self._on_device.solve(permuted, torch.empty_like(b), transpose)
-        return torch.index_select(solved, 0, back, out=out)
+        return self._factorization.apply(b, transpose)
 
 
-def _superlu(block: Block):  # type: ignore[no-untyped-def]
-    """SciPy's factor, or None of no rows."""
-    if block.n == 0:
-        return None  # SuperLU does not take it
-    import scipy.sparse as sp
-    from scipy.sparse.linalg import splu
-
-    shape = (block.n, block.n)
-    matrix = sp.csr_matrix((block.values, block.indices, block.indptr), shape=shape)
-    try:
-        return splu(matrix.tocsc())
-    except RuntimeError as error:  # how SciPy says that it is singular
-        raise InputError(
-            f"a rank's block of {block.n} rows cannot be factorised: {error}",
-            field="precond",
-            remedy="Use factor=ilu0, which shifts its diagonal",
-        ) from error
-
-
-def lu(block: Block, device: torch.device) -> LocalFactor:
-    """A sparse direct factor. Local.
-
-    Raises
-    ------
-    InputError
-        The block is singular. **Local**: callers agree.
-    """
-    if not np.isfinite(block.values).all():
-        return ilu0(block, device)  # whose answer to that is NaN, for the solver to see
-    return SparseLU(block, device)
-
-
-FACTORS: dict[str, Callable[[Block, torch.device], LocalFactor]] = {
-    "ilu0": ilu0,
-    "ic0": ic0,
-    "lu": lu,
-}
-"""The sub-solvers by name."""
-
-
-def check_factor(kind: str, factor: str) -> None:
-    """Raise InputError unless `factor` is one of `FACTORS`. Local."""
+def check_factor(kind: str, factor: str, backend: str) -> None:
+    """Raise InputError unless the preconditioner `kind` can be made with these. Local."""
     if factor not in FACTORS:
         raise InputError(
             f"unknown factor {factor!r}",
             field=f"{kind}:factor",
             remedy=f"Choose one of {', '.join(FACTORS)}",
         )
+    if backend != "auto" and backend not in BACKENDS:
+        raise InputError(
+            f"unknown backend {backend!r}",
+            field=f"{kind}:backend",
+            remedy=f"Choose one of auto, {', '.join(BACKENDS)}",
+        )
+    if backend != "auto" and factor != "lu":
+        raise InputError(
+            f"factor={factor} has no backends",
+            field=f"{kind}:backend",
+            remedy="Leave it out, or use factor=lu",
+        )
+
+
+def factor_options(factor: str, backend: str) -> str:
+    """How a preconditioner's name tells them."""
+    return f"factor={factor}" + (f",backend={backend}" if factor == "lu" else "")
+
+
+def make_factor(block: Block, device: torch.device, factor: str, backend: str) -> LocalFactor:
+    """Factorise a rank's block. Local; `check_factor` has been passed.
+
+    Raises
+    ------
+    InputError
+        The block cannot be factorised so, or the backend cannot be used here. **Local**: callers
+        agree.
+    """
+    if factor in _INCOMPLETE:
+        return _INCOMPLETE[factor](block, device)
+    if not np.isfinite(block.values).all():
+        return ilu0(block, device)  # whose answer to that is NaN, for the solver to see
+    indptr, indices, values = (
+        torch.from_numpy(a).to(device) for a in (block.indptr, block.indices, block.values)
+    )
+    pattern = CsrPattern(indptr, indices, block.n)
+    try:
+        made = factorize(pattern, values, backend=backend, repeated=True)
+        # Some backends know of a singular matrix only by its solutions, and a loop is too late.
+        made.solve(torch.cos(torch.arange(block.n, dtype=values.dtype, device=device)))
+    except SingularMatrixError as error:
+        raise InputError(
+            f"a rank's block of {block.n} rows cannot be factorised: {error}",
+            field="precond",
+            remedy="Use factor=ilu0, which shifts its diagonal",
+        ) from error
+    return DirectFactor(made)

@@ -9,7 +9,7 @@ from hpc_sla.halo import HaloPlan
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
-from hpc_sla.precond.local_solve import FACTORS, check_factor
+from hpc_sla.precond.local_solve import check_factor, factor_options, make_factor
 from hpc_sla.precond.overlap import overlapping_block
 from hpc_sla.precond.workspace import Workspace
 
@@ -33,6 +33,8 @@ class AdditiveSchwarz(Preconditioner):
         At least 0, which is block Jacobi.
     type : {"restrict", "basic"}
     factor : {"ilu0", "ic0", "lu"}
+    backend : str
+        As of `BlockJacobi`.
 
     Attributes
     ----------
@@ -42,7 +44,8 @@ class AdditiveSchwarz(Preconditioner):
     Raises
     ------
     InputError
-        On every rank: options out of range, or a block that cannot be factorised.
+        On every rank: options out of range, or a block that cannot be factorised; as of
+        `BlockJacobi`.
     """
 
     def __init__(
@@ -51,10 +54,11 @@ class AdditiveSchwarz(Preconditioner):
         overlap: int = 1,
         type: str = "restrict",
         factor: str = "ilu0",
+        backend: str = "auto",
     ) -> None:
         world, n = A.world, A.layout.n_owned
         with world.agree():
-            check_factor("additive_schwarz", factor)
+            check_factor("additive_schwarz", factor, backend)
             if overlap < 0:
                 raise InputError(f"{overlap} is negative", field="additive_schwarz:overlap")
             if type not in TYPES:
@@ -63,7 +67,8 @@ class AdditiveSchwarz(Preconditioner):
                     field="additive_schwarz:type",
                     remedy=f"Choose one of {', '.join(TYPES)}",
                 )
-        self.name = f"additive_schwarz:overlap={overlap},type={type},factor={factor}"
+        options = f"overlap={overlap},type={type},{factor_options(factor, backend)}"
+        self.name = f"additive_schwarz:{options}"
         self._belongs_to(n, A.values)
         self._restrict = type == "restrict"
         rows, block = overlapping_block(A, overlap)
@@ -73,7 +78,7 @@ class AdditiveSchwarz(Preconditioner):
         self._below = int((rows < A.layout.start).sum())
         self._overlaps = world.sum(self._extra) > 0
         with world.agree():
-            self._factor = FACTORS[factor](block, A.device)
+            self._factor = make_factor(block, A.device, factor, backend)
         self.shift = world.max(self._factor.shift)
         symmetric = factor == "ic0" or world.sum(not block.is_symmetric()) == 0
         self.symmetric = symmetric and not (self._restrict and self._overlaps)

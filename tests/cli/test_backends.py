@@ -28,7 +28,7 @@ def test_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "eigenpy", None)
     assert main(["backends", "--json"]) == 0
     told = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["backends"]}
-    assert list(told) == ["torch", "scipy", "eigen", "cudss", "cusolver"]
+    assert list(told) == ["torch", "scipy", "eigen", "triangular", "cudss", "cusolver"]
     assert told["scipy"]["available"] is True and told["scipy"]["reason"] is None
     assert told["eigen"]["available"] is False and "eigenpy" in told["eigen"]["reason"]
     assert set(told["eigen"]["unavailable_methods"]) == {"llt", "ldlt", "lu"}

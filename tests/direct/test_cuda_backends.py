@@ -247,6 +247,15 @@ def test_cudss_singular(nvmath):
         ones.solve(torch.tensor([1.0, -1.0], dtype=torch.float64), transpose=True)
 
 
+def test_inside_a_loop_a_singular_matrix_is_a_nan_and_never_raised(nvmath, cupy):
+    b = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    ones = LocalMatrix.of(sp.csr_matrix(np.ones((2, 2))), None)
+    for transpose in (False, True):
+        # A replaced pivot: what solve() then refuses is for the Krylov method to judge.
+        assert bool(torch.isfinite(cudss.make(ones, "lu").apply(b, transpose)).all())
+        assert bool(cusolver.make(ones, "qr").apply(b, transpose).isnan().all())
+
+
 def test_cusolver_singular(cupy):
     ones = cusolver.make(LocalMatrix.of(sp.csr_matrix(np.ones((2, 2))), None), "qr")
     with pytest.raises(hs.SingularMatrixError, match="singular"):

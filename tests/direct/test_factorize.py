@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 import warnings
@@ -12,7 +13,9 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from hpc_sla.direct import BACKENDS, METHODS, factorize
+from hpc_sla.direct import BACKENDS, METHODS, Factorization, factorize
+from hpc_sla.direct.base import LocalMatrix
+from hpc_sla.direct.factorize import _choose
 from hpc_sla.kernels.csr import CsrPattern
 from tests.collective import random_matrix, spd_matrix
 
@@ -108,6 +111,56 @@ def test_auto_without_eigen(monkeypatch):
         factorize(spd_matrix(20, 2), backend="eigen")
     with pytest.raises(hs.HpcSlaError, match="no backend for 'ldlt'"):
         factorize(spd_matrix(20, 2), method="ldlt")
+
+
+@pytest.mark.parametrize(
+    ("missing", "once", "repeated"),
+    [
+        ((), "cudss", "cudss"),
+        (("cudss",), "cusolver", "triangular"),
+        (("cudss", "cusolver"), "scipy", "triangular"),
+    ],
+)
+def test_auto_on_a_gpu(monkeypatch, missing, once, repeated):
+    for name in ("cudss", "cusolver"):
+        reason = "hidden" if name in missing else None
+        backend = dataclasses.replace(BACKENDS[name], probe=lambda method, r=reason: r)
+        monkeypatch.setitem(BACKENDS, name, backend)
+    values = types.SimpleNamespace(device=torch.device("cuda"))
+    local = types.SimpleNamespace(values=values, positive_diagonal=False, symmetric=False)
+    assert _choose(local, "auto", False).name == once
+    assert _choose(local, "auto", True).name == repeated
+
+
+@pytest.mark.parametrize(("backend", "method"), CPU)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_apply_is_solve_without_its_judgement(backend, method, dtype):
+    pattern, values = pattern_of(suitable(method))
+    factors = factorize(pattern, values, backend=backend, method=method)
+    b = torch.from_numpy(np.random.default_rng(2).standard_normal((40, 3))).to(dtype)
+    for transpose in (False, True):
+        for rhs in (b, b[:, 0]):
+            x = factors.apply(rhs, transpose)
+            assert torch.equal(x, factors.solve(rhs, transpose)) and x.is_contiguous()
+        bad = b.clone()
+        bad[7, 1] = torch.nan
+        x = factors.apply(bad, transpose)
+        assert bool(x[:, 1].isnan().any()) and not bool(x[:, [0, 2]].isnan().any())
+    assert factors.apply(b[:, :0]).shape == (40, 0)
+
+
+def test_apply_raises_nothing_that_other_ranks_do_not():
+    class Failing(Factorization):
+        backend = "failing"
+
+        def _solve(self, b, transpose):
+            raise hs.SingularMatrixError("found only now")
+
+    local = LocalMatrix.of(nonsymmetric(), None)
+    factors = Failing(local, "lu", torch.float64, torch.device("cpu"))
+    assert bool(factors.apply(torch.ones(40, 2)).isnan().all())
+    with pytest.raises(hs.SingularMatrixError, match="only now"):
+        factors.solve(torch.ones(40))
 
 
 def test_a_badly_scaled_nonsymmetric_matrix_is_not_taken_for_symmetric():

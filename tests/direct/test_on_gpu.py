@@ -12,7 +12,11 @@ from hpc_sla.direct import BACKENDS, factorize
 from hpc_sla.kernels.csr import CsrPattern
 from tests.collective import random_matrix, spd_matrix
 
-ON_GPU = [b for b in BACKENDS.values() if "cuda" in b.devices and b.available()]
+ON_GPU = [
+    b
+    for b in BACKENDS.values()
+    if torch.cuda.is_available() and "cuda" in b.devices and b.available()
+]
 GPU = [(b.name, m) for b in ON_GPU for m in b.methods if b.available(m)]
 pytestmark = pytest.mark.skipif(not GPU, reason="no GPU, or no direct solver for one")
 
@@ -58,7 +62,8 @@ def test_the_smallest(backend, method, n):
     assert torch.equal(factors.solve(ones(n)), ones(n) / 4)
 
 
-@pytest.mark.parametrize("backend", [b.name for b in ON_GPU])
+# To SuperLU a pivot of rounding errors is one as good as any, here as on the CPU.
+@pytest.mark.parametrize("backend", [b.name for b in ON_GPU if b.name != "triangular"])
 @pytest.mark.parametrize(
     "matrix",
     [

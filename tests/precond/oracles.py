@@ -84,7 +84,7 @@ def _factored(block, factor):
     return np.linalg.inv(L @ L.T)
 
 
-def _schwarz(a, offsets, overlap=1, type="restrict", factor="ilu0"):
+def _schwarz(a, offsets, overlap=1, type="restrict", factor="ilu0", backend="auto"):
     total = np.zeros_like(a)
     for first, last in zip(offsets[:-1], offsets[1:], strict=True):
         own = np.arange(first, last)
@@ -99,7 +99,7 @@ def _schwarz(a, offsets, overlap=1, type="restrict", factor="ilu0"):
     return total
 
 
-def _block_jacobi(a, offsets, factor="ilu0"):
+def _block_jacobi(a, offsets, factor="ilu0", backend="auto"):
     return _schwarz(a, offsets, 0, "basic", factor)
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from hpc_sla.direct.triangular import TriangularLU
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.incomplete import TriangularFactor
 from hpc_sla.kernels.levels import Level, LevelSchedule
 from hpc_sla.precond import AdditiveSchwarz, BlockJacobi, Chebyshev, Jacobi, Polynomial
-from hpc_sla.precond.local_solve import SparseLU
+from hpc_sla.precond.local_solve import DirectFactor
 from hpc_sla.precond.workspace import Workspace
 from tests.core.test_cuda_by_construction import N_HALO, N_OWNED, _int, _pattern, _vector
 
@@ -43,7 +44,7 @@ def _schedule(n):
 
 
 def _factor(n, symmetric=False):
-    schedules = {(triangle, t): _schedule(n) for triangle in "LU" for t in (False, True)}
+    schedules = {transpose: (_schedule(n), _schedule(n)) for transpose in (False, True)}
     return _bare(TriangularFactor, symmetric=symmetric, inverse=_values(n), _schedules=schedules)
 
 
@@ -74,7 +75,16 @@ def _schwarz(restrict):
 
 def _lu():
     long = torch.zeros(N_OWNED, dtype=torch.int64, device="cuda")
-    return _bare(SparseLU, _factor=object(), _on_device=_factor(N_OWNED), _rows=long, _columns=long)
+    made = _bare(
+        TriangularLU,
+        n=N_OWNED,
+        dtype=torch.float64,
+        device=long.device,
+        _factor=_factor(N_OWNED),
+        _rows=long,
+        _columns=long,
+    )
+    return DirectFactor(made)
 
 
 MAKE = {

@@ -31,6 +31,7 @@ SPECS = [
     "polynomial:degree=0",
     "block_jacobi:factor=ic0",
     "block_jacobi:factor=lu",
+    "block_jacobi:factor=lu,backend=triangular",
     "additive_schwarz:overlap=0",
     "additive_schwarz:overlap=2,factor=lu",
     "additive_schwarz:type=basic",

@@ -65,6 +65,8 @@ def test_options_are_parsed_to_the_types_of_their_defaults():
         ("polynomial:degree=-1", "negative"),
         ("block_jacobi:factor=qr", "unknown factor 'qr'.*ilu0, ic0, lu"),
         ("additive_schwarz:factor=qr", "unknown factor 'qr'.*ilu0, ic0, lu"),
+        ("block_jacobi:factor=lu,backend=magic", "unknown backend 'magic'.*auto, scipy, eigen"),
+        ("additive_schwarz:backend=scipy", "factor=ilu0 has no backends.*factor=lu"),
         ("additive_schwarz:overlap=-1", "negative"),
         ("additive_schwarz:type=none", "unknown type 'none'.*restrict, basic"),
     ],
