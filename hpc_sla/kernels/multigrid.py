@@ -166,12 +166,14 @@ def triple_product(
         return _matrix(product.data, product.indices, product.indptr, columns)
     indptr = np.zeros(n + 1, dtype=np.int32)
     capacity = 2 * (owned.nnz + halo.nnz) + 64
-    indices, values = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=owned.dtype)
+    # The loop works in the dtype of its first array: P's may be wider than A's.
+    dtype = transposed.dtype
+    indices, values = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=dtype)
     m, done = owned.shape[1], 0
     everything = m + halo.shape[1]
     # Memory that is never written to is never there, so that there is room for any row.
     row = (np.zeros(everything, np.int32), np.empty(everything, np.int32))
-    row_values = np.empty(everything, dtype=owned.dtype)
+    row_values = np.empty(everything, dtype=dtype)
     while True:
         matrices = (transposed, owned, halo, P, P_there)
         arrays = [array for matrix in matrices for array in _arrays(matrix)]
