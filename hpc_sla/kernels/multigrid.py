@@ -120,6 +120,8 @@ def _prolongator_scipy(
 ) -> sp.csr_matrix:
     T_here, T_there = (_one_a_row(*part, columns) for part in (here, there))
     P = (T_here - sp.diags(damped) @ (owned @ T_here + halo @ T_there)).tocsr()
+    if P.nnz == 0:  # of nothing SciPy gives no maximum
+        return _matrix(P.data, P.indices, P.indptr, columns)
     size = abs(P)
     largest = size.max(axis=1).toarray().ravel()
     rows = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
