@@ -120,6 +120,8 @@ def _prolongator_scipy(
 ) -> sp.csr_matrix:
     T_here, T_there = (_one_a_row(*part, columns) for part in (here, there))
     P = (T_here - sp.diags(damped) @ (owned @ T_here + halo @ T_there)).tocsr()
+    if P.nnz == 0:  # of nothing SciPy gives no maximum
+        return _matrix(P.data, P.indices, P.indptr, columns)
     size = abs(P)
     largest = size.max(axis=1).toarray().ravel()
     rows = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
@@ -166,12 +168,14 @@ def triple_product(
         return _matrix(product.data, product.indices, product.indptr, columns)
     indptr = np.zeros(n + 1, dtype=np.int32)
     capacity = 2 * (owned.nnz + halo.nnz) + 64
-    indices, values = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=owned.dtype)
+    # The loop works in the dtype of its first array: P's may be wider than A's.
+    dtype = transposed.dtype
+    indices, values = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=dtype)
     m, done = owned.shape[1], 0
     everything = m + halo.shape[1]
     # Memory that is never written to is never there, so that there is room for any row.
     row = (np.zeros(everything, np.int32), np.empty(everything, np.int32))
-    row_values = np.empty(everything, dtype=owned.dtype)
+    row_values = np.empty(everything, dtype=dtype)
     while True:
         matrices = (transposed, owned, halo, P, P_there)
         arrays = [array for matrix in matrices for array in _arrays(matrix)]

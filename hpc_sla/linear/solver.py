@@ -25,8 +25,9 @@ from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import ColumnScaling, positive
 
-# b . b outside this range and its inverse would lose a residual's square to under- or overflow.
-_SQUARES = {torch.float64: 1e-200, torch.float32: 1e-16}
+# b . b outside this range and its inverse would lose a residual's square to under- or overflow, in
+# float32 as multigrid may work in it for either.
+_SQUARES = {torch.float64: 1e-16, torch.float32: 1e-16}
 
 
 def solve(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from typing import Any
 
 import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.vectors import copy_
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import as_operator
 from hpc_sla.precond.amg.cycle import Cycle
@@ -59,6 +61,12 @@ class AMG(Preconditioner):
         self._belongs_to(A.layout.n_owned, A.values)
         with A.world.agree():
             B = self._near_nullspace(A, near_nullspace)
+        vectors = A.world.comm.allgather(B.shape[1])
+        with A.world.agree():
+            if len(set(vectors)) > 1:
+                raise InputError(
+                    f"{min(vectors)} to {max(vectors)} vectors, by rank", field="near_nullspace"
+                )
         with torch.no_grad():
             self._hierarchy = Hierarchy(self._scaled(A), B, self.options)
         self._matrix = A
@@ -131,8 +139,8 @@ class AMG(Preconditioner):
         if given is None:
             return np.tile(np.eye(block_size), (n // block_size, 1))
         B = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
-        B = np.ascontiguousarray(B.reshape(n, -1) if B.ndim == 1 else B, dtype=np.float64)
-        if B.ndim != 2 or len(B) != n or not np.isfinite(B).all():
+        B = np.ascontiguousarray(B[:, None] if B.ndim == 1 else B, dtype=np.float64)
+        if B.ndim != 2 or len(B) != n or not B.shape[1] or not np.isfinite(B).all():
             raise InputError(
                 f"a near-nullspace of shape {B.shape} (or not finite) does not go with {n} rows",
                 field="near_nullspace",
@@ -180,16 +188,27 @@ class AMG(Preconditioner):
         if r.dtype != dtype:
             (b,) = self._work.like(r.new_empty((0, *r.shape[1:]), dtype=dtype))
             torch.mul(r, 1.0, out=b)
-        return torch.mul(cycle.apply(b), self._scale, out=out)
+        z = cycle.apply(b)
+        if self._scale == 1:
+            copy_(out, z)
+            return out
+        # In r's dtype: the cycle's may have no room for the scale.
+        return torch.mul(z.to(out.dtype), self._scale, out=out)
 
 
 def _scale(A: DSparseMatrix) -> float:
-    """A power of two that brings A into float32's range, 1 where it is inside. **Collective.**"""
+    """A power of two that brings A into float32's range, 1 where it is well inside. **Collective.**
+
+    Negative where the diagonal is: multigrid is for positive definite matrices, and -A is one
+    where A is negative definite.
+    """
     values = A.values.detach()
     largest = A.world.max(float(values.abs().max()) if values.numel() else 0.0)
-    if not 0 < largest < float("inf") or 1e-10 < largest < 1e10:
-        return 1.0
-    return 2.0 ** -round(float(np.log2(largest)))
+    negative = A.world.sum(int((A.diagonal().detach() < 0).sum())) == A.shape[0] > 0
+    sign = -1.0 if negative else 1.0
+    if not 0 < largest < math.inf or 1e-10 < largest < 1e10:
+        return sign
+    return sign * 2.0 ** min(-round(math.log2(largest)), 1000)
 
 
 def amg(A: DSparseMatrix, **options: Any) -> AMG:
