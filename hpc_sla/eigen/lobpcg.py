@@ -14,7 +14,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.linear.info import Status, worst
 
 _PATIENCE = 100
-"""Iterations without a residual smaller than ever before."""
+"""Iterations without a smaller residual, or values further towards the end, than ever before."""
 
 _MIXED = 1e-8
 """Squared part of a new direction outside the old ones, below which sums cannot tell it."""
@@ -86,7 +86,8 @@ class Lobpcg:
         self.iterations = 0
         self._history: list[list[float]] = []
         self._met: list[int | None] = [None] * self.k
-        self._best, self._best_at, self._last_claim = math.inf, 0, math.inf
+        self._best, self._lowest, self._best_at = math.inf, math.inf, 0
+        self._last_claim = math.inf
         self._R = torch.empty_like(start[:, : self.m].contiguous())
         self._rescale = torch.ones(self.m, dtype=problem.dtype, device=start.device)
 
@@ -156,8 +157,7 @@ class Lobpcg:
         largest = worst(relative[: self.k])
         if problem.callback:
             problem.callback(self.iterations, worst(norms[: self.k]))
-        if largest < self._best:
-            self._best, self._best_at = largest, self.iterations
+        self._watch(worst(norms[: self.k]))
         status: Status | None = None
         if not math.isfinite(largest):
             status = "not_finite"
@@ -168,6 +168,16 @@ class Lobpcg:
         elif self.iterations - self._best_at > _PATIENCE:
             status = "stagnated"
         return torch.tensor(relative) / problem.tol, status
+
+    def _watch(self, norm: float) -> None:
+        """Note when it last got better."""
+        total = self.problem.sign * float(self.values[: self.k].sum())
+        lower = self._lowest - total > 1e-8 * abs(total)
+        if norm < self._best or lower:
+            self._best_at = self.iterations
+        if lower:
+            self._lowest = total
+        self._best = min(self._best, norm)
 
     def _directions(self, active: torch.Tensor) -> None:
         """W = M^-1 R of the active pairs, in the space's room."""
