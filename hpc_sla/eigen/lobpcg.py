@@ -72,8 +72,8 @@ class Lobpcg:
         self.m, self.k = problem.m, problem.k
         start = problem.noise(self.m)
         self._seeded = 0 if x0 is None else x0.shape[1]
-        width = max(self.m, (self.m + self._seeded + 1) // 2)
-        self.space = Space(problem.A, problem.B, start, width)
+        width = self.m + max(self.m, self._seeded)
+        self.space = Space(problem.A, problem.B, start, width, self.m)
         self.space.keep(start)
         images = [self.space.A_kept] + ([] if problem.B is None else [self.space.B_kept])
         self.yardstick = Yardstick(problem, start, images)
@@ -210,7 +210,6 @@ class Lobpcg:
         ritz = rayleigh_ritz(gram_A, chosen, self.m, active, problem.sign)
         self.values = ritz.values
         space.combine(ritz.coefficients)
-        space.room(0)
 
     def _select(self, gram_B: torch.Tensor) -> Selection:
         space = self.space
