@@ -18,6 +18,8 @@ import torch
 
 from hpc_sla.adjoint.forms import Changes, Form, Theta
 from hpc_sla.errors import HpcSlaError
+from hpc_sla.reductions import Replicate
+from hpc_sla.world import World
 
 
 class Pencil(Protocol):
@@ -27,6 +29,7 @@ class Pencil(Protocol):
     B: Form | None
     split: int
     """How many of theta are A's."""
+    world: World
 
     def pairs(self, theta: Theta) -> tuple[torch.Tensor, torch.Tensor]:
         """(values [k], vectors [n_owned, k]). **Collective**; not differentiable."""
@@ -70,6 +73,8 @@ class _Pairs(torch.autograd.Function):
             return (None,) * (1 + len(theta))
         if C is None:
             assert g is not None
+            # For a second derivative: each rank's use of what is the same on all is a part.
+            g, values = (Replicate.apply(t, pencil.world) for t in (g, values))
             left_A, left_B = V * g, V * (-g * values)
         else:
             if g is None:

@@ -16,6 +16,9 @@ from hpc_sla.linear.info import Status, worst
 _PATIENCE = 100
 """Iterations without a smaller residual, or values further towards the end, than ever before."""
 
+_STALL = 5
+"""Iterations without progress after which the images are computed afresh."""
+
 _MIXED = 1e-8
 """Squared part of a new direction outside the old ones, below which sums cannot tell it."""
 
@@ -87,7 +90,7 @@ class Lobpcg:
         self._history: list[list[float]] = []
         self._met: list[int | None] = [None] * self.k
         self._best, self._lowest, self._best_at = math.inf, math.inf, 0
-        self._last_claim = math.inf
+        self._last_claim, self._refreshed_at = math.inf, 0
         self._R = torch.empty_like(start[:, : self.m].contiguous())
         self._rescale = torch.ones(self.m, dtype=problem.dtype, device=start.device)
 
@@ -102,6 +105,10 @@ class Lobpcg:
         status: Status | None = None
         active = everything
         while True:
+            if self.iterations - max(self._best_at, self._refreshed_at) >= _STALL:
+                # Of images that have drifted no residual gets smaller.
+                space.refresh()
+                self._refreshed_at = self.iterations
             squares = self._residuals()
             if not late:
                 ratios, status = self._judge(problem.all_sum(squares))

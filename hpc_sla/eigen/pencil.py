@@ -47,7 +47,7 @@ class EigenPencil:
         rtol: float,
     ) -> None:
         self.A, self.B = form_of(A), None if B is None else form_of(B)
-        self.split = len(parameters_of(A))
+        self.split, self.world = len(parameters_of(A)), A.layout.world
         self._matrices, self._set_up, self._x0, self._rtol = (A, B), set_up, x0, rtol
         self._found: Found | None = None
         self._problem: Problem | None = None
