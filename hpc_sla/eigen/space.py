@@ -40,9 +40,7 @@ class Space:
         self.A, self.B = A, B
         n = A.layout.n_owned
         images = 2 if B is None else 3
-        self._blocks = [
-            [like.new_empty((n, kept + new)) for _ in range(2)] for _ in range(images)
-        ]
+        self._blocks = [[like.new_empty((n, kept + new)) for _ in range(2)] for _ in range(images)]
         self._work = [like.new_empty(n * new) for _ in range(2)]
         self._turn = self._columns = self._joined = 0
         self.room(0)

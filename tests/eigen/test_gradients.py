@@ -110,7 +110,7 @@ def test_sums_over_clusters_and_the_spaces_they_span(world):
     """Each eigenvalue three times: what does not depend on the basis has a gradient."""
     A, _ = pair_of(world, clusters(), False)
     target = np.random.default_rng(8).standard_normal((len(dense(A)), 2))
-    w, V, info = hs.eigsh(A, k=6, tol=1e-11)
+    w, V, _ = hs.eigsh(A, k=6, tol=1e-11)
     np.testing.assert_allclose(w.detach()[:3].numpy(), w.detach()[0].item(), rtol=1e-10)
     products = world.all_sum(V.T @ spread(A.layout, target))
     loss = w[:3].sum() + 2.0 * w[3:].square().sum() + (products[:3] ** 2).sum()
@@ -129,7 +129,7 @@ def test_sums_over_clusters_and_the_spaces_they_span(world):
 def test_what_is_not_determined_raises(world, k):
     """The second eigenvalue of a square grid is there twice: inside, and cut off by k = 2."""
     A, _ = pair_of(world, poisson(12), False)
-    w, V, _ = hs.eigsh(A, k=k)
+    _, V, _ = hs.eigsh(A, k=k)
     loss = world.all_sum((V[:, 1] * torch.arange(A.layout.n_owned)).sum())
     with pytest.raises(hs.DegenerateEigenvaluesError, match="gap") as raised:
         loss.backward(retain_graph=True)
@@ -204,7 +204,7 @@ def test_parameters_of_an_operator(world):
         def matvec(self, x):
             return A @ x + world.replicate(shift) * x
 
-    w, _, info = hs.eigsh(Shifted(True), k=3)
+    w, _, _ = hs.eigsh(Shifted(True), k=3)
     (w * torch.tensor([1.0, 2.0, 4.0])).sum().backward()
     np.testing.assert_allclose(shift.grad.item(), 7.0, rtol=1e-10)
     with pytest.raises(hs.InputError, match="does not name"):
