@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hpc_sla.eigen.solver import eigsh as eigsh
     from hpc_sla.errors import AdjointSolveError as AdjointSolveError
+    from hpc_sla.errors import DegenerateEigenvaluesError as DegenerateEigenvaluesError
     from hpc_sla.errors import HpcSlaError as HpcSlaError
     from hpc_sla.errors import InputError as InputError
     from hpc_sla.errors import NotConvergedWarning as NotConvergedWarning
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdjointSolveError": "hpc_sla.errors",
     "DSparseMatrix": "hpc_sla.matrix",
+    "DegenerateEigenvaluesError": "hpc_sla.errors",
     "HpcSlaError": "hpc_sla.errors",
     "InputError": "hpc_sla.errors",
     "LinearOperator": "hpc_sla.operators",
@@ -35,6 +38,7 @@ _HOMES = {
     "SolveInfo": "hpc_sla.linear",
     "SparseTensor": "hpc_sla.sparse_tensor",
     "World": "hpc_sla.world",
+    "eigsh": "hpc_sla.eigen",
     "read_rhs": "hpc_sla.matrix",
     "solve": "hpc_sla.linear",
 }

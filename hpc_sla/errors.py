@@ -74,5 +74,27 @@ class AdjointSolveError(HpcSlaError):
         )
 
 
+class DegenerateEigenvaluesError(HpcSlaError):
+    """A gradient was wanted of eigenvectors that their eigenvalues do not tell apart.
+
+    Attributes
+    ----------
+    pairs : (int, int)
+        Which, counted from 0 in the order they were returned in; the second may be the one after
+        the last.
+    gap : float
+        Between the two eigenvalues.
+    """
+
+    def __init__(self, i: int, j: int, first: float, second: float) -> None:
+        self.pairs, self.gap = (i, j), abs(first - second)
+        super().__init__(
+            f"the gradient of an eigenvector needs a gap to the other eigenvalues: those of pairs "
+            f"{i} and {j}, {first:.6g} and {second:.6g}, differ by {self.gap:.1e}. Ask for all "
+            "pairs of the cluster, and use what depends on the space they span or on the sum of "
+            "their eigenvalues only."
+        )
+
+
 class NotConvergedWarning(RuntimeWarning):
     """A solver stopped before its tolerance; the message names its status."""

@@ -5,6 +5,7 @@ They are given the solver to call, so that they know no solver: see `System`.
 
 from __future__ import annotations
 
+from hpc_sla.adjoint.eigen import Pencil, eigenpairs
 from hpc_sla.adjoint.forms import Form, MatrixForm, NormalForm, OperatorForm
 from hpc_sla.adjoint.least_squares import LeastSquaresSystem, least_squares
 from hpc_sla.adjoint.linear import System, solve
@@ -18,8 +19,10 @@ __all__ = [
     "MatrixForm",
     "NormalForm",
     "OperatorForm",
+    "Pencil",
     "System",
     "Wanted",
+    "eigenpairs",
     "hidden_tensors",
     "least_squares",
     "solve",

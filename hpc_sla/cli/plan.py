@@ -62,33 +62,40 @@ def plan_run(
     output: str | None,
     ranks: int,
     solve_method: str | None = None,
+    kind: str = "result",
 ) -> Plan:
     """Look at everything that can be wrong before the long part of a run begins.
 
     Parameters
     ----------
     file : str or None
-        The matrix file; None makes the default problem in the current folder.
+        The matrix file, or a generator, from which one is made in the current folder as for None:
+        the default problem.
     rhs : str or None
         Its right-hand side; None for the only one, or ``ones``.
     output : str or None
-        The result file; None for ``<stem>.result.h5`` in the current folder, "" for none.
+        The result file; None for ``<stem>.<kind>.h5`` in the current folder, "" for none.
     ranks : int
         Parts of the default problem.
     solve_method : str or None
         Which solver is to run; None for a command that needs a square matrix with any.
+    kind : str
+        What is written: ``result``, or ``modes``, for which no right-hand side is needed.
     """
+    from hpc_sla.cli.prepare import names_generator
     from hpc_sla.storage.atomic import check_writable
     from hpc_sla.storage.matrix_file import MatrixFile
 
     made = ""
     if file is None:
-        made, file = DEFAULT_PROBLEM, make_default(ranks)
+        made, file = DEFAULT_PROBLEM, make_problem(DEFAULT_PROBLEM, ranks)
+    elif kind == "modes" and names_generator(file):
+        made, file = file, make_problem(file, ranks)
     with MatrixFile(file) as matrix:
         _check_shape(matrix, file, solve_method)
-        name = _choose_rhs(matrix, file, rhs)
+        name = "" if kind == "modes" else _choose_rhs(matrix, file, rhs)
         if output is None:
-            output = f"{Path(file).stem}.result.h5"
+            output = f"{Path(file).stem}.{kind}.h5"
         if output:
             _check_output(output, file)
             check_writable(output)
@@ -104,12 +111,12 @@ def plan_run(
         )
 
 
-def make_default(ranks: int) -> str:
-    """Partition the default problem into as many parts as ranks; return the file's name."""
+def make_problem(spec: str, ranks: int) -> str:
+    """Partition a generator's problem into as many parts as ranks; return the file's name."""
     from hpc_sla.cli.prepare import load_source, write_partitioned
 
-    path = f"{DEFAULT_PROBLEM.replace(':', '-').replace('=', '')}-p{ranks}.h5"
-    write_partitioned(load_source(DEFAULT_PROBLEM), path, ranks, "metis")
+    path = f"{spec.replace(':', '-').replace(',', '-').replace('=', '')}-p{ranks}.h5"
+    write_partitioned(load_source(spec), path, ranks, "metis")
     return path
 
 

@@ -43,7 +43,7 @@ def with_parameters(A: Any, theta: Theta) -> Any:
     return A
 
 
-def _form_of(A: Any) -> Form:
+def form_of(A: Any) -> Form:
     if isinstance(A, DSparseMatrix):
         return MatrixForm(A.pattern)
     if isinstance(A, TransposedMatrix):
@@ -82,7 +82,7 @@ class KrylovSystem:
         rtol: float,
         wanted: bool,
     ) -> None:
-        self.form = _form_of(A)
+        self.form = form_of(A)
         self._matrix, self._set_up = A, set_up
         self._maker, self._rtol, self._wanted = maker, rtol, wanted
         self._fallback = ""

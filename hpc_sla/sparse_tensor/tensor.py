@@ -348,6 +348,65 @@ class SparseTensor:
             x = for_each_system(solve_one, self._matrices(), self.shape[1], rhs.batch, *columns)
         return rhs.join(x), infos
 
+    def eigsh(
+        self, k: int = 6, which: str = "smallest", **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The k smallest or largest eigenpairs of a symmetric matrix, or of each of a batch.
+
+        As `hpc_sla.eigsh`, differentiable likewise.
+
+        Parameters
+        ----------
+        k : int
+        which : {"smallest", "largest"}
+        **options
+            Of `hpc_sla.eigsh`: `precond`, `tol`, `max_iterations`, `guard`, `adjoint_rtol`; for one
+            matrix also `x0` and `deflate` [n, m]. `B` is a SparseTensor on the same pattern, a
+            batch where this is one, or an operator on one matrix's layout.
+
+        Returns
+        -------
+        w : torch.Tensor [k] or [B, k]
+        V : torch.Tensor [n, k] or [B, n, k]
+
+        Raises
+        ------
+        InputError
+            Not square, not symmetric, options out of range.
+
+        Warns
+        -----
+        NotConvergedWarning
+            Where a pair did not converge. w and V are the best there are.
+        """
+        from hpc_sla.eigen import eigsh
+
+        B = options.pop("B", None)
+        masses: list[Any] = [B] * (self.batch_size or 1)
+        if isinstance(B, SparseTensor):
+            masses = self._on_same_pattern(B)
+        found = []
+        with torch.cuda.device_of(self.values):
+            for A, mass in zip(self._matrices(), masses, strict=True):
+                found.append(eigsh(A, k, which, B=mass, **options))
+        warn_unconverged([one for _, _, info in found for one in info.columns], stacklevel=2)
+        if self.batch_size is None:
+            w, V, _ = found[0]
+            return w, V
+        return torch.stack([w for w, _, _ in found]), torch.stack([V for _, V, _ in found])
+
+    def _on_same_pattern(self, B: SparseTensor) -> list[DSparseMatrix]:
+        same = B.shape == self.shape and B.nnz == self.nnz and B.batch_size == self.batch_size
+        if not (same and torch.equal(B._sparsity.key, self._sparsity.key)):
+            raise InputError(
+                "does not have the pattern and the batch of A",
+                field="B",
+                remedy="Store both with the same entries, explicit zeros among them",
+            )
+        pattern = self._sparsity.matrix
+        each = [B.values] if B.batch_size is None else list(B.values.unbind())
+        return [pattern.with_values(values) for values in each]
+
     def _matrices(self) -> list[DSparseMatrix]:
         """A DSparseMatrix for each member of the batch; one without a batch."""
         pattern = self._sparsity.matrix

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _HISTORY = "residual_history"
+_EIGENVALUES = "eigenvalues"
 MATRIX_GRADIENT = "matrix_gradient"
 """The group of a gradient with respect to the matrix: compressed rows in the user's order."""
 
@@ -67,8 +68,8 @@ class ResultWriter:
     ) -> None:
         if np.dtype(dtype) not in FLOATS:
             raise TypeError(f"results are float64 or float32, not {np.dtype(dtype)}")
-        if _HISTORY in names:
-            raise ValueError(f"{_HISTORY!r} is taken")
+        if taken := {_HISTORY, _EIGENVALUES}.intersection(names):
+            raise ValueError(f"{min(taken)!r} is taken")
         self.path = path
         self.n_rows = n_rows
         self._lengths = {name: (lengths or {}).get(name, n_rows) for name in names}
@@ -115,7 +116,12 @@ class ResultWriter:
         self._rows.append(counts, columns, values)
         self._output.check()
 
-    def finish(self, residual_history: Sequence[float], attributes: Mapping[str, Any]) -> None:
+    def finish(
+        self,
+        residual_history: Sequence[float],
+        attributes: Mapping[str, Any],
+        eigenvalues: Sequence[float] | None = None,
+    ) -> None:
         """Add the history and the attributes, then give the file its name.
 
         Parameters
@@ -125,6 +131,8 @@ class ResultWriter:
         attributes : dict
             Whatever repeats the run: options, versions, ranks, the input's digest. Numbers and
             text are kept as they are, anything else becomes JSON text.
+        eigenvalues : sequence of float, optional
+            In the order of the columns of `/modes`.
         """
         if self._pending is None:
             raise ValueError("the result is finished or abandoned already")
@@ -132,10 +140,14 @@ class ResultWriter:
             raise ValueError(f"not every row was written of {', '.join(short)}")
         if self._rows is not None and not self._rows.complete:
             raise ValueError(f"not every row was written of {MATRIX_GRADIENT}")
-        history = np.asarray(residual_history, dtype=np.float64)
-        item = self._output.create(_HISTORY, history.shape, history.dtype)
-        if history.size:
-            item[...] = history
+        small = {_HISTORY: residual_history}
+        if eigenvalues is not None:
+            small[_EIGENVALUES] = eigenvalues
+        for name, numbers in small.items():
+            array = np.asarray(numbers, dtype=np.float64)
+            item = self._output.create(name, array.shape, array.dtype)
+            if array.size:
+                item[...] = array
         root = {
             "format": attrs.RESULT_FORMAT,
             "version": attrs.VERSIONS[attrs.RESULT_FORMAT],
@@ -216,6 +228,8 @@ class Result:
         Every vector of the file, `x` among them.
     matrix_gradient : SciPy CSR array or None
         Of `python -m hpc_sla grad`: the gradient with respect to the matrix, on its pattern.
+    eigenvalues : ndarray [k] or None
+        Of `python -m hpc_sla eigsh`, whose vectors are the columns of `modes`.
     """
 
     x: np.ndarray
@@ -223,6 +237,7 @@ class Result:
     attributes: dict[str, Any]
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
     matrix_gradient: Any = None
+    eigenvalues: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -250,9 +265,18 @@ def read_result(path: str | os.PathLike[str]) -> Result:
             name: read_slab(file[name], 0, shape[0]) for name, shape in summary.shapes.items()
         }
         gradient = _matrix_gradient(file, summary.n_rows)
+        eigenvalues = None
+        if _EIGENVALUES in file:
+            item = dataset(file, _EIGENVALUES, FLOATS)
+            eigenvalues = read_slab(item, 0, item.shape[0], np.float64)
     first = next(iter(vectors.values()))
     return Result(
-        vectors.get("x", first), summary.residual_history, summary.attributes, vectors, gradient
+        vectors.get("x", first),
+        summary.residual_history,
+        summary.attributes,
+        vectors,
+        gradient,
+        eigenvalues,
     )
 
 
@@ -280,7 +304,8 @@ def _summary(file: h5py.File) -> ResultSummary:
     attrs.check_format(file, attrs.RESULT_FORMAT)
     n_rows = attrs.integer_attribute(file, "n_rows")
     history = dataset(file, _HISTORY, FLOATS)
-    names = [name for name in sorted(file) if name not in (_HISTORY, MATRIX_GRADIENT)]
+    others = (_HISTORY, _EIGENVALUES, MATRIX_GRADIENT)
+    names = [name for name in sorted(file) if name not in others]
     # A gradient with respect to the right-hand side has as many rows as the matrix.
     items = {
         name: dataset(

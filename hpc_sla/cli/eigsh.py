@@ -1,0 +1,244 @@
+"""``eigsh``: a few eigenpairs of a symmetric matrix, on all ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpc_sla.cli import exits, options
+from hpc_sla.cli.clock import Stages
+from hpc_sla.cli.session import open_world
+from hpc_sla.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hpc_sla.cli.plan import Plan
+    from hpc_sla.linear import SolveInfo
+    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.world import World
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of one run."""
+
+    k: int
+    which: str
+    precond: str
+    tol: float
+    max_iterations: int | None
+    guard: int | None
+
+
+@click.command("eigsh", short_help="A few eigenpairs of a symmetric matrix.")
+@click.argument("file", metavar="[FILE.h5|GENERATOR]", required=False)
+@click.option("-k", "k", type=int, default=6, show_default=True, help="How many pairs.")
+@click.option(
+    "--which",
+    type=click.Choice(["smallest", "largest"]),
+    default="smallest",
+    show_default=True,
+    help="Which end of the spectrum, algebraically.",
+)
+@click.option(
+    "--precond",
+    default="none",
+    show_default=True,
+    metavar="NAME[:OPTION=VALUE,...]",
+    help="Preconditioner, as for 'solve': amg for the smallest pairs of elliptic problems.",
+)
+@click.option(
+    "--tol",
+    type=float,
+    default=1e-8,
+    show_default=True,
+    help="Stop when ||A v - w v|| <= tol |w| ||v||, or at the level of rounding.",
+)
+@click.option("--max-iterations", type=int, help="Give up after so many. Default: 5000.")
+@click.option(
+    "--guard", type=int, help="Vectors beyond k to iterate on. Default: k / 5, at least 2."
+)
+@options.world_options
+@click.option(
+    "-o",
+    "--output",
+    metavar="RESULT.h5",
+    help="Default: <stem of FILE>.modes.h5 in the current folder.",
+)
+@options.json_option
+def command(
+    file: str | None,
+    k: int,
+    which: str,
+    precond: str,
+    tol: float,
+    max_iterations: int | None,
+    guard: int | None,
+    device: str,
+    transport: str,
+    output: str | None,
+    as_json: bool,
+) -> int:
+    """Find the k smallest or largest eigenvalues of the symmetric matrix in FILE.h5, by LOBPCG.
+
+    FILE.h5 is one made by 'partition'. From a generator (or without one, from the default 2D
+    Poisson problem) one is made first, in the current folder. The result file has /eigenvalues
+    and /modes [n, k] in your row order.
+
+    Exit codes: 0 all pairs converged, 1 failed, 2 bad input or usage, 3 not all converged (the
+    result is written all the same).
+    """
+    with open_world(device, transport) as world:
+        settings = Settings(k, which, precond, tol, max_iterations, guard)
+        return _eigsh(world, file, output, settings, as_json)
+
+
+def _eigsh(
+    world: World, file: str | None, output: str | None, settings: Settings, as_json: bool
+) -> int:
+    from hpc_sla.cli.plan import plan_run
+    from hpc_sla.cli.result import write_result
+    from hpc_sla.matrix import DSparseMatrix
+
+    _check(settings)
+    stages = Stages()
+    plan = world.on_root(lambda: plan_run(file, None, output, world.size, kind="modes"))
+    if plan.made and world.rank == 0:
+        print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
+    with stages("read"):
+        A = DSparseMatrix.from_hdf5(plan.path, world)
+    w, V, info = _run(A, settings, stages)
+    with stages("write"):
+        about = _attributes(world, plan, settings, info) if world.rank == 0 else {}
+        write_result(plan.output, A.layout, V, info.residual_history, about, w.tolist())
+    _report(A, w.tolist(), info, settings, plan, stages, as_json)
+    return exits.OK if info.converged else exits.NOT_CONVERGED
+
+
+def _check(settings: Settings) -> None:
+    """Refuse what needs no file to be seen. Loads torch."""
+    from hpc_sla.precond import parse
+
+    if settings.k < 1:
+        raise InputError(f"is {settings.k}", field="-k", remedy="Ask for one pair or more.")
+    if not 0 < settings.tol < 1:
+        raise InputError(
+            f"is {settings.tol:g}", field="--tol", remedy="Give a small positive number: 1e-8."
+        )
+    for field, number in (
+        ("--max-iterations", settings.max_iterations),
+        ("--guard", settings.guard),
+    ):
+        if number is not None and number < 0:
+            raise InputError(f"is {number}", field=field, remedy="Give 0 or more.")
+    try:
+        parse(settings.precond)
+    except InputError as error:
+        raise InputError(error.problem, field="--precond", remedy=error.remedy) from error
+
+
+def _run(
+    A: DSparseMatrix, settings: Settings, stages: Stages
+) -> tuple[torch.Tensor, torch.Tensor, SolveInfo]:
+    """With a live line, timing set-up and iteration apart. **Collective.**"""
+    import torch
+
+    from hpc_sla.eigen import eigsh
+    from hpc_sla.precond import make_preconditioner
+    from hpc_sla.report.progress import LiveLine
+
+    with stages("setup"):
+        M = make_preconditioner(settings.precond, A)
+    start = time.perf_counter()
+    with LiveLine(A.world.rank, 1.0, 0.0) as line, torch.no_grad():
+        w, V, info = eigsh(
+            A,
+            settings.k,
+            settings.which,
+            precond=M,
+            tol=settings.tol,
+            max_iterations=settings.max_iterations,
+            guard=settings.guard,
+            callback=line.callback,
+        )
+    stages.add("solve", time.perf_counter() - start)
+    return w, V, info
+
+
+def _attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) -> dict[str, Any]:
+    """What a result says about the run. Local."""
+    from hpc_sla.cli.provenance import provenance
+
+    def or_default(value: int | None) -> int | str:
+        return "default" if value is None else value
+
+    return {
+        "status": info.status,
+        "statuses": [one.status for one in info.columns],
+        "iterations": info.iterations,
+        "relative_residual": info.relative_residual,
+        "residual_norm": info.residual_norm,
+        "residual_norms": [one.residual_norm for one in info.columns],
+        "method": info.method,
+        "precond": info.precond,
+        "k": settings.k,
+        "which": settings.which,
+        "tol": settings.tol,
+        "max_iterations": or_default(settings.max_iterations),
+        "guard": or_default(settings.guard),
+        "ranks": world.size,
+        "device": world.device.type,
+        "transport": world.transport.name,
+        "input": os.path.abspath(plan.path),
+        "input_digest": plan.digest,
+        **provenance(),
+    }
+
+
+def _report(
+    A: DSparseMatrix,
+    values: list[float],
+    info: SolveInfo,
+    settings: Settings,
+    plan: Plan,
+    stages: Stages,
+    as_json: bool,
+) -> None:
+    """Print the JSON object or the tables, on rank 0. **Collective.**"""
+    from hpc_sla.report.memory import peak_rss_bytes
+    from hpc_sla.report.modes import print_modes
+    from hpc_sla.report.run import finite
+
+    world, nnz = A.world, A.nnz_global
+    told = world.gather_objects((stages.seconds(), peak_rss_bytes()))
+    if told is None:
+        return
+    slowest = {name: max(seconds[name] for seconds, _ in told) for name in told[0][0]}
+    summary = {
+        "status": info.status,
+        "iterations": info.iterations,
+        "relative_residual": finite(info.relative_residual),
+        "eigenvalues": [finite(value) for value in values],
+        "residual_norms": [finite(one.residual_norm) for one in info.columns],
+        "statuses": [one.status for one in info.columns],
+        "rows": A.layout.n_global,
+        "nnz": nnz,
+        "ranks": world.size,
+        "device": world.device.type,
+        "transport": world.transport.name,
+        "seconds": {name: slowest[name] for name in ("read", "setup", "solve", "write", "total")},
+        "peak_rss_bytes_max": max(peak for _, peak in told),
+        "result": plan.output,
+    }
+    if as_json:
+        print(json.dumps(summary))
+        return
+    how = f"{info.method} + {info.precond}, {settings.which} {settings.k}"
+    print_modes(summary, plan.path, how)

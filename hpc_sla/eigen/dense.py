@@ -1,0 +1,67 @@
+"""Small problems: the whole matrix on every rank, and LAPACK."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpc_sla.eigen.problem import Problem
+from hpc_sla.errors import InputError
+from hpc_sla.operators import Operator
+
+SMALL = 100
+"""Rows that are few, whatever the number of pairs."""
+
+
+def serves(n: int, constraints: int, m: int) -> bool:
+    """Whether the space is too small for a block of m vectors with two more beside it."""
+    return n - constraints <= max(5 * m, SMALL)
+
+
+def gathered_pairs(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, float | None]:
+    """Values [k] in double precision, this rank's rows of the vectors, and the value after.
+
+    **Collective.**
+
+    Raises
+    ------
+    InputError
+        On every rank: B is not positive definite.
+    """
+    layout, k = problem.A.layout, problem.k
+    A = _gathered(problem.A, problem.dtype)
+    n = len(A)
+    B = torch.eye(n, dtype=A.dtype) if problem.B is None else _gathered(problem.B, problem.dtype)
+    mine = slice(layout.start, layout.start + layout.n_owned)
+    basis = torch.eye(n, dtype=A.dtype)
+    if problem.constraints:
+        B_Y = torch.zeros((n, problem.constraints.count), dtype=A.dtype)
+        B_Y[mine] = problem.constraints.B_Y.double().cpu()
+        B_Y = problem.all_sum(B_Y.to(problem.A.device)).cpu()
+        basis = torch.linalg.qr(B_Y, mode="complete")[0][:, B_Y.shape[1] :].contiguous()
+    A, B = (basis.T @ matrix @ basis for matrix in (A, B))
+    lower, failed = torch.linalg.cholesky_ex(B)
+    if int(failed):
+        raise InputError("is not positive definite", field="B")
+    half = torch.linalg.solve_triangular(lower, A, upper=False)
+    small = torch.linalg.solve_triangular(lower, half.T, upper=False)
+    if not bool(small.isfinite().all()):
+        raise InputError("has entries that are not finite", field="A")
+    values, vectors = torch.linalg.eigh((small + small.T) * (0.5 * problem.sign))
+    vectors = basis @ torch.linalg.solve_triangular(lower.T, vectors[:, :k], upper=True)
+    following = float(problem.sign * values[k]) if len(values) > k else None
+    owned = vectors[mine].to(problem.A.device, problem.dtype).contiguous()
+    return problem.sign * values[:k], owned, following
+
+
+def _gathered(operator: Operator, dtype: torch.dtype) -> torch.Tensor:
+    """The matrix in stored order, symmetrised, in double precision. **Collective.**"""
+    layout = operator.layout
+    n = layout.n_global
+    columns = torch.zeros((layout.n_owned, n), dtype=dtype, device=operator.device)
+    columns[:, layout.start : layout.start + layout.n_owned].fill_diagonal_(1.0)
+    rows = torch.empty_like(columns)
+    operator(columns, rows)
+    parts = layout.world.comm.allgather(rows.double().cpu().numpy())
+    whole = torch.from_numpy(np.concatenate(parts))
+    return (whole + whole.T) * 0.5

@@ -1,0 +1,172 @@
+"""What derivatives of eigenvectors need: gaps that are there, and projected solves."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from hpc_sla.eigen.problem import Problem, apply
+from hpc_sla.eigen.space import inner
+from hpc_sla.errors import AdjointSolveError, DegenerateEigenvaluesError
+from hpc_sla.kernels.vectors import dot_into
+from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.methods import make_method
+from hpc_sla.linear.solver import Run
+from hpc_sla.operators import Operator
+from hpc_sla.precond import Preconditioner
+
+_ONE_SPACE = 1e-5
+"""How far, relative to its cotangents, a loss may tell the vectors of a cluster apart."""
+
+
+class Derivative:
+    """Of the pairs that a problem was solved for. **Collective** in all it does.
+
+    Parameters
+    ----------
+    problem : Problem
+    V : torch.Tensor [n_owned, k]
+    values, norms : list of float
+        Replicated: eigenvalues, and norms of their residuals.
+    following : float or None
+        The next eigenvalue, or what is known of it.
+    rtol : float
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        V: torch.Tensor,
+        values: list[float],
+        norms: list[float],
+        following: float | None,
+        rtol: float,
+    ) -> None:
+        self._problem, self._rtol = problem, rtol
+        self._V, self._B_V = V, problem.B_times(V)
+        self._values, self._norms, self._following = values, norms, following
+        self._B_norms = self._lengths(self._B_V)
+
+    def _lengths(self, x: torch.Tensor) -> list[float]:
+        squares = self._problem.all_sum(x.double().square().sum(dim=0))
+        return [math.sqrt(s) for s in squares.tolist()]
+
+    def _close(self, i: int, value: float, norm: float) -> bool:
+        """Whether rounding and residuals leave the order of two values open."""
+        mine = self._norms[i] / (self._B_norms[i] or 1.0)
+        size = max(abs(self._values[i]), abs(value))
+        known = 100 * max(mine, norm) + math.sqrt(torch.finfo(self._problem.dtype).eps) * size
+        return abs(self._values[i] - value) <= known
+
+    def within(self, C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """V^T C and the weights of pairs of V: see `hpc_sla.adjoint.eigen.Pencil`."""
+        V, k = self._V, len(self._values)
+        packed = torch.cat(
+            [inner(V, C).reshape(-1), *(x.double().square().sum(dim=0) for x in (V, C))]
+        )
+        host = self._problem.all_sum(packed).cpu()
+        M = host[: k * k].view(k, k)
+        v_norms, c_norms = host[k * k :].sqrt().split(k)
+        K = torch.zeros_like(M)
+        for i in range(k):
+            for j in range(i):
+                apart = float(M[j, i] - M[i, j])
+                gap = self._values[i] - self._values[j]
+                if self._close(i, self._values[j], self._norms[j] / (self._B_norms[j] or 1.0)):
+                    size = float(c_norms[i] * v_norms[j] + c_norms[j] * v_norms[i])
+                    if abs(apart) > _ONE_SPACE * size:
+                        raise DegenerateEigenvaluesError(j, i, self._values[j], self._values[i])
+                    continue  # the loss is of the space they span: the pair cancels
+                K[j, i] = K[i, j] = apart / (2 * gap)
+        return M.to(V), K.to(V)
+
+    def outside(self, C: torch.Tensor) -> tuple[torch.Tensor, SolveInfo | None]:
+        """-(A - lambda_i B)^+ c_i outside the span of V."""
+        c_norms = self._lengths(C)
+        right = self._from_images(C)
+        norms = self._lengths(right)
+        nothing = 1e3 * self._problem.eps
+        wanted = [i for i, norm in enumerate(norms) if norm > nothing * c_norms[i]]
+        after = self._following
+        for i in wanted:
+            felt = norms[i] > _ONE_SPACE * c_norms[i]
+            if felt and after is not None and self._close(i, after, 0.0):
+                raise DegenerateEigenvaluesError(i, len(norms), self._values[i], after)
+        Y = torch.zeros_like(C)
+        if not wanted:
+            return Y, None
+        which = torch.tensor(wanted, device=C.device)
+        shifts = torch.tensor([self._values[i] for i in wanted]).to(C)
+        run = Run(
+            _Shifted(self, shifts),
+            _Projected(self),
+            self._rtol,
+            0.0,
+            max(self._problem.max_iterations, 10_000),
+            None,
+        )
+        found, info = run.solve(make_method("minres"), -right.index_select(1, which), None)
+        if not info.converged:
+            raise AdjointSolveError(info)
+        Y.index_copy_(1, which, self._from_vectors(found))
+        return Y, info
+
+    # The projections: Q = 1 - V (B V)^T of vectors, its transpose of images
+
+    def _from_vectors(self, x: torch.Tensor) -> torch.Tensor:
+        part = self._problem.all_sum(inner(self._B_V, x)).to(x.dtype)
+        return torch.addmm(x, self._V, part, alpha=-1)
+
+    def _from_images(self, y: torch.Tensor) -> torch.Tensor:
+        part = self._problem.all_sum(inner(self._V, y)).to(y.dtype)
+        return torch.addmm(y, self._B_V, part, alpha=-1)
+
+
+class _Shifted(Operator):
+    """Q^T (A - lambda_i B), column i of a block by its own value."""
+
+    def __init__(self, of: Derivative, shifts: torch.Tensor) -> None:
+        A = of._problem.A
+        super().__init__(A.layout, A.columns, shifts.dtype, A.device)
+        self._of, self._shifts = of, shifts
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        dot: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        square: torch.Tensor | None = None,
+    ) -> None:
+        problem = self._of._problem
+        problem.A(x, out)
+        out.sub_(problem.B_times(x) * self._shifts)
+        out.copy_(self._of._from_images(out))
+        if dot is not None:
+            dot_into(dot, x if weights is None else weights, out)
+        if square is not None:
+            dot_into(square, out, out)
+
+    def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
+        self(y, out)
+
+    def diagonal(self) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class _Projected(Preconditioner):
+    """Q M^-1 Q^T: of residuals, which lie in the range of Q^T."""
+
+    symmetric = True
+
+    def __init__(self, of: Derivative) -> None:
+        self._of = of
+        self.name = of._problem.precond.name
+
+    def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        apply(self._of._problem.precond, r, out)
+        out.copy_(self._of._from_vectors(out))
+        return out
+
+    apply_transpose = apply

@@ -1,0 +1,296 @@
+"""eigsh: A x = lambda x and A x = lambda B x, A symmetric."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_sla import adjoint
+from hpc_sla.eigen.dense import serves
+from hpc_sla.eigen.pencil import EigenPencil
+from hpc_sla.eigen.problem import Callback, Constraints, Problem
+from hpc_sla.errors import InputError
+from hpc_sla.layout import RowLayout
+from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.systems import parameters_of
+from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.operators import LinearOperator, Operator, as_operator
+from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
+from hpc_sla.precond.scaling import positive
+
+WHICH = {"smallest": 1.0, "largest": -1.0}
+
+
+def eigsh(
+    A: DSparseMatrix | LinearOperator,
+    k: int = 6,
+    which: str = "smallest",
+    B: DSparseMatrix | LinearOperator | None = None,
+    precond: Any = None,
+    tol: float = 1e-8,
+    max_iterations: int | None = None,
+    x0: torch.Tensor | None = None,
+    deflate: torch.Tensor | None = None,
+    guard: int | None = None,
+    callback: Callback | None = None,
+    adjoint_rtol: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, SolveInfo]:
+    """Find eigenpairs of A x = lambda B x. **Collective**, in backward too.
+
+    A pair has converged when ||A v - lambda B v||_2 <= tol |lambda| ||B v||_2,
+    recomputed from v; or, where rounding lets none be that small (lambda = 0 of a singular A,
+    single precision), when it is at the level of rounding: see `hpc_sla.eigen.problem.Yardstick`.
+    Few rows (at most five times k + guard, or 100) are gathered for LAPACK instead.
+
+    Differentiable in the values of A and B: eigenvalues twice, at the cost of no solve the first
+    time; eigenvectors once, by one more solve with all of them as columns. The eigenvalues of a
+    cluster have a gradient in their sum (or another symmetric function of all of them), its
+    vectors in what depends on the space they span.
+
+    Parameters
+    ----------
+    A : DSparseMatrix or LinearOperator
+        Symmetric; definite or not.
+    k : int
+        Replicated. Pairs wanted, at most the number of rows less the vectors of `deflate`.
+    which : {"smallest", "largest"}
+        Algebraically. Pairs come in that order: ascending, or descending.
+    B : DSparseMatrix or LinearOperator, optional
+        Symmetric positive definite, in the layout of A. Default: the identity.
+    precond : str, callable or object with `apply`, optional
+        Symmetric and positive definite, an approximation of A, set up once: see
+        `hpc_sla.precond.make_preconditioner`. "amg" for the smallest pairs of elliptic problems;
+        for the largest pairs none helps. Default: none.
+    tol : float
+        Replicated; positive.
+    max_iterations : int, optional
+        Replicated. Default: 5000.
+    x0 : torch.Tensor [n_owned] or [n_owned, j], optional
+        Guesses, such as the vectors of a matrix nearby. Not modified. Without, and beside them,
+        the start is pseudo-random in the user's row numbers, the same on any number of ranks.
+    deflate : torch.Tensor [n_owned, c], optional
+        Eigenvectors already known; those found are B-orthogonal to them.
+    guard : int, optional
+        Replicated. How many vectors beyond k are iterated on, for convergence to depend on the
+        gap after those. Default: 2 or k / 5, the larger.
+    callback : callable(iteration, residual_norm), optional
+        Called on every rank, with the largest norm of the k.
+    adjoint_rtol : float, optional
+        Replicated. What the solves for derivatives of eigenvectors must reach. Default: tol, or
+        what the dtype allows.
+
+    Returns
+    -------
+    w : torch.Tensor [k]
+        Replicated: as `layout.dot`'s results, for a loss that every rank holds the same value of.
+    V : torch.Tensor [n_owned, k]
+        Per rank, with v_i . B v_j = 1 if i = j else 0. Each one's sign is fixed by a pseudo-random
+        vector, so that other ranks or a small change of A do not turn it.
+    info : SolveInfo
+        Replicated but for `seconds`. `info.columns` has one a pair, `relative_residual` relative
+        to what tol is; a pair that did not converge is not an exception. After a backward pass
+        through V `info.adjoint` tells of its solve.
+
+    Raises
+    ------
+    InputError
+        On every rank: A or B not symmetric, B not positive definite, options out of range, shapes
+        or dtypes that do not fit.
+    DegenerateEigenvaluesError
+        On every rank, in backward: the loss depends on vectors that their eigenvalues do not
+        determine.
+    AdjointSolveError
+        On every rank, in backward: the solve for the gradient did not converge.
+
+    Examples
+    --------
+    >>> import hpc_sla as hs, scipy.sparse as sp
+    >>> world = hs.World(device="cpu")
+    >>> matrix = sp.diags([float(i) for i in range(1, 301)], format="csr")
+    >>> A = hs.DSparseMatrix.from_scipy(matrix if world.rank == 0 else None, world)
+    >>> w, V, info = hs.eigsh(A, k=3)
+    >>> info.converged, [round(x, 6) for x in w.tolist()]
+    (True, [1.0, 2.0, 3.0])
+    """
+    started = time.perf_counter()
+    a, b = as_operator(A), None if B is None else as_operator(B)
+    if guard is None:
+        guard = max(2, k // 5)
+    if max_iterations is None:
+        max_iterations = 5000
+    x0, deflate = (t.unsqueeze(1) if t is not None and t.dim() == 1 else t for t in (x0, deflate))
+    with a.world.agree():
+        dtype = _dtype(a, b, x0, deflate)
+        _check(a, b, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
+    theta = (*parameters_of(A), *(() if B is None else parameters_of(B)))
+    wanted = adjoint.Wanted(theta)
+    _agree(a, (k, which, guard, dtype, _columns(x0), _columns(deflate), len(theta)), wanted)
+    _check_symmetric(a, b, dtype)
+    if adjoint_rtol is None:
+        adjoint_rtol = max(tol, 100 * torch.finfo(dtype).eps)
+
+    def set_up(plain_A: Any, plain_B: Any) -> Problem:
+        a, b = as_operator(plain_A), None if plain_B is None else as_operator(plain_B)
+        problem = Problem(
+            a, b, make_preconditioner(None, plain_A), k, k + guard, WHICH[which], tol,
+            max_iterations, dtype, callback=callback,
+        )  # fmt: skip
+        if deflate is not None:
+            problem.constraints = Constraints(problem, deflate)
+        known = problem.constraints.count if problem.constraints else 0
+        if k > a.n_global - known:
+            raise InputError(
+                f"{k} pairs are wanted of a matrix of {a.n_global} rows"
+                + (f", {known} of them known" if known else ""),
+                field="k",
+                remedy=f"Ask for {a.n_global - known} at most",
+            )
+        if any(wanted.gradients) or not serves(a.n_global, known, problem.m):
+            problem.precond = _precondition(precond, plain_A, a, dtype, any(wanted.gradients))
+        return problem
+
+    pencil = EigenPencil(A, B, set_up, x0, adjoint_rtol)
+    tensors = tuple(t for t in wanted.tensors if t is not None)
+    w, V = adjoint.eigenpairs(pencil, tensors)
+    if torch.is_grad_enabled():
+        for operator, own in ((A, tensors[: pencil.split]), (B, tensors[pencil.split :])):
+            _refuse_hidden(operator, a, V, own)
+    info = pencil.info
+    info.seconds = time.perf_counter() - started
+    return w, V, info
+
+
+def _precondition(
+    precond: Any, A: Any, operator: Operator, dtype: torch.dtype, gradient: bool
+) -> Preconditioner:
+    """**Collective.**"""
+    M = make_preconditioner(precond, A)
+    if isinstance(M, Jacobi):
+        M = positive(M)
+    with operator.world.agree():
+        M.check(operator.columns.n_owned, operator.dtype or dtype, operator.device)
+        if gradient and not M.symmetric:
+            raise InputError(
+                f"the gradient of eigenvectors needs a symmetric preconditioner, and {M.name} is "
+                "none",
+                field="precond",
+                remedy="Choose another",
+            )
+    return M
+
+
+def _columns(x: torch.Tensor | None) -> int | None:
+    return None if x is None else x.shape[1]
+
+
+def _dtype(a: Operator, b: Operator | None, *vectors: torch.Tensor | None) -> torch.dtype:
+    """That of whatever has one; float64 where nothing does."""
+    kinds = [a.dtype, None if b is None else b.dtype]
+    kinds += [None if v is None else v.dtype for v in vectors]
+    found = {kind for kind in kinds if kind is not None}
+    if len(found) > 1:
+        raise InputError(
+            f"{' and '.join(sorted(map(str, found)))} do not go together",
+            field="A, B, x0, deflate",
+            remedy="Make all of one dtype",
+        )
+    dtype = next(iter(found), torch.float64)
+    if dtype not in (torch.float64, torch.float32):
+        raise InputError(f"{dtype} is not supported", remedy="Use float64 or float32")
+    return dtype
+
+
+def _check(
+    a: Operator,
+    b: Operator | None,
+    k: int,
+    which: str,
+    tol: float,
+    max_iterations: int,
+    guard: int,
+    adjoint_rtol: float | None,
+    dtype: torch.dtype,
+    x0: torch.Tensor | None,
+    deflate: torch.Tensor | None,
+) -> None:
+    if not a.square:
+        raise InputError(f"a {a.shape[0]} x {a.shape[1]} matrix has no eigenvalues", field="A")
+    if which not in WHICH:
+        raise InputError(
+            f"{which!r} is unknown", field="which", remedy=f"Choose {' or '.join(WHICH)}"
+        )
+    for name, number, least in (("k", k, 1), ("guard", guard, 0)):
+        if number < least:
+            raise InputError(f"is {number}", field=name, remedy=f"Give {least} or more")
+    if max_iterations < 0:
+        raise InputError(f"{max_iterations} is negative", field="max_iterations")
+    for name, tolerance in (("tol", tol), ("adjoint_rtol", adjoint_rtol)):
+        if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+            raise InputError(
+                f"{tolerance} is not a tolerance", field=name, remedy="Give a positive number"
+            )
+    if b is not None and not (b.square and _same_rows(a.layout, b.layout)):
+        raise InputError(
+            "does not have its rows on the ranks, and in the order, in which A has them",
+            field="B",
+            remedy="Store both on one pattern, with explicit zeros, and use A.with_values, or pass "
+            "an operator on A.layout",
+        )
+    for name, block in (("x0", x0), ("deflate", deflate)):
+        if block is None:
+            continue
+        if block.dim() != 2 or block.shape[0] != a.layout.n_owned or not block.shape[1]:
+            raise InputError(
+                f"shape {tuple(block.shape)} is not this rank's [{a.layout.n_owned}, m]",
+                field=name,
+            )
+        if block.device != a.device:
+            raise InputError(f"is on {block.device} and the matrix on {a.device}", field=name)
+
+
+def _same_rows(a: RowLayout, b: RowLayout) -> bool:
+    return a is b or (np.array_equal(a.offsets, b.offsets) and np.array_equal(a.rows, b.rows))
+
+
+def _agree(a: Operator, mine: tuple[Any, ...], wanted: adjoint.Wanted) -> None:
+    """What ranks must have in common for their collectives to match. **Collective.**"""
+    told = a.world.comm.allgather((mine, wanted.mine))
+    if len({kind for kind, _ in told}) > 1:
+        raise InputError(
+            "ranks differ in k, which, guard, the dtype, the columns of x0 or deflate, or in how "
+            "many parameters A and B have",
+            field="A",
+            remedy="Pass the same kind on every rank",
+        )
+    wanted.follow([wants for _, wants in told])
+
+
+def _check_symmetric(a: Operator, b: Operator | None, dtype: torch.dtype) -> None:
+    """**Collective.**"""
+    for name, operator in (("A", a), ("B", b)):
+        if operator is not None and not operator.symmetric(dtype):
+            raise InputError(
+                "is not symmetric, or not finite",
+                field=name,
+                remedy="Pass a symmetric matrix, such as (A + A^T) / 2",
+            )
+
+
+def _refuse_hidden(A: Any, operator: Operator, V: torch.Tensor, theta: tuple[Any, ...]) -> None:
+    """Refuse a matrix-free operator whose gradient would be lost without a word. **Collective.**"""
+    if A is None or isinstance(A, (DSparseMatrix, TransposedMatrix, Operator)):
+        return
+    with torch.enable_grad():
+        image = A.matvec(V.detach())
+    with operator.world.agree():
+        if hidden := adjoint.hidden_tensors(image, theta):
+            raise InputError(
+                f"{type(A).__name__}.matvec computes with {hidden} tensor(s) that require a "
+                "gradient and that its parameters() does not name",
+                field="A",
+                remedy="Name them there, detach them, or solve under torch.no_grad()",
+            )

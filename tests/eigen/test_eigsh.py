@@ -1,0 +1,257 @@
+"""eigsh: pairs beside LAPACK's, statuses that tell the truth, one reduction an iteration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import hpc_sla as hs
+from hpc_sla.eigen.problem import Constraints
+from tests.collective import PARTITIONS, dense, distribute, everywhere, full, spread
+from tests.eigen.pencils import MATRICES, SMALL, exact, grid, mass, neumann, poisson
+
+pytestmark = pytest.mark.mpi
+
+
+def on_pattern(A: hs.DSparseMatrix, matrix: sp.csr_matrix) -> hs.DSparseMatrix:
+    """Another matrix, of no more entries, on A's pattern."""
+    rows, columns = A.entries()
+    data = matrix.toarray()[rows, columns]
+    return A.with_values(torch.from_numpy(data.astype(str(A.dtype).removeprefix("torch."))))
+
+
+def check(A, w, V, info, k, which="smallest", B=None, rtol=1e-7):
+    """Against dense matrices that every rank holds."""
+    matrix = dense(A)
+    mass_matrix = np.eye(len(matrix)) if B is None else dense(B)
+    expected = exact(sp.csr_matrix(matrix), k, which, sp.csr_matrix(mass_matrix))
+    np.testing.assert_allclose(w.numpy(), expected, rtol=rtol, atol=rtol * abs(expected).max())
+    vectors = full(A.layout, V)
+    eps = torch.finfo(A.dtype).eps
+    assert abs(vectors.T @ mass_matrix @ vectors - np.eye(k)).max() < 1e3 * eps
+    residual = np.linalg.norm(matrix @ vectors - mass_matrix @ vectors * w.numpy(), axis=0)
+    told = [one.residual_norm for one in info.columns]
+    np.testing.assert_allclose(told, residual, rtol=1e-3, atol=100 * eps * np.linalg.norm(matrix))
+    assert len(info.columns) == k and all(one.converged for one in info.columns)
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_pairs_beside_lapack(any_world, name, which):
+    A = distribute(MATRICES[name](), any_world)
+    precond = "jacobi" if (name, which) == ("scaled", "smallest") else None
+    w, V, info = hs.eigsh(A, k=6, which=which, precond=precond)
+    assert info.method == "lobpcg" and info.converged and info.iterations > 3
+    check(A, w, V, info, 6, which)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_small_matrices_and_ranks_without_rows(world, name, partition):
+    A = distribute(SMALL[name](), world, partition)
+    k = min(3, A.shape[0])
+    for which in ("smallest", "largest"):
+        w, V, info = hs.eigsh(A, k=k, which=which)
+        assert info.method == "dense"
+        check(A, w, V, info, k, which)
+    with pytest.raises(hs.InputError, match="at most"):
+        hs.eigsh(A, k=A.shape[0] + 1)
+
+
+@pytest.mark.parametrize("precond", ["jacobi", "chebyshev", "additive_schwarz", "amg"])
+def test_preconditioners(world, precond):
+    A = distribute(grid(30, 34), world)
+    plain = hs.eigsh(A, k=4)[2]
+    w, V, info = hs.eigsh(A, k=4, precond=precond)
+    check(A, w, V, info, 4)
+    assert info.precond.startswith(precond)
+    assert info.iterations < (plain.iterations + 5 if precond == "jacobi" else 50)
+
+
+def test_singular_with_multigrid(world):
+    A = distribute(neumann(25, 20), world)
+    w, V, info = hs.eigsh(A, k=5, precond="amg")
+    check(A, w, V, info, 5)
+    assert abs(w[0]) < 1e-13 and info.iterations < 30
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+@pytest.mark.parametrize("precond", [None, "amg"])
+def test_generalised(world, which, precond):
+    matrix = grid(13, 11)
+    A = distribute(matrix, world)
+    B = on_pattern(A, mass(matrix))
+    w, V, info = hs.eigsh(A, k=5, which=which, B=B, precond=precond)
+    assert info.method == "lobpcg"
+    check(A, w, V, info, 5, which, B)
+    small = distribute(grid(4, 4), world)
+    B = on_pattern(small, mass(grid(4, 4)))
+    check(small, *hs.eigsh(small, k=5, which=which, B=B), 5, which, B)
+
+
+def test_many_pairs_and_no_guard(world):
+    A = distribute(poisson(24), world)
+    w, V, info = hs.eigsh(A, k=50, precond="amg")
+    assert info.method == "lobpcg"
+    check(A, w, V, info, 50)
+    w, V, info = hs.eigsh(A, k=3, precond="amg", guard=0)
+    check(A, w, V, info, 3)
+
+
+def test_single_precision(world):
+    A = distribute(grid(14, 16).astype(np.float32), world)
+    for precond in (None, "amg"):
+        w, V, info = hs.eigsh(A, k=4, precond=precond)
+        assert w.dtype == V.dtype == torch.float32
+        check(A, w, V, info, 4, rtol=1e-5)
+
+
+def test_given_vectors_are_deflated(world):
+    """The next pairs, one call after the other; an awkward basis of the first ones."""
+    matrix = grid(12, 13)
+    A = distribute(matrix, world)
+    B = on_pattern(A, mass(matrix))
+    expected = exact(matrix, 8, B=mass(matrix))
+    w, V, _ = hs.eigsh(A, k=4, B=B, tol=1e-10)
+    mixed = V @ torch.tensor(np.random.default_rng(3).standard_normal((4, 5)))
+    w, U, info = hs.eigsh(A, k=4, B=B, deflate=mixed)
+    assert info.converged
+    np.testing.assert_allclose(w.numpy(), expected[4:], rtol=1e-7)
+    assert abs(full(A.layout, V).T @ mass(matrix) @ full(A.layout, U)).max() < 1e-10
+    small = distribute(grid(4, 4), world)
+    _, V, _ = hs.eigsh(small, k=2)
+    w, _, _ = hs.eigsh(small, k=3, deflate=V)
+    np.testing.assert_allclose(w.numpy(), exact(grid(4, 4), 5)[2:], rtol=1e-12)
+
+
+def test_a_good_guess_saves_iterations(world):
+    A = distribute(grid(14, 15), world)
+    w, V, cold = hs.eigsh(A, k=3)
+    kept = V.clone()
+    again, _, warm = hs.eigsh(A, k=3, x0=V)
+    assert everywhere(world, torch.equal(V, kept))
+    assert warm.iterations < 0.6 * cold.iterations
+    np.testing.assert_allclose(again.numpy(), w.numpy(), rtol=1e-12)
+    hs.eigsh(A, k=3, x0=torch.cat([V[:, :1], V[:, :1]], dim=1))  # dependent
+    hs.eigsh(A, k=2, x0=V[:, 0])
+
+
+@pytest.mark.parametrize("precond", [None, "jacobi"])
+@pytest.mark.parametrize("generalised", [False, True])
+def test_one_reduction_an_iteration(world, precond, generalised, monkeypatch):
+    A = distribute(grid(18, 17), world)
+    B = on_pattern(A, mass(grid(18, 17))) if generalised else None
+    count = [0]
+    reduce = world.transport.all_reduce_sum
+
+    def counted(tensor):
+        count[0] += 1
+        reduce(tensor)
+
+    monkeypatch.setattr(world.transport, "all_reduce_sum", counted)
+
+    def after(iterations):
+        count[0] = 0
+        info = hs.eigsh(A, k=4, B=B, precond=precond, tol=1e-14, max_iterations=iterations)[2]
+        assert info.iterations == iterations and info.status == "max_iterations"
+        return count[0]
+
+    assert after(14) - after(4) == 10
+
+
+def test_one_exchange_for_all_columns(world, monkeypatch):
+    A = distribute(grid(18, 17), world)
+    widths = []
+    start = A.pattern.plan.start_exchange
+    monkeypatch.setattr(
+        A.pattern.plan, "start_exchange", lambda x: widths.append(tuple(x.shape[1:])) or start(x)
+    )
+
+    def after(iterations):
+        widths.clear()
+        hs.eigsh(A, k=4, tol=1e-14, max_iterations=iterations)
+        return len(widths)
+
+    assert after(14) - after(4) == 10 and (6,) in widths
+
+
+def test_statuses_tell_the_truth(world):
+    A = distribute(grid(20, 19), world)
+    w, V, info = hs.eigsh(A, k=5, max_iterations=12, tol=1e-3)
+    statuses = [one.status for one in info.columns]
+    assert info.status == "max_iterations" and info.iterations == 12
+    matrix, vectors = grid(20, 19), full(A.layout, V)
+    residual = np.linalg.norm(matrix @ vectors - vectors * w.numpy(), axis=0)
+    np.testing.assert_allclose([one.residual_norm for one in info.columns], residual, rtol=1e-6)
+    met = residual <= 1e-3 * abs(w.numpy())
+    assert [status == "converged" for status in statuses] == list(met)
+    assert not met.all()
+    heard = []
+    *_, info = hs.eigsh(A, k=2, callback=lambda i, r: heard.append(r))
+    assert len(heard) >= info.iterations and len(info.residual_history) >= info.iterations
+    # Beyond what rounding allows nothing is asked for.
+    *_, info = hs.eigsh(A, k=2, tol=1e-16)
+    assert info.converged and max(one.residual_norm for one in info.columns) < 1e-13
+
+
+def test_matrix_free(world):
+    A = distribute(grid(12, 17), world)
+
+    class Shifted:
+        layout, dtype = A.layout, torch.float64
+
+        def matvec(self, x):
+            return A @ x + x
+
+        def diagonal(self):
+            return A.diagonal() + 1
+
+    w, _, info = hs.eigsh(Shifted(), k=3, precond="jacobi")
+    assert info.converged
+    np.testing.assert_allclose(w.numpy(), exact(grid(12, 17), 3) + 1, rtol=1e-9)
+
+
+def test_bad_input(world):
+    A = distribute(grid(12, 10), world)
+    skew = distribute(sp.csr_matrix(sp.triu(grid(12, 10))), world)
+    negative = on_pattern(A, -1.0 * sp.eye_array(120).tocsr())
+    mixed = on_pattern(A, sp.csr_matrix(sp.diags_array(np.linspace(-1, 1, 120))))
+    short = torch.ones((A.layout.n_owned + 1, 2), dtype=torch.float64)
+    for options, told in [
+        ({"k": 0}, "k: is 0"),
+        ({"guard": -1}, "guard"),
+        ({"which": "middle"}, "which"),
+        ({"tol": 0.0}, "tol"),
+        ({"B": negative}, "positive definite"),
+        ({"B": mixed, "k": 3}, "positive definite"),
+        ({"B": skew}, "B:"),
+        ({"x0": short}, "x0"),
+        ({"deflate": short}, "deflate"),
+        ({"precond": "amgx"}, "amgx"),
+    ]:
+        with pytest.raises(hs.InputError, match=told):
+            hs.eigsh(A, **{"k": 4, **options})
+    with pytest.raises(hs.InputError, match="not symmetric"):
+        hs.eigsh(skew)
+    if world.size > 1:
+        with pytest.raises(hs.InputError, match="ranks differ"):
+            hs.eigsh(A, k=2 + (world.rank == 1))
+
+
+def test_constraints_are_orthonormal(world):
+    """However long and dependent the vectors given."""
+    from hpc_sla.eigen.problem import Problem
+    from hpc_sla.operators import as_operator
+    from hpc_sla.precond.base import Identity
+
+    A = distribute(grid(10, 10), world)
+    problem = Problem(as_operator(A), None, Identity(), 1, 2, 1.0, 1e-8, 10, torch.float64)
+    rng = np.random.default_rng(8)
+    given = rng.standard_normal((100, 3)) * [1e-8, 1.0, 1e9]
+    given = np.concatenate([given, given[:, :1] * 7, np.zeros((100, 1))], axis=1)
+    found = Constraints(problem, spread(A.layout, given))
+    Y = full(A.layout, found.Y)
+    assert found.count == 3
+    np.testing.assert_allclose(Y.T @ Y, np.eye(3), atol=1e-14)
