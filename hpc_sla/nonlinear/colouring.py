@@ -138,8 +138,9 @@ def _column_graph(A: DSparseMatrix) -> tuple[sp.csr_array, np.ndarray]:
     order = np.argsort(owner, kind="stable")
     ranks, starts = np.unique(owner[order], return_index=True)
     parts = np.split(away[:, order], starts[1:], axis=1) if len(ranks) else []
-    told = world.sparse_exchange({int(r): part for r, part in zip(ranks, parts, strict=True)})
-    pairs = np.concatenate([np.stack([one[mine], other[mine]]), *told.values()], axis=1)
+    messages = {int(r): part.reshape(-1) for r, part in zip(ranks, parts, strict=True)}
+    told = [part.reshape(2, -1) for part in world.sparse_exchange(messages).values()]
+    pairs = np.concatenate([np.stack([one[mine], other[mine]]), *told], axis=1)
     pairs = pairs[:, pairs[0] != pairs[1]].astype(np.int64)
     start, stop = layout.start, layout.start + n
     foreign = (pairs[1] < start) | (pairs[1] >= stop)

@@ -143,15 +143,16 @@ class Placed:
         p0, p1 = int(cuts[world.rank]), int(cuts[world.rank + 1])
         around = problem.neighbours(p0, p1)
         inside = around >= 0
-        counts = np.repeat(inside.sum(axis=1) * block, block)
-        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        counts = inside.sum(axis=1) * block
+        starts = np.concatenate([[0], np.cumsum(counts)])
         columns = around[inside][:, None] * block + np.arange(block)
         # Each of a point's equations refers to all unknowns of the points around it.
         by_point = sp.csr_array(
-            (np.ones(columns.size), columns.reshape(-1), indptr[::block]),
+            (np.ones(columns.size), columns.reshape(-1), starts),
             shape=(p1 - p0, problem.n_rows),
         )
-        indices = by_point[np.repeat(np.arange(p1 - p0), block)].indices.astype(np.int64)
+        by_row = by_point[np.repeat(np.arange(p1 - p0), block)]
+        indptr, indices = by_row.indptr.astype(np.int64), by_row.indices.astype(np.int64)
         layout = RowLayout(world, cuts * block)
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
         data = np.zeros(len(indices), dtype=numpy_dtype)
