@@ -217,7 +217,7 @@ class JacobianSystem:
         equations, rtol = linear.equations, self._problem.rtol
         # A little tighter, since the exact products round otherwise.
         x, told = self._solve(linear, matrix, b, 0.9 * rtol)
-        r = b - (exact.rmatvec(x) if self._transpose else exact.matvec(x))
+        r = b - (exact.rmatvec(x) if self._back else exact.matvec(x))
         told.residual_norm = equations.norm(r)
         told.relative_residual = told.residual_norm / b_norm if b_norm else told.residual_norm
         if told.residual_norm <= rtol * b_norm:
@@ -231,12 +231,16 @@ class JacobianSystem:
     def _solve(
         self, linear: Linearisation, J: Any, b: torch.Tensor, rtol: float
     ) -> tuple[torch.Tensor, SolveInfo]:
-        M = linear.precond
-        operator = as_operator(J)
-        if not self._transpose or self._problem.one_way:
-            return linear.solve(operator, b, rtol, M)
+        M, operator = linear.precond, as_operator(J)
         assert M is not None
-        return linear.solve(operator.T, b, rtol, transposed(M))
+        if not self._back:
+            return linear.solve(operator, b, rtol, M)
+        return linear.solve(operator.T, b, rtol, M if self._problem.one_way else transposed(M))
+
+    @property
+    def _back(self) -> bool:
+        """Whether products are with J^T, which are the cheaper ones; of a symmetric J, always."""
+        return self._transpose or self._problem.one_way
 
     @property
     def T(self) -> JacobianSystem:
