@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hpc_sla.linear.solver import solve as solve
     from hpc_sla.matrix import DSparseMatrix as DSparseMatrix
     from hpc_sla.matrix import read_rhs as read_rhs
+    from hpc_sla.nonlinear import NonlinearInfo as NonlinearInfo
+    from hpc_sla.nonlinear.solver import nonlinear_solve as nonlinear_solve
     from hpc_sla.operators import LinearOperator as LinearOperator
     from hpc_sla.sparse_tensor import SparseTensor as SparseTensor
     from hpc_sla.world import World as World
@@ -32,6 +34,7 @@ _HOMES = {
     "HpcSlaError": "hpc_sla.errors",
     "InputError": "hpc_sla.errors",
     "LinearOperator": "hpc_sla.operators",
+    "NonlinearInfo": "hpc_sla.nonlinear",
     "NotConvergedWarning": "hpc_sla.errors",
     "RowLayout": "hpc_sla.layout",
     "SingularMatrixError": "hpc_sla.errors",
@@ -39,6 +42,7 @@ _HOMES = {
     "SparseTensor": "hpc_sla.sparse_tensor",
     "World": "hpc_sla.world",
     "eigsh": "hpc_sla.eigen",
+    "nonlinear_solve": "hpc_sla.nonlinear",
     "read_rhs": "hpc_sla.matrix",
     "solve": "hpc_sla.linear",
 }

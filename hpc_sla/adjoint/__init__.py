@@ -10,10 +10,13 @@ from hpc_sla.adjoint.forms import Form, MatrixForm, NormalForm, OperatorForm
 from hpc_sla.adjoint.least_squares import LeastSquaresSystem, least_squares
 from hpc_sla.adjoint.linear import System, solve
 from hpc_sla.adjoint.local import LocalPattern
+from hpc_sla.adjoint.nonlinear import Equation, JacobianForm, root
 from hpc_sla.adjoint.wanted import Wanted, hidden_tensors
 
 __all__ = [
+    "Equation",
     "Form",
+    "JacobianForm",
     "LeastSquaresSystem",
     "LocalPattern",
     "MatrixForm",
@@ -25,5 +28,6 @@ __all__ = [
     "eigenpairs",
     "hidden_tensors",
     "least_squares",
+    "root",
     "solve",
 ]

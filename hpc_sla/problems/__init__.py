@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from hpc_sla.errors import InputError
 from hpc_sla.problems.anisotropic import anisotropic2d
 from hpc_sla.problems.base import RHS_KINDS, Problem, parameter_text
+from hpc_sla.problems.bratu import bratu2d, bratu3d
 from hpc_sla.problems.convection import convection2d
+from hpc_sla.problems.diffusion import diffusion2d
 from hpc_sla.problems.distribute import distribute
 from hpc_sla.problems.elasticity import elasticity3d
 from hpc_sla.problems.graph import graph_laplacian
 from hpc_sla.problems.jumps import jumps2d
 from hpc_sla.problems.neumann import neumann2d
+from hpc_sla.problems.nonlinear import NonlinearProblem, NonlinearSystem
 from hpc_sla.problems.nullspace import project_out, rigid_body_modes
+from hpc_sla.problems.plaplacian import plaplacian2d
 from hpc_sla.problems.poisson import poisson2d, poisson3d
+from hpc_sla.problems.reaction import reaction2d
 from hpc_sla.problems.rhs import rhs_manufactured, rhs_ones
 from hpc_sla.problems.unstructured import unstructured3d
 
 __all__ = [
     "RHS_KINDS",
+    "NonlinearProblem",
+    "NonlinearSystem",
     "Problem",
     "distribute",
     "is_spec",
     "make",
+    "make_nonlinear",
     "names",
     "project_out",
     "rhs_manufactured",
@@ -34,6 +42,7 @@ __all__ = [
     "rigid_body_modes",
     "signatures",
     "summaries",
+    "summaries_nonlinear",
 ]
 
 _FAMILIES: dict[str, Callable[..., Problem]] = {
@@ -51,6 +60,10 @@ _FAMILIES: dict[str, Callable[..., Problem]] = {
     )
 }
 
+_NONLINEAR: dict[str, Callable[..., NonlinearProblem]] = {
+    family.__name__: family for family in (bratu2d, bratu3d, diffusion2d, plaplacian2d, reaction2d)
+}
+
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -61,13 +74,26 @@ def names() -> tuple[str, ...]:
 
 def signatures() -> tuple[str, ...]:
     """The generators with their parameters' defaults, such as ``poisson2d:n=256``."""
-    return tuple(f"{name}:{parameter_text(_defaults(name))}" for name in _FAMILIES)
+    return tuple(_summaries(_FAMILIES))
 
 
 def summaries() -> dict[str, str]:
     """Each generator with its defaults, as in `signatures`, and what it is in a line."""
-    lines = (inspect.getdoc(family) or "" for family in _FAMILIES.values())
-    return {text: line.splitlines()[0] for text, line in zip(signatures(), lines, strict=True)}
+    return _summaries(_FAMILIES)
+
+
+def summaries_nonlinear() -> dict[str, str]:
+    """The same of the nonlinear problems."""
+    return _summaries(_NONLINEAR)
+
+
+def _summaries(families: Mapping[str, Callable[..., Any]]) -> dict[str, str]:
+    return {
+        f"{name}:{parameter_text(_defaults(family))}": (inspect.getdoc(family) or "").splitlines()[
+            0
+        ]
+        for name, family in families.items()
+    }
 
 
 def is_spec(text: str) -> bool:
@@ -86,10 +112,21 @@ def make(spec: str) -> Problem:
         Unknown generator or parameter (the nearest name is suggested), or a value that is not
         a number of the right kind.
     """
+    made: Problem = _build(spec, _FAMILIES)
+    return made
+
+
+def make_nonlinear(spec: str) -> NonlinearProblem:
+    """Build a nonlinear problem from text such as ``bratu2d:n=256,lambda=6``; else as `make`."""
+    made: NonlinearProblem = _build(spec, _NONLINEAR)
+    return made
+
+
+def _build(spec: str, families: Mapping[str, Callable[..., Any]]) -> Any:
     name, _, given = spec.partition(":")
-    if name not in _FAMILIES:
-        raise _unknown("generator", name, list(_FAMILIES), spec)
-    defaults = _defaults(name)
+    if name not in families:
+        raise _unknown("generator", name, list(families), spec)
+    defaults = _defaults(families[name])
     values: dict[str, Any] = {}
     for item in filter(None, given.split(",")):
         key, equals, text = (part.strip() for part in item.partition("="))
@@ -111,12 +148,18 @@ def make(spec: str) -> Problem:
                 field=spec,
                 remedy=f"Such as {parameter_text(defaults)}.",
             ) from None
-    return _FAMILIES[name](**{**defaults, **values})
+    given_names = {_text_of(p): p for p in inspect.signature(families[name]).parameters}
+    return families[name](**{given_names[k]: v for k, v in {**defaults, **values}.items()})
 
 
-def _defaults(name: str) -> dict[str, Any]:
-    parameters = inspect.signature(_FAMILIES[name]).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters}
+def _defaults(family: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(family).parameters.values()
+    return {_text_of(parameter.name): parameter.default for parameter in parameters}
+
+
+def _text_of(parameter: str) -> str:
+    """A parameter as it is written: one that Python reserves has an underscore after it."""
+    return parameter.rstrip("_")
 
 
 def _unknown(what: str, name: str, known: list[str], spec: str) -> InputError:

@@ -15,6 +15,7 @@ from hpc_sla.linear import SolveInfo
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.sparse_tensor import files
 from hpc_sla.sparse_tensor.choose import choose_backend
+from hpc_sla.sparse_tensor.nonlinear import NonlinearSolves
 from hpc_sla.sparse_tensor.shapes import for_each_system, take_apart
 from hpc_sla.sparse_tensor.solve import by_factorization, by_iteration, warn_unconverged
 from hpc_sla.sparse_tensor.sparsity import Sparsity
@@ -26,7 +27,7 @@ _DTYPES = (torch.float64, torch.float32)
 _RTOL = {torch.float64: 1e-8, torch.float32: 1e-5}
 
 
-class SparseTensor:
+class SparseTensor(NonlinearSolves):
     """A sparse matrix [m, n], or a batch of B that share their pattern, on one device.
 
     For one process: no launcher, no World, no MPI. Underneath each matrix is a `DSparseMatrix` of

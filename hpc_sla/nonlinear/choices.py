@@ -1,0 +1,25 @@
+"""What nonlinear methods there are. Needs no torch, so that `--help` can tell."""
+
+from __future__ import annotations
+
+METHODS = {
+    "newton": "inexact Newton with a line search: quadratic near a root; the safe default",
+    "picard": "u <- u + relaxation (g(u) - u): linear at best, one residual an iteration",
+    "anderson": "picard accelerated by its last `memory` iterates: no Jacobian, no linear solves",
+}
+"""The names `nonlinear_solve` accepts, with when to use each. Options follow a colon."""
+
+JACOBIANS = {
+    "matrix_free": "exact products by automatic differentiation, no matrix",
+    "coloured": "a matrix on a given pattern, from a few products by colouring its columns",
+}
+"""How Newton has its Jacobian; or a function of the user's that returns a DSparseMatrix."""
+
+PRODUCTS = {
+    "forward": "exact, by forward mode: communicates in the residual's own order; evaluates the "
+    "residual with each product",
+    "reverse": "exact, by transposing the transposed product on a graph that is kept: about twice "
+    "as fast; the ranks' graphs must be alike to second order (see the guide)",
+    "fd": "finite differences of the residual, for code that torch cannot differentiate",
+}
+"""How a product with the Jacobian is found without a matrix."""

@@ -1,0 +1,106 @@
+"""Picard's iteration, and what it shares with Anderson's."""
+
+from __future__ import annotations
+
+import math
+
+
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.nonlinear.equations import Equations, Function
+from hpc_sla.nonlinear.info import Status
+from hpc_sla.nonlinear.newton import Callback, Stop
+
+_PATIENCE = 50
+
+
+class FixedPoint:
+    """The increments f(u) = g(u) - u of a map g whose fixed point is the root.
+
+    Parameters
+    ----------
+    equations : Equations
+    g : callable(u) or None
+        The map itself; without one g(u) = u - M^-1 F(u).
+    apply : callable(r) or None
+        M^-1; the identity where it is None.
+    """
+
+    def __init__(
+        self, equations: Equations, g: Function | None, apply: Function | None = None
+    ) -> None:
+        self.equations, self._map, self._apply = equations, g, apply
+
+    def __call__(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """f(u) and F(u). **Collective.**"""
+        r = self.equations(u)
+        with torch.no_grad():
+            if self._map is not None:
+                return self._map(u) - u, r
+            return -(r if self._apply is None else self._apply(r)), r
+
+
+class Watch:
+    """Decides after each iterate whether to go on (replicated).
+
+    Parameters
+    ----------
+    equations : Equations
+    stop : Stop
+    callback : callable or None
+    """
+
+    def __init__(self, equations: Equations, stop: Stop, callback: Callback | None) -> None:
+        self._info, self._stop, self._callback = equations.info, stop, callback
+
+        self.best = math.inf
+        self._best_at = 0
+
+    def __call__(self, norm: float) -> Status | None:
+        """Take in ||F|| of one more iterate, the first included."""
+        info = self._info
+        info.residual_history.append(norm)
+        start, done = info.residual_history[0], len(info.residual_history) - 1
+        info.iterations = done
+        if self._callback:
+            self._callback(done, norm)
+        if norm < self.best:
+            self.best, self._best_at = norm, done
+        if not math.isfinite(norm):
+            # What grew so far that its square overflows has diverged before it became infinite.
+            grew = done > 0 and info.residual_history[-2] > start
+            return "diverged" if grew else "not_finite"
+        if norm <= self._stop.target(start):
+            return "converged"
+        if norm > self._stop.divergence * start:
+            return "diverged"
+        if done >= self._stop.max_iterations:
+            return "max_iterations"
+        if done - self._best_at > _PATIENCE:
+            return "stagnated"
+        return None
+
+
+def picard(
+    equations: Equations,
+    u: torch.Tensor,
+    increments: FixedPoint,
+    stop: Stop,
+    relaxation: float,
+    callback: Callback | None,
+) -> tuple[torch.Tensor, Status]:
+    """u <- u + relaxation (g(u) - u). **Collective.** Writes the history to `equations.info`."""
+    watch = Watch(equations, stop, callback)
+    while True:
+        f, r = increments(u)
+        status = watch(equations.norm(r))
+        if status is not None:
+            return u, status
+        u = u + relaxation * f
+
+
+def check_relaxation(value: float) -> None:
+    """Raise InputError unless it is a positive number. Local."""
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"relaxation={value} is not positive", field="method")

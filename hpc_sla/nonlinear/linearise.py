@@ -1,0 +1,220 @@
+"""Newton's linear systems: the Jacobian in the form asked for, and its preconditioner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.layout import RowLayout
+from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.methods import Maker, make_method
+from hpc_sla.linear.solver import Run
+from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.nonlinear.choices import JACOBIANS, PRODUCTS
+from hpc_sla.nonlinear.coloured import ColouredJacobian
+from hpc_sla.nonlinear.equations import Equations, JacobianProducts
+from hpc_sla.operators import as_operator
+from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
+from hpc_sla.precond.scaling import positive
+
+Jacobian = str | Callable[[torch.Tensor], DSparseMatrix]
+
+
+@dataclass
+class Settings:
+    """How linear systems with the Jacobian are solved.
+
+    Attributes
+    ----------
+    jacobian : str or callable(u) -> DSparseMatrix
+        One of `JACOBIANS`, or the user's.
+    pattern : DSparseMatrix or None
+    products : str
+        One of `PRODUCTS`.
+    linear_method : str
+    precond : Any
+        As `solve` takes it; "auto" is "jacobi" where there is a matrix and "none" elsewhere.
+    lag : int
+        A preconditioner is set up every so many Newton steps; 0 for once.
+    max_iterations : int or None
+        Of one linear solve.
+    """
+
+    jacobian: Any
+    pattern: DSparseMatrix | None
+    products: str
+    linear_method: str
+    precond: Any
+    lag: int
+    max_iterations: int | None
+
+    def check(self, layout: RowLayout, dtype: torch.dtype) -> Maker | None:
+        """Raise InputError for what cannot work; the linear method, None for "auto". Local."""
+        if not callable(self.jacobian) and self.jacobian not in JACOBIANS:
+            raise InputError(
+                f"there is no Jacobian {self.jacobian!r}",
+                field="jacobian",
+                remedy=f"Choose one of {', '.join(JACOBIANS)}, or pass a function of (u, *theta)",
+            )
+        if self.products not in PRODUCTS:
+            raise InputError(
+                f"there are no products {self.products!r}",
+                field="jvp",
+                remedy=f"Choose one of {', '.join(PRODUCTS)}",
+            )
+        if self.pattern is not None:
+            check_matrix(self.pattern, layout, None, "pattern")
+        elif self.jacobian == "coloured":
+            raise InputError(
+                "a coloured Jacobian needs to know where it has entries",
+                field="pattern",
+                remedy="Pass a DSparseMatrix with (at least) those entries",
+            )
+        if self.precond == "auto":
+            self.precond = "jacobi" if self.has_matrix else "none"
+        if isinstance(self.precond, str) and self.precond != "none" and not self.has_matrix:
+            raise InputError(
+                f"{self.precond} needs the entries of the Jacobian",
+                field="precond",
+                remedy="Pass pattern= (a DSparseMatrix with entries where the Jacobian has them), "
+                'or a jacobian function, or choose "none"',
+            )
+        if self.lag < 0:
+            raise InputError(f"{self.lag} is negative", field="precond_lag")
+        if self.max_iterations is not None and self.max_iterations < 1:
+            raise InputError(
+                f"{self.max_iterations} is not positive", field="linear_max_iterations"
+            )
+        return None if self.linear_method == "auto" else make_method(self.linear_method)
+
+    @property
+    def has_matrix(self) -> bool:
+        """Whether the entries of the Jacobian can be had."""
+        return callable(self.jacobian) or self.pattern is not None
+
+
+def check_matrix(
+    matrix: Any, layout: RowLayout, dtype: torch.dtype | None, field: str
+) -> DSparseMatrix:
+    """`matrix`, if it is a square one on these rows. Local."""
+    if not isinstance(matrix, DSparseMatrix):
+        raise InputError(f"a {type(matrix).__name__} is not a DSparseMatrix", field=field)
+    if matrix.columns is not matrix.layout or not np.array_equal(
+        matrix.layout.offsets, layout.offsets
+    ):
+        raise InputError(
+            f"a {matrix.shape[0]} x {matrix.shape[1]} matrix does not have the layout of the "
+            f"{layout.n_global} unknowns in its rows and columns",
+            field=field,
+            remedy="Make it with the same rows on the same ranks as u",
+        )
+    if dtype is not None and matrix.dtype != dtype:
+        raise InputError(f"{matrix.dtype} does not go with unknowns of {dtype}", field=field)
+    return matrix
+
+
+class Linearisation:
+    """Solves J(u) s = b for one u after another.
+
+    Parameters
+    ----------
+    settings : Settings
+        Checked.
+    maker : Maker or None
+        None for "auto".
+    equations : Equations
+    """
+
+    def __init__(self, settings: Settings, maker: Maker | None, equations: Equations) -> None:
+        self.settings, self.maker, self.equations = settings, maker, equations
+        self.precond: Preconditioner | None = None
+        self._age = 0
+        n = equations.layout.n_global
+        self.max_iterations = settings.max_iterations or min(max(10 * n, 1000), 100_000)
+        self._coloured: ColouredJacobian | None = None
+
+    def at(self, u: torch.Tensor, r: torch.Tensor | None) -> tuple[Any, DSparseMatrix | None]:
+        """J(u): what to multiply by, and its entries where they were assembled. **Collective.**"""
+        jacobian = self.settings.jacobian
+        products = JacobianProducts(self.equations, u, self.settings.products, r)
+        if callable(jacobian):
+            matrix = self._of_user(u)
+        elif jacobian == "coloured":
+            matrix = self._assembled(products)
+        else:
+            return products, None
+        return matrix, matrix
+
+    def refresh(self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None) -> None:
+        """Set up the preconditioner anew if its time has come. **Collective.**"""
+        lag = self.settings.lag
+        if self.precond is not None and (lag == 0 or self._age < lag):
+            self._age += 1
+            return
+        self.set_up(u, J, matrix)
+
+    def set_up(self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None) -> None:
+        """The preconditioner of this J. **Collective.**"""
+        spec = self.settings.precond
+        named = isinstance(spec, str) and spec != "none"
+        if named and matrix is None:
+            matrix = self._of_user(u) if callable(self.settings.jacobian) else self._assembled(J)
+        M = make_preconditioner(spec, J if matrix is None else matrix)
+        if isinstance(M, Jacobi) and self.maker and self.maker.entry.solves == "symmetric":
+            M = positive(M)
+        with self.equations.layout.world.agree():
+            M.check(len(u), u.dtype, u.device)
+            if self.maker:
+                self.maker.check_precond(M)
+        self.precond, self._age = M, 1
+        info = self.equations.info
+        info.preconditioners += 1
+        info.precond = M.name
+
+    @property
+    def stale(self) -> bool:
+        """Whether the preconditioner is that of an earlier u."""
+        return self._age > 1
+
+    def solve(
+        self, J: Any, b: torch.Tensor, rtol: float, precond: Any = None, x0: Any = None
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        """J x = b. **Collective.**"""
+        M = self.precond if precond is None else precond
+        assert M is not None
+        run = Run(as_operator(J), M, rtol, 0.0, self.max_iterations, None)
+        with torch.no_grad():
+            if self.maker is not None:
+                return run.solve(self.maker, b, x0)
+            x, info, _, _ = run.choose(b, x0)
+            return x, info
+
+    def _of_user(self, u: torch.Tensor) -> DSparseMatrix:
+        with torch.no_grad():
+            made = self.settings.jacobian(u)
+        self.equations.info.jacobians += 1
+        layout = self.equations.layout
+        with layout.world.agree():
+            return check_matrix(made, layout, u.dtype, "jacobian")
+
+    def _assembled(self, products: JacobianProducts) -> DSparseMatrix:
+        assert self.settings.pattern is not None
+        if self._coloured is None:
+            self._coloured = ColouredJacobian(self.settings.pattern)
+        self.equations.info.jacobians += 1
+        return self._coloured.assemble(products)
+
+
+def usable(info: SolveInfo) -> bool:
+    """Whether what a linear solve left is a descent direction of ||F||^2.
+
+    With ||F + J s|| < ||F|| it is, whatever the status (R. S. Dembo, S. C. Eisenstat and
+    T. Steihaug, SIAM J. Numer. Anal. 19, 1982).
+    """
+    return math.isfinite(info.relative_residual) and info.relative_residual < 1.0

@@ -1,0 +1,108 @@
+"""The nonlinear methods by name, and what one call was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.nonlinear.choices import METHODS
+from hpc_sla.nonlinear.fixed_point import check_relaxation
+from hpc_sla.nonlinear.newton import Callback, Stop
+from hpc_sla.precond.options import parse_options
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "newton": {},
+    "picard": {"relaxation": 1.0},
+    "anderson": {"memory": 5, "relaxation": 1.0},
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its options."""
+
+    spec: str
+    name: str
+    options: dict[str, Any]
+
+
+def make_method(spec: str) -> Method:
+    """The method asked for, options after a colon. Local.
+
+    Raises
+    ------
+    InputError
+        An unknown name or option, or a value that does not fit it.
+    """
+    name, _, text = spec.partition(":")
+    if name not in METHODS:
+        raise InputError(
+            f"unknown method {name!r}",
+            field="method",
+            remedy=f"Choose one of {', '.join(METHODS)}",
+        )
+    known = _OPTIONS[name]
+    options = {**known, **parse_options(name, text, known, "method")}
+    if "relaxation" in options:
+        check_relaxation(options["relaxation"])
+    if options.get("memory", 1) < 1:
+        raise InputError(f"memory={options['memory']} is not positive", field="method")
+    return Method(spec, name, options)
+
+
+@dataclass
+class Choices:
+    """What one call was asked for; `settle` fills in what was left open.
+
+    `fixed_point` is a function of the flat u and theta's tensors.
+    """
+
+    method: str
+    rtol: float
+    atol: float
+    max_iterations: int | None
+    forcing: float | None
+    line_search: bool
+    fixed_point: Callable[..., torch.Tensor] | None
+    callback: Callback | None
+    adjoint_rtol: float | None
+
+    def settle(self, method: Method, limit: int, dtype: torch.dtype) -> None:
+        """Raise InputError for what cannot work. Local."""
+        for name in ("rtol", "atol", "adjoint_rtol"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise InputError(
+                    f"{value} is not a tolerance", field=name, remedy="Give a number >= 0"
+                )
+        if self.rtol == 0 and self.atol == 0:
+            raise InputError(
+                "both tolerances are zero", field="rtol", remedy="Make rtol or atol positive"
+            )
+        if self.max_iterations is None:
+            self.max_iterations = limit
+        if self.max_iterations < 0:
+            raise InputError(f"{self.max_iterations} is negative", field="max_iterations")
+        if self.forcing is not None and not 0 < self.forcing < 1:
+            raise InputError(
+                f"{self.forcing} is not between 0 and 1",
+                field="forcing",
+                remedy="Give a relative tolerance, or leave it out for Eisenstat and Walker's",
+            )
+        if self.adjoint_rtol is None:
+            usual = 1e-8 if dtype == torch.float64 else 1e-5
+            self.adjoint_rtol = min(self.rtol or usual, usual)
+            if dtype == torch.float32:
+                self.adjoint_rtol = usual
+        elif self.adjoint_rtol == 0:
+            raise InputError("is 0", field="adjoint_rtol", remedy="Make it positive")
+
+    @property
+    def stop(self) -> Stop:
+        assert self.max_iterations is not None
+        return Stop(self.rtol, self.atol, self.max_iterations)

@@ -1,0 +1,204 @@
+"""Inexact Newton with Eisenstat-Walker forcing and a backtracking line search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from hpc_sla.nonlinear.equations import Equations
+from hpc_sla.nonlinear.info import NonlinearInfo, Status
+from hpc_sla.nonlinear.linearise import Linearisation, usable
+from hpc_sla.operators import noise
+
+Callback = Callable[[int, float], None]
+
+_DECREASE = 1e-4
+_BACKTRACKS = 40
+# Of rounding in F, below which nothing more is to be had of it.
+_ROUNDING = 20.0
+
+
+@dataclass
+class Stop:
+    """When to stop (replicated).
+
+    Attributes
+    ----------
+    rtol, atol : float
+        At ||F(u)|| <= max(rtol ||F(u0)||, atol).
+    max_iterations : int
+    divergence : float
+        Give up at ||F(u)|| > divergence ||F(u0)||.
+    """
+
+    rtol: float
+    atol: float
+    max_iterations: int
+    divergence: float = 1e4
+
+    def target(self, start: float) -> float:
+        return max(self.rtol * start, self.atol)
+
+
+class Forcing:
+    """The relative tolerance of each linear solve.
+
+    S. C. Eisenstat and H. F. Walker, "Choosing the forcing terms in an inexact Newton method",
+    SIAM J. Sci. Comput. 17 (1996): choice 2 with its safeguard, gamma = 0.9 and alpha the golden
+    ratio. As in C. T. Kelley, Solving Nonlinear Equations with Newton's Method (2003), 3.2.3, it
+    asks for no more than half of what the nonlinear tolerance does.
+
+    Parameters
+    ----------
+    constant : float or None
+        The same for all instead.
+    target : float
+    """
+
+    first, most, gamma, alpha = 0.5, 0.9, 0.9, (1 + math.sqrt(5)) / 2
+
+    def __init__(self, constant: float | None, target: float) -> None:
+        self._constant, self._target = constant, target
+        self._last: tuple[float, float] | None = None
+
+    def __call__(self, norm: float) -> float:
+        """At a u with this ||F(u)||."""
+        if self._constant is not None:
+            return self._constant
+        if self._last is None:
+            eta = self.first
+        else:
+            eta_last, norm_last = self._last
+            eta = self.gamma * (norm / norm_last) ** self.alpha
+            kept = self.gamma * eta_last**self.alpha
+            if kept > 0.1:
+                eta = max(eta, kept)
+        eta = min(self.most, max(eta, 0.5 * self._target / norm))
+        self._last = eta, norm
+        return eta
+
+
+def newton(
+    equations: Equations,
+    u: torch.Tensor,
+    linear: Linearisation,
+    stop: Stop,
+    forcing: float | None,
+    line_search: bool,
+    callback: Callback | None,
+) -> tuple[torch.Tensor, Status]:
+    """Newton's method from u. **Collective.** Writes the history to `equations.info`."""
+    info = equations.info
+    r = equations(u)
+    norm = equations.norm(r)
+    info.residual_history.append(norm)
+    if callback:
+        callback(0, norm)
+    target = stop.target(norm)
+    tolerance = Forcing(forcing, target)
+    start = norm
+    while True:
+        if not math.isfinite(norm):
+            return u, "not_finite"
+        if norm <= target:
+            return u, "converged"
+        if norm > stop.divergence * start:
+            return u, "diverged"
+        if info.iterations >= stop.max_iterations:
+            return u, "max_iterations"
+        eta = tolerance(norm)
+        step, failed = _direction(equations, linear, u, r, eta)
+        if failed is not None:
+            return u, failed
+        if line_search:
+            found = _backtrack(equations, u, step, norm, eta)
+            if found is None:
+                return u, _why_no_step(equations, u, r, norm)
+            u, r, norm, length = found
+        else:
+            u, length = u - step, 1.0
+            r = equations(u)
+            norm = equations.norm(r)
+        info.iterations += 1
+        info.step_lengths.append(length)
+        info.residual_history.append(norm)
+        if callback:
+            callback(info.iterations, norm)
+
+
+def _direction(
+    equations: Equations, linear: Linearisation, u: torch.Tensor, r: torch.Tensor, eta: float
+) -> tuple[torch.Tensor, Status | None]:
+    """The s of J s = F(u), to be taken away from u. **Collective.**"""
+    info: NonlinearInfo = equations.info
+    J, matrix = linear.at(u, r)
+    linear.refresh(u, J, matrix)
+    s, told = linear.solve(J, r, eta)
+    spent, history = told.iterations, list(told.residual_history)
+    if not told.converged and linear.stale:
+        # Not fit for this u any more?
+        linear.set_up(u, J, matrix)
+        s, told = linear.solve(J, r, eta)
+        spent, history = spent + told.iterations, history + told.residual_history
+    info.inner_iterations.append(spent)
+    info.inner_history.append(history)
+    info.forcing.append(eta)
+    info.linear_method = told.method
+    if told.converged or usable(told):
+        return s, None
+    # A limit or a halt without any gain is a singular Jacobian's, or a method's that does not fit.
+    status = told.status if told.status in ("indefinite", "not_finite") else "breakdown"
+    return s, cast(Status, status)
+
+
+def _backtrack(
+    equations: Equations, u: torch.Tensor, step: torch.Tensor, norm: float, eta: float
+) -> tuple[torch.Tensor, torch.Tensor, float, float] | None:
+    """A point u - t s with ||F|| sufficiently smaller, and t. **Collective.**
+
+    ||F(u - t s)|| <= (1 - 1e-4 t (1 - eta)) ||F(u)||, the steps by a parabola through the last
+    values of ||F||^2, between a tenth and half of the step before (Kelley, Iterative Methods for
+    Linear and Nonlinear Equations, 1995, section 8.3.1).
+    """
+    t, last = 1.0, None
+    for _ in range(_BACKTRACKS):
+        trial = u - t * step
+        r = equations(trial)
+        found = equations.norm(r)
+        if found <= (1.0 - _DECREASE * t * (1.0 - eta)) * norm:
+            return trial, r, found, t
+        before, last = last, (t, found)
+        t *= _shrink(norm, last, before)
+    return None
+
+
+def _shrink(norm: float, last: tuple[float, float], before: tuple[float, float] | None) -> float:
+    """By how much to shorten the step, 0.1 to 0.5."""
+    t, found = last
+    if not math.isfinite(found) or before is None or not math.isfinite(before[1]):
+        return 0.5
+    # Relative to ||F(u)||^2, so that squares of the norm do not overflow.
+    one, two = (found / norm) ** 2 - 1.0, (before[1] / norm) ** 2 - 1.0
+    t_before = before[0]
+    curvature = (one / t - two / t_before) / (t - t_before)
+    slope = one / t - curvature * t
+    if not (math.isfinite(curvature) and curvature > 0 and slope < 0):
+        return 0.5
+    return min(0.5, max(0.1, -0.5 * slope / (curvature * t)))
+
+
+def _why_no_step(equations: Equations, u: torch.Tensor, r: torch.Tensor, norm: float) -> Status:
+    """Whether ||F(u)|| is down to rounding: what shaking u in its last place does to F.
+
+    **Collective.**
+    """
+    eps = torch.finfo(u.dtype).eps
+    shake = torch.from_numpy(noise(equations.layout.rows, 7)).to(u)
+    largest = equations.layout.world.max(float(u.abs().max()) if u.numel() else 0.0)
+    shaken = equations(u + eps * shake.sign() * u.abs().clamp(min=eps * largest))
+    floor = equations.norm(shaken - r)
+    return "stagnated" if norm <= _ROUNDING * floor else "line_search_failed"

@@ -1,0 +1,256 @@
+"""One nonlinear solve and the linear solves of its derivatives, for `hpc_sla.adjoint`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from hpc_sla.adjoint import JacobianForm
+from hpc_sla.errors import AdjointSolveError, InputError
+from hpc_sla.layout import RowLayout
+from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.methods import Maker
+from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.nonlinear.anderson import anderson
+from hpc_sla.nonlinear.equations import Equations, JacobianProducts
+from hpc_sla.nonlinear.fixed_point import FixedPoint, picard
+from hpc_sla.nonlinear.info import NonlinearInfo, Status
+from hpc_sla.nonlinear.linearise import Linearisation, Settings
+from hpc_sla.nonlinear.methods import Choices, Method
+from hpc_sla.nonlinear.newton import newton
+from hpc_sla.operators import as_operator
+from hpc_sla.precond.transposed import transposed
+
+Theta = tuple[torch.Tensor, ...]
+
+
+class Problem:
+    """F(u, theta) = 0: an `Equation` of `hpc_sla.adjoint`.
+
+    Parameters
+    ----------
+    residual : callable(u, *tensors)
+        Of flat tensors.
+    layout : RowLayout
+    choices : Choices
+    method : Method
+    settings : Settings
+    maker : Maker or None
+    wanted : bool
+        Whether a gradient may be asked for.
+
+    Attributes
+    ----------
+    info : NonlinearInfo
+    """
+
+    def __init__(
+        self,
+        residual: Callable[..., torch.Tensor],
+        layout: RowLayout,
+        choices: Choices,
+        method: Method,
+        settings: Settings,
+        maker: Maker | None,
+        wanted: bool,
+    ) -> None:
+        self.residual, self.layout = residual, layout
+        self._choices, self._method, self._settings = choices, method, settings
+        self._maker, self._wanted = maker, wanted
+        self.info = NonlinearInfo("max_iterations", method=method.spec)
+        self._precond: Any = None
+        self._found: torch.Tensor | None = None
+        self.rtol = choices.adjoint_rtol or 0.0
+
+    def solve(self, u0: torch.Tensor, theta: Theta) -> torch.Tensor:
+        """What `find` found. Local.
+
+        Inside an autograd Function torch has no forward mode, which products with J use.
+        """
+        assert self._found is not None
+        found, self._found = self._found, None
+        return found
+
+    def find(self, u0: torch.Tensor, theta: Theta) -> None:
+        """The solve that was asked for. **Collective.**"""
+        theta = tuple(map(_plain, theta))
+        u = _plain(u0).clone()
+        linear = self.linearisation(theta)
+        choices, callback = self._choices, self._choices.callback
+        equations = linear.equations
+        if self._method.name == "newton":
+            u, status = newton(
+                equations, u, linear, choices.stop, choices.forcing, choices.line_search, callback
+            )
+        else:
+            increments = FixedPoint(equations, self._map(theta), self._scaling(linear, u))
+            run = picard if self._method.name == "picard" else anderson
+            u, status = run(
+                equations, u, increments, choices.stop, callback=callback, **self._method.options
+            )
+        self._precond = linear.precond
+        self._finish(status)
+        self._check(linear)
+        self._found = u
+
+    def linearisation(self, theta: Theta, derivative: bool = False) -> Linearisation:
+        """Linear systems with the Jacobian at these (plain) tensors. Local."""
+        settings = Settings(**vars(self._settings))
+        if callable(settings.jacobian):
+            jacobian = settings.jacobian
+            settings.jacobian = lambda u: jacobian(u, theta)
+        equations = Equations(lambda u: self.residual(u, *theta), self.layout, self.info)
+        if derivative:
+            settings.products = "reverse"
+        made = Linearisation(settings, self._maker, equations)
+        made.precond = self._precond
+        return made
+
+    def _map(self, theta: Theta) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        given = self._choices.fixed_point
+        return None if given is None else lambda u: given(u, theta)
+
+    def _scaling(
+        self, linear: Linearisation, u: torch.Tensor
+    ) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """M^-1 of a fixed-point iteration, of the Jacobian at u0. **Collective.**"""
+        if self._choices.fixed_point is not None or linear.settings.precond in (None, "none"):
+            return None
+        J, matrix = linear.at(u, None)
+        linear.set_up(u, J, matrix)
+        M = linear.precond
+        assert M is not None
+
+        def apply(r: torch.Tensor) -> torch.Tensor:
+            return M.apply(r, torch.empty_like(r)).clone()
+
+        return apply
+
+    def _finish(self, status: Status) -> None:
+        info, history = self.info, self.info.residual_history
+        info.status = status
+        info.residual_norm = history[-1]
+        info.relative_residual = history[-1] / history[0] if history[0] else history[-1]
+
+    @property
+    def one_way(self) -> bool:
+        """Whether J and its preconditioner are taken for symmetric."""
+        return self._maker is not None and self._maker.entry.needs_symmetric
+
+    def _check(self, linear: Linearisation) -> None:
+        """**Collective.**"""
+        M = linear.precond
+        if not self._wanted or M is None or self.one_way:
+            return
+        with self.layout.world.agree():
+            if not M.transposable:
+                raise InputError(
+                    f"the gradient applies the preconditioner's transpose, and {M.name} has none",
+                    field="precond",
+                    remedy="Pass an object with apply and apply_transpose",
+                )
+
+    @cached_property
+    def jacobian(self) -> JacobianSystem:
+        return JacobianSystem(self, False)
+
+
+class JacobianSystem:
+    """J(u, theta) x = b or its transpose, for a derivative: a linear `System`.
+
+    Parameters
+    ----------
+    problem : Problem
+    transpose : bool
+    """
+
+    def __init__(self, problem: Problem, transpose: bool) -> None:
+        self._problem, self._transpose = problem, transpose
+        self.form = JacobianForm(problem.residual, transpose)
+
+    def solve(self, b: torch.Tensor, x0: torch.Tensor | None, theta: Theta) -> torch.Tensor:
+        """**Collective.**
+
+        With the assembled Jacobian where there is one, the residual of what comes out then taken
+        with exact products: should they differ (a user's Jacobian that is not quite one, entries
+        beyond the pattern), corrections with exact products follow.
+
+        Raises
+        ------
+        AdjointSolveError
+            On every rank.
+        """
+        problem = self._problem
+        u, *rest = map(_plain, theta)
+        linear = problem.linearisation(tuple(rest), derivative=True)
+        equations = linear.equations
+        # Of reverse mode: see `Problem.solve`.
+        exact = JacobianProducts(equations, u, "reverse")
+        b = _plain(b).contiguous()
+        J, matrix = linear.at(u, None)
+        if linear.precond is None:
+            linear.set_up(u, J, matrix)
+            problem._precond = linear.precond
+        b_norm = equations.norm(b)
+        if matrix is None:
+            x, told = self._solve(linear, exact, b, problem.rtol)
+        else:
+            x, told = self._by_matrix(linear, matrix, exact, b, b_norm)
+        problem.info.adjoint = told
+        if not told.converged:
+            raise AdjointSolveError(told)
+        return x
+
+    def _by_matrix(
+        self,
+        linear: Linearisation,
+        matrix: DSparseMatrix,
+        exact: JacobianProducts,
+        b: torch.Tensor,
+        b_norm: float,
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        equations, rtol = linear.equations, self._problem.rtol
+        # A little tighter, since the exact products round otherwise.
+        x, told = self._solve(linear, matrix, b, 0.9 * rtol)
+        r = b - (exact.rmatvec(x) if self._back else exact.matvec(x))
+        told.residual_norm = equations.norm(r)
+        told.relative_residual = told.residual_norm / b_norm if b_norm else told.residual_norm
+        if told.residual_norm <= rtol * b_norm:
+            return x, told
+        rest, more = self._solve(linear, exact, r, 0.5 * rtol * b_norm / told.residual_norm)
+        more.iterations += told.iterations
+        more.relative_residual *= told.relative_residual
+        more.residual_history = [*told.residual_history, *more.residual_history]
+        return x + rest, more
+
+    def _solve(
+        self, linear: Linearisation, J: Any, b: torch.Tensor, rtol: float
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        M, operator = linear.precond, as_operator(J)
+        assert M is not None
+        if not self._back:
+            return linear.solve(operator, b, rtol, M)
+        return linear.solve(operator.T, b, rtol, M if self._problem.one_way else transposed(M))
+
+    @property
+    def _back(self) -> bool:
+        """Whether products are with J^T, which are the cheaper ones; of a symmetric J, always."""
+        return self._transpose or self._problem.one_way
+
+    @property
+    def T(self) -> JacobianSystem:
+        return self if self._problem.one_way else JacobianSystem(self._problem, not self._transpose)
+
+    @property
+    def again(self) -> JacobianSystem:
+        return self
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Its values alone: without a graph, without a tangent."""
+    primal: torch.Tensor = forward_ad.unpack_dual(tensor.detach()).primal
+    return primal

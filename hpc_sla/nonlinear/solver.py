@@ -1,0 +1,264 @@
+"""nonlinear_solve: F(u, theta) = 0."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_sla import adjoint
+from hpc_sla.errors import InputError
+from hpc_sla.layout import RowLayout
+from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.nonlinear.arguments import Arguments
+from hpc_sla.nonlinear.info import NonlinearInfo
+from hpc_sla.nonlinear.linearise import Settings
+from hpc_sla.nonlinear.methods import Choices, make_method
+from hpc_sla.nonlinear.newton import Callback
+from hpc_sla.nonlinear.problem import Problem
+
+_LIMITS = {"newton": 50, "picard": 1000, "anderson": 1000}
+
+
+def nonlinear_solve(
+    residual: Callable[..., torch.Tensor],
+    u0: torch.Tensor,
+    *theta: Any,
+    layout: RowLayout | None = None,
+    method: str = "newton",
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_iterations: int | None = None,
+    jacobian: str | Callable[..., DSparseMatrix] = "matrix_free",
+    pattern: DSparseMatrix | None = None,
+    jvp: str = "forward",
+    linear_method: str = "gmres",
+    precond: Any = "auto",
+    precond_lag: int = 1,
+    linear_max_iterations: int | None = None,
+    forcing: float | None = None,
+    line_search: bool = True,
+    fixed_point: Callable[..., torch.Tensor] | None = None,
+    callback: Callback | None = None,
+    adjoint_rtol: float | None = None,
+) -> tuple[torch.Tensor, NonlinearInfo]:
+    """Find u with F(u, theta) = 0 on all ranks together. **Collective**, in backward too.
+
+    Stops when ||F(u)||_2 <= max(rtol ||F(u0)||_2, atol). From a u0 that is nearly a root (the
+    step before, in a continuation) give atol, since rtol may then ask for less than rounding
+    leaves.
+
+    Differentiable in theta, any number of times in reverse mode and once in forward mode, at the
+    cost of one linear solve for each derivative: with the transposed Jacobian at the solution, and
+    the forward preconditioner transposed. It does not depend on how the root was found (see
+    `hpc_sla.adjoint.nonlinear`). The gradient with respect to u0 is 0.
+
+    Parameters
+    ----------
+    residual : callable(u, *theta) -> r
+        Torch code on this rank's owned entries, `[n_owned]` in and out. It may communicate: products
+        `A @ u`, `A.halo(u)` (or a HaloPlan's exchange), `world.all_sum`. The same communication on
+        every rank, whatever it owns.
+    u0 : torch.Tensor [n_owned] or [n_owned, k]
+        Per rank: where to start; not modified. `[n_owned, k]` is one system with k unknowns at each
+        point of `layout`.
+    *theta
+        What else F depends on: tensors (owned; or replicated, through `world.replicate` outside or
+        inside the residual, once), DSparseMatrix, lists, tuples and dicts of these (the parameters
+        of a torch.nn.Module, say), and constants.
+    layout : RowLayout, optional
+        Of u. Default: that of `pattern`, or of the first matrix in theta.
+    method : str
+        One of `METHODS`, options after a colon: "newton", "picard:relaxation=0.5",
+        "anderson:memory=5,relaxation=1".
+    rtol, atol : float
+        Replicated. At least one positive.
+    max_iterations : int, optional
+        Replicated; outer ones. Default: 50 for newton, 1000 for the others.
+    jacobian : {"matrix_free", "coloured"} or callable(u, *theta) -> DSparseMatrix
+        Of newton, and of the gradient with any method. A function gives dF/du with this rank's
+        rows; one that is inexact costs iterations, but no accuracy, in the gradient neither.
+    pattern : DSparseMatrix, optional
+        Where the Jacobian may have entries. For "coloured", and for a preconditioner that needs
+        entries beside matrix-free products.
+    jvp : {"forward", "reverse", "fd"}
+        How a matrix-free product is found; see `PRODUCTS`. "fd" takes differences, gradients are
+        exact still.
+    linear_method : str
+        Of the linear systems, as `method` of `hpc_sla.solve`: "cg" where J is symmetric positive
+        definite.
+    precond : Any
+        Of the linear systems, as of `hpc_sla.solve`; of picard and anderson M in
+        g(u) = u - M^-1 F(u), set up at u0. "auto": "jacobi" for newton where J has entries, else
+        "none".
+    precond_lag : int
+        Set up anew every so many Newton steps; 0 keeps the first. One that has become useless is
+        set up anew in any case.
+    linear_max_iterations : int, optional
+        Of a linear solve. Default: as `hpc_sla.solve`.
+    forcing : float, optional
+        Relative tolerance of every linear solve. Default: Eisenstat and Walker's, see `Forcing`.
+    line_search : bool
+        Whether newton shortens steps that do not make ||F|| smaller.
+    fixed_point : callable(u, *theta) -> g, optional
+        For picard and anderson: a map whose fixed point is the root, in place of u - M^-1 F(u).
+    callback : callable(iteration, residual_norm), optional
+        Called on every rank at each outer iteration, 0 included.
+    adjoint_rtol : float, optional
+        Replicated. What linear solves for derivatives must reach. Default: the smaller of rtol and
+        1e-8 (1e-5 in float32).
+
+    Returns
+    -------
+    u : torch.Tensor like u0
+        The last iterate, whatever the status.
+    info : NonlinearInfo
+        Replicated but for `seconds`. Look at `info.converged`.
+
+    Raises
+    ------
+    InputError
+        On every rank: unknown names, tolerances or limits out of range, shapes, layouts or dtypes
+        that do not fit, a preconditioner that needs entries where there are none; a residual that
+        computes with tensors that require a gradient and are not in theta; a gradient wanted with
+        a preconditioner that has no transpose.
+    AdjointSolveError
+        On every rank, in backward or forward mode: the solve for a derivative did not converge.
+
+    Examples
+    --------
+    >>> import hpc_sla as hs, torch
+    >>> world = hs.World(device="cpu")
+    >>> layout = hs.RowLayout.even(6, world)
+    >>> a = torch.full((layout.n_owned,), 2.0, dtype=torch.float64, requires_grad=True)
+    >>> u, info = hs.nonlinear_solve(
+    ...     lambda u, a: u**2 - a, torch.ones_like(a).detach(), a, layout=layout
+    ... )
+    >>> info.converged
+    True
+    """
+    started = time.perf_counter()
+    arguments = Arguments(theta)
+    layout = _layout(layout, pattern, arguments)
+    columns = u0.shape[1] if u0.dim() == 2 else None
+    inner = layout if columns is None else _blocked(layout, columns)
+    choices = Choices(
+        method=method,
+        rtol=rtol,
+        atol=atol,
+        max_iterations=max_iterations,
+        forcing=forcing,
+        line_search=line_search,
+        fixed_point=None,
+        callback=callback,
+        adjoint_rtol=adjoint_rtol,
+    )
+    settings = Settings(
+        jacobian, pattern, jvp, linear_method, precond, precond_lag, linear_max_iterations
+    )
+    with layout.world.agree():
+        _check_start(u0, layout)
+        made = make_method(method)
+        choices.settle(made, _LIMITS[made.name], u0.dtype)
+        if precond == "auto" and made.name != "newton":
+            settings.precond = "none"
+        maker = settings.check(inner, u0.dtype)
+    wanted = adjoint.Wanted((u0, *arguments.tensors))
+    _agree(layout, u0, wanted)
+    start, *rest = wanted.tensors
+    tensors = tuple(t for t in rest if t is not None)
+    assert start is not None
+    shape = u0.shape
+
+    def flat(u: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+        r = residual(u.view(shape), *arguments.put(tensors))
+        if r.shape != shape:
+            raise ValueError(
+                f"the residual gave shape {tuple(r.shape)} where {tuple(shape)} is needed"
+            )
+        return r.reshape(-1)
+
+    def with_theta(function: Any) -> Any:
+        """The user's function of (u, *theta), as one of the flat u and theta's tensors."""
+        return lambda u, tensors: function(u.view(shape), *arguments.put(tensors))
+
+    if fixed_point is not None:
+        given = with_theta(fixed_point)
+        choices.fixed_point = lambda u, tensors: given(u, tensors).reshape(-1)
+    if callable(jacobian):
+        settings.jacobian = with_theta(jacobian)
+    if torch.is_grad_enabled():
+        _refuse_hidden(flat, layout, start, tensors)
+    problem = Problem(flat, inner, choices, made, settings, maker, any(wanted.gradients[1:]))
+    problem.find(start.reshape(-1), tensors)
+    u = adjoint.root(problem, start.reshape(-1), tensors)
+    problem.info.seconds = time.perf_counter() - started
+    return u.view(shape), problem.info
+
+
+def _layout(layout: Any, pattern: Any, arguments: Arguments) -> RowLayout:
+    """Local: without a layout there are no other ranks to agree with."""
+    if layout is None:
+        for matrix in (pattern, *arguments.matrices):
+            if isinstance(matrix, DSparseMatrix):
+                return matrix.layout
+    if not isinstance(layout, RowLayout):
+        raise InputError(
+            "whose unknowns these are is not known" if layout is None else "not a RowLayout",
+            field="layout",
+            remedy="Pass the RowLayout of u, such as A.layout or RowLayout.even(n, world)",
+        )
+    return layout
+
+
+def _blocked(layout: RowLayout, k: int) -> RowLayout:
+    """k unknowns at each row, one after another."""
+    rows = layout.rows[:, None] * k + np.arange(k)
+    return RowLayout(layout.world, layout.offsets * k, rows.reshape(-1))
+
+
+def _check_start(u0: Any, layout: RowLayout) -> None:
+    n = layout.n_owned
+    if not isinstance(u0, torch.Tensor) or u0.dtype not in (torch.float64, torch.float32):
+        raise InputError("not a tensor of float64 or float32", field="u0")
+    if u0.dim() not in (1, 2) or u0.shape[0] != n or 0 in u0.shape[1:]:
+        raise InputError(
+            f"shape {tuple(u0.shape)} is not this rank's [{n}] or [{n}, k]", field="u0"
+        )
+    if u0.device != layout.world.device:
+        raise InputError(f"on {u0.device}, this rank's device is {layout.world.device}", field="u0")
+
+
+def _agree(layout: RowLayout, u0: torch.Tensor, wanted: adjoint.Wanted) -> None:
+    """What ranks must have in common for their collectives to match. **Collective.**"""
+    mine = (tuple(u0.shape[1:]), u0.dtype, len(wanted.mine))
+    told = layout.world.comm.allgather((mine, wanted.mine))
+    if len({kind for kind, _ in told}) > 1:
+        raise InputError(
+            "ranks differ in the columns or the dtype of u0, or in how many tensors theta has",
+            field="u0",
+            remedy="Pass the same kind on every rank",
+        )
+    wanted.follow([wants for _, wants in told])
+
+
+def _refuse_hidden(
+    flat: Callable[..., torch.Tensor],
+    layout: RowLayout,
+    u0: torch.Tensor,
+    tensors: Sequence[torch.Tensor],
+) -> None:
+    """Refuse a residual whose gradient would be lost without a word. **Collective.**"""
+    with torch.enable_grad():
+        image = flat(u0.detach().reshape(-1), *tensors)
+    with layout.world.agree():
+        if hidden := adjoint.hidden_tensors(image, tensors):
+            raise InputError(
+                f"the residual computes with {hidden} tensor(s) that require a gradient and are "
+                "not among its arguments",
+                field="theta",
+                remedy="Pass them after u0, detach them, or solve under torch.no_grad()",
+            )
