@@ -9,7 +9,7 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.eigen.problem import Constraints
-from tests.collective import PARTITIONS, dense, distribute, everywhere, full, spread
+from tests.collective import dense, distribute, everywhere, full, spread
 from tests.eigen.pencils import MATRICES, SMALL, exact, grid, mass, neumann, poisson
 
 pytestmark = pytest.mark.mpi
@@ -39,8 +39,8 @@ def check(A, w, V, info, k, which="smallest", B=None, rtol=1e-7):
 
 @pytest.mark.parametrize("which", ["smallest", "largest"])
 @pytest.mark.parametrize("name", MATRICES)
-def test_pairs_beside_lapack(any_world, name, which):
-    A = distribute(MATRICES[name](), any_world)
+def test_pairs_beside_lapack(world, name, which):
+    A = distribute(MATRICES[name](), world)
     precond = "jacobi" if (name, which) == ("scaled", "smallest") else None
     w, V, info = hs.eigsh(A, k=6, which=which, precond=precond)
     assert info.method == "lobpcg" and info.converged and info.iterations > 3
@@ -48,7 +48,7 @@ def test_pairs_beside_lapack(any_world, name, which):
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize("partition", ["metis", "all on the last"])
 def test_small_matrices_and_ranks_without_rows(world, name, partition):
     A = distribute(SMALL[name](), world, partition)
     k = min(3, A.shape[0])
@@ -60,9 +60,9 @@ def test_small_matrices_and_ranks_without_rows(world, name, partition):
         hs.eigsh(A, k=A.shape[0] + 1)
 
 
-@pytest.mark.parametrize("precond", ["jacobi", "chebyshev", "additive_schwarz", "amg"])
+@pytest.mark.parametrize("precond", ["jacobi", "additive_schwarz", "amg"])
 def test_preconditioners(world, precond):
-    A = distribute(grid(30, 34), world)
+    A = distribute(grid(20, 24), world)
     plain = hs.eigsh(A, k=4)[2]
     w, V, info = hs.eigsh(A, k=4, precond=precond)
     check(A, w, V, info, 4)
@@ -77,8 +77,7 @@ def test_singular_with_multigrid(world):
     assert abs(w[0]) < 1e-13 and info.iterations < 30
 
 
-@pytest.mark.parametrize("which", ["smallest", "largest"])
-@pytest.mark.parametrize("precond", [None, "amg"])
+@pytest.mark.parametrize(("which", "precond"), [("smallest", "amg"), ("largest", None)])
 def test_generalised(world, which, precond):
     matrix = grid(13, 11)
     A = distribute(matrix, world)
@@ -196,8 +195,8 @@ def test_statuses_tell_the_truth(world):
     assert info.converged and max(one.residual_norm for one in info.columns) < 1e-13
 
 
-def test_matrix_free(world):
-    A = distribute(grid(12, 17), world)
+def test_matrix_free(any_world):
+    A = distribute(grid(12, 17), any_world)
 
     class Shifted:
         layout, dtype = A.layout, torch.float64
