@@ -36,7 +36,9 @@ class Branches:
 
     def __init__(self, world: hs.World, n: int) -> None:
         if n % 2 == 0:
-            raise SystemExit("n must be 31, 63 or such: odd, as its half, for a point at the centre")
+            raise SystemExit(
+                "n must be 31, 63 or such: odd, as its half, for a point at the centre"
+            )
         self.world = world
         self.system = problems.make_nonlinear(f"bratu2d:n={n},lambda=0").on(world)
         inner = self.system.layout
@@ -61,7 +63,7 @@ class Branches:
         return torch.cat([r, (centre - s).view(1)]) if self.last else r
 
     def along(self, heights: np.ndarray) -> list[float]:
-        """lambda at each u(centre). **Collective.**"""
+        """Find lambda at each u(centre). **Collective.**"""
         found: list[float] = []
         before = w = torch.zeros(self.layout.n_owned, dtype=torch.float64).to(self.world.device)
         for k, s in enumerate(heights):

@@ -304,7 +304,10 @@ def _print(
     if not info.inner_iterations:
         return
     steps = zip(
-        info.inner_iterations, info.forcing, info.residual_history[1:], info.step_lengths,
+        info.inner_iterations,
+        info.forcing,
+        info.residual_history[1:],
+        info.step_lengths,
         strict=False,
     )
     print_table(

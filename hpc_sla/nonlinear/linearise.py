@@ -88,7 +88,9 @@ class Settings:
         if self.lag < 0:
             raise InputError(f"{self.lag} is negative", field="precond_lag")
         if self.max_iterations is not None and self.max_iterations < 1:
-            raise InputError(f"{self.max_iterations} is not positive", field="linear_max_iterations")
+            raise InputError(
+                f"{self.max_iterations} is not positive", field="linear_max_iterations"
+            )
         return None if self.linear_method == "auto" else make_method(self.linear_method)
 
     @property

@@ -176,9 +176,7 @@ def _backtrack(
     return None
 
 
-def _shrink(
-    norm: float, last: tuple[float, float], before: tuple[float, float] | None
-) -> float:
+def _shrink(norm: float, last: tuple[float, float], before: tuple[float, float] | None) -> float:
     """By how much to shorten the step, 0.1 to 0.5."""
     t, found = last
     if not math.isfinite(found) or before is None or not math.isfinite(before[1]):

@@ -149,8 +149,7 @@ class Problem:
         with self.layout.world.agree():
             if not M.transposable:
                 raise InputError(
-                    "the gradient applies the preconditioner's transpose, and "
-                    f"{M.name} has none",
+                    f"the gradient applies the preconditioner's transpose, and {M.name} has none",
                     field="precond",
                     remedy="Pass an object with apply and apply_transpose",
                 )

@@ -47,11 +47,14 @@ class Bratu(NonlinearProblem):
         values[here] = 2.0 * self.dimensions
         A = pattern.with_values(values)
         lam = place.tensor(self.parameters["lambda"])
-        source, exact = 0.0, None
+        source: Any = 0.0
+        exact = None
         if self.parameters["manufactured"]:
             known = wave(place.points)
             exact = place.tensor(known.value)
-            source = place.tensor(-known.laplacian - self.parameters["lambda"] * np.exp(known.value))
+            source = place.tensor(
+                -known.laplacian - self.parameters["lambda"] * np.exp(known.value)
+            )
 
         def residual(u: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
             return A @ u - h2 * (world.replicate(lam) * u.exp() + source)
