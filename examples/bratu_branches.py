@@ -63,7 +63,7 @@ class Branches:
         return torch.cat([r, (centre - s).view(1)]) if self.last else r
 
     def along(self, heights: np.ndarray) -> list[float]:
-        """lambda at each u(centre). **Collective.**"""
+        """Find lambda at each u(centre). **Collective.**"""
         found: list[float] = []
         before = w = torch.zeros(self.layout.n_owned, dtype=torch.float64).to(self.world.device)
         for k, s in enumerate(heights):

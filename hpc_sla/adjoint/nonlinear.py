@@ -186,11 +186,10 @@ def _gradients(
 ) -> Changes:
     """Zero where the image does not depend on a wanted one, None where it is not wanted."""
     chosen = [t for t, wants in zip(own, wanted, strict=True) if wants]
+    found: tuple[torch.Tensor | None, ...] = (None,) * len(chosen)
     if image.requires_grad:
         found = torch.autograd.grad(
             image, chosen, y, create_graph=track, retain_graph=track, allow_unused=True
         )
-    else:
-        found = (None,) * len(chosen)
     full = iter(torch.zeros_like(t) if g is None else g for t, g in zip(chosen, found, strict=True))
     return tuple(next(full) if wants else None for wants in wanted)

@@ -37,7 +37,7 @@ class Arguments:
         self.tensors = tuple(found)
 
     def put(self, tensors: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
-        """theta with these tensors. Local."""
+        """The user's theta with these tensors. Local."""
         found: tuple[Any, ...] = self._rebuild(iter(tensors))
         return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-
 import torch
 
 from hpc_sla.errors import InputError
@@ -90,7 +89,7 @@ def picard(
     relaxation: float,
     callback: Callback | None,
 ) -> tuple[torch.Tensor, Status]:
-    """u <- u + relaxation (g(u) - u). **Collective.** Writes the history to `equations.info`."""
+    """Iterate u <- u + relaxation (g(u) - u). **Collective.** Writes to `equations.info`."""
     watch = Watch(equations, stop, callback)
     while True:
         f, r = increments(u)

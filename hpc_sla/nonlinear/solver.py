@@ -59,7 +59,7 @@ def nonlinear_solve(
     Parameters
     ----------
     residual : callable(u, *theta) -> r
-        Torch code on this rank's owned entries, `[n_owned]` in and out. It may communicate: products
+        Torch code on this rank's owned entries, like u0 in and out. It may communicate: products
         `A @ u`, `A.halo(u)` (or a HaloPlan's exchange), `world.all_sum`. The same communication on
         every rank, whatever it owns.
     u0 : torch.Tensor [n_owned] or [n_owned, k]
@@ -215,7 +215,7 @@ def _layout(layout: Any, pattern: Any, arguments: Arguments) -> RowLayout:
 
 
 def _blocked(layout: RowLayout, k: int) -> RowLayout:
-    """k unknowns at each row, one after another."""
+    """That of k unknowns at each row, one after another."""
     rows = layout.rows[:, None] * k + np.arange(k)
     return RowLayout(layout.world, layout.offsets * k, rows.reshape(-1))
 

@@ -47,7 +47,8 @@ class Bratu(NonlinearProblem):
         values[here] = 2.0 * self.dimensions
         A = pattern.with_values(values)
         lam = place.tensor(self.parameters["lambda"])
-        source, exact = 0.0, None
+        source: Any = 0.0
+        exact = None
         if self.parameters["manufactured"]:
             known = wave(place.points)
             exact = place.tensor(known.value)

@@ -172,7 +172,7 @@ class Placed:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(self._like)
 
     def around(self, u: torch.Tensor) -> torch.Tensor:
-        """u around each owned point, zero on the boundary. **Collective.** Differentiable.
+        """Values u around each owned point, zero on the boundary. **Collective.** Differentiable.
 
         [n_points_owned, offsets], or [n_points_owned, offsets, block_size].
         """

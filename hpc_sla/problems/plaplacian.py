@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Linear elements on squares cut from (0, 0) to (1, 1). Below the cut the legs of a triangle go from
 # its right angle to (-1, 0) and (0, 1), above it to (1, 0) and (0, -1). Of the six triangles around
-# a point: where the right angle is, how the legs go along each axis, and the gradient of the point's
-# hat function, times h.
+# a point: where the right angle is, how the legs go along each axis, and the gradient of the
+# point's hat function, times h.
 _TRIANGLES = [
     ((0, 0), (-1, 1), (1, -1)),
     ((1, 0), (-1, 1), (-1, 0)),

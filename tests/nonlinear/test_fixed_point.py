@@ -28,7 +28,7 @@ WAYS = {
 def test_the_same_root(world, way):
     dense = Dense(matrix(), vector(201), 0.7, 3 * vector(202), vector(203))
     A = distribute(matrix(), world)
-    values, d, s, f = (t.detach() for t in parameters(A, vector(201), 0.7, 3 * vector(202)))
+    _, d, s, f = (t.detach() for t in parameters(A, vector(201), 0.7, 3 * vector(202)))
     seen = []
     u, info = hs.nonlinear_solve(
         on_ranks(world, A),
@@ -88,7 +88,7 @@ def test_anderson_of_a_linear_system_is_gmres(world):
         return (A @ whole)[mine] - b
 
     u0 = torch.zeros(layout.n_owned, dtype=torch.float64)
-    u, info = hs.nonlinear_solve(
+    _, info = hs.nonlinear_solve(
         residual, u0, layout=layout, method="anderson:memory=10", rtol=1e-10, max_iterations=12
     )
     assert info.converged and info.iterations <= 10

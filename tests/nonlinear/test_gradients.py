@@ -8,7 +8,7 @@ import torch
 
 import hpc_sla as hs
 from tests.collective import PARTITIONS, distribute, everywhere, full, spread
-from tests.nonlinear.systems import N, Dense, matrix, on_ranks, parameters, vector
+from tests.nonlinear.systems import Dense, matrix, on_ranks, parameters, vector
 
 pytestmark = pytest.mark.mpi
 
@@ -122,11 +122,15 @@ def test_central_differences_and_twice(world, way):
 
     def slope(tensors, create_graph=False):
         found = torch.autograd.grad(loss(*tensors), tensors, create_graph=create_graph)
-        own = sum((g * v).sum() for g, v, k in zip(found, directions, range(4)) if k != 2)
+        own = sum(
+            (g * v).sum() for g, v, k in zip(found, directions, range(4), strict=True) if k != 2
+        )
         return world.all_sum(own) + found[2] * directions[2]
 
     def moved(h):
-        return [(t + h * v).detach().requires_grad_() for t, v in zip(leaves, directions)]
+        return [
+            (t + h * v).detach().requires_grad_() for t, v in zip(leaves, directions, strict=True)
+        ]
 
     h = 1e-4
     first = slope(leaves, create_graph=True)
@@ -136,7 +140,7 @@ def test_central_differences_and_twice(world, way):
     assert abs(first.item() - numerical) < 1e-8 * abs(numerical)
     second = torch.autograd.grad(first, leaves)
     # s is used outside replicate in `slope`, alike on all ranks, and counts once.
-    own = sum((g * v).sum() for g, v, k in zip(second, directions, range(4)) if k != 2)
+    own = sum((g * v).sum() for g, v, k in zip(second, directions, range(4), strict=True) if k != 2)
     curvature = float(world.all_sum(own.detach()) + second[2] * directions[2])
     ends = [slope(moved(k * h)).item() for k in (-2, -1, 1, 2)]
     numerical = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * h)
@@ -145,7 +149,7 @@ def test_central_differences_and_twice(world, way):
 
 def test_forward_mode(world, dense):
     A = distribute(matrix(), world)
-    values, d, s, f = (t.detach() for t in parameters(A, vector(201), S, 3 * vector(202)))
+    _, d, s, f = (t.detach() for t in parameters(A, vector(201), S, 3 * vector(202)))
     df = spread(A.layout, vector(213))
 
     def solution(f, s):
@@ -214,7 +218,7 @@ def test_nothing_grows_with_the_iterations_and_backward_is_one_solve(world):
 
 def test_what_has_no_gradient_says_so(world):
     A = distribute(matrix(), world)
-    values, d, s, f = parameters(A, vector(201), S, 3 * vector(202))
+    _, d, s, f = parameters(A, vector(201), S, 3 * vector(202))
     start = torch.zeros_like(f).detach()
     with pytest.raises(hs.InputError, match="not among its arguments"):
         hs.nonlinear_solve(lambda u: A @ u - f, start, layout=A.layout)
@@ -224,7 +228,7 @@ def test_what_has_no_gradient_says_so(world):
             lambda u, f: A @ u - f, start, f, layout=A.layout, precond=lambda r: r / diagonal
         )
     # One iteration is too few for the backward solve, and enough for a step towards the root.
-    u, info = hs.nonlinear_solve(
+    u, _ = hs.nonlinear_solve(
         on_ranks(world, A), start, A, d, s, f, linear_max_iterations=1, max_iterations=200
     )
     with pytest.raises(hs.AdjointSolveError, match="max_iterations"):
@@ -233,4 +237,3 @@ def test_what_has_no_gradient_says_so(world):
     u, _ = hs.nonlinear_solve(lambda u: A @ u - f.detach(), u0, layout=A.layout)
     A.layout.dot(u, u).backward()
     assert everywhere(world, not u0.grad.any())
-    assert N == A.shape[0]

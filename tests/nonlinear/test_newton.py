@@ -30,7 +30,7 @@ WAYS = [
 def test_the_root_of_a_dense_computation(world, way):
     dense = Dense(matrix(), vector(201), 0.7, 3 * vector(202), vector(203))
     A = distribute(matrix(), world)
-    values, d, s, f = (t.detach() for t in parameters(A, vector(201), 0.7, 3 * vector(202)))
+    _, d, s, f = (t.detach() for t in parameters(A, vector(201), 0.7, 3 * vector(202)))
     seen = []
     u, info = hs.nonlinear_solve(
         on_ranks(world, A),
