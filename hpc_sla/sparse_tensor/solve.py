@@ -72,14 +72,16 @@ class _Refined:
         adjoint_rtol: float,
     ) -> None:
         self.form = MatrixForm(A.pattern)
-        self._pattern, self._options = A.pattern.owned, {"backend": backend, "method": method}
+        self._pattern, self._backend, self._method = A.pattern.owned, backend, method
         self._rtol, self._atol, self._adjoint_rtol = rtol, atol, adjoint_rtol
 
     def solve(
         self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
         values = theta[0].detach()
-        self._factors = direct.factorize(self._pattern, values, **self._options)
+        self._factors = direct.factorize(
+            self._pattern, values, backend=self._backend, method=self._method
+        )
         x, self.infos = self.refined(b, theta, False, self._rtol, self._atol)
         return x
 
