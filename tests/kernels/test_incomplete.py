@@ -186,6 +186,55 @@ def test_entries_are_sorted_summed_and_given_a_diagonal():
     assert Block.from_entries(0, rows[:0], rows[:0], np.empty(0)).n == 0
 
 
+def test_csr_arrays_are_kept_where_they_will_do():
+    made = spd_matrix(30, 13)
+    made.sort_indices()
+    arrays = made.indptr, made.indices, made.data
+    block = Block.from_csr(*arrays)
+    assert all(mine is theirs for mine, theirs in zip(vars(block).values(), arrays, strict=False))
+    expected = _local(made)
+    assert np.array_equal(block.diagonal, expected.diagonal)
+    row = slice(made.indptr[3], made.indptr[4])
+    backwards = made.copy()
+    for array in (backwards.indices, backwards.data):
+        array[row] = array[row][::-1].copy()
+    without = made.copy()
+    without.setdiag(0)
+    for other in (backwards, without, without.copy()):
+        if other is not backwards:
+            expected = _local(other)
+        before = other.data.copy()
+        block = Block.from_csr(other.indptr, other.indices, other.data)
+        assert np.array_equal(other.data, before)
+        for mine, theirs in zip(vars(block).values(), vars(expected).values(), strict=True):
+            assert mine.dtype == theirs.dtype and np.array_equal(mine, theirs)
+        without.eliminate_zeros()
+    with_zero_row = sp.csr_matrix((np.array([2.0, 0.0]), ([0, 1], [0, 1])), shape=(2, 2))
+    block = Block.from_csr(with_zero_row.indptr, with_zero_row.indices, with_zero_row.data)
+    assert block.values.tolist() == [2, 1] and with_zero_row.data.tolist() == [2, 0]
+
+
+@BOTH
+@pytest.mark.usefixtures("_without_c")
+@pytest.mark.parametrize("order", ["natural", "reversed", "shuffled"])
+def test_sweeps_along_a_chain_and_across_it(order, compiled):
+    """Where each row waits for the one before it, and where none does."""
+    n = 50
+    chain = sp.diags_array([-1.0, 2.5, -1.4], offsets=[-1, 0, 1], shape=(n, n)).tocsr()
+    where = {
+        "natural": np.arange(n),
+        "reversed": np.arange(n)[::-1],
+        "shuffled": np.random.default_rng(14).permutation(n),
+    }[order]
+    matrix = sp.csr_matrix(chain[where][:, where])
+    L, U = dense_ilu0(matrix.toarray())
+    factor = ilu0(_local(matrix), CPU)
+    b = np.random.default_rng(15).standard_normal(n)
+    np.testing.assert_allclose(_solved(factor, b), np.linalg.solve(L @ U, b), rtol=1e-11)
+    exact = np.linalg.solve((L @ U).T, b)
+    np.testing.assert_allclose(_solved(factor, b, True), exact, rtol=1e-11)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_symmetry_is_seen_up_to_rounding(dtype):
     matrix = spd_matrix(30, 10).astype(dtype)
