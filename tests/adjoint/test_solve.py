@@ -24,6 +24,8 @@ TIGHT = {"rtol": 1e-13, "adjoint_rtol": 1e-13, "max_iterations": 2000}
 def _makes_sense(method, family, precond):
     if family == "indefinite" and precond not in ("none", "jacobi"):
         return False  # made for definite matrices
+    if method == "richardson" and precond == "none":
+        return False  # no matrix of these has eigenvalues between 0 and 2
     solves = "square" if method == "auto" else ENTRIES[method].solves
     if solves in ("square", "any") and method != "auto":
         return family == "nonsymmetric" or precond == "jacobi"
