@@ -82,7 +82,7 @@ class Shrink:
         parts = self._to_leaders(np.ascontiguousarray(values).ravel().view(np.int64))
         if self.layout is None:
             return None
-        return np.concatenate(parts).view(np.float64).reshape(self.layout.n_owned, -1)
+        return np.concatenate(parts).view(np.float64).reshape(self.layout.n_owned, values.shape[1])
 
     def _to_leaders(self, packed: np.ndarray) -> list[np.ndarray]:
         world = self._outer.world
