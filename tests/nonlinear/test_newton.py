@@ -87,11 +87,11 @@ def test_quadratic_tail_and_inexact_solves(world):
 
 
 ORDERS = {
-    "bratu2d:lambda=5": (9, 19),
-    "bratu3d:lambda=6": (7, 15),
-    "diffusion2d:strength=1": (9, 19),
+    "bratu2d:lambda=5": (7, 15),
+    "bratu3d:lambda=6": (5, 11),
+    "diffusion2d:strength=1": (7, 15),
     "plaplacian2d:p=3": (7, 15),
-    "reaction2d:rate=20": (9, 19),
+    "reaction2d:rate=20": (7, 15),
 }
 
 
