@@ -153,10 +153,13 @@ def test_smoothing_and_the_galerkin_product_are_their_formulas(world, name, part
     if m == 1:
         small = abs(expected) < 0.002 * abs(expected).max(axis=1, keepdims=True)
         kept = np.where(small, 0, expected)
-        assert np.array_equal(p != 0, kept != 0)
-        expected = kept
+        sums = kept.sum(axis=1, keepdims=True)
+        factor = expected.sum(axis=1, keepdims=True) / np.where(sums == 0, 1, sums)
+        expected = np.where(
+            (small & (expected != 0)).any(axis=1, keepdims=True), kept * factor, kept
+        )
     size = abs(expected).max(axis=1, keepdims=True) + 1e-300
-    np.testing.assert_allclose(p / size, expected / size, atol=0.02 if m == 1 else 1e-12)
+    np.testing.assert_allclose(p / size, expected / size, atol=1e-12)
     coarse = galerkin(A, blocks, P)
     assert coarse.shape == (p.shape[1],) * 2 and coarse.layout is P.pattern.columns
     ours = dense_of(coarse.pattern, coarse.values.numpy())

@@ -1,0 +1,109 @@
+"""What cannot be: the same InputError on every rank."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hpc_sla as hs
+from hpc_sla.precond import make_preconditioner
+from hpc_sla.precond.amg import AMG, AmgOptions
+from tests.collective import distribute_once, spread
+from tests.precond.amg.systems import iterations, options, poisson
+
+pytestmark = pytest.mark.mpi
+
+WRONG = {
+    "cycle=X": "V, W, K",
+    "smoother=gauss": "chebyshev, jacobi",
+    "dtype=float16": "float32, float64",
+    "degree=0": "below 1",
+    "degree=two": "whole number",
+    "coarse_size=0": "below 1",
+    "rows_per_rank=-3": "below 1",
+    "max_levels=0": "below 1",
+    "block_size=0": "below 1",
+    "eigenvalue_ratio=1": "above 1",
+    "eigenvalue_ratio=nan": "above 1",
+    "strength=1": r"\[0, 1\)",
+    "strength=-0.1": r"\[0, 1\)",
+    "strength=nan": r"\[0, 1\)",
+    "levels=3": "not an option",
+}
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_an_option_out_of_range(world, option):
+    A = distribute_once(poisson(4), world)
+    with pytest.raises(hs.InputError, match=WRONG[option]):
+        hs.solve(A, spread(A.layout, np.ones(16)), precond=f"amg:{option}")
+
+
+def test_the_text_of_options_makes_the_same_again(world):
+    A = distribute_once(poisson(12), world)
+    text = "amg:cycle=W,degree=3,strength=0.1,coarse_size=20,dtype=float64"
+    M = make_preconditioner(text, A)
+    assert M.name == text
+    assert M.options == AmgOptions("W", degree=3, strength=0.1, coarse_size=20, dtype="float64")
+    assert str(AmgOptions()) == "amg"
+
+
+def test_a_node_that_ranks_share_and_rows_that_are_no_nodes(world):
+    A = distribute_once(poisson(5), world)
+    with pytest.raises(hs.InputError, match="part of a node"):
+        AMG(A, AmgOptions(block_size=2))
+    even = distribute_once(poisson(6), world, "cyclic")  # of 36 rows, 4 ranks own 9 each
+    if (even.layout.offsets % 2).any():
+        with pytest.raises(hs.InputError, match="part of a node"):
+            AMG(even, AmgOptions(block_size=2))
+
+
+BAD = {
+    "rows": lambda n, rank: np.ones((n + (rank == 0), 2)),
+    "three axes": lambda n, rank: np.ones((n, 1, 1)),
+    "no vectors": lambda n, rank: np.ones((n, 0)),
+    "not finite": lambda n, rank: np.full((n, 1), np.nan if rank == 0 else 1.0),
+    "other numbers of vectors": lambda n, rank: np.ones((n, 1 + (rank == 1))),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("partition", ["metis", "all on the last"])
+def test_a_near_nullspace_that_does_not_fit(world, name, partition):
+    A = distribute_once(poisson(5), world, partition)
+    bad = BAD[name](A.layout.n_owned, world.rank)
+    fine = name == "other numbers of vectors" and world.size == 1
+    fine = fine or (name == "not finite" and len(bad) == 0)  # here; rank 0 has no rows
+    if world.comm.allreduce(int(fine)) and (world.size == 1 or partition != "metis"):
+        AMG(A, options(), bad)
+        return
+    with pytest.raises(hs.InputError) as caught:
+        AMG(A, options(), bad)
+    assert caught.value.field == "near_nullspace"
+
+
+@pytest.mark.parametrize("partition", ["metis", "all on the last"])
+def test_one_vector_may_be_flat(world, partition):
+    A = distribute_once(poisson(9), world, partition)
+    flat = np.ones(A.layout.n_owned)
+    b = spread(A.layout, np.arange(81.0))
+    counts = [iterations(A, b, AMG(A, options(), near)) for near in (flat, flat[:, None], None)]
+    assert len(set(counts)) == 1
+
+
+def test_a_matrix_that_is_not_square(world):
+    matrix = poisson(4)[:, :9]
+    A = distribute_once(matrix, world, "contiguous")
+    with pytest.raises(hs.InputError):
+        AMG(A)
+    with pytest.raises(hs.InputError, match="square"):
+        make_preconditioner("amg", A)
+
+
+def test_a_preconditioner_of_another_matrix_and_a_k_cycle_transposed(world):
+    A, other = (distribute_once(poisson(n), world) for n in (8, 9))
+    b = spread(other.layout, np.ones(81))
+    with pytest.raises(hs.InputError, match="does not go"):
+        hs.solve(other, b, precond=AMG(A, options()))
+    K = AMG(A, options(cycle="K"))
+    assert not K.symmetric and not K.transposable
