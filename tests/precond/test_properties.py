@@ -25,7 +25,8 @@ from tests.precond.oracles import ORACLES, inverse_of, stored
 pytestmark = pytest.mark.mpi
 
 SPECS = [
-    *CHOICES,
+    *(name for name in CHOICES if name != "amg"),
+    "amg:dtype=float64",  # single precision would need tolerances of its own
     "chebyshev:degree=1",
     "chebyshev:degree=7,eigenvalue_ratio=4.5",
     "polynomial:degree=0",
@@ -171,7 +172,9 @@ def test_rows_without_a_diagonal_or_an_entry_give_no_nan(world, make, spec):
     M = make_preconditioner(spec, A)
     assert np.isfinite(_as_dense(A, M.apply)).all()
     assert np.isfinite(_as_dense(A, M.apply_transpose)).all()
-    if make().nnz == 0 and "chebyshev" not in spec and "polynomial" not in spec:
+    # amg takes the pseudo-inverse, which here is zero.
+    others = ("chebyshev", "polynomial", "amg")
+    if make().nnz == 0 and not spec.startswith(others):
         assert np.array_equal(_as_dense(A, M.apply), np.eye(6))
 
 

@@ -10,6 +10,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla.precond import (
     CHOICES,
+    AMG,
     AdditiveSchwarz,
     BlockJacobi,
     Chebyshev,
@@ -32,6 +33,7 @@ CONSTRUCTED = {
     "polynomial": Polynomial,
     "block_jacobi": BlockJacobi,
     "additive_schwarz": AdditiveSchwarz,
+    "amg": AMG,
 }
 
 
