@@ -9,8 +9,8 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.precond import (
-    CHOICES,
     AMG,
+    CHOICES,
     AdditiveSchwarz,
     BlockJacobi,
     Chebyshev,
