@@ -18,7 +18,7 @@ HARD = {
     "anisotropic2d:n=60,angle=0": 11,
     "anisotropic2d:n=60,angle=30": 42,
     "jumps2d:n=60": 14,
-    "neumann2d:n=40": 14,
+    "neumann2d:n=40": 21,
     "unstructured3d:n=10": 15,
     "graph_laplacian:n=2000": 26,
     "convection2d:n=60,peclet=1": 15,
