@@ -53,9 +53,13 @@ class DenseSolve:
         if shape not in self._buffers:
             self._buffers[shape] = b.new_empty((self._layout.n_global, *shape))
         whole = self._buffers[shape].zero_()
-        whole.narrow(0, self._layout.start, self._layout.n_owned).add_(b)
+        torch.mul(b, 1.0, out=whole.narrow(0, self._layout.start, self._layout.n_owned))
         self._world.transport.all_reduce_sum(whole)
-        torch.matmul(self._columns if transpose else self._rows, whole, out=out)
+        rows = self._columns if transpose else self._rows
+        # As columns: tests on fake CUDA tensors cannot follow mv(out=) or matmul(out=).
+        if b.dim() == 1:
+            whole, out = whole.unsqueeze(1), out.unsqueeze(1)
+        torch.mm(rows, whole, out=out)
 
 
 def _inverse(dense: np.ndarray) -> tuple[np.ndarray, bool]:
