@@ -74,7 +74,7 @@ def test_more_ranks_hardly_cost_iterations(world):
 
 @pytest.mark.parametrize("ranks", [5, 8])
 def test_other_rank_counts_from_the_command_line(ranks, tmp_path):
-    done = launch(
-        ranks, "solve", "poisson2d:n=40", "--precond", "amg:rows_per_rank=100", cwd=tmp_path
-    )
+    made = launch(1, "partition", "poisson2d:n=40", "-o", "p.h5", "--parts", "2", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    done = launch(ranks, "solve", "p.h5", "--precond", "amg:rows_per_rank=100", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
