@@ -52,35 +52,28 @@ class Block:
         stored = np.zeros(n, dtype=bool)
         stored[rows[rows == columns]] = True
         missing = np.flatnonzero(~stored)
-        rows = np.concatenate([rows, missing]).astype(np.int64)
-        columns = np.concatenate([columns, missing]).astype(np.int64)
+        rows, columns = np.concatenate([rows, missing]), np.concatenate([columns, missing])
         values = np.concatenate([values, np.zeros(len(missing), dtype=values.dtype)])
-        key = rows * n + columns
-        if np.any(key[1:] <= key[:-1]):
-            key, where = np.unique(key, return_inverse=True)
-            total = np.zeros(len(key), dtype=values.dtype)
-            np.add.at(total, where, values)
-            rows, columns, values = key // max(n, 1), key % max(n, 1), total
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
-        diagonal = np.flatnonzero(rows == columns)
+        csr = sp.coo_matrix((values, (rows, columns)), shape=(n, n)).tocsr()
+        indptr, indices = (a.astype(np.int32, copy=False) for a in (csr.indptr, csr.indices))
+        rows, values = np.repeat(np.arange(n), np.diff(indptr)), csr.data
+        diagonal = np.flatnonzero(indices == rows)
         filled = np.bincount(rows[values != 0], minlength=n) > 0
         values[diagonal[~filled]] = 1.0
-        return cls(
-            indptr.astype(np.int32), columns.astype(np.int32), values, diagonal.astype(np.int32)
-        )
+        return cls(indptr, indices, values, diagonal.astype(np.int32))
 
     @classmethod
     def from_csr(cls, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray) -> Block:
         """From int32 CSR arrays. Local.
 
-        As `from_entries`, but the arrays are kept where nothing has to be sorted or added.
+        As `from_entries`, but the arrays are shared where nothing has to be sorted or added.
         """
         n = len(indptr) - 1
         rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(indptr))
         diagonal = np.flatnonzero(indices == rows)
         sorted_once = sp.csr_matrix((values, indices, indptr), shape=(n, n)).has_canonical_format
         if not sorted_once or len(diagonal) < n or not values[diagonal].all():
-            return cls.from_entries(n, rows, indices, values.copy())
+            return cls.from_entries(n, rows, indices, values)
         return cls(indptr, indices, values, diagonal.astype(np.int32))
 
     @property

@@ -85,6 +85,8 @@ def make_factor(block: Block, device: torch.device, factor: str, backend: str) -
         torch.from_numpy(a).to(device) for a in (block.indptr, block.indices, block.values)
     )
     pattern = CsrPattern(indptr, indices, block.n)
+    # A backend may come back to them for the transpose, and they are the matrix's own until then.
+    values = values.clone()
     try:
         made = factorize(pattern, values, backend=backend, repeated=True)
         # Some backends know of a singular matrix only by its solutions, and a loop is too late.

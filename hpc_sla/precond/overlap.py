@@ -59,24 +59,31 @@ def overlapping_block(A: DSparseMatrix, overlap: int) -> tuple[np.ndarray, Block
     columns, values = [own.columns], [own.values]
     reached = np.empty(0, dtype=np.int64)
     for _ in range(overlap):
-        seen = np.unique(columns[-1])
-        seen = seen[(seen < start) | (seen >= stop)]
+        seen = columns[-1]
+        seen = np.unique(seen[(seen < start) | (seen >= stop)])
         new = np.setdiff1d(seen, reached, assume_unique=True)
         reached = np.union1d(reached, new)
         counts, more, data = _fetch(A.world, layout.offsets, start, own, new)
         rows.append(np.repeat(new, counts))
         columns.append(more)
         values.append(data.astype(own.values.dtype))
-    everything = np.union1d(np.arange(start, stop), reached)
-    row, column, value = map(np.concatenate, (rows, columns, values))
-    keep = np.isin(column, everything)
-    block = Block.from_entries(
-        len(everything),
-        np.searchsorted(everything, row[keep]),
-        np.searchsorted(everything, column[keep]),
-        value[keep],
-    )
+    row, column = (_numbered(np.concatenate(n), start, stop, reached) for n in (rows, columns))
+    keep = column >= 0
+    value = np.concatenate(values)[keep]
+    block = Block.from_entries(layout.n_owned + len(reached), row[keep], column[keep], value)
     return reached, block
+
+
+def _numbered(stored: np.ndarray, start: int, stop: int, reached: np.ndarray) -> np.ndarray:
+    """Stored rows as rows of the block, in which its own lie between others; -1 of no row of it."""
+    numbers = stored + (int((reached < start).sum()) - start)
+    away = np.flatnonzero((stored < start) | (stored >= stop))
+    if len(away):
+        others = stored[away]
+        where = np.searchsorted(reached, others)
+        found = np.isin(others, reached)
+        numbers[away] = np.where(found, where + np.where(others < start, 0, stop - start), -1)
+    return numbers
 
 
 def _fetch(
