@@ -133,15 +133,15 @@ def test_central_differences_and_twice(world, way):
     h = 1e-4
     first = slope(leaves, create_graph=True)
     with torch.no_grad():
-        ends = [loss(*moved(k * h)) for k in (-2, -1, 1, 2)]
-    numerical = float(ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * h)
-    assert abs(first.item() - numerical) < 1e-8 * abs(numerical)
+        ends = [loss(*moved(k * h)) for k in (-1, 1)]
+    numerical = float(ends[1] - ends[0]) / (2 * h)
+    assert abs(first.item() - numerical) < 1e-6 * abs(numerical)
     second = torch.autograd.grad(first, leaves)
     # s is used outside replicate in `slope`, alike on all ranks, and counts once.
     own = sum((g * v).sum() for g, v, k in zip(second, directions, range(4), strict=True) if k != 2)
     curvature = float(world.all_sum(own.detach()) + second[2] * directions[2])
-    ends = [slope(moved(k * h)).item() for k in (-2, -1, 1, 2)]
-    numerical = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * h)
+    ends = [slope(moved(k * h)).item() for k in (-1, 1)]
+    numerical = (ends[1] - ends[0]) / (2 * h)
     assert abs(curvature - numerical) < 1e-6 * abs(numerical)
 
 
