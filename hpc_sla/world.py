@@ -81,6 +81,7 @@ class World:
         self.size: int = self.comm.size
         self._tag = 0
         self._closed = False
+        self._thinned: dict[int, World | None] = {}
         node_rank, node_size = place_on_node(self.comm)
         share_cores(node_size)
         with self.agree():
@@ -274,6 +275,31 @@ class World:
             text = f"{text} [on rank{'s' if len(ranks) > 1 else ''} {named}]"
         raise _rebuild(kind, text, state) from error
 
+    # Fewer ranks
+
+    def thinned(self, ranks: int) -> World | None:
+        """The World of every few-th rank; None on the others. **Collective.**
+
+        Made once for each number: MPI and nccl take long to make a communicator, and can make
+        only so many.
+
+        Parameters
+        ----------
+        ranks : int
+            Replicated: how many take part, at least 1 and below `size`. Number i of them is
+            `i * size // ranks` here.
+        """
+        if ranks not in self._thinned:
+            from mpi4py import MPI
+
+            takes_part = self.rank in (i * self.size // ranks for i in range(ranks))
+            inner = self.comm.Split(0 if takes_part else MPI.UNDEFINED, self.rank)
+            self._thinned[ranks] = None
+            if takes_part:
+                self._thinned[ranks] = World(inner, self.device, self.transport.name)
+                inner.Free()
+        return self._thinned[ranks]
+
     # Life
 
     def close(self) -> None:
@@ -283,6 +309,9 @@ class World:
         """
         if not self._closed:
             self._closed = True
+            for world in self._thinned.values():
+                if world is not None:
+                    world.close()
             self.transport.close()
             self.comm.Free()
 

@@ -48,6 +48,7 @@ class TorchDistributedTransport:
             members = list(range(comm.size))
         else:
             members = _members(comm, fresh)
+            _count_alike(comm, backend)
             self._group = dist.new_group(
                 sorted(members), timeout=_TIMEOUT, backend=backend, use_local_synchronization=True
             )
@@ -158,6 +159,18 @@ def _store(comm: MPI.Comm) -> tuple[dist.Store, tuple[str, int]]:
     if server is not None:
         return server, address
     return dist.TCPStore(host, port, comm.size, is_master=False, timeout=_TIMEOUT), address
+
+
+def _count_alike(comm: MPI.Comm, backend: str) -> None:
+    """Bring the number of groups this process knows to the same on all of `comm`. **Collective.**
+
+    torch names a subgroup after its ranks and that number, which differs where some ranks were in
+    more groups than others; the members then wait for each other under different names (PyTorch
+    pull request 189073). A group of one rank raises the number and waits for nobody.
+    """
+    known = len(dist.distributed_c10d._world.pg_names)
+    for _ in range(max(comm.allgather(known)) - known):
+        dist.new_group([dist.get_rank()], backend=backend, use_local_synchronization=True)
 
 
 def _members(comm: MPI.Comm, fresh: list[bool]) -> list[int]:

@@ -51,6 +51,19 @@ def test_any_subcommunicator_works(any_world):
     comm.Free()
 
 
+def test_fewer_ranks_are_made_once(any_world):
+    world = hs.World(any_world.comm, any_world.device, any_world.transport.name)
+    for ranks in range(1, world.size):
+        inner = world.thinned(ranks)
+        assert world.thinned(ranks) is inner
+        members = [i * world.size // ranks for i in range(ranks)]
+        assert everywhere(world, (inner is not None) == (world.rank in members))
+        if inner is not None:
+            assert inner.size == ranks and members[inner.rank] == world.rank
+            assert inner.all_sum(torch.ones(1)).item() == ranks
+    world.close()
+
+
 def test_the_users_messages_do_not_meet_ours(world):
     """A receive for anything, posted by the user before our exchange, must not be served by it."""
     into = np.zeros(1)

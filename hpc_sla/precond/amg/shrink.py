@@ -40,14 +40,9 @@ class Shrink:
         self._leader = first[group]
         end = first[group + 1] if group + 1 < ranks else outer.size
         self._members = range(self._leader, end)
-        leads = outer.rank == self._leader
-        # MPI leaves ranks that give no colour out.
-        inner = outer.comm.Split(0 if leads else _undefined(), outer.rank)
-        self.world: World | None = None
+        self.world: World | None = outer.thinned(ranks)
         self.layout: RowLayout | None = None
-        if leads:
-            self.world = World(inner, outer.device, outer.transport.name)
-            inner.Free()
+        if self.world is not None:
             self.layout = RowLayout(self.world, layout.offsets[[*first, outer.size]])
         self._channels: dict[tuple[torch.dtype, tuple[int, ...]], tuple[Channel, Channel]] = {}
 
@@ -138,9 +133,3 @@ class Shrink:
                 transport.channel(receives, sends, trailing, like.dtype),
             )
         return self._channels[key]
-
-
-def _undefined() -> int:
-    from mpi4py import MPI
-
-    return MPI.UNDEFINED
