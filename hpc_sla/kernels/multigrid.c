@@ -238,6 +238,57 @@
         return n;                                                                                \
     }                                                                                            \
                                                                                                  \
+    /* The values of P^T A P where its entries are known: `o` those in owned columns, in CSR;    \
+     * `h` the others, whose h_columns are P's, and whose values follow those of `o`. All that   \
+     * the product can have must be there. Otherwise as above. */                                \
+    int64_t hpc_sla_triple_values_##NAME(                                                        \
+        int64_t n, int64_t k, int64_t m, const int32_t *restrict r_indptr,                       \
+        const int32_t *restrict r_indices, const T *restrict r_values,                           \
+        const int32_t *restrict indptr, const int32_t *restrict indices,                         \
+        const T *restrict values, const int32_t *restrict there_indptr,                          \
+        const int32_t *restrict there_indices, const T *restrict there_values,                   \
+        const int32_t *restrict p_indptr, const int32_t *restrict p_indices,                     \
+        const T *restrict p_values, const int32_t *restrict there_p_indptr,                      \
+        const int32_t *restrict there_p_indices, const T *restrict there_p_values,               \
+        int32_t *restrict fine, int32_t *restrict list, T *restrict sum,                         \
+        int32_t *restrict place, const int32_t *restrict o_indptr,                               \
+        const int32_t *restrict o_columns, const int32_t *restrict h_indptr,                     \
+        const int32_t *restrict h_columns, T *restrict out)                                      \
+    {                                                                                            \
+        const int32_t in_owned = o_indptr[n];                                                    \
+        (void)k;                                                                                 \
+        for (int64_t row = 0; row < n; ++row) {                                                  \
+            int32_t count = 0;                                                                   \
+            for (int32_t e = o_indptr[row]; e < o_indptr[row + 1]; ++e) {                        \
+                place[o_columns[e]] = e;                                                         \
+                out[e] = 0;                                                                      \
+            }                                                                                    \
+            for (int32_t e = h_indptr[row]; e < h_indptr[row + 1]; ++e) {                        \
+                place[h_columns[e]] = in_owned + e;                                              \
+                out[in_owned + e] = 0;                                                           \
+            }                                                                                    \
+            for (int32_t e = r_indptr[row]; e < r_indptr[row + 1]; ++e) {                        \
+                const int32_t i = r_indices[e];                                                  \
+                count = add_row_##NAME(indptr[i], indptr[i + 1], indices, values, r_values[e], 0,\
+                                       fine, list, sum, count);                                  \
+                count = add_row_##NAME(there_indptr[i], there_indptr[i + 1], there_indices,      \
+                                       there_values, r_values[e], (int32_t)m, fine, list, sum,   \
+                                       count);                                                   \
+            }                                                                                    \
+            for (int32_t e = 0; e < count; ++e) {                                                \
+                const int here = list[e] < m;                                                    \
+                const int64_t i = here ? list[e] : list[e] - m;                                  \
+                const int32_t *restrict columns = here ? p_indices : there_p_indices;            \
+                const T *restrict entries = here ? p_values : there_p_values;                    \
+                const int32_t start = here ? p_indptr[i] : there_p_indptr[i];                    \
+                const int32_t end = here ? p_indptr[i + 1] : there_p_indptr[i + 1];              \
+                for (int32_t f = start; f < end; ++f)                                            \
+                    out[place[columns[f]]] += sum[e] * entries[f];                               \
+            }                                                                                    \
+        }                                                                                        \
+        return n;                                                                                \
+    }                                                                                            \
+                                                                                                 \
     /* A matrix in columns [m owned | others] as two: entries of the first m columns in rows of  \
      * their own, and of the rows that have others, those, with columns from 0 on, the rows'     \
      * numbers in `boundary`. there_indptr has room for n + 1. Returns the boundary's length. */ \

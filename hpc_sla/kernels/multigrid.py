@@ -189,6 +189,51 @@ def triple_product(
         indices, values = (np.concatenate([a, np.empty_like(a)]) for a in (indices, values))
 
 
+def triple_values(
+    transposed: sp.csr_matrix,
+    owned: sp.csr_matrix,
+    halo: sp.csr_matrix,
+    P: sp.csr_matrix,
+    P_there: sp.csr_matrix,
+    columns: int,
+    known: tuple[np.ndarray, np.ndarray],
+    known_halo: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """The values of `P^T A P` at known entries, which are all it can have. Local.
+
+    Parameters
+    ----------
+    transposed, owned, halo, P, P_there, columns
+        As `triple_product` takes them.
+    known, known_halo : (int32 array [n + 1], int32 array)
+        The product's entries in two parts: `indptr` over all rows, and columns.
+
+    Returns
+    -------
+    array
+        Of the first part, then of the second.
+    """
+    n = transposed.shape[0]
+    if native.LIBRARY is None:
+        product = triple_product(transposed, owned, halo, P, P_there, columns)
+        rows = [np.repeat(np.arange(n), np.diff(indptr)) for indptr, _ in (known, known_halo)]
+        where = np.concatenate(rows), np.concatenate([known[1], known_halo[1]])
+        if len(where[0]) == 0:
+            return product.data[:0]
+        return np.asarray(product[where]).ravel()
+    m = owned.shape[1]
+    everything = m + halo.shape[1]
+    dtype = transposed.dtype
+    out = np.empty(len(known[1]) + len(known_halo[1]), dtype=dtype)
+    matrices = (transposed, owned, halo, P, P_there)
+    arrays = [array for matrix in matrices for array in _arrays(matrix)]
+    row = (np.zeros(everything, np.int32), np.empty(everything, np.int32))
+    row_values, place = np.empty(everything, dtype=dtype), np.empty(columns, dtype=np.int32)
+    work = (*row, row_values, place, *known, *known_halo, out)
+    _call("triple_values", n, m, *arrays, *work)
+    return out
+
+
 def split(rows: sp.csr_matrix, m: int) -> tuple[sp.csr_matrix, np.ndarray, sp.csr_matrix]:
     """The first m columns of a matrix, and the others of those rows that have them. Local.
 

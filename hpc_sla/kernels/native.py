@@ -31,6 +31,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "aggregate": (2, 6, ctypes.c_int64),
     "prolongator": (2, 16, ctypes.c_int64),
     "triple": (5, 22, ctypes.c_int64),
+    "triple_values": (3, 24, ctypes.c_int64),
     "split": (3, 10, ctypes.c_int64),
     "ilu0": (2, 7, ctypes.c_int64),
     "ic0": (2, 7, ctypes.c_int64),

@@ -187,6 +187,21 @@ def test_the_triple_product_is_one(n, m, columns, fill, dtypes):
     np.testing.assert_allclose(result.toarray(), expected, rtol=tolerance, atol=tolerance * 10)
     if fill == 1.0 and n == 60:
         assert result.nnz > 2 * (owned.nnz + halo.nnz) + 64
+    # Where its entries are known, and in two parts.
+    first, touched, second = kernels.split(result, columns // 2)
+    counts = np.zeros(columns + 1, dtype=np.int32)
+    counts[touched + 1] = np.diff(second.indptr)
+    values = kernels.triple_values(
+        transposed,
+        owned,
+        halo,
+        P,
+        there,
+        columns,
+        (first.indptr, first.indices),
+        (np.cumsum(counts, dtype=np.int32), second.indices + np.int32(columns // 2)),
+    )
+    assert np.array_equal(values, np.concatenate([first.data, second.data]))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -95,7 +95,8 @@ class AMG(Preconditioner):
         keep : {"prolongators", "aggregates"}
             Prolongators suit values that have changed by little, or all by one factor; after
             larger changes they may cost iterations, and smoothing the old aggregates' anew is
-            the better choice. Eigenvalue estimates and Galerkin products are always new.
+            the better choice. Eigenvalue estimates are brought up to date, and Galerkin products
+            are always new.
 
         Returns
         -------
@@ -203,7 +204,7 @@ def _scale(A: DSparseMatrix) -> float:
     where A is negative definite.
     """
     values = A.values.detach()
-    largest = A.world.max(float(values.abs().max()) if values.numel() else 0.0)
+    largest = A.world.max(max(map(abs, map(float, values.aminmax()))) if values.numel() else 0.0)
     negative = A.world.sum(int((A.diagonal().detach() < 0).sum())) == A.shape[0] > 0
     sign = -1.0 if negative else 1.0
     if not 0 < largest < math.inf or 1e-10 < largest < 1e10:

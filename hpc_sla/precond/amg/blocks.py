@@ -54,6 +54,14 @@ def csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: in
     return sp.csr_matrix((data, indices, indptr), shape=(n, m), copy=False)
 
 
+def some_rows(matrix: sp.csr_matrix, begin: int, end: int) -> sp.csr_matrix:
+    """Rows from begin to end; the entries are shared, where SciPy's slices copy. Local."""
+    first, last = matrix.indptr[begin], matrix.indptr[end]
+    indptr = matrix.indptr[begin : end + 1] - first
+    entries = matrix.data[first:last], matrix.indices[first:last]
+    return csr(*entries, indptr, end - begin, matrix.shape[1])
+
+
 def as_scipy(pattern: CsrPattern, values: torch.Tensor) -> sp.csr_matrix:
     """A rank-local matrix on the host. Local."""
     data, indices, indptr = (t.cpu().numpy() for t in (values, pattern.indices, pattern.indptr))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,10 +16,34 @@ from hpc_sla.world import World
 
 STEPS = 8
 
+_EARLY, _CLOSE = 3, 0.1
+"""After so many steps a new estimate may be the old one, corrected by up to this part of it."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a largest eigenvalue, and what it takes to bring it up to date. Replicated.
+
+    Attributes
+    ----------
+    largest : float
+        From below; NaN where the matrix is not finite.
+    full, early : float
+        The estimate with all steps that it goes back to, and that one's after the first few.
+    """
+
+    largest: float
+    full: float
+    early: float
+
 
 def largest_eigenvalue(
-    operator: Operator, layout: RowLayout, inverse: torch.Tensor, steps: int = STEPS
-) -> float:
+    operator: Operator,
+    layout: RowLayout,
+    inverse: torch.Tensor,
+    before: Estimate | None = None,
+    steps: int = STEPS,
+) -> Estimate:
     """The largest eigenvalue of D^-1 A, from below, by Lanczos' method. **Collective.**
 
     In D's inner product, in which D^-1 A is symmetric where A is (Saad, Numerical Methods for
@@ -31,11 +56,9 @@ def largest_eigenvalue(
     layout : RowLayout
     inverse : torch.Tensor [n_owned]
         The diagonal of D^-1.
-
-    Returns
-    -------
-    float
-        Replicated; NaN where A is not finite.
+    before : Estimate, optional
+        For other values of A. The steps start from the same vector, so that where the first few
+        come to nearly the same, all of them would: the rest is spared.
     """
     world = layout.world
     steps = min(steps, layout.n_global)
@@ -47,7 +70,7 @@ def largest_eigenvalue(
     beta = _norm(world, torch.dot(u, z))
     diagonal: list[float] = []
     off: list[float] = []
-    past = 1.0
+    past, early = 1.0, 0.0
     for _ in range(steps):
         if not beta > 0:
             break
@@ -62,9 +85,19 @@ def largest_eigenvalue(
         beta = _norm(world, sums[0].clone())
         off.append(beta)
         if not math.isfinite(beta):
-            return math.nan
+            return Estimate(math.nan, math.nan, math.nan)
+        if len(diagonal) == _EARLY:
+            early = _largest_ritz(diagonal, off)
+            if before and abs(early - before.early) <= _CLOSE * before.early > 0:
+                largest = before.full * (early / before.early)
+                return Estimate(largest, before.full, before.early)
         if beta < 1e-5 * abs(diagonal[0]):  # an invariant subspace
             break
+    largest = _largest_ritz(diagonal, off)
+    return Estimate(largest, largest, early)
+
+
+def _largest_ritz(diagonal: list[float], off: list[float]) -> float:
     m = len(diagonal)
     if m == 0:
         return 0.0

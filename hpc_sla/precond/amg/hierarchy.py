@@ -14,12 +14,13 @@ import torch
 
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
 from hpc_sla.precond.amg.cycle import Level
-from hpc_sla.precond.amg.eigenvalue import largest_eigenvalue
-from hpc_sla.precond.amg.galerkin import galerkin
+from hpc_sla.precond.amg.eigenvalue import Estimate, largest_eigenvalue
+from hpc_sla.precond.amg.galerkin import KnownProduct, galerkin
 from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.amg.products import Operator, Transfer
 from hpc_sla.precond.amg.prolongator import Prolongator, smoothed_prolongator
@@ -66,6 +67,8 @@ class _Kept:
     block_size: int
     transfer: Transfer | None = None
     shrink: Shrink | None = None
+    coarse: DistributedPattern | None = None
+    product: KnownProduct | None = None
 
 
 class Hierarchy:
@@ -104,11 +107,13 @@ class Hierarchy:
         self.summaries: list[LevelSummary] = []
         self.seconds: dict[str, float] = defaultdict(float)
         self._kept: list[_Kept] = []
+        self._estimates: list[Estimate] = []
         block_size = options.block_size
         current: DSparseMatrix | None = A
         while current is not None:
-            level, largest = self._add_level(current)
             depth = len(self._kept)
+            inverse = self._add_level(current, previous._estimates[depth] if previous else None)
+            level = self.levels[-1]
             before = previous._kept[depth] if previous and depth < len(previous._kept) else None
             if previous is None and not self._ends_here(current):
                 before = self._aggregate(current, B, block_size)
@@ -122,13 +127,21 @@ class Hierarchy:
             with self._timed("prolongator"):
                 transfer = before.transfer if keep == "prolongators" else None
                 if transfer is None:
-                    P, B_coarse = self._prolongator(current, blocks, before, largest)
+                    P, B_coarse = self._prolongator(current, blocks, before, inverse)
                 else:
                     P, B_coarse = transfer.prolongator(), None
+            product = None
             with self._timed("galerkin"):
-                coarse = galerkin(current, blocks, P)
+                if transfer is not None and before.coarse is not None:
+                    product = before.product
+                    if product is None:
+                        product = KnownProduct(current.pattern.plan, P, before.coarse)
+                    coarse = product(blocks, P)
+                else:
+                    coarse = galerkin(current, blocks, P)
             with self._timed("transfer"):
-                kept = replace(before, transfer=transfer or Transfer(P, self.dtype))
+                transfer = transfer or Transfer(P, self.dtype)
+            kept = replace(before, transfer=transfer, coarse=coarse.pattern, product=product)
             if previous is None:
                 kept = replace(kept, shrink=self._shrink(coarse))
             assert kept.transfer is not None
@@ -136,7 +149,7 @@ class Hierarchy:
             self._kept.append(kept)
             self._summarise(current, level)
             block_size = kept.B.shape[1]
-            del P, blocks
+            del P, blocks, inverse
             current = coarse
             if kept.shrink is not None:
                 with self._timed("shrink"):
@@ -177,29 +190,30 @@ class Hierarchy:
                 return None
             return _Kept(aggregates, group.astype(np.int32), B, block_size)
 
-    def _add_level(self, A: DSparseMatrix) -> tuple[Level, float]:
+    def _add_level(self, A: DSparseMatrix, before: Estimate | None) -> torch.Tensor:
+        """Add a level without its transfer; the diagonal of D^-1. **Collective.**"""
         with self._timed("smoother"):
             operator = Operator(A.pattern, A.values.detach().to(self.dtype))
-            inverse = Jacobi(A.diagonal().detach()).inverse.to(self.dtype)
-            largest = largest_eigenvalue(operator, A.layout, inverse)
-            if not 0 < largest < math.inf:
-                largest = 1.0
-            steps = Steps(A, largest, self._options, self.dtype)
+            inverse = Jacobi(A.diagonal().detach()).inverse
+            estimate = largest_eigenvalue(operator, A.layout, inverse.to(self.dtype), before)
+            if not 0 < estimate.largest < math.inf:
+                estimate = Estimate(1.0, 1.0, 0.0)
+            steps = Steps(A, inverse, estimate.largest, self._options, self.dtype)
         self.levels.append(Level(A.layout, operator, steps))
-        return self.levels[-1], largest
+        self._estimates.append(estimate)
+        return inverse
 
     def _prolongator(
-        self, A: DSparseMatrix, blocks: Blocks, kept: _Kept, largest: float
+        self, A: DSparseMatrix, blocks: Blocks, kept: _Kept, inverse: torch.Tensor
     ) -> tuple[Prolongator, np.ndarray]:
         group = kept.group.astype(np.int64)
         if kept.block_size > 1:
             group = np.repeat(group, kept.block_size)
         Q, B = tentative(kept.aggregates, group, kept.B)
         coarse = RowLayout(A.world, kept.aggregates.offsets * B.shape[1])
-        diagonal = blocks.owned.diagonal()
-        inverse = 1 / np.where(diagonal == 0, 1.0, diagonal)
-        plan = A.pattern.plan
-        return smoothed_prolongator(blocks, inverse, largest, plan, group, Q, coarse), B
+        scale, plan = inverse.cpu().numpy(), A.pattern.plan
+        largest = self._estimates[-1].largest
+        return smoothed_prolongator(blocks, scale, largest, plan, group, Q, coarse), B
 
     def _shrink(self, A: DSparseMatrix) -> Shrink | None:
         """Where to go on, if on fewer ranks. **Collective.**"""

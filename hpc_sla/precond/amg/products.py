@@ -12,7 +12,7 @@ import torch
 from hpc_sla.kernels import relax as kernels
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.pattern import DistributedPattern
-from hpc_sla.precond.amg.blocks import as_pattern, as_scipy, csr
+from hpc_sla.precond.amg.blocks import as_pattern, as_scipy, some_rows
 from hpc_sla.precond.amg.prolongator import Prolongator
 
 Tensor = torch.Tensor
@@ -131,15 +131,8 @@ class Transfer:
         transposed = P.transposed
         n = pattern.columns.n_owned
         self._down: list[tuple[CsrPattern, Tensor]] = []
-        for part in (slice(0, n), slice(n, transposed.shape[0])):
-            first, last = transposed.indptr[part.start], transposed.indptr[part.stop]
-            block = csr(
-                transposed.data[first:last],
-                transposed.indices[first:last],
-                transposed.indptr[part.start : part.stop + 1] - first,
-                part.stop - part.start,
-                transposed.shape[1],
-            )
+        for begin, end in ((0, n), (n, transposed.shape[0])):
+            block = some_rows(transposed, begin, end)
             data = torch.from_numpy(block.data).to(device, dtype)
             self._down.append((as_pattern(block, device), data))
 

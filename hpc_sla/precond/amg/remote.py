@@ -1,4 +1,4 @@
-"""Rows of sparse matrices between ranks: fetched from their owners, or sent home and summed."""
+"""Rows of sparse matrices between ranks: fetched from their owners, or sent home."""
 
 from __future__ import annotations
 
@@ -40,42 +40,40 @@ def fetch_rows(plan: HaloPlan, rows: sp.csr_matrix, columns: Columns) -> sp.csr_
     return csr(_joined(data).view(np.float64), local, indptr, plan.n_halo, len(columns))
 
 
-def send_home(product: sp.csr_matrix, rows: Columns, columns: Columns) -> sp.csr_matrix:
-    """A matrix of which each rank has a part of some rows, summed at their owners. **Collective.**
+def send_home(
+    product: sp.csr_matrix, rows: Columns, columns: Columns
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of a matrix that belong to other ranks, to their owners. **Collective.**
 
     Parameters
     ----------
-    product : csr_matrix [>= len(rows), len(columns)]
-        Per rank, in local numbers: rows beyond the owned ones belong to other ranks.
+    product : csr_matrix [len(rows.away), len(columns)]
+        Per rank, in local numbers.
     rows, columns : Columns
         New columns are added as others bring them.
 
     Returns
     -------
-    csr_matrix [n_owned, len(columns)]
+    int64 array, int32 array, float64 array
+        Row, column and value of what arrived here, in local numbers; the same entry may come
+        from several ranks.
     """
     layout = rows.layout
-    n = layout.n_owned
     owner = np.searchsorted(layout.offsets, rows.away, side="right") - 1
     messages = {}
     for rank in np.unique(owner):
         mine = np.flatnonzero(owner == rank)
-        packed = _pack(product[n + mine], columns)
+        packed = _pack(product[mine], columns)
         messages[int(rank)] = np.concatenate([[len(mine)], rows.away[mine], packed])
-    arrived = layout.world.sparse_exchange(messages)
-    total = product[:n]
-    parts = []
-    for message in arrived.values():
+    row, column, value = [], [], []
+    for message in layout.world.sparse_exchange(messages).values():
         count = int(message[0])
         target = message[1 : 1 + count] - layout.start
         counts, stored, data = _unpack(message[1 + count :], count)
-        parts.append((np.repeat(target, counts), columns.local(stored), data.view(np.float64)))
-    total.resize(n, len(columns))
-    if not parts:
-        return total
-    row, column, value = (np.concatenate(part) for part in zip(*parts, strict=True))
-    more = sp.coo_matrix((value, (row, column)), shape=total.shape).tocsr()
-    return total + more
+        row.append(np.repeat(target, counts))
+        column.append(stored)
+        value.append(data)
+    return _joined(row), columns.local(_joined(column)), _joined(value).view(np.float64)
 
 
 def _pack(rows: sp.csr_matrix, columns: Columns) -> np.ndarray:

@@ -18,6 +18,8 @@ class Steps:
     Parameters
     ----------
     A : DSparseMatrix
+    inverse : torch.Tensor [n_owned]
+        The diagonal of D^-1.
     largest : float
         Of the eigenvalues of D^-1 A, from below. Replicated.
     options : AmgOptions
@@ -32,13 +34,17 @@ class Steps:
     """
 
     def __init__(
-        self, A: DSparseMatrix, largest: float, options: AmgOptions, dtype: torch.dtype
+        self,
+        A: DSparseMatrix,
+        inverse: torch.Tensor,
+        largest: float,
+        options: AmgOptions,
+        dtype: torch.dtype,
     ) -> None:
         if options.smoother == "l1_jacobi":
             steps = [(1.0, 0.0)] * options.degree
             inverse = Jacobi(_l1_norms(A)).inverse
         else:
-            inverse = Jacobi(A.diagonal().detach()).inverse
             steps = [(_DAMPING / largest, 0.0)] * options.degree
             if options.smoother == "chebyshev":
                 upper = _SAFETY * largest

@@ -22,7 +22,7 @@ from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
 from hpc_sla.precond.jacobi import Jacobi
-from tests.collective import distribute_once, spread
+from tests.collective import distribute_once, on, spread
 from tests.precond.amg.systems import (
     PARTITIONS,
     SPD,
@@ -180,10 +180,35 @@ def test_the_galerkin_product_of_float32(world, m):
 def test_the_eigenvalue_is_the_largest_from_below(world, name, partition):
     A = distribute_once(MATRICES[name](), world, partition)
     inverse = Jacobi(A.diagonal()).inverse
-    ours = largest_eigenvalue(Operator(A.pattern, A.values), A.layout, inverse)
+    ours = largest_eigenvalue(Operator(A.pattern, A.values), A.layout, inverse).largest
     a = stored(A)
     exact = abs(np.linalg.eigvals(a / a.diagonal()[:, None])).max()
     assert 0.85 * exact <= ours <= (1.2 if name == "unsymmetric" else 1 + 1e-10) * exact
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.97, 3.0])
+def test_an_estimate_is_brought_up_to_date(world, factor):
+    """In fewer products where it hardly changes; as if it were new where it does."""
+    A = distribute_once(poisson(12), world)
+    inverse = Jacobi(A.diagonal()).inverse
+    operator = Operator(A.pattern, A.values)
+    before = largest_eigenvalue(operator, A.layout, inverse)
+    rows, columns = A.entries()
+    values = A.values * on(world, np.where(rows == columns, 1.0, factor))
+    calls = []
+    matmul = A.pattern.matmul
+    other = Operator(A.pattern, values)
+    A.pattern.matmul = lambda *arguments: (calls.append(1), matmul(*arguments))[1]
+    try:
+        updated = largest_eigenvalue(other, A.layout, inverse, before)
+    finally:
+        del A.pattern.matmul
+    fresh = largest_eigenvalue(other, A.layout, inverse)
+    assert len(calls) == (8 if factor == 3 else 3)
+    if factor == 0.97:
+        assert updated.largest == pytest.approx(fresh.largest, rel=0.01)
+    else:
+        assert updated == fresh
 
 
 @pytest.mark.parametrize("columns", [(), (3,)])
