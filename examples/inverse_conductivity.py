@@ -71,7 +71,7 @@ class Square:
 
 
 def true_conductivity(n: int) -> torch.Tensor:
-    """Make m of all cells: a disc that conducts five times better, a bar that does four times worse."""
+    """Of all cells: m of a disc that conducts 5 times better and a bar that does 4 times worse."""
     y, x = torch.meshgrid(*[(torch.arange(n).double() + 0.5) / n] * 2, indexing="ij")
     disc = (x - 0.35) ** 2 + (y - 0.62) ** 2 < 0.2**2
     bar = ((x - 0.7).abs() < 0.12) & ((y - 0.35).abs() < 0.22)
