@@ -66,6 +66,8 @@ def main() -> None:
         assert info.converged and info.adjoint.converged
         if lap:
             laps.append((ready, forward, backward, backward / forward))
+            if world.rank == 0:
+                print(f"  lap {lap}: {forward:.2f} and {backward:.2f} s", flush=True)
     if world.rank == 0:
         ready, forward, backward, ratio = (median(column) for column in zip(*laps, strict=True))
         print(
@@ -75,7 +77,6 @@ def main() -> None:
             f"  backward {backward:.3f} s, {info.adjoint.iterations} iterations\n"
             f"  backward / forward {ratio:.3f}, with its set-up {backward / (ready + forward):.3f}"
         )
-        print("  laps", *(f"{lap[1]:.2f}/{lap[2]:.2f}" for lap in laps))
 
 
 if __name__ == "__main__":
