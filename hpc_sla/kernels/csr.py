@@ -201,8 +201,10 @@ class CsrPattern:
         if self.compiled(x) and native.can_take(g) and g.is_contiguous():
             native.call("csr_sample", x, self.n_rows, self.indptr, self.indices, g, x, out)
             return out
-        product = g.index_select(0, self.rows()) * x.index_select(0, self.indices)
-        return out.copy_(product if product.dim() == 1 else product.sum(dim=1))
+        left, right = g.index_select(0, self.rows()), x.index_select(0, self.indices)
+        if x.dim() == 1:
+            return torch.mul(left, right, out=out)
+        return torch.sum(left.mul_(right), dim=1, out=out)
 
     @property
     def diagonal(self) -> torch.Tensor:
