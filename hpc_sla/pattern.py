@@ -234,10 +234,12 @@ class DistributedPattern:
         The sampled dense-dense product (SDDMM) of the GPU libraries.
         """
         channel = self.plan.start_exchange(x)
-        owned = self.owned.sample(g, x)
+        found = g.new_empty(self.nnz_owned)
+        owned, halo = found.split([self.owned.nnz, self.halo.nnz])
+        self.owned.sample(g, x, owned)
         channel.finish()
-        halo = self.halo.sample(g.index_select(0, self.boundary), channel.recv_buffer)
-        return torch.cat([owned, halo])
+        self.halo.sample(g.index_select(0, self.boundary), channel.recv_buffer, halo)
+        return found
 
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:
         key = (like.dtype, tuple(like.shape[1:]))

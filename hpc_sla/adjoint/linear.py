@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from hpc_sla.adjoint.forms import Form, minus
+from hpc_sla.adjoint.forms import Form
 
 
 class System(Protocol):
@@ -82,8 +82,8 @@ class _Solve(torch.autograd.Function):
         y = _Solve.apply(ctx.system.T, grads[0], None, *theta)
         d_theta: tuple[torch.Tensor | None, ...] = tuple(None for _ in theta)
         if any(wants_theta):
-            pulled = ctx.system.form.pull(tuple(theta), y, x, tuple(wants_theta))
-            d_theta = tuple(map(minus, pulled))
+            # The sign on the vector: there are more entries than rows.
+            d_theta = ctx.system.form.pull(tuple(theta), -y, x, tuple(wants_theta))
         return (None, y if wants_b else None, d_x0, *d_theta)
 
     @staticmethod

@@ -184,11 +184,27 @@ class CsrPattern:
         """`values` in the order of the transpose's entries, a copy. Local; [nnz]."""
         return values.index_select(0, self.transposed[1])
 
-    def sample(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """`g_i . x_j` at each stored entry (i, j), summed over columns. Local; [nnz]."""
-        left = g.index_select(0, self.rows())
-        product = left * x.index_select(0, self.indices)
-        return product if product.dim() == 1 else product.sum(dim=1)
+    def sample(
+        self, g: torch.Tensor, x: torch.Tensor, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`g_i . x_j` at each stored entry (i, j), summed over columns. Local; [nnz].
+
+        Parameters
+        ----------
+        g : torch.Tensor [n_rows] or [n_rows, k]
+        x : torch.Tensor [n_columns] or [n_columns, k]
+        out : torch.Tensor [nnz], optional
+            Where to.
+        """
+        if out is None:
+            out = g.new_empty(self.nnz)
+        if self.compiled(x) and native.can_take(g) and g.is_contiguous():
+            native.call("csr_sample", x, self.n_rows, self.indptr, self.indices, g, x, out)
+            return out
+        left, right = g.index_select(0, self.rows()), x.index_select(0, self.indices)
+        if x.dim() == 1:
+            return torch.mul(left, right, out=out)
+        return torch.sum(left.mul_(right), dim=1, out=out)
 
     @property
     def diagonal(self) -> torch.Tensor:

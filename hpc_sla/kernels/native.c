@@ -65,6 +65,28 @@
             product_##NAME(n, 1, indptr, indices, values, x, NULL, y, NULL, NULL, NULL);         \
     }                                                                                            \
                                                                                                  \
+    /* out[e] = g_i . x_j at each entry e = (i, j) of the pattern, over k columns. */            \
+    CLONED void hpc_sla_csr_sample_##NAME(int64_t n, int64_t k, const int32_t *indptr,           \
+                                          const int32_t *indices, const T *restrict g,           \
+                                          const T *restrict x, T *restrict out)                  \
+    {                                                                                            \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            if (k == 1) {                                                                        \
+                const T left = g[i];                                                             \
+                for (int32_t e = indptr[i]; e < indptr[i + 1]; ++e)                              \
+                    out[e] = left * x[indices[e]];                                               \
+                continue;                                                                        \
+            }                                                                                    \
+            for (int32_t e = indptr[i]; e < indptr[i + 1]; ++e) {                                \
+                const T *left = g + i * k, *right = x + (int64_t)indices[e] * k;                 \
+                T sum = 0;                                                                       \
+                for (int64_t j = 0; j < k; ++j)                                                  \
+                    sum += left[j] * right[j];                                                   \
+                out[e] = sum;                                                                    \
+            }                                                                                    \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
     /* r -= alpha q;  out[0] = sum r inverse r,  out[1] = sum r r, by columns: out is [2, k].    \
      * inverse is [n] and may be NULL: ones. */                                                  \
     CLONED void hpc_sla_residual_##NAME(int64_t n, int64_t k, const T *restrict alpha,                  \

@@ -12,6 +12,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla.linear.methods import ENTRIES
 from hpc_sla.precond import CHOICES, Chebyshev, Preconditioner
+from hpc_sla.report.memory import peak_rss_bytes, reset_peak, rss_bytes
 from tests.adjoint.systems import FAMILIES, N, error, errors, leaves, random
 from tests.collective import PARTITIONS, dense, distribute, everywhere, full, spread
 
@@ -293,6 +294,40 @@ def test_nothing_grows_with_the_iterations(world):
     few, many = measured(50), measured(most)
     assert few[0] == 50 and many[0] == most
     assert few[1:] == many[1:] and few[1] < 10
+
+
+def test_memory_of_a_backward_pass(world):
+    """At 50 and 5000 iterations, of backward as of forward: no iterate is kept."""
+    if reset_peak() is not None:
+        pytest.skip("the kernel's counter cannot be set back")
+    n, many = 20_000, 5000 if world.size == 1 else 500
+    first = np.arange(world.rank * n, (world.rank + 1) * n)
+    rows, cols = np.repeat(first, 3), (first[:, None] + [-1, 0, 1]).ravel()
+    inside = (cols >= 0) & (cols < world.size * n)
+
+    def measured(iterations):
+        # The iterates' error falls by 1 + shift / 2 each time, to 1e-8.
+        shift = 2 * (1e8 ** (1 / iterations) - 1)
+        data = np.where(rows == cols, 2.0 + shift, -1.0)[inside]
+        shape = (world.size * n, world.size * n)
+        A = hs.DSparseMatrix.from_coo(rows[inside], cols[inside], data, shape, world)
+        values, b = leaves(A, np.ones(shape[0]))
+        gc.collect()
+        reset_peak()
+        before = rss_bytes()
+        x, info = hs.solve(A.with_values(values), b, "richardson", rtol=1e-8)
+        nodes = _nodes(x)
+        A.layout.dot(x, x).backward()
+        assert info.converged and info.adjoint.converged
+        for count in (info.iterations, info.adjoint.iterations):
+            assert 0.5 * iterations < count < 1.5 * iterations
+        return nodes, peak_rss_bytes() - before
+
+    measured(20)
+    few, much = measured(50), measured(many)
+    assert everywhere(world, few[0] == much[0])
+    # All iterates would be 8 n bytes each.
+    assert everywhere(world, much[1] - few[1] < 0.1 * 8 * n * (many - 50))
 
 
 def test_independent_solves_in_one_graph(world):

@@ -39,7 +39,7 @@ def indefinite(n: int) -> sp.csr_matrix:
 
 def clusters() -> sp.csr_matrix:
     """The same block three times: every eigenvalue three times, and three components."""
-    return sp.csr_matrix(sp.block_diag([grid(7, 9)] * 3))
+    return sp.csr_matrix(sp.block_diag([grid(5, 7)] * 3))
 
 
 def mass(matrix: sp.csr_matrix, seed: int = 5) -> sp.csr_matrix:
@@ -55,15 +55,15 @@ def mass(matrix: sp.csr_matrix, seed: int = 5) -> sp.csr_matrix:
 
 
 MATRICES = {
-    "rectangle": lambda: grid(12, 17),
-    "pairs": lambda: poisson(13),
+    "rectangle": lambda: grid(9, 13),
+    "pairs": lambda: poisson(11),
     "clusters": clusters,
-    "neumann": lambda: neumann(11, 14),
-    "indefinite": lambda: indefinite(11),
-    "scaled": lambda: spd_matrix(150, 31, density=0.03),
-    "diagonal": lambda: sp.csr_matrix(sp.diags_array(np.arange(1.0, 161.0))),
+    "neumann": lambda: neumann(10, 11),
+    "indefinite": lambda: indefinite(9),
+    "scaled": lambda: spd_matrix(120, 31, density=0.03),
+    "diagonal": lambda: sp.csr_matrix(sp.diags_array(np.arange(1.0, 121.0))),
 }
-"""Large enough for LOBPCG."""
+"""Just large enough for LOBPCG (more than 100 rows), where an iteration costs what it waits."""
 
 SMALL = {
     "one row": lambda: sp.csr_matrix(np.array([[3.0]])),

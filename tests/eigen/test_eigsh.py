@@ -62,12 +62,12 @@ def test_small_matrices_and_ranks_without_rows(world, name, partition):
 
 @pytest.mark.parametrize("precond", ["jacobi", "additive_schwarz", "amg"])
 def test_preconditioners(world, precond):
-    A = distribute(grid(20, 24), world)
-    plain = hs.eigsh(A, k=4)[2]
+    A = distribute(grid(14, 16), world)
     w, V, info = hs.eigsh(A, k=4, precond=precond)
     check(A, w, V, info, 4)
     assert info.precond.startswith(precond)
-    assert info.iterations < (plain.iterations + 5 if precond == "jacobi" else 50)
+    most = 50 if precond != "jacobi" else hs.eigsh(A, k=4)[2].iterations + 5
+    assert info.iterations < most
 
 
 def test_singular_with_multigrid(world):
@@ -126,7 +126,7 @@ def test_given_vectors_are_deflated(world):
 
 
 def test_a_good_guess_saves_iterations(world):
-    A = distribute(grid(14, 15), world)
+    A = distribute(grid(10, 11), world)
     w, V, cold = hs.eigsh(A, k=3)
     kept = V.clone()
     again, _, warm = hs.eigsh(A, k=3, x0=V)
@@ -177,11 +177,11 @@ def test_one_exchange_for_all_columns(world, monkeypatch):
 
 
 def test_statuses_tell_the_truth(world):
-    A = distribute(grid(20, 19), world)
+    A = distribute(grid(10, 12), world)
     w, V, info = hs.eigsh(A, k=5, max_iterations=12, tol=1e-3)
     statuses = [one.status for one in info.columns]
     assert info.status == "max_iterations" and info.iterations == 12
-    matrix, vectors = grid(20, 19), full(A.layout, V)
+    matrix, vectors = grid(10, 12), full(A.layout, V)
     residual = np.linalg.norm(matrix @ vectors - vectors * w.numpy(), axis=0)
     np.testing.assert_allclose([one.residual_norm for one in info.columns], residual, rtol=1e-6)
     met = residual <= 1e-3 * abs(w.numpy())
@@ -196,7 +196,7 @@ def test_statuses_tell_the_truth(world):
 
 
 def test_matrix_free(any_world):
-    A = distribute(grid(12, 17), any_world)
+    A = distribute(grid(10, 11), any_world)
 
     class Shifted:
         layout, dtype = A.layout, torch.float64
@@ -209,7 +209,7 @@ def test_matrix_free(any_world):
 
     w, _, info = hs.eigsh(Shifted(), k=3, precond="jacobi")
     assert info.converged
-    np.testing.assert_allclose(w.numpy(), exact(grid(12, 17), 3) + 1, rtol=1e-9)
+    np.testing.assert_allclose(w.numpy(), exact(grid(10, 11), 3) + 1, rtol=1e-9)
 
 
 def test_bad_input(world):

@@ -105,17 +105,23 @@ def test_the_fused_product_sums_adds_and_weighs(shape, density, dtype, columns):
     np.testing.assert_allclose(dot.numpy(), (weights[: shape[0]] * product).sum(0), **close)
 
 
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sample_is_the_outer_product_on_the_pattern(shape):
-    matrix, pattern, _, rng = _case(shape, 0.4, np.float64)
+def test_sample_is_the_outer_product_on_the_pattern(shape, dtype):
+    matrix, pattern, _, rng = _case(shape, 0.4, dtype)
+    close = {"rtol": 1e-5, "atol": 1e-6} if dtype == np.float32 else {"rtol": 1e-13, "atol": 1e-14}
     coo = matrix.tocoo()
-    for columns in [(), (2,)]:
-        g = rng.standard_normal((shape[0], *columns))
-        x = rng.standard_normal((shape[1], *columns))
+    for columns in [(), (1,), (2,)]:
+        g = rng.standard_normal((shape[0], *columns)).astype(dtype)
+        x = rng.standard_normal((shape[1], *columns)).astype(dtype)
         products = g[coo.row] * x[coo.col]
         expected = products if not columns else products.sum(1)
-        ours = pattern.sample(torch.from_numpy(g), torch.from_numpy(x))
-        np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-13)
+        given = torch.from_numpy(g), torch.from_numpy(x)
+        np.testing.assert_allclose(pattern.sample(*given).numpy(), expected, **close)
+        out = torch.full((pattern.nnz,), float("nan"), dtype=given[0].dtype)
+        assert pattern.sample(*given, out) is out
+        np.testing.assert_allclose(out.numpy(), expected, **close)
 
 
 def test_transposed_twice_is_the_pattern():
