@@ -264,7 +264,9 @@ def _kind(value: Any) -> str:
         return f"the text {value[:40]!r}"
     if isinstance(value, (int, float)):
         return f"the number {value}"
-    return {list: "an array", dict: "a table"}.get(type(value), "a date or time")
+    if isinstance(value, (list, dict)):
+        return "an array" if isinstance(value, list) else "a table"
+    return "a date or time"
 
 
 def _toml(value: Any) -> str:
