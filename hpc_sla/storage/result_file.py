@@ -14,8 +14,9 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.atomic import PendingFile
-from hpc_sla.storage.hdf5 import FLOATS, dataset, open_read, read_slab
+from hpc_sla.storage.hdf5 import FLOATS, dataset, has, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
+from hpc_sla.storage.limits import check_fits
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -94,9 +95,7 @@ class ResultWriter:
         n_rows = self._lengths[name]
         if not 0 <= start <= stop <= n_rows or array.shape[1:] != item.shape[1:]:
             raise ValueError(f"rows {start}:{stop}, shape {array.shape}, do not fit {item.shape}")
-        if array.size:
-            item.write_direct(np.ascontiguousarray(array), dest_sel=np.s_[start:stop])
-            self._output.check()
+        self._output.write(item, start, array)
         self._written[name] += stop - start
 
     def write_matrix_rows(
@@ -114,7 +113,6 @@ class ResultWriter:
         if self._rows is None:
             raise ValueError("no gradient with respect to a matrix was announced")
         self._rows.append(counts, columns, values)
-        self._output.check()
 
     def finish(
         self,
@@ -146,8 +144,7 @@ class ResultWriter:
         for name, numbers in small.items():
             array = np.asarray(numbers, dtype=np.float64)
             item = self._output.create(name, array.shape, array.dtype)
-            if array.size:
-                item[...] = array
+            self._output.write(item, 0, array)
         root = {
             "format": attrs.RESULT_FORMAT,
             "version": attrs.VERSIONS[attrs.RESULT_FORMAT],
@@ -187,6 +184,7 @@ class _MatrixRows:
 
     def __init__(self, output: Output, shape: tuple[int, int], dtype: Any) -> None:
         rows, entries = self._shape = shape
+        self._output = output
         self._indptr, self._indices, self._data = (
             output.create(f"{MATRIX_GRADIENT}/{name}", (length,), kind)
             for name, length, kind in (
@@ -195,17 +193,15 @@ class _MatrixRows:
                 ("data", entries, dtype),
             )
         )
-        self._indptr[0] = 0
+        output.write(self._indptr, 0, np.zeros(1, dtype=np.int64))
         self._row = self._entry = 0
 
     def append(self, counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
         first, entry = self._row, self._entry
         self._row, self._entry = first + len(counts), entry + len(columns)
-        if len(counts):
-            self._indptr[first + 1 : self._row + 1] = entry + np.cumsum(counts)
-        if len(columns):
-            self._indices[entry : self._entry] = columns
-            self._data[entry : self._entry] = values
+        self._output.write(self._indptr, first + 1, entry + np.cumsum(counts))
+        self._output.write(self._indices, entry, columns)
+        self._output.write(self._data, entry, values)
 
     @property
     def complete(self) -> bool:
@@ -266,7 +262,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
         }
         gradient = _matrix_gradient(file, summary.n_rows)
         eigenvalues = None
-        if _EIGENVALUES in file:
+        if has(file, _EIGENVALUES):
             item = dataset(file, _EIGENVALUES, FLOATS)
             eigenvalues = read_slab(item, 0, item.shape[0], np.float64)
     first = next(iter(vectors.values()))
@@ -281,7 +277,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
 
 
 def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
-    if MATRIX_GRADIENT not in file:
+    if not has(file, MATRIX_GRADIENT):
         return None
     import scipy.sparse as sp
 
@@ -290,7 +286,10 @@ def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
     indptr, indices, data = (read_slab(item, 0, item.shape[0]) for item in items.values())
     shape = (max(len(indptr) - 1, 0), n_columns)
     try:
-        return sp.csr_array((data, indices, indptr), shape=shape)
+        check_fits(8 * sum(shape), file.filename)
+        found = sp.csr_array((data, indices, indptr), shape=shape)
+        found.check_format(full_check=True)
+        return found
     except ValueError as error:
         raise InputError(
             f"is no matrix: {error}",

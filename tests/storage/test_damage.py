@@ -132,8 +132,8 @@ def test_blocks_of_zeros(large, tmp_path):
     assert noticed > 15
 
 
-def test_the_digest_tells_even_a_chunk_of_zeros(large, tmp_path):
-    """The fletcher32 checksum of zeros is zero: only the digest sees that nothing is left."""
+def test_a_chunk_of_zeros_is_told(large, tmp_path):
+    """The fletcher32 checksum of zeros is zero: the sums beside it see that nothing is left."""
     with h5py.File(large) as file:
         chunk = file["rhs/b"].id.get_chunk_info(0)
     spoilt = bytearray(large.read_bytes())
@@ -143,6 +143,14 @@ def test_the_digest_tells_even_a_chunk_of_zeros(large, tmp_path):
     with MatrixFile(large) as file:
         assert file.compute_digest() == file.digest
     with MatrixFile(path) as file:
+        assert file.read_rhs("b", 30_000, 30_100).any()  # of another chunk
+        for first, last in ((0, 1), (1000, 30_000), (0, file.n_rows)):
+            with pytest.raises(InputError, match="checksum mismatch in rows 0 to 21844"):
+                file.read_rhs("b", first, last)
+    with h5py.File(path, "r+") as file:
+        del file["rhs/b"].attrs["crc32"]  # as in files of other programs
+    with MatrixFile(path) as file:
+        assert not file.read_rhs("b", 0, 1000).any()
         assert file.compute_digest() != file.digest
 
 
