@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -136,18 +137,16 @@ def _stored(path: str) -> str:
 
 def _parse(text: str, path: str) -> dict[str, Any]:
     try:
-        import tomllib as toml
-    except ModuleNotFoundError:  # Python 3.10
-        try:
-            import tomli as toml  # type: ignore[import-not-found, no-redef]
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                "needs the package tomli to be read",
-                file=path,
-                remedy="Install it with `pip install tomli`, or use Python 3.11.",
-            ) from error
+        toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "needs the package tomli to be read",
+            file=path,
+            remedy="Install it with `pip install tomli`, or use Python 3.11.",
+        ) from error
     try:
-        return toml.loads(text)
+        found: dict[str, Any] = toml.loads(text)
+        return found
     except (toml.TOMLDecodeError, RecursionError) as error:
         cause = " ".join(str(error).split())
         raise InputError(
