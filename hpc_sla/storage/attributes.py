@@ -16,8 +16,9 @@ from hpc_sla.storage.hdf5 import DAMAGED, HOW_TO_MAKE, reading
 
 MATRIX_FORMAT = "hpc_sla.matrix"
 RESULT_FORMAT = "hpc_sla.result"
-# Version 2 of a matrix file says how a rectangular matrix's columns are stored.
-VERSIONS = {MATRIX_FORMAT: 2, RESULT_FORMAT: 1}
+# Version 2 of a matrix file says how a rectangular matrix's columns are stored, that of a result
+# has dimension scales.
+VERSIONS = {MATRIX_FORMAT: 2, RESULT_FORMAT: 2}
 
 
 def check_format(file: h5py.File, *formats: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.atomic import PendingFile
+from hpc_sla.storage.dimensions import DIMENSIONS, name_dimensions
 from hpc_sla.storage.hdf5 import FLOATS, dataset, has, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
 from hpc_sla.storage.limits import check_fits
@@ -69,7 +70,7 @@ class ResultWriter:
     ) -> None:
         if np.dtype(dtype) not in FLOATS:
             raise TypeError(f"results are float64 or float32, not {np.dtype(dtype)}")
-        if taken := {_HISTORY, _EIGENVALUES}.intersection(names):
+        if taken := {_HISTORY, _EIGENVALUES, *DIMENSIONS}.intersection(names):
             raise ValueError(f"{min(taken)!r} is taken")
         self.path = path
         self.n_rows = n_rows
@@ -145,6 +146,7 @@ class ResultWriter:
             array = np.asarray(numbers, dtype=np.float64)
             item = self._output.create(name, array.shape, array.dtype)
             self._output.write(item, 0, array)
+        name_dimensions(self._output.file, self._dimensions(small))
         root = {
             "format": attrs.RESULT_FORMAT,
             "version": attrs.VERSIONS[attrs.RESULT_FORMAT],
@@ -154,6 +156,15 @@ class ResultWriter:
         self._output.close()
         self._pending.commit()
         self._pending = None
+
+    def _dimensions(self, small: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {_HISTORY: ("iteration",)}
+        if _EIGENVALUES in small:
+            found[_EIGENVALUES] = ("column",)
+        for name, rows in self._lengths.items():
+            row = "row" if rows == self.n_rows else "rhs_row"
+            found[name] = (row, "column")[: self._items[name].ndim]
+        return found
 
     def __enter__(self) -> Self:
         return self
@@ -250,13 +261,13 @@ class ResultSummary:
 def describe(path: str | os.PathLike[str]) -> ResultSummary:
     """Summary of the result file `path`, cheap whatever the size of its vectors."""
     with open_read(path) as file:
-        return _summary(file)
+        return summarise(file)
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
     """Read a whole result file. NaN is let through: a failed solve may have left some."""
     with open_read(path) as file:
-        summary = _summary(file)
+        summary = summarise(file)
         vectors = {
             name: read_slab(file[name], 0, shape[0]) for name, shape in summary.shapes.items()
         }
@@ -299,11 +310,12 @@ def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
         ) from error
 
 
-def _summary(file: h5py.File) -> ResultSummary:
+def summarise(file: h5py.File) -> ResultSummary:
+    """Summary of a result file that is open, its datasets checked. Local."""
     attrs.check_format(file, attrs.RESULT_FORMAT)
     n_rows = attrs.integer_attribute(file, "n_rows")
     history = dataset(file, _HISTORY, FLOATS)
-    others = (_HISTORY, _EIGENVALUES, MATRIX_GRADIENT)
+    others = (_HISTORY, _EIGENVALUES, MATRIX_GRADIENT, *DIMENSIONS)
     names = [name for name in sorted(file) if name not in others]
     # A gradient with respect to the right-hand side has as many rows as the matrix.
     items = {
