@@ -81,7 +81,7 @@ class _Reader:
         lengths = self._array(self._integer, rows, "row lengths").astype(np.int64)
         indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
         # The sum may have gone past the largest integer and come back.
-        if (lengths < 0).any() or (np.diff(indptr) < 0).any() or indptr[-1] != entries:
+        if (lengths < 0).any() or (indptr < 0).any() or indptr[-1] != entries:
             raise self._bad("row lengths do not add up to the number of entries")
         indices = self._array(self._integer, entries, "columns")
         if entries and (indices.min() < 0 or indices.max() >= columns):
