@@ -137,14 +137,6 @@ def edited(file):
     file["rhs/b"][3] = 17.0
 
 
-def large_attribute(file):
-    space = h5py.h5s.create_simple((10**12,))
-    try:
-        h5py.h5a.create(file.id, b"source", h5py.h5t.NATIVE_DOUBLE, space)
-    except (OSError, RuntimeError, ValueError):
-        pytest.skip("this HDF5 makes no such attribute")
-
-
 def large_chunks(file):
     del file["rhs/b"]
     file.create_dataset("rhs/b", (40,), np.float64, chunks=(2**24,), maxshape=(None,))
@@ -239,13 +231,6 @@ def test_bad_content(path, case):
     with pytest.raises(InputError) as caught:
         read_everything(path)
     assert_message(caught.value, path, field, *words)
-
-
-def test_a_large_attribute(path):
-    edit(path, large_attribute)
-    with pytest.raises(InputError, match="8000000000000 bytes are declared") as caught:
-        read_everything(path)
-    assert caught.value.field == "source"
 
 
 def test_a_link_is_not_followed_to_see_what_is_there(tmp_path, monkeypatch):
