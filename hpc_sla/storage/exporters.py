@@ -18,15 +18,16 @@ from hpc_sla.storage.result_vectors import ResultVectors
 def export_npy(results: ResultVectors, name: str, output: str | os.PathLike[str]) -> None:
     """Write the vector `name` as a NumPy array, `[n]` or `[n, k]`."""
     summary = results.summary
+    stored = summary.dtype.newbyteorder("<")
     header = {
-        "descr": npy.dtype_to_descr(summary.dtype.newbyteorder("<")),
+        "descr": npy.dtype_to_descr(stored),
         "fortran_order": False,
         "shape": summary.shapes[name],
     }
     with replacing(output) as temporary, open(temporary, "wb") as stream:
         npy.write_array_header_1_0(stream, header)
         for _, block in results.blocks(name):
-            stream.write(np.ascontiguousarray(block, dtype=header["descr"]).data)
+            stream.write(np.ascontiguousarray(block, dtype=stored).data)
 
 
 def export_matrix_market(results: ResultVectors, name: str, output: str | os.PathLike[str]) -> None:
