@@ -9,6 +9,16 @@ if TYPE_CHECKING:
     from hpc_sla.linear.info import SolveInfo
 
 
+def printable(text: str) -> str:
+    r"""`text` with what a terminal would obey rather than show as escapes: ``\x1b``.
+
+    Names and attributes come from files that anybody may have made.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class HpcSlaError(Exception):
     """Base class of every error this package raises on purpose."""
 
@@ -42,7 +52,7 @@ class InputError(HpcSlaError, ValueError):
         self.remedy = remedy
         where = ": ".join(part for part in (self.file, field) if part)
         text = f"{where}: {problem}" if where else problem
-        super().__init__(f"{text}. {remedy.rstrip('.')}." if remedy else text)
+        super().__init__(printable(f"{text}. {remedy.rstrip('.')}." if remedy else text))
 
 
 class MissingDependencyError(InputError):

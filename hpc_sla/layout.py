@@ -146,7 +146,8 @@ class RowLayout:
     def user_blocks(self, x: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:
         """The vector in the user's row order, a slab at a time, on rank 0. **Collective.**
 
-        No rank ever holds more than two slabs of about n_global / size rows.
+        A slab has a few MiB, and at most about n_global / size rows. Nobody holds more than three
+        of them beside its own entries.
 
         Yields
         ------

@@ -14,6 +14,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.partition.offsets import column_offsets_for, offsets_for
 from hpc_sla.pattern import DistributedPattern
+from hpc_sla.storage import checks
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.triplets import assemble
 from hpc_sla.world import World
@@ -85,6 +86,9 @@ class DSparseMatrix:
                 cuts = column_offsets_for(file.part_offsets, file.column_part_offsets, offsets)
                 first, last = int(cuts[world.rank]), int(cuts[world.rank + 1])
                 owned_columns = file.read_column_permutation(first, last)
+        _check_permutation(world, path, "permutation", rows.start, permutation)
+        if not square:
+            _check_permutation(world, path, "column_permutation", first, owned_columns)
         layout = RowLayout(world, offsets, permutation)
         columns = layout if square else RowLayout(world, cuts, owned_columns)
         return cls._from_rows(layout, columns, indptr, indices, _as_dtype(data, dtype))
@@ -367,6 +371,24 @@ def read_rhs(
     with layout.world.agree(), MatrixFile(path) as file:
         data = file.read_rhs(name, layout.start, layout.start + layout.n_owned)
     return torch.from_numpy(_as_dtype(data, dtype)).to(layout.world.device)
+
+
+def _check_permutation(
+    world: World, path: str | os.PathLike[str], field: str, start: int, numbers: np.ndarray
+) -> None:
+    """Each of the user's rows (or columns) must occur once over all ranks. **Collective.**
+
+    `numbers` are those of this rank's, the stored ones from `start` on.
+    """
+    stored = np.arange(start, start + len(numbers), dtype=np.int64)
+    excess = world.comm.allreduce(checks.fingerprint(numbers) - checks.fingerprint(stored))
+    if excess % 2**64:
+        raise InputError(
+            "does not hold every number once",
+            file=path,
+            field=f"/{field}",
+            remedy="Write the file anew: each of 0 to n - 1 occurs exactly once.",
+        )
 
 
 def _as_dtype(data: np.ndarray, dtype: torch.dtype | None) -> np.ndarray:

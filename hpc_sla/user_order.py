@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from hpc_sla.partition.offsets import even_offsets
 from hpc_sla.world import World
 
+_WINDOW_BYTES = 8 << 20
+
 
 class UserOrder:
-    """A repeatable redistribution between stored order and even blocks of the user's order.
+    """A repeatable redistribution between stored order and the user's.
 
-    **Collective.** Rank r is *home* to the r-th even block of the user's rows. Going through
-    homes keeps every rank's memory at O(n_global / size), on the way to a file or to rank 0.
+    On the way to a file, rank 0 sees one window of the user's rows after another, a few MiB each,
+    and nobody holds more than that beside its own entries. On the way from rank 0, rank r is
+    *home* to the r-th even block of the user's rows.
 
     Parameters
     ----------
@@ -27,47 +32,77 @@ class UserOrder:
 
     def __init__(self, world: World, offsets: np.ndarray, rows: np.ndarray | None) -> None:
         self._world = world
-        self._homes = even_offsets(int(offsets[-1]), world.size)
+        self._n = int(offsets[-1])
         start, stop = offsets[world.rank], offsets[world.rank + 1]
-        if rows is None:
-            rows = np.arange(start, stop, dtype=np.int64)
-        order = np.argsort(rows, kind="stable")
+        self._rows = np.arange(start, stop, dtype=np.int64) if rows is None else rows
+        order = np.argsort(self._rows)  # no two are the same
         self._order = order.astype(np.int32 if len(order) < 2**31 else np.int64, copy=False)
-        user = rows[order]
-        edges = np.searchsorted(user, self._homes)
-        self._send = np.diff(edges)
-        self._recv = self._send.copy()
-        if world.size > 1:
-            world.comm.Alltoall(self._send, self._recv)
-        places = np.empty(int(self._recv.sum()), dtype=np.int64)
-        self._exchange(user, places, self._send, self._recv)
-        self._places = places - self._homes[world.rank]
 
     def blocks(self, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Each home's block, in order, on rank 0. **Collective.**"""
-        comm, homes = self._world.comm, self._homes
-        block = self._to_home(x)
-        if comm.rank != 0:
-            comm.Send(block, dest=0)
-            return
-        received = 1
+        """Windows of the user's rows, in order, on rank 0. **Collective.**"""
+        comm = self._world.comm
+        width = max(1, x.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
+        rows = max(1, min(_WINDOW_BYTES // width, -(-self._n // comm.size)))
+        starts = np.arange(0, max(self._n, 1), rows, dtype=np.int64)
+        # Where each window begins among this rank's rows, in ascending order of the user's.
+        edges = np.append(np.searchsorted(self._rows, starts, sorter=self._order), len(self._order))
+        counts = self._gather_counts(np.diff(edges))
+        todo = iter(range(len(starts)))
+
+        def window(k: int) -> tuple[int, np.ndarray] | None:
+            start = int(starts[k])
+            mine = self._order[edges[k] : edges[k + 1]]
+            places = self._rows[mine] - start
+            return self._on_root(start, x[mine], places, None if counts is None else counts[:, k])
+
         try:
-            yield 0, block
-            for rank in range(1, comm.size):
-                block = np.empty((int(homes[rank + 1] - homes[rank]), *x.shape[1:]), dtype=x.dtype)
-                comm.Recv(block, source=rank)
-                received += 1
-                yield int(homes[rank]), block
+            for k in todo:
+                found = window(k)
+                if found is not None:
+                    yield found
         finally:
             # A caller that stops early (a full disk) must not leave the senders waiting, or their
-            # slabs to be taken for the next call's.
-            for rank in range(received, comm.size):
-                block = np.empty((int(homes[rank + 1] - homes[rank]), *x.shape[1:]), dtype=x.dtype)
-                comm.Recv(block, source=rank)
+            # rows to be taken for the next call's.
+            for k in todo:
+                window(k)
+
+    def _gather_counts(self, mine: np.ndarray) -> np.ndarray | None:
+        """On rank 0, [size, windows]: how many rows of each window come from each rank."""
+        comm = self._world.comm
+        mine = mine.astype(np.int64, copy=False)
+        if comm.size == 1:
+            return mine[None]
+        counts = np.empty((comm.size, len(mine)), dtype=np.int64) if comm.rank == 0 else None
+        comm.Gather(mine, counts)
+        return counts
+
+    def _on_root(
+        self, start: int, values: np.ndarray, places: np.ndarray, counts: np.ndarray | None
+    ) -> tuple[int, np.ndarray] | None:
+        comm = self._world.comm
+        whole = None if counts is None else (int(counts.sum()), *values.shape[1:])
+        if comm.size > 1:
+            from mpi4py import MPI
+
+            places = places.astype(np.int32)  # a window is short
+            every = None if whole is None else np.empty(whole, dtype=values.dtype)
+            where = None if whole is None else np.empty(whole[0], dtype=np.int32)
+            row = _row_type(values)
+            try:
+                comm.Gatherv([values, len(values), row], [every, counts, row], root=0)
+            finally:
+                row.Free()
+            comm.Gatherv([places, len(places), MPI.INT32_T], [where, counts, MPI.INT32_T], root=0)
+            if every is None or where is None:
+                return None
+            values, places = every, where
+        block = np.empty_like(values)
+        block[places] = values
+        return start, block
 
     def scatter(self, full: np.ndarray | None) -> np.ndarray:
         """This rank's owned entries of the array on rank 0. **Collective.**"""
-        comm, homes = self._world.comm, self._homes
+        comm, homes = self._world.comm, even_offsets(self._n, self._world.size)
         dtype, trailing = comm.bcast(
             None if full is None or comm.rank else (full.dtype, full.shape[1:])
         )
@@ -79,18 +114,28 @@ class UserOrder:
         else:
             block = np.empty((int(homes[comm.rank + 1] - homes[comm.rank]), *trailing), dtype=dtype)
             comm.Recv(block, source=0)
+        send, recv, places = self._homes
         arrived = np.empty((len(self._order), *trailing), dtype=dtype)
-        self._exchange(block[self._places], arrived, self._recv, self._send)
+        self._exchange(block[places], arrived, recv, send)
         owned = np.empty_like(arrived)
         owned[self._order] = arrived
         return owned
 
-    def _to_home(self, x: np.ndarray) -> np.ndarray:
-        arrived = np.empty((len(self._places), *x.shape[1:]), dtype=x.dtype)
-        self._exchange(x[self._order], arrived, self._send, self._recv)
-        block = np.empty_like(arrived)
-        block[self._places] = arrived
-        return block
+    @cached_property
+    def _homes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows to and from each home, and where in this rank's block those from it go.
+
+        **Collective.**
+        """
+        world = self._world
+        homes = even_offsets(self._n, world.size)
+        send = np.diff(np.searchsorted(self._rows, homes, sorter=self._order)).astype(np.int64)
+        recv = send.copy()
+        if world.size > 1:
+            world.comm.Alltoall(send, recv)
+        places = np.empty(int(recv.sum()), dtype=np.int64)
+        self._exchange(self._rows[self._order], places, send, recv)
+        return send, recv, places - homes[world.rank]
 
     def _exchange(
         self, out: np.ndarray, into: np.ndarray, send: np.ndarray, recv: np.ndarray
@@ -99,11 +144,15 @@ class UserOrder:
         if self._world.size == 1:
             into[...] = out
             return
-        from mpi4py import MPI
-
-        width = int(np.prod(out.shape[1:], dtype=np.int64)) * out.itemsize
-        row = MPI.BYTE.Create_contiguous(width).Commit()
+        row = _row_type(out)
         try:
             self._world.comm.Alltoallv([out, send, row], [into, recv, row])
         finally:
             row.Free()
+
+
+def _row_type(array: np.ndarray) -> Any:
+    from mpi4py import MPI
+
+    width = int(np.prod(array.shape[1:], dtype=np.int64)) * array.itemsize
+    return MPI.BYTE.Create_contiguous(width).Commit()

@@ -19,7 +19,20 @@ from hpc_sla.cli.launch import Launch, fail_together, launch, told
 from hpc_sla.errors import HpcSlaError
 
 PROGRAM = "python -m hpc_sla"
-COMMANDS = ("partition", "info", "solve", "eigsh", "newton", "grad", "verify", "bench", "backends")
+COMMANDS = (
+    "partition",
+    "info",
+    "solve",
+    "eigsh",
+    "newton",
+    "grad",
+    "verify",
+    "bench",
+    "backends",
+    "collect",
+    "diff",
+    "export",
+)
 
 
 class _LazyGroup(click.Group):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc_sla.cli import exits, options
+from hpc_sla.cli.config import config_option
 from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
 
@@ -35,6 +36,7 @@ _MAX_ITERATIONS = 100_000
 @click.option("--rhs", metavar="NAME", help="Default: the only one, or 'ones'.")
 @options.world_options
 @options.json_option
+@config_option
 def command(
     file: str,
     method: str,

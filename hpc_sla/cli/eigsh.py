@@ -13,6 +13,7 @@ import click
 
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
+from hpc_sla.cli.config import config_option
 from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
 
@@ -73,6 +74,7 @@ class Settings:
     help="Default: <stem of FILE>.modes.h5 in the current folder.",
 )
 @options.json_option
+@config_option
 def command(
     file: str | None,
     k: int,

@@ -10,6 +10,7 @@ import click
 
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
+from hpc_sla.cli.config import config_option
 from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
 from hpc_sla.nonlinear.choices import JACOBIANS, METHODS
@@ -75,6 +76,7 @@ DEFAULT_PROBLEM = "bratu2d:n=128,lambda=6"
     help="Default: <name of PROBLEM>.result.h5 in the current folder.",
 )
 @options.json_option
+@config_option
 def command(
     problem: str,
     listing: bool,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpc_sla.cli import exits
+from hpc_sla.cli.config import config_option, effective
 from hpc_sla.cli.launch import serial
 from hpc_sla.errors import InputError
 
@@ -58,6 +59,7 @@ def _list_generators(context: click.Context, option: click.Parameter, asked: boo
     callback=_list_generators,
     help="List the generators with their parameters' defaults, and exit.",
 )
+@config_option
 @serial
 def command(
     source: str,
@@ -85,7 +87,7 @@ def command(
         raise InputError(f"is {parts}", field="--parts", remedy="Give at least 1.")
     check_writable(output)
     loaded = load_source(source, rhs, coordinates, block_size)
-    quality = write_partitioned(loaded, output, parts, method)
+    quality = write_partitioned(loaded, output, parts, method, {"config": effective()})
     print_facts(f"{source} in {parts} part(s), {output}", _facts(loaded, quality, method))
     return exits.OK
 

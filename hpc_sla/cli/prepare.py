@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,9 +87,16 @@ def load_source(
 
 
 def write_partitioned(
-    source: Source, output: str | os.PathLike[str], parts: int, method: str
+    source: Source,
+    output: str | os.PathLike[str],
+    parts: int,
+    method: str,
+    attributes: Mapping[str, Any] | None = None,
 ) -> PartitionQuality:
-    """Partition `source`, write the matrix file `output`, and judge the partition."""
+    """Partition `source`, write the matrix file `output`, and judge the partition.
+
+    `attributes` are stored besides where the matrix came from.
+    """
     from hpc_sla.partition import partition, quality, reorder, stored_order
     from hpc_sla.storage.matrix_writer import write_matrix
 
@@ -112,6 +119,7 @@ def write_partitioned(
             "source": source.name,
             "partition_method": method,
             **({} if block == 1 else {"block_size": block}),
+            **(attributes or {}),
         },
         solutions={name: values[columns] for name, values in source.solutions.items()},
         column_part_offsets=order.column_part_offsets,

@@ -13,10 +13,11 @@ _PACKAGES = ("torch", "numpy", "scipy", "mpi4py", "h5py")
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, date and command line, as attributes of a result file. Local."""
+    """Versions, date, command line and configuration, as attributes of a result file. Local."""
     from mpi4py import MPI
 
     import hpc_sla
+    from hpc_sla.cli.config import effective
 
     library = MPI.Get_library_version().strip("\x00 \n").splitlines()[0].strip()
     return {
@@ -26,6 +27,7 @@ def provenance() -> dict[str, Any]:
         "version_python": platform.python_version(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "hpc_sla", *sys.argv[1:]]),
+        "config": effective(),
     }
 
 

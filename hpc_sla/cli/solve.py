@@ -13,6 +13,7 @@ import click
 
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
+from hpc_sla.cli.config import config_option
 from hpc_sla.cli.session import open_world
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Settings:
     help="Default: <stem of FILE>.result.h5 in the current folder.",
 )
 @options.json_option
+@config_option
 def command(
     file: str | None,
     method: str,

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
+from hpc_sla.errors import printable
+
 Rows = Iterable[tuple[str, str]]
 
 
@@ -59,8 +61,8 @@ def print_table(
             name, justify="right" if column in right else "left", no_wrap=True, overflow="crop"
         )
     for row in rows:
-        table.add_row(*row)
-    print(title, file=out)
+        table.add_row(*(printable(cell) for cell in row))
+    print(printable(title), file=out)
     console.print(table)
 
 

@@ -17,7 +17,9 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.storage.atomic import replacing
+from hpc_sla.storage.limits import check_fits
 from hpc_sla.storage.matrix_writer import write_matrix
+from hpc_sla.storage.numpy_files import check_npz
 from hpc_sla.world import World
 
 _FORMAT = "hpc_sla.SparseTensor 1"
@@ -64,12 +66,16 @@ def _load_matrix(path: str | os.PathLike[str]) -> Triplets:
 
 def _load_batch(path: str | os.PathLike[str]) -> Triplets:
     try:
+        check_npz(path)
         with np.load(path, allow_pickle=False) as archive:
             if str(archive["format"]) != _FORMAT:
                 raise ValueError(f"format {archive['format']}")
             n_rows, n_cols = (int(size) for size in archive["shape"])
+            check_fits(8 * (n_rows + n_cols), path, "shape")
             return archive["values"], archive["row"], archive["col"], (n_rows, n_cols)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except InputError:
+        raise
+    except Exception as error:  # zipfile and zlib have no common error for "this is broken"
         raise InputError(
             f"is not a batch saved by SparseTensor.save ({error})",
             file=path,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +16,9 @@ from hpc_sla.storage.hdf5 import DAMAGED, HOW_TO_MAKE, reading
 
 MATRIX_FORMAT = "hpc_sla.matrix"
 RESULT_FORMAT = "hpc_sla.result"
-# Version 2 of a matrix file says how a rectangular matrix's columns are stored.
-VERSIONS = {MATRIX_FORMAT: 2, RESULT_FORMAT: 1}
+# Version 2 of a matrix file says how a rectangular matrix's columns are stored, that of a result
+# has dimension scales.
+VERSIONS = {MATRIX_FORMAT: 2, RESULT_FORMAT: 2}
 
 
 def check_format(file: h5py.File, *formats: str) -> str:
@@ -48,7 +51,14 @@ def check_format(file: h5py.File, *formats: str) -> str:
 def attribute(file: h5py.File, name: str) -> Any:
     """A root attribute as a plain Python value; None when there is none."""
     with reading(file.filename, name):
-        return _plain(file.attrs[name]) if name in file.attrs else None
+        if name not in file.attrs:
+            return None
+        kind = file.attrs.get_id(name)
+        # HDF5 asks for all the memory that an attribute declares before it looks for the bytes.
+        declared = math.prod(kind.shape or ()) * kind.dtype.itemsize
+        if declared > os.path.getsize(file.filename):
+            raise ValueError(f"{declared} bytes are declared, which the file does not have")
+        return _plain(file.attrs[name])
 
 
 def integer_attribute(file: h5py.File, name: str) -> int:

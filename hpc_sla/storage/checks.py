@@ -90,6 +90,27 @@ def check_finite(values: np.ndarray, file: str | None, field: str) -> None:
     )
 
 
+def fingerprint(numbers: np.ndarray) -> int:
+    """The sum, modulo 2**64, of a hash of each number: runs of numbers with the same are the same.
+
+    Whatever their order, and however they are divided among ranks, whose sums add up. Numbers
+    that differ have the same with a probability of about 2**-64 (Wegman and Carter, New hash
+    functions and their use in authentication and set equality, 1981; the hash is splitmix64).
+
+    Parameters
+    ----------
+    numbers : int64 array [m]
+    """
+    total = 0
+    for start in range(0, len(numbers), _ROWS):
+        z = numbers[start : start + _ROWS].astype(np.uint64)
+        z += np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        total += int((z ^ (z >> np.uint64(31))).sum(dtype=np.uint64))
+    return total % 2**64
+
+
 def check_part_offsets(
     offsets: np.ndarray, n: int, file: str, field: str = "/part_offsets", what: str = "rows"
 ) -> None:

@@ -13,6 +13,8 @@ import h5py
 import numpy as np
 
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.storage.block_sums import check_block_sums
+from hpc_sla.storage.limits import check_fits
 
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 INDICES = (np.dtype(np.int64), np.dtype(np.int32))
@@ -156,19 +158,31 @@ def dataset(
 
 
 def read_slab(item: h5py.Dataset, start: int, stop: int, dtype: Any = None) -> np.ndarray:
-    """Rows ``start:stop`` of a checked dataset as a new array in this machine's byte order."""
-    wanted = item.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
-    out = np.empty((stop - start, *item.shape[1:]), dtype=wanted)
-    if out.size:
-        with reading(item.file.filename, item.name):
+    """Rows ``start:stop`` of a checked dataset as a new array in this machine's byte order.
+
+    Their checksums, where the file has any, are right.
+    """
+    native = item.dtype.newbyteorder("=")
+    shape = (stop - start, *item.shape[1:])
+    check_fits(math.prod(shape) * native.itemsize, item.file.filename, item.name)
+    with reading(item.file.filename, item.name):
+        out = np.empty(shape, dtype=native)
+        if out.size:
             item.read_direct(out, np.s_[start:stop])
-    return out
+            check_block_sums(item, start, out)
+    return out if dtype is None else out.astype(dtype, copy=False)
+
+
+def has(file: h5py.File, name: str) -> bool:
+    """Whether the root group has a link of that name. It is not followed: it may lead astray."""
+    with reading(file.filename, f"/{name}"):
+        return file.get(name, getlink=True) is not None
 
 
 def members(file: h5py.File, name: str) -> tuple[str, ...]:
     """Names inside the group `name`, sorted; none when the file has no such group."""
     with reading(file.filename, f"/{name}"):
-        if file.get(name, getlink=True) is None:
+        if not has(file, name):
             return ()
         group = _walk(file, name)
         if not isinstance(group, h5py.Group):
@@ -229,11 +243,12 @@ def _check_storage(item: h5py.Dataset, path: str, field: str) -> None:
         )
     declared = item.size * item.dtype.itemsize
     stored = item.id.get_storage_size()
-    held = stored
-    if _DEFLATE in filters and item.chunks is not None:
+    held = stored * _DEFLATE_RATIO if _DEFLATE in filters else stored
+    if item.chunks is not None:
         chunks = math.prod(-(-n // c) for n, c in zip(item.shape, item.chunks, strict=True))
         # Without every chunk there, HDF5 would quietly hand out zeros.
-        held = stored * _DEFLATE_RATIO if item.id.get_num_chunks() == chunks else 0
+        if held >= declared and item.id.get_num_chunks() != chunks:
+            held = 0
     if held < declared or stored > os.path.getsize(path):
         raise InputError(
             f"declares {declared} bytes but {stored} are stored",

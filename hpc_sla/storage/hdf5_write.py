@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.block_sums import BlockSums
 from hpc_sla.storage.hdf5 import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Output:
 
     def __init__(self, temporary: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
         self._path = path
+        self._sums: dict[str, BlockSums] = {}
         self._stream = _Stream(os.fspath(temporary), "w+")
         try:
             self.file = h5py.File(self._stream, "w", libver=_FORMAT, rdcc_nbytes=16 * CHUNK_BYTES)
@@ -51,15 +53,28 @@ class Output:
             raise
 
     def create(self, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
-        """Create a little-endian, chunked (1 MiB), fletcher32-checksummed dataset."""
+        """Create a little-endian, chunked (1 MiB), fletcher32-checksummed dataset.
+
+        `write` adds sums of its own to it, one a chunk.
+        """
         stored = np.dtype(dtype).newbyteorder("<")
         if math.prod(shape) == 0:
             return self.file.create_dataset(name, shape=shape, dtype=stored)  # nothing to check
         row_bytes = stored.itemsize * math.prod(shape[1:])
         rows = max(1, min(shape[0], CHUNK_BYTES // row_bytes))
+        self._sums[f"/{name}"] = BlockSums(rows)
         return self.file.create_dataset(
             name, shape=shape, dtype=stored, chunks=(rows, *shape[1:]), fletcher32=True
         )
+
+    def write(self, item: h5py.Dataset, start: int, array: np.ndarray) -> None:
+        """Put `array` at rows ``start:start + len(array)`` of a dataset of `create`'s."""
+        if not array.size:
+            return
+        stored = np.ascontiguousarray(array, dtype=item.dtype.newbyteorder("="))
+        item.write_direct(stored, dest_sel=np.s_[start : start + len(array)])
+        self._sums[item.name].add(start, stored)
+        self.check()
 
     def check(self) -> None:
         """Raise `InputError` if anything written so far could not be."""
@@ -74,6 +89,10 @@ class Output:
 
     def close(self) -> None:
         """Write what is left and close; raises as `check` does."""
+        for name, sums in self._sums.items():
+            if name in self.file:
+                sums.store(self.file[name])
+        self._sums.clear()
         self.file.close()
         self._stream.close()
         self.check()

@@ -15,8 +15,10 @@ import scipy.sparse as sp
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.storage.checks import check_finite
 from hpc_sla.storage.hdf5 import FLOATS
+from hpc_sla.storage.limits import check_fits
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.matrix_market import read_matrix_market
+from hpc_sla.storage.numpy_files import check_npz, read_npy
 from hpc_sla.storage.petsc_binary import read_petsc, read_petsc_vector
 
 
@@ -131,7 +133,10 @@ def _read_mtx(path: str) -> ImportedMatrix:
 
 
 def _read_npz(path: str) -> ImportedMatrix:
+    check_npz(path)
     found = sp.load_npz(path)  # refuses pickles
+    # Pointers to as many rows as are declared, of which the file need not have anything.
+    check_fits(8 * (sum(found.shape) if len(found.shape) == 2 else 0), path, "shape")
     if found.format in ("csr", "csc", "bsr"):
         # Converting runs compiled loops over the indices, which must not be trusted before.
         found.check_format(full_check=True)
@@ -189,10 +194,7 @@ def _read_mtx_vector(path: str) -> np.ndarray:
 
 
 def _read_npy(path: str) -> np.ndarray:
-    found = np.load(path, allow_pickle=False)
-    if not isinstance(found, np.ndarray):
-        raise InputError("is not a .npy file", file=path, remedy="Write it with numpy.save.")
-    return found
+    return read_npy(path)
 
 
 _MATRIX_READERS: dict[str, Callable[[str], ImportedMatrix]] = {

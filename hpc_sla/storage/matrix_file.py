@@ -23,10 +23,12 @@ from hpc_sla.storage.hdf5 import (
     INDICES,
     INT64,
     dataset,
+    has,
     members,
     open_read,
     read_slab,
 )
+from hpc_sla.storage.limits import check_fits
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -121,7 +123,7 @@ class MatrixFile:
             for name in members(file, group)
         }
         self._coordinates: h5py.Dataset | None = None
-        if file.get("coordinates", getlink=True) is not None:
+        if has(file, "coordinates"):
             self._coordinates = dataset(file, "coordinates", FLOATS, ndim=(2,), length=self.n_rows)
         digest = attrs.attribute(file, "content_sha256")
         self.digest = digest if isinstance(digest, str) else ""
@@ -142,7 +144,7 @@ class MatrixFile:
 
     def _read_column_part_offsets(self) -> np.ndarray:
         file, names = self._file, ("column_part_offsets", "column_permutation")
-        there = [name for name in names if file.get(name, getlink=True) is not None]
+        there = [name for name in names if has(file, name)]
         if self.square:
             for name in there:
                 raise InputError(
@@ -230,6 +232,8 @@ class MatrixFile:
             return self.read_permutation(c0, c1)
         self._check_slab(c0, c1, "columns")
         if self._column_permutation is None:
+            # Nothing in the file is as long as the number of columns it declares.
+            check_fits(8 * (c1 - c0), self.path, "n_cols")
             return np.arange(c0, c1, dtype=np.int64)
         columns = read_slab(self._column_permutation, c0, c1)
         remedy = "Columns count from 0, each occurs once."

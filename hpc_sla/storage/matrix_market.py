@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import scipy.io
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.limits import check_fits
 
 _BLOCK = 1 << 22
+_LONGEST_LINE = 1 << 20
 _FIELDS = ("real", "double", "integer", "unsigned-integer", "pattern")
 _SYMMETRIES = ("general", "symmetric", "skew-symmetric")
 
@@ -39,6 +42,9 @@ def read_matrix_market(path: str) -> Any:
         if symmetry != "general" and sizes[0] != sizes[1]:
             raise ValueError(f"a matrix of {sizes[0]} x {sizes[1]} cannot be {symmetry}")
         width = 1 if form == "array" else 2 if field == "pattern" else 3
+        # Coordinates, values and pointers to rows, as SciPy will hold them.
+        held = 24 * sizes[-1] + 8 * sizes[0] if form == "coordinate" else 8 * math.prod(sizes)
+        check_fits(held, path)
         lines, ended = _count_lines(stream, width)
     announced = sizes[2] if form == "coordinate" else _dense_lines(sizes, symmetry)
     if lines != announced:
@@ -100,6 +106,8 @@ def _count_lines(stream: BinaryIO, width: int) -> tuple[int, bool]:
     rest = b""
     while block := stream.read(_BLOCK):
         whole, newline, rest = (rest + block).rpartition(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            raise ValueError(f"line {lines + 1} of the numbers is longer than {_LONGEST_LINE}")
         lines += _check_lines(whole + newline, width, lines)
     return lines + _check_lines(rest + b"\n", width, lines), not rest
 

@@ -121,9 +121,7 @@ def write_matrix(
         attrs.set_attributes(target.file, {**root, **(attributes or {})})
         for name, array in arrays.items():
             item = target.create(name, array.shape, array.dtype)
-            if array.size:
-                item[...] = array
-            target.check()
+            target.write(item, 0, array)
 
 
 def _slab(array: np.ndarray, start: int, stop: int) -> np.ndarray:

@@ -79,14 +79,15 @@ class _Reader:
         if min(rows, columns, entries) < 0:
             raise self._bad(f"declares {rows} x {columns} with {entries} entries")
         lengths = self._array(self._integer, rows, "row lengths").astype(np.int64)
-        if (lengths < 0).any() or lengths.sum() != entries:
+        indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        # The sum may have gone past the largest integer and come back.
+        if (lengths < 0).any() or (indptr < 0).any() or indptr[-1] != entries:
             raise self._bad("row lengths do not add up to the number of entries")
         indices = self._array(self._integer, entries, "columns")
         if entries and (indices.min() < 0 or indices.max() >= columns):
             raise self._bad(f"a column is outside 0 to {columns - 1}")
         indices = indices.astype(np.int32 if columns < 2**31 else np.int64)
         data = self._array(np.dtype(">f8"), entries, "values")
-        indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
         return sp.csr_array((data.astype(np.float64), indices, indptr), shape=(rows, columns))
 
     def vector(self) -> np.ndarray:

@@ -14,8 +14,10 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.atomic import PendingFile
-from hpc_sla.storage.hdf5 import FLOATS, dataset, open_read, read_slab
+from hpc_sla.storage.dimensions import DIMENSIONS, name_dimensions
+from hpc_sla.storage.hdf5 import FLOATS, dataset, has, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
+from hpc_sla.storage.limits import check_fits
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -68,7 +70,7 @@ class ResultWriter:
     ) -> None:
         if np.dtype(dtype) not in FLOATS:
             raise TypeError(f"results are float64 or float32, not {np.dtype(dtype)}")
-        if taken := {_HISTORY, _EIGENVALUES}.intersection(names):
+        if taken := {_HISTORY, _EIGENVALUES, *DIMENSIONS}.intersection(names):
             raise ValueError(f"{min(taken)!r} is taken")
         self.path = path
         self.n_rows = n_rows
@@ -94,9 +96,7 @@ class ResultWriter:
         n_rows = self._lengths[name]
         if not 0 <= start <= stop <= n_rows or array.shape[1:] != item.shape[1:]:
             raise ValueError(f"rows {start}:{stop}, shape {array.shape}, do not fit {item.shape}")
-        if array.size:
-            item.write_direct(np.ascontiguousarray(array), dest_sel=np.s_[start:stop])
-            self._output.check()
+        self._output.write(item, start, array)
         self._written[name] += stop - start
 
     def write_matrix_rows(
@@ -114,7 +114,6 @@ class ResultWriter:
         if self._rows is None:
             raise ValueError("no gradient with respect to a matrix was announced")
         self._rows.append(counts, columns, values)
-        self._output.check()
 
     def finish(
         self,
@@ -146,8 +145,8 @@ class ResultWriter:
         for name, numbers in small.items():
             array = np.asarray(numbers, dtype=np.float64)
             item = self._output.create(name, array.shape, array.dtype)
-            if array.size:
-                item[...] = array
+            self._output.write(item, 0, array)
+        name_dimensions(self._output.file, self._dimensions(small))
         root = {
             "format": attrs.RESULT_FORMAT,
             "version": attrs.VERSIONS[attrs.RESULT_FORMAT],
@@ -157,6 +156,15 @@ class ResultWriter:
         self._output.close()
         self._pending.commit()
         self._pending = None
+
+    def _dimensions(self, small: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {_HISTORY: ("iteration",)}
+        if _EIGENVALUES in small:
+            found[_EIGENVALUES] = ("column",)
+        for name, rows in self._lengths.items():
+            row = "row" if rows == self.n_rows else "rhs_row"
+            found[name] = (row, "column")[: self._items[name].ndim]
+        return found
 
     def __enter__(self) -> Self:
         return self
@@ -187,6 +195,7 @@ class _MatrixRows:
 
     def __init__(self, output: Output, shape: tuple[int, int], dtype: Any) -> None:
         rows, entries = self._shape = shape
+        self._output = output
         self._indptr, self._indices, self._data = (
             output.create(f"{MATRIX_GRADIENT}/{name}", (length,), kind)
             for name, length, kind in (
@@ -195,17 +204,15 @@ class _MatrixRows:
                 ("data", entries, dtype),
             )
         )
-        self._indptr[0] = 0
+        output.write(self._indptr, 0, np.zeros(1, dtype=np.int64))
         self._row = self._entry = 0
 
     def append(self, counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
         first, entry = self._row, self._entry
         self._row, self._entry = first + len(counts), entry + len(columns)
-        if len(counts):
-            self._indptr[first + 1 : self._row + 1] = entry + np.cumsum(counts)
-        if len(columns):
-            self._indices[entry : self._entry] = columns
-            self._data[entry : self._entry] = values
+        self._output.write(self._indptr, first + 1, entry + np.cumsum(counts))
+        self._output.write(self._indices, entry, columns)
+        self._output.write(self._data, entry, values)
 
     @property
     def complete(self) -> bool:
@@ -254,19 +261,19 @@ class ResultSummary:
 def describe(path: str | os.PathLike[str]) -> ResultSummary:
     """Summary of the result file `path`, cheap whatever the size of its vectors."""
     with open_read(path) as file:
-        return _summary(file)
+        return summarise(file)
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
     """Read a whole result file. NaN is let through: a failed solve may have left some."""
     with open_read(path) as file:
-        summary = _summary(file)
+        summary = summarise(file)
         vectors = {
             name: read_slab(file[name], 0, shape[0]) for name, shape in summary.shapes.items()
         }
         gradient = _matrix_gradient(file, summary.n_rows)
         eigenvalues = None
-        if _EIGENVALUES in file:
+        if has(file, _EIGENVALUES):
             item = dataset(file, _EIGENVALUES, FLOATS)
             eigenvalues = read_slab(item, 0, item.shape[0], np.float64)
     first = next(iter(vectors.values()))
@@ -281,7 +288,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
 
 
 def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
-    if MATRIX_GRADIENT not in file:
+    if not has(file, MATRIX_GRADIENT):
         return None
     import scipy.sparse as sp
 
@@ -290,7 +297,10 @@ def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
     indptr, indices, data = (read_slab(item, 0, item.shape[0]) for item in items.values())
     shape = (max(len(indptr) - 1, 0), n_columns)
     try:
-        return sp.csr_array((data, indices, indptr), shape=shape)
+        check_fits(8 * sum(shape), file.filename)
+        found = sp.csr_array((data, indices, indptr), shape=shape)
+        found.check_format(full_check=True)
+        return found
     except ValueError as error:
         raise InputError(
             f"is no matrix: {error}",
@@ -300,11 +310,12 @@ def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
         ) from error
 
 
-def _summary(file: h5py.File) -> ResultSummary:
+def summarise(file: h5py.File) -> ResultSummary:
+    """Summary of a result file that is open, its datasets checked. Local."""
     attrs.check_format(file, attrs.RESULT_FORMAT)
     n_rows = attrs.integer_attribute(file, "n_rows")
     history = dataset(file, _HISTORY, FLOATS)
-    others = (_HISTORY, _EIGENVALUES, MATRIX_GRADIENT)
+    others = (_HISTORY, _EIGENVALUES, MATRIX_GRADIENT, *DIMENSIONS)
     names = [name for name in sorted(file) if name not in others]
     # A gradient with respect to the right-hand side has as many rows as the matrix.
     items = {

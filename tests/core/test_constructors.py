@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -272,6 +273,22 @@ def test_parts_keep_their_columns_on_any_rank_count(world, shared_path):
             assert everywhere(world, A.columns.n_owned > 0)
         y = torch.ones(A.columns.n_owned, dtype=torch.float64)
         assert world.sum(float((A @ y).sum())) == A.nnz_global
+
+
+def test_a_permutation_that_repeats_a_row_is_one_error(world, shared_path):
+    """On another rank than the row itself, so that no rank could see it alone."""
+    path = f"{shared_path}/repeated.h5"
+    matrix = MATRICES["random"]()
+    if world.rank == 0:
+        write_partitioned(Source("test", matrix, rhs={}), path, 1, "contiguous")
+        with h5py.File(path, "r+") as file:
+            rows = file["permutation"][:]
+            rows[0] = rows[-1]
+            del file["permutation"]
+            file["permutation"] = rows
+    world.barrier()
+    with pytest.raises(hs.InputError, match="/permutation: does not hold every number once"):
+        hs.DSparseMatrix.from_hdf5(path, world)
 
 
 def test_a_missing_file_is_one_error_on_every_rank(world, shared_path):

@@ -13,7 +13,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.storage.kind import kind_of
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.matrix_writer import write_matrix
-from hpc_sla.storage.result_file import ResultWriter
+from hpc_sla.storage.result_file import ResultWriter, read_result
 from tests.storage.files import (
     as_ordinary_user,
     assert_message,
@@ -114,6 +114,29 @@ def huge(file):
     file.create_dataset("rhs/b", (40, 10**13), np.float64, chunks=(1, 1000))
 
 
+def hole(file):
+    """A missing chunk that padding at the edges makes up for in bytes."""
+    values = np.random.default_rng(0).random((40, 3))
+    del file["rhs/two"]
+    item = file.create_dataset("rhs/two", (40, 3), np.float64, chunks=(20, 2))
+    item[:, :2] = values[:, :2]
+    item[:20, 2:] = values[:20, 2:]
+
+
+def hidden_link(file):
+    """A user-defined kind of link, which only a plugin could follow."""
+    file.move("data", "elsewhere")
+    file["data"] = h5py.ExternalLink("/dev/zero", "/")
+
+
+def wrong_sums(file):
+    file["rhs/b"].attrs["crc32_rows"] = np.int64(7)
+
+
+def edited(file):
+    file["rhs/b"][3] = 17.0
+
+
 def large_chunks(file):
     del file["rhs/b"]
     file.create_dataset("rhs/b", (40,), np.float64, chunks=(2**24,), maxshape=(None,))
@@ -179,6 +202,10 @@ BAD = {
     "soft link to a group": (soft_linked_group, "/rhs", ["soft or external link"]),
     "external link": (external_link, "/data", ["soft or external link"]),
     "external storage": (external_storage, "/data", ["another file"]),
+    "link to a device": (hidden_link, "/data", ["soft or external link"]),
+    "a hole in a dataset": (hole, "/rhs/two", ["declares 960 bytes but 960 are stored"]),
+    "sums of other blocks": (wrong_sums, "/rhs/b", ["crc32 does not fit"]),
+    "edited in place": (edited, "/rhs/b", ["checksum mismatch in rows 0 to 39", "'crc32'"]),
     "virtual dataset": (virtual, "/data", ["another file"]),
     "never written": (never_written(), "/data", ["declares", "0 are stored"]),
     "never written, compressed": (never_written(compression="gzip"), "/data", ["0 are stored"]),
@@ -204,6 +231,38 @@ def test_bad_content(path, case):
     with pytest.raises(InputError) as caught:
         read_everything(path)
     assert_message(caught.value, path, field, *words)
+
+
+def test_a_link_is_not_followed_to_see_what_is_there(tmp_path, monkeypatch):
+    """Not even to ask whether its target exists: that would open the other file."""
+    other, path = tmp_path / "other.h5", tmp_path / "result.h5"
+    with ResultWriter(path, 2, "f8") as writer:
+        writer.write_slab("x", 0, np.ones(2))
+        writer.finish([1.0], {})
+    with h5py.File(other, "w") as file:
+        file["v"] = np.ones(2)
+    for name in ("eigenvalues", "matrix_gradient", "y"):
+        with h5py.File(path, "r+") as file:
+            file[name] = h5py.ExternalLink(str(other), "/v")
+        with pytest.raises(InputError, match=f"/{name}.*soft or external link"):
+            read_result(path)
+        with h5py.File(path, "r+") as file:
+            del file[name]
+
+
+def test_escapes_of_a_terminal_are_shown_not_sent(path, capsys):
+    from hpc_sla.cli import main
+
+    def change(file):
+        file.attrs["source"] = "\x1b]0;title\x07\nrow"
+        file["rhs/b\x1b[2J"] = file["rhs/b"][()]
+
+    edit(path, change)
+    assert main(["info", str(path)]) == 0
+    assert main(["partition", str(path), "-o", str(path), "--parts", "2", "--rhs", "\x1b.npy"]) == 2
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err
+    assert "\\x1b[2J" in told.out
 
 
 RECTANGULAR_BAD = {

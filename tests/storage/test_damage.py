@@ -8,43 +8,19 @@ import h5py
 import numpy as np
 import pytest
 
-from hpc_sla import problems
 from hpc_sla.errors import InputError
-from hpc_sla.partition import order_by_part, reorder
 from hpc_sla.storage.matrix_file import MatrixFile
-from hpc_sla.storage.matrix_writer import write_matrix
-from hpc_sla.storage.result_file import ResultWriter, read_result
-from tests.storage.files import assert_identical, random_content, read_everything
-
-
-def small(path):
-    """Mostly HDF5's own bookkeeping."""
-    random_content(0).write(path, source="here", text="some words")
-
-
-def rectangular(path):
-    random_content(1, n_cols=23).write(path)
-
-
-def many_chunks(path):
-    """Several chunks a dataset, hence the chunk indices of large files."""
-    matrix = problems.make("poisson2d:n=180").matrix()
-    n = matrix.shape[0]
-    permutation, part_offsets = order_by_part(np.arange(n) % 3, 3)
-    rhs = np.random.default_rng(0).random((n, 6))
-    write_matrix(path, reorder(matrix, permutation), part_offsets, permutation, {"b": rhs})
-
-
-def result(path):
-    with ResultWriter(path, 200_000, "f8") as writer:
-        writer.write_slab("x", 0, np.random.default_rng(0).random(200_000))
-        writer.finish([1.0, 0.5], {"status": "converged"})
-
-
-def read_whole_result(path):
-    found = read_result(path)
-    return {"x": found.x, "history": found.residual_history, "attributes": found.attributes}
-
+from tests.storage import damage
+from tests.storage.damage_files import (
+    checksummed,
+    foreign,
+    many_chunks,
+    read_whole_result,
+    rectangular,
+    result,
+    small,
+)
+from tests.storage.files import assert_identical, read_everything
 
 FILES = {
     "small": (small, read_everything),
@@ -132,8 +108,8 @@ def test_blocks_of_zeros(large, tmp_path):
     assert noticed > 15
 
 
-def test_the_digest_tells_even_a_chunk_of_zeros(large, tmp_path):
-    """The fletcher32 checksum of zeros is zero: only the digest sees that nothing is left."""
+def test_a_chunk_of_zeros_is_told(large, tmp_path):
+    """The fletcher32 checksum of zeros is zero: the sums beside it see that nothing is left."""
     with h5py.File(large) as file:
         chunk = file["rhs/b"].id.get_chunk_info(0)
     spoilt = bytearray(large.read_bytes())
@@ -143,6 +119,14 @@ def test_the_digest_tells_even_a_chunk_of_zeros(large, tmp_path):
     with MatrixFile(large) as file:
         assert file.compute_digest() == file.digest
     with MatrixFile(path) as file:
+        assert file.read_rhs("b", 30_000, 30_100).any()  # of another chunk
+        for first, last in ((0, 1), (1000, 30_000), (0, file.n_rows)):
+            with pytest.raises(InputError, match="checksum mismatch in rows 0 to 21844"):
+                file.read_rhs("b", first, last)
+    with h5py.File(path, "r+") as file:
+        del file["rhs/b"].attrs["crc32"]  # as in files of other programs
+    with MatrixFile(path) as file:
+        assert not file.read_rhs("b", 0, 1000).any()
         assert file.compute_digest() != file.digest
 
 
@@ -160,3 +144,37 @@ def test_a_flipped_byte_of_a_dataset_is_its_checksums_business(tmp_path, name):
     assert caught.value.field == f"/{name}"
     assert "checksum mismatch" in str(caught.value)
     assert "Copy the file again" in str(caught.value)
+
+
+CASES = 252
+
+
+def test_hundreds_of_damaged_files(tmp_path):
+    """Never a wrong answer, a crash, a hang, or an error that is not for the user."""
+    counts = damage.tally(checksummed(), range(CASES), tmp_path)
+    print(dict(counts))
+    assert counts["clear error"] + counts["right answer"] == CASES, counts
+    assert counts["clear error"] > CASES * 3 // 4
+
+
+def test_damaged_files_of_other_programs(tmp_path):
+    """They have no checksums, and may come to say something else; nothing worse."""
+    counts = damage.tally(foreign(), range(168), tmp_path)
+    assert not counts.keys() - {"clear error", "right answer", "wrong answer"}, counts
+    assert counts["clear error"] > 80
+
+
+def test_the_tally_sees_what_must_not_be(tmp_path, monkeypatch):
+    def hangs(path):
+        while True:
+            pass
+
+    monkeypatch.setattr(damage, "SECONDS", 0.2)
+    path = tmp_path / "x.h5"
+    path.touch()
+    every = lambda found: bool(found)  # noqa: E731
+    assert damage.outcome(lambda path: {}, path, every) == "wrong answer"
+    assert damage.outcome(lambda path: {"x": 1}, path, every) == "right answer"
+    assert damage.outcome(lambda path: {}["x"], path, every) == "traceback"
+    assert damage.outcome(lambda path: os.kill(os.getpid(), 11), path, every) == "crash"
+    assert damage.outcome(hangs, path, every) == "hang"

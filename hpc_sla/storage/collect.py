@@ -1,0 +1,162 @@
+"""The attributes of many result files as one table, a row a file.
+
+Two passes over the files, neither of which holds more than a thousand rows: the first finds the
+columns and their types, the second writes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hpc_sla.errors import InputError, MissingDependencyError
+from hpc_sla.storage.atomic import check_writable, replacing
+from hpc_sla.storage.attributes import RESULT_FORMAT, attributes, check_format, integer_attribute
+from hpc_sla.storage.hdf5 import open_read
+from hpc_sla.storage.kind import kind_of
+
+_FIRST = (
+    "file",
+    "status",
+    "iterations",
+    "relative_residual",
+    "n_rows",
+    "ranks",
+    "method",
+    "precond",
+    "rtol",
+)
+_BATCH = 1000
+Row = dict[str, Any]
+
+
+def collect(
+    results: Sequence[str], output: str | None, on_error: Callable[[InputError], None]
+) -> None:
+    """Write the table of `results` to `output`, or as CSV to standard output.
+
+    Parameters
+    ----------
+    results : sequence of str
+        Result files, and folders of which every result file is taken.
+    output : str or None
+        A .csv or .parquet file.
+    on_error : callable
+        Is told of each file that cannot be read, which is then left out.
+    """
+    suffix = ".csv" if output is None else Path(output).suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise InputError(
+            f"tables ending in {suffix!r} are not known",
+            file=output,
+            field="--output",
+            remedy="Choose .csv or .parquet.",
+        )
+    if output is not None:
+        check_writable(output)
+    parquet = _pyarrow(output) if suffix == ".parquet" else None
+    bad: set[str] = set()
+    types: dict[str, type] = {"file": str}
+
+    def rows() -> Iterator[Row]:
+        for path in _files(results):
+            if path in bad:
+                continue
+            try:
+                yield _row(path)
+            except InputError as error:
+                bad.add(path)
+                on_error(error)
+
+    for row in rows():
+        for name, value in row.items():
+            types[name] = _common(types.get(name), type(value))
+    columns = {name: types.pop(name) for name in _FIRST if name in types}
+    columns |= dict(sorted(types.items()))
+    if parquet is not None and output is not None:
+        with replacing(output) as temporary:
+            _write_parquet(parquet, temporary, columns, rows())
+        return
+    with ExitStack() as stack:
+        stream: Any = sys.stdout
+        if output is not None:
+            temporary = stack.enter_context(replacing(output))
+            stream = stack.enter_context(open(temporary, "w", encoding="utf-8", newline=""))
+        _write_csv(stream, columns, rows())
+
+
+def _files(results: Iterable[str]) -> Iterator[str]:
+    for path in results:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        for name in sorted(os.listdir(path)):
+            inside = os.path.join(path, name)
+            if name.endswith((".h5", ".hdf5")) and not name.startswith(".") and _is_result(inside):
+                yield inside
+
+
+def _is_result(path: str) -> bool:
+    try:
+        return kind_of(path) == "result"
+    except InputError:
+        return True  # to be told of, as if it had been named
+
+
+def _row(path: str) -> Row:
+    with open_read(path) as file:
+        check_format(file, RESULT_FORMAT)
+        found = attributes(file, leave_out=("format", "version", "n_rows", "config"))
+        # The file's own name for the column of the same name is not a run's to set.
+        return {**found, "n_rows": integer_attribute(file, "n_rows"), "file": path}
+
+
+def _common(one: type | None, other: type) -> type:
+    if one is None or one is other:
+        return other
+    return float if {one, other} == {int, float} else str
+
+
+def _write_csv(stream: io.TextIOBase, columns: Mapping[str, type], rows: Iterator[Row]) -> None:
+    writer = csv.DictWriter(stream, list(columns), lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _pyarrow(output: str | None) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError(
+            "needs the package pyarrow to be written",
+            file=output,
+            remedy="Install it with `pip install pyarrow`, or choose .csv.",
+        ) from error
+    return pyarrow
+
+
+def _write_parquet(
+    pyarrow: Any, path: Path, columns: Mapping[str, type], rows: Iterator[Row]
+) -> None:
+    kinds = {int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
+    schema = pyarrow.schema(
+        [(name, kinds.get(kind, pyarrow.string())) for name, kind in columns.items()]
+    )
+
+    def shaped(row: Row) -> Row:
+        return {
+            name: None if row.get(name) is None else kind(row[name])
+            for name, kind in columns.items()
+        }
+
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        while batch := [shaped(row) for row in islice(rows, _BATCH)]:
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
