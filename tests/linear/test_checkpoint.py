@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
-
 import h5py
 import numpy as np
 import pytest
@@ -17,34 +13,13 @@ from hpc_sla.checkpoint import parse_every
 from hpc_sla.linear.methods import ENTRIES
 from hpc_sla.storage.checkpoint_file import CheckpointWriter
 from tests.collective import distribute, everywhere, full, random_matrix, spd_matrix, spread
-
-
-class Interrupted(Exception):
-    """What ends a run in these tests, at the same iteration on every rank."""
-
-
-def interrupt(at):
-    def callback(iteration, norm):
-        if iteration >= at:
-            raise Interrupted
-
-    return callback
+from tests.interrupted import Interrupted, interrupt
 
 
 @pytest.fixture(autouse=True)
 def asked_each_time(monkeypatch):
     """These systems are solved in less time than lies between two questions."""
     monkeypatch.setattr("hpc_sla.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
-
-
-@pytest.fixture
-def folder(world):
-    """One folder for all ranks."""
-    path = world.on_root(lambda: tempfile.mkdtemp(prefix="hpc_sla-"))
-    yield Path(path)
-    world.barrier()
-    if world.rank == 0:
-        shutil.rmtree(path)
 
 
 def _poisson(n):
