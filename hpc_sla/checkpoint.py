@@ -117,8 +117,8 @@ class Checkpoint:
         Of the last one, on rank 0.
     seconds : float
         Spent on saving, on this rank.
-    running : bool
-        Whether a solver is iterating on this rank, and so will soon notice `request_stop`.
+    begun : bool
+        Whether iterations have begun on this rank: they notice `request_stop`.
 
     Examples
     --------
@@ -139,7 +139,7 @@ class Checkpoint:
     ) -> None:
         self.path = None if path is None else os.fspath(path)
         self.every, self.resume, self.tag = parse_every(every), resume, tag
-        self.stopped = self.running = False
+        self.stopped = self.begun = False
         self.written = self.bytes = 0
         self.seconds = 0.0
         self.iteration: int | None = None
@@ -172,11 +172,7 @@ class Checkpoint:
         """Iterations begin, at this one. Local."""
         self._begin()
         self._saved_at = iteration
-        self.running = True
-
-    def end(self) -> None:
-        """They are over. Local."""
-        self.running = False
+        self.begun = True
 
     def ask(
         self, world: World, iteration: int, small: bool = True

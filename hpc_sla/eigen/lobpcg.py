@@ -102,13 +102,9 @@ class Lobpcg:
             active = self._start()
         elif self.problem.callback:
             self.problem.callback(self.iterations, worst(self._norms[: self.k]))
-        if resume is None:
-            return self._found(self._iterate(active))
-        resume.checkpoint.start(self.iterations)
-        try:
-            return self._found(self._iterate(active))
-        finally:
-            resume.checkpoint.end()
+        if resume:
+            resume.checkpoint.start(self.iterations)
+        return self._found(self._iterate(active))
 
     def _start(self) -> torch.Tensor:
         """The Ritz pairs in the start; all are active."""

@@ -136,8 +136,6 @@ def iterate(
                 outcome.judge(norm, iterations < max_iterations and not stopped)
                 if stopped and outcome.status == "max_iterations":
                     outcome.status = "preempted"
-    if keeper:
-        keeper.end()
     return outcomes
 
 

@@ -127,10 +127,6 @@ class Keeper:
         if self._watch.saves:
             self._checkpoint.start(iterations)
 
-    def end(self) -> None:
-        if self._watch.saves:
-            self._checkpoint.end()
-
     def after(
         self,
         method: Method,

@@ -89,20 +89,16 @@ class Problem:
             linear.watch = Watch(choices.checkpoint, saves=False)
         equations = linear.equations
         if self._method.name == "newton":
-            try:
-                u, status = newton(
-                    equations,
-                    u,
-                    linear,
-                    choices.stop,
-                    choices.forcing,
-                    choices.line_search,
-                    callback,
-                    resume,
-                )
-            finally:
-                if choices.checkpoint is not None:
-                    choices.checkpoint.end()
+            u, status = newton(
+                equations,
+                u,
+                linear,
+                choices.stop,
+                choices.forcing,
+                choices.line_search,
+                callback,
+                resume,
+            )
         else:
             increments = FixedPoint(equations, self._map(theta), self._scaling(linear, u))
             run = picard if self._method.name == "picard" else anderson
