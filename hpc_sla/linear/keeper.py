@@ -186,11 +186,12 @@ class Keeper:
         with saved:
             with self._world.agree():
                 saved.check(self._identity)
+            if saved.facts["running_method"] != self._spec:
+                return None  # of method="auto": the one before, which failed
             self._system.x.copy_(saved.read("x", self._system.operator.columns, self._system.x))
             outcomes = _outcomes(saved, self._system.target, make)
             # Elsewhere the preconditioner may be another, and recurrences would not fit it.
             within = saved.facts["place"] == self._place or self._system.precond.pointwise
-            within = within and saved.facts["running_method"] == self._spec
             for outcome in outcomes:
                 if outcome.status == "converged" and not outcome.norm <= outcome.target:
                     outcome.status, within = None, False  # a smaller tolerance than it was

@@ -210,9 +210,11 @@ class Run:
         if not given_up:
             x, info = self.solve(maker, b, x0)
             given_up = choice.gives_up(info)
-            reason += f"; that ended {info.status}" if given_up else ""
+            ended = f"ended {info.status}"
+        else:
+            ended = "failed before it was resumed"
         if given_up:
-            reason += f"; {choice.fallback} after it"
+            reason += f"; that {ended}: {choice.fallback}"
             maker, left = self.maker(choice.fallback), ""
             x, info = self.solve(maker, b, x0)
         info.reason = reason

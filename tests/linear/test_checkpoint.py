@@ -332,6 +332,13 @@ def test_auto_goes_on_with_its_fallback(world, folder):
     assert told.status == "preempted" and told.method == "minres"
     y, resumed = hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True), **options)
     assert resumed.residual_history == info.residual_history and _same(world, x, y)
+    # Stopped before the first of them fails, the second starts afresh as it would have.
+    first, left = hs.Checkpoint(path, every="1iterations"), []
+    with pytest.raises(Interrupted):
+        hs.solve(A, b, checkpoint=first, callback=interrupt(2), **options)
+    assert first.iteration == 1
+    y, resumed = hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True), **options)
+    assert resumed.residual_history == info.residual_history and _same(world, x, y)
 
 
 @pytest.mark.mpi
