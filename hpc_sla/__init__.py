@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hpc_sla.checkpoint import Checkpoint as Checkpoint
     from hpc_sla.eigen.solver import eigsh as eigsh
     from hpc_sla.errors import AdjointSolveError as AdjointSolveError
     from hpc_sla.errors import DegenerateEigenvaluesError as DegenerateEigenvaluesError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # Names are loaded on first use: `partition`, `info` and `--help` need neither torch nor MPI.
 _HOMES = {
     "AdjointSolveError": "hpc_sla.errors",
+    "Checkpoint": "hpc_sla.checkpoint",
     "DSparseMatrix": "hpc_sla.matrix",
     "DegenerateEigenvaluesError": "hpc_sla.errors",
     "HpcSlaError": "hpc_sla.errors",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -157,6 +157,25 @@ class RowLayout:
         """
         self._check(x)
         yield from self._user_order.blocks(np.ascontiguousarray(x.detach().cpu().numpy()))
+
+    def from_user_blocks(self, read: Callable[[int, int], np.ndarray]) -> torch.Tensor:
+        """A vector of which each rank reads an even block of the user's rows. **Collective.**
+
+        The way back from `user_blocks`: no rank ever holds more than its share, twice.
+
+        Parameters
+        ----------
+        read : callable(start, stop) -> array [stop - start] or [stop - start, k]
+            Local. An `InputError` that it raises is raised on every rank.
+
+        Returns
+        -------
+        torch.Tensor [n_owned] or [n_owned, k]
+            Per rank, on the rank's device.
+        """
+        with self.world.agree():
+            block = read(*self._user_order.home)
+        return torch.from_numpy(self._user_order.from_home(block)).to(self.world.device)
 
     def _check(self, x: torch.Tensor) -> None:
         # Local on purpose: one rank's wrong shape is a bug that must stop the job, and a check

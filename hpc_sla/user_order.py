@@ -114,8 +114,21 @@ class UserOrder:
         else:
             block = np.empty((int(homes[comm.rank + 1] - homes[comm.rank]), *trailing), dtype=dtype)
             comm.Recv(block, source=0)
+        return self.from_home(block)
+
+    @property
+    def home(self) -> tuple[int, int]:
+        """The user's rows whose home this rank is: first, and one past the last. Local."""
+        homes, rank = even_offsets(self._n, self._world.size), self._world.rank
+        return int(homes[rank]), int(homes[rank + 1])
+
+    def from_home(self, block: np.ndarray) -> np.ndarray:
+        """This rank's owned entries, of what each rank has of the rows it is home to.
+
+        **Collective.**
+        """
         send, recv, places = self._homes
-        arrived = np.empty((len(self._order), *trailing), dtype=dtype)
+        arrived = np.empty((len(self._order), *block.shape[1:]), dtype=block.dtype)
         self._exchange(block[places], arrived, recv, send)
         owned = np.empty_like(arrived)
         owned[self._order] = arrived

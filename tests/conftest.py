@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import zlib
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -62,6 +65,16 @@ def torch_world(world):
     if not world.own_gpus():
         pytest.skip("nccl needs a GPU for each rank")
     return hs.World(device=DEVICE, transport="nccl")
+
+
+@pytest.fixture
+def folder(world):
+    """One folder for all ranks."""
+    path = world.on_root(lambda: tempfile.mkdtemp(prefix="hpc_sla-"))
+    yield Path(path)
+    world.barrier()
+    if world.rank == 0:
+        shutil.rmtree(path)
 
 
 @pytest.fixture(params=["mpi", "torch.distributed"])

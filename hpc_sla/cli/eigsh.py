@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc_sla.cli import exits, options
+from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
 from hpc_sla.cli.session import open_world
@@ -20,6 +21,7 @@ from hpc_sla.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+    from hpc_sla.checkpoint import Checkpoint
     from hpc_sla.cli.plan import Plan
     from hpc_sla.linear import SolveInfo
     from hpc_sla.matrix import DSparseMatrix
@@ -73,6 +75,7 @@ class Settings:
     metavar="RESULT.h5",
     help="Default: <stem of FILE>.modes.h5 in the current folder.",
 )
+@checkpoint_options
 @options.json_option
 @config_option
 def command(
@@ -86,6 +89,9 @@ def command(
     device: str,
     transport: str,
     output: str | None,
+    checkpoint: str | None,
+    checkpoint_every: str,
+    resume: bool,
     as_json: bool,
 ) -> int:
     """Find the k smallest or largest eigenvalues of the symmetric matrix in FILE.h5, by LOBPCG.
@@ -95,15 +101,23 @@ def command(
     and /modes [n, k] in your row order.
 
     Exit codes: 0 all pairs converged, 1 failed, 2 bad input or usage, 3 not all converged (the
-    result is written all the same).
+    result is written all the same), 75 told to end by SIGTERM or SIGUSR1 (see --checkpoint).
     """
-    with open_world(device, transport) as world:
+    with (
+        Guard(checkpoint, checkpoint_every, resume) as watch,
+        open_world(device, transport) as world,
+    ):
         settings = Settings(k, which, precond, tol, max_iterations, guard)
-        return _eigsh(world, file, output, settings, as_json)
+        return _eigsh(world, file, output, settings, watch, as_json)
 
 
 def _eigsh(
-    world: World, file: str | None, output: str | None, settings: Settings, as_json: bool
+    world: World,
+    file: str | None,
+    output: str | None,
+    settings: Settings,
+    watch: Guard,
+    as_json: bool,
 ) -> int:
     from hpc_sla.cli.plan import plan_run
     from hpc_sla.cli.result import write_result
@@ -112,11 +126,15 @@ def _eigsh(
     _check(settings)
     stages = Stages()
     plan = world.on_root(lambda: plan_run(file, None, output, world.size, kind="modes"))
+    checkpoint = watch.checkpoint(world, plan.output)
     if plan.made and world.rank == 0:
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
     with stages("read"):
         A = DSparseMatrix.from_hdf5(plan.path, world)
-    w, V, info = _run(A, settings, stages)
+    w, V, info = _run(A, settings, stages, checkpoint)
+    if info.status == "preempted":
+        return watch.preempted(world, info.iterations, info.relative_residual, as_json)
+    watch.finishing()
     with stages("write"):
         about = _attributes(world, plan, settings, info) if world.rank == 0 else {}
         write_result(plan.output, A.layout, V, info.residual_history, about, w.tolist())
@@ -147,7 +165,7 @@ def _check(settings: Settings) -> None:
 
 
 def _run(
-    A: DSparseMatrix, settings: Settings, stages: Stages
+    A: DSparseMatrix, settings: Settings, stages: Stages, checkpoint: Checkpoint
 ) -> tuple[torch.Tensor, torch.Tensor, SolveInfo]:
     """With a live line, timing set-up and iteration apart. **Collective.**"""
     import torch
@@ -169,6 +187,7 @@ def _run(
             max_iterations=settings.max_iterations,
             guard=settings.guard,
             callback=line.callback,
+            checkpoint=checkpoint,
         )
     stages.add("solve", time.perf_counter() - start)
     return w, V, info

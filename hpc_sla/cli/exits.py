@@ -10,3 +10,5 @@ USAGE = 2
 """Bad input or wrong usage: one message on stderr says what and what to do."""
 NOT_CONVERGED = 3
 """The solver stopped before its tolerance; the result is written all the same."""
+PREEMPTED = 75
+"""Ended by SIGTERM or SIGUSR1 before it was done (EX_TEMPFAIL of sysexits.h): run it again."""

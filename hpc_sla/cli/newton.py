@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc_sla.cli import exits, options
+from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
 from hpc_sla.cli.session import open_world
@@ -75,6 +76,7 @@ DEFAULT_PROBLEM = "bratu2d:n=128,lambda=6"
     metavar="RESULT.h5",
     help="Default: <name of PROBLEM>.result.h5 in the current folder.",
 )
+@checkpoint_options
 @options.json_option
 @config_option
 def command(
@@ -92,6 +94,9 @@ def command(
     device: str,
     transport: str,
     output: str | None,
+    checkpoint: str | None,
+    checkpoint_every: str,
+    resume: bool,
     as_json: bool,
 ) -> int:
     """Solve F(u) = 0 for the model problem PROBLEM, such as bratu2d:n=256,lambda=6.
@@ -99,7 +104,8 @@ def command(
     Stops when ||F(u)|| <= max(rtol ||F(u0)||, atol).
 
     Exit codes: 0 converged, 1 failed, 2 bad input or usage, 3 not converged (the result is
-    written all the same).
+    written all the same), 75 told to end by SIGTERM or SIGUSR1 (see --checkpoint, which is for
+    --method newton).
     """
     if listing:
         return _list()
@@ -115,8 +121,11 @@ def command(
         "atol": atol,
         "max_iterations": max_iterations,
     }
-    with open_world(device, transport) as world:
-        return _newton(world, problem, output, asked, as_json)
+    with (
+        Guard(checkpoint, checkpoint_every, resume) as guard,
+        open_world(device, transport) as world,
+    ):
+        return _newton(world, problem, output, asked, guard, as_json)
 
 
 def _list() -> int:
@@ -129,7 +138,12 @@ def _list() -> int:
 
 
 def _newton(
-    world: World, text: str, output: str | None, asked: dict[str, Any], as_json: bool
+    world: World,
+    text: str,
+    output: str | None,
+    asked: dict[str, Any],
+    guard: Guard,
+    as_json: bool,
 ) -> int:
     from hpc_sla.nonlinear.solver import nonlinear_solve
     from hpc_sla.report.progress import LiveLine
@@ -139,6 +153,9 @@ def _newton(
     output = output or f"{text.partition(':')[0]}.result.h5"
     problem = _problem(text)
     world.on_root(lambda: check_writable(output))
+    checkpoint = guard.checkpoint(world, output, tag=problem.spec)
+    # Picard's and Anderson's method refuse one to save to, and end at once when told to.
+    saves = checkpoint.path is not None or asked["method"].startswith("newton")
     with stages("setup"):
         system = problem.on(world)
     given = _options(problem, system, asked)
@@ -150,8 +167,12 @@ def _newton(
             *system.theta,
             layout=system.layout,
             callback=line.callback,
+            checkpoint=checkpoint if saves else None,
             **given,
         )
+    if info.status == "preempted":
+        return guard.preempted(world, info.iterations, info.relative_residual, as_json)
+    guard.finishing()
     with stages("write"):
         _write(world, output, problem, system, u, info, given)
     _report(world, output, problem, system, u, info, given, stages, as_json)

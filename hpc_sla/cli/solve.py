@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc_sla.cli import exits, options
+from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
 from hpc_sla.cli.session import open_world
@@ -19,6 +20,7 @@ from hpc_sla.cli.session import open_world
 if TYPE_CHECKING:
     import torch
 
+    from hpc_sla.checkpoint import Checkpoint
     from hpc_sla.cli.plan import Plan
     from hpc_sla.linear import SolveInfo
     from hpc_sla.matrix import DSparseMatrix
@@ -48,6 +50,7 @@ class Settings:
     metavar="RESULT.h5",
     help="Default: <stem of FILE>.result.h5 in the current folder.",
 )
+@checkpoint_options
 @options.json_option
 @config_option
 def command(
@@ -61,6 +64,9 @@ def command(
     device: str,
     transport: str,
     output: str | None,
+    checkpoint: str | None,
+    checkpoint_every: str,
+    resume: bool,
     as_json: bool,
 ) -> int:
     """Solve A x = b for the matrix in FILE.h5, made by 'partition'.
@@ -69,12 +75,15 @@ def command(
     as there are ranks, written to the current folder, and solved from there.
 
     Exit codes: 0 converged, 1 failed, 2 bad input or usage, 3 not converged (the result is
-    written all the same).
+    written all the same), 75 told to end by SIGTERM or SIGUSR1 (see --checkpoint).
     """
     options.check_solver_numbers(rtol, atol, max_iterations)
     settings = Settings(method, precond, rtol, atol, max_iterations)
-    with open_world(device, transport) as world:
-        return _solve(world, file, rhs, output, settings, as_json)
+    with (
+        Guard(checkpoint, checkpoint_every, resume) as guard,
+        open_world(device, transport) as world,
+    ):
+        return _solve(world, file, rhs, output, settings, guard, as_json)
 
 
 def _solve(
@@ -83,6 +92,7 @@ def _solve(
     rhs: str | None,
     output: str | None,
     settings: Settings,
+    guard: Guard,
     as_json: bool,
 ) -> int:
     from hpc_sla.cli.plan import plan_run
@@ -92,12 +102,16 @@ def _solve(
     options.check_solver_names(settings.method, settings.precond)
     stages = Stages()
     plan = world.on_root(lambda: plan_run(file, rhs, output, world.size, settings.method))
+    checkpoint = guard.checkpoint(world, plan.output)
     if plan.made and world.rank == 0:
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
     with stages("read"):
         A = DSparseMatrix.from_hdf5(plan.path, world)
         b = read_rhs(plan.path, plan.rhs, A.layout)
-    x, info, M = run_solver(A, b, settings, stages)
+    x, info, M = run_solver(A, b, settings, stages, checkpoint)
+    if info.status == "preempted":
+        return guard.preempted(world, info.iterations, info.relative_residual, as_json)
+    guard.finishing()
     with stages("write"):
         about = attributes(world, plan, settings, info) if world.rank == 0 else {}
         write_result(plan.output, A.columns, x, info.residual_history, about)
@@ -122,7 +136,11 @@ class _SetUpWatch:
 
 
 def run_solver(
-    A: DSparseMatrix, b: torch.Tensor, settings: Settings, stages: Stages
+    A: DSparseMatrix,
+    b: torch.Tensor,
+    settings: Settings,
+    stages: Stages,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[torch.Tensor, SolveInfo, Preconditioner]:
     """Solve with a live line, timing set-up and iteration apart. **Collective.**"""
     from hpc_sla.linear import solve
@@ -143,6 +161,7 @@ def run_solver(
             atol=settings.atol,
             max_iterations=settings.max_iterations,
             callback=watch,
+            checkpoint=checkpoint,
         )
     end = time.perf_counter()
     began = watch.began or end

@@ -96,14 +96,29 @@ class Lobpcg:
 
     def run(self) -> Found:
         """Iterate until the true residuals of the wanted pairs are small, or it cannot."""
+        resume = self.problem.resume
+        active = resume.restore(self) if resume else None
+        if active is None:
+            active = self._start()
+        elif self.problem.callback:
+            self.problem.callback(self.iterations, worst(self._norms[: self.k]))
+        if resume:
+            resume.checkpoint.start(self.iterations)
+        return self._found(self._iterate(active))
+
+    def _start(self) -> torch.Tensor:
+        """The Ritz pairs in the start; all are active."""
+        everything = torch.ones(self.m, dtype=torch.bool)
+        gram_A, gram_B, _ = self.space.grams(torch.empty(0, device=self._R.device))
+        self._step(gram_A, gram_B, ~everything)
+        return everything
+
+    def _iterate(self, active: torch.Tensor) -> Status | None:
+        """Until the end, and what it is."""
         problem, space = self.problem, self.space
         late = problem.precond.pointwise
-        everything = torch.ones(self.m, dtype=torch.bool)
         none = torch.empty(0, device=self._R.device)
-        gram_A, gram_B, _ = space.grams(none)
-        self._step(gram_A, gram_B, ~everything)
         status: Status | None = None
-        active = everything
         while True:
             if self.iterations - max(self._best_at, self._refreshed_at) >= _STALL:
                 # Of images that have drifted no residual gets smaller.
@@ -129,7 +144,10 @@ class Lobpcg:
                     continue
             self._step(gram_A, gram_B, active)
             self.iterations += 1
-        return self._found(status)
+            if problem.resume and problem.resume.after(self, active):
+                status = "preempted"
+                break
+        return status
 
     # One iteration
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +13,9 @@ from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.operators import Operator, noise
 from hpc_sla.precond import Preconditioner
+
+if TYPE_CHECKING:
+    from hpc_sla.eigen.resume import Resume
 
 Callback = Callable[[int, float], None]
 
@@ -39,6 +43,8 @@ class Problem:
     constraints : Constraints or None
         What the eigenvectors are to be B-orthogonal to.
     callback : callable or None
+    resume : Resume or None
+        Of a checkpoint.
     """
 
     A: Operator
@@ -52,6 +58,7 @@ class Problem:
     dtype: torch.dtype
     constraints: Constraints | None = None
     callback: Callback | None = None
+    resume: Resume | None = None
 
     @property
     def eps(self) -> float:

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 
 from hpc_sla import adjoint
+from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.eigen.dense import serves
 from hpc_sla.eigen.pencil import EigenPencil
 from hpc_sla.eigen.problem import Callback, Constraints, Problem
+from hpc_sla.eigen.resume import Resume
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.keeper import identify_matrix
 from hpc_sla.linear.systems import parameters_of
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
@@ -38,6 +41,7 @@ def eigsh(
     guard: int | None = None,
     callback: Callback | None = None,
     adjoint_rtol: float | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, SolveInfo]:
     """Find eigenpairs of A x = lambda B x. **Collective**, in backward too.
 
@@ -82,6 +86,8 @@ def eigsh(
     adjoint_rtol : float, optional
         Replicated. What the solves for derivatives of eigenvectors must reach. Default: tol, or
         what the dtype allows.
+    checkpoint : Checkpoint, optional
+        Saves the state from time to time, and may go on from one; not where LAPACK does it all.
 
     Returns
     -------
@@ -99,7 +105,8 @@ def eigsh(
     ------
     InputError
         On every rank: A or B not symmetric, B not positive definite, options out of range, shapes
-        or dtypes that do not fit.
+        or dtypes that do not fit; a checkpoint that is damaged, or of another matrix, number of
+        pairs, end of the spectrum, preconditioner or dtype.
     DegenerateEigenvaluesError
         On every rank, in backward: the loss depends on vectors that their eigenvalues do not
         determine.
@@ -151,6 +158,18 @@ def eigsh(
             )
         if any(wanted.gradients) or not serves(a.n_global, known, problem.m):
             problem.precond = _precondition(precond, plain_A, a, dtype, any(wanted.gradients))
+        if checkpoint is not None:
+            asked = {
+                "pairs": k,
+                "vectors": problem.m,
+                "which": which,
+                "dtype": str(dtype).removeprefix("torch."),
+                "precond": problem.precond.name,
+                "deflated": known,
+            }
+            problem.resume = Resume(
+                checkpoint, lambda: {**_identity(plain_A, a, plain_B, b), **asked}
+            )
         return problem
 
     pencil = EigenPencil(A, B, set_up, x0, adjoint_rtol)
@@ -162,6 +181,11 @@ def eigsh(
     info = pencil.info
     info.seconds = time.perf_counter() - started
     return w, V, info
+
+
+def _identity(A: Any, a: Operator, B: Any, b: Operator | None) -> dict[str, Any]:
+    """What a checkpoint belongs to. **Collective.**"""
+    return {"matrix": identify_matrix(A, a), "B": b and identify_matrix(B, b)}
 
 
 def _precondition(

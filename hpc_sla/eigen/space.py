@@ -60,6 +60,11 @@ class Space:
     def B_kept(self) -> torch.Tensor:
         return self._view(0 if self.B is None else 2, 0, self._columns)
 
+    def hold(self, columns: int) -> None:
+        """Room for what is kept and its images, to be filled. Local."""
+        self._columns = columns
+        self.room(0)
+
     def keep(self, vectors: torch.Tensor) -> None:
         """Make `vectors` [n_owned, m] what is kept, with fresh images. **Collective.**"""
         self._columns = vectors.shape[1]

@@ -25,6 +25,7 @@ class BiCGStab(Method):
 
     side = "right"
     carried = ("rho", "shadow_square", "live")
+    kept = ("r", "shadow", "p")
     capturable = True
 
     def __init__(self, system: System) -> None:
@@ -52,6 +53,9 @@ class BiCGStab(Method):
     def _precondition(self) -> None:
         pointwise = self.precond.pointwise
         self.p_apply = self.p if pointwise else self.precond.apply(self.p, self.p_hat)
+
+    def loaded(self) -> None:
+        self._precondition()
 
     def step(self) -> None:
         scalars, precond = self.scalars, self.precond

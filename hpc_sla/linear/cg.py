@@ -26,6 +26,7 @@ class ConjugateGradient(Method):
 
     side = "split"
     carried = ("rho", "rr", "live")
+    kept = ("r", "p")
     capturable = True
 
     def __init__(self, system: System) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.info import Status, worst
 from hpc_sla.linear.method import Method, System, norms_of
+
+if TYPE_CHECKING:
+    from hpc_sla.linear.keeper import Keeper
 
 Callback = Callable[[int, float], None]
 
@@ -70,6 +75,7 @@ def iterate(
     max_iterations: int,
     on_one_rank: bool,
     callback: Callback | None = None,
+    keeper: Keeper | None = None,
 ) -> list[Outcome]:
     """Run a method until the *true* residuals meet the targets, or it cannot. **Collective.**
 
@@ -85,6 +91,8 @@ def iterate(
     on_one_rank : bool
     callback : callable(iteration, residual_norm), optional
         With several right-hand sides, the largest norm.
+    keeper : Keeper, optional
+        Of a checkpoint.
 
     Returns
     -------
@@ -92,33 +100,65 @@ def iterate(
         One a right-hand side.
     """
     scalars = system.scalars
-    if x_is_zero:
-        system.r.copy_(system.b)
-        square = system.measure()
+    restored = keeper.restore(method, Outcome) if keeper else None
+    if restored is not None:
+        outcomes, iterations = restored.outcomes, restored.iterations
     else:
-        square = system.residual()
-    outcomes = [
-        Outcome(target, norm) for target, norm in zip(system.target, norms_of(square), strict=True)
-    ]
+        outcomes, iterations = _first_look(system, x_is_zero), 0
     if callback:
-        callback(0, worst(o.norm for o in outcomes))
+        callback(iterations, worst(o.history[-1] for o in outcomes))
+    if keeper:
+        keeper.start(iterations)
     captured = method.capturable and on_one_rank and system.b.is_cuda
     bursts = Bursts(method, scalars, captured=captured and system.precond.pointwise)
     # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
     # for more iterations than the method needs in all without rounding.
     patience = max(100, system.operator.n_global)
-    iterations = 0
+    within = restored is not None and restored.within
     while any(o.status is None for o in outcomes):
         running = [o for o in outcomes if o.status is None]
+        if within and restored is not None:
+            running = [o for o, ran in zip(outcomes, restored.running, strict=True) if ran]
+        else:
+            _start(method, outcomes)
+        within = False
+        watch = None
+        if keeper:
+            watch = partial(keeper.after, method, outcomes, running)
         iterations = _round(
-            method, bursts, outcomes, iterations, max_iterations, patience, callback
+            method, bursts, outcomes, iterations, max_iterations, patience, callback, watch
         )
         method.finish()
         norms = norms_of(system.residual())
+        stopped = keeper is not None and keeper.stopped
         for outcome, norm in zip(outcomes, norms, strict=True):
             if any(outcome is one for one in running):
-                outcome.judge(norm, iterations < max_iterations)
+                outcome.judge(norm, iterations < max_iterations and not stopped)
+                if stopped and outcome.status == "max_iterations":
+                    outcome.status = "preempted"
     return outcomes
+
+
+def _first_look(system: System, x_is_zero: bool) -> list[Outcome]:
+    """**Collective.**"""
+    if x_is_zero:
+        system.r.copy_(system.b)
+        square = system.measure()
+    else:
+        square = system.residual()
+    return [
+        Outcome(target, norm) for target, norm in zip(system.target, norms_of(square), strict=True)
+    ]
+
+
+def _start(method: Method, outcomes: Sequence[Outcome]) -> None:
+    """Begin from x and its residual. **Collective.**"""
+    scalars = method.scalars
+    method.start(scalars.flag([o.status is None for o in outcomes]))
+    (rows,) = scalars.read()
+    for outcome, row in zip(outcomes, rows, strict=True):
+        if outcome.status is None:
+            outcome.status = method.classify(row, outcome.target)
 
 
 def _round(
@@ -129,14 +169,13 @@ def _round(
     max_iterations: int,
     patience: int,
     callback: Callback | None,
+    stop: Callable[[int], bool] | None,
 ) -> int:
-    """Iterate until nobody goes on; return the iterations in all. **Collective.**"""
+    """Iterate until nobody goes on; return the iterations in all. **Collective.**
+
+    `stop` is asked whenever somebody does, with the iterations so far.
+    """
     scalars = method.scalars
-    method.start(scalars.flag([o.status is None for o in outcomes]))
-    (rows,) = scalars.read()
-    for outcome, row in zip(outcomes, rows, strict=True):
-        if outcome.status is None:
-            outcome.status = method.classify(row, outcome.target)
     while iterations < max_iterations and any(o.status is None for o in outcomes):
         bursts.run(min(scalars.check_every, max_iterations - iterations))
         for rows in scalars.read():
@@ -151,4 +190,7 @@ def _round(
                 callback(iterations, worst(o.history[-1] for o in outcomes))
         if any(o.status == "stagnated" for o in outcomes):
             method.keep(scalars.flag([o.status is None for o in outcomes]))
+        going = iterations < max_iterations and any(o.status is None for o in outcomes)
+        if stop is not None and going and stop(iterations):
+            break
     return iterations

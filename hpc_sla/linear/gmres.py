@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from hpc_sla.kernels import basis, native, pages
@@ -42,37 +43,61 @@ class Gmres(Method):
         self.directions = pages.empty((m, *shape), self.r) if self.flexible else None
         self.work = pages.empty(tuple(shape), self.r)
         small = HostHessenberg if native.can_take(self.r) else Hessenberg
-        self.small = small(self.restart, self.r, self.target)
+        self.small_matrix = small(self.restart, self.r, self.target)
 
     def start(self, active: Flag) -> None:
         (square,) = self.scalars.dots((self.r, self.r))
         self._begin(active, square)
-        beta = self.small.beta
+        beta = self.small_matrix.beta
         self.scalars.record(float(beta) if beta.dim() == 0 and not beta.is_cuda else beta)
 
     def _begin(self, active: Flag, square: Scalar) -> None:
         """A new cycle from x and its residual r, whose square norm is given."""
         self.done = 0
         copy_(self.basis.vectors[0], self.r)
-        self.small.begin(square, active)
+        self.small_matrix.begin(square, active)
 
     @property
     def live(self) -> Flag:
-        return self.small.live
+        return self.small_matrix.live
 
     def keep(self, which: Flag) -> None:
-        self.small.keep(which)
+        self.small_matrix.keep(which)
 
-    def step(self) -> None:
+    @property
+    def small(self) -> bool:
+        return self.done in (0, self.restart)
+
+    def vectors(self) -> dict[str, tuple[bool, torch.Tensor]]:
+        found = {f"basis{i}": (False, v) for i, v in enumerate(self.basis.vectors[: self.done + 1])}
+        if self.directions is not None:
+            for i, direction in enumerate(self.directions.unbind()[: self.done]):
+                found[f"direction{i}"] = (True, direction)
+        return found
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        # Between cycles x and its residual are all there is to save.
+        self._turn()
+        return {"done": np.array([self.done]), **self.small_matrix.numbers()}
+
+    def load(self, numbers: Mapping[str, np.ndarray]) -> None:
+        self.done = int(numbers["done"][0])
+        self.small_matrix.load(numbers)
+
+    def _turn(self) -> None:
+        """Into the next cycle, at the end of one. **Collective.**"""
         if self.done == self.restart:
             self.finish()
             self._begin(self.live, self.system.residual())
+
+    def step(self) -> None:
+        self._turn()
         j = self.done
         u, w = self.basis.vectors[j], self.basis.vectors[j + 1]
         z = self.precond.apply(u, self.work)
         self.operator(z, w)
         sums = self._dots(j, 2)
-        found = self.small.step(j, sums)
+        found = self.small_matrix.step(j, sums)
         if self.directions is not None:
             # The direction of q_j, made from that of u_j as q_j is from u_j.
             direction = self.directions.select(0, j)
@@ -97,8 +122,8 @@ class Gmres(Method):
         if j == 0:
             return
         (with_u,) = self._dots(j, 1).unbind()
-        self.small.finish(j, with_u)
-        y = torch.from_numpy(self.small.least_squares(j)).to(self.r)
+        self.small_matrix.finish(j, with_u)
+        y = torch.from_numpy(self.small_matrix.least_squares(j)).to(self.r)
         if self.directions is not None:
             basis.add_combination(self.directions, y, self.x)
             return

@@ -6,6 +6,7 @@ In tensors that the host does not look at, for an accelerator's sake; on the CPU
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,24 @@ class Hessenberg:
     def keep(self, which: Any) -> None:
         """Go on with these columns only."""
         self.live = self.live & which
+
+    # For a checkpoint
+
+    _kept = ("beta", "matrix", "null", "length", "live")
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        """The state: waits for the device."""
+        return {name: getattr(self, name).double().cpu().numpy() for name in self._kept}
+
+    def load(self, numbers: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `numbers` gave."""
+        for name in self._kept:
+            array = torch.from_numpy(numbers[name])
+            if name in ("matrix", "null"):
+                getattr(self, name).copy_(array)
+            else:
+                array = array.reshape(self.shape).to(self.target.device)
+                setattr(self, name, array.to(torch.bool if name == "live" else self.target.dtype))
 
     # narrow() and select(), not slicing: see hpc_sla.pattern.
 

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal[
-    "converged", "max_iterations", "breakdown", "stagnated", "indefinite", "not_finite"
+    "converged",
+    "max_iterations",
+    "breakdown",
+    "stagnated",
+    "indefinite",
+    "not_finite",
+    "preempted",
 ]
 
 MEANINGS: dict[Status, str] = {
@@ -20,6 +26,7 @@ MEANINGS: dict[Status, str] = {
     "the system is singular and inconsistent",
     "indefinite": "the matrix or the preconditioner is not positive definite",
     "not_finite": "a NaN or an infinity appeared",
+    "preempted": "it was told to stop: see `hpc_sla.Checkpoint`",
 }
 """What each status means, for messages."""
 
@@ -31,8 +38,8 @@ class SolveInfo:
     Attributes
     ----------
     status : str
-        `converged`, `max_iterations`, `breakdown`, `stagnated`, `indefinite` or `not_finite`;
-        `MEANINGS` says what each means.
+        `converged`, `max_iterations`, `breakdown`, `stagnated`, `indefinite`, `not_finite` or
+        `preempted`; `MEANINGS` says what each means.
     iterations : int
     residual_norm : float
         ||b - A x||_2, computed from x at the end, not the recurrence's.

@@ -28,6 +28,8 @@ class Lsqr(Method):
 
     side = "right"
     carried = ("alpha", "phi", "rho", "frobenius", "live")
+    kept = ("u",)
+    kept_like_x = ("v", "w", "y")
     capturable = True
 
     def __init__(self, system: System) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from hpc_sla.kernels.vectors import Scalar, copy_
@@ -86,6 +87,12 @@ class Method(ABC):
     carried: tuple[str, ...] = ()
     """Attributes that hold the scalars a step hands to the next."""
 
+    kept: tuple[str, ...] = ("r",)
+    """Attributes that hold the vectors, like b, that a step hands to the next."""
+
+    kept_like_x: tuple[str, ...] = ()
+    """The same, of vectors like x; x itself aside."""
+
     capturable = False
     """Whether steps are all alike, and touch only memory that stays where it is."""
 
@@ -118,6 +125,37 @@ class Method(ABC):
 
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
         """Bring x up to date. **Collective.**"""
+
+    # For a checkpoint: all that a step hands to the next
+
+    @property
+    def small(self) -> bool:
+        """Whether there is as little to save now as there ever is. Replicated."""
+        return True
+
+    def vectors(self) -> dict[str, tuple[bool, torch.Tensor]]:
+        """The vectors but x, by name, and whether each is like x. Local."""
+        return {
+            name: (name in self.kept_like_x, getattr(self, name))
+            for name in (*self.kept, *self.kept_like_x)
+        }
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        """What is the same on every rank. **Collective**, and before `vectors`."""
+        return {
+            name: np.array(values_of(getattr(self, name)), dtype=np.float64)
+            for name in self.carried
+        }
+
+    def load(self, numbers: Mapping[str, np.ndarray]) -> None:
+        """Take over what `numbers` gave. Local; `vectors` are to be filled next."""
+        for name in self.carried:
+            values = numbers[name].tolist()
+            make = self.scalars.flag if name == "live" else self.scalars.scalar
+            setattr(self, name, make([bool(v) if name == "live" else v for v in values]))
+
+    def loaded(self) -> None:  # noqa: B027 - most have nothing to do
+        """Make the rest, once `vectors` are filled. **Collective.**"""
 
     @abstractmethod
     def norm(self, row: Sequence[float]) -> float:

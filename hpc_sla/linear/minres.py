@@ -26,6 +26,7 @@ class Minres(Method):
 
     side = "split"
     carried = ("gamma", "gamma_old", "eta", "c", "c_old", "s", "s_old", "rr", "live")
+    kept = ("r", "v", "v_old", "z", "w", "w_old")
     capturable = True
 
     def __init__(self, system: System) -> None:

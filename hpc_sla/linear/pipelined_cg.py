@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
@@ -31,6 +32,8 @@ class PipelinedCG(Method):
     """
 
     side = "split"
+    carried = ("rho", "delta", "rr", "rho_old", "alpha_old", "live")
+    kept = ("r", "u", "w", "m", "n", "z", "q", "s", "p")
 
     def __init__(self, system: System, replacement: int = 50) -> None:
         super().__init__(system)
@@ -61,6 +64,14 @@ class PipelinedCG(Method):
         self.since = 0
         self.scalars.record(one, self.rho, self.rr, one + one)
         self.live = active & self._unfinished(self.rho, self.rr)
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        return {**super().numbers(), "turn": np.array([self.first, self.since])}
+
+    def load(self, numbers: Mapping[str, np.ndarray]) -> None:
+        super().load(numbers)
+        first, since = numbers["turn"].tolist()
+        self.first, self.since = bool(first), int(since)
 
     def _reduce(self) -> None:
         """The three inner products, while m = M w and n = A m are made. **Collective.**"""

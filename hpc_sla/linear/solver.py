@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from hpc_sla import adjoint
+from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
+from hpc_sla.fingerprint import vector_fingerprint
 from hpc_sla.linear.choose import choose
 from hpc_sla.linear.driver import Callback, Outcome, iterate
 from hpc_sla.linear.info import SolveInfo, summarise
+from hpc_sla.linear.keeper import Watch, identify_matrix
 from hpc_sla.linear.method import System, norms_of, values_of
 from hpc_sla.linear.methods import Maker, make_method
 from hpc_sla.linear.scalars import scalars_for
@@ -41,6 +44,7 @@ def solve(
     x0: torch.Tensor | None = None,
     callback: Callback | None = None,
     adjoint_rtol: float | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[torch.Tensor, SolveInfo]:
     """Solve A x = b on all ranks together. **Collective**, in backward too.
 
@@ -80,6 +84,9 @@ def solve(
     adjoint_rtol : float, optional
         Replicated. What the solves for derivatives must reach, relative to their own right-hand
         sides. Default: rtol. They keep to max_iterations, too.
+    checkpoint : Checkpoint, optional
+        Saves the state from time to time, and may go on from one. Of this solve, not of those for
+        derivatives. The preconditioner is set up again when a solve goes on.
 
     Returns
     -------
@@ -97,7 +104,9 @@ def solve(
         On every rank: an unknown method or preconditioner, one that needs a symmetric
         preconditioner with one that is not, tolerances that cannot be met, shapes or dtypes that
         do not fit; a gradient wanted of what has none (a method for non-symmetric systems with
-        an operator or a preconditioner that has no transpose, more columns than rows).
+        an operator or a preconditioner that has no transpose, more columns than rows); a
+        checkpoint that is damaged, or of another matrix, right-hand side, method, preconditioner
+        or dtype.
     AdjointSolveError
         On every rank, in backward or forward mode: the solve for a derivative did not converge.
 
@@ -136,7 +145,10 @@ def solve(
     def set_up(plain: Any) -> Run:
         operator = as_operator(plain)
         M = _precondition(precond, plain, operator, chosen, b.dtype)
-        return Run(operator, M, rtol, atol, max_iterations, callback)
+        watch = None
+        if checkpoint is not None:
+            watch = Watch(checkpoint).of(method, lambda: _identity(plain, operator, b))
+        return Run(operator, M, rtol, atol, max_iterations, callback, watch)
 
     system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients))
     differentiable = adjoint.solve if operator.square else adjoint.least_squares
@@ -146,6 +158,15 @@ def solve(
         _refuse_hidden(A, operator, x, theta)
     info.seconds = time.perf_counter() - started
     return x, info
+
+
+def _identity(A: Any, operator: Operator, b: torch.Tensor) -> dict[str, Any]:
+    """What a checkpoint of this solve belongs to. **Collective.**"""
+    return {
+        "matrix": identify_matrix(A, operator),
+        "rhs": vector_fingerprint(operator.layout, b),
+        "dtype": str(b.dtype).removeprefix("torch."),
+    }
 
 
 def _precondition(
@@ -174,6 +195,7 @@ class Run:
     atol: float
     max_iterations: int
     callback: Callback | None
+    watch: Watch | None = None
 
     def choose(
         self, b: torch.Tensor, x0: torch.Tensor | None
@@ -181,10 +203,18 @@ class Run:
         """method="auto". **Collective.** Also the method that was taken, and one left to try."""
         choice = choose(self.operator, b.dtype, self.precond.symmetric)
         maker, left = self.maker(choice.method), choice.fallback
-        x, info = self.solve(maker, b, x0)
         reason = f"{choice.why}: {choice.method}"
-        if choice.gives_up(info):
-            reason += f"; that ended {info.status}: {choice.fallback}"
+        # Or had it given up already, when it was saved?
+        saved = self.watch.saved_method(self.operator) if self.watch else ""
+        given_up = bool(left) and saved == left
+        if not given_up:
+            x, info = self.solve(maker, b, x0)
+            given_up = choice.gives_up(info)
+            ended = f"ended {info.status}"
+        else:
+            ended = "failed before it was resumed"
+        if given_up:
+            reason += f"; that {ended}: {choice.fallback}"
             maker, left = self.maker(choice.fallback), ""
             x, info = self.solve(maker, b, x0)
         info.reason = reason
@@ -277,7 +307,10 @@ class Run:
             for norm, scale in zip(measures, scales or [1.0] * len(b_norms), strict=True)
         ]
         one_rank = world.size == 1
-        outcomes = iterate(make(system), system, x_is_zero, self.max_iterations, one_rank, callback)
+        keeper = self.watch.keeper(make.spec, system) if self.watch else None
+        outcomes = iterate(
+            make(system), system, x_is_zero, self.max_iterations, one_rank, callback, keeper
+        )
         norms = b_norms
         if not square:
             (left,) = scalars.dots((r, r))

@@ -165,7 +165,13 @@ class KrylovSystem:
     def _derive(self, operator: Operator, M: Any) -> Run:
         assert self._run is not None
         return replace(
-            self._run, operator=operator, precond=M, rtol=self._rtol, atol=0.0, callback=None
+            self._run,
+            operator=operator,
+            precond=M,
+            rtol=self._rtol,
+            atol=0.0,
+            callback=None,
+            watch=None,
         )
 
 

@@ -16,6 +16,7 @@ Status = Literal[
     "not_finite",
     "line_search_failed",
     "diverged",
+    "preempted",
 ]
 
 MEANINGS: dict[Status, str] = {
@@ -29,6 +30,7 @@ MEANINGS: dict[Status, str] = {
     "line_search_failed": "no step along Newton's direction makes ||F(u)|| smaller: a singular "
     "Jacobian, a residual that is not smooth, or no root nearby",
     "diverged": "||F(u)|| grew far beyond its start",
+    "preempted": "it was told to stop: see `hpc_sla.Checkpoint`",
 }
 """What each status means, for messages."""
 

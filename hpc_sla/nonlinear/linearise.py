@@ -13,6 +13,7 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.keeper import Watch
 from hpc_sla.linear.methods import Maker, make_method
 from hpc_sla.linear.solver import Run
 from hpc_sla.matrix import DSparseMatrix
@@ -134,7 +135,11 @@ class Linearisation:
     def __init__(self, settings: Settings, maker: Maker | None, equations: Equations) -> None:
         self.settings, self.maker, self.equations = settings, maker, equations
         self.precond: Preconditioner | None = None
-        self._age = 0
+        self.age = 0
+        """Newton steps that the preconditioner has served."""
+        self.made_at: torch.Tensor | None = None
+        """The u it was set up at."""
+        self.watch: Watch | None = None
         n = equations.layout.n_global
         self.max_iterations = settings.max_iterations or min(max(10 * n, 1000), 100_000)
         self._coloured: ColouredJacobian | None = None
@@ -154,8 +159,8 @@ class Linearisation:
     def refresh(self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None) -> None:
         """Set up the preconditioner anew if its time has come. **Collective.**"""
         lag = self.settings.lag
-        if self.precond is not None and (lag == 0 or self._age < lag):
-            self._age += 1
+        if self.precond is not None and (lag == 0 or self.age < lag):
+            self.age += 1
             return
         self.set_up(u, J, matrix)
 
@@ -172,7 +177,7 @@ class Linearisation:
             M.check(len(u), u.dtype, u.device)
             if self.maker:
                 self.maker.check_precond(M)
-        self.precond, self._age = M, 1
+        self.precond, self.age, self.made_at = M, 1, u
         info = self.equations.info
         info.preconditioners += 1
         info.precond = M.name
@@ -180,7 +185,7 @@ class Linearisation:
     @property
     def stale(self) -> bool:
         """Whether the preconditioner is that of an earlier u."""
-        return self._age > 1
+        return self.age > 1
 
     def solve(
         self, J: Any, b: torch.Tensor, rtol: float, precond: Any = None, x0: Any = None
@@ -188,7 +193,7 @@ class Linearisation:
         """J x = b. **Collective.**"""
         M = self.precond if precond is None else precond
         assert M is not None
-        run = Run(as_operator(J), M, rtol, 0.0, self.max_iterations, None)
+        run = Run(as_operator(J), M, rtol, 0.0, self.max_iterations, None, self.watch)
         with torch.no_grad():
             if self.maker is not None:
                 return run.solve(self.maker, b, x0)

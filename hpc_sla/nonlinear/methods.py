@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
 from hpc_sla.nonlinear.choices import METHODS
 from hpc_sla.nonlinear.fixed_point import check_relaxation
@@ -71,6 +72,7 @@ class Choices:
     fixed_point: Callable[..., torch.Tensor] | None
     callback: Callback | None
     adjoint_rtol: float | None
+    checkpoint: Checkpoint | None = None
 
     def settle(self, method: Method, limit: int, dtype: torch.dtype) -> None:
         """Raise InputError for what cannot work. Local."""
@@ -83,6 +85,12 @@ class Choices:
         if self.rtol == 0 and self.atol == 0:
             raise InputError(
                 "both tolerances are zero", field="rtol", remedy="Make rtol or atol positive"
+            )
+        if self.checkpoint is not None and method.name != "newton":
+            raise InputError(
+                f"{method.name} cannot save its state",
+                field="checkpoint",
+                remedy="Use newton, or leave it out and start again from the last u",
             )
         if self.max_iterations is None:
             self.max_iterations = limit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -13,6 +13,9 @@ from hpc_sla.nonlinear.equations import Equations
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
 from hpc_sla.nonlinear.linearise import Linearisation, usable
 from hpc_sla.operators import noise
+
+if TYPE_CHECKING:
+    from hpc_sla.nonlinear.resume import Resume
 
 Callback = Callable[[int, float], None]
 
@@ -63,22 +66,23 @@ class Forcing:
 
     def __init__(self, constant: float | None, target: float) -> None:
         self._constant, self._target = constant, target
-        self._last: tuple[float, float] | None = None
+        self.last: tuple[float, float] | None = None
+        """The one before, and ||F(u)|| there."""
 
     def __call__(self, norm: float) -> float:
         """At a u with this ||F(u)||."""
         if self._constant is not None:
             return self._constant
-        if self._last is None:
+        if self.last is None:
             eta = self.first
         else:
-            eta_last, norm_last = self._last
+            eta_last, norm_last = self.last
             eta = self.gamma * (norm / norm_last) ** self.alpha
             kept = self.gamma * eta_last**self.alpha
             if kept > 0.1:
                 eta = max(eta, kept)
         eta = min(self.most, max(eta, 0.5 * self._target / norm))
-        self._last = eta, norm
+        self.last = eta, norm
         return eta
 
 
@@ -90,17 +94,24 @@ def newton(
     forcing: float | None,
     line_search: bool,
     callback: Callback | None,
+    resume: Resume | None = None,
 ) -> tuple[torch.Tensor, Status]:
     """Newton's method from u. **Collective.** Writes the history to `equations.info`."""
     info = equations.info
-    r = equations(u)
-    norm = equations.norm(r)
-    info.residual_history.append(norm)
+    restored = resume.restore(equations, u, linear) if resume else None
+    if restored is not None:
+        u, r, norm = restored
+    else:
+        r = equations(u)
+        norm = equations.norm(r)
+        info.residual_history.append(norm)
     if callback:
-        callback(0, norm)
-    target = stop.target(norm)
+        callback(info.iterations, norm)
+    start = info.residual_history[0]
+    target = stop.target(start)
     tolerance = Forcing(forcing, target)
-    start = norm
+    if resume is not None:
+        resume.begin(info.iterations, tolerance)
     while True:
         if not math.isfinite(norm):
             return u, "not_finite"
@@ -110,8 +121,12 @@ def newton(
             return u, "diverged"
         if info.iterations >= stop.max_iterations:
             return u, "max_iterations"
+        if resume is not None and resume.at(equations, u, linear, tolerance):
+            return u, "preempted"
         eta = tolerance(norm)
         step, failed = _direction(equations, linear, u, r, eta)
+        if failed == "preempted" and resume is not None:
+            resume.save()
         if failed is not None:
             return u, failed
         if line_search:
@@ -139,11 +154,15 @@ def _direction(
     linear.refresh(u, J, matrix)
     s, told = linear.solve(J, r, eta)
     spent, history = told.iterations, list(told.residual_history)
+    if told.status == "preempted":
+        return s, "preempted"
     if not told.converged and linear.stale:
         # Not fit for this u any more?
         linear.set_up(u, J, matrix)
         s, told = linear.solve(J, r, eta)
         spent, history = spent + told.iterations, history + told.residual_history
+        if told.status == "preempted":
+            return s, "preempted"
     info.inner_iterations.append(spent)
     info.inner_history.append(history)
     info.forcing.append(eta)

@@ -13,6 +13,7 @@ from hpc_sla.adjoint import JacobianForm
 from hpc_sla.errors import AdjointSolveError, InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.keeper import Watch
 from hpc_sla.linear.methods import Maker
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.anderson import anderson
@@ -22,6 +23,7 @@ from hpc_sla.nonlinear.info import NonlinearInfo, Status
 from hpc_sla.nonlinear.linearise import Linearisation, Settings
 from hpc_sla.nonlinear.methods import Choices, Method
 from hpc_sla.nonlinear.newton import newton
+from hpc_sla.nonlinear.resume import Resume
 from hpc_sla.operators import as_operator
 from hpc_sla.precond.transposed import transposed
 
@@ -81,10 +83,21 @@ class Problem:
         u = _plain(u0).clone()
         linear = self.linearisation(theta)
         choices, callback = self._choices, self._choices.callback
+        resume = None
+        if choices.checkpoint is not None:
+            resume = Resume(choices.checkpoint, self._identity(u))
+            linear.watch = Watch(choices.checkpoint, saves=False)
         equations = linear.equations
         if self._method.name == "newton":
             u, status = newton(
-                equations, u, linear, choices.stop, choices.forcing, choices.line_search, callback
+                equations,
+                u,
+                linear,
+                choices.stop,
+                choices.forcing,
+                choices.line_search,
+                callback,
+                resume,
             )
         else:
             increments = FixedPoint(equations, self._map(theta), self._scaling(linear, u))
@@ -96,6 +109,21 @@ class Problem:
         self._finish(status)
         self._check(linear)
         self._found = u
+
+    def _identity(self, u: torch.Tensor) -> dict[str, Any]:
+        """What a checkpoint belongs to. Local."""
+        settings = self._settings
+        jacobian = "function" if callable(settings.jacobian) else settings.jacobian
+        precond = settings.precond
+        return {
+            "kind": "nonlinear",
+            "rows": self.layout.n_global,
+            "dtype": str(u.dtype).removeprefix("torch."),
+            "method": self._method.spec,
+            "jacobian": jacobian,
+            "linear_method": settings.linear_method,
+            "precond": precond if isinstance(precond, str) else type(precond).__name__,
+        }
 
     def linearisation(self, theta: Theta, derivative: bool = False) -> Linearisation:
         """Linear systems with the Jacobian at these (plain) tensors. Local."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hpc_sla import adjoint
+from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
@@ -44,6 +45,7 @@ def nonlinear_solve(
     fixed_point: Callable[..., torch.Tensor] | None = None,
     callback: Callback | None = None,
     adjoint_rtol: float | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[torch.Tensor, NonlinearInfo]:
     """Find u with F(u, theta) = 0 on all ranks together. **Collective**, in backward too.
 
@@ -110,6 +112,11 @@ def nonlinear_solve(
     adjoint_rtol : float, optional
         Replicated. What linear solves for derivatives must reach. Default: the smaller of rtol and
         1e-8 (1e-5 in float32).
+    checkpoint : Checkpoint, optional
+        Of newton: saves u from time to time, between outer iterations, and may go on from there.
+        Told to stop within a linear solve it saves the u before, and that solve is lost. A
+        function has no digest: give the checkpoint a `tag`. A u whose ||F(u)|| is not what it
+        was is refused.
 
     Returns
     -------
@@ -124,7 +131,7 @@ def nonlinear_solve(
         On every rank: unknown names, tolerances or limits out of range, shapes, layouts or dtypes
         that do not fit, a preconditioner that needs entries where there are none; a residual that
         computes with tensors that require a gradient and are not in theta; a gradient wanted with
-        a preconditioner that has no transpose.
+        a preconditioner that has no transpose; a checkpoint that is damaged or of something else.
     AdjointSolveError
         On every rank, in backward or forward mode: the solve for a derivative did not converge.
 
@@ -155,6 +162,7 @@ def nonlinear_solve(
         fixed_point=None,
         callback=callback,
         adjoint_rtol=adjoint_rtol,
+        checkpoint=checkpoint,
     )
     settings = Settings(
         jacobian, pattern, jvp, linear_method, precond, precond_lag, linear_max_iterations

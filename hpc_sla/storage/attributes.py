@@ -16,9 +16,10 @@ from hpc_sla.storage.hdf5 import DAMAGED, HOW_TO_MAKE, reading
 
 MATRIX_FORMAT = "hpc_sla.matrix"
 RESULT_FORMAT = "hpc_sla.result"
+CHECKPOINT_FORMAT = "hpc_sla.checkpoint"
 # Version 2 of a matrix file says how a rectangular matrix's columns are stored, that of a result
 # has dimension scales.
-VERSIONS = {MATRIX_FORMAT: 2, RESULT_FORMAT: 2}
+VERSIONS = {MATRIX_FORMAT: 2, RESULT_FORMAT: 2, CHECKPOINT_FORMAT: 1}
 
 
 def check_format(file: h5py.File, *formats: str) -> str:
@@ -26,7 +27,7 @@ def check_format(file: h5py.File, *formats: str) -> str:
     path = file.filename
     found = _only(attribute(file, "format"))
     if found not in formats:
-        ours = found in (MATRIX_FORMAT, RESULT_FORMAT)
+        ours = found in VERSIONS
         kinds = " or ".join(name.removeprefix("hpc_sla.") for name in formats)
         problem = f"is a {str(found)[8:]} file" if ours else "was not written for hpc_sla"
         raise InputError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,61 @@ def test_rank_output_keeps_the_other_ranks_apart(tmp_path):
     assert (other.returncode, other.stdout) == (3, "")
     assert (tmp_path / "rank-3.log").read_text() == "this is 3\n"
     assert (tmp_path / "rank-3.status").read_text() == "3\n"
+
+
+LAUNCHER = """#!/usr/bin/env bash
+# Ends with the code that a signal is to have, or with another after a while.
+echo "$@" >> launched
+trap 'sleep 0.3; exit 75' USR1 TERM
+touch started
+for _ in {1..100}; do sleep 0.05; done
+exit 9
+"""
+
+
+@pytest.mark.parametrize(
+    ("told", "restarts", "queued", "code"),
+    [("USR1", 0, True, 75), ("USR1", 1, False, 75), ("TERM", 0, False, 75), ("", 0, False, 9)],
+)
+def test_the_requeueing_job_passes_signals_on_and_queues_up(tmp_path, told, restarts, queued, code):
+    for name, text in {
+        "launcher": LAUNCHER,
+        "scontrol": '#!/bin/sh\necho "$@" > queued\n',
+        "env/bin/activate": "",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    env = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HPC_SLA_VENV": str(tmp_path / "env"),
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "77",
+        "SLURM_NTASKS": "2",
+        "SLURM_RESTART_COUNT": str(restarts),
+        "MOST_TURNS": "2",
+        "LAUNCH": "launcher",
+    }
+    job = subprocess.Popen(
+        ["bash", str(ROOT / "jobs/solve-requeue.sbatch"), "my.h5", "--rtol", "1e-9"],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 20
+    while not (tmp_path / "started").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    if told:
+        job.send_signal(getattr(signal, f"SIG{told}"))
+    _, err = job.communicate(timeout=30)
+    assert job.returncode == code, err
+    assert (tmp_path / "launched").read_text() == (
+        "python -m hpc_sla solve my.h5 -o hpc_sla-77.result.h5 --checkpoint hpc_sla-77.ckpt.h5 "
+        "--checkpoint-every 10min --resume --rtol 1e-9\n"
+    )
+    assert (tmp_path / "queued").exists() == queued
+    if queued:
+        assert (tmp_path / "queued").read_text() == "requeue 77\n"

@@ -1,0 +1,222 @@
+"""Checkpoint files: the state of a solver, its distributed vectors in the user's row order."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from hpc_sla.errors import InputError
+from hpc_sla.storage import attributes as attrs
+from hpc_sla.storage.atomic import PendingFile
+from hpc_sla.storage.hdf5 import FLOATS, dataset, open_read, read_slab
+from hpc_sla.storage.hdf5_write import Output
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_REMEDY = "Delete it, or leave out --resume (resume=False), to start afresh."
+
+
+class CheckpointWriter:
+    """Write a checkpoint slab by slab; it takes its name in `finish` and not before.
+
+    A context manager: leaving the block without `finish`, for whatever reason, removes what was
+    written, and the checkpoint that stood at `path` stays as it was.
+
+    Parameters
+    ----------
+    path : path
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._pending: PendingFile | None = PendingFile(path)
+        try:
+            self._output = Output(self._pending.temporary, path)
+        except BaseException:
+            self._pending.discard()
+            raise
+
+    def vector(self, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+        """Room for a distributed vector, `[n]` or `[n, k]`; see `write_slab`."""
+        return self._output.create(f"vectors/{name}", shape, dtype)
+
+    def write_slab(self, item: h5py.Dataset, start: int, array: np.ndarray) -> None:
+        """Put `array` at rows ``start:start + len(array)`` (the user's order)."""
+        self._output.write(item, start, array)
+
+    def finish(
+        self,
+        identity: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+    ) -> int:
+        """Add what is the same on every rank, then give the file its name.
+
+        Parameters
+        ----------
+        identity, facts : dict
+            What the state belongs to, and the rest of it: whatever JSON can hold.
+        arrays : dict of name to array
+            Stored in double precision.
+
+        Returns
+        -------
+        int
+            Bytes of the file.
+        """
+        assert self._pending is not None
+        for name, array in arrays.items():
+            array = np.atleast_1d(np.asarray(array, dtype=np.float64))
+            item = self._output.create(f"state/{name}", array.shape, array.dtype)
+            self._output.write(item, 0, array)
+        root = {
+            "format": attrs.CHECKPOINT_FORMAT,
+            "version": attrs.VERSIONS[attrs.CHECKPOINT_FORMAT],
+            "identity": json.dumps(identity, sort_keys=True),
+            "facts": json.dumps(facts, sort_keys=True),
+            "state_names": json.dumps(sorted(arrays)),
+        }
+        attrs.set_attributes(self._output.file, root)
+        self._output.close()
+        size = os.path.getsize(self._pending.temporary)
+        self._pending.commit()
+        self._pending = None
+        return size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pending is None:
+            return
+        try:
+            self._output.close()
+        except InputError:
+            pass  # the error that matters is on its way
+        finally:
+            self._pending.discard()
+            self._pending = None
+
+
+class CheckpointFile:
+    """A checkpoint, open for reading. Local; a context manager.
+
+    Attributes
+    ----------
+    identity, facts : dict
+        As given to `CheckpointWriter.finish`.
+
+    Raises
+    ------
+    InputError
+        From here and from every method: the file is missing, damaged or no checkpoint.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+        with _checkpoint_errors():
+            self._file = open_read(path)
+        try:
+            with _checkpoint_errors():
+                attrs.check_format(self._file, attrs.CHECKPOINT_FORMAT)
+                self.identity: dict[str, Any] = self._json("identity", dict)
+                self.facts: dict[str, Any] = self._json("facts", dict)
+                self._names: list[str] = [str(n) for n in self._json("state_names", list)]
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _json(self, name: str, kind: type) -> Any:
+        text = attrs.attribute(self._file, name)
+        try:
+            value = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise InputError("is not JSON text", file=self.path, field=name) from error
+        if not isinstance(value, kind):
+            raise InputError(f"is no JSON {kind.__name__}", file=self.path, field=name)
+        return value
+
+    def read(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A function (start, stop) that reads rows of a vector of that shape and dtype."""
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            with _checkpoint_errors():
+                item = dataset(
+                    self._file, f"vectors/{name}", (np.dtype(dtype),), ndim=(len(shape),)
+                )
+                if item.shape != shape:
+                    raise InputError(
+                        f"has shape {item.shape} where {shape} is needed",
+                        file=self.path,
+                        field=f"/vectors/{name}",
+                    )
+                return read_slab(item, start, stop)
+
+        return rows
+
+    def columns(self, name: str) -> int:
+        """Of a vector `[n, k]`."""
+        with _checkpoint_errors():
+            item = dataset(self._file, f"vectors/{name}", FLOATS, ndim=(2,))
+            return int(item.shape[1])
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a vector."""
+        with _checkpoint_errors():
+            return f"vectors/{name}" in self._file
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is the same on every rank."""
+        with _checkpoint_errors():
+            found = {}
+            # By their names, not by the group's: a damaged group may have lost some.
+            for name in self._names:
+                item = dataset(self._file, f"state/{name}", FLOATS, ndim=(1, 2, 3))
+                found[name] = read_slab(item, 0, item.shape[0])
+            return found
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise InputError where `path` cannot be written, or is a file other than a checkpoint."""
+    PendingFile(path).discard()
+    if os.path.exists(path) and os.path.getsize(path):
+        try:
+            CheckpointFile(path).close()
+        except InputError as error:
+            raise InputError(
+                f"is there already and is no checkpoint that can be read ({error.problem})",
+                file=path,
+                remedy="Delete it, or give the checkpoint another name.",
+            ) from error
+
+
+@contextmanager
+def _checkpoint_errors() -> Iterator[None]:
+    """What is wrong with a checkpoint has another remedy than with a matrix file."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            error.problem, file=error.file, field=error.field, remedy=_REMEDY
+        ) from error

@@ -1,0 +1,64 @@
+"""The command line with time to interrupt it: ``python slowly.py STAGE COMMAND ...``.
+
+Each rank writes its process number to ``pid.RANK``. STAGE says what takes long: ``iterate`` (each
+iteration, 30 ms), ``read`` (reading the matrix) or ``write`` (the second checkpoint, between its
+last byte and its name); where that begins, the file ``there.RANK`` appears.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from mpi4py import MPI
+
+import hpc_sla.checkpoint
+import hpc_sla.matrix
+from hpc_sla.cli import main
+from hpc_sla.storage.atomic import PendingFile
+
+RANK = MPI.COMM_WORLD.rank
+
+
+def wait_here(seconds: float = 40) -> None:
+    Path(f"there.{RANK}").touch()
+    time.sleep(seconds)
+
+
+def slow_down(stage: str) -> None:
+    checkpoint = hpc_sla.checkpoint.Checkpoint
+    if stage == "iterate":
+        ask = checkpoint.ask
+
+        def slowly(*args, **kwargs):
+            wait_here(0.03)
+            return ask(*args, **kwargs)
+
+        checkpoint.ask = slowly
+    elif stage == "read":
+        matrix = hpc_sla.matrix.DSparseMatrix
+        read = matrix.from_hdf5.__func__
+
+        def late(cls, *args):
+            if RANK == 0:
+                wait_here()
+            return read(cls, *args)
+
+        matrix.from_hdf5 = classmethod(late)
+    elif stage == "write":
+        commit = PendingFile.commit
+
+        def commit_late(self):
+            if self.path.name.endswith(".ckpt.h5") and self.path.exists():
+                wait_here()
+            commit(self)
+
+        PendingFile.commit = commit_late
+
+
+if __name__ == "__main__":
+    Path(f"pid.{RANK}").write_text(str(os.getpid()))
+    slow_down(sys.argv[1])
+    sys.exit(main(sys.argv[2:]))
