@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch.autograd import forward_ad
 
+from hpc_sla.kept import tied
 from hpc_sla.layout import RowLayout
 from hpc_sla.nonlinear.info import NonlinearInfo
 
@@ -119,7 +120,8 @@ class JacobianProducts:
                 y = torch.zeros_like(image, requires_grad=True)
                 if not image.requires_grad:
                     return torch.zeros_like(x)
-                (along,) = torch.autograd.grad(image, u, y, create_graph=True)
+                with tied(y):
+                    (along,) = torch.autograd.grad(image, u, y, create_graph=True)
             self._transposed = y, along
         y, along = self._transposed
         return _pulled(along, y, x)

@@ -60,8 +60,8 @@ def nonlinear_solve(
     ----------
     residual : callable(u, *theta) -> r
         Torch code on this rank's owned entries, like u0 in and out. It may communicate: products
-        `A @ u`, `A.halo(u)` (or a HaloPlan's exchange), `world.all_sum`. The same communication on
-        every rank, whatever it owns.
+        `A @ u`, `A.halo(u)` or `A.with_halo(u)` (or those of a HaloPlan), `world.all_sum`. The same
+        communication on every rank, whatever it owns.
     u0 : torch.Tensor [n_owned] or [n_owned, k]
         Per rank: where to start; not modified. `[n_owned, k]` is one system with k unknowns at each
         point of `layout`.
