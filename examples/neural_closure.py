@@ -58,7 +58,6 @@ class Diffusion:
             layout=self.layout,
             pattern=self.grid.A,
             jacobian="coloured",
-            jvp="reverse",
             precond="block_jacobi",
             rtol=1e-8,
             atol=1e-9,

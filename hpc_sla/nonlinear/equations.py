@@ -68,7 +68,7 @@ class JacobianProducts:
     ----------
     equations : Equations
     u : torch.Tensor [n_owned]
-    products : {"forward", "reverse", "fd"}
+    products : {"reverse", "forward", "fd"}
         See `PRODUCTS`.
     r : torch.Tensor [n_owned], optional
         F(u), for "fd".
@@ -78,7 +78,7 @@ class JacobianProducts:
         self,
         equations: Equations,
         u: torch.Tensor,
-        products: str = "forward",
+        products: str = "reverse",
         r: torch.Tensor | None = None,
     ) -> None:
         self.layout, self.dtype, self.device = equations.layout, u.dtype, u.device
@@ -121,8 +121,10 @@ class JacobianProducts:
                 if not image.requires_grad:
                     return torch.zeros_like(x)
                 with tied(y):
-                    (along,) = torch.autograd.grad(image, u, y, create_graph=True)
-            self._transposed = y, along
+                    (along,) = torch.autograd.grad(
+                        image, u, y, create_graph=True, allow_unused=True
+                    )
+            self._transposed = y, torch.zeros_like(u) if along is None else along
         y, along = self._transposed
         return _pulled(along, y, x)
 

@@ -20,7 +20,7 @@ from hpc_sla.nonlinear.choices import JACOBIANS, PRODUCTS
 from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.operators import as_operator
-from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
+from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import positive
 
 Jacobian = str | Callable[[torch.Tensor], DSparseMatrix]
@@ -134,7 +134,7 @@ class Linearisation:
     def __init__(self, settings: Settings, maker: Maker | None, equations: Equations) -> None:
         self.settings, self.maker, self.equations = settings, maker, equations
         self.precond: Preconditioner | None = None
-        self._age = 0
+        self._age, self._updated = 0, False
         n = equations.layout.n_global
         self.max_iterations = settings.max_iterations or min(max(10 * n, 1000), 100_000)
         self._coloured: ColouredJacobian | None = None
@@ -157,15 +157,31 @@ class Linearisation:
         if self.precond is not None and (lag == 0 or self._age < lag):
             self._age += 1
             return
-        self.set_up(u, J, matrix)
+        self.set_up(u, J, matrix, fresh=False)
 
-    def set_up(self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None) -> None:
-        """The preconditioner of this J. **Collective.**"""
+    def set_up(
+        self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None, fresh: bool = True
+    ) -> None:
+        """The preconditioner of this J. **Collective.**
+
+        With `fresh` false multigrid keeps the aggregates of the Jacobian before.
+        """
         spec = self.settings.precond
         named = isinstance(spec, str) and spec != "none"
         if named and matrix is None:
             matrix = self._of_user(u) if callable(self.settings.jacobian) else self._assembled(J)
-        M = make_preconditioner(spec, J if matrix is None else matrix)
+        last = self.precond
+        self._updated = bool(
+            not fresh
+            and named
+            and matrix is not None
+            and isinstance(last, AMG)
+            and last.pattern is matrix.pattern
+        )
+        if self._updated:
+            M = last.update(matrix, keep="prolongators")
+        else:
+            M = make_preconditioner(spec, J if matrix is None else matrix)
         if isinstance(M, Jacobi) and self.maker and self.maker.entry.solves == "symmetric":
             M = positive(M)
         with self.equations.layout.world.agree():
@@ -179,8 +195,8 @@ class Linearisation:
 
     @property
     def stale(self) -> bool:
-        """Whether the preconditioner is that of an earlier u."""
-        return self._age > 1
+        """Whether something of an earlier u is in the preconditioner."""
+        return self._age > 1 or self._updated
 
     def solve(
         self, J: Any, b: torch.Tensor, rtol: float, precond: Any = None, x0: Any = None

@@ -34,7 +34,7 @@ def nonlinear_solve(
     max_iterations: int | None = None,
     jacobian: str | Callable[..., DSparseMatrix] = "matrix_free",
     pattern: DSparseMatrix | None = None,
-    jvp: str = "forward",
+    jvp: str = "reverse",
     linear_method: str = "gmres",
     precond: Any = "auto",
     precond_lag: int = 1,
@@ -84,7 +84,7 @@ def nonlinear_solve(
     pattern : DSparseMatrix, optional
         Where the Jacobian may have entries. For "coloured", and for a preconditioner that needs
         entries beside matrix-free products.
-    jvp : {"forward", "reverse", "fd"}
+    jvp : {"reverse", "forward", "fd"}
         How a matrix-free product is found; see `PRODUCTS`. "fd" takes differences, gradients are
         exact still.
     linear_method : str

@@ -73,7 +73,6 @@ def test_products_in_reverse_mode_and_gradients_twice(world, form, partition):
         s,
         f,
         layout=A.layout,
-        jvp="reverse",
         rtol=1e-13,
         adjoint_rtol=1e-12,
     )
