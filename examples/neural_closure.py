@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n", type=int, default=9, help="interior points on a side")
     parser.add_argument(
-        "--steps", type=int, default=6, help="of the optimiser, of 20 iterations each"
+        "--steps", type=int, default=6, help="of 20 iterations each"
     )
     arguments = parser.parse_args()
     world = hs.World()
