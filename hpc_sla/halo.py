@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_sla.kept import end_of, kept
 from hpc_sla.layout import RowLayout
 from hpc_sla.transport import Channel, Neighbours
 
@@ -64,7 +65,22 @@ class HaloPlan:
         torch.Tensor [n_halo] or [n_halo, k]
             Values of the rows `halo`, in that order.
         """
-        return _Exchange.apply(x, self)
+        return _Exchange.apply(x, end_of(x), self)
+
+    def extend(self, x: torch.Tensor) -> torch.Tensor:
+        """A distributed vector with its halo values behind. **Collective.** Differentiable, so too.
+
+        One step in the graph: `torch.cat` of the two would lose sight of one that is empty.
+
+        Parameters
+        ----------
+        x : torch.Tensor [n_owned] or [n_owned, k]
+
+        Returns
+        -------
+        torch.Tensor [n_owned + n_halo] or [n_owned + n_halo, k]
+        """
+        return _Extend.apply(x, end_of(x), self)
 
     def reduce(self, h: torch.Tensor) -> torch.Tensor:
         """Send halo contributions home and sum them; the adjoint of `exchange`. **Collective.**
@@ -77,7 +93,7 @@ class HaloPlan:
         -------
         torch.Tensor [n_owned] or [n_owned, k]
         """
-        return _Reduce.apply(h, self)
+        return _Reduce.apply(h, end_of(h), self)
 
     # The raw exchange, on buffers that stay: for loops that must not allocate
 
@@ -122,27 +138,56 @@ class HaloPlan:
 
 class _Exchange(torch.autograd.Function):
     @staticmethod
-    def forward(x: torch.Tensor, plan: HaloPlan) -> torch.Tensor:
+    def forward(x: torch.Tensor, end: torch.Tensor | None, plan: HaloPlan) -> torch.Tensor:
         channel = plan.start_exchange(x)
         channel.finish()
         return channel.recv_buffer.clone()  # the buffer is overwritten by the next exchange
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.plan = inputs[1]
+        _, end, ctx.plan = inputs
+        ctx.save_for_backward(end)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return _Reduce.apply(grads[0], ctx.plan), None
+        c = kept(grads[0], *ctx.saved_tensors)
+        return _Reduce.apply(c, end_of(c), ctx.plan), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
-        return _Exchange.apply(tangents[0], ctx.plan)
+        return _Exchange.apply(tangents[0], end_of(tangents[0]), ctx.plan)
+
+
+class _Extend(torch.autograd.Function):
+    @staticmethod
+    def forward(x: torch.Tensor, end: torch.Tensor | None, plan: HaloPlan) -> torch.Tensor:
+        channel = plan.start_exchange(x)
+        extended = x.new_empty((len(x) + plan.n_halo, *x.shape[1:]))
+        extended[: len(x)] = x
+        channel.finish()
+        extended[len(x) :] = channel.recv_buffer
+        return extended
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        _, end, ctx.plan = inputs
+        ctx.save_for_backward(end)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        c = kept(grads[0], *ctx.saved_tensors)
+        n = len(c) - ctx.plan.n_halo
+        h = c[n:]
+        return c[:n] + _Reduce.apply(h, end_of(h), ctx.plan), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
+        return _Extend.apply(tangents[0], end_of(tangents[0]), ctx.plan)
 
 
 class _Reduce(torch.autograd.Function):
     @staticmethod
-    def forward(h: torch.Tensor, plan: HaloPlan) -> torch.Tensor:
+    def forward(h: torch.Tensor, end: torch.Tensor | None, plan: HaloPlan) -> torch.Tensor:
         channel = plan.reduce_channel(h)
         channel.send_buffer.copy_(h)
         channel.start()
@@ -152,12 +197,14 @@ class _Reduce(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.plan = inputs[1]
+        _, end, ctx.plan = inputs
+        ctx.save_for_backward(end)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return _Exchange.apply(grads[0], ctx.plan), None
+        c = kept(grads[0], *ctx.saved_tensors)
+        return _Exchange.apply(c, end_of(c), ctx.plan), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
-        return _Reduce.apply(tangents[0], ctx.plan)
+        return _Reduce.apply(tangents[0], end_of(tangents[0]), ctx.plan)

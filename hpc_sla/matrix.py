@@ -249,6 +249,16 @@ class DSparseMatrix:
         self.columns._check(x)
         return self.pattern.plan.exchange(x)
 
+    def with_halo(self, x: torch.Tensor) -> torch.Tensor:
+        """Owned values and behind them `halo(x)`. **Collective.** Differentiable.
+
+        [n_owned + n_halo] or [n_owned + n_halo, k]. Where second derivatives are taken by hand,
+        this rather than `torch.cat([x, A.halo(x)])`, from which they do not find back to the
+        exchange on a rank with an empty halo.
+        """
+        self.columns._check(x)
+        return self.pattern.plan.extend(x)
+
     # What it is
 
     @property

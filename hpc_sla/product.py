@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from hpc_sla.kept import kept
 from hpc_sla.pattern import DistributedPattern
 
 
@@ -74,7 +75,7 @@ class _Product(_Bilinear):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, x = ctx.saved_tensors
-        (c,) = grads
+        c = kept(grads[0], values, x)
         d_values = _Sample.apply(c, x, ctx.pattern) if ctx.needs_input_grad[0] else None
         d_x = _TransposedProduct.apply(values, c, ctx.pattern) if ctx.needs_input_grad[1] else None
         return d_values, d_x, None
@@ -95,7 +96,7 @@ class _TransposedProduct(_Bilinear):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, g = ctx.saved_tensors
-        (c,) = grads
+        c = kept(grads[0], values, g)
         d_values = _Sample.apply(g, c, ctx.pattern) if ctx.needs_input_grad[0] else None
         d_g = _Product.apply(values, c, ctx.pattern) if ctx.needs_input_grad[1] else None
         return d_values, d_g, None
@@ -113,7 +114,7 @@ class _Sample(_Bilinear):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         g, x = ctx.saved_tensors
-        (c,) = grads
+        c = kept(grads[0], g, x)
         d_g = _Product.apply(c, x, ctx.pattern) if ctx.needs_input_grad[0] else None
         d_x = _TransposedProduct.apply(c, g, ctx.pattern) if ctx.needs_input_grad[1] else None
         return d_g, d_x, None

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpc_sla.kept import kept
+
 if TYPE_CHECKING:
     from hpc_sla.world import World
 
@@ -25,7 +27,7 @@ class AllSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return Replicate.apply(grads[0], ctx.world), None
+        return Replicate.apply(kept(grads[0]), ctx.world), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
@@ -45,7 +47,7 @@ class Replicate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return AllSum.apply(grads[0], ctx.world), None
+        return AllSum.apply(kept(grads[0]), ctx.world), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from hpc_sla.errors import HpcSlaError
+from hpc_sla.kept import tied
 from hpc_sla.product import product, rproduct, sample
 
 Theta = tuple[torch.Tensor, ...]
@@ -146,7 +147,8 @@ class _Pull(torch.autograd.Function):
         with torch.enable_grad():
             y, x = (t.detach().requires_grad_() for t in (y, x))
             image = ctx.form.matvec(x)
-            first = torch.autograd.grad(image, chosen, y, allow_unused=True, create_graph=True)
+            with tied(y, image):
+                first = torch.autograd.grad(image, chosen, y, allow_unused=True, create_graph=True)
             pairs = [
                 (g, c)
                 for g, c in zip(first, grads, strict=True)

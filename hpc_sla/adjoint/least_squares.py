@@ -14,6 +14,7 @@ import torch
 
 from hpc_sla.adjoint.forms import Form, minus, plus
 from hpc_sla.adjoint.linear import System, solve
+from hpc_sla.kept import kept
 
 
 class LeastSquaresSystem(Protocol):
@@ -65,7 +66,7 @@ class _LeastSquares(torch.autograd.Function):
         if not (wants_b or any(wants_theta)):
             return (None, None, d_x0, *(None for _ in theta))
         form = ctx.system.form
-        w = solve(ctx.system.normal, grads[0], None, theta)
+        w = solve(ctx.system.normal, kept(grads[0], x, *theta), None, theta)
         y = form.times(theta, w)
         d_theta: tuple[torch.Tensor | None, ...] = tuple(None for _ in theta)
         if any(wants_theta):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from hpc_sla.adjoint.forms import Form
+from hpc_sla.kept import kept
 
 
 class System(Protocol):
@@ -79,7 +80,7 @@ class _Solve(torch.autograd.Function):
         d_x0 = torch.zeros_like(x) if wants_x0 else None
         if not (wants_b or any(wants_theta)):
             return (None, None, d_x0, *(None for _ in theta))
-        y = _Solve.apply(ctx.system.T, grads[0], None, *theta)
+        y = _Solve.apply(ctx.system.T, kept(grads[0], x, *theta), None, *theta)
         d_theta: tuple[torch.Tensor | None, ...] = tuple(None for _ in theta)
         if any(wants_theta):
             # The sign on the vector: there are more entries than rows.

@@ -20,6 +20,7 @@ import torch
 from hpc_sla.adjoint import linear
 from hpc_sla.adjoint.forms import Changes, Form, Theta, minus
 from hpc_sla.errors import HpcSlaError
+from hpc_sla.kept import kept, tied
 
 Residual = Callable[..., torch.Tensor]
 """`residual(u, *theta)`, of tensors, by differentiable torch code. **Collective** in general."""
@@ -66,7 +67,8 @@ class _Root(torch.autograd.Function):
         d_u0 = torch.zeros_like(u) if wants_u0 else None
         if not any(wants):
             return (None, d_u0, *(None for _ in theta))
-        y = linear.solve(ctx.equation.jacobian.T, grads[0], None, (u, *theta))
+        c = kept(grads[0], u, *theta)
+        y = linear.solve(ctx.equation.jacobian.T, c, None, (u, *theta))
         pulled = pull(ctx.equation.residual, (u, *theta), y, (False, *wants))
         return (None, d_u0, *map(minus, pulled[1:]))
 
@@ -188,8 +190,9 @@ def _gradients(
     chosen = [t for t, wants in zip(own, wanted, strict=True) if wants]
     found: tuple[torch.Tensor | None, ...] = (None,) * len(chosen)
     if image.requires_grad:
-        found = torch.autograd.grad(
-            image, chosen, y, create_graph=track, retain_graph=track, allow_unused=True
-        )
+        with tied(y, image):
+            found = torch.autograd.grad(
+                image, chosen, y, create_graph=track, retain_graph=track, allow_unused=True
+            )
     full = iter(torch.zeros_like(t) if g is None else g for t, g in zip(chosen, found, strict=True))
     return tuple(next(full) if wants else None for wants in wanted)

@@ -16,10 +16,10 @@ JACOBIANS = {
 """How Newton has its Jacobian; or a function of the user's that returns a DSparseMatrix."""
 
 PRODUCTS = {
-    "forward": "exact, by forward mode: communicates in the residual's own order; evaluates the "
-    "residual with each product",
-    "reverse": "exact, by transposing the transposed product on a graph that is kept: about twice "
-    "as fast; the ranks' graphs must be alike to second order (see the guide)",
+    "reverse": "exact, by transposing the transposed product, on a graph that is made once for all "
+    "products at one u",
+    "forward": "exact, by forward mode, for a residual that cannot be differentiated twice in "
+    "reverse: keeps no graph; about half as fast",
     "fd": "finite differences of the residual, for code that torch cannot differentiate",
 }
 """How a product with the Jacobian is found without a matrix."""

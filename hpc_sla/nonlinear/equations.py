@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch.autograd import forward_ad
 
+from hpc_sla.kept import tied
 from hpc_sla.layout import RowLayout
 from hpc_sla.nonlinear.info import NonlinearInfo
 
@@ -67,7 +68,7 @@ class JacobianProducts:
     ----------
     equations : Equations
     u : torch.Tensor [n_owned]
-    products : {"forward", "reverse", "fd"}
+    products : {"reverse", "forward", "fd"}
         See `PRODUCTS`.
     r : torch.Tensor [n_owned], optional
         F(u), for "fd".
@@ -77,7 +78,7 @@ class JacobianProducts:
         self,
         equations: Equations,
         u: torch.Tensor,
-        products: str = "forward",
+        products: str = "reverse",
         r: torch.Tensor | None = None,
     ) -> None:
         self.layout, self.dtype, self.device = equations.layout, u.dtype, u.device
@@ -119,8 +120,11 @@ class JacobianProducts:
                 y = torch.zeros_like(image, requires_grad=True)
                 if not image.requires_grad:
                     return torch.zeros_like(x)
-                (along,) = torch.autograd.grad(image, u, y, create_graph=True)
-            self._transposed = y, along
+                with tied(y):
+                    (along,) = torch.autograd.grad(
+                        image, u, y, create_graph=True, allow_unused=True
+                    )
+            self._transposed = y, torch.zeros_like(u) if along is None else along
         y, along = self._transposed
         return _pulled(along, y, x)
 

@@ -21,7 +21,7 @@ from hpc_sla.nonlinear.choices import JACOBIANS, PRODUCTS
 from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.operators import as_operator
-from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
+from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import positive
 
 Jacobian = str | Callable[[torch.Tensor], DSparseMatrix]
@@ -138,7 +138,8 @@ class Linearisation:
         self.age = 0
         """Newton steps that the preconditioner has served."""
         self.made_at: torch.Tensor | None = None
-        """The u it was set up at."""
+        self.begun_at: torch.Tensor | None = None
+        """The u it is of, and the one that what an update keeps of multigrid is of."""
         self.watch: Watch | None = None
         n = equations.layout.n_global
         self.max_iterations = settings.max_iterations or min(max(10 * n, 1000), 100_000)
@@ -162,15 +163,32 @@ class Linearisation:
         if self.precond is not None and (lag == 0 or self.age < lag):
             self.age += 1
             return
-        self.set_up(u, J, matrix)
+        self.set_up(u, J, matrix, fresh=False)
 
-    def set_up(self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None) -> None:
-        """The preconditioner of this J. **Collective.**"""
+    def set_up(
+        self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None, fresh: bool = True
+    ) -> None:
+        """The preconditioner of this J. **Collective.**
+
+        With `fresh` false multigrid keeps the prolongators of an earlier Jacobian.
+        """
         spec = self.settings.precond
         named = isinstance(spec, str) and spec != "none"
         if named and matrix is None:
             matrix = self._of_user(u) if callable(self.settings.jacobian) else self._assembled(J)
-        M = make_preconditioner(spec, J if matrix is None else matrix)
+        last = self.precond
+        M: Preconditioner
+        if (
+            not fresh
+            and named
+            and matrix is not None
+            and isinstance(last, AMG)
+            and last.pattern is matrix.pattern
+        ):
+            M = last.update(matrix, keep="prolongators")
+        else:
+            self.begun_at = u
+            M = make_preconditioner(spec, J if matrix is None else matrix)
         if isinstance(M, Jacobi) and self.maker and self.maker.entry.solves == "symmetric":
             M = positive(M)
         with self.equations.layout.world.agree():
@@ -184,8 +202,8 @@ class Linearisation:
 
     @property
     def stale(self) -> bool:
-        """Whether the preconditioner is that of an earlier u."""
-        return self.age > 1
+        """Whether something of an earlier u is in the preconditioner."""
+        return self.age > 1 or self.begun_at is not self.made_at
 
     def solve(
         self, J: Any, b: torch.Tensor, rtol: float, precond: Any = None, x0: Any = None

@@ -12,6 +12,7 @@ from hpc_sla.checkpoint import Checkpoint, Saved, State
 from hpc_sla.errors import InputError
 from hpc_sla.nonlinear.equations import Equations
 from hpc_sla.nonlinear.linearise import Linearisation
+from hpc_sla.precond import AMG
 
 if TYPE_CHECKING:
     from hpc_sla.nonlinear.newton import Forcing
@@ -58,8 +59,13 @@ class Resume:
         self._layout, info = equations.layout, equations.info
         self._world = self._layout.world
         vectors = {"u": (self._layout, u)}
-        if linear.settings.lag != 1 and linear.made_at is not None:
-            vectors["precond_at"] = self._layout, linear.made_at
+        if linear.made_at is not None and linear.begun_at is not None:
+            multigrid = isinstance(linear.precond, AMG)
+            if multigrid:
+                vectors["precond_begun_at"] = self._layout, linear.begun_at
+            updated = linear.made_at is not linear.begun_at
+            if linear.settings.lag != 1 and (updated or not multigrid):
+                vectors["precond_at"] = self._layout, linear.made_at
         facts = {name: getattr(info, name) for name in _COUNTS}
         facts |= {name: list(getattr(info, name)) for name in _LISTS}
         facts |= {"age": linear.age, "last": tolerance.last}
@@ -92,9 +98,10 @@ class Resume:
             with world.agree():
                 saved.check(self._identity)
             u = saved.read("u", layout, u)
-            if saved.has("precond_at"):
-                made_at = saved.read("precond_at", layout, u)
-                linear.set_up(made_at, *linear.at(made_at, None))
+            for name in ("precond_begun_at", "precond_at"):
+                if saved.has(name):
+                    made_at = saved.read(name, layout, u)
+                    linear.set_up(made_at, *linear.at(made_at, None), fresh=False)
             r = equations(u)
             norm = equations.norm(r)
             linear.age = saved.facts["age"]

@@ -35,7 +35,7 @@ def nonlinear_solve(
     max_iterations: int | None = None,
     jacobian: str | Callable[..., DSparseMatrix] = "matrix_free",
     pattern: DSparseMatrix | None = None,
-    jvp: str = "forward",
+    jvp: str = "reverse",
     linear_method: str = "gmres",
     precond: Any = "auto",
     precond_lag: int = 1,
@@ -62,8 +62,8 @@ def nonlinear_solve(
     ----------
     residual : callable(u, *theta) -> r
         Torch code on this rank's owned entries, like u0 in and out. It may communicate: products
-        `A @ u`, `A.halo(u)` (or a HaloPlan's exchange), `world.all_sum`. The same communication on
-        every rank, whatever it owns.
+        `A @ u`, `A.halo(u)` or `A.with_halo(u)` (or those of a HaloPlan), `world.all_sum`. The same
+        communication on every rank, whatever it owns.
     u0 : torch.Tensor [n_owned] or [n_owned, k]
         Per rank: where to start; not modified. `[n_owned, k]` is one system with k unknowns at each
         point of `layout`.
@@ -86,7 +86,7 @@ def nonlinear_solve(
     pattern : DSparseMatrix, optional
         Where the Jacobian may have entries. For "coloured", and for a preconditioner that needs
         entries beside matrix-free products.
-    jvp : {"forward", "reverse", "fd"}
+    jvp : {"reverse", "forward", "fd"}
         How a matrix-free product is found; see `PRODUCTS`. "fd" takes differences, gradients are
         exact still.
     linear_method : str

@@ -81,8 +81,14 @@ PATTERNS = {
 }
 
 
-@pytest.mark.parametrize("products", ["forward", "fd"])
-@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize(
+    ("name", "products"),
+    [
+        *[(name, products) for name in PATTERNS for products in ("reverse", "fd")],
+        ("random", "forward"),
+        ("full columns", "forward"),
+    ],
+)
 def test_the_coloured_jacobian_is_the_dense_one(world, name, products):
     """Of F_i = sum_j a_ij sin(u_i u_j + u_j), whose Jacobian is no multiple of a_ij."""
     matrix = _with_diagonal(PATTERNS[name]())

@@ -11,8 +11,8 @@ from hpc_sla import problems
 from hpc_sla.nonlinear.anderson import Differences
 from hpc_sla.nonlinear.equations import Equations
 from hpc_sla.nonlinear.info import NonlinearInfo
-from tests.collective import distribute, everywhere, full, on, spread
-from tests.nonlinear.systems import Dense, matrix, on_ranks, parameters, vector
+from tests.collective import everywhere, full, on, spread
+from tests.nonlinear.systems import known, on_ranks, on_world, parameters, vector
 
 pytestmark = pytest.mark.mpi
 
@@ -26,8 +26,8 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_same_root(world, way):
-    dense = Dense(matrix(), vector(201), 0.7, 3 * vector(202), vector(203))
-    A = distribute(matrix(), world)
+    dense = known()
+    A = on_world(world)
     _, d, s, f = (t.detach() for t in parameters(A, vector(201), 0.7, 3 * vector(202)))
     seen = []
     u, info = hs.nonlinear_solve(

@@ -8,14 +8,14 @@ import torch
 
 import hpc_sla as hs
 from tests.collective import distribute, everywhere, full, spread
-from tests.nonlinear.systems import Dense, matrix, on_ranks, parameters, vector
+from tests.nonlinear.systems import known, matrix, on_ranks, on_world, parameters, vector
 
 pytestmark = pytest.mark.mpi
 
 S = 0.7
 WAYS = {
     "matrix-free": {},
-    "reverse": {"jvp": "reverse"},
+    "forward": {"jvp": "forward"},
     "differences": {"jvp": "fd", "rtol": 1e-11},
     "coloured": {"jacobian": "coloured", "precond": "block_jacobi"},
     "schwarz": {"precond": "additive_schwarz", "linear_method": "bicgstab", "precond_lag": 0},
@@ -27,7 +27,7 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def dense():
-    return Dense(matrix(), vector(201), S, 3 * vector(202), vector(203))
+    return known()
 
 
 def _pattern(A):
@@ -47,7 +47,7 @@ def _check(world, A, dense, found, tolerance=1e-8):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_equal_the_dense_formula(world, dense, way):
-    A = distribute(matrix(), world)
+    A = on_world(world)
     values, d, s, f = parameters(A, vector(201), S, 3 * vector(202))
     options = {"rtol": 1e-12, "adjoint_rtol": 1e-12, "pattern": _pattern(A), **WAYS[way]}
     u, info = hs.nonlinear_solve(
@@ -73,7 +73,7 @@ def test_whatever_the_partition(world, dense, partition):
 
 
 def test_replicated_outside_in_a_dict_and_wanted_on_one_rank_only(world, dense):
-    A = distribute(matrix(), world)
+    A = on_world(world)
     values, d, s, f = parameters(A, vector(201), S, 3 * vector(202))
     last = world.size - 1
     values.requires_grad_(world.rank == 0)
@@ -100,7 +100,7 @@ def test_replicated_outside_in_a_dict_and_wanted_on_one_rank_only(world, dense):
 @pytest.mark.parametrize("way", ["matrix-free", "coloured"])
 def test_central_differences_and_twice(world, way):
     """First derivatives along a direction, and second ones of those."""
-    A = distribute(matrix(), world)
+    A = on_world(world)
     leaves = parameters(A, vector(201), S, 3 * vector(202))
     directions = [
         spread(A.layout, vector(210))[A.pattern.local_rows()] * A.values,
@@ -146,7 +146,7 @@ def test_central_differences_and_twice(world, way):
 
 
 def test_forward_mode(world, dense):
-    A = distribute(matrix(), world)
+    A = on_world(world)
     _, d, s, f = (t.detach() for t in parameters(A, vector(201), S, 3 * vector(202)))
     df = spread(A.layout, vector(213))
 
@@ -199,7 +199,7 @@ def _nodes(tensor):
 
 
 def test_nothing_grows_with_the_iterations_and_backward_is_one_solve(world):
-    A = distribute(matrix(), world)
+    A = on_world(world)
     values, d, s, f = parameters(A, vector(201), S, 3 * vector(202))
     counts = []
     for rtol in (1e-1, 1e-12):
@@ -215,7 +215,7 @@ def test_nothing_grows_with_the_iterations_and_backward_is_one_solve(world):
 
 
 def test_what_has_no_gradient_says_so(world):
-    A = distribute(matrix(), world)
+    A = on_world(world)
     _, d, s, f = parameters(A, vector(201), S, 3 * vector(202))
     start = torch.zeros_like(f).detach()
     with pytest.raises(hs.InputError, match="not among its arguments"):

@@ -10,14 +10,16 @@ import torch
 import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.nonlinear import MEANINGS
+from hpc_sla.precond import AMG
 from tests.collective import distribute, everywhere, full, on, spread
-from tests.nonlinear.systems import Dense, matrix, on_ranks, parameters, vector
+from tests.nonlinear.systems import known, on_ranks, on_world, parameters, vector
 
 pytestmark = pytest.mark.mpi
 
 WAYS = [
     {},
     {"jvp": "fd"},
+    {"jvp": "forward"},
     {"jacobian": "coloured", "precond": "block_jacobi:factor=lu"},
     {"precond": "jacobi", "precond_lag": 3},
     {"precond": "block_jacobi", "precond_lag": 0, "linear_method": "bicgstab"},
@@ -28,8 +30,8 @@ WAYS = [
 
 @pytest.mark.parametrize("way", range(len(WAYS)))
 def test_the_root_of_a_dense_computation(world, way):
-    dense = Dense(matrix(), vector(201), 0.7, 3 * vector(202), vector(203))
-    A = distribute(matrix(), world)
+    dense = known()
+    A = on_world(world)
     _, d, s, f = (t.detach() for t in parameters(A, vector(201), 0.7, 3 * vector(202)))
     seen = []
     u, info = hs.nonlinear_solve(
@@ -54,6 +56,39 @@ def test_the_root_of_a_dense_computation(world, way):
     lag = WAYS[way].get("precond_lag", 1)
     most = 1 if lag == 0 else -(-info.iterations // lag)
     assert info.preconditioners == most
+
+
+@pytest.mark.parametrize("useless", [False, True])
+def test_multigrid_is_updated_and_set_up_anew_where_that_does_not_do(world, monkeypatch, useless):
+    system = problems.make_nonlinear("bratu2d:n=15,lambda=6").on(world)
+    set_up, update, counts = AMG.__init__, AMG.update, {"set up": 0, "updated": 0}
+
+    def counted(self, *arguments):
+        counts["set up"] += 1
+        set_up(self, *arguments)
+
+    def updated(self, A, keep):
+        counts["updated"] += 1
+        update(self, A, keep)
+        if useless:
+            self.apply = lambda r, out: out.zero_()
+        return self
+
+    monkeypatch.setattr(AMG, "__init__", counted)
+    monkeypatch.setattr(AMG, "update", updated)
+    _, info = hs.nonlinear_solve(
+        system.residual,
+        system.u0,
+        *system.theta,
+        layout=system.layout,
+        jacobian=system.jacobian,
+        linear_method="cg",
+        precond="amg",
+        forcing=1e-3,
+    )
+    assert info.converged and counts["updated"] == info.iterations - 1 > 0
+    assert counts["set up"] == (info.iterations if useless else 1)
+    assert info.preconditioners == sum(counts.values())
 
 
 def test_quadratic_tail_and_inexact_solves(world):

@@ -14,6 +14,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import as_operator
+from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond.amg.cycle import Cycle
 from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
 from hpc_sla.precond.amg.options import AmgOptions
@@ -74,6 +75,11 @@ class AMG(Preconditioner):
         self.transposable = self.options.cycle != "K"
         self._start()
         self._work = Workspace(1, A.layout.n_owned)
+
+    @property
+    def pattern(self) -> DistributedPattern:
+        """Of the matrices that `update` takes."""
+        return self._matrix.pattern
 
     def _start(self) -> None:
         self._cycle = Cycle(self._hierarchy.levels, self.options.cycle)

@@ -29,7 +29,7 @@ class Estimate:
     largest : float
         From below; NaN where the matrix is not finite.
     full, early : float
-        The estimate with all steps that it goes back to, and that one's after the first few.
+        The estimate that it goes back to, and that one's after the first few steps.
     """
 
     largest: float
@@ -94,6 +94,8 @@ def largest_eigenvalue(
         if beta < 1e-5 * abs(diagonal[0]):  # an invariant subspace
             break
     largest = _largest_ritz(diagonal, off)
+    if before:  # what it goes back to stays, so that no update depends on those between
+        return Estimate(largest, before.full, before.early)
     return Estimate(largest, largest, early)
 
 

@@ -208,7 +208,7 @@ def test_an_estimate_is_brought_up_to_date(world, factor):
     if factor == 0.97:
         assert updated.largest == pytest.approx(fresh.largest, rel=0.01)
     else:
-        assert updated == fresh
+        assert updated.largest == fresh.largest
 
 
 @pytest.mark.parametrize("columns", [(), (3,)])
