@@ -29,23 +29,8 @@ options, others = _options.parse_known_args()
 slepc4py.init([sys.argv[0], *others])
 
 from petsc4py import PETSc  # noqa: E402
+from petsc_poisson import poisson  # noqa: E402
 from slepc4py import SLEPc  # noqa: E402
-
-
-def poisson(n: int) -> PETSc.Mat:
-    """The 5-point matrix, rows in the grid's order, contiguous on each rank."""
-    A = PETSc.Mat().createAIJ((n * n, n * n), nnz=(5, 2))
-    rows = np.arange(*A.getOwnershipRange(), dtype=PETSc.IntType)
-    y, x = rows // n, rows % n
-    near = [(rows - n, y > 0), (rows - 1, x > 0), (rows, x >= 0), (rows + 1, x < n - 1)]
-    near.append((rows + n, y < n - 1))
-    here = np.stack([mask for _, mask in near], axis=1)
-    cols = np.stack([col for col, _ in near], axis=1)[here]
-    data = np.broadcast_to([-1.0, -1.0, 4.0, -1.0, -1.0], here.shape)[here]
-    indptr = np.concatenate([[0], np.cumsum(here.sum(axis=1))]).astype(PETSc.IntType)
-    A.setValuesCSR(indptr, cols.astype(PETSc.IntType), data)
-    A.assemble()
-    return A
 
 
 def lap(A: PETSc.Mat) -> tuple[float, float, SLEPc.EPS]:
@@ -77,7 +62,7 @@ def lap(A: PETSc.Mat) -> tuple[float, float, SLEPc.EPS]:
 
 
 def main() -> None:
-    A = poisson(options.n)
+    A = poisson(options.n, 2)
     laps = []
     for _ in range(options.repeats):
         total, ready, E = lap(A)

@@ -210,6 +210,7 @@ def _report(
     A: DSparseMatrix, x: torch.Tensor, info: SolveInfo, plan: Plan, stages: Stages, as_json: bool
 ) -> None:
     """Print the JSON object or the table, on rank 0. **Collective.**"""
+    from hpc_sla.linear.advice import advice
     from hpc_sla.report.memory import peak_rss_bytes
     from hpc_sla.report.ranks import rank_shares
     from hpc_sla.report.run import finite, print_run
@@ -244,7 +245,8 @@ def _report(
     how = f"{info.method} + {info.precond}"
     if info.reason:
         how += f" (auto: {info.reason})"
-    print_run(summary, A.shape, shares, problem, plan.method, how, info.status, error)
+    told_status = info.status, error, advice(info)
+    print_run(summary, A.shape, shares, problem, plan.method, how, *told_status)
 
 
 def _known_error(A: DSparseMatrix, x: torch.Tensor, plan: Plan) -> float:

@@ -19,6 +19,7 @@ def print_run(
     how: str,
     status: str,
     known_error: float | None,
+    advice: Sequence[str] = (),
 ) -> None:
     """Print what was solved, how, how well, how long it took, and where the result is.
 
@@ -36,6 +37,8 @@ def print_run(
         The solver's status, explained in words when it is not ``converged``.
     known_error : float or None
         Relative error to the solution that the file knows.
+    advice : sequence of str
+        What to try where it did not converge.
     """
     from hpc_sla.linear import MEANINGS
 
@@ -52,6 +55,7 @@ def print_run(
         ("ran on", f"{summary['ranks']} rank(s), {summary['device']}, {summary['transport']}"),
         ("solver", how),
         ("status", ended),
+        *[("" if i else "try", one) for i, one in enumerate(advice)],
         ("true residual", "not finite" if residual is None else f"{residual:.3e} (relative)"),
         *([("normal residual", f"{normal:.3e} (relative)")] if normal is not None else []),
     ]
