@@ -68,6 +68,9 @@ class AMG(Preconditioner):
                 raise InputError(
                     f"{min(vectors)} to {max(vectors)} vectors, by rank", field="near_nullspace"
                 )
+        largest = A.world.max(float(abs(B).max(initial=0.0)))
+        if largest > 0:  # P has B's size, and may be float32
+            B = B * 2.0 ** -round(math.log2(largest))
         with torch.no_grad():
             self._hierarchy = Hierarchy(self._scaled(A), B, self.options)
         self._matrix = A

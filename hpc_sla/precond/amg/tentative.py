@@ -16,9 +16,12 @@ _RANK = 1e-10
 def tentative(
     aggregates: RowLayout, group: np.ndarray, B: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal bases of B on each aggregate. **Collective.**
+    """Bases of B on each aggregate, orthonormal where B has several columns. **Collective.**
 
-    With B_a the rows of B in aggregate a, and B_a^T B_a = V L V^T, T has Q_a = B_a V L^-1/2 there
+    One column is its own basis, and the next level's near-nullspace is ones: then the sums of
+    the prolongator's rows say what it makes of the near-nullspace, and truncation can keep it.
+
+    Of several, with B_a the rows of B in aggregate a, and B_a^T B_a = V L V^T, T has Q_a = B_a V L^-1/2 there
     and the next level's near-nullspace is R_a = L^1/2 V^T: T R = B. (Vanek, Mandel and Brezina,
     Computing 56, 1996, algorithm 4.1, by Gram matrices instead of QR, so that an aggregate may
     lie on several ranks.) Where an aggregate has fewer unknowns than there are vectors, columns
@@ -39,6 +42,8 @@ def tentative(
         The near-nullspace of the next level.
     """
     world, m = aggregates.world, B.shape[1]
+    if m == 1:
+        return np.where(group[:, None] >= 0, B, 0.0), np.ones((aggregates.n_owned, 1))
     columns = Columns(aggregates)
     mine = np.flatnonzero(group >= 0)
     local = columns.local(group[mine])
@@ -57,18 +62,12 @@ def tentative(
     if shared:
         into = np.concatenate([into, _on_device(plan.exchange, into, world.device)])
     Q = np.zeros_like(B)
-    if m == 1:
-        Q[mine, 0] = rows[:, 0] * into[local, 0, 0]
-    else:
-        Q[mine] = np.einsum("im,imk->ik", rows, into[local])
+    Q[mine] = np.einsum("im,imk->ik", rows, into[local])
     return Q, onto.reshape(n * m, m)
 
 
 def _roots(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """V L^-1/2 and L^1/2 V^T of each matrix, zero in the dependent directions."""
-    if gram.shape[1] == 1:
-        root = np.sqrt(gram)
-        return np.divide(1.0, root, out=np.zeros_like(root), where=root > 0), root
     values, vectors = np.linalg.eigh(gram)
     largest = values[:, -1:].clip(min=0)
     kept = (values > _RANK * largest) & (values > 0)
