@@ -21,11 +21,11 @@ def tentative(
     One column is its own basis, and the next level's near-nullspace is ones: then the sums of
     the prolongator's rows say what it makes of the near-nullspace, and truncation can keep it.
 
-    Of several, with B_a the rows of B in aggregate a, and B_a^T B_a = V L V^T, T has Q_a = B_a V L^-1/2 there
-    and the next level's near-nullspace is R_a = L^1/2 V^T: T R = B. (Vanek, Mandel and Brezina,
-    Computing 56, 1996, algorithm 4.1, by Gram matrices instead of QR, so that an aggregate may
-    lie on several ranks.) Where an aggregate has fewer unknowns than there are vectors, columns
-    of Q_a and rows of R_a are zero.
+    Of several, with B_a the rows of B in aggregate a, and B_a^T B_a = V L V^T, T has
+    Q_a = B_a V L^-1/2 there and the next level's near-nullspace is R_a = L^1/2 V^T: T R = B.
+    (Vanek, Mandel and Brezina, Computing 56, 1996, algorithm 4.1, by Gram matrices instead of QR,
+    so that an aggregate may lie on several ranks.) Where an aggregate has fewer unknowns than
+    there are vectors, columns of Q_a and rows of R_a are zero.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def tentative(
     Returns
     -------
     float64 array [n_owned, m]
-        Q: row i has these entries, in the m columns of its aggregate.
+        Q: row i of T has these entries, in the m columns of its aggregate.
     float64 array [n_aggregates_owned * m, m]
         The near-nullspace of the next level.
     """
