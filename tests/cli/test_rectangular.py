@@ -161,7 +161,8 @@ def test_solve_writes_x_in_the_users_column_order(
         write_partitioned(source, path, parts, "metis")
     world.barrier()
     settings = solve.Settings("lsqr", "none", 1e-13, 0.0, None)
-    assert solve._solve(world, path, None, output, settings, as_json) == exits.OK
+    with Guard(None, "10min", False) as guard:
+        assert solve._solve(world, path, None, output, settings, guard, as_json) == exits.OK
     np.testing.assert_allclose(read_result(output).x, exact, rtol=1e-8, atol=1e-9)
     told = world.comm.bcast(capsys.readouterr().out)
     if as_json:
