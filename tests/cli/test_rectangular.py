@@ -12,6 +12,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from hpc_sla.cli import exits, main, plan, solve
+from hpc_sla.cli.checkpointing import Guard
 from hpc_sla.cli.prepare import Source, write_partitioned
 from hpc_sla.errors import InputError
 from hpc_sla.linear import METHODS
