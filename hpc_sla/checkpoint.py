@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -282,8 +285,16 @@ class Checkpoint:
             return None
         with world.agree():
             file = CheckpointFile(path)
-        with world.agree():
+        with world.agree(), file.well_formed():
             saved = Saved(file, world, self.tag)
+        told = json.dumps([saved.identity, file.facts], sort_keys=True)
+        seen = world.comm.allgather(hashlib.sha256(told.encode()).hexdigest())
+        if len(set(seen)) > 1:
+            raise InputError(
+                "was replaced while it was read: ranks see different ones",
+                file=path,
+                remedy="Run one job at a time with it",
+            )
         return saved
 
     def resumed(self, world: World, iteration: int) -> None:
@@ -307,6 +318,10 @@ class Saved:
         self.facts, self.identity = _Facts(file), file.identity
         self.arrays = file.arrays()
         self.iteration = int(self.facts.get("iteration", 0))
+
+    def well_formed(self) -> AbstractContextManager[None]:
+        """Around what takes the state apart: what it lacks is an `InputError`. Local."""
+        return self._file.well_formed()
 
     def check(self, identity: Mapping[str, Any]) -> None:
         """Refuse what belongs to something else. Local, but replicated.

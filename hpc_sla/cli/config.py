@@ -92,7 +92,7 @@ def _apply(context: click.Context, option: click.Parameter, path: str | None) ->
 def _load(path: str) -> dict[str, Any]:
     if path.endswith(_OURS):
         return {
-            name: {key: value for key, value in section.items() if key not in _WRITTEN}
+            name: {key: value for key, value in section.items() if _normal(key) not in _WRITTEN}
             for name, section in _parse(_stored(path), path).items()
             if isinstance(section, dict)
         }

@@ -73,7 +73,7 @@ class Resume:
         saved = self.checkpoint.saved(world)
         if saved is None:
             return None
-        with saved:
+        with saved, saved.well_formed():
             with world.agree():
                 saved.check(self.identity)
             solver.space.hold(saved.columns("kept"))

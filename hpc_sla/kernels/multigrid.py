@@ -199,7 +199,7 @@ def triple_values(
     known: tuple[np.ndarray, np.ndarray],
     known_halo: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """The values of `P^T A P` at known entries, which are all it can have. Local.
+    """The values of `P^T A P` at known entries, which are all it can have. Local; compiled only.
 
     Parameters
     ----------
@@ -214,13 +214,6 @@ def triple_values(
         Of the first part, then of the second.
     """
     n = transposed.shape[0]
-    if native.LIBRARY is None:
-        product = triple_product(transposed, owned, halo, P, P_there, columns)
-        rows = [np.repeat(np.arange(n), np.diff(indptr)) for indptr, _ in (known, known_halo)]
-        where = np.concatenate(rows), np.concatenate([known[1], known_halo[1]])
-        if len(where[0]) == 0:
-            return product.data[:0]
-        return np.asarray(product[where]).ravel()
     m = owned.shape[1]
     everything = m + halo.shape[1]
     dtype = transposed.dtype

@@ -134,7 +134,7 @@ def iterate(
         for outcome, norm in zip(outcomes, norms, strict=True):
             if any(outcome is one for one in running):
                 outcome.judge(norm, iterations < max_iterations and not stopped)
-                if stopped and outcome.status == "max_iterations":
+                if stopped and outcome.status in ("max_iterations", "breakdown", "stagnated"):
                     outcome.status = "preempted"
     return outcomes
 

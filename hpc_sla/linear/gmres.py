@@ -82,6 +82,8 @@ class Gmres(Method):
 
     def load(self, numbers: Mapping[str, np.ndarray]) -> None:
         self.done = int(numbers["done"][0])
+        if not 0 <= self.done <= self.restart:
+            raise ValueError(f"step {self.done} of {self.restart}")
         self.small_matrix.load(numbers)
 
     def _turn(self) -> None:

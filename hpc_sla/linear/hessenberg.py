@@ -65,7 +65,10 @@ class Hessenberg:
         for name in self._kept:
             array = torch.from_numpy(numbers[name])
             if name in ("matrix", "null"):
-                getattr(self, name).copy_(array)
+                kept = getattr(self, name)
+                if array.numel() != kept.numel():
+                    raise ValueError(f"{name} of shape {tuple(array.shape)}")
+                kept.copy_(array.reshape(kept.shape))
             else:
                 array = array.reshape(self.shape).to(self.target.device)
                 setattr(self, name, array.to(torch.bool if name == "live" else self.target.dtype))

@@ -97,6 +97,8 @@ def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
         for i in range(longest)
     ]
     statuses = [c.status for c in columns if not c.converged] or [columns[0].status]
+    if "preempted" in statuses:  # the others may still come to more
+        statuses = ["preempted"]
     return SolveInfo(
         statuses[0],
         max(c.iterations for c in columns),

@@ -74,7 +74,7 @@ class Watch:
         saved = self.checkpoint.saved(operator.world) if self.saves else None
         if saved is None:
             return ""
-        with saved:
+        with saved, saved.well_formed():
             return str(saved.facts.get("running_method", ""))
 
 
@@ -183,7 +183,7 @@ class Keeper:
         saved = self._checkpoint.saved(self._world) if self._watch.saves else None
         if saved is None:
             return None
-        with saved:
+        with saved, saved.well_formed():
             with self._world.agree():
                 saved.check(self._identity)
             if saved.facts["running_method"] != self._spec:
@@ -192,12 +192,15 @@ class Keeper:
             outcomes = _outcomes(saved, self._system.target, make)
             # Elsewhere the preconditioner may be another, and recurrences would not fit it.
             within = saved.facts["place"] == self._place or self._system.precond.pointwise
-            for outcome in outcomes:
-                if outcome.status == "converged" and not outcome.norm <= outcome.target:
-                    outcome.status, within = None, False  # a smaller tolerance than it was
             if within:
                 self._load(method, saved)
-            else:
+            for outcome, target in zip(outcomes, saved.facts["targets"], strict=True):
+                if outcome.status == "converged" and outcome.target < target:
+                    outcome.status = None
+                    if within:  # what the method still holds of x, which begins anew
+                        method.finish()
+                    within = False
+            if not within:
                 self._system.residual()
             self._checkpoint.resumed(self._world, saved.iteration)
             return Restored(saved.iteration, outcomes, saved.facts["running"], within)

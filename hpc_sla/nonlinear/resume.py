@@ -94,7 +94,7 @@ class Resume:
         saved = self._checkpoint.saved(world)
         if saved is None:
             return None
-        with saved:
+        with saved, saved.well_formed():
             with world.agree():
                 saved.check(self._identity)
             u = saved.read("u", layout, u)

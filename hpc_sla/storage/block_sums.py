@@ -97,7 +97,11 @@ def check_block_sums(item: h5py.Dataset, start: int, values: np.ndarray) -> None
 
 def _stored(item: h5py.Dataset) -> tuple[np.ndarray, int]:
     kind: Any = item.attrs.get_id(SUMS)
-    rows = int(item.attrs[ROWS]) if ROWS in item.attrs else 0
+    rows = 0
+    if ROWS in item.attrs:
+        declared: Any = item.attrs.get_id(ROWS)
+        if declared.shape == () and declared.dtype.kind in "iu":
+            rows = int(item.attrs[ROWS])
     width = item.dtype.itemsize * int(np.prod(item.shape[1:], dtype=object))
     if (
         rows < 1

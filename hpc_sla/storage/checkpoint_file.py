@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from hpc_sla.errors import InputError
+from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.atomic import PendingFile
-from hpc_sla.storage.hdf5 import FLOATS, dataset, open_read, read_slab
+from hpc_sla.storage.hdf5 import FLOATS, dataset, members, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
 
 if TYPE_CHECKING:
@@ -142,11 +142,25 @@ class CheckpointFile:
         text = attrs.attribute(self._file, name)
         try:
             value = json.loads(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise InputError("is not JSON text", file=self.path, field=name) from error
         if not isinstance(value, kind):
             raise InputError(f"is no JSON {kind.__name__}", file=self.path, field=name)
         return value
+
+    @contextmanager
+    def well_formed(self) -> Iterator[None]:
+        """Around what takes the state apart: what it lacks is an `InputError`. Local."""
+        try:
+            yield
+        except HpcSlaError:
+            raise
+        except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+            raise InputError(
+                f"has a state that is none ({type(error).__name__}: {error})",
+                file=self.path,
+                remedy="Start afresh with another name for the checkpoint.",
+            ) from error
 
     def read(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         """A function (start, stop) that reads rows of a vector of that shape and dtype."""
@@ -175,7 +189,7 @@ class CheckpointFile:
     def has(self, name: str) -> bool:
         """Whether there is such a vector."""
         with _checkpoint_errors():
-            return f"vectors/{name}" in self._file
+            return name in members(self._file, "vectors")
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What is the same on every rank."""

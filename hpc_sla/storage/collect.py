@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hpc_sla.errors import InputError, MissingDependencyError
+from hpc_sla.errors import InputError, MissingDependencyError, printable
 from hpc_sla.storage.atomic import check_writable, replacing
 from hpc_sla.storage.attributes import RESULT_FORMAT, attributes, check_format, integer_attribute
 from hpc_sla.storage.hdf5 import open_read
@@ -115,7 +115,17 @@ def _row(path: str) -> Row:
         check_format(file, RESULT_FORMAT)
         found = attributes(file, leave_out=("format", "version", "n_rows", "config"))
         # The file's own name for the column of the same name is not a run's to set.
-        return {**found, "n_rows": integer_attribute(file, "n_rows"), "file": path}
+        # What a terminal would obey, and what no file of text can hold, is shown as escapes.
+        told = {
+            printable(name): printable(value) if isinstance(value, str) else _fits(value)
+            for name, value in found.items()
+        }
+        return {**told, "n_rows": integer_attribute(file, "n_rows"), "file": path}
+
+
+def _fits(value: Any) -> Any:
+    """A number as it is, unless Parquet's integers have no room for it."""
+    return float(value) if type(value) is int and abs(value) >= 2**63 else value
 
 
 def _common(one: type | None, other: type) -> type:
@@ -153,7 +163,7 @@ def _write_parquet(
 
     def shaped(row: Row) -> Row:
         return {
-            name: None if row.get(name) is None else kind(row[name])
+            name: None if row.get(name) is None else (kind if kind in kinds else str)(row[name])
             for name, kind in columns.items()
         }
 

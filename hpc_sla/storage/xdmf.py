@@ -17,8 +17,12 @@ import numpy as np
 
 from hpc_sla.errors import InputError
 from hpc_sla.storage.atomic import replacing
+from hpc_sla.storage.attributes import attribute
+from hpc_sla.storage.hdf5 import open_read
 from hpc_sla.storage.hdf5_write import Output
 from hpc_sla.storage.result_vectors import ResultVectors
+
+_FORMAT = "hpc_sla.export"
 
 
 def export_xdmf(
@@ -62,16 +66,17 @@ def export_xdmf(
     if dimensions == 1:
         points = np.column_stack([points[:, 0], np.zeros(len(points))])
     heavy = Path(output).with_suffix(".h5")
-    if heavy.exists() and os.path.samefile(heavy, results.path):
+    if heavy.exists() and not _is_export(heavy):
         raise InputError(
             "would be overwritten by the datasets of the export",
-            file=results.path,
+            file=heavy,
             field="--output",
             remedy="Give the .xdmf file another name.",
         )
     count = len(points)
     fields: list[str] = []
     with replacing(heavy) as temporary, Output(temporary, heavy) as target:
+        target.file.attrs["format"] = _FORMAT
         _put(target, "points", points.astype(np.float64))
         kind = np.int32 if count < 2**31 else np.int64
         _put(target, "vertices", np.arange(count, dtype=kind)[:, None])
@@ -81,6 +86,15 @@ def export_xdmf(
     with replacing(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return os.fspath(heavy)
+
+
+def _is_export(path: Path) -> bool:
+    """Whether an earlier export made it, which may be replaced."""
+    try:
+        with open_read(path) as file:
+            return attribute(file, "format") == _FORMAT
+    except InputError:
+        return False
 
 
 def _shared_points(points: np.ndarray, block_size: int) -> np.ndarray | None:

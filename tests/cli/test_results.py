@@ -171,6 +171,11 @@ def test_export_for_paraview(here, spec):
     np.save("c.npy", points[:, :2])
     assert main(["export", "r.h5", "-o", "q.xdmf", "--coordinates", "c.npy"]) == 0
     assert fields(here / "q.xdmf")["points"].shape == (n, 2)
+    # An earlier export may be replaced, and nothing else: m.xdmf's numbers would go into m.h5.
+    assert main(["export", "r.h5", "-o", "p.xdmf", "--matrix", "m.h5"]) == 0
+    assert main(["export", "r.h5", "-o", "m.xdmf", "--matrix", "m.h5"]) == 2
+    with MatrixFile("m.h5") as file:
+        assert file.digest == digest
 
 
 def fields(path: Path) -> dict[str, np.ndarray]:

@@ -103,6 +103,34 @@ def test_goes_on_with_the_very_same_iterates(world, folder, method, precond, dty
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("method", ["cg", "minres", "bicgstab", "lsqr", "auto"])
+def test_a_column_that_is_done_stays_so(world, folder, method):
+    """Saved, and told to stop, when one of two columns has met its tolerance."""
+    matrix = _poisson(11)
+    A, b = _system(world, matrix, columns=2)
+    mode = np.sin(np.pi * np.arange(1, 12) / 12)
+    b[:, 1] = spread(A.layout, np.kron(mode, mode))
+    options = {"method": method, "rtol": 1e-10}
+    x, info = hs.solve(A, b, **options)
+    few, many = sorted(column.iterations for column in info.columns)
+    at = few + 4
+    assert info.converged and at + 2 < many
+    path = folder / "solve.h5"
+    first = hs.Checkpoint(path)
+    callback = lambda i, norm: i == at and first.request_stop()  # noqa: E731
+    _, told = hs.solve(A, b, checkpoint=first, callback=callback, **options)
+    assert told.status == "preempted" and first.iteration == at and first.written == 1
+    y, resumed = hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True), **options)
+    assert _same(world, x, y)
+    for one, other in zip(info.columns, resumed.columns, strict=True):
+        assert one.residual_history == other.residual_history
+    # To a smaller tolerance it goes on from there.
+    options["rtol"] = 1e-12
+    y, resumed = hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True), **options)
+    assert resumed.converged and resumed.iterations < 2 * many
+
+
+@pytest.mark.mpi
 def test_rectangular(world, folder):
     matrix = sp.csr_matrix(np.random.default_rng(5).standard_normal((60, 23)))
     A = distribute(matrix, world)

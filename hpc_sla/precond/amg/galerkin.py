@@ -49,7 +49,8 @@ class KnownProduct:
         A's.
     P : Prolongator
     pattern : DistributedPattern
-        Of the product: all entries that it can have, whatever the values.
+        Of the product: all entries that it can have, whatever the values, as the compiled loops
+        give it.
     """
 
     def __init__(self, plan: HaloPlan, P: Prolongator, pattern: DistributedPattern) -> None:
@@ -94,12 +95,14 @@ class KnownProduct:
     def _find(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         """Which of the pattern's entries these are. Local."""
         n, width, first = self._pattern.layout.n_owned, len(self._columns), 0
-        result = np.zeros(len(row), dtype=np.int64)
+        result, everywhere = np.zeros(len(row), dtype=np.int64), np.zeros(len(row), dtype=bool)
         for indptr, indices in (self._owned, self._halo) if len(row) else ():
             numbers = csr(np.arange(1, len(indices) + 1), indices, indptr, n, width)
             found = np.asarray(numbers[row, column]).ravel()
             result[found > 0] = first + found[found > 0] - 1
             first += len(indices)
+            everywhere |= found > 0
+        assert everywhere.all()  # the pattern has all that there can be
         return result
 
 

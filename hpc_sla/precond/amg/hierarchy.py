@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from hpc_sla.kernels import native
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.pattern import DistributedPattern
@@ -132,10 +133,12 @@ class Hierarchy:
                     P, B_coarse = transfer.prolongator(), None
             product = None
             with self._timed("galerkin"):
-                if transfer is not None and before.coarse is not None:
+                # Without the compiled loops the pattern lacks what was zero by chance.
+                known = before.coarse if native.LIBRARY is not None else None
+                if transfer is not None and known is not None:
                     product = before.product
                     if product is None:
-                        product = KnownProduct(current.pattern.plan, P, before.coarse)
+                        product = KnownProduct(current.pattern.plan, P, known)
                     coarse = product(blocks, P)
                 else:
                     coarse = galerkin(current, blocks, P)

@@ -10,9 +10,11 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla import problems
+from hpc_sla.kernels import native
 from hpc_sla.precond.amg import AMG
 from tests.collective import distribute_once, everywhere, full, on, spread
-from tests.precond.amg.systems import convection, iterations, options, poisson
+from tests.precond.amg.systems import convection, dense_of, iterations, options, poisson
+from tests.precond.oracles import stored
 
 pytestmark = pytest.mark.mpi
 
@@ -83,6 +85,23 @@ def test_other_values_than_before_are_really_used(world, keep):
     shifted = A.with_values(A.values + on(world, np.where(rows == columns, 4.0, 0.0)))
     count = iterations(shifted, b, AMG(A, options()).update(shifted, keep))
     assert count <= iterations(shifted, b, AMG(shifted, options())) + 4
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("keep", KEEPS)
+def test_entries_that_were_zero_at_first(world, monkeypatch, keep, compiled):
+    """Set up on lines that are not coupled; SciPy's products, but for the loops, drop zeros."""
+    if not compiled:
+        pytest.importorskip("pyamg")
+        monkeypatch.setattr(native, "LIBRARY", None)
+    A = distribute_once(poisson(20), world)
+    rows, columns = A.entries()
+    lines = A.with_values(torch.where(on(world, abs(rows - columns) > 1), 0.0, A.values))
+    M = AMG(lines, options(rows_per_rank=1)).update(A, keep)
+    P = M._hierarchy._kept[0].transfer.prolongator()
+    p, coarse = dense_of(P.pattern, P.values), M._hierarchy.levels[1].operator
+    ours = dense_of(coarse.pattern, coarse.values.numpy())
+    np.testing.assert_allclose(ours, p.T @ stored(A) @ p, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("keep", KEEPS)
