@@ -1,5 +1,5 @@
 # Sourced by the job scripts beside it, from the folder that they were submitted from: the environment, and
-# LAUNCH, the command that starts ranks.
+# `use_ranks`, which sets LAUNCH, the command that starts ranks.
 # shellcheck shell=bash
 
 # With your site's own MPI, load its module here, the one that was loaded for
@@ -21,21 +21,21 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 # use_ranks N: LAUNCH for N ranks, as many of them on a node as the job has tasks there. srun where it speaks the
 # protocol of the MPI in use: PMI2 for MPICH (the default environment), PMIx for Open MPI. Otherwise mpiexec,
-# which starts its ranks through Slurm too. LAUNCHER=mpiexec, or LAUNCHER="srun --mpi=pmix", overrides.
+# which starts its ranks through Slurm too. LAUNCH=mpiexec or LAUNCH="srun --mpi=pmix", overrides; -n N is added.
 use_ranks() {
     local ranks=$1 protocol=pmix per_node=${SLURM_NTASKS_PER_NODE:-1}
-    if [[ -z ${LAUNCHER:-} ]]; then
+    if [[ -z ${LAUNCH:-} ]]; then
         if python -c 'import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI
 raise SystemExit("Open MPI" in MPI.Get_library_version())'; then
             protocol=pmi2
         fi
-        LAUNCHER=mpiexec
+        LAUNCH=mpiexec
         if srun --mpi=list 2>&1 | grep -qw "$protocol"; then
-            LAUNCHER="srun --mpi=$protocol"
+            LAUNCH="srun --mpi=$protocol"
         fi
     fi
-    LAUNCH="$LAUNCHER -n $ranks"
-    if [[ $LAUNCHER == srun* ]]; then
+    LAUNCH+=" -n $ranks"
+    if [[ $LAUNCH == srun* ]]; then
         # --wait: a rank that dies while the others are starting must not leave them waiting. (Not
         # --kill-on-bad-exit: it would turn an exit code of 2 or 3 into a kill.)
         LAUNCH+=" --nodes=$(((ranks + per_node - 1) / per_node)) --wait=30"
