@@ -65,15 +65,16 @@ def test_scaling_ends_in_a_table_and_a_plot(slurm, folder):
             cwd=folder,
         )
         assert sent.returncode == 0, sent.stderr
-        study = folder / f"scaling-{sent.stdout.strip()}"
+        number = sent.stdout.strip()
+        study = folder / f"scaling-{number}"
         last: list[str] = []
 
-        def look_for_the_last(state, first=sent.stdout.strip(), last=last):
+        def look_for_the_last(state, first=number, last=last):
             out = folder / f"hpc_sla-scaling-{first}_1.out"
             if out.exists() and not last:
                 last += re.findall(r"Submitted batch job (\d+)", out.read_text())
 
-        wait(env, f"{sent.stdout.strip()}_1", meanwhile=look_for_the_last)
+        wait(env, f"{number}_1", meanwhile=look_for_the_last)
         look_for_the_last(None)
         assert last, printed_in(folder)
         state = wait(env, last[0])
