@@ -22,8 +22,9 @@ SBATCH_OPTIONS = {
 
 
 def text(job: Path) -> str:
-    """Without comments, and a command a line."""
+    """Without comments and messages, and a command a line."""
     lines = [re.sub(r"(^|\s)#(?!SBATCH).*", "", line) for line in job.read_text().splitlines()]
+    lines = [line for line in lines if "echo " not in line]
     return "\n".join(lines).replace("\\\n", " ")
 
 
