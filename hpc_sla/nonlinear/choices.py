@@ -16,10 +16,11 @@ JACOBIANS = {
 """How Newton has its Jacobian; or a function of the user's that returns a DSparseMatrix."""
 
 PRODUCTS = {
+    "forward": "exact, by forward mode: communicates in the residual's own order; evaluates the "
+    "residual with each product",
     "reverse": "exact, by transposing the transposed product, on a graph that is made once for all "
-    "products at one u",
-    "forward": "exact, by forward mode, for a residual that cannot be differentiated twice in "
-    "reverse: keeps no graph; about half as fast",
+    "products at one u: about twice as fast; for residuals that do the same on every rank, since "
+    "torch chooses the order of what communicates (see the guide)",
     "fd": "finite differences of the residual, for code that torch cannot differentiate",
 }
 """How a product with the Jacobian is found without a matrix."""

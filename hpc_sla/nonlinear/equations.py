@@ -68,7 +68,7 @@ class JacobianProducts:
     ----------
     equations : Equations
     u : torch.Tensor [n_owned]
-    products : {"reverse", "forward", "fd"}
+    products : {"forward", "reverse", "fd"}
         See `PRODUCTS`.
     r : torch.Tensor [n_owned], optional
         F(u), for "fd".
@@ -78,7 +78,7 @@ class JacobianProducts:
         self,
         equations: Equations,
         u: torch.Tensor,
-        products: str = "reverse",
+        products: str = "forward",
         r: torch.Tensor | None = None,
     ) -> None:
         self.layout, self.dtype, self.device = equations.layout, u.dtype, u.device

@@ -35,7 +35,7 @@ def nonlinear_solve(
     max_iterations: int | None = None,
     jacobian: str | Callable[..., DSparseMatrix] = "matrix_free",
     pattern: DSparseMatrix | None = None,
-    jvp: str = "reverse",
+    jvp: str = "forward",
     linear_method: str = "gmres",
     precond: Any = "auto",
     precond_lag: int = 1,
@@ -86,7 +86,7 @@ def nonlinear_solve(
     pattern : DSparseMatrix, optional
         Where the Jacobian may have entries. For "coloured", and for a preconditioner that needs
         entries beside matrix-free products.
-    jvp : {"reverse", "forward", "fd"}
+    jvp : {"forward", "reverse", "fd"}
         How a matrix-free product is found; see `PRODUCTS`. "fd" takes differences, gradients are
         exact still.
     linear_method : str
