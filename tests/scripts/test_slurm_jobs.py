@@ -150,7 +150,7 @@ exec srun --mpi=pmi2 --wait=30 "$@"
 
 @pytest.mark.skipif(
     "HPC_SLA_TEST_REQUEUE" not in os.environ,
-    reason="takes minutes, and srun's start-up with MPICH fails now and then: HPC_SLA_TEST_REQUEUE=1",
+    reason="takes minutes, and MPICH under srun fails to start now and then: HPC_SLA_TEST_REQUEUE",
 )
 def test_time_limit_bites_twice_and_the_job_goes_on(slurm, folder):
     """The iterates are those of an uninterrupted solve. Takes over a minute: Slurm looks at time
