@@ -41,7 +41,7 @@ class UserOrder:
     def blocks(self, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Windows of the user's rows, in order, on rank 0. **Collective.**"""
         width = max(1, x.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
-        rows = max(1, min(_WINDOW_BYTES // width, self._n))
+        rows = max(1, min(_WINDOW_BYTES // width, -(-self._n // self._world.size)))
         starts = np.arange(0, max(self._n, 1), rows, dtype=np.int64)
         # Where each window begins among this rank's rows, in ascending order of the user's.
         edges = np.append(np.searchsorted(self._rows, starts, sorter=self._order), len(self._order))
