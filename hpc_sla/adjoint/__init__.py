@@ -11,7 +11,7 @@ from hpc_sla.adjoint.least_squares import LeastSquaresSystem, least_squares
 from hpc_sla.adjoint.linear import System, solve
 from hpc_sla.adjoint.local import LocalPattern
 from hpc_sla.adjoint.nonlinear import Equation, JacobianForm, root
-from hpc_sla.adjoint.wanted import Wanted, hidden_tensors
+from hpc_sla.adjoint.wanted import Wanted, hidden_tensors, refuse_hidden
 
 __all__ = [
     "Equation",
@@ -28,6 +28,7 @@ __all__ = [
     "eigenpairs",
     "hidden_tensors",
     "least_squares",
+    "refuse_hidden",
     "root",
     "solve",
 ]

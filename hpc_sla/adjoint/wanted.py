@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from hpc_sla.errors import InputError
+from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.operators import Operator
+
 Tensors = Sequence[torch.Tensor | None]
 
 
@@ -77,3 +81,38 @@ def hidden_tensors(image: torch.Tensor, known: Sequence[torch.Tensor]) -> int:
         hidden += hasattr(node, "variable")
         todo.extend(next_node for next_node, _ in node.next_functions)
     return hidden
+
+
+def refuse_hidden(
+    A: Any, operator: Operator, x: torch.Tensor, theta: Sequence[torch.Tensor]
+) -> None:
+    """Refuse a matrix-free operator whose gradient would be lost without a word. **Collective.**
+
+    Parameters
+    ----------
+    A : object with matvec
+        As the user gave it; a matrix, and None, have nothing to hide.
+    operator : Operator
+        Over the same ranks.
+    x : torch.Tensor
+        To multiply by.
+    theta : sequence of torch.Tensor
+        What is known to want a gradient.
+
+    Raises
+    ------
+    InputError
+        On every rank.
+    """
+    if A is None or isinstance(A, (DSparseMatrix, TransposedMatrix, Operator)):
+        return
+    with torch.enable_grad():
+        image = A.matvec(x.detach())
+    with operator.world.agree():
+        if hidden := hidden_tensors(image, theta):
+            raise InputError(
+                f"{type(A).__name__}.matvec computes with {hidden} tensor(s) that require a "
+                "gradient and that its parameters() does not name",
+                field="A",
+                remedy="Name them there, detach them, or solve under torch.no_grad()",
+            )

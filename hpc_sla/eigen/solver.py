@@ -20,7 +20,7 @@ from hpc_sla.layout import RowLayout
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import identify_matrix
 from hpc_sla.linear.systems import parameters_of
-from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import positive
@@ -177,7 +177,7 @@ def eigsh(
     w, V = adjoint.eigenpairs(pencil, tensors)
     if torch.is_grad_enabled():
         for operator, own in ((A, tensors[: pencil.split]), (B, tensors[pencil.split :])):
-            _refuse_hidden(operator, a, V, own)
+            adjoint.refuse_hidden(operator, a, V, own)
     info = pencil.info
     info.seconds = time.perf_counter() - started
     return w, V, info
@@ -301,20 +301,4 @@ def _check_symmetric(a: Operator, b: Operator | None, dtype: torch.dtype) -> Non
                 "is not symmetric, or not finite",
                 field=name,
                 remedy="Pass a symmetric matrix, such as (A + A^T) / 2",
-            )
-
-
-def _refuse_hidden(A: Any, operator: Operator, V: torch.Tensor, theta: tuple[Any, ...]) -> None:
-    """Refuse a matrix-free operator whose gradient would be lost without a word. **Collective.**"""
-    if A is None or isinstance(A, (DSparseMatrix, TransposedMatrix, Operator)):
-        return
-    with torch.enable_grad():
-        image = A.matvec(V.detach())
-    with operator.world.agree():
-        if hidden := adjoint.hidden_tensors(image, theta):
-            raise InputError(
-                f"{type(A).__name__}.matvec computes with {hidden} tensor(s) that require a "
-                "gradient and that its parameters() does not name",
-                field="A",
-                remedy="Name them there, detach them, or solve under torch.no_grad()",
             )

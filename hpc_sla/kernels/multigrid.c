@@ -182,6 +182,25 @@
         return count;                                                                            \
     }                                                                                            \
                                                                                                  \
+    /* A row of P^T A as (list, sum): rows of A, in its two parts, by the weights of a row of P^T. */\
+    INLINE int32_t left_row_##NAME(                                                              \
+        int32_t begin, int32_t end, const int32_t *restrict r_indices, const T *restrict r_values,\
+        int64_t m, const int32_t *restrict indptr, const int32_t *restrict indices,              \
+        const T *restrict values, const int32_t *restrict there_indptr,                          \
+        const int32_t *restrict there_indices, const T *restrict there_values,                   \
+        int32_t *restrict fine, int32_t *restrict list, T *restrict sum)                         \
+    {                                                                                            \
+        int32_t count = 0;                                                                       \
+        for (int32_t e = begin; e < end; ++e) {                                                  \
+            const int32_t i = r_indices[e];                                                      \
+            count = add_row_##NAME(indptr[i], indptr[i + 1], indices, values, r_values[e], 0, fine,\
+                                   list, sum, count);                                            \
+            count = add_row_##NAME(there_indptr[i], there_indptr[i + 1], there_indices,          \
+                                   there_values, r_values[e], (int32_t)m, fine, list, sum, count);\
+        }                                                                                        \
+        return count;                                                                            \
+    }                                                                                            \
+                                                                                                 \
     /* Rows of P^T A P from `begin` on, by rows of (P^T A) P. The columns of A are in two parts as\
      * above, m of them in the first, and `there_p` are P's rows that belong to the second.      \
      * fine [columns of A] and place [columns of P] hold numbers from 0 up; place is below       \
@@ -204,15 +223,9 @@
         (void)k;                                                                                 \
         for (int64_t row = begin; row < n; ++row) {                                              \
             const int32_t first = (int32_t)used;                                                 \
-            int32_t count = 0;                                                                   \
-            for (int32_t e = r_indptr[row]; e < r_indptr[row + 1]; ++e) {                        \
-                const int32_t i = r_indices[e];                                                  \
-                count = add_row_##NAME(indptr[i], indptr[i + 1], indices, values, r_values[e], 0,\
-                                       fine, list, sum, count);                                  \
-                count = add_row_##NAME(there_indptr[i], there_indptr[i + 1], there_indices,      \
-                                       there_values, r_values[e], (int32_t)m, fine, list, sum,   \
-                                       count);                                                   \
-            }                                                                                    \
+            const int32_t count = left_row_##NAME(                                               \
+                r_indptr[row], r_indptr[row + 1], r_indices, r_values, m, indptr, indices, values,\
+                there_indptr, there_indices, there_values, fine, list, sum);                     \
             for (int32_t e = 0; e < count; ++e) {                                                \
                 const int here = list[e] < m;                                                    \
                 const int64_t i = here ? list[e] : list[e] - m;                                  \
@@ -258,7 +271,6 @@
         const int32_t in_owned = o_indptr[n];                                                    \
         (void)k;                                                                                 \
         for (int64_t row = 0; row < n; ++row) {                                                  \
-            int32_t count = 0;                                                                   \
             for (int32_t e = o_indptr[row]; e < o_indptr[row + 1]; ++e) {                        \
                 place[o_columns[e]] = e;                                                         \
                 out[e] = 0;                                                                      \
@@ -267,14 +279,9 @@
                 place[h_columns[e]] = in_owned + e;                                              \
                 out[in_owned + e] = 0;                                                           \
             }                                                                                    \
-            for (int32_t e = r_indptr[row]; e < r_indptr[row + 1]; ++e) {                        \
-                const int32_t i = r_indices[e];                                                  \
-                count = add_row_##NAME(indptr[i], indptr[i + 1], indices, values, r_values[e], 0,\
-                                       fine, list, sum, count);                                  \
-                count = add_row_##NAME(there_indptr[i], there_indptr[i + 1], there_indices,      \
-                                       there_values, r_values[e], (int32_t)m, fine, list, sum,   \
-                                       count);                                                   \
-            }                                                                                    \
+            const int32_t count = left_row_##NAME(                                               \
+                r_indptr[row], r_indptr[row + 1], r_indices, r_values, m, indptr, indices, values,\
+                there_indptr, there_indices, there_values, fine, list, sum);                     \
             for (int32_t e = 0; e < count; ++e) {                                                \
                 const int here = list[e] < m;                                                    \
                 const int64_t i = here ? list[e] : list[e] - m;                                  \

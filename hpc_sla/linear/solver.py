@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from hpc_sla.linear.method import System, norms_of, values_of
 from hpc_sla.linear.methods import Maker, make_method
 from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.linear.systems import KrylovSystem, parameters_of
-from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import ColumnScaling, positive
@@ -155,7 +154,7 @@ def solve(
     x = differentiable(system, rhs, guess, tuple(t for t in rest if t is not None))
     info = system.info
     if torch.is_grad_enabled():
-        _refuse_hidden(A, operator, x, theta)
+        adjoint.refuse_hidden(A, operator, x, theta)
     info.seconds = time.perf_counter() - started
     return x, info
 
@@ -365,24 +364,6 @@ def _agree(
             remedy="Pass the same kind on every rank",
         )
     wanted.follow([wants for _, wants in told])
-
-
-def _refuse_hidden(
-    A: Any, operator: Operator, x: torch.Tensor, theta: Sequence[torch.Tensor]
-) -> None:
-    """Refuse a matrix-free operator whose gradient would be lost without a word. **Collective.**"""
-    if isinstance(A, (DSparseMatrix, TransposedMatrix, Operator)):
-        return
-    with torch.enable_grad():
-        image = A.matvec(x.detach())
-    with operator.world.agree():
-        if hidden := adjoint.hidden_tensors(image, theta):
-            raise InputError(
-                f"{type(A).__name__}.matvec computes with {hidden} tensor(s) that require a "
-                "gradient and that its parameters() does not name",
-                field="A",
-                remedy="Name them there, detach them, or solve under torch.no_grad()",
-            )
 
 
 def _copy(x: torch.Tensor) -> torch.Tensor:
