@@ -131,6 +131,28 @@ def test_a_column_that_is_done_stays_so(world, folder, method):
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize(("method", "ended"), [("bicgstab", "breakdown"), ("cg", "indefinite")])
+def test_told_to_stop_when_one_column_has_failed(world, folder, method, ended):
+    """There is more to do: an uninterrupted run ends in that status, a stopped one does not."""
+    turn = sp.csr_matrix([[0.0, 1.0], [-1.0, 0.0]] if method == "bicgstab" else [[-2.0, 0], [0, 1]])
+    matrix = sp.csr_matrix(sp.block_diag([turn, _poisson(11)]))
+    b = np.zeros((123, 2))
+    b[:2, 0], b[2:, 1] = 1, np.random.default_rng(3).standard_normal(121)
+    A = distribute(matrix, world)
+    b = spread(A.layout, b)
+    x, info = hs.solve(A, b, method=method, precond="none", rtol=1e-10)
+    assert info.status == ended and [c.converged for c in info.columns] == [False, True]
+    path = folder / "solve.h5"
+    first = hs.Checkpoint(path)
+    callback = lambda i, norm: i == 5 and first.request_stop()  # noqa: E731
+    options = {"method": method, "precond": "none", "rtol": 1e-10}
+    _, told = hs.solve(A, b, checkpoint=first, callback=callback, **options)
+    assert first.stopped and told.status == "preempted"
+    y, resumed = hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True), **options)
+    assert resumed.status == ended and _same(world, x[:, 1], y[:, 1])
+
+
+@pytest.mark.mpi
 def test_rectangular(world, folder):
     matrix = sp.csr_matrix(np.random.default_rng(5).standard_normal((60, 23)))
     A = distribute(matrix, world)
