@@ -1,4 +1,4 @@
-"""Where this process is on its node, and how many of the node's cores are its own."""
+"""Where this process is on its node: its device, and how many of the cores are its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hpc_sla.errors import InputError
 from hpc_sla.serial import SerialComm
 
 if TYPE_CHECKING:
@@ -52,3 +53,42 @@ def share_cores(ranks_on_node: int) -> None:
     mine, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     threads = mine if mine < all_cores else max(1, all_cores // ranks_on_node)
     torch.set_num_threads(threads)
+
+
+def choose_device(asked: str | torch.device, node_rank: int) -> torch.device:
+    """The device asked for; a GPU by the rank on the node. Local.
+
+    Raises
+    ------
+    InputError
+        An unknown device, or one that this rank has not.
+    """
+    remedy = "Use device='cpu', or install a CUDA build of torch on a machine with a GPU"
+    if asked == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", node_rank % torch.cuda.device_count())
+    try:
+        device = torch.device(asked)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"unknown device {asked!r}", field="device", remedy="Choose auto, cpu, cuda or cuda:N"
+        ) from error
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != "cuda":
+        raise InputError(
+            f"device {asked!r} is not supported", field="device", remedy="Choose auto, cpu or cuda"
+        )
+    if not torch.cuda.is_available():
+        raise InputError("CUDA was asked for and torch sees no GPU", field="device", remedy=remedy)
+    count = torch.cuda.device_count()
+    if ":" not in str(asked):
+        return torch.device("cuda", node_rank % count)
+    if device.index >= count:
+        raise InputError(
+            f"{asked} was asked for and this rank sees {count} GPU(s)",
+            field="device",
+            remedy=remedy,
+        )
+    return device

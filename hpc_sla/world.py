@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from hpc_sla.errors import HpcSlaError, InputError
-from hpc_sla.node import place_on_node, share_cores
+from hpc_sla.node import choose_device, place_on_node, share_cores
 from hpc_sla.reductions import AllSum, Replicate
 from hpc_sla.serial import SerialComm
 from hpc_sla.transport import Transport, sparse_exchange
@@ -85,7 +85,7 @@ class World:
         node_rank, node_size = place_on_node(self.comm)
         share_cores(node_size)
         with self.agree():
-            self.device: torch.device = _device(device, node_rank)
+            self.device: torch.device = choose_device(device, node_rank)
         self._same_device_type()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
@@ -333,38 +333,6 @@ class World:
             f"World(rank={self.rank}, size={self.size}, device={str(self.device)!r}, "
             f"transport={self.transport.name!r})"
         )
-
-
-def _device(asked: str | torch.device, node_rank: int) -> torch.device:
-    remedy = "Use device='cpu', or install a CUDA build of torch on a machine with a GPU"
-    if asked == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", node_rank % torch.cuda.device_count())
-    try:
-        device = torch.device(asked)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(
-            f"unknown device {asked!r}", field="device", remedy="Choose auto, cpu, cuda or cuda:N"
-        ) from error
-    if device.type == "cpu":
-        return torch.device("cpu")
-    if device.type != "cuda":
-        raise InputError(
-            f"device {asked!r} is not supported", field="device", remedy="Choose auto, cpu or cuda"
-        )
-    if not torch.cuda.is_available():
-        raise InputError("CUDA was asked for and torch sees no GPU", field="device", remedy=remedy)
-    count = torch.cuda.device_count()
-    if ":" not in str(asked):
-        return torch.device("cuda", node_rank % count)
-    if device.index >= count:
-        raise InputError(
-            f"{asked} was asked for and this rank sees {count} GPU(s)",
-            field="device",
-            remedy=remedy,
-        )
-    return device
 
 
 def _make_transport(name: str, comm: MPI.Comm, device: torch.device) -> Transport:

@@ -233,15 +233,14 @@ def _report(
     as_json: bool,
 ) -> None:
     """Print the JSON object or the tables, on rank 0. **Collective.**"""
-    from hpc_sla.report.memory import peak_rss_bytes
+    from hpc_sla.cli.measured import measured
     from hpc_sla.report.modes import print_modes
     from hpc_sla.report.run import finite
 
     world, nnz = A.world, A.nnz_global
-    told = world.gather_objects((stages.seconds(), peak_rss_bytes()))
-    if told is None:
+    where = measured(world, stages)
+    if where is None:
         return
-    slowest = {name: max(seconds[name] for seconds, _ in told) for name in told[0][0]}
     summary = {
         "status": info.status,
         "iterations": info.iterations,
@@ -251,11 +250,7 @@ def _report(
         "statuses": [one.status for one in info.columns],
         "rows": A.layout.n_global,
         "nnz": nnz,
-        "ranks": world.size,
-        "device": world.device.type,
-        "transport": world.transport.name,
-        "seconds": {name: slowest[name] for name in ("read", "setup", "solve", "write", "total")},
-        "peak_rss_bytes_max": max(peak for _, peak in told),
+        **where,
         "result": plan.output,
     }
     if as_json:

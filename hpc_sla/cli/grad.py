@@ -147,10 +147,12 @@ def _target(A: DSparseMatrix, plan: Plan, asked: str | None) -> torch.Tensor:
     from hpc_sla.storage.matrix_file import MatrixFile
 
     if asked is not None and Path(asked).suffix:
-        whole = A.world.on_root(lambda: read_vector(asked, length=A.shape[1]).shape)
-        if len(whole) != 1:
-            raise InputError("has several columns", file=asked, field="--target")
-        vector = read_vector(asked) if A.world.rank == 0 else None
+        vector = None
+        with A.world.agree():
+            if A.world.rank == 0:
+                vector = read_vector(asked, length=A.shape[1])
+                if vector.ndim != 1:
+                    raise InputError("has several columns", file=asked, field="--target")
         return A.columns.scatter(vector).to(A.values)
     with A.world.agree(), MatrixFile(plan.path) as file:
         name, first = asked or plan.rhs, A.columns.start
@@ -228,13 +230,13 @@ def _report(
     as_json: bool,
 ) -> None:
     """Print the JSON object or the tables, on rank 0. **Collective.**"""
-    from hpc_sla.report.memory import peak_rss_bytes
+    from hpc_sla.cli.measured import measured
     from hpc_sla.report.run import finite
 
     A, world = problem.A, problem.A.world
     norms = [_norm(world, t) for t in (found.of_values, found.of_b)]
-    told = world.gather_objects((stages.seconds(), peak_rss_bytes()))
-    if told is None:
+    where = measured(world, stages)
+    if where is None:
         return
     info, adjoint = found.info, found.adjoint
     failed = info if not info.converged else adjoint
@@ -251,11 +253,7 @@ def _report(
         "adjoint_relative_residual": finite(adjoint.relative_residual) if adjoint else None,
         "rows": A.layout.n_global,
         "nnz": A.nnz_global,
-        "ranks": world.size,
-        "device": world.device.type,
-        "transport": world.transport.name,
-        "seconds": {name: max(seconds[name] for seconds, _ in told) for name in told[0][0]},
-        "peak_rss_bytes_max": max(peak for _, peak in told),
+        **where,
         "result": plan.output,
     }
     if compared is not None:

@@ -262,7 +262,7 @@ def _report(
     as_json: bool,
 ) -> None:
     """Print the JSON object or the table, on rank 0. **Collective.**"""
-    from hpc_sla.report.memory import peak_rss_bytes
+    from hpc_sla.cli.measured import measured
     from hpc_sla.report.run import finite
 
     largest = world.max(float(u.abs().max()) if u.numel() else 0.0)
@@ -270,8 +270,8 @@ def _report(
     if system.exact is not None:
         wrong = (u - system.exact).abs()
         error = world.max(float(wrong.max()) if u.numel() else 0.0)
-    told = world.gather_objects((stages.seconds(), peak_rss_bytes()))
-    if told is None:
+    where = measured(world, stages)
+    if where is None:
         return
     summary = {
         "status": info.status,
@@ -284,11 +284,7 @@ def _report(
         **({} if error is None else {"error": finite(error)}),
         "rows": problem.n_rows,
         "nnz": system.A.nnz_global,
-        "ranks": world.size,
-        "device": world.device.type,
-        "transport": world.transport.name,
-        "seconds": {name: max(s[name] for s, _ in told) for name in told[0][0]},
-        "peak_rss_bytes_max": max(peak for _, peak in told),
+        **where,
         "result": output,
     }
     if as_json:

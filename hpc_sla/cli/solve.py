@@ -210,8 +210,8 @@ def _report(
     A: DSparseMatrix, x: torch.Tensor, info: SolveInfo, plan: Plan, stages: Stages, as_json: bool
 ) -> None:
     """Print the JSON object or the table, on rank 0. **Collective.**"""
+    from hpc_sla.cli.measured import measured
     from hpc_sla.linear.advice import advice
-    from hpc_sla.report.memory import peak_rss_bytes
     from hpc_sla.report.ranks import rank_shares
     from hpc_sla.report.run import finite, print_run
 
@@ -219,10 +219,9 @@ def _report(
     nnz = A.nnz_global
     shares = rank_shares(A)
     error = None if as_json or not plan.has_solution else _known_error(A, x, plan)
-    told = world.gather_objects((stages.seconds(), peak_rss_bytes()))
-    if told is None:
+    where = measured(world, stages)
+    if where is None:
         return
-    slowest = {name: max(seconds[name] for seconds, _ in told) for name in told[0][0]}
     summary = {
         "status": info.status,
         "iterations": info.iterations,
@@ -230,11 +229,7 @@ def _report(
         **({} if info.normal_residual is None else {"normal_residual": info.normal_residual}),
         "rows": A.layout.n_global,
         "nnz": nnz,
-        "ranks": world.size,
-        "device": world.device.type,
-        "transport": world.transport.name,
-        "seconds": {name: slowest[name] for name in ("read", "setup", "solve", "write", "total")},
-        "peak_rss_bytes_max": max(peak for _, peak in told),
+        **where,
         "result": plan.output,
     }
     if as_json:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpc_sla.checkpoint import Checkpoint, Saved, State
+from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.fingerprint import layout_fingerprint, matrix_fingerprint
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import Operator, noise
+from hpc_sla.saved_state import Saved, State
 
 if TYPE_CHECKING:
     from hpc_sla.linear.driver import Outcome
