@@ -268,7 +268,7 @@ class _Free(Operator):
         square: torch.Tensor | None = None,
     ) -> None:
         self._put(self._object.matvec(x), out, "matvec")
-        _dots(self, x, out, dot, weights, square)
+        inner_products(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if not self.transposable:
@@ -310,7 +310,7 @@ class _Transposed(Operator):
         square: torch.Tensor | None = None,
     ) -> None:
         self._operator.adjoint(x, out)
-        _dots(self, x, out, dot, weights, square)
+        inner_products(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         self._operator(y, out)
@@ -323,7 +323,7 @@ class _Transposed(Operator):
         return self._operator
 
 
-def _dots(
+def inner_products(
     A: Operator,
     x: torch.Tensor,
     out: torch.Tensor,
@@ -331,6 +331,10 @@ def _dots(
     weights: torch.Tensor | None,
     square: torch.Tensor | None,
 ) -> None:
+    """The products that `Operator.__call__` gives beside `out = A x`, for one that has only that.
+
+    Local: this rank's parts.
+    """
     if dot is not None:
         if weights is None and not A.square:
             raise ValueError("x . (A x) needs an operator with one layout of rows and columns")

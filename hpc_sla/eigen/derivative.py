@@ -9,11 +9,10 @@ import torch
 from hpc_sla.eigen.problem import Problem, apply
 from hpc_sla.eigen.space import inner
 from hpc_sla.errors import AdjointSolveError, DegenerateEigenvaluesError
-from hpc_sla.kernels.vectors import dot_into
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.methods import make_method
 from hpc_sla.linear.solver import Run
-from hpc_sla.operators import Operator
+from hpc_sla.operators import Operator, inner_products
 from hpc_sla.precond import Preconditioner
 
 _ONE_SPACE = 1e-5
@@ -143,10 +142,7 @@ class _Shifted(Operator):
         problem.A(x, out)
         out.sub_(problem.B_times(x) * self._shifts)
         out.copy_(self._of._from_images(out))
-        if dot is not None:
-            dot_into(dot, x if weights is None else weights, out)
-        if square is not None:
-            dot_into(square, out, out)
+        inner_products(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         self(y, out)

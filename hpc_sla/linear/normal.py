@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.kernels.vectors import dot_into
-from hpc_sla.operators import Operator
+from hpc_sla.operators import Operator, inner_products
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.workspace import Workspace
 
@@ -30,10 +29,7 @@ class NormalOperator(Operator):
         (image,) = self._work.like(x)
         self._operator(x, image)
         self._operator.adjoint(image, out)
-        if dot is not None:
-            dot_into(dot, x if weights is None else weights, out)
-        if square is not None:
-            dot_into(square, out, out)
+        inner_products(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         self(y, out)
