@@ -19,8 +19,8 @@ PRODUCTS = {
     "forward": "exact, by forward mode: communicates in the residual's own order; evaluates the "
     "residual with each product",
     "reverse": "exact, by transposing the transposed product, on a graph that is made once for all "
-    "products at one u: about twice as fast; for residuals that do the same on every rank, since "
-    "torch chooses the order of what communicates (see the guide)",
+    "products at one u: about twice as fast; for residuals of which every rank's part depends on "
+    "all that communicates (see the guide)",
     "fd": "finite differences of the residual, for code that torch cannot differentiate",
 }
 """How a product with the Jacobian is found without a matrix."""
