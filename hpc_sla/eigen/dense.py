@@ -33,12 +33,25 @@ def gathered_pairs(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, float 
     n = len(A)
     B = torch.eye(n, dtype=A.dtype) if problem.B is None else _gathered(problem.B, problem.dtype)
     mine = slice(layout.start, layout.start + layout.n_owned)
-    basis = torch.eye(n, dtype=A.dtype)
+    B_Y = torch.zeros((n, 0), dtype=A.dtype)
     if problem.constraints:
         B_Y = torch.zeros((n, problem.constraints.count), dtype=A.dtype)
         B_Y[mine] = problem.constraints.B_Y.double().cpu()
         B_Y = problem.all_sum(B_Y.to(problem.A.device)).cpu()
-        basis = torch.linalg.qr(B_Y, mode="complete")[0][:, B_Y.shape[1] :].contiguous()
+    # By rank 0: another processor's LAPACK may choose other vectors of a multiple value.
+    found = layout.world.on_root(lambda: [t.numpy() for t in _pairs(problem.sign * A, B, B_Y)])
+    values, vectors = (torch.from_numpy(array) for array in found)
+    values, vectors = problem.sign * values, vectors[:, :k]
+    following = float(values[k]) if len(values) > k else None
+    owned = vectors[mine].to(problem.A.device, problem.dtype).contiguous()
+    return values[:k], owned, following
+
+
+def _pairs(
+    A: torch.Tensor, B: torch.Tensor, B_Y: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values, ascending, and B-orthonormal vectors of a dense pencil, B-orthogonal to Y. Local."""
+    basis = torch.linalg.qr(B_Y, mode="complete")[0][:, B_Y.shape[1] :].contiguous()
     A, B = (basis.T @ matrix @ basis for matrix in (A, B))
     lower, failed = torch.linalg.cholesky_ex(B)
     if int(failed):
@@ -47,11 +60,8 @@ def gathered_pairs(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, float 
     small = torch.linalg.solve_triangular(lower, half.T, upper=False)
     if not bool(small.isfinite().all()):
         raise InputError("has entries that are not finite", field="A")
-    values, vectors = torch.linalg.eigh((small + small.T) * (0.5 * problem.sign))
-    vectors = basis @ torch.linalg.solve_triangular(lower.T, vectors[:, :k], upper=True)
-    following = float(problem.sign * values[k]) if len(values) > k else None
-    owned = vectors[mine].to(problem.A.device, problem.dtype).contiguous()
-    return problem.sign * values[:k], owned, following
+    values, vectors = torch.linalg.eigh((small + small.T) * 0.5)
+    return values, basis @ torch.linalg.solve_triangular(lower.T, vectors, upper=True)
 
 
 def _gathered(operator: Operator, dtype: torch.dtype) -> torch.Tensor:

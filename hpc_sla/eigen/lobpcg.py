@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
-from hpc_sla.eigen.basis import Selection, rayleigh_ritz, select
+from hpc_sla.eigen.basis import Ritz, Selection, rayleigh_ritz, select
 from hpc_sla.eigen.problem import Problem, Yardstick, apply
 from hpc_sla.eigen.space import Space
 from hpc_sla.errors import InputError
@@ -219,22 +220,40 @@ class Lobpcg:
             problem.constraints.remove_from(W)
 
     def _step(self, gram_A: torch.Tensor, gram_B: torch.Tensor, active: torch.Tensor) -> None:
-        """The Ritz pairs in [X | P | W] become the next X."""
+        """The Ritz pairs in [X | P | W] become the next X. **Collective.**"""
         space, problem = self.space, self.problem
-        chosen = self._select(gram_B)
-        if chosen.kept < _MIXED:
-            kept = space.kept.shape[1]
-            old = chosen.basis[:, : chosen.before]
-            part = old[:kept] @ (old.T @ gram_B[:, kept:])
-            space.new.addmm_(space.kept, part.to(space.new), alpha=-1)
+        mixed, found = self._decided(gram_A, gram_B, active)
+        if mixed is not None:
+            space.new.addmm_(space.kept, mixed.to(space.new), alpha=-1)
             norms = problem.all_sum(space.new.double().square().sum(dim=0)).sqrt()
             space.new.mul_(torch.where(norms > 0, 1 / norms, 0.0).to(space.new.dtype))
             space.multiply()
             gram_A, gram_B, _ = space.grams(torch.empty(0, device=space.new.device))
+            _, found = self._decided(gram_A, gram_B, active, again=True)
+        assert found is not None
+        self.values = found.values
+        space.combine(found.coefficients)
+
+    def _decided(
+        self, gram_A: torch.Tensor, gram_B: torch.Tensor, active: torch.Tensor, again: bool = False
+    ) -> tuple[torch.Tensor | None, Ritz | None]:
+        """What of W lies in [X | P], if nearly all of it does and not `again`; else the Ritz pairs.
+
+        **Collective.** By rank 0: of the same numbers LAPACK may make others on another processor,
+        by rounding, and ranks that keep different directions would wait for each other for ever.
+        """
+
+        def decide() -> list[np.ndarray]:
             chosen = self._select(gram_B)
-        ritz = rayleigh_ritz(gram_A, chosen, self.m, active, problem.sign)
-        self.values = ritz.values
-        space.combine(ritz.coefficients)
+            if chosen.kept < _MIXED and not again:
+                kept = self.space.kept.shape[1]
+                old = chosen.basis[:, : chosen.before]
+                return [(old[:kept] @ (old.T @ gram_B[:, kept:])).numpy()]
+            ritz = rayleigh_ritz(gram_A, chosen, self.m, active, self.problem.sign)
+            return [ritz.values.numpy(), ritz.coefficients.numpy()]
+
+        found = [torch.from_numpy(a) for a in self.problem.A.world.on_root(decide)]
+        return (found[0], None) if len(found) == 1 else (None, Ritz(*found))
 
     def _select(self, gram_B: torch.Tensor) -> Selection:
         space = self.space

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from hpc_sla.eigen.space import inner
@@ -134,17 +135,25 @@ class Constraints:
         Y = given.detach().to(torch.float64)
         for _ in range(2):
             B_Y = problem.B_times(Y.to(problem.dtype).contiguous()).double()
-            gram = problem.all_sum(inner(Y, B_Y)).cpu()
+            change = self._orthonormal(problem.all_sum(inner(Y, B_Y)).cpu())
+            Y = Y @ change.to(Y.device)
+        self.Y = Y.to(problem.dtype).contiguous()
+        self.B_Y = problem.B_times(self.Y)
+
+    def _orthonormal(self, gram: torch.Tensor) -> torch.Tensor:
+        """Coefficients of an orthonormal basis, for a Gram matrix; by rank 0. **Collective.**"""
+
+        def decide() -> np.ndarray:
             if not bool(gram.isfinite().all()):
                 raise InputError("has entries that are not finite", field="deflate")
             scale = gram.diagonal().clamp(min=0).sqrt()
             scale = torch.where(scale > 0, 1 / scale, 0.0)
             values, vectors = torch.linalg.eigh(gram * scale * scale.unsqueeze(1))
-            keep = values > 8 * len(values) * problem.eps
+            keep = values > 8 * len(values) * self._problem.eps
             change = scale.unsqueeze(1) * vectors[:, keep] * values[keep].rsqrt()
-            Y = Y @ change.to(Y.device)
-        self.Y = Y.to(problem.dtype).contiguous()
-        self.B_Y = problem.B_times(self.Y)
+            return change.numpy()
+
+        return torch.from_numpy(self._problem.A.world.on_root(decide))
 
     @property
     def count(self) -> int:

@@ -60,6 +60,24 @@ def test_small_matrices_and_ranks_without_rows(world, name, partition):
         hs.eigsh(A, k=A.shape[0] + 1)
 
 
+@pytest.mark.parametrize("size", [(9, 8), (16, 13)], ids=["dense", "lobpcg"])
+def test_where_other_ranks_lapacks_say_otherwise(world, monkeypatch, size):
+    """Processors differ in rounding and in the signs of vectors: rank 0's counts."""
+    A = distribute(grid(*size), world)
+    deflate = hs.eigsh(A, k=2)[1]
+    values, vectors, _ = hs.eigsh(A, k=4, deflate=deflate)
+    sign = -1.0 if world.rank % 2 else 1.0
+    for name in ("eigh", "svd", "qr"):
+        lapack = getattr(torch.linalg, name)
+
+        def other(*arguments, lapack=lapack, **options):
+            return [sign * found for found in lapack(*arguments, **options)]
+
+        monkeypatch.setattr(f"torch.linalg.{name}", other)
+    w, V, info = hs.eigsh(A, k=4, deflate=deflate)
+    assert info.converged and torch.equal(w, values) and everywhere(world, torch.equal(V, vectors))
+
+
 @pytest.mark.parametrize("precond", ["jacobi", "additive_schwarz", "amg"])
 def test_preconditioners(world, precond):
     A = distribute(grid(14, 16), world)
