@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.heartbeat import beat
 from hpc_sla.layout import RowLayout
 from hpc_sla.storage.checkpoint_file import CheckpointFile, CheckpointWriter
 from hpc_sla.world import World
@@ -189,6 +190,7 @@ class Checkpoint:
             Replicated. Whether this is a good moment to save.
         """
         self._asks += 1
+        beat()
         if self._asks >= self._next and self._agree(world):
             self.stopped = True
             return "stop"
@@ -399,8 +401,10 @@ def _write_vector(
         except HpcSlaError as error:
             failed = error
     # The others are sending: rank 0 must hear them out even when it can write no more.
+    finite = np.ones(x.shape[1:], dtype=bool)
     for start, slab in layout.user_blocks(x):
         if writer is not None and failed is None:
+            finite &= np.isfinite(slab).all(axis=0)
             try:
                 writer.write_slab(item, start, slab)
             except HpcSlaError as error:
@@ -408,6 +412,9 @@ def _write_vector(
     with world.agree():
         if failed is not None:
             raise failed
+        # A right-hand side may have failed alone; with none left there is nothing to go on from.
+        if writer is not None and not finite.any():
+            raise HpcSlaError(f"{name} has entries that are not finite")
 
 
 def _say(world: World, text: str) -> None:
