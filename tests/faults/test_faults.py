@@ -49,7 +49,7 @@ def test_killed_ranks(tmp_path):
     assert sum(tally.killed.values()) == 3 and not tally.problems, tally.problems
 
 
-@pytest.mark.parametrize("stage", ["setup", "checkpoint"])
+@pytest.mark.parametrize("stage", ["checkpoint"])
 def test_a_rank_that_raises(folder, stage):
     arguments = [*SOLVE, "-o", "run.h5", "--checkpoint", "run.ckpt.h5", *EVERY]
     done = launch_python(3, WRONG, "raise", stage, "1", *arguments, cwd=folder)
