@@ -104,7 +104,8 @@ def command(
     and /modes [n, k] in your row order.
 
     Exit codes: 0 all pairs converged, 1 failed, 2 bad input or usage, 3 not all converged (the
-    result is written all the same), 75 told to end by SIGTERM or SIGUSR1 (see --checkpoint).
+    result is written all the same), 70 stalled (see --stall-timeout), 75 told to end by SIGTERM
+    or SIGUSR1 (see --checkpoint).
     """
     with (
         Guard(checkpoint, checkpoint_every, resume) as watch,

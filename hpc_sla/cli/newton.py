@@ -107,8 +107,8 @@ def command(
     Stops when ||F(u)|| <= max(rtol ||F(u0)||, atol).
 
     Exit codes: 0 converged, 1 failed, 2 bad input or usage, 3 not converged (the result is
-    written all the same), 75 told to end by SIGTERM or SIGUSR1 (see --checkpoint, which is for
-    --method newton).
+    written all the same), 70 stalled (see --stall-timeout), 75 told to end by SIGTERM or SIGUSR1
+    (see --checkpoint, which is for --method newton).
     """
     if listing:
         return _list()

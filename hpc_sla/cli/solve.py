@@ -78,7 +78,8 @@ def command(
     as there are ranks, written to the current folder, and solved from there.
 
     Exit codes: 0 converged, 1 failed, 2 bad input or usage, 3 not converged (the result is
-    written all the same), 75 told to end by SIGTERM or SIGUSR1 (see --checkpoint).
+    written all the same), 70 stalled (see --stall-timeout), 75 told to end by SIGTERM or SIGUSR1
+    (see --checkpoint).
     """
     options.check_solver_numbers(rtol, atol, max_iterations)
     settings = Settings(method, precond, rtol, atol, max_iterations)
