@@ -103,19 +103,24 @@ class Watchdog:
                 seen, since = beats(), now
             elif now - since > seconds:
                 self._end(now - since)
-            faulthandler.dump_traceback_later(
-                seconds + _GRACE_SECONDS + _LAST_RESORT_SECONDS, exit=True
-            )
+            _last_resort(seconds)
 
     def _end(self, idle: float) -> None:
         """Tell this process's stacks, and end the job."""
-        faulthandler.dump_traceback_later(_GRACE_SECONDS + _LAST_RESORT_SECONDS, exit=True)
+        _last_resort(0.0)
         _tell(f"hpc_sla: rank {launch().rank} has made no progress for {idle:.0f} s:")
         time.sleep(_GRACE_SECONDS)
         mpi = sys.modules.get("mpi4py.MPI")
         if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
             mpi.COMM_WORLD.Abort(exits.STALLED)
         os._exit(exits.STALLED)
+
+
+def _last_resort(seconds: float) -> None:
+    """Unless asked again in time, tell the stacks and end with exit code 1."""
+    if sys.__stderr__ is not None:
+        after = seconds + _GRACE_SECONDS + _LAST_RESORT_SECONDS
+        faulthandler.dump_traceback_later(after, exit=True, file=sys.__stderr__)
 
 
 def _tell(heading: str) -> None:
