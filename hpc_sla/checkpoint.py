@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.heartbeat import beat
 from hpc_sla.saved_state import Saved, State, write_vector
 from hpc_sla.storage.checkpoint_file import CheckpointFile, CheckpointWriter
 from hpc_sla.world import World
@@ -165,6 +166,7 @@ class Checkpoint:
             Replicated. Whether this is a good moment to save.
         """
         self._asks += 1
+        beat()
         if self._asks >= self._next and self._agree(world):
             self.stopped = True
             return "stop"

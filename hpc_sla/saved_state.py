@@ -152,8 +152,10 @@ def write_vector(
         except HpcSlaError as error:
             failed = error
     # The others are sending: rank 0 must hear them out even when it can write no more.
+    finite = np.ones(x.shape[1:], dtype=bool)
     for start, slab in layout.user_blocks(x):
         if writer is not None and failed is None:
+            finite &= np.isfinite(slab).all(axis=0)
             try:
                 writer.write_slab(item, start, slab)
             except HpcSlaError as error:
@@ -161,3 +163,6 @@ def write_vector(
     with world.agree():
         if failed is not None:
             raise failed
+        # A right-hand side may have failed alone; with none left there is nothing to go on from.
+        if writer is not None and not finite.any():
+            raise HpcSlaError(f"{name} has entries that are not finite")

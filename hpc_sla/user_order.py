@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_sla.heartbeat import beat
 from hpc_sla.partition.offsets import even_offsets
 from hpc_sla.world import World
 
@@ -57,6 +58,7 @@ class UserOrder:
         try:
             for k in todo:
                 found = window(k)
+                beat()
                 if found is not None:
                     yield found
         finally:

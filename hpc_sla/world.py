@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.heartbeat import beat
 from hpc_sla.node import choose_device, place_on_node, share_cores
 from hpc_sla.reductions import AllSum, Replicate
 from hpc_sla.serial import SerialComm
@@ -219,6 +220,7 @@ class World:
 
     def sum(self, value: float) -> float:
         """The sum of a number over ranks. **Collective.**"""
+        beat()
         return self.comm.allreduce(value)
 
     # Set-up communication
@@ -247,6 +249,7 @@ class World:
 
     def sparse_exchange(self, messages: dict[int, Any]) -> dict[int, Any]:
         """Messages to ranks that do not expect them. **Collective.** See `sparse_exchange`."""
+        beat()
         self._tag = self._tag % 1023 + 1  # never 0, the tag of ordinary messages
         return sparse_exchange(self.comm, messages, self._tag)
 
@@ -263,6 +266,7 @@ class World:
         except HpcSlaError as caught:
             error = caught
         failed = self.comm.allreduce(int(error is not None))
+        beat()
         if not failed:
             return
         errors = self.comm.allgather(

@@ -16,6 +16,7 @@ from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
 from hpc_sla.cli.session import open_world
+from hpc_sla.cli.stall import Watchdog, stall_option
 from hpc_sla.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Settings:
     help="Default: <stem of FILE>.modes.h5 in the current folder.",
 )
 @checkpoint_options
+@stall_option
 @options.json_option
 @config_option
 def command(
@@ -92,6 +94,7 @@ def command(
     checkpoint: str | None,
     checkpoint_every: str,
     resume: bool,
+    stall_timeout: float | None,
     as_json: bool,
 ) -> int:
     """Find the k smallest or largest eigenvalues of the symmetric matrix in FILE.h5, by LOBPCG.
@@ -101,10 +104,12 @@ def command(
     and /modes [n, k] in your row order.
 
     Exit codes: 0 all pairs converged, 1 failed, 2 bad input or usage, 3 not all converged (the
-    result is written all the same), 75 told to end by SIGTERM or SIGUSR1 (see --checkpoint).
+    result is written all the same), 70 stalled (see --stall-timeout), 75 told to end by SIGTERM
+    or SIGUSR1 (see --checkpoint).
     """
     with (
         Guard(checkpoint, checkpoint_every, resume) as watch,
+        Watchdog(stall_timeout),
         open_world(device, transport) as world,
     ):
         settings = Settings(k, which, precond, tol, max_iterations, guard)

@@ -13,6 +13,7 @@ from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
 from hpc_sla.cli.session import open_world
+from hpc_sla.cli.stall import Watchdog, stall_option
 from hpc_sla.errors import InputError
 from hpc_sla.nonlinear.choices import JACOBIANS, METHODS
 
@@ -77,6 +78,7 @@ DEFAULT_PROBLEM = "bratu2d:n=128,lambda=6"
     help="Default: <name of PROBLEM>.result.h5 in the current folder.",
 )
 @checkpoint_options
+@stall_option
 @options.json_option
 @config_option
 def command(
@@ -97,6 +99,7 @@ def command(
     checkpoint: str | None,
     checkpoint_every: str,
     resume: bool,
+    stall_timeout: float | None,
     as_json: bool,
 ) -> int:
     """Solve F(u) = 0 for the model problem PROBLEM, such as bratu2d:n=256,lambda=6.
@@ -104,8 +107,8 @@ def command(
     Stops when ||F(u)|| <= max(rtol ||F(u0)||, atol).
 
     Exit codes: 0 converged, 1 failed, 2 bad input or usage, 3 not converged (the result is
-    written all the same), 75 told to end by SIGTERM or SIGUSR1 (see --checkpoint, which is for
-    --method newton).
+    written all the same), 70 stalled (see --stall-timeout), 75 told to end by SIGTERM or SIGUSR1
+    (see --checkpoint, which is for --method newton).
     """
     if listing:
         return _list()
@@ -123,6 +126,7 @@ def command(
     }
     with (
         Guard(checkpoint, checkpoint_every, resume) as guard,
+        Watchdog(stall_timeout),
         open_world(device, transport) as world,
     ):
         return _newton(world, problem, output, asked, guard, as_json)

@@ -16,6 +16,7 @@ from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
 from hpc_sla.cli.session import open_world
+from hpc_sla.cli.stall import Watchdog, stall_option
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,7 @@ class Settings:
     help="Default: <stem of FILE>.result.h5 in the current folder.",
 )
 @checkpoint_options
+@stall_option
 @options.json_option
 @config_option
 def command(
@@ -67,6 +69,7 @@ def command(
     checkpoint: str | None,
     checkpoint_every: str,
     resume: bool,
+    stall_timeout: float | None,
     as_json: bool,
 ) -> int:
     """Solve A x = b for the matrix in FILE.h5, made by 'partition'.
@@ -75,12 +78,14 @@ def command(
     as there are ranks, written to the current folder, and solved from there.
 
     Exit codes: 0 converged, 1 failed, 2 bad input or usage, 3 not converged (the result is
-    written all the same), 75 told to end by SIGTERM or SIGUSR1 (see --checkpoint).
+    written all the same), 70 stalled (see --stall-timeout), 75 told to end by SIGTERM or SIGUSR1
+    (see --checkpoint).
     """
     options.check_solver_numbers(rtol, atol, max_iterations)
     settings = Settings(method, precond, rtol, atol, max_iterations)
     with (
         Guard(checkpoint, checkpoint_every, resume) as guard,
+        Watchdog(stall_timeout),
         open_world(device, transport) as world,
     ):
         return _solve(world, file, rhs, output, settings, guard, as_json)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hpc_sla.heartbeat import beat
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.info import Status, worst
 from hpc_sla.linear.method import Method, System, norms_of
@@ -178,6 +179,7 @@ def _round(
     scalars = method.scalars
     while iterations < max_iterations and any(o.status is None for o in outcomes):
         bursts.run(min(scalars.check_every, max_iterations - iterations))
+        beat()
         for rows in scalars.read():
             if all(o.status is not None for o in outcomes):
                 break

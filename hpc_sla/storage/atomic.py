@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -16,6 +18,9 @@ _REMEDY = "Choose another output path, or make its folder writable."
 
 class PendingFile:
     """A new file that takes its final name only when `commit` is called.
+
+    It is locked (flock) for as long as this process lives, so that the next one to write the same
+    file can tell what a killed run has left behind, and removes it.
 
     Parameters
     ----------
@@ -33,13 +38,16 @@ class PendingFile:
         # A symbolic link keeps pointing where it points; its target is what gets replaced.
         self._target = Path(os.path.realpath(self.path))
         _refuse_special(self.path, self._target)
-        name = f".{self._target.name[:200]}.{secrets.token_hex(6)}.part"
-        self.temporary = self._target.with_name(name)
-        try:
-            descriptor = os.open(self.temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except OSError as error:
-            raise InputError(_why(error, self._target), file=self.path, remedy=_REMEDY) from error
-        os.close(descriptor)
+        _remove_leftovers(self._target)
+        self._descriptor: int | None = None
+        while self._descriptor is None:
+            name = f"{_prefix(self._target)}{secrets.token_hex(6)}.part"
+            self.temporary = self._target.with_name(name)
+            try:
+                self._descriptor = _create_locked(self.temporary)
+            except OSError as error:
+                why = _why(error, self._target)
+                raise InputError(why, file=self.path, remedy=_REMEDY) from error
 
     def commit(self) -> None:
         """Bring the bytes to the disc, then give the file its final name."""
@@ -52,11 +60,18 @@ class PendingFile:
         except OSError as error:
             self.discard()
             raise InputError(_why(error, self._target), file=self.path, remedy=_REMEDY) from error
+        self._unlock()
 
     def discard(self) -> None:
         """Remove what was written; the final name is as it was."""
         with suppress(OSError):
             self.temporary.unlink()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 @contextmanager
@@ -85,6 +100,41 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Tries it, because permission bits say too little (read-only mounts, access lists, root).
     """
     PendingFile(path).discard()
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:200]}."
+
+
+def _create_locked(path: Path) -> int | None:
+    """Create `path` and lock it; None where another process took it for a leftover meanwhile."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    # Some file systems have no locks: there leftovers stay, and nothing else changes.
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if os.fstat(descriptor).st_nlink:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes were writing for `target`: nobody holds its lock any more."""
+    pattern = re.compile(re.escape(_prefix(target)) + r"[0-9a-f]{12}\.part")
+    with suppress(OSError):
+        for name in os.listdir(target.parent):
+            if pattern.fullmatch(name):
+                _remove_unless_locked(target.with_name(name))
+
+
+def _remove_unless_locked(path: Path) -> None:
+    with suppress(OSError):  # gone meanwhile, somebody else's, or locked: it is in use
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _refuse_special(path: Path, target: Path) -> None:

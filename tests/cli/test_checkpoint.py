@@ -194,6 +194,7 @@ def test_killed_while_writing_leaves_the_one_before(folder):
     assert _iteration(checkpoint) == 5 and len(list(folder.glob(".*.part"))) == 1
     done = launch(2, *command, cwd=folder)
     assert done.returncode == 0 and "iteration 5" in done.stderr, done.stderr
+    assert not list(folder.glob(".*.part"))
     whole = launch(2, *COMMANDS["solve"], "-o", "whole.h5", cwd=folder)
     assert whole.returncode == 0
     assert np.array_equal(_answer(folder / "run.h5")[0], _answer(folder / "whole.h5")[0])

@@ -52,6 +52,33 @@ def test_two_writers_do_not_share_a_temporary(path):
         assert one != other
 
 
+KILLED = """
+import os, signal, sys
+from hpc_sla.storage.atomic import PendingFile
+PendingFile(sys.argv[1]).temporary.write_text("half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(path, tmp_path):
+    """And neither what one that lives is writing, nor what only looks alike."""
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    (left,) = tmp_path.glob(".file.*.part")
+    others = [tmp_path / ".file2.0123456789ab.part", tmp_path / ".file.mine.part"]
+    for other in others:
+        other.write_text("somebody's")
+    with replacing(path) as one:
+        one.write_text("one")
+        assert not left.exists()
+        with replacing(path) as other:
+            other.write_text("other")
+            assert one.exists()
+        check_writable(path)
+        assert one.exists()
+    assert path.read_text() == "one"
+    assert set(os.listdir(tmp_path)) == {"file", *(other.name for other in others)}
+
+
 def test_permissions_are_those_of_any_new_file(path):
     old = os.umask(0o027)
     try:

@@ -1,0 +1,81 @@
+"""The command line with a pause inside each stage, so that a kill can land anywhere in it.
+
+``python -m tests.faults.slowed COMMAND ...``. Each rank writes its process number to
+``pid.RANK``, and on entering a stage (read, setup, iterate, checkpoint, write) for the first time
+the file ``STAGE.RANK``. Pauses are short, many, and at the places where what has been done so far
+is visible outside: between slabs, between the last byte and the final name, between collectives.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+import hpc_sla.checkpoint
+import hpc_sla.cli.result
+import hpc_sla.linear.driver
+import hpc_sla.matrix
+import hpc_sla.precond
+from hpc_sla.cli import main
+from hpc_sla.storage import atomic, hdf5_write
+
+RANK = MPI.COMM_WORLD.rank
+PAUSE = 0.03
+PER_ITERATION = 0.002
+_entered: set[str] = set()
+
+
+def enter(stage: str) -> None:
+    if stage not in _entered:
+        _entered.add(stage)
+        Path(f"{stage}.{RANK}").touch()
+
+
+def around(owner: Any, name: str, stage: str = "", pause: float = PAUSE) -> None:
+    """Pause before and after a function, which begins a stage if one is named."""
+    function: Callable[..., Any] = getattr(owner, name)
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        if stage:
+            enter(stage)
+        time.sleep(pause)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            time.sleep(pause)
+
+    setattr(owner, name, slowly)
+
+
+def slow_down() -> None:
+    matrix = hpc_sla.matrix.DSparseMatrix
+    read = matrix.from_hdf5.__func__
+
+    def read_slowly(cls: Any, *args: Any) -> Any:
+        enter("read")
+        time.sleep(PAUSE)
+        found = read(cls, *args)
+        time.sleep(PAUSE)
+        return found
+
+    matrix.from_hdf5 = classmethod(read_slowly)  # type: ignore[method-assign,assignment]
+    around(hpc_sla.precond, "make_preconditioner", "setup")
+    around(hpc_sla.linear.driver, "_round", "iterate", 0.0)
+    around(hpc_sla.checkpoint.Checkpoint, "ask", pause=PER_ITERATION / 2)
+    around(hpc_sla.checkpoint.Checkpoint, "_write", "checkpoint", 0.0)
+    around(hpc_sla.cli.result, "write_result", "write", 0.0)
+    around(hdf5_write.Output, "write")
+    around(hdf5_write.Output, "close")
+    around(atomic, "_fsync")
+
+
+if __name__ == "__main__":
+    Path(f"pid.{RANK}").write_text(str(os.getpid()))
+    slow_down()
+    sys.exit(main(sys.argv[1:]))

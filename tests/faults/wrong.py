@@ -1,0 +1,76 @@
+"""The command line on which one rank goes wrong: ``wrong.py HOW WHEN RANK COMMAND ...``.
+
+HOW: ``sleep``, ``stop`` (SIGSTOP to itself) or ``raise``, in WHEN, a stage of `PLACES`; or
+``nan``, in the residual after cg's iteration number WHEN.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import torch
+
+import hpc_sla.checkpoint
+import hpc_sla.cli.result
+import hpc_sla.matrix
+import hpc_sla.precond
+from hpc_sla.cli import main
+from hpc_sla.cli.launch import launch
+from hpc_sla.linear.cg import ConjugateGradient
+
+PLACES = {
+    "read": (hpc_sla.matrix, "read_rhs", 1),
+    "setup": (hpc_sla.precond, "make_preconditioner", 1),
+    "iterate": (hpc_sla.checkpoint.Checkpoint, "ask", 10),
+    "checkpoint": (hpc_sla.checkpoint, "_write_vector", 5),
+    "write": (hpc_sla.cli.result, "write_result", 1),
+}
+
+
+def go_wrong_here(how: str) -> None:
+    if how == "sleep":
+        time.sleep(600)
+    elif how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    else:
+        raise RuntimeError("only on this rank")
+
+
+def arrange(how: str, when: str) -> None:
+    owner, name, call = PLACES[when]
+    function = getattr(owner, name)
+    calls = 0
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            go_wrong_here(how)
+        return function(*args, **kwargs)
+
+    setattr(owner, name, wrong)
+
+
+def spoil(iteration: int) -> None:
+    step = ConjugateGradient.step
+    steps = 0
+
+    def wrong(self: ConjugateGradient) -> None:
+        nonlocal steps
+        step(self)
+        steps += 1
+        if steps == iteration:
+            self.r[0] = torch.nan
+
+    ConjugateGradient.step = wrong  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    how, when, rank = sys.argv[1:4]
+    if launch().rank == int(rank):
+        spoil(int(when)) if how == "nan" else arrange(how, when)
+    sys.exit(main(sys.argv[4:]))
