@@ -55,6 +55,16 @@ def share_cores(ranks_on_node: int) -> None:
     torch.set_num_threads(threads)
 
 
+def sleep_where_crowded() -> None:
+    """Before MPI starts: where a node has more ranks than cores, waiting ranks sleep. Local.
+
+    Else MPICH's yield in a loop, with which Linux 6.18 has been seen to give a core to the same
+    rank for minutes, while the one that it waited for stood in the queue: a job that hung.
+    """
+    if int(os.environ.get("MPI_LOCALNRANKS", 1)) > (os.cpu_count() or 1):
+        os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
+
+
 def choose_device(asked: str | torch.device, node_rank: int) -> torch.device:
     """The device asked for; a GPU by the rank on the node. Local.
 

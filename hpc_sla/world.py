@@ -13,7 +13,7 @@ import torch
 
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.heartbeat import beat
-from hpc_sla.node import choose_device, place_on_node, share_cores
+from hpc_sla.node import choose_device, place_on_node, share_cores, sleep_where_crowded
 from hpc_sla.reductions import AllSum, Replicate
 from hpc_sla.serial import SerialComm
 from hpc_sla.transport import Transport, sparse_exchange
@@ -72,6 +72,7 @@ class World:
         transport: str = "auto",
     ) -> None:
         if not isinstance(comm, SerialComm):
+            sleep_where_crowded()
             from mpi4py import MPI
 
             comm = MPI.COMM_WORLD if comm is None else comm
