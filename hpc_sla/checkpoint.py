@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from hpc_sla import log
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.storage.checkpoint_file import CheckpointFile, CheckpointWriter
@@ -230,6 +232,13 @@ class Checkpoint:
             self._write(world, state)
             self.written += 1
             self.iteration = state.iteration
+            log.emit(
+                "checkpoint",
+                path=self.path,
+                iteration=state.iteration,
+                bytes=self.bytes,
+                took=round(time.monotonic() - begun, 6),
+            )
         except HpcSlaError as error:
             good = False
             if not self._warned:
@@ -411,5 +420,6 @@ def _write_vector(
 
 
 def _say(world: World, text: str) -> None:
+    log.emit("notice", logging.WARNING, message=text)
     if world.rank == 0:
         print(f"hpc_sla: {text}", file=sys.stderr, flush=True)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpc_sla import log
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.record import gather_profile, record_options, show_profile
 from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
 
@@ -76,6 +78,7 @@ class Settings:
     help="Default: <stem of FILE>.modes.h5 in the current folder.",
 )
 @checkpoint_options
+@record_options
 @options.json_option
 @config_option
 def command(
@@ -127,6 +130,7 @@ def _eigsh(
     stages = Stages()
     plan = world.on_root(lambda: plan_run(file, None, output, world.size, kind="modes"))
     checkpoint = watch.checkpoint(world, plan.output)
+    log.emit("input", path=plan.path, digest=plan.digest, made_from=plan.made, result=plan.output)
     if plan.made and world.rank == 0:
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
     with stages("read"):
@@ -177,6 +181,7 @@ def _run(
     with stages("setup"):
         M = make_preconditioner(settings.precond, A)
     start = time.perf_counter()
+    stages.begin("solve")
     with LiveLine(A.world.rank, 1.0, 0.0) as line, torch.no_grad():
         w, V, info = eigsh(
             A,
@@ -238,6 +243,7 @@ def _report(
     from hpc_sla.report.run import finite
 
     world, nnz = A.world, A.nnz_global
+    measured = gather_profile(world)
     told = world.gather_objects((stages.seconds(), peak_rss_bytes()))
     if told is None:
         return
@@ -258,8 +264,12 @@ def _report(
         "peak_rss_bytes_max": max(peak for _, peak in told),
         "result": plan.output,
     }
+    log.emit("summary", **summary)
+    if measured is not None:
+        summary["profile"] = measured
     if as_json:
         print(json.dumps(summary))
         return
     how = f"{info.method} + {info.precond}, {settings.which} {settings.k}"
     print_modes(summary, plan.path, how)
+    show_profile(measured)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpc_sla import log
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.record import gather_profile, record_options, show_profile
 from hpc_sla.cli.session import open_world
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class Settings:
     help="Default: <stem of FILE>.result.h5 in the current folder.",
 )
 @checkpoint_options
+@record_options
 @options.json_option
 @config_option
 def command(
@@ -103,6 +106,14 @@ def _solve(
     stages = Stages()
     plan = world.on_root(lambda: plan_run(file, rhs, output, world.size, settings.method))
     checkpoint = guard.checkpoint(world, plan.output)
+    log.emit(
+        "input",
+        path=plan.path,
+        digest=plan.digest,
+        made_from=plan.made,
+        rhs=plan.rhs,
+        result=plan.output,
+    )
     if plan.made and world.rank == 0:
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
     with stages("read"):
@@ -131,6 +142,7 @@ class _SetUpWatch:
     def __call__(self, iteration: int, residual_norm: float) -> None:
         if self.began is None:
             self.began = time.perf_counter()
+            log.emit("iterations_begin", residual_norm=residual_norm)
         if self._line is not None:
             self._line(iteration, residual_norm)
 
@@ -149,6 +161,8 @@ def run_solver(
 
     scale = float(A.layout.norm(b))
     start = time.perf_counter()
+    stages.begin("setup")
+    stages.begin("solve")
     with LiveLine(A.world.rank, scale, settings.rtol) as line:
         watch = _SetUpWatch(line)
         M = make_preconditioner(settings.precond, A)
@@ -219,6 +233,7 @@ def _report(
     nnz = A.nnz_global
     shares = rank_shares(A)
     error = None if as_json or not plan.has_solution else _known_error(A, x, plan)
+    measured = gather_profile(world)
     told = world.gather_objects((stages.seconds(), peak_rss_bytes()))
     if told is None:
         return
@@ -237,6 +252,9 @@ def _report(
         "peak_rss_bytes_max": max(peak for _, peak in told),
         "result": plan.output,
     }
+    log.emit("summary", **summary)
+    if measured is not None:
+        summary["profile"] = measured
     if as_json:
         print(json.dumps(summary))
         return
@@ -247,6 +265,7 @@ def _report(
         how += f" (auto: {info.reason})"
     told_status = info.status, error, advice(info)
     print_run(summary, A.shape, shares, problem, plan.method, how, *told_status)
+    show_profile(measured)
 
 
 def _known_error(A: DSparseMatrix, x: torch.Tensor, plan: Plan) -> float:
