@@ -59,6 +59,14 @@ def emit(event: str, level: int = logging.INFO, **fields: Any) -> None:
         logger.log(level, "%s%s", event, _Words(fields), extra=extra)
 
 
+def solved(by: str, info: Any) -> None:
+    """Tell what became of a solve: a SolveInfo or a NonlinearInfo. Local."""
+    if enabled():
+        names = ("method", "precond", "reason", "status", "iterations", "residual_norm")
+        told = {name: getattr(info, name, None) for name in (*names, "relative_residual")}
+        emit("solved", by=by, **told, took=round(info.seconds, 6))
+
+
 class Convergence:
     """A solver's callback that tells of an iteration a second, and of the last.
 

@@ -173,8 +173,7 @@ class Profile:
     def __enter__(self) -> Self:
         from hpc_sla.profile_events import hooks
 
-        self._began = time.perf_counter()
-        for hook in hooks(self._world):
+        for hook in list(hooks(self._world)):
             around = self._around(hook)
             if hook.owner is not None:
                 name = hook.function.__name__
@@ -182,7 +181,10 @@ class Profile:
                 setattr(hook.owner, name, around)
             else:
                 self._functions[id(hook.function)] = hook.function, around
+        if self._waits:
+            self._without_graphs()
         _replace({key: around for key, (_, around) in self._functions.items()})
+        self._began = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -193,6 +195,14 @@ class Profile:
             setattr(owner, name, original)
         # Modules that were loaded meanwhile have what was there then.
         _replace({id(around): original for original, around in self._functions.values()})
+
+    def _without_graphs(self) -> None:
+        from hpc_sla.linear.method import Method
+
+        for method in Method.__subclasses__():
+            if "capturable" in vars(method):
+                self._methods.append((method, "capturable", vars(method)["capturable"]))
+                method.capturable = False
 
     def _around(self, hook: Hook) -> Callable[..., Any]:
         function, event, measure = hook.function, hook.event, hook.bytes

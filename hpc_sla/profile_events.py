@@ -163,11 +163,17 @@ def _combination(args: tuple[Any, ...], result: Any) -> int:
 
 
 def _solvers() -> Iterator[Hook]:
+    import hpc_sla.eigen.solver  # noqa: F401 - whose modules have the functions below
     from hpc_sla.checkpoint import Checkpoint
     from hpc_sla.eigen import basis, space
+    from hpc_sla.eigen.lobpcg import Lobpcg
+    from hpc_sla.linear import driver
 
     yield Hook(Checkpoint, Checkpoint.save, "checkpoint", whole=True, io=True)
     yield Hook(Checkpoint, Checkpoint._agree, "agreement to stop", whole=True)
+    # Last of all, what is left of the loops: Python, and what has no event.
+    yield Hook(None, driver.iterate, "Krylov loop, all else")
+    yield Hook(Lobpcg, Lobpcg.run, "LOBPCG loop, all else")
     yield Hook(space.Space, space.Space.grams, f"{ORTHOGONALISATION}: Gram matrices")
     yield Hook(space.Space, space.Space.combine, f"{ORTHOGONALISATION}: combinations")
     yield Hook(None, basis.select, f"{ORTHOGONALISATION}: selection", whole=True)
@@ -178,7 +184,9 @@ def _nonlinear() -> Iterator[Hook]:
     import hpc_sla.nonlinear.solver  # noqa: F401 - whose modules have the functions above
     from hpc_sla.nonlinear.coloured import ColouredJacobian
     from hpc_sla.nonlinear.equations import Equations, JacobianProducts
+    from hpc_sla.nonlinear.newton import newton
 
+    yield Hook(None, newton, "Newton loop, all else")
     yield Hook(Equations, Equations.__call__, "residual evaluation", whole=True)
     yield Hook(JacobianProducts, JacobianProducts.matvec, "Jacobian product", whole=True)
     yield Hook(JacobianProducts, JacobianProducts.rmatvec, "Jacobian product", whole=True)

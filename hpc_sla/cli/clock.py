@@ -42,13 +42,13 @@ class Stages:
             with measured.stage(name) if measured else nullcontext():
                 yield
         finally:
-            self.add(name, time.perf_counter() - begin)
+            self.end(name, time.perf_counter() - begin)
 
     def begin(self, name: str) -> None:
-        """Tell the log of a stage that `add` will end."""
+        """Tell the log of a stage that `end` will end."""
         log.emit("stage_begin", stage=name)
 
-    def add(self, name: str, seconds: float) -> None:
+    def end(self, name: str, seconds: float) -> None:
         """A stage that took so long is over."""
         log.emit("stage_end", stage=name, took=round(seconds, 6))
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds

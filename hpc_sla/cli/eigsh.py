@@ -16,7 +16,7 @@ from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
-from hpc_sla.cli.record import gather_profile, record_options, show_profile
+from hpc_sla.cli.record import gather_profile, log_summary, record_options, show_profile
 from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
 
@@ -194,7 +194,7 @@ def _run(
             callback=line.callback,
             checkpoint=checkpoint,
         )
-    stages.add("solve", time.perf_counter() - start)
+    stages.end("solve", time.perf_counter() - start)
     return w, V, info
 
 
@@ -264,7 +264,7 @@ def _report(
         "peak_rss_bytes_max": max(peak for _, peak in told),
         "result": plan.output,
     }
-    log.emit("summary", **summary)
+    log_summary(summary)
     if measured is not None:
         summary["profile"] = measured
     if as_json:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hpc_sla.world import World
 
 _JOB = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_NODELIST", "OMP_NUM_THREADS")
+_SUMMARY = {"seconds": "stage_seconds"}
 _OTHERS = ("file", "output", "checkpoint")
 
 _running: Record | None = None
@@ -102,8 +103,13 @@ def gather_profile(world: World) -> dict[str, Any] | None:
         return None
     found = measured.gather()
     if found is not None:
-        log.emit("profile", **found)
+        log.emit("profile", profile=found)
     return found
+
+
+def log_summary(summary: dict[str, Any]) -> None:
+    """What --json prints, in the log. Local."""
+    log.emit("summary", **{_SUMMARY.get(key, key): value for key, value in summary.items()})
 
 
 def show_profile(found: dict[str, Any] | None, file: IO[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
-from hpc_sla.cli.record import gather_profile, record_options, show_profile
+from hpc_sla.cli.record import gather_profile, log_summary, record_options, show_profile
 from hpc_sla.cli.session import open_world
 
 if TYPE_CHECKING:
@@ -133,18 +133,29 @@ def _solve(
 
 
 class _SetUpWatch:
-    """Notes when the iteration begins, and hands every call on to the live line."""
+    """Ends set-up where the iteration begins, and hands every call on to the live line."""
 
-    def __init__(self, line: LiveLine) -> None:
-        self._line = line.callback
-        self.began: float | None = None
+    def __init__(self, line: LiveLine, stages: Stages) -> None:
+        self._line, self._stages = line.callback, stages
+        self._start = self._began = time.perf_counter()
+        self._iterates = False
+        stages.begin("setup")
 
     def __call__(self, iteration: int, residual_norm: float) -> None:
-        if self.began is None:
-            self.began = time.perf_counter()
-            log.emit("iterations_begin", residual_norm=residual_norm)
+        if not self._iterates:
+            self._iterate()
         if self._line is not None:
             self._line(iteration, residual_norm)
+
+    def _iterate(self) -> None:
+        self._iterates, self._began = True, time.perf_counter()
+        self._stages.end("setup", self._began - self._start)
+        self._stages.begin("solve")
+
+    def end(self) -> None:
+        if not self._iterates:
+            self._iterate()
+        self._stages.end("solve", time.perf_counter() - self._began)
 
 
 def run_solver(
@@ -160,11 +171,8 @@ def run_solver(
     from hpc_sla.report.progress import LiveLine
 
     scale = float(A.layout.norm(b))
-    start = time.perf_counter()
-    stages.begin("setup")
-    stages.begin("solve")
     with LiveLine(A.world.rank, scale, settings.rtol) as line:
-        watch = _SetUpWatch(line)
+        watch = _SetUpWatch(line, stages)
         M = make_preconditioner(settings.precond, A)
         x, info = solve(
             A,
@@ -177,10 +185,7 @@ def run_solver(
             callback=watch,
             checkpoint=checkpoint,
         )
-    end = time.perf_counter()
-    began = watch.began or end
-    stages.add("setup", began - start)
-    stages.add("solve", end - began)
+        watch.end()
     return x, info, M
 
 
@@ -252,7 +257,7 @@ def _report(
         "peak_rss_bytes_max": max(peak for _, peak in told),
         "result": plan.output,
     }
-    log.emit("summary", **summary)
+    log_summary(summary)
     if measured is not None:
         summary["profile"] = measured
     if as_json:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hpc_sla import adjoint
+from hpc_sla import adjoint, log
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
 from hpc_sla.fingerprint import vector_fingerprint
@@ -157,6 +157,7 @@ def solve(
     if torch.is_grad_enabled():
         _refuse_hidden(A, operator, x, theta)
     info.seconds = time.perf_counter() - started
+    log.solved("solve", info)
     return x, info
 
 
