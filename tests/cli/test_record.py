@@ -87,7 +87,8 @@ def test_log_and_profile_of_a_solve(ranks, folder):  # noqa: F811
 
     log = lines_of(folder / "both.jsonl")
     assert [log[0]["event"], log[1]["event"]] == ["start", "world"]
-    assert "--log-file both.jsonl" in log[0]["command"] and "torch" in log[0]["versions"]
+    assert log[0]["options"]["log_file"] == "both.jsonl" and "torch" in log[0]["versions"]
+    assert "rtol = 1e-10" in log[0]["config"] and "command" in log[0]
     assert log[0]["options"]["rtol"] == 1e-10
     assert sum(log[1]["ranks_per_host"].values()) == log[1]["ranks"] == ranks
     assert len(one(log, "input")["digest"]) >= 32
