@@ -63,7 +63,9 @@ def solved(by: str, info: Any) -> None:
     """Tell what became of a solve: a SolveInfo or a NonlinearInfo. Local."""
     if enabled():
         names = ("method", "precond", "reason", "status", "iterations", "residual_norm")
-        told = {name: getattr(info, name, None) for name in (*names, "relative_residual")}
+        told: dict[str, Any] = {
+            name: getattr(info, name, None) for name in (*names, "relative_residual")
+        }
         emit("solved", by=by, **told, took=round(info.seconds, 6))
 
 
