@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from hpc_sla import log
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.heartbeat import beat
 from hpc_sla.saved_state import Saved, State, write_vector
@@ -208,6 +210,13 @@ class Checkpoint:
             self._write(world, state)
             self.written += 1
             self.iteration = state.iteration
+            log.emit(
+                "checkpoint",
+                path=self.path,
+                iteration=state.iteration,
+                bytes=self.bytes,
+                took=round(time.monotonic() - begun, 6),
+            )
         except HpcSlaError as error:
             good = False
             if not self._warned:
@@ -279,5 +288,6 @@ class Checkpoint:
 
 
 def _say(world: World, text: str) -> None:
+    log.emit("notice", logging.WARNING, message=text)
     if world.rank == 0:
         print(f"hpc_sla: {text}", file=sys.stderr, flush=True)

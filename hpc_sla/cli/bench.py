@@ -15,6 +15,7 @@ import click
 
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.record import record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
 
@@ -35,6 +36,7 @@ _MAX_ITERATIONS = 100_000
 @click.option("--max-iterations", type=int, help="Stop both after so many iterations.")
 @click.option("--rhs", metavar="NAME", help="Default: the only one, or 'ones'.")
 @options.world_options
+@record_options
 @options.json_option
 @config_option
 def command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpc_sla import log
 from hpc_sla.cli import exits
 from hpc_sla.cli.launch import launch
 from hpc_sla.cli.options import Function
+from hpc_sla.cli.record import MEANINGS
 from hpc_sla.errors import InputError
 
 if TYPE_CHECKING:
@@ -134,6 +137,15 @@ class Guard:
                 f"; iteration {checkpoint.iteration} is in {checkpoint.path}: the same command "
                 "with --resume goes on from there"
             )
+        log.emit(
+            "preempted",
+            logging.WARNING,
+            message=told,
+            iterations=iterations,
+            relative_residual=finite(residual),
+            checkpoint=checkpoint.path,
+            checkpoint_iteration=checkpoint.iteration,
+        )
         if world.rank == 0:
             print(f"hpc_sla: {told}", file=sys.stderr, flush=True)
             if as_json:
@@ -166,6 +178,7 @@ class Guard:
 
     def _told(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
+        log.emit("signal", logging.WARNING, name=name, heard=not self._finishing)
         if self._finishing:
             return
         if self._checkpoint is not None and self._checkpoint.begun:
@@ -183,6 +196,9 @@ class Guard:
             # Where all ranks were told, one message will do.
             time.sleep(_ROOT_FIRST_SECONDS)
         print(told, file=sys.stderr, flush=True)
+        log.emit("preempted", logging.WARNING, message=told)
+        if launched.size > 1:
+            log.emit("end", exit_code=exits.PREEMPTED, meaning=MEANINGS[exits.PREEMPTED])
         mpi = sys.modules.get("mpi4py.MPI")
         if launched.size > 1:
             if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():

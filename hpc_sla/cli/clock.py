@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+
+from hpc_sla import log
 
 _STARTED = time.perf_counter()
+
+
+def started() -> float:
+    """When the command began, by `time.perf_counter`."""
+    return _STARTED
 
 
 class Stages:
@@ -26,13 +33,24 @@ class Stages:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        from hpc_sla.cli.record import profile
+
+        measured = profile()
+        self.begin(name)
         begin = time.perf_counter()
         try:
-            yield
+            with measured.stage(name) if measured else nullcontext():
+                yield
         finally:
-            self.add(name, time.perf_counter() - begin)
+            self.end(name, time.perf_counter() - begin)
 
-    def add(self, name: str, seconds: float) -> None:
+    def begin(self, name: str) -> None:
+        """Tell the log of a stage that `end` will end."""
+        log.emit("stage_begin", stage=name)
+
+    def end(self, name: str, seconds: float) -> None:
+        """A stage that took so long is over."""
+        log.emit("stage_end", stage=name, took=round(seconds, 6))
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def seconds(self) -> dict[str, float]:

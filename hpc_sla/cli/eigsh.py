@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpc_sla import log
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.record import gather_profile, log_summary, record_options, show_profile
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
 from hpc_sla.errors import InputError
@@ -78,6 +80,7 @@ class Settings:
 )
 @checkpoint_options
 @stall_option
+@record_options
 @options.json_option
 @config_option
 def command(
@@ -132,6 +135,7 @@ def _eigsh(
     stages = Stages()
     plan = world.on_root(lambda: plan_run(file, None, output, world.size, kind="modes"))
     checkpoint = watch.checkpoint(world, plan.output)
+    log.emit("input", path=plan.path, digest=plan.digest, made_from=plan.made, result=plan.output)
     if plan.made and world.rank == 0:
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
     with stages("read"):
@@ -182,6 +186,7 @@ def _run(
     with stages("setup"):
         M = make_preconditioner(settings.precond, A)
     start = time.perf_counter()
+    stages.begin("solve")
     with LiveLine(A.world.rank, 1.0, 0.0) as line, torch.no_grad():
         w, V, info = eigsh(
             A,
@@ -194,7 +199,7 @@ def _run(
             callback=line.callback,
             checkpoint=checkpoint,
         )
-    stages.add("solve", time.perf_counter() - start)
+    stages.end("solve", time.perf_counter() - start)
     return w, V, info
 
 
@@ -243,6 +248,7 @@ def _report(
     from hpc_sla.report.run import finite
 
     world, nnz = A.world, A.nnz_global
+    profile = gather_profile(world)
     where = measured(world, stages)
     if where is None:
         return
@@ -258,8 +264,12 @@ def _report(
         **where,
         "result": plan.output,
     }
+    log_summary(summary)
+    if profile is not None:
+        summary["profile"] = profile
     if as_json:
         print(json.dumps(summary))
         return
     how = f"{info.method} + {info.precond}, {settings.which} {settings.k}"
     print_modes(summary, plan.path, how)
+    show_profile(profile)

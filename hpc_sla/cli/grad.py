@@ -13,6 +13,7 @@ import click
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.record import record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.solve import Settings, attributes
 from hpc_sla.errors import HpcSlaError, InputError
@@ -59,6 +60,7 @@ LOSSES = ("sum", "norm2", "misfit")
     metavar="RESULT.h5",
     help="Default: <stem of FILE>.gradient.h5 in the current folder.",
 )
+@record_options
 @options.json_option
 @config_option
 def command(

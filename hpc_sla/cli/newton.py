@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpc_sla import log
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.record import gather_profile, log_summary, record_options, show_profile
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
 from hpc_sla.errors import InputError
@@ -79,6 +81,7 @@ DEFAULT_PROBLEM = "bratu2d:n=128,lambda=6"
 )
 @checkpoint_options
 @stall_option
+@record_options
 @options.json_option
 @config_option
 def command(
@@ -158,6 +161,7 @@ def _newton(
     problem = _problem(text)
     world.on_root(lambda: check_writable(output))
     checkpoint = guard.checkpoint(world, output, tag=problem.spec)
+    log.emit("input", problem=problem.spec, rows=problem.n_rows, result=output)
     # Picard's and Anderson's method refuse one to save to, and end at once when told to.
     saves = checkpoint.path is not None or asked["method"].startswith("newton")
     with stages("setup"):
@@ -274,6 +278,7 @@ def _report(
     if system.exact is not None:
         wrong = (u - system.exact).abs()
         error = world.max(float(wrong.max()) if u.numel() else 0.0)
+    profile = gather_profile(world)
     where = measured(world, stages)
     if where is None:
         return
@@ -291,10 +296,14 @@ def _report(
         **where,
         "result": output,
     }
+    log_summary(summary)
+    if profile is not None:
+        summary["profile"] = profile
     if as_json:
         print(json.dumps(summary))
     else:
         _print(summary, problem, info, given)
+        show_profile(profile)
     sys.stdout.flush()
 
 

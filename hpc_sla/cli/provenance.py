@@ -22,13 +22,18 @@ def provenance() -> dict[str, Any]:
     library = MPI.Get_library_version().strip("\x00 \n").splitlines()[0].strip()
     return {
         "version_hpc_sla": hpc_sla.__version__,
-        **{f"version_{name}": _version(name) for name in _PACKAGES},
+        **{f"version_{name}": found for name, found in packages().items()},
         "version_mpi": " ".join(library.split()),
         "version_python": platform.python_version(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "hpc_sla", *sys.argv[1:]]),
         "config": effective(),
     }
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that compute and store. Local."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:

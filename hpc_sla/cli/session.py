@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from hpc_sla.cli.record import running
+
 if TYPE_CHECKING:
     from hpc_sla.world import World
 
@@ -28,4 +30,9 @@ def open_world(device: str = "auto", transport: str = "auto") -> Iterator[World]
         gc.enable()
 
     with World(device=device, transport=transport) as world:
+        record = running()
+        if record is not None:
+            record.world_is_up(world)
         yield world
+        if record is not None:
+            record.world_ends(world)

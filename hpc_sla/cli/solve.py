@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpc_sla import log
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.record import gather_profile, log_summary, record_options, show_profile
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
 
@@ -53,6 +55,7 @@ class Settings:
 )
 @checkpoint_options
 @stall_option
+@record_options
 @options.json_option
 @config_option
 def command(
@@ -108,6 +111,14 @@ def _solve(
     stages = Stages()
     plan = world.on_root(lambda: plan_run(file, rhs, output, world.size, settings.method))
     checkpoint = guard.checkpoint(world, plan.output)
+    log.emit(
+        "input",
+        path=plan.path,
+        digest=plan.digest,
+        made_from=plan.made,
+        rhs=plan.rhs,
+        result=plan.output,
+    )
     if plan.made and world.rank == 0:
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
     with stages("read"):
@@ -127,17 +138,29 @@ def _solve(
 
 
 class _SetUpWatch:
-    """Notes when the iteration begins, and hands every call on to the live line."""
+    """Ends set-up where the iteration begins, and hands every call on to the live line."""
 
-    def __init__(self, line: LiveLine) -> None:
-        self._line = line.callback
-        self.began: float | None = None
+    def __init__(self, line: LiveLine, stages: Stages) -> None:
+        self._line, self._stages = line.callback, stages
+        self._start = self._began = time.perf_counter()
+        self._iterates = False
+        stages.begin("setup")
 
     def __call__(self, iteration: int, residual_norm: float) -> None:
-        if self.began is None:
-            self.began = time.perf_counter()
+        if not self._iterates:
+            self._iterate()
         if self._line is not None:
             self._line(iteration, residual_norm)
+
+    def _iterate(self) -> None:
+        self._iterates, self._began = True, time.perf_counter()
+        self._stages.end("setup", self._began - self._start)
+        self._stages.begin("solve")
+
+    def end(self) -> None:
+        if not self._iterates:
+            self._iterate()
+        self._stages.end("solve", time.perf_counter() - self._began)
 
 
 def run_solver(
@@ -153,9 +176,8 @@ def run_solver(
     from hpc_sla.report.progress import LiveLine
 
     scale = float(A.layout.norm(b))
-    start = time.perf_counter()
     with LiveLine(A.world.rank, scale, settings.rtol) as line:
-        watch = _SetUpWatch(line)
+        watch = _SetUpWatch(line, stages)
         M = make_preconditioner(settings.precond, A)
         x, info = solve(
             A,
@@ -168,10 +190,7 @@ def run_solver(
             callback=watch,
             checkpoint=checkpoint,
         )
-    end = time.perf_counter()
-    began = watch.began or end
-    stages.add("setup", began - start)
-    stages.add("solve", end - began)
+        watch.end()
     return x, info, M
 
 
@@ -224,6 +243,7 @@ def _report(
     nnz = A.nnz_global
     shares = rank_shares(A)
     error = None if as_json or not plan.has_solution else _known_error(A, x, plan)
+    profile = gather_profile(world)
     where = measured(world, stages)
     if where is None:
         return
@@ -237,6 +257,9 @@ def _report(
         **where,
         "result": plan.output,
     }
+    log_summary(summary)
+    if profile is not None:
+        summary["profile"] = profile
     if as_json:
         print(json.dumps(summary))
         return
@@ -247,6 +270,7 @@ def _report(
         how += f" (auto: {info.reason})"
     told_status = info.status, error, advice(info)
     print_run(summary, A.shape, shares, problem, plan.method, how, *told_status)
+    show_profile(profile)
 
 
 def _known_error(A: DSparseMatrix, x: torch.Tensor, plan: Plan) -> float:

@@ -7,6 +7,7 @@ wait for it in a collective, and so stop making progress at about the same time.
 from __future__ import annotations
 
 import faulthandler
+import logging
 import math
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpc_sla import log
 from hpc_sla.cli import exits
 from hpc_sla.cli.launch import launch
 from hpc_sla.cli.options import Function
@@ -109,6 +111,7 @@ class Watchdog:
         """Tell this process's stacks, and end the job."""
         _last_resort(0.0)
         _tell(f"hpc_sla: rank {launch().rank} has made no progress for {idle:.0f} s:")
+        log.emit("stalled", logging.CRITICAL, idle=round(idle, 3), exit_code=exits.STALLED)
         time.sleep(_GRACE_SECONDS)
         mpi = sys.modules.get("mpi4py.MPI")
         if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():

@@ -11,6 +11,7 @@ import click
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.record import record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.solve import Settings, run_solver
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 )
 @options.solver_options
 @options.world_options
+@record_options
 @options.json_option
 @config_option
 def command(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla import adjoint
+from hpc_sla import adjoint, log
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.eigen.dense import serves
 from hpc_sla.eigen.pencil import EigenPencil
@@ -180,6 +180,7 @@ def eigsh(
             adjoint.refuse_hidden(operator, a, V, own)
     info = pencil.info
     info.seconds = time.perf_counter() - started
+    log.solved("eigsh", info)
     return w, V, info
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hpc_sla import adjoint
+from hpc_sla import adjoint, log
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
 from hpc_sla.fingerprint import vector_fingerprint
@@ -156,6 +156,7 @@ def solve(
     if torch.is_grad_enabled():
         adjoint.refuse_hidden(A, operator, x, theta)
     info.seconds = time.perf_counter() - started
+    log.solved("solve", info)
     return x, info
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla import adjoint
+from hpc_sla import adjoint, log
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
@@ -204,6 +204,7 @@ def nonlinear_solve(
     problem.find(start.reshape(-1), tensors)
     u = adjoint.root(problem, start.reshape(-1), tensors)
     problem.info.seconds = time.perf_counter() - started
+    log.solved("nonlinear_solve", problem.info)
     return u.view(shape), problem.info
 
 

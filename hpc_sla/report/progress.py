@@ -6,6 +6,7 @@ import sys
 import time
 from types import TracebackType
 
+from hpc_sla import log
 from hpc_sla.report.terminal import stderr_reaches_terminal
 
 REDRAWS_PER_SECOND = 10.0
@@ -16,7 +17,8 @@ class LiveLine:
     """A callback for a solver that shows how far it is.
 
     It draws on one rank only, and only where somebody can see it (see
-    `hpc_sla.report.terminal`): in a log it writes nothing at all. Between two redraws a call costs
+    `hpc_sla.report.terminal`): redirected it writes nothing at all. Where somebody listens to
+    `hpc_sla.log`, an iteration a second goes there. Between two redraws a call costs
     one look at the clock (below a microsecond).
 
     Parameters
@@ -46,13 +48,18 @@ class LiveLine:
         self._started = time.perf_counter()
         self._next = self._started + 1.0 / REDRAWS_PER_SECOND
         self._drawn = False
+        self._log = log.Convergence(scale) if log.enabled() else None
 
     @property
     def callback(self) -> LiveLine | None:
-        """What to pass to the solver: None when there is nothing to draw."""
-        return self if self.enabled else None
+        """What to pass to the solver: None when there is nothing to draw or to log."""
+        return self if self.enabled or self._log is not None else None
 
     def __call__(self, iteration: int, residual_norm: float) -> None:
+        if self._log is not None:
+            self._log(iteration, residual_norm)
+            if not self.enabled:
+                return
         now = time.perf_counter()
         if now < self._next:
             return
@@ -79,6 +86,8 @@ class LiveLine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._log is not None:
+            self._log.finish()
         if self._drawn:
             sys.stderr.write(_ERASE_LINE)
             sys.stderr.flush()
