@@ -14,8 +14,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 _LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "HYDI_", "MV2_")
 
 
-def environment(**extra: str) -> dict[str, str]:
+def environment(ranks: int, **extra: str) -> dict[str, str]:
     """This process's environment for a launch of its own, one thread a rank."""
+    if ranks > (os.cpu_count() or 1):
+        # As in hpc_sla/node.py, for programs that start MPI themselves.
+        extra["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -49,7 +52,7 @@ def launch_python(
     process = subprocess.Popen(
         [*prefix, sys.executable, *map(str, arguments)],
         cwd=cwd,
-        env=environment(),
+        env=environment(ranks),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,

@@ -53,7 +53,7 @@ class Running:
         self.process = subprocess.Popen(
             [*prefix, sys.executable, str(SLOWLY), stage, *arguments],
             cwd=folder,
-            env=environment(),
+            env=environment(ranks),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -121,7 +121,7 @@ class Faults:
             [mpiexec(), "-n", str(self.ranks), sys.executable, "-m", "tests.faults.slowed"]
             + [*SOLVE, *CHECKPOINT],
             cwd=place,
-            env=environment(),
+            env=environment(self.ranks),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=open(place / "stderr", "w"),  # noqa: SIM115

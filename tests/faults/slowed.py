@@ -15,17 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpi4py import MPI
-
 import hpc_sla.checkpoint
 import hpc_sla.cli.result
 import hpc_sla.linear.driver
 import hpc_sla.matrix
 import hpc_sla.precond
 from hpc_sla.cli import main
+from hpc_sla.cli.launch import launch
 from hpc_sla.storage import atomic, hdf5_write
 
-RANK = MPI.COMM_WORLD.rank
+RANK = launch().rank
 PAUSE = 0.03
 PER_ITERATION = 0.002
 _entered: set[str] = set()
