@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,27 +17,31 @@ import pytest
 DEVICE = os.environ.get("HPC_SLA_TEST_DEVICE", "cpu")
 
 
-def pytest_collection_modifyitems(config, items):
-    """Of the tests marked `sampled`, half on 1 rank and the other half on 4 and more.
+MANY = 12
+"""Cases of one test beyond which only 2 ranks run all of them."""
 
-    What one rank count more can show of each (empty ranks, several neighbours) shows in half of a
-    product of parameters as well; 2 and 3 ranks run all of it. Only where HPC_SLA_TEST_SAMPLED says
-    that they do run, as scripts/test.sh does: on one rank count alone nothing is left out.
+
+def pytest_collection_modifyitems(config, items):
+    """Of tests of many cases each case on 2 ranks and on one other rank count.
+
+    What one more rank count can show of each (empty ranks, several neighbours) shows in some of a
+    product of parameters as well: a quarter on 1 rank, half on 3, the other quarter on 4. Only
+    where HPC_SLA_TEST_SAMPLED says that all four run, as scripts/test.sh does.
     """
     if "HPC_SLA_TEST_SAMPLED" not in os.environ or not config.getoption("--with-mpi"):
         return
     from mpi4py import MPI
 
     size = MPI.COMM_WORLD.size
-    if size in (2, 3):
+    if size == 2:
         return
-    wanted = 0 if size == 1 else 1
+    cases = Counter(item.nodeid.partition("[")[0] for item in items)
     kept, left = [], []
     for item in items:
         # By name: the same on every rank, and of no pattern in the parameters.
-        half = zlib.crc32(item.nodeid.encode()) >> 8 & 1
-        sampled = item.get_closest_marker("sampled") is not None
-        (left if sampled and half != wanted else kept).append(item)
+        turn = (1, 3, 3, 4)[zlib.crc32(item.nodeid.encode()) >> 8 & 3]
+        many = cases[item.nodeid.partition("[")[0]] > MANY
+        (left if many and turn != min(size, 4) else kept).append(item)
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = kept

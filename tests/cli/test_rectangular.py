@@ -144,7 +144,6 @@ def test_refused_with_code_2(outcomes: dict[str, Outcome], case: str) -> None:
         assert word in line
 
 
-@pytest.mark.sampled
 @pytest.mark.mpi
 @pytest.mark.parametrize(("parts", "as_json"), [(1, True), (2, False), (3, True), (5, False)])
 @pytest.mark.parametrize("shape", [(30, 12), (12, 30), (5, 1), (1, 5)])

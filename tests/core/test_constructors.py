@@ -228,7 +228,6 @@ def shared_path(world, tmp_path_factory):
     return world.comm.bcast(str(tmp_path_factory.mktemp("shared")) if world.rank == 0 else None)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
 @pytest.mark.parametrize("name", ["random", "disconnected", "one row", "no entries", *RECTANGULAR])
 def test_from_hdf5_opens_any_part_count(world, shared_path, name, parts):

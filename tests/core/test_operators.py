@@ -57,7 +57,6 @@ KINDS = {
 }
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("columns", [(), (3,)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ALL_SHAPES)
@@ -83,7 +82,6 @@ def test_products_equal_scipys(world, name, kind, columns):
             np.testing.assert_allclose(full(A.columns, back), matrix.T @ y, atol=1e-13)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("columns", [(), (3,)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["random", "one row", "no entries"])

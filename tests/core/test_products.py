@@ -23,7 +23,6 @@ from tests.collective import (
 pytestmark = pytest.mark.mpi
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("partition", PARTITIONS)
 @pytest.mark.parametrize("name", ALL_SHAPES)
 def test_products_equal_scipys(any_world, name, partition):
@@ -96,7 +95,6 @@ def _loss(apply, values, x, z, dot_rows, dot_columns):
     return dot_rows(y.tanh(), z * y) + dot_columns(x * x, w) + dot_columns(w.tanh(), w)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("columns", [(), (2,)])
 @pytest.mark.parametrize("name", ALL_SHAPES)
 def test_first_and_second_derivatives_equal_dense_ones(any_world, name, columns):

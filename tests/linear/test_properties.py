@@ -89,7 +89,6 @@ CASES = [
 ]
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(("family", "method", "precond", "dtype"), CASES)
 def test_equals_a_direct_solve(world, family, method, precond, dtype):
     kind, rtol = DTYPES[dtype]
@@ -178,7 +177,6 @@ SMALL = {
 }
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("precond", ["none", "jacobi"])
 @pytest.mark.parametrize("method", ENTRIES)
 @pytest.mark.parametrize("name", SMALL)

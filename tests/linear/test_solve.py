@@ -42,7 +42,6 @@ def system(world):
     return matrix, A, b, spread(A.layout, b)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("precond", ["none", "jacobi"])
 @pytest.mark.parametrize("partition", PARTITIONS)
 @pytest.mark.parametrize("name", SPD)

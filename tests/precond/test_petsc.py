@@ -92,7 +92,6 @@ class _Theirs:
         return int(self.ksp.getIterationNumber())
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(("spec", "options"), PAIRS, ids=[spec for spec, _ in PAIRS])
 @pytest.mark.parametrize("partition", ["metis", "contiguous"])
 @pytest.mark.parametrize("name", MATRICES)

@@ -103,7 +103,6 @@ def _close(ours, theirs, rtol=1e-9):
     np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * 1e-2 * scale)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("spec", "name", "partition"),
     [(s, n, how) for s, n in CHECKED for how, names in PARTITIONED.items() if n in names],
@@ -154,7 +153,6 @@ def test_two_setups_agree_to_the_last_bit(world, spec):
     assert everywhere(world, all(torch.equal(results[0], other) for other in results))
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("spec", SPECS)
 def test_float32_is_as_good_as_it_can_be(world, spec):
     matrix = _poisson(5)
@@ -164,7 +162,6 @@ def test_float32_is_as_good_as_it_can_be(world, spec):
     np.testing.assert_allclose(results[1], results[0], atol=1e-5)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("spec", FALLS_BACK)
 @pytest.mark.parametrize("make", [lambda: disconnected(23, 10), lambda: sp.csr_matrix((6, 6))])
 def test_rows_without_a_diagonal_or_an_entry_give_no_nan(world, make, spec):
@@ -178,7 +175,6 @@ def test_rows_without_a_diagonal_or_an_entry_give_no_nan(world, make, spec):
         assert np.array_equal(_as_dense(A, M.apply), np.eye(6))
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", SPD)
 def test_cg_solves_with_the_symmetric_ones(world, name, spec):

@@ -33,7 +33,6 @@ CASES = [
 ]
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(("problem", "method", "precond"), CASES)
 def test_iterations_are_petscs(world, problem, method, precond):
     from hpc_sla.reference.petsc import PetscMatrix

@@ -41,8 +41,6 @@ def _applied(M, r, how="apply"):
     return getattr(M, how)(r, torch.full_like(r, float("nan"))).clone()
 
 
-@pytest.mark.sampled
-@pytest.mark.sampled
 @pytest.mark.parametrize(("name", "cycle", "smoother", "partition"), CASES)
 def test_is_symmetric_and_positive_and_its_transpose_is_true(
     world, name, cycle, smoother, partition
@@ -102,7 +100,6 @@ def test_columns_are_done_one_by_one_and_nothing_else_changes(world, cycle, dtyp
         _close(both, apart, 1e-10 if dtype == "float64" else 1e-4)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", SPD)
 @pytest.mark.parametrize("cycle", ["V", "W", "K"])
 @pytest.mark.parametrize("partition", PARTITIONS)
@@ -134,7 +131,6 @@ def test_a_matrix_that_is_not_finite_is_found_out(world, method, value):
         assert info.status == "not_finite"
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("of_matrix", [1, 1e-200, 1e150, 1e-30, 1e12, -1, -1e-200])
 @pytest.mark.parametrize("of_b", [1, 1e-60, 1e250])
 def test_scaling_changes_nothing(world, of_matrix, of_b):

@@ -95,7 +95,6 @@ def _groups(layout, across):
     return aggregates, group[layout.start : layout.start + layout.n_owned]
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("across", [False, True])
 @pytest.mark.parametrize("m", [1, 3, 6])
 @pytest.mark.parametrize("partition", PARTITIONS)
@@ -143,7 +142,6 @@ def _prolongator(A, m, across=False, largest=1.8):
     return P, blocks, T
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("across", [False, True])
 @pytest.mark.parametrize("m", [1, 3])
 @pytest.mark.parametrize(("name", "partition"), EVERY)
