@@ -11,6 +11,10 @@ import numpy as np
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+# With more ranks than cores the rank that is waited for runs only where the others sleep.
+_EAGER_POLLS = 50
+_NAP_SECONDS = 2e-5
+
 
 def sparse_exchange(
     comm: MPI.Comm, messages: Mapping[int, np.ndarray], tag: int
@@ -48,16 +52,20 @@ def sparse_exchange(
     received: dict[int, np.ndarray] = {}
     status = MPI.Status()
     barrier = None
+    polls = 0
     while True:
         if comm.Iprobe(source=MPI.ANY_SOURCE, tag=tag, status=status):
             source = status.Get_source()
             buffer = np.empty(status.Get_count(MPI.INT64_T), dtype=np.int64)
             comm.Recv(buffer, source=source, tag=tag)
             received[source] = buffer
-        elif barrier is None:
+            polls = 0
+            continue
+        if barrier is None:
             if MPI.Request.Testall(pending):
                 barrier = comm.Ibarrier()
         elif barrier.Test():
             return dict(sorted(received.items()))
-        else:
-            time.sleep(0)  # with more ranks than cores, let the rank we wait for run
+        polls += 1
+        if polls > _EAGER_POLLS:
+            time.sleep(_NAP_SECONDS)
