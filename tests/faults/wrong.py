@@ -26,7 +26,7 @@ PLACES = {
     "read": (hpc_sla.matrix, "read_rhs", 1),
     "setup": (hpc_sla.precond, "make_preconditioner", 1),
     "iterate": (hpc_sla.checkpoint.Checkpoint, "ask", 10),
-    "checkpoint": (hpc_sla.checkpoint, "_write_vector", 5),
+    "checkpoint": (hpc_sla.checkpoint, "write_vector", 5),
     "write": (hpc_sla.cli.result, "write_result", 1),
 }
 
