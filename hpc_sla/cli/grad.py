@@ -13,7 +13,7 @@ import click
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
-from hpc_sla.cli.record import record_options
+from hpc_sla.cli.record import log_input, log_summary, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.solve import Settings, attributes
 from hpc_sla.errors import HpcSlaError, InputError
@@ -120,6 +120,7 @@ def _grad(
     stages = Stages()
     output = output or f"{Path(file).stem}.gradient.h5"
     plan = world.on_root(lambda: plan_run(file, rhs, output, world.size, settings.method))
+    log_input(plan)
     with stages("read"):
         A = DSparseMatrix.from_hdf5(plan.path, world)
         b = read_rhs(plan.path, plan.rhs, A.layout)
@@ -267,6 +268,7 @@ def _report(
             "ok": _agrees(problem, compared),
             "directions": [vars(one) for one in compared],
         }
+    log_summary(summary)
     if as_json:
         print(json.dumps(summary))
     else:

@@ -24,6 +24,7 @@ from hpc_sla.errors import HpcSlaError, InputError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from hpc_sla.cli.plan import Plan
     from hpc_sla.profile import Profile
     from hpc_sla.world import World
 
@@ -105,6 +106,13 @@ def gather_profile(world: World) -> dict[str, Any] | None:
     if found is not None:
         log.emit("profile", profile=found)
     return found
+
+
+def log_input(plan: Plan) -> None:
+    """Which files a run is of. Local."""
+    names = {"path": "path", "digest": "digest", "made_from": "made", "rhs": "rhs"}
+    told = {event: getattr(plan, name) for event, name in names.items()}
+    log.emit("input", **told, result=plan.output)
 
 
 def log_summary(summary: dict[str, Any]) -> None:

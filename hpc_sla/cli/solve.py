@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc_sla import log
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
-from hpc_sla.cli.record import gather_profile, log_summary, record_options, show_profile
+from hpc_sla.cli.record import gather_profile, log_input, log_summary, record_options, show_profile
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
 
@@ -111,14 +110,7 @@ def _solve(
     stages = Stages()
     plan = world.on_root(lambda: plan_run(file, rhs, output, world.size, settings.method))
     checkpoint = guard.checkpoint(world, plan.output)
-    log.emit(
-        "input",
-        path=plan.path,
-        digest=plan.digest,
-        made_from=plan.made,
-        rhs=plan.rhs,
-        result=plan.output,
-    )
+    log_input(plan)
     if plan.made and world.rank == 0:
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
     with stages("read"):

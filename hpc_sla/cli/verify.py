@@ -11,7 +11,7 @@ import click
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
-from hpc_sla.cli.record import record_options
+from hpc_sla.cli.record import log_input, log_summary, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.solve import Settings, run_solver
 
@@ -78,6 +78,7 @@ def _verify(
 
     options.check_solver_names(settings.method, settings.precond)
     plan = world.on_root(lambda: plan_run(file, rhs, "", world.size))
+    log_input(plan)
     chosen = world.on_root(lambda: choose(against, plan.n_rows))
     A = DSparseMatrix.from_hdf5(plan.path, world)
     b = read_rhs(plan.path, plan.rhs, A.layout)
@@ -133,18 +134,20 @@ def _print(checks: Sequence[Check], info: SolveInfo, facts: dict[str, Any], as_j
 
     verdict = {exits.OK: "ok", exits.FAILED: "disagree", exits.NOT_CONVERGED: info.status}
     status = verdict[_code(checks, info)]
+    listed = [
+        {
+            "name": check.name,
+            "difference": finite(check.difference),
+            "tolerance": check.tolerance,
+            "ok": check.ok,
+            "note": check.note,
+        }
+        for check in checks
+    ]
+    summary = {"status": status, **facts, "checks": listed}
+    log_summary(summary)
     if as_json:
-        listed = [
-            {
-                "name": check.name,
-                "difference": finite(check.difference),
-                "tolerance": check.tolerance,
-                "ok": check.ok,
-                "note": check.note,
-            }
-            for check in checks
-        ]
-        print(json.dumps({"status": status, **facts, "checks": listed}))
+        print(json.dumps(summary))
         return
     rows = [
         [

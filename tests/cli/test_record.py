@@ -113,6 +113,33 @@ def test_log_and_profile_of_a_solve(ranks, folder):  # noqa: F811
     assert "nowhere/log.jsonl" in outcomes["unwritable"].stderr
 
 
+def test_logs_of_the_other_commands(folder):  # noqa: F811
+    """What a run was of, and what came of it: as --json says it."""
+    commands = {
+        "eigsh": ["eigsh", "matrix.h5", "-k", "2"],
+        "newton": ["newton", "bratu2d:n=16,lambda=5"],
+        "grad": ["grad", "matrix.h5"],
+        "verify": ["verify", "matrix.h5", "--against", "scipy"],
+    }
+    outcomes = run_cases(
+        2,
+        {
+            name: [*command, "--json", "--log-file", f"{name}.jsonl"]
+            for name, command in commands.items()
+        },
+        folder,
+    )
+    for name, outcome in outcomes.items():
+        assert outcome.codes == [0, 0], outcome.stderr
+        lines = lines_of(folder / f"{name}.jsonl")
+        assert [line["event"] for line in lines[:3]] == ["start", "world", "input"]
+        assert lines[-1]["event"] == "end" and lines[-1]["exit_code"] == 0
+        summary = one(lines, "summary")
+        assert summary["status"] == outcome.json["status"] and "solved" in {
+            line["event"] for line in lines
+        }
+
+
 @pytest.mark.parametrize("ranks", [2])
 def test_log_of_a_run_that_is_told_to_end(ranks, folder):  # noqa: F811
     arguments = [*COMMANDS["solve"], "--log-file", "run.jsonl", "--checkpoint", "run.ckpt.h5"]
