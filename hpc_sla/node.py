@@ -58,8 +58,8 @@ def share_cores(ranks_on_node: int) -> None:
 def sleep_where_crowded() -> None:
     """Before MPI starts: where a node has more ranks than cores, waiting ranks sleep. Local.
 
-    Else MPICH's yield in a loop, with which Linux 6.18 has been seen to give a core to the same
-    rank for minutes, while the one that it waited for stood in the queue: a job that hung.
+    Else they poll, and MPICH yields in a loop. On Linux 6.18 ranks that poll have been seen to keep
+    the cores for half a minute and more, while the one that they waited for stood in the queue.
     """
     if int(os.environ.get("MPI_LOCALNRANKS", 1)) > (os.cpu_count() or 1):
         os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
