@@ -81,6 +81,8 @@ def _communication(world: World) -> Iterator[Hook]:
         yield Hook(transport, vars(transport)[name], REDUCTION, _second)
     for method in (World.sum, World.max):
         yield Hook(World, method, "reduction of host numbers")
+    # Elsewhere than on rank 0 the wait for it: the small dense problems of LOBPCG, for one.
+    yield Hook(World, World.on_root, "decision of rank 0")
 
 
 def _second(args: tuple[Any, ...], result: Any) -> int:

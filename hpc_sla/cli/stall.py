@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import click
@@ -84,12 +83,7 @@ class Watchdog:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # After an exception, too: whoever handles it may wait for the other ranks.
         self._over.set()
         if self._thread is not None:
