@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ import click
 
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.config import config_option
-from hpc_sla.cli.record import record_options
+from hpc_sla.cli.record import conclude, gather_profile, log_input, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
 
@@ -90,11 +89,13 @@ def _bench(
     with _prepared(world, file) as (path, warm_up_path):
         plan = world.on_root(lambda: plan_run(path, rhs, "", world.size))
         limit = _MAX_ITERATIONS if max_iterations is None else max_iterations
+        log_input(plan)
         task = Task(path, plan.rhs, rtol, limit, method, precond)
         warm_up = Task(warm_up_path, "ones", rtol, limit, method, precond)
         laps = race((Ours(world), Petsc(world)), task, warm_up, world, repeats)
     ours, theirs = summarise(laps["hpc_sla"]), summarise(laps["PETSc"])
     both = ours["converged"] and theirs["converged"]
+    profile = gather_profile(world)
     if world.rank == 0:
         facts = {
             "status": "converged" if both else "max_iterations",
@@ -108,7 +109,7 @@ def _bench(
             "rtol": rtol,
             "repeats": repeats,
         }
-        _print(facts, ours, theirs, as_json)
+        _report(facts, ours, theirs, profile, as_json)
     return exits.OK if both or max_iterations is not None else exits.NOT_CONVERGED
 
 
@@ -157,8 +158,12 @@ def _temporary_folder(shared: bool) -> str:
         ) from error
 
 
-def _print(
-    facts: dict[str, Any], ours: dict[str, Any], theirs: dict[str, Any], as_json: bool
+def _report(
+    facts: dict[str, Any],
+    ours: dict[str, Any],
+    theirs: dict[str, Any],
+    profile: dict[str, Any] | None,
+    as_json: bool,
 ) -> None:
     from hpc_sla.reference.race import ratio
     from hpc_sla.report.memory import reset_peak
@@ -177,14 +182,8 @@ def _print(
     reason = None
     if ratios["peak_memory_ratio"] is None:
         reason = reset_peak() or "the peak counter could not be read on every rank"
-    if as_json:
-        print(
-            json.dumps(
-                {**facts, **ratios, "peak_memory_reason": reason, "ours": ours, "petsc": theirs}
-            )
-        )
-        return
-    _print_table(facts, ours, theirs, reason)
+    summary = {**facts, **ratios, "peak_memory_reason": reason, "ours": ours, "petsc": theirs}
+    conclude(summary, profile, as_json, lambda: _print_table(facts, ours, theirs, reason))
 
 
 def _print_table(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
-from hpc_sla.cli.record import log_input, log_summary, record_options
+from hpc_sla.cli.record import conclude, gather_profile, log_input, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.solve import Settings, attributes
 from hpc_sla.errors import HpcSlaError, InputError
@@ -238,6 +237,7 @@ def _report(
 
     A, world = problem.A, problem.A.world
     norms = [_norm(world, t) for t in (found.of_values, found.of_b)]
+    profile = gather_profile(world)
     where = measured(world, stages)
     if where is None:
         return
@@ -268,11 +268,8 @@ def _report(
             "ok": _agrees(problem, compared),
             "directions": [vars(one) for one in compared],
         }
-    log_summary(summary)
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        _print(summary, f"{plan.path}, right-hand side {plan.rhs}", info.precond, info.method)
+    named = f"{plan.path}, right-hand side {plan.rhs}", info.precond, info.method
+    conclude(summary, profile, as_json, lambda: _print(summary, *named))
 
 
 def _norm(world: World, vector: torch.Tensor | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
-from hpc_sla.cli.record import gather_profile, log_summary, record_options, show_profile
+from hpc_sla.cli.record import conclude, gather_profile, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
 from hpc_sla.errors import InputError
@@ -296,14 +295,7 @@ def _report(
         **where,
         "result": output,
     }
-    log_summary(summary)
-    if profile is not None:
-        summary["profile"] = profile
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        _print(summary, problem, info, given)
-        show_profile(profile)
+    conclude(summary, profile, as_json, lambda: _print(summary, problem, info, given))
     sys.stdout.flush()
 
 

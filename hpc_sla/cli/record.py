@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import platform
@@ -115,13 +116,33 @@ def log_input(plan: Plan) -> None:
     log.emit("input", **told, result=plan.output)
 
 
-def log_summary(summary: dict[str, Any]) -> None:
-    """What --json prints, in the log. Local."""
+def conclude(
+    summary: dict[str, Any],
+    profile: dict[str, Any] | None,
+    as_json: bool,
+    show: Callable[[], None],
+) -> None:
+    """Log what came of a run, and print it, the profile with it. Local, for rank 0.
+
+    Parameters
+    ----------
+    summary : dict
+        What --json prints.
+    profile : dict or None
+        Of `gather_profile`.
+    as_json : bool
+    show : callable
+        Prints the summary as a person reads it.
+    """
     log.emit("summary", **{_SUMMARY.get(key, key): value for key, value in summary.items()})
+    if as_json:
+        print(json.dumps(summary if profile is None else {**summary, "profile": profile}))
+        return
+    show()
+    _show_profile(profile)
 
 
-def show_profile(found: dict[str, Any] | None, file: IO[str] | None = None) -> None:
-    """Print the table, where there is something in it. Local."""
+def _show_profile(found: dict[str, Any] | None, file: IO[str] | None = None) -> None:
     from hpc_sla.report.profile import print_profile
 
     if found is not None:
@@ -252,7 +273,7 @@ class Record:
     def world_ends(self, world: World) -> None:
         """Show what was measured, unless the command has. **Collective.**"""
         if self.profile is not None and not self.profile.reported:
-            show_profile(gather_profile(world), sys.stderr)
+            _show_profile(gather_profile(world), sys.stderr)
 
     def __exit__(
         self,

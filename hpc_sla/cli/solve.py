@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -15,7 +14,7 @@ from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
-from hpc_sla.cli.record import gather_profile, log_input, log_summary, record_options, show_profile
+from hpc_sla.cli.record import conclude, gather_profile, log_input, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
 
@@ -249,20 +248,17 @@ def _report(
         **where,
         "result": plan.output,
     }
-    log_summary(summary)
-    if profile is not None:
-        summary["profile"] = profile
-    if as_json:
-        print(json.dumps(summary))
-        return
-    assert shares is not None
     problem = f"{plan.path}, right-hand side {plan.rhs}"
     how = f"{info.method} + {info.precond}"
     if info.reason:
         how += f" (auto: {info.reason})"
     told_status = info.status, error, advice(info)
-    print_run(summary, A.shape, shares, problem, plan.method, how, *told_status)
-    show_profile(profile)
+
+    def show() -> None:
+        assert shares is not None
+        print_run(summary, A.shape, shares, problem, plan.method, how, *told_status)
+
+    conclude(summary, profile, as_json, show)
 
 
 def _known_error(A: DSparseMatrix, x: torch.Tensor, plan: Plan) -> float:

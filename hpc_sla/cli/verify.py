@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
-from hpc_sla.cli.record import log_input, log_summary, record_options
+from hpc_sla.cli.record import conclude, gather_profile, log_input, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.solve import Settings, run_solver
 
@@ -88,7 +87,7 @@ def _verify(
     if info.converged:
         checks += _solution_checks(A, b, x, info, reference, settings)
     reference.close()
-    nnz = A.nnz_global
+    nnz, profile = A.nnz_global, gather_profile(world)
     if world.rank == 0:
         facts = {
             "file": file,
@@ -98,7 +97,7 @@ def _verify(
             "ranks": world.size,
             "iterations": info.iterations,
         }
-        _print(checks, info, facts, as_json)
+        _report(checks, info, facts, profile, as_json)
     return _code(checks, info)
 
 
@@ -128,9 +127,14 @@ def _code(checks: Sequence[Check], info: SolveInfo) -> int:
     return exits.OK if info.converged else exits.NOT_CONVERGED
 
 
-def _print(checks: Sequence[Check], info: SolveInfo, facts: dict[str, Any], as_json: bool) -> None:
+def _report(
+    checks: Sequence[Check],
+    info: SolveInfo,
+    facts: dict[str, Any],
+    profile: dict[str, Any] | None,
+    as_json: bool,
+) -> None:
     from hpc_sla.report.run import finite
-    from hpc_sla.report.tables import count, print_table
 
     verdict = {exits.OK: "ok", exits.FAILED: "disagree", exits.NOT_CONVERGED: info.status}
     status = verdict[_code(checks, info)]
@@ -145,10 +149,12 @@ def _print(checks: Sequence[Check], info: SolveInfo, facts: dict[str, Any], as_j
         for check in checks
     ]
     summary = {"status": status, **facts, "checks": listed}
-    log_summary(summary)
-    if as_json:
-        print(json.dumps(summary))
-        return
+    conclude(summary, profile, as_json, lambda: _print_table(checks, info, facts))
+
+
+def _print_table(checks: Sequence[Check], info: SolveInfo, facts: dict[str, Any]) -> None:
+    from hpc_sla.report.tables import count, print_table
+
     rows = [
         [
             check.name,
