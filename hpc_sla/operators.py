@@ -132,6 +132,13 @@ class Operator(ABC):
             On every rank, where a matrix-free operator has no `rmatvec`.
         """
 
+    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+        """`out = |A| |x|`, entry by entry; False, out untouched, where A has none to see.
+
+        **Collective.** Arguments as of a product.
+        """
+        return False
+
     @abstractmethod
     def diagonal(self) -> torch.Tensor:
         """The diagonal of the owned rows: [n_owned]. Local.
@@ -167,7 +174,7 @@ class Operator(ABC):
             return False
         dtype = self.dtype or dtype
         with torch.no_grad():
-            x, y = (self._random(seed, dtype) for seed in (1, 2))
+            x, y = (self.noise(seed, dtype) for seed in (1, 2))
             product = torch.empty_like(x)
             terms = []
             for left, right in ((x, y), (y, x)):
@@ -184,8 +191,8 @@ class Operator(ABC):
             difference, square = self.world.all_sum(sums).tolist()
         return abs(difference) <= _ASYMMETRY * torch.finfo(dtype).eps * math.sqrt(square)
 
-    def _random(self, seed: int, dtype: torch.dtype) -> torch.Tensor:
-        """Uniform in [-1, 1), by the user's row numbers."""
+    def noise(self, seed: int, dtype: torch.dtype) -> torch.Tensor:
+        """Uniform in [-1, 1), by the user's row numbers: [n_owned], in `columns`. Local."""
         return torch.from_numpy(noise(self.columns.rows, seed)).to(self.device, dtype)
 
 
@@ -242,8 +249,16 @@ class _Matrix(Operator):
             self._transposed = self._pattern.transpose_values(self._values)
         self._pattern.rmatmul(self._transposed, y, out, transposed=True)
 
+    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+        self._pattern.absolute_matmul(self._values, x, out)
+        return True
+
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
+
+    @property
+    def T(self) -> Operator:
+        return _TransposedMatrix(self)
 
 
 class _Free(Operator):
@@ -321,6 +336,15 @@ class _Transposed(Operator):
     @property
     def T(self) -> Operator:
         return self._operator
+
+
+class _TransposedMatrix(_Transposed):
+    _operator: _Matrix
+
+    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+        matrix = self._operator
+        matrix._pattern.rmatmul(matrix._values.abs(), x.abs(), out)
+        return True
 
 
 def inner_products(

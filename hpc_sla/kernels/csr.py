@@ -168,6 +168,24 @@ class CsrPattern:
             square,
         )
 
+    def absolute_matmul(
+        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, chunk: int = 1 << 15
+    ) -> None:
+        """`out = |A| x`. Local; not differentiable.
+
+        On the CPU in pieces of `chunk` rows that stay in the cache, so that no second set of values
+        is held.
+        """
+        if self.indptr.device.type != "cpu" or self.n_rows <= chunk:
+            self.matmul(values.abs(), x, out)
+            return
+        for first in range(0, self.n_rows, chunk):
+            last = min(first + chunk, self.n_rows)
+            begin, end = self.indptr[[first, last]].tolist()
+            rows = self.indptr[first : last + 1] - begin
+            piece = CsrPattern(rows, self.indices[begin:end], self.n_columns)
+            piece.matmul(values[begin:end].abs(), x, out[first:last])
+
     def rmatmul(
         self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False
     ) -> None:

@@ -14,6 +14,7 @@ Status = Literal[
     "stagnated",
     "indefinite",
     "not_finite",
+    "diverged",
     "preempted",
 ]
 
@@ -26,6 +27,7 @@ MEANINGS: dict[Status, str] = {
     "the system is singular and inconsistent",
     "indefinite": "the matrix or the preconditioner is not positive definite",
     "not_finite": "a NaN or an infinity appeared",
+    "diverged": "the residual grew beyond dtol times that of the right-hand side",
     "preempted": "it was told to stop: see `hpc_sla.Checkpoint`",
 }
 """What each status means, for messages."""
@@ -38,8 +40,8 @@ class SolveInfo:
     Attributes
     ----------
     status : str
-        `converged`, `max_iterations`, `breakdown`, `stagnated`, `indefinite`, `not_finite` or
-        `preempted`; `MEANINGS` says what each means.
+        `converged`, `max_iterations`, `breakdown`, `stagnated`, `indefinite`, `not_finite`,
+        `diverged` or `preempted`; `MEANINGS` says what each means.
     iterations : int
     residual_norm : float
         ||b - A x||_2, computed from x at the end, not the recurrence's.
@@ -57,6 +59,22 @@ class SolveInfo:
     normal_residual : float or None
         Of a rectangular system, ||M^-T A^T (b - A x)||_2 relative to ||M^-T A^T b||_2: what a
         least-squares solution makes small, and what `status` goes by. None for a square one.
+    rtol : float or None
+        The relative tolerance in effect.
+    backward_error : float or None
+        max_i |b - A x|_i / (|A||x| + |b|)_i: how well each row is solved beside its own size (W.
+        Oettli and W. Prager, 1964). Where rows differ much in scale it may be near 1 though
+        `relative_residual` is tiny. None of a rectangular system, of an operator without entries,
+        and of a solve for a derivative.
+    hidden : bool
+        Whether there are rows that are solved more than 10^4 times worse, beside their size, than
+        `relative_residual` says, and worse than rtol.
+    at_rounding : bool
+        Whether the residual is what rounding in the dtype makes of A x: no better x can be had in
+        it. True of a solve that did not converge means that too small a tolerance was asked.
+    symmetric : bool or None
+        Of a solve that failed by a method for symmetric matrices: whether A is symmetric, to all
+        appearances.
     columns : tuple of SolveInfo
         For several right-hand sides, one a column; the fields above then tell of the worst: the
         first status that is not `converged`, the most iterations, the largest norms.
@@ -74,12 +92,24 @@ class SolveInfo:
     precond: str = ""
     reason: str = ""
     normal_residual: float | None = None
+    rtol: float | None = None
+    backward_error: float | None = None
+    hidden: bool = False
+    at_rounding: bool = False
+    symmetric: bool | None = None
     columns: tuple[SolveInfo, ...] = field(default=(), repr=False)
     adjoint: SolveInfo | None = field(default=None, repr=False)
 
     @property
     def converged(self) -> bool:
         return self.status == "converged"
+
+    @property
+    def advice(self) -> list[str]:
+        """What to try, or to look at, the likeliest first; nothing where all is well."""
+        from hpc_sla.linear.advice import advice
+
+        return advice(self)
 
 
 def worst(values: Iterable[float]) -> float:
@@ -99,6 +129,7 @@ def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
     statuses = [c.status for c in columns if not c.converged] or [columns[0].status]
     if "preempted" in statuses:  # the others may still come to more
         statuses = ["preempted"]
+    errors = [c.backward_error for c in columns if c.backward_error is not None]
     return SolveInfo(
         statuses[0],
         max(c.iterations for c in columns),
@@ -108,5 +139,9 @@ def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
         normal_residual=max(c.normal_residual or 0.0 for c in columns)
         if columns[0].normal_residual is not None
         else None,
+        rtol=columns[0].rtol,
+        backward_error=worst(errors) if errors else None,
+        hidden=any(c.hidden for c in columns),
+        at_rounding=all(c.at_rounding for c in columns if not c.converged),
         columns=tuple(columns),
     )

@@ -14,6 +14,7 @@ from hpc_sla import adjoint, log
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
 from hpc_sla.fingerprint import vector_fingerprint
+from hpc_sla.linear.accuracy import Accuracy, accuracy
 from hpc_sla.linear.choose import choose
 from hpc_sla.linear.driver import Callback, Outcome, iterate
 from hpc_sla.linear.info import SolveInfo, summarise
@@ -22,7 +23,7 @@ from hpc_sla.linear.method import System, norms_of, values_of
 from hpc_sla.linear.methods import Maker, make_method
 from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.linear.systems import KrylovSystem, parameters_of
-from hpc_sla.linear.tolerance import default_rtol
+from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
@@ -122,8 +123,10 @@ def solve(
     """
     started = time.perf_counter()
     operator = as_operator(A)
+    dtype = operator.dtype or b.dtype
+    loosest = loosest_rtol(dtype) if rtol is None else 0.0
     if rtol is None:
-        rtol = default_rtol(operator.dtype or b.dtype)
+        rtol = default_rtol(dtype)
     if max_iterations is None:
         max_iterations = min(max(10 * operator.n_global, 1000), 100_000)
     with operator.world.agree():
@@ -151,7 +154,9 @@ def solve(
         watch = None
         if checkpoint is not None:
             watch = Watch(checkpoint).of(method, lambda: _identity(plain, operator, b))
-        return Run(operator, M, rtol, atol, max_iterations, callback, watch)
+        return Run(
+            operator, M, rtol, atol, max_iterations, callback, watch, told=True, loosest=loosest
+        )
 
     system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients))
     differentiable = adjoint.solve if operator.square else adjoint.least_squares
@@ -200,6 +205,10 @@ class Run:
     max_iterations: int
     callback: Callback | None
     watch: Watch | None = None
+    told: bool = False
+    """Whether the accuracy of each solution is wanted, and not only that of a failed one."""
+    loosest: float = 0.0
+    """The relative residual up to which a solution that rounding stops has converged."""
 
     def choose(
         self, b: torch.Tensor, x0: torch.Tensor | None
@@ -319,12 +328,25 @@ class Run:
         if not square:
             (left,) = scalars.dots((r, r))
             norms = norms_of(left)
-        return [
+        infos = [
             _info(outcome, b_norm, None if square else (norm, measure))
             for outcome, b_norm, norm, measure in zip(
                 outcomes, b_norms, norms, measures, strict=True
             )
         ]
+        for info in infos:
+            info.rtol = self.rtol
+        if square and (self.told or not all(info.converged for info in infos)):
+            self._judge(infos, accuracy(self.operator, b, x, r, self.rtol))
+        return infos
+
+    def _judge(self, infos: list[SolveInfo], found: list[Accuracy]) -> None:
+        """Take in how good the solutions are. Local."""
+        for info, one in zip(infos, found, strict=True):
+            info.backward_error, info.hidden = one.backward_error, one.hidden
+            info.at_rounding = one.at_rounding and info.status != "not_finite"
+            if info.at_rounding and info.relative_residual <= self.loosest:
+                info.status = "converged"
 
     def _measures(self, system: System) -> list[float]:
         """||M^-T A^T b||_2 by columns. **Collective.**"""

@@ -172,6 +172,8 @@ class KrylovSystem:
             atol=0.0,
             callback=None,
             watch=None,
+            told=False,
+            loosest=0.0,
         )
 
 
@@ -193,10 +195,12 @@ class _Derived:
         maker = self._maker or origin._maker
         assert maker is not None
         x, info = self._run.solve(maker, b, None)
-        if not info.converged and self._maker is None and origin._fallback:
+        failed = not (info.converged or info.at_rounding)
+        if failed and self._maker is None and origin._fallback:
             x, info = self._run.solve(self._run.maker(origin._fallback), b, None)
         origin.info.adjoint = info
-        if not info.converged:
+        # What rounding leaves is all there is: no other method, and no more iterations, would help.
+        if not (info.converged or info.at_rounding):
             raise AdjointSolveError(info)
         return x
 

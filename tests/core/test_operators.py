@@ -246,8 +246,8 @@ def test_two_products_and_no_more(world):
 def test_the_random_vectors_do_not_depend_on_the_ranks(world):
     A = distribute(spd_matrix(31, 4), world, "cyclic")
     for seed in (1, 2):
-        vector = as_operator(A)._random(seed, torch.float64)
+        vector = as_operator(A).noise(seed, torch.float64)
         alone = hs.RowLayout(hs.World(comm=world.comm.Split(world.rank), device="cpu"), [0, 31])
-        expected = as_operator(Bad(layout=alone, matvec=abs))._random(seed, torch.float64)
+        expected = as_operator(Bad(layout=alone, matvec=abs)).noise(seed, torch.float64)
         np.testing.assert_array_equal(full(A.layout, vector), expected.numpy())
         assert abs(expected).max() <= 1 and abs(expected.mean()) < 0.3 and expected.std() > 0.4
