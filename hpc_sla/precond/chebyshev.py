@@ -10,6 +10,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
+from hpc_sla.precond.decoupled import for_spectrum
 from hpc_sla.precond.jacobi import Jacobi
 from hpc_sla.precond.spectrum import largest_eigenvalue, spectral_bound
 from hpc_sla.precond.workspace import Workspace, scale
@@ -67,8 +68,8 @@ class Chebyshev(Preconditioner):
         self._belongs_to(A.layout.n_owned, A.values)
         with torch.no_grad():
             self._inverse = Jacobi(A.diagonal()).inverse
-            bound = spectral_bound(A, self._inverse)
-            estimate = _SAFETY * largest_eigenvalue(A, self._inverse)
+            seen = for_spectrum(A)
+            bound, estimate = spectral_bound(*seen), _SAFETY * largest_eigenvalue(*seen)
         self.largest = min(estimate, bound) if estimate > 0 else bound
         self.smallest = self.largest / eigenvalue_ratio
         self._pattern, self._values = A.pattern, A.values.detach()

@@ -8,6 +8,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.chebyshev import Product
+from hpc_sla.precond.decoupled import for_spectrum
 from hpc_sla.precond.jacobi import Jacobi
 from hpc_sla.precond.spectrum import spectral_bound
 from hpc_sla.precond.workspace import Workspace, scale
@@ -52,7 +53,7 @@ class Polynomial(Preconditioner):
         self._belongs_to(A.layout.n_owned, A.values)
         with torch.no_grad():
             inverse = Jacobi(A.diagonal()).inverse
-            self.weight = 1 / spectral_bound(A, inverse)
+            self.weight = 1 / spectral_bound(*for_spectrum(A))
             self._weighted = inverse * self.weight
         self._pattern, self._values = A.pattern, A.values.detach()
         self._work = Workspace(1, A.layout.n_owned)

@@ -27,7 +27,7 @@ def spectral_bound(A: DSparseMatrix, inverse: torch.Tensor) -> float:
     ----------
     A : DSparseMatrix
     inverse : torch.Tensor [n_owned]
-        The diagonal of D^-1.
+        The diagonal of D^-1; 0 in rows that do not count.
 
     Returns
     -------
@@ -36,8 +36,8 @@ def spectral_bound(A: DSparseMatrix, inverse: torch.Tensor) -> float:
     """
     size = A.values.detach().abs()
     norms = []
-    for right in (torch.ones_like(inverse), inverse.abs().sqrt()):
-        left = inverse.abs() / right
+    root = inverse.abs().sqrt()
+    for left, right in ((inverse.abs(), torch.ones_like(inverse)), (root, root)):
         sums = torch.empty_like(inverse)
         A.pattern.matmul(size, right, sums)
         largest = float((left * sums).max()) if sums.numel() else 0.0

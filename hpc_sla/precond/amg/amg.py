@@ -19,6 +19,7 @@ from hpc_sla.precond.amg.cycle import Cycle
 from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
 from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.base import Preconditioner
+from hpc_sla.precond.decoupled import DecoupledRows, decoupled_rows
 from hpc_sla.precond.workspace import Workspace
 
 KEEP = ("prolongators", "aggregates")
@@ -32,7 +33,8 @@ class AMG(Preconditioner):
     coupled through halos, as in Tuminaro and Tong, "Parallel smoothed aggregation multigrid:
     aggregation strategies on massively parallel machines", SC 2000. For matrices of elliptic
     problems; a mildly non-symmetric one is treated as if symmetric, with gmres or bicgstab
-    around it.
+    around it. Rows without a nonzero beside the diagonal, as Dirichlet conditions leave them,
+    are solved exactly and take no part (`DecoupledRows`).
 
     Parameters
     ----------
@@ -72,12 +74,14 @@ class AMG(Preconditioner):
         if largest > 0:  # P has B's size, and may be float32
             B = B * 2.0 ** -round(math.log2(largest))
         with torch.no_grad():
-            self._hierarchy = Hierarchy(self._scaled(A), B, self.options)
+            inner = self._inner(A)
+            self._hierarchy = Hierarchy(inner, B, self.options, self._mask)
         self._matrix = A
         self.symmetric = self.options.cycle != "K"
         self.transposable = self.options.cycle != "K"
         self._start()
         self._work = Workspace(1, A.layout.n_owned)
+        self._rest = Workspace(1, A.layout.n_owned)
 
     @property
     def pattern(self) -> DistributedPattern:
@@ -89,7 +93,17 @@ class AMG(Preconditioner):
         self._transposed: Cycle | None = None
         self._of_symmetric: bool | None = None
 
-    def _scaled(self, A: DSparseMatrix) -> DSparseMatrix:
+    _decoupled: DecoupledRows | None = None
+
+    @property
+    def _mask(self) -> torch.Tensor | None:
+        return None if self._decoupled is None else self._decoupled.mask
+
+    def _inner(self, A: DSparseMatrix) -> DSparseMatrix:
+        """What the levels are made of: A without its decoupled rows, scaled. **Collective.**"""
+        self._decoupled = decoupled_rows(A)
+        if self._decoupled is not None:
+            A = self._decoupled.rest(A, self.options.block_size)
         self._scale = _scale(A)
         values = A.values.detach()
         return A.with_values(values if self._scale == 1 else values * self._scale)
@@ -131,7 +145,8 @@ class AMG(Preconditioner):
                     remedy=f"Choose one of {', '.join(KEEP)}",
                 )
         with torch.no_grad():
-            self._hierarchy = self._hierarchy.updated(self._scaled(A), keep)
+            inner = self._inner(A)
+            self._hierarchy = self._hierarchy.updated(inner, keep, self._mask)
         self._matrix = A
         self._start()
         return self
@@ -180,17 +195,32 @@ class AMG(Preconditioner):
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
-        return self._apply(self._cycle, r, out)
+        if self._decoupled is None:
+            return self._apply(self._cycle, r, out)
+        (b,) = self._rest.like(r)
+        self._apply(self._cycle, self._decoupled.eliminate(r, b), out)
+        return self._decoupled.solve(r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
+        cycle = self._cycle_transpose()
+        if self._decoupled is None:
+            return self._apply(cycle, r, out)
+        (b,) = self._rest.like(r)
+        self._apply(cycle, self._decoupled.clear(b.copy_(r)), out)
+        return self._decoupled.solve_transpose(r, out)
+
+    def _cycle_transpose(self) -> Cycle:
+        """The transposed cycle, of a symmetric matrix the cycle itself. **Collective.**"""
         if self._of_symmetric is None:
-            self._of_symmetric = as_operator(self._matrix).symmetric()
+            A = self._matrix
+            inner = A if self._decoupled is None else self._decoupled.rest(A)
+            self._of_symmetric = as_operator(inner).symmetric()
         if self._of_symmetric:
-            return self._apply(self._cycle, r, out)
+            return self._cycle
         if self._transposed is None:
             self._transposed = Cycle(self._hierarchy.levels, self.options.cycle, transpose=True)
-        return self._apply(self._transposed, r, out)
+        return self._transposed
 
     def _apply(self, cycle: Cycle, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         dtype = self._hierarchy.dtype

@@ -48,14 +48,15 @@ def largest_eigenvalue(
 
     In D's inner product, in which D^-1 A is symmetric where A is (Saad, Numerical Methods for
     Large Eigenvalue Problems, 2nd ed., section 6.6), without re-orthogonalisation: the largest
-    Ritz value does not suffer from its lack. Few vectors are kept.
+    Ritz value does not suffer from its lack. Few vectors are kept. The first has entries of one
+    size in D^-1/2 A D^-1/2: then no row is out of sight, whatever its scale.
 
     Parameters
     ----------
     operator : Operator
     layout : RowLayout
     inverse : torch.Tensor [n_owned]
-        The diagonal of D^-1.
+        The diagonal of D^-1; 0 in rows that are not looked at.
     before : Estimate, optional
         For other values of A. The steps start from the same vector, so that where the first few
         come to nearly the same, all of them would: the rest is spared.
@@ -63,7 +64,8 @@ def largest_eigenvalue(
     world = layout.world
     steps = min(steps, layout.n_global)
     # M^-1 = D^-1 of the preconditioned Lanczos method; u is left unscaled, its norm is beta.
-    u = start_vector(layout).to(inverse)
+    size = inverse.abs()
+    u = start_vector(layout).to(inverse) * torch.where(size > 0, size.rsqrt(), 0.0)
     z = u * inverse
     previous, sums = torch.zeros_like(u), u.new_empty(3)
     forced = u.new_empty(())

@@ -37,7 +37,10 @@ def galerkin(A: DSparseMatrix, blocks: Blocks, P: Prolongator) -> DSparseMatrix:
     n = coarse.n_owned
     more = send_home(some_rows(product, n, n + len(rows.away)), rows, columns)
     pattern, values, _ = distribute(coarse, columns, _added(product, n, len(columns), *more))
-    return DSparseMatrix(pattern, torch.from_numpy(np.ascontiguousarray(values)).to(A.device))
+    # Products come in the dtype of what a rank had to add up, and ranks differ in that.
+    return DSparseMatrix(
+        pattern, torch.from_numpy(np.ascontiguousarray(values)).to(A.device, A.dtype)
+    )
 
 
 class KnownProduct:
@@ -88,6 +91,7 @@ class KnownProduct:
             self._targets = self._find(row, column)
         targets, inverse = np.unique(self._targets, return_inverse=True)
         values[targets] += np.bincount(inverse, weights=value, minlength=len(targets))
+        values = values.astype(blocks.owned.dtype, copy=False)  # as when it was set up
         return DSparseMatrix(
             self._pattern, torch.from_numpy(values).to(self._pattern.layout.world.device)
         )

@@ -82,6 +82,9 @@ class Hierarchy:
     B : float64 array [n_owned, m]
         Per rank: the near-nullspace.
     options : AmgOptions
+    decoupled : bool tensor [n_owned], optional
+        Per rank, on every rank or on none: rows of A with a diagonal alone, which no aggregate
+        and no smoother is to touch.
     previous : Hierarchy, optional
         Of the same pattern, to take from it what `keep` says: see `updated`.
 
@@ -99,6 +102,7 @@ class Hierarchy:
         A: DSparseMatrix,
         B: np.ndarray,
         options: AmgOptions,
+        decoupled: torch.Tensor | None = None,
         previous: Hierarchy | None = None,
         keep: str = "",
     ) -> None:
@@ -113,11 +117,12 @@ class Hierarchy:
         current: DSparseMatrix | None = A
         while current is not None:
             depth = len(self._kept)
-            inverse = self._add_level(current, previous._estimates[depth] if previous else None)
+            estimate = previous._estimates[depth] if previous else None
+            inverse = self._add_level(current, estimate, decoupled)
             level = self.levels[-1]
             before = previous._kept[depth] if previous and depth < len(previous._kept) else None
             if previous is None and not self._ends_here(current):
-                before = self._aggregate(current, B, block_size)
+                before = self._aggregate(current, B, block_size, decoupled)
             if before is None:
                 if current.shape[0] <= options.coarse_size:
                     with self._timed("coarse"):
@@ -128,7 +133,7 @@ class Hierarchy:
             with self._timed("prolongator"):
                 transfer = before.transfer if keep == "prolongators" else None
                 if transfer is None:
-                    P, B_coarse = self._prolongator(current, blocks, before, inverse)
+                    P, B_coarse = self._prolongator(current, blocks, before, inverse, decoupled)
                 else:
                     P, B_coarse = transfer.prolongator(), None
             product = None
@@ -160,44 +165,58 @@ class Hierarchy:
                     if B_coarse is not None:
                         B_coarse = kept.shrink.rows(B_coarse)
             B = np.empty((0, block_size)) if B_coarse is None else B_coarse
+            decoupled = None
         # Rank 0 goes all the way down.
         self.summaries = A.world.comm.bcast(self.summaries)
 
-    def updated(self, A: DSparseMatrix, keep: str) -> Hierarchy:
+    def updated(
+        self, A: DSparseMatrix, keep: str, decoupled: torch.Tensor | None = None
+    ) -> Hierarchy:
         """The hierarchy of other values on the same pattern. **Collective.**
 
         Parameters
         ----------
         A : DSparseMatrix
         keep : {"prolongators", "aggregates"}
+        decoupled : bool tensor [n_owned], optional
         """
         B = self._kept[0].B if self._kept else np.empty((A.layout.n_owned, 0))
-        return Hierarchy(A, B, self._options, self, keep)
+        return Hierarchy(A, B, self._options, decoupled, self, keep)
 
     def _ends_here(self, A: DSparseMatrix) -> bool:
         small = A.shape[0] <= self._options.coarse_size
         return small or len(self.levels) == self._options.max_levels
 
-    def _aggregate(self, A: DSparseMatrix, B: np.ndarray, block_size: int) -> _Kept | None:
+    def _aggregate(
+        self, A: DSparseMatrix, B: np.ndarray, block_size: int, decoupled: torch.Tensor | None
+    ) -> _Kept | None:
         """The aggregates, None where they would be next to as many as rows. **Collective.**"""
         with self._timed("aggregation"):
             graph = node_graph(A, Blocks.of(A), block_size)
+            nodes = graph.layout.n_global
+            if decoupled is not None:
+                alone = decoupled.view(-1, block_size).all(dim=1)
+                nodes -= int(A.world.sum(int(alone.sum())))
             threshold = self._options.strength
             for _ in range(_TRIES):
                 aggregates, group = aggregate(graph, threshold)
                 # Where weak connections are most of them, what is strong leaves nodes alone.
-                if 2 * aggregates.n_global <= graph.layout.n_global:
+                if 2 * aggregates.n_global <= nodes:
                     break
                 threshold /= 2
             if not 0 < aggregates.n_global * B.shape[1] <= _STALLED * A.shape[0]:
                 return None
             return _Kept(aggregates, group.astype(np.int32), B, block_size)
 
-    def _add_level(self, A: DSparseMatrix, before: Estimate | None) -> torch.Tensor:
+    def _add_level(
+        self, A: DSparseMatrix, before: Estimate | None, decoupled: torch.Tensor | None
+    ) -> torch.Tensor:
         """Add a level without its transfer; the diagonal of D^-1. **Collective.**"""
         with self._timed("smoother"):
             operator = Operator(A.pattern, A.values.detach().to(self.dtype))
             inverse = Jacobi(A.diagonal().detach()).inverse
+            if decoupled is not None:
+                inverse.masked_fill_(decoupled, 0)
             estimate = largest_eigenvalue(operator, A.layout, inverse.to(self.dtype), before)
             if not 0 < estimate.largest < math.inf:
                 estimate = Estimate(1.0, 1.0, 0.0)
@@ -207,12 +226,22 @@ class Hierarchy:
         return inverse
 
     def _prolongator(
-        self, A: DSparseMatrix, blocks: Blocks, kept: _Kept, inverse: torch.Tensor
+        self,
+        A: DSparseMatrix,
+        blocks: Blocks,
+        kept: _Kept,
+        inverse: torch.Tensor,
+        decoupled: torch.Tensor | None,
     ) -> tuple[Prolongator, np.ndarray]:
         group = kept.group.astype(np.int64)
         if kept.block_size > 1:
             group = np.repeat(group, kept.block_size)
-        Q, B = tentative(kept.aggregates, group, kept.B)
+        fine = kept.B
+        if decoupled is not None:
+            alone = decoupled.cpu().numpy()
+            group = np.where(alone, -1, group)
+            fine = np.where(alone[:, None], 0.0, fine)
+        Q, B = tentative(kept.aggregates, group, fine)
         coarse = RowLayout(A.world, kept.aggregates.offsets * B.shape[1])
         scale, plan = inverse.cpu().numpy(), A.pattern.plan
         largest = self._estimates[-1].largest

@@ -19,7 +19,7 @@ class Steps:
     ----------
     A : DSparseMatrix
     inverse : torch.Tensor [n_owned]
-        The diagonal of D^-1.
+        The diagonal of D^-1; 0 in rows that are to stay as they are.
     largest : float
         Of the eigenvalues of D^-1 A, from below. Replicated.
     options : AmgOptions
@@ -43,7 +43,7 @@ class Steps:
     ) -> None:
         if options.smoother == "l1_jacobi":
             steps = [(1.0, 0.0)] * options.degree
-            inverse = Jacobi(_l1_norms(A)).inverse
+            inverse = torch.where(inverse == 0, 0.0, Jacobi(_l1_norms(A)).inverse)
         else:
             steps = [(_DAMPING / largest, 0.0)] * options.degree
             if options.smoother == "chebyshev":
