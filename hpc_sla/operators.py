@@ -150,6 +150,10 @@ class Operator(ABC):
         """The transpose, as a view. Local."""
         return _Transposed(self)
 
+    def absolute(self) -> Operator | None:
+        """|A|, of the entries' magnitudes; None where they are not known. Local."""
+        return None
+
     def symmetric(self, dtype: torch.dtype = torch.float64) -> bool:
         """Whether A = A^T up to rounding, to all appearances. **Collective**; replicated.
 
@@ -245,6 +249,9 @@ class _Matrix(Operator):
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
 
+    def absolute(self) -> Operator:
+        return _Matrix(self._matrix.with_values(self._values.abs()))
+
 
 class _Free(Operator):
     def __init__(self, A: Any) -> None:
@@ -317,6 +324,10 @@ class _Transposed(Operator):
 
     def diagonal(self) -> torch.Tensor:
         return self._operator.diagonal()
+
+    def absolute(self) -> Operator | None:
+        there = self._operator.absolute()
+        return None if there is None else there.T
 
     @property
     def T(self) -> Operator:
