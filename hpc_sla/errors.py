@@ -85,7 +85,7 @@ class AdjointSolveError(HpcSlaError):
 
 
 class DegenerateEigenvaluesError(HpcSlaError):
-    """A gradient was wanted of eigenvectors that their eigenvalues do not tell apart.
+    """A gradient was wanted of eigenvalues that coincide, or of eigenvectors that go with them.
 
     Attributes
     ----------
@@ -99,10 +99,10 @@ class DegenerateEigenvaluesError(HpcSlaError):
     def __init__(self, i: int, j: int, first: float, second: float) -> None:
         self.pairs, self.gap = (i, j), abs(first - second)
         super().__init__(
-            f"the gradient of an eigenvector needs a gap to the other eigenvalues: those of pairs "
-            f"{i} and {j}, {first:.6g} and {second:.6g}, differ by {self.gap:.1e}. Ask for all "
-            "pairs of the cluster, and use what depends on the space they span or on the sum of "
-            "their eigenvalues only."
+            f"the gradient of an eigenvalue, or an eigenvector, needs a gap to the others: those "
+            f"of pairs {i} and {j}, {first:.6g} and {second:.6g}, differ by {self.gap:.1e}. Ask "
+            "for all pairs of the cluster, and use what depends on the space they span or on the "
+            "sum of their eigenvalues (or another symmetric function of all of them) only."
         )
 
 

@@ -34,14 +34,17 @@ class Pencil(Protocol):
     def pairs(self, theta: Theta) -> tuple[torch.Tensor, torch.Tensor]:
         """(values [k], vectors [n_owned, k]). **Collective**; not differentiable."""
 
+    def refuse_parts(self, V: torch.Tensor, g: torch.Tensor) -> None:
+        """Raise where cotangents g of the values tell apart what coincides. **Collective.**"""
+
     def left(
-        self, V: torch.Tensor, C: torch.Tensor
+        self, V: torch.Tensor, g: torch.Tensor, C: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of the cotangents C of V: (M, K, Y). **Collective.**
+        """Of the cotangents g of the values and C of V: (M, K, Y). **Collective.**
 
         M = V^T C; the weights of pairs of known vectors, K_ji = (M_ji - M_ij) / (2 (lambda_i -
         lambda_j)); and -(A - lambda_i B)^+ c_i outside the span of V, by columns. Raises where
-        the loss depends on vectors that are not determined.
+        the loss depends on values or vectors that are not determined.
         """
 
 
@@ -73,6 +76,7 @@ class _Pairs(torch.autograd.Function):
             return (None,) * (1 + len(theta))
         if C is None:
             assert g is not None
+            pencil.refuse_parts(V.detach(), g.detach())
             # For a second derivative: each rank's use of what is the same on all is a part.
             g, values = (Replicate.apply(t, pencil.world) for t in (g, values))
             left_A, left_B = V * g, V * (-g * values)
@@ -110,7 +114,7 @@ class _Left(torch.autograd.Function):
         g: torch.Tensor,
         C: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        M, K, Y = pencil.left(V, C)
+        M, K, Y = pencil.left(V, g, C)
         means = (values + values.unsqueeze(1)) * 0.5
         for_A = K + torch.diag(g)
         for_B = means * K + torch.diag(g * values) + (M + M.T) * 0.25

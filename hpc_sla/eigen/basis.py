@@ -16,6 +16,9 @@ import torch
 _NOISE = 8.0
 """Squares below so many units of rounding error are nothing."""
 
+_NEGATIVE = 1e3
+"""Squares below so many times that, negative, ask for an explanation."""
+
 
 @dataclass(frozen=True)
 class Ritz:
@@ -46,18 +49,21 @@ class Selection:
     kept : float
         The least squared part of a member of the last group outside the groups before it,
         relative to its own square.
-    definite : bool
-        Whether no squared norm was negative beyond rounding.
+    noise : float
+        Squares below are rounding.
+    negative : float64 tensor [q] or None
+        Coefficients of a combination whose square is negative beyond rounding.
     """
 
     basis: torch.Tensor
     first: int
     before: int
     kept: float
-    definite: bool
+    noise: float
+    negative: torch.Tensor | None
 
 
-def select(gram: torch.Tensor, sizes: Sequence[int], eps: float) -> Selection:
+def select(gram: torch.Tensor, sizes: Sequence[int], eps: float, doubt: float = 0.0) -> Selection:
     """An orthonormal basis out of groups of vectors, earlier groups first.
 
     Block Gram-Schmidt, and within a group the eigenvectors of its Gram matrix (SVQB: A.
@@ -70,13 +76,17 @@ def select(gram: torch.Tensor, sizes: Sequence[int], eps: float) -> Selection:
         Of the groups; they sum to q.
     eps : float
         The rounding error of the vectors. That of their sums is double precision's.
+    doubt : float
+        How far the matrix is from what it should be, of a unit diagonal.
     """
     q = gram.shape[0]
     squares = gram.diagonal()
-    definite = bool((squares >= 0).all())
+    negative = (
+        torch.eye(q, dtype=gram.dtype)[int(squares.argmin())] if (squares < 0).any() else None
+    )
     scale = torch.where(squares > 0, squares.clamp(min=0).sqrt().reciprocal(), 0.0)
     gram = gram * scale * scale.unsqueeze(1)
-    noise = _NOISE * q * max(torch.finfo(gram.dtype).eps, _NOISE * eps**2)
+    noise = _NOISE * max(q * torch.finfo(gram.dtype).eps, q * _NOISE * eps**2, doubt)
     basis, start, first, before, kept = gram.new_zeros((q, 0)), 0, 0, 0, 1.0
     for group, size in enumerate(sizes):
         members = torch.eye(q, dtype=gram.dtype)[:, start : start + size]
@@ -89,14 +99,17 @@ def select(gram: torch.Tensor, sizes: Sequence[int], eps: float) -> Selection:
             # Squares of parts outside; at first each member is of length one.
             if turn == 0:
                 kept = min(left.tolist(), default=1.0)
-                definite = definite and kept > -1e3 * noise
+                if negative is None and kept < -_NEGATIVE * noise:
+                    negative = members[:, int(left.argmin())] * scale
                 members, own = _only(left > noise, members, own)
             members, least = _orthonormal(members, own, noise)
-            definite = definite and least > -1e3 * noise
+            if negative is None and least is not None:
+                negative = least * scale
         basis = torch.cat([basis, members], dim=1)
         if group == 0:
             first = basis.shape[1]
-    return Selection(basis * scale.unsqueeze(1), first, before, max(kept, 0.0), definite)
+    basis = basis * scale.unsqueeze(1)
+    return Selection(basis, first, before, max(kept, 0.0), noise, negative)
 
 
 def _only(
@@ -107,17 +120,18 @@ def _only(
 
 def _orthonormal(
     members: torch.Tensor, own: torch.Tensor, noise: float
-) -> tuple[torch.Tensor, float]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """SVQB: combinations of the members that are orthonormal, for their Gram matrix `own`.
 
-    And its least eigenvalue, of a unit diagonal.
+    And one whose square is negative beyond rounding, if there is one.
     """
     if not members.shape[1]:
-        return members, 1.0
+        return members, None
     scale = own.diagonal().clamp(min=torch.finfo(own.dtype).tiny).rsqrt()
     values, vectors = torch.linalg.eigh(own * scale * scale.unsqueeze(1))
     keep = values > noise
-    return (members * scale) @ (vectors[:, keep] * values[keep].rsqrt()), float(values[0])
+    least = (members * scale) @ vectors[:, 0] if values[0] < -_NEGATIVE * noise else None
+    return (members * scale) @ (vectors[:, keep] * values[keep].rsqrt()), least
 
 
 def rayleigh_ritz(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -12,23 +14,27 @@ from hpc_sla.operators import Operator
 SMALL = 100
 """Rows that are few, whatever the number of pairs."""
 
+_TURNS = 60
+"""Of inverse iteration, at most."""
+
+_ROUNDED = 4.0
+"""Residuals that are so many units of rounding error are as small as they get."""
+
 
 def serves(n: int, constraints: int, m: int) -> bool:
     """Whether the space is too small for a block of m vectors with two more beside it."""
     return n - constraints <= max(5 * m, SMALL)
 
 
-def gathered_pairs(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, float | None]:
-    """Values [k] in double precision, this rank's rows of the vectors, and the value after.
-
-    **Collective.**
+def gathered_pairs(problem: Problem) -> torch.Tensor:
+    """This rank's rows of the vectors wanted, and of one more where there is one. **Collective.**
 
     Raises
     ------
     InputError
         On every rank: B is not positive definite.
     """
-    layout, k = problem.A.layout, problem.k
+    layout = problem.A.layout
     A = _gathered(problem.A, problem.dtype)
     n = len(A)
     B = torch.eye(n, dtype=A.dtype) if problem.B is None else _gathered(problem.B, problem.dtype)
@@ -39,29 +45,78 @@ def gathered_pairs(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, float 
         B_Y[mine] = problem.constraints.B_Y.double().cpu()
         B_Y = problem.all_sum(B_Y.to(problem.A.device)).cpu()
     # By rank 0: another processor's LAPACK may choose other vectors of a multiple value.
-    found = layout.world.on_root(lambda: [t.numpy() for t in _pairs(problem.sign * A, B, B_Y)])
-    values, vectors = (torch.from_numpy(array) for array in found)
-    values, vectors = problem.sign * values, vectors[:, :k]
-    following = float(values[k]) if len(values) > k else None
-    owned = vectors[mine].to(problem.A.device, problem.dtype).contiguous()
-    return values[:k], owned, following
+    vectors = torch.from_numpy(
+        layout.world.on_root(lambda: _pairs(problem.sign * A, B, B_Y, problem.k + 1).numpy())
+    )
+    return vectors[mine].to(problem.A.device, problem.dtype).contiguous()
 
 
-def _pairs(
-    A: torch.Tensor, B: torch.Tensor, B_Y: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values, ascending, and B-orthonormal vectors of a dense pencil, B-orthogonal to Y. Local."""
-    basis = torch.linalg.qr(B_Y, mode="complete")[0][:, B_Y.shape[1] :].contiguous()
-    A, B = (basis.T @ matrix @ basis for matrix in (A, B))
+def _pairs(A: torch.Tensor, B: torch.Tensor, B_Y: torch.Tensor, count: int) -> torch.Tensor:
+    """B-orthonormal vectors of the first values of a dense pencil, B-orthogonal to Y. Local."""
+    basis = torch.eye(len(A), dtype=A.dtype)
+    if B_Y.shape[1]:
+        basis = torch.linalg.qr(B_Y, mode="complete")[0][:, B_Y.shape[1] :].contiguous()
+        A, B = (basis.T @ matrix @ basis for matrix in (A, B))
     lower, failed = torch.linalg.cholesky_ex(B)
     if int(failed):
-        raise InputError("is not positive definite", field="B")
+        raise InputError(
+            "is not positive definite, or so near to it that rounding decides",
+            field="B",
+            remedy="Pass a matrix of which v . B v > 0 for every v",
+        )
     half = torch.linalg.solve_triangular(lower, A, upper=False)
     small = torch.linalg.solve_triangular(lower, half.T, upper=False)
     if not bool(small.isfinite().all()):
-        raise InputError("has entries that are not finite", field="A")
-    values, vectors = torch.linalg.eigh((small + small.T) * 0.5)
-    return values, basis @ torch.linalg.solve_triangular(lower.T, vectors, upper=True)
+        raise InputError("has entries that are too large beside those of B", field="A")
+    values, Z = torch.linalg.eigh((small + small.T) * 0.5)
+    vectors = torch.linalg.solve_triangular(lower.T, Z[:, : count + 2], upper=True)
+    return basis @ _improved(A, B, vectors, float(values[0]), min(count, len(A)))
+
+
+def _improved(
+    A: torch.Tensor, B: torch.Tensor, X: torch.Tensor, lowest: float, count: int
+) -> torch.Tensor:
+    """The first vectors, good to what rounding allows of each row. Local.
+
+    LAPACK's are to what it allows of the largest entry, which may be a penalty on a few rows, and
+    far above the values sought. Inverse iteration of the block mends them: it takes the rows as
+    they come.
+    """
+    eps = torch.finfo(A.dtype).eps
+    scale = A.diagonal().abs().clamp(min=torch.finfo(A.dtype).tiny).rsqrt()
+    scale = torch.where(scale < 1 / torch.finfo(A.dtype).tiny ** 0.25, scale, 1.0)
+    best, least = X[:, :count], math.inf
+    for _ in range(_TURNS):
+        X, values = _ritz(A, B, X)
+        residuals = torch.linalg.vector_norm(A @ X - B @ X * values, dim=0)
+        sizes = torch.linalg.vector_norm(
+            A.abs() @ X.abs() + B.abs() @ X.abs() * values.abs(), dim=0
+        )
+        off = float((residuals / (eps * sizes + torch.finfo(A.dtype).tiny))[:count].max())
+        if off < least:
+            best, least = X[:, :count], off
+        if off <= _ROUNDED:
+            break
+        lowest = min(lowest, float(values[0])) if _ == 0 else float(values[0])
+        shift = lowest - 0.1 * max(float(values[-1]) - float(values[0]), abs(lowest) * 1e-3)
+        shifted = (A - shift * B) * scale * scale.unsqueeze(1)
+        solved, failed = torch.linalg.solve_ex(shifted, (B @ X) * scale.unsqueeze(1))
+        if int(failed) or not bool(solved.isfinite().all()):
+            break
+        X = solved * scale.unsqueeze(1)
+    return best
+
+
+def _ritz(A: torch.Tensor, B: torch.Tensor, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rayleigh and Ritz on the span of X. Local."""
+    X = X / torch.linalg.vector_norm(X, dim=0)
+    for _ in range(2):
+        small = X.T @ B @ X
+        values, Z = torch.linalg.eigh((small + small.T) * 0.5)
+        X = X @ (Z * values.clamp(min=torch.finfo(A.dtype).tiny).rsqrt())
+    small = X.T @ A @ X
+    values, Z = torch.linalg.eigh((small + small.T) * 0.5)
+    return X @ Z, values
 
 
 def _gathered(operator: Operator, dtype: torch.dtype) -> torch.Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from hpc_sla.eigen.problem import Problem, apply
+from hpc_sla.eigen.scaling import number_times_power
 from hpc_sla.eigen.space import inner
 from hpc_sla.errors import AdjointSolveError, DegenerateEigenvaluesError
 from hpc_sla.linear.info import SolveInfo
@@ -18,6 +20,9 @@ from hpc_sla.precond import Preconditioner
 _ONE_SPACE = 1e-5
 """How far, relative to its cotangents, a loss may tell the vectors of a cluster apart."""
 
+_OF_VECTORS, _OF_VALUES = 100.0, 10.0
+"""Gaps of so many times the errors of two values, and less, do not keep their pairs apart."""
+
 
 class Derivative:
     """Of the pairs that a problem was solved for. **Collective** in all it does.
@@ -28,8 +33,10 @@ class Derivative:
     V : torch.Tensor [n_owned, k]
     values, norms : list of float
         Replicated: eigenvalues, and norms of their residuals.
-    following : float or None
-        The next eigenvalue, or what is known of it.
+    following : (float, float) or None
+        What is known of the next eigenvalue, and the norm of its residual.
+    look : callable() -> (float, float) or None
+        **Collective.** The same, for good; None where there is no other.
     rtol : float
     """
 
@@ -39,24 +46,70 @@ class Derivative:
         V: torch.Tensor,
         values: list[float],
         norms: list[float],
-        following: float | None,
+        following: tuple[float, float] | None,
+        look: Callable[[], tuple[float, float] | None],
         rtol: float,
     ) -> None:
         self._problem, self._rtol = problem, rtol
         self._V, self._B_V = V, problem.B_times(V)
-        self._values, self._norms, self._following = values, norms, following
-        self._B_norms = self._lengths(self._B_V)
+        self._values, self._following, self._look = values, following, look
+        self._looked = False
+        B_norms = self._lengths(self._B_V)
+        self._size = B_norms[0] or 1.0
+        # How far each value may be from an eigenvalue.
+        self._errors = [norm / (size or 1.0) for norm, size in zip(norms, B_norms, strict=True)]
 
     def _lengths(self, x: torch.Tensor) -> list[float]:
         squares = self._problem.all_sum(x.double().square().sum(dim=0))
         return [math.sqrt(s) for s in squares.tolist()]
 
-    def _close(self, i: int, value: float, norm: float) -> bool:
-        """Whether rounding and residuals leave the order of two values open."""
-        mine = self._norms[i] / (self._B_norms[i] or 1.0)
+    def _close(self, i: int, value: float, error: float, units: float) -> bool:
+        """Whether rounding, or so many times the errors, leave the order of two values open."""
         size = max(abs(self._values[i]), abs(value))
-        known = 100 * max(mine, norm) + math.sqrt(torch.finfo(self._problem.dtype).eps) * size
-        return abs(self._values[i] - value) <= known
+        known = units * max(self._errors[i], error)
+        return abs(self._values[i] - value) <= known + math.sqrt(self._problem.eps) * size
+
+    def _cut_after(self, i: int, units: float) -> float | None:
+        """The next eigenvalue beyond those known, where it may be the i-th again. **Collective.**"""
+        if not self._looked and (
+            self._following is None
+            # A guard that has not converged leaves it open.
+            or self._near(i, units, 1.0)
+            and not self._near(i, units, 0.0)
+        ):
+            self._following, self._looked = self._look(), True
+        return self._following[0] if self._following and self._near(i, units, 1.0) else None
+
+    def _near(self, i: int, units: float, share: float) -> bool:
+        assert self._following is not None
+        value, norm = self._following
+        return self._close(i, value, share * norm / self._size, units)
+
+    def _degenerate(self, i: int, j: int, other: float) -> DegenerateEigenvaluesError:
+        power = self._problem.units.values
+        return DegenerateEigenvaluesError(
+            i, j, *(number_times_power(value, power) for value in (self._values[i], other))
+        )
+
+    def refuse_parts(self, g: torch.Tensor) -> None:
+        """Raise where cotangents [k] tell eigenvalues apart that coincide. **Collective.**
+
+        Of such only symmetric functions of all of them have a derivative.
+        """
+        cotangents = self._problem.A.world.comm.bcast(g.tolist())
+        eps = self._problem.eps
+        slack = max(_ONE_SPACE, 10 * math.sqrt(eps)) * max(map(abs, cotangents), default=0.0)
+        k = len(cotangents)
+        for i in range(k):
+            for j in range(i + 1, k):
+                apart = abs(cotangents[i] - cotangents[j]) > slack
+                if apart and self._close(i, self._values[j], self._errors[j], _OF_VALUES):
+                    raise self._degenerate(i, j, self._values[j])
+        for i in range(k):
+            if abs(cotangents[i]) > slack:
+                after = self._cut_after(i, _OF_VALUES)
+                if after is not None:
+                    raise self._degenerate(i, k, after)
 
     def within(self, C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """V^T C and the weights of pairs of V: see `hpc_sla.adjoint.eigen.Pencil`."""
@@ -72,10 +125,10 @@ class Derivative:
             for j in range(i):
                 apart = float(M[j, i] - M[i, j])
                 gap = self._values[i] - self._values[j]
-                if self._close(i, self._values[j], self._norms[j] / (self._B_norms[j] or 1.0)):
+                if self._close(i, self._values[j], self._errors[j], _OF_VECTORS):
                     size = float(c_norms[i] * v_norms[j] + c_norms[j] * v_norms[i])
                     if abs(apart) > _ONE_SPACE * size:
-                        raise DegenerateEigenvaluesError(j, i, self._values[j], self._values[i])
+                        raise self._degenerate(j, i, self._values[i])
                     continue  # the loss is of the space they span: the pair cancels
                 K[j, i] = K[i, j] = apart / (2 * gap)
         return M.to(V), K.to(V)
@@ -87,11 +140,11 @@ class Derivative:
         norms = self._lengths(right)
         nothing = 1e3 * self._problem.eps
         wanted = [i for i, norm in enumerate(norms) if norm > nothing * c_norms[i]]
-        after = self._following
         for i in wanted:
-            felt = norms[i] > _ONE_SPACE * c_norms[i]
-            if felt and after is not None and self._close(i, after, 0.0):
-                raise DegenerateEigenvaluesError(i, len(norms), self._values[i], after)
+            if norms[i] > _ONE_SPACE * c_norms[i]:
+                after = self._cut_after(i, _OF_VECTORS)
+                if after is not None:
+                    raise self._degenerate(i, len(norms), after)
         Y = torch.zeros_like(C)
         if not wanted:
             return Y, None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import torch
 
-from hpc_sla.eigen.basis import Ritz, Selection, rayleigh_ritz, select
-from hpc_sla.eigen.problem import Problem, Yardstick, apply
-from hpc_sla.eigen.space import Space
+from hpc_sla.eigen.basis import rayleigh_ritz, select
+from hpc_sla.eigen.problem import Problem, Yardstick, apply, column_norms, magnitudes
+from hpc_sla.eigen.scaling import unit_columns
+from hpc_sla.eigen.space import Space, symmetric
 from hpc_sla.errors import InputError
 from hpc_sla.linear.info import Status, worst
 
@@ -20,8 +21,23 @@ _PATIENCE = 100
 _STALL = 5
 """Iterations without progress after which the images are computed afresh."""
 
+_PAUSE = 5
+"""Iterations after a claim that the vectors did not bear out, before the next."""
+
+_CLAIMS = 5
+"""So many of them may fail without being half as far off as those before."""
+
 _MIXED = 1e-8
 """Squared part of a new direction outside the old ones, below which sums cannot tell it."""
+
+_DRIFT = 0.5
+"""How much of the residual asked for may be due to images that have drifted."""
+
+_EVIDENCE = 100.0
+"""Units of rounding error beyond which v . B v < 0 says that B is not positive definite."""
+
+_REFILL = 301
+"""Seed of vectors that stand in for lost ones."""
 
 
 @dataclass
@@ -39,8 +55,12 @@ class Found:
         When each met the tolerance, or all there were.
     history : list of list of float
         Residual norms by iteration.
-    following : float or None
-        A value for the next pair, for the gap to it; from a guard, so approximate.
+    following : (float, float) or None
+        A value for the next pair, for the gap to it, and the norm of its residual: of a guard.
+    rounding : list of bool
+        Of those that converged, which are at the level of rounding only, above what `tol` says.
+    guards : torch.Tensor [n_owned, m - k] or None
+        The vectors beyond.
     """
 
     values: torch.Tensor
@@ -50,7 +70,9 @@ class Found:
     scales: list[float]
     iterations: list[int]
     history: list[list[float]] = field(default_factory=list)
-    following: float | None = None
+    following: tuple[float, float] | None = None
+    rounding: list[bool] = field(default_factory=list)
+    guards: torch.Tensor | None = None
 
 
 class Lobpcg:
@@ -82,73 +104,69 @@ class Lobpcg:
         images = [self.space.A_kept] + ([] if problem.B is None else [self.space.B_kept])
         self.yardstick = Yardstick(problem, start, images)
         if x0 is not None:
-            start = torch.cat([x0.detach().to(start), start], dim=1)
+            guesses = unit_columns(x0, problem.A.world, "x0")
+            start = torch.cat([guesses.to(start), start], dim=1)
         if problem.constraints:
             problem.constraints.remove_from(start)
         if x0 is not None or problem.constraints:
             self.space.keep(start)
         self.iterations = 0
+        self.active = torch.zeros(self.m, dtype=torch.bool)
+        self.values = torch.zeros(self.m, dtype=torch.float64)
+        self._started = False
         self._history: list[list[float]] = []
         self._met: list[int | None] = [None] * self.k
         self._best, self._lowest, self._best_at = math.inf, math.inf, 0
-        self._last_claim, self._refreshed_at = math.inf, 0
+        self._last_claim, self._failed_claims, self._claim_after = math.inf, 0, 0
+        self._refreshed_at, self._tolerated, self._doubt = 0, 1.0, 0.0
         self._R = torch.empty_like(start[:, : self.m].contiguous())
         self._rescale = torch.ones(self.m, dtype=problem.dtype, device=start.device)
+        self._none = torch.empty(0, device=start.device)
 
     def run(self) -> Found:
         """Iterate until the true residuals of the wanted pairs are small, or it cannot."""
         resume = self.problem.resume
-        active = resume.restore(self) if resume else None
-        if active is None:
-            active = self._start()
-        elif self.problem.callback:
-            self.problem.callback(self.iterations, worst(self._norms[: self.k]))
+        if not (resume and resume.restore(self)):
+            started = self._step(*self._grams(self._none)[:2])
+            self.active[:] = True
+        else:
+            started = True
+            if self.problem.callback:
+                self.problem.callback(self.iterations, worst(self._norms[: self.k]))
+        self._started = True
         if resume:
             resume.checkpoint.start(self.iterations)
-        return self._found(self._iterate(active))
+        return self._found(self._iterate() if started else self._final("breakdown"))
 
-    def _start(self) -> torch.Tensor:
-        """The Ritz pairs in the start; all are active."""
-        everything = torch.ones(self.m, dtype=torch.bool)
-        gram_A, gram_B, _ = self.space.grams(torch.empty(0, device=self._R.device))
-        self._step(gram_A, gram_B, ~everything)
-        return everything
-
-    def _iterate(self, active: torch.Tensor) -> Status | None:
+    def _iterate(self) -> Status | None:
         """Until the end, and what it is."""
         problem, space = self.problem, self.space
         late = problem.precond.pointwise
-        none = torch.empty(0, device=self._R.device)
-        status: Status | None = None
         while True:
             if self.iterations - max(self._best_at, self._refreshed_at) >= _STALL:
                 # Of images that have drifted no residual gets smaller.
-                space.refresh()
-                self._refreshed_at = self.iterations
+                self._refresh()
             squares = self._residuals()
             if not late:
-                ratios, status = self._judge(problem.all_sum(squares))
-                active = ratios > 1
+                status = self._judge(problem.all_sum(squares).sqrt())
                 if status is not None:
-                    if self._final(status):
-                        break
+                    if end := self._final(status):
+                        return end
                     continue
-            self._directions(active)
+            self._directions()
             space.multiply()
-            gram_A, gram_B, sums = space.grams(squares if late else none)
+            gram_A, gram_B, sums = self._grams(squares if late else self._none)
             if late:
-                ratios, status = self._judge(sums)
-                active = ratios > 1
+                status = self._judge(sums.sqrt())
                 if status is not None:
-                    if self._final(status):
-                        break
+                    if end := self._final(status):
+                        return end
                     continue
-            self._step(gram_A, gram_B, active)
+            if not self._step(gram_A, gram_B):
+                return self._final("breakdown")
             self.iterations += 1
-            if problem.resume and problem.resume.after(self, active):
-                status = "preempted"
-                break
-        return status
+            if problem.resume and problem.resume.after(self):
+                return "preempted"
 
     # One iteration
 
@@ -161,13 +179,15 @@ class Lobpcg:
         measured = [self._R] if self.problem.B is None else [self._R, X, B_X]
         return torch.cat([t.double().square().sum(dim=0) for t in measured])
 
-    def _judge(self, squares: torch.Tensor) -> tuple[torch.Tensor, Status | None]:
-        """Each pair's residual over what it may be, and what that says. Replicated."""
+    def _judge(self, lengths: torch.Tensor) -> Status | None:
+        """What the norms of residuals say, which pairs are to go on among it. Replicated."""
         problem, m = self.problem, self.m
-        norms, *lengths = (s.sqrt().tolist() for s in squares.cpu().split(m))
-        x_norms, B_norms = lengths or ([1.0] * m, [1.0] * m)
+        norms, *others = (s.tolist() for s in lengths.cpu().split(m))
+        x_norms, B_norms = others or ([1.0] * m, [1.0] * m)
+        values = self.values.tolist()
         self._norms = norms
-        self._scales = self.yardstick.scales(self.values.tolist(), x_norms, B_norms)
+        self._scales = self.yardstick.scales(values, x_norms, B_norms)
+        self._plain = [abs(value) * norm for value, norm in zip(values, B_norms, strict=True)]
         relative = [
             norm / scale if scale else norm for norm, scale in zip(norms, self._scales, strict=True)
         ]
@@ -180,133 +200,253 @@ class Lobpcg:
                 self._met[i] = None
             elif self._met[i] is None:
                 self._met[i] = self.iterations
+        self.active = ~torch.tensor(met)
         largest = worst(relative[: self.k])
         if problem.callback:
             problem.callback(self.iterations, worst(norms[: self.k]))
         self._watch(worst(norms[: self.k]))
-        status: Status | None = None
         if not math.isfinite(largest):
-            status = "not_finite"
-        elif largest <= problem.tol:
-            status = "converged"
-        elif self.iterations >= problem.max_iterations:
-            status = "max_iterations"
-        elif self.iterations - self._best_at > _PATIENCE:
-            status = "stagnated"
-        return torch.tensor(relative) / problem.tol, status
+            return "not_finite"
+        if largest <= problem.tol and self.iterations >= self._claim_after:
+            return "converged"
+        if self.iterations >= problem.max_iterations:
+            return "max_iterations"
+        if self.iterations - self._best_at > _PATIENCE:
+            return "stagnated"
+        return None
 
     def _watch(self, norm: float) -> None:
         """Note when it last got better."""
         total = self.problem.sign * float(self.values[: self.k].sum())
-        lower = self._lowest - total > 1e-8 * abs(total)
+        rounding = self.problem.eps * self.yardstick.A_size / (self.yardstick.B_size or 1.0)
+        lower = self._lowest - total > max(1e-8 * abs(total), rounding)
         if norm < self._best or lower:
             self._best_at = self.iterations
         if lower:
             self._lowest = total
         self._best = min(self._best, norm)
 
-    def _directions(self, active: torch.Tensor) -> None:
+    def _directions(self) -> None:
         """W = M^-1 R of the active pairs, in the space's room."""
         problem = self.problem
         R = self._R
-        if not bool(active.all()):
-            which = active.nonzero().squeeze(1).to(R.device)
+        if not bool(self.active.all()):
+            which = self.active.nonzero().squeeze(1).to(R.device)
             R = R.index_select(1, which).mul_(self._rescale.index_select(0, which))
         else:
             R.mul_(self._rescale)
         W = self.space.room(R.shape[1])
-        apply(problem.precond, R, W)
-        if problem.constraints:
-            problem.constraints.remove_from(W)
+        if R.shape[1]:
+            apply(problem.precond, R, W)
+            self._constrain(W)
 
-    def _step(self, gram_A: torch.Tensor, gram_B: torch.Tensor, active: torch.Tensor) -> None:
-        """The Ritz pairs in [X | P | W] become the next X. **Collective.**"""
+    def _constrain(self, W: torch.Tensor) -> None:
+        if self.problem.constraints:
+            self.problem.constraints.remove_from(W)
+
+    def _refresh(self) -> None:
+        self.space.refresh()
+        self._refreshed_at = self.iterations
+
+    def _grams(self, extra: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The space's, of images that still are those of the vectors. **Collective.**
+
+        S^T (A S) is symmetric; that it no longer is tells, for nothing, how far images have
+        drifted from the vectors they belong to, while those of W are fresh. Left alone that grows
+        as fast as the method finds low values among the errors.
+        """
+        raw_A, raw_B, sums = self.space.grams(extra)
+        drift = self._drift(raw_A, raw_B)
+        if self._started and drift > self._tolerated:
+            self._refresh()
+            raw_A, raw_B, _ = self.space.grams(self._none)
+            self._tolerated = max(1.0, 4 * self._drift(raw_A, raw_B))
+        return symmetric(raw_A), symmetric(raw_B), sums
+
+    def _drift(self, raw_A: torch.Tensor, raw_B: torch.Tensor) -> float:
+        """How much of what may be, of the pair that suffers most. Replicated."""
+        lengths = raw_B.diagonal().clamp(min=0).sqrt()
+        scale = torch.where(lengths > 0, 1 / lengths, 0.0)
+        wrong_A, wrong_B = ((raw - raw.T).abs() * scale * scale[:, None] for raw in (raw_A, raw_B))
+        self._doubt = float(wrong_B.max())
+        sizes = self.values.abs()
+        floors = torch.tensor(self.yardstick.floors(self.values.tolist())).double()
+        allowed = torch.maximum(self.problem.tol * sizes, floors / (self.yardstick.B_size or 1.0))
+        wrong = (wrong_A[: self.m] + sizes[:, None] * wrong_B[: self.m]).amax(dim=1)
+        shares = torch.where(allowed > 0, wrong / allowed, 0.0)
+        return float(shares.max()) / _DRIFT
+
+    def _step(self, gram_A: torch.Tensor, gram_B: torch.Tensor) -> bool:
+        """The Ritz pairs in [X | P | W] become the next X. **Collective.**
+
+        False where there are not enough vectors.
+        """
         space, problem = self.space, self.problem
-        mixed, found = self._decided(gram_A, gram_B, active)
-        if mixed is not None:
-            space.new.addmm_(space.kept, mixed.to(space.new), alpha=-1)
-            norms = problem.all_sum(space.new.double().square().sum(dim=0)).sqrt()
-            space.new.mul_(torch.where(norms > 0, 1 / norms, 0.0).to(space.new.dtype))
-            space.multiply()
-            gram_A, gram_B, _ = space.grams(torch.empty(0, device=space.new.device))
-            _, found = self._decided(gram_A, gram_B, active, again=True)
-        assert found is not None
-        self.values = found.values
-        space.combine(found.coefficients)
+        self._refuse_not_finite(gram_A, gram_B)
+        again = trusted = filled = False
+        while True:
+            what, *found = self._decided(gram_A, gram_B, again, trusted)
+            if what == "ritz":
+                self.values = found[0]
+                space.combine(found[1])
+                return True
+            if what == "negative":
+                self._explain(found[0])
+                trusted = True
+                self._refresh()
+            elif what == "mixed":
+                again = True
+                space.new.addmm_(space.kept, found[0].to(space.new), alpha=-1)
+                norms = problem.all_sum(space.new.double().square().sum(dim=0)).sqrt()
+                space.new.mul_(torch.where(norms > 0, 1 / norms, 0.0).to(space.new.dtype))
+                space.multiply()
+            elif filled:
+                return False
+            else:
+                again = filled = True
+                space.room(self.m).copy_(problem.noise(self.m, _REFILL))
+                self._constrain(space.new)
+                space.multiply()
+            gram_A, gram_B, _ = self._grams(self._none)
 
     def _decided(
-        self, gram_A: torch.Tensor, gram_B: torch.Tensor, active: torch.Tensor, again: bool = False
-    ) -> tuple[torch.Tensor | None, Ritz | None]:
-        """What of W lies in [X | P], if nearly all of it does and not `again`; else the Ritz pairs.
+        self, gram_A: torch.Tensor, gram_B: torch.Tensor, again: bool, trusted: bool
+    ) -> tuple[Any, ...]:
+        """The Ritz pairs, or what has to be done first. **Collective.**
 
-        **Collective.** By rank 0: of the same numbers LAPACK may make others on another processor,
-        by rounding, and ranks that keep different directions would wait for each other for ever.
+        By rank 0: of the same numbers LAPACK may make others on another processor, by rounding,
+        and ranks that keep different directions would wait for each other for ever.
+
+        Returns
+        -------
+        "ritz", values, coefficients
+        "mixed", coefficients
+            Nearly all of W lies in [X | P] (unless `again`): this.
+        "negative", coefficients
+            Of a vector that has a negative square (unless `trusted`).
+        "short",
+            There are fewer than m directions.
         """
 
-        def decide() -> list[np.ndarray]:
-            chosen = self._select(gram_B)
-            if chosen.kept < _MIXED and not again:
-                kept = self.space.kept.shape[1]
+        def decide() -> tuple[Any, ...]:
+            kept, q, m = self.space.kept.shape[1], gram_B.shape[0], self.m
+            sizes = [m, kept - m, q - kept] if self._started and q > m else [q]
+            # Sums are in double precision; what single precision spoilt are the vectors alone.
+            chosen = select(gram_B, sizes, self.problem.eps, self._doubt)
+            if chosen.negative is not None and not trusted:
+                return "negative", chosen.negative.numpy()
+            if q > kept and chosen.kept < max(_MIXED, 10 * chosen.noise) and not again:
                 old = chosen.basis[:, : chosen.before]
-                return [(old[:kept] @ (old.T @ gram_B[:, kept:])).numpy()]
-            ritz = rayleigh_ritz(gram_A, chosen, self.m, active, self.problem.sign)
-            return [ritz.values.numpy(), ritz.coefficients.numpy()]
+                return "mixed", (old[:kept] @ (old.T @ gram_B[:, kept:])).numpy()
+            if chosen.basis.shape[1] < m:
+                return ("short",)
+            ritz = rayleigh_ritz(gram_A, chosen, m, self.active, self.problem.sign)
+            return "ritz", ritz.values.numpy(), ritz.coefficients.numpy()
 
-        found = [torch.from_numpy(a) for a in self.problem.A.world.on_root(decide)]
-        return (found[0], None) if len(found) == 1 else (None, Ritz(*found))
+        what, *found = self.problem.A.world.on_root(decide)
+        return what, *map(torch.from_numpy, found)
 
-    def _select(self, gram_B: torch.Tensor) -> Selection:
-        space = self.space
-        if not bool(gram_B.isfinite().all()):
+    def _explain(self, coefficients: torch.Tensor) -> None:
+        """Why a vector's square came out negative: refuse a B that is to blame. **Collective.**"""
+        problem = self.problem
+        if problem.B is None:
+            return
+        z = self.space.combination(coefficients.unsqueeze(1))
+        parts = [z.double() * problem.B_times(z), z.abs().double() * magnitudes(problem.B, z)]
+        square, size = problem.all_sum(torch.stack([part.sum() for part in parts])).tolist()
+        if square < -_EVIDENCE * problem.eps * size:
             raise InputError(
-                "products with A or B are not finite", field="A", remedy="Look at its entries"
+                "is not positive definite",
+                field="B",
+                remedy="Pass a matrix of which v . B v > 0 for every v",
             )
-        kept, m = space.kept.shape[1], self.m
-        sizes = [m, kept - m, space.new.shape[1]] if self._history else [kept]
-        # Sums are in double precision; what single precision spoilt are the vectors alone.
-        chosen = select(gram_B, sizes, self.problem.eps)
-        if not chosen.definite or chosen.basis.shape[1] < m:
+
+    def _refuse_not_finite(self, gram_A: torch.Tensor, gram_B: torch.Tensor) -> None:
+        """**Collective.**"""
+        if bool(gram_A.isfinite().all()) and bool(gram_B.isfinite().all()):
+            return
+        spoilt = self.problem.all_sum((~self.space.new.isfinite()).sum().double())
+        if float(spoilt):
             raise InputError(
-                "B is not positive definite" if self.problem.B else "the vectors are dependent",
-                field="B" if self.problem.B else "x0",
+                f"{self.problem.precond.name} gave values that are not finite",
+                field="precond",
+                remedy="Choose another preconditioner, or none",
             )
-        return chosen
+        raise InputError(
+            "products with A or B are not finite", field="A", remedy="Look at its entries"
+        )
 
     # The end
 
-    def _final(self, status: Status) -> bool:
-        """Hold what the loop claims against fresh products; whether it is the end."""
-        if status != "not_finite":
-            self.space.refresh()
+    def _final(self, status: Status) -> Status | None:
+        """Hold what the loop claims against the vectors themselves: the end, or None to go on."""
+        if status == "not_finite":
+            return status
+        self._settle()
+        if self._history:
             self._history.pop()
-            _, true = self._judge(self.problem.all_sum(self._residuals()))
-            if status == "converged" and true is None:
-                # The images had drifted. Go on from the fresh ones, as long as that helps.
-                claim = worst(
-                    n / s for n, s in zip(self._norms[: self.k], self._scales, strict=False)
-                )
-                if claim <= 0.5 * self._last_claim:
-                    self._last_claim = claim
-                    return False
-        return True
+        self._residuals()
+        true = self._judge(self._lengths())
+        if status != "converged" or true is not None:
+            return true if true == "max_iterations" else status
+        # Not so: images had drifted, or rounding allows more than it seemed to.
+        pairs = zip(self._norms[: self.k], self._scales[: self.k], strict=True)
+        claim = worst(norm / scale if scale else norm for norm, scale in pairs)
+        if claim > 0.5 * self._last_claim:
+            self._failed_claims += 1
+        self._last_claim = min(self._last_claim, claim)
+        self._claim_after = self.iterations + _PAUSE
+        return "stagnated" if self._failed_claims > _CLAIMS else None
+
+    def _settle(self) -> None:
+        """Make X orthonormal and its values Rayleigh quotients, all of fresh images. **Collective.**
+
+        And look at what rounding allows of these vectors.
+        """
+        space, m = self.space, self.m
+        self._refresh()
+        for columns in (m, space.kept.shape[1]):
+            gram_A, gram_B, _ = space.grams(self._none, columns)
+            self._refuse_not_finite(gram_A, gram_B)
+            what, *found = self._decided(symmetric(gram_A), symmetric(gram_B), True, True)
+            if what == "ritz":
+                space.replace(found[1][:, :m])
+                break
+        X, A_X, B_X = (t.narrow(1, 0, m) for t in (space.kept, space.A_kept, space.B_kept))
+        products = torch.stack([(X.double() * image).sum(dim=0) for image in (A_X, B_X)])
+        over, under = self.problem.all_sum(products).cpu()
+        self.values = torch.where(under > 0, over / under, self.values)
+        self.yardstick.measure(X.contiguous())
+
+    def _lengths(self) -> torch.Tensor:
+        """As `_residuals` gives them, but safe from under- and overflow. **Collective.**"""
+        space, m = self.space, self.m
+        X, B_X = (t.narrow(1, 0, m) for t in (space.kept, space.B_kept))
+        vectors = [self._R] if self.problem.B is None else [self._R, X, B_X]
+        return column_norms(self.problem, torch.cat(vectors, dim=1))
 
     def _found(self, status: Status | None) -> Found:
         k, problem = self.k, self.problem
-        norms, scales = self._norms[:k], self._scales[:k]
         ended: Status = "stagnated" if status in (None, "converged") else status
-        statuses: list[Status] = [
-            "converged"
-            if norm <= problem.tol * scale
-            else (ended if math.isfinite(norm) else "not_finite")
-            for norm, scale in zip(norms, scales, strict=True)
-        ]
+        order = torch.argsort(problem.sign * self.values[:k], stable=True)
+        pick = order.tolist()
+        norms, scales = ([all_[i] for i in pick] for all_ in (self._norms, self._scales))
+        met = [norm <= problem.tol * s for norm, s in zip(norms, scales, strict=True)]
         return Found(
-            self.values[:k].clone(),
-            self.space.kept[:, :k].contiguous(),
-            statuses,
+            self.values[:k][order],
+            self.space.kept[:, :k].contiguous()[:, order.to(self._R.device)].contiguous(),
+            [
+                "converged" if yes else (ended if math.isfinite(norm) else "not_finite")
+                for yes, norm in zip(met, norms, strict=True)
+            ],
             norms,
             scales,
-            [self.iterations if met is None else met for met in self._met],
-            self._history,
-            float(self.values[k]) if self.m > k else None,
+            [self._met[i] if self._met[i] is not None else self.iterations for i in pick],
+            [[row[i] for i in pick] for row in self._history],
+            (float(self.values[k]), self._norms[k]) if self.m > k else None,
+            [
+                yes and norm > problem.tol * self._plain[i]
+                for yes, norm, i in zip(met, norms, pick, strict=True)
+            ],
+            self.space.kept[:, k : self.m].contiguous() if self.m > k else None,
         )

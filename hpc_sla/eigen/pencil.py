@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,10 +11,14 @@ import torch
 from hpc_sla.eigen.dense import gathered_pairs, serves
 from hpc_sla.eigen.derivative import Derivative
 from hpc_sla.eigen.lobpcg import Found, Lobpcg
-from hpc_sla.eigen.problem import Problem, Yardstick
+from hpc_sla.eigen.problem import Constraints, Problem, Yardstick, column_norms
+from hpc_sla.eigen.scaling import number_times_power, times_power
 from hpc_sla.eigen.space import inner
 from hpc_sla.linear.info import SolveInfo, summarise
 from hpc_sla.linear.systems import Theta, form_of, parameters_of, with_parameters
+
+_ROUGHLY = 1e-6
+"""To what an eigenvalue is found that only has to be told from others."""
 
 _SIGNS = 97
 """Seed of the vector that settles signs; none of those a start is made of."""
@@ -65,52 +70,94 @@ class EigenPencil:
             method, found = "lobpcg", Lobpcg(problem, self._x0).run()
         _settle_signs(problem, found.vectors)
         self._found = found
-        self.info = _summary(found, method, problem.precond.name)
-        return found.values.to(found.vectors), found.vectors
+        units = problem.units
+        self.info = _summary(found, method, problem.precond.name, units.residuals)
+        values = times_power(found.values, units.values).to(found.vectors)
+        return values, times_power(found.vectors, units.vectors)
 
     def _derivative(self, V: torch.Tensor) -> Derivative:
-        found = self._found
-        assert self._problem is not None and found is not None
+        """Of the problem as it was solved, which may be scaled. **Collective.**"""
+        found, problem = self._found, self._problem
+        assert problem is not None and found is not None
+        V = times_power(V, -problem.units.vectors)
         values = found.values.tolist()
-        return Derivative(self._problem, V, values, found.norms, found.following, self._rtol)
+        return Derivative(
+            problem, V, values, found.norms, found.following, lambda: self._next(V), self._rtol
+        )
+
+    def _next(self, V: torch.Tensor) -> tuple[float, float] | None:
+        """The eigenvalue after those found, and the norm of its residual. **Collective.**"""
+        found, problem = self._found, self._problem
+        assert problem is not None and found is not None
+        known = V if problem.constraints is None else torch.cat([V, problem.constraints.Y], dim=1)
+        left = problem.A.n_global - known.shape[1]
+        if left < 1:
+            return None
+        beyond = replace(
+            problem, k=1, m=min(3, left), tol=max(problem.tol, _ROUGHLY), callback=None, resume=None
+        )
+        beyond.constraints = Constraints(beyond, known)
+        if serves(problem.A.n_global, known.shape[1], beyond.m):
+            one = _by_lapack(beyond)
+        else:
+            one = Lobpcg(beyond, found.guards).run()
+        return float(one.values[0]), one.norms[0]
+
+    def refuse_parts(self, V: torch.Tensor, g: torch.Tensor) -> None:
+        """**Collective.** See `hpc_sla.adjoint.eigen.Pencil`."""
+        self._derivative(V).refuse_parts(g)
 
     def left(
-        self, V: torch.Tensor, C: torch.Tensor
+        self, V: torch.Tensor, g: torch.Tensor, C: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """**Collective.** See `hpc_sla.adjoint.eigen.Pencil`."""
-        derivative = self._derivative(V)
+        assert self._problem is not None
+        derivative, units = self._derivative(V), self._problem.units
+        derivative.refuse_parts(g)
         C = C.contiguous()
         M, K = derivative.within(C)
         Y, info = derivative.outside(C)
         self.info.adjoint = info
-        return M, K, Y
+        return (
+            times_power(M, units.vectors),
+            times_power(K, units.vectors - units.values),
+            times_power(Y, -units.A),
+        )
 
 
 def _by_lapack(problem: Problem) -> Found:
     """**Collective.**"""
-    values, V, following = gathered_pairs(problem)
+    V = gathered_pairs(problem)
     k = problem.k
     image, B_V = torch.empty_like(V), problem.B_times(V)
     problem.A(V, image)
+    products = torch.stack([(V.double() * x).sum(dim=0) for x in (image, B_V)])
+    over, under = problem.all_sum(products).cpu()
+    values = over / under
     random = problem.noise(1, 1)
     A_random = torch.empty_like(random)
     problem.A(random, A_random)
     others = [] if problem.B is None else [problem.B_times(random)]
     yardstick = Yardstick(problem, random, [A_random, *others])
+    yardstick.measure(V)
     residual = image - B_V * values.to(V)
-    sums = torch.stack([x.double().square().sum(dim=0) for x in (residual, V, B_V)])
-    norms, lengths, B_lengths = problem.all_sum(sums).sqrt().tolist()
-    scales = yardstick.scales(values.tolist(), lengths, B_lengths)
-    met = [n <= problem.tol * s for n, s in zip(norms, scales, strict=True)]
+    lengths = column_norms(problem, torch.cat([residual, V, B_V], dim=1))
+    norms, x_norms, B_norms = (part.tolist() for part in lengths.split(V.shape[1]))
+    scales = yardstick.scales(values.tolist(), x_norms, B_norms)
+    met = [n <= problem.tol * s for n, s in zip(norms, scales, strict=True)][:k]
+    plain = [abs(value) * norm for value, norm in zip(values.tolist(), B_norms, strict=True)]
+    order = torch.argsort(problem.sign * values[:k], stable=True)
+    pick = order.tolist()
     return Found(
-        values,
-        V,
-        ["converged" if yes else "stagnated" for yes in met],
-        norms,
-        scales,
+        values[:k][order],
+        V[:, order.to(V.device)].contiguous(),
+        ["converged" if met[i] else "stagnated" for i in pick],
+        [norms[i] for i in pick],
+        [scales[i] for i in pick],
         [0] * k,
-        [norms],
-        following,
+        [[norms[i] for i in pick]],
+        (float(values[k]), norms[k]) if len(values) > k else None,
+        [met[i] and norms[i] > problem.tol * plain[i] for i in pick],
     )
 
 
@@ -120,14 +167,16 @@ def _settle_signs(problem: Problem, V: torch.Tensor) -> None:
     V.mul_(torch.where(products < 0, -1.0, 1.0).to(V.dtype))
 
 
-def _summary(found: Found, method: str, precond: str) -> SolveInfo:
+def _summary(found: Found, method: str, precond: str, power: int) -> SolveInfo:
+    """In the units of the matrices as they were given: residuals are 2^power times those found."""
     columns = [
         SolveInfo(
             status,
             found.iterations[i],
-            found.norms[i],
+            number_times_power(found.norms[i], power),
             found.norms[i] / (found.scales[i] or 1.0),
-            [row[i] for row in found.history],
+            [number_times_power(row[i], power) for row in found.history],
+            reason="at the level of rounding, above tol" if found.rounding[i] else "",
         )
         for i, status in enumerate(found.statuses)
     ]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from hpc_sla.eigen.scaling import Exponents, unit_columns
 from hpc_sla.eigen.space import inner
-from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.operators import Operator, noise
 from hpc_sla.precond import Preconditioner
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 Callback = Callable[[int, float], None]
 
-_ROUNDING = 32.0
+_ROUNDING = 16.0
 """Units of rounding error, in A v and lambda B v, below which no residual is asked to fall."""
+
+_PROBES = (51, 52)
+"""Seeds of random signs."""
 
 
 @dataclass
@@ -41,6 +44,8 @@ class Problem:
     tol : float
     max_iterations : int
     dtype : torch.dtype
+    units : Exponents
+        Powers of two that A and B were divided by: all here is in terms of what they are now.
     constraints : Constraints or None
         What the eigenvectors are to be B-orthogonal to.
     callback : callable or None
@@ -57,6 +62,7 @@ class Problem:
     tol: float
     max_iterations: int
     dtype: torch.dtype
+    units: Exponents = Exponents()
     constraints: Constraints | None = None
     callback: Callback | None = None
     resume: Resume | None = None
@@ -91,29 +97,87 @@ class Yardstick:
     """How large a residual may be: what `tol` and a residual's size are relative to.
 
     The scale of a pair is |lambda| ||B v||; but where tol times that is below what rounding leaves
-    of A v - lambda B v, 32 eps (||A|| + |lambda| ||B||) ||v|| takes its place (eps of the dtype;
-    the norms estimated by random vectors, J. A. Duersch et al., section 2.2). So the zeros of a
-    singular matrix converge as soon as the others.
+    of A v - lambda B v, 16 eps (|| |A||v| || + |lambda| || |B||v| ||) takes its place (eps of the
+    dtype): a bound row by row, in which a row counts by what v has there, so that one of huge
+    entries hides nothing of the others. So the zeros of a singular matrix converge as soon as the
+    others.
+
+    Until `measure` has seen vectors, norms of A and B stand for the products, estimated by random
+    ones (J. A. Duersch et al., section 2.2): an iteration has no product to spare.
     """
 
     def __init__(self, problem: Problem, x: torch.Tensor, images: list[torch.Tensor]) -> None:
         """**Collective.** x [n_owned, m] is random; images are A x and, unless it is x, B x."""
+        self._problem = problem
         vectors = [x, *images]
         squares = problem.all_sum(torch.stack([v.double().square().sum() for v in vectors]))
         x_square, *rest = squares.tolist()
-        sizes = [(square / x_square) ** 0.5 if x_square else 0.0 for square in rest]
+        sizes = [2 * (square / x_square) ** 0.5 if x_square else 0.0 for square in rest]
         self.A_size, self.B_size = (*sizes, 1.0)[:2]
         self._floor, self._tol = _ROUNDING * problem.eps, problem.tol
+        self.measured: list[list[float]] | None = None
+        """|| |A||v| || and || |B||v| || of each pair, relative to ||v||."""
+
+    def measure(self, V: torch.Tensor) -> None:
+        """Look at the vectors themselves. **Collective**: a product with each matrix.
+
+        Parameters
+        ----------
+        V : torch.Tensor [n_owned, m]
+            Contiguous.
+        """
+        problem = self._problem
+        operators = [problem.A] + ([] if problem.B is None else [problem.B])
+        sizes = [magnitudes(operator, V) for operator in operators]
+        sums = torch.stack([x.double().square().sum(dim=0) for x in (V, *sizes)])
+        v, *found = problem.all_sum(sums).sqrt().tolist()
+        found += [v] * (2 - len(found))
+        self.measured = [
+            [size / norm if norm else 0.0 for size, norm in zip(image, v, strict=True)]
+            for image in found
+        ]
+
+    def floors(self, values: list[float]) -> list[float]:
+        """What rounding may leave of each pair's residual, for ||v|| = 1."""
+        sizes = self.measured or [[self.A_size] * len(values), [self.B_size] * len(values)]
+        return [
+            self._floor * (a + abs(value) * b) for value, a, b in zip(values, *sizes, strict=True)
+        ]
 
     def scales(self, values: list[float], norms: list[float], B_norms: list[float]) -> list[float]:
         """One a pair: of eigenvalues, norms of v and of B v."""
         return [
-            max(
-                abs(value) * B_norm,
-                self._floor / self._tol * (self.A_size + abs(value) * self.B_size) * norm,
+            max(abs(value) * B_norm, floor / self._tol * norm)
+            for value, norm, B_norm, floor in zip(
+                values, norms, B_norms, self.floors(values), strict=True
             )
-            for value, norm, B_norm in zip(values, norms, B_norms, strict=True)
         ]
+
+
+def magnitudes(operator: Operator, V: torch.Tensor) -> torch.Tensor:
+    """|A||V|; of a matrix-free operator about that. **Collective.** [n_owned, m].
+
+    There random signs of V show, by rows, the square root of the sum of the squares that add up.
+    """
+    out = torch.empty_like(V)
+    if operator.absolute(V, out):
+        return out
+    found = torch.zeros_like(V)
+    for seed in _PROBES:
+        signs = torch.from_numpy(noise(operator.layout.rows, seed)).to(V).sign_().unsqueeze(1)
+        operator((V * signs).contiguous(), out)
+        found = torch.maximum(found, out.abs())
+    return found.mul_(2.0)
+
+
+def column_norms(problem: Problem, x: torch.Tensor) -> torch.Tensor:
+    """Of x [n_owned, m], whatever their size: float64 [m] on the host. **Collective.**"""
+    x = x.double()
+    mine = x.abs().amax(dim=0) if len(x) else x.new_zeros(x.shape[1])
+    largest = torch.from_numpy(np.max(problem.A.world.comm.allgather(mine.cpu().numpy()), axis=0))
+    divisor = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    squares = problem.all_sum((x / divisor.to(x.device)).square().sum(dim=0))
+    return squares.sqrt().cpu() * divisor
 
 
 class Constraints:
@@ -132,7 +196,7 @@ class Constraints:
 
     def __init__(self, problem: Problem, given: torch.Tensor) -> None:
         self._problem = problem
-        Y = given.detach().to(torch.float64)
+        Y = unit_columns(given, problem.A.world, "deflate")
         for _ in range(2):
             B_Y = problem.B_times(Y.to(problem.dtype).contiguous()).double()
             change = self._orthonormal(problem.all_sum(inner(Y, B_Y)).cpu())
@@ -144,8 +208,6 @@ class Constraints:
         """Coefficients of an orthonormal basis, for a Gram matrix; by rank 0. **Collective.**"""
 
         def decide() -> np.ndarray:
-            if not bool(gram.isfinite().all()):
-                raise InputError("has entries that are not finite", field="deflate")
             scale = gram.diagonal().clamp(min=0).sqrt()
             scale = torch.where(scale > 0, 1 / scale, 0.0)
             values, vectors = torch.linalg.eigh(gram * scale * scale.unsqueeze(1))

@@ -22,7 +22,11 @@ _FACTS = (
     "_lowest",
     "_best_at",
     "_last_claim",
+    "_failed_claims",
+    "_claim_after",
     "_refreshed_at",
+    "_tolerated",
+    "_doubt",
     "_norms",
     "_scales",
 )
@@ -49,7 +53,7 @@ class Resume:
         """**Collective** the first time."""
         return {"kind": "eigsh", "method": "lobpcg", **self._identify()}
 
-    def after(self, solver: Lobpcg, active: torch.Tensor) -> bool:
+    def after(self, solver: Lobpcg) -> bool:
         """Save if it is time; whether to stop. **Collective.**"""
         world = solver.problem.A.world
         verdict = self.checkpoint.ask(world, solver.iterations)
@@ -59,7 +63,8 @@ class Resume:
             arrays = {
                 "values": solver.values.double().cpu().numpy(),
                 "rescale": solver._rescale.double().cpu().numpy(),
-                "active": active.double().cpu().numpy(),
+                "active": solver.active.double().cpu().numpy(),
+                "measured": np.array(solver.yardstick.measured or [], dtype=np.float64),
                 "residual_history": np.array(solver._history, dtype=np.float64),
             }
             facts = {name: getattr(solver, name) for name in _FACTS}
@@ -68,12 +73,12 @@ class Resume:
             )
         return verdict == "stop"
 
-    def restore(self, solver: Lobpcg) -> torch.Tensor | None:
-        """Put the state of a checkpoint in place: the active pairs. **Collective.**"""
+    def restore(self, solver: Lobpcg) -> bool:
+        """Put the state of a checkpoint in place, if there is one. **Collective.**"""
         world, layout = solver.problem.A.world, solver.problem.A.layout
         saved = self.checkpoint.saved(world)
         if saved is None:
-            return None
+            return False
         with saved, saved.well_formed():
             with world.agree():
                 saved.check(self.identity)
@@ -87,7 +92,9 @@ class Resume:
             solver._rescale = arrays["rescale"].to(solver._rescale)
             solver._history = arrays["residual_history"].tolist()
             self.checkpoint.resumed(world, saved.iteration)
-            return arrays["active"] > 0
+            solver.active = arrays["active"] > 0
+            solver.yardstick.measured = arrays["measured"].tolist() or None
+            return True
 
 
 def _blocks(solver: Lobpcg) -> dict[str, torch.Tensor]:

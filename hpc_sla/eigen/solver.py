@@ -15,6 +15,13 @@ from hpc_sla.eigen.dense import serves
 from hpc_sla.eigen.pencil import EigenPencil
 from hpc_sla.eigen.problem import Callback, Constraints, Problem
 from hpc_sla.eigen.resume import Resume
+from hpc_sla.eigen.scaling import (
+    Exponents,
+    ScaledPreconditioner,
+    exponent,
+    number_times_power,
+    scaled,
+)
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.linear.info import SolveInfo
@@ -27,6 +34,9 @@ from hpc_sla.precond.scaling import positive
 
 WHICH = {"smallest": 1.0, "largest": -1.0}
 
+TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-5}
+"""The defaults of tol."""
+
 
 def eigsh(
     A: DSparseMatrix | LinearOperator,
@@ -34,7 +44,7 @@ def eigsh(
     which: str = "smallest",
     B: DSparseMatrix | LinearOperator | None = None,
     precond: Any = None,
-    tol: float = 1e-8,
+    tol: float | None = None,
     max_iterations: int | None = None,
     x0: torch.Tensor | None = None,
     deflate: torch.Tensor | None = None,
@@ -69,8 +79,8 @@ def eigsh(
         Symmetric and positive definite, an approximation of A, set up once: see
         `hpc_sla.precond.make_preconditioner`. "amg" for the smallest pairs of elliptic problems;
         for the largest pairs none helps. Default: none.
-    tol : float
-        Replicated; positive.
+    tol : float, optional
+        Replicated; positive. Default: 1e-8, and 1e-5 in single precision.
     max_iterations : int, optional
         Replicated. Default: 5000.
     x0 : torch.Tensor [n_owned] or [n_owned, j], optional
@@ -133,18 +143,27 @@ def eigsh(
     with a.world.agree():
         dtype = _dtype(a, b, x0, deflate)
         _check(a, b, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
+        if tol is None:
+            tol = TOLERANCES[dtype]
     theta = (*parameters_of(A), *(() if B is None else parameters_of(B)))
     wanted = adjoint.Wanted(theta)
     _agree(a, (k, which, guard, dtype, _columns(x0), _columns(deflate), len(theta)), wanted)
-    _check_symmetric(a, b, dtype)
+    units = Exponents(exponent(A, "A", dtype), 0 if B is None else exponent(B, "B", dtype))
+    _check_symmetric(scaled(A, units.A), None if B is None else scaled(B, units.B), dtype)
     if adjoint_rtol is None:
         adjoint_rtol = max(tol, 100 * torch.finfo(dtype).eps)
 
+    def told(iteration: int, norm: float) -> None:
+        if callback:
+            callback(iteration, number_times_power(norm, units.residuals))
+
     def set_up(plain_A: Any, plain_B: Any) -> Problem:
-        a, b = as_operator(plain_A), None if plain_B is None else as_operator(plain_B)
+        near_A = scaled(plain_A, units.A)
+        near_B = None if plain_B is None else scaled(plain_B, units.B)
+        a, b = as_operator(near_A), None if near_B is None else as_operator(near_B)
         problem = Problem(
-            a, b, make_preconditioner(None, plain_A), k, k + guard, WHICH[which], tol,
-            max_iterations, dtype, callback=callback,
+            a, b, make_preconditioner(None, near_A), k, k + guard, WHICH[which], tol,
+            max_iterations, dtype, units, callback=told,
         )  # fmt: skip
         if deflate is not None:
             problem.constraints = Constraints(problem, deflate)
@@ -157,7 +176,9 @@ def eigsh(
                 remedy=f"Ask for {a.n_global - known} at most",
             )
         if any(wanted.gradients) or not serves(a.n_global, known, problem.m):
-            problem.precond = _precondition(precond, plain_A, a, dtype, any(wanted.gradients))
+            problem.precond = _precondition(
+                precond, plain_A, near_A, units.A, dtype, any(wanted.gradients)
+            )
         if checkpoint is not None:
             asked = {
                 "pairs": k,
@@ -167,9 +188,7 @@ def eigsh(
                 "precond": problem.precond.name,
                 "deflated": known,
             }
-            problem.resume = Resume(
-                checkpoint, lambda: {**_identity(plain_A, a, plain_B, b), **asked}
-            )
+            problem.resume = Resume(checkpoint, lambda: {**_identity(plain_A, plain_B), **asked})
         return problem
 
     pencil = EigenPencil(A, B, set_up, x0, adjoint_rtol)
@@ -184,18 +203,23 @@ def eigsh(
     return w, V, info
 
 
-def _identity(A: Any, a: Operator, B: Any, b: Operator | None) -> dict[str, Any]:
+def _identity(A: Any, B: Any) -> dict[str, Any]:
     """What a checkpoint belongs to. **Collective.**"""
-    return {"matrix": identify_matrix(A, a), "B": b and identify_matrix(B, b)}
+    return {
+        "matrix": identify_matrix(A, as_operator(A)),
+        "B": None if B is None else identify_matrix(B, as_operator(B)),
+    }
 
 
 def _precondition(
-    precond: Any, A: Any, operator: Operator, dtype: torch.dtype, gradient: bool
+    precond: Any, A: Any, scaled_A: Any, power: int, dtype: torch.dtype, gradient: bool
 ) -> Preconditioner:
-    """**Collective.**"""
-    M = make_preconditioner(precond, A)
+    """Of the scaled matrix; by an object made already, of A itself. **Collective.**"""
+    named = precond is None or isinstance(precond, str)
+    M = make_preconditioner(precond, scaled_A if named else A)
     if isinstance(M, Jacobi):
         M = positive(M)
+    operator = as_operator(A)
     with operator.world.agree():
         M.check(operator.columns.n_owned, operator.dtype or dtype, operator.device)
         if gradient and not M.symmetric:
@@ -205,7 +229,7 @@ def _precondition(
                 field="precond",
                 remedy="Choose another",
             )
-    return M
+    return M if named or not power else ScaledPreconditioner(M, power)
 
 
 def _columns(x: torch.Tensor | None) -> int | None:
@@ -234,7 +258,7 @@ def _check(
     b: Operator | None,
     k: int,
     which: str,
-    tol: float,
+    tol: float | None,
     max_iterations: int,
     guard: int,
     adjoint_rtol: float | None,
@@ -294,12 +318,12 @@ def _agree(a: Operator, mine: tuple[Any, ...], wanted: adjoint.Wanted) -> None:
     wanted.follow([wants for _, wants in told])
 
 
-def _check_symmetric(a: Operator, b: Operator | None, dtype: torch.dtype) -> None:
+def _check_symmetric(A: Any, B: Any, dtype: torch.dtype) -> None:
     """**Collective.**"""
-    for name, operator in (("A", a), ("B", b)):
-        if operator is not None and not operator.symmetric(dtype):
+    for name, matrix in (("A", A), ("B", B)):
+        if matrix is not None and not as_operator(matrix).symmetric(dtype):
             raise InputError(
-                "is not symmetric, or not finite",
+                "is not symmetric",
                 field=name,
                 remedy="Pass a symmetric matrix, such as (A + A^T) / 2",
             )

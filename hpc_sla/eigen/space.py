@@ -72,13 +72,28 @@ class Space:
         self.kept.copy_(vectors)
         self.refresh()
 
-    def refresh(self) -> None:
-        """Fresh images of what is kept, free of accumulated rounding. **Collective.**"""
-        x = self.kept.contiguous()
+    def refresh(self, columns: int | None = None) -> None:
+        """Fresh images of (the first columns of) what is kept, free of accumulated rounding.
+
+        **Collective.**
+        """
+        columns = self._columns if columns is None else columns
+        x = self._view(0, 0, columns).contiguous()
         y = torch.empty_like(x)
         for image, operator in self._operators():
             operator(x, y)
-            self._view(image, 0, self._columns).copy_(y)
+            self._view(image, 0, columns).copy_(y)
+
+    def replace(self, coefficients: torch.Tensor) -> None:
+        """Make X = [X | P] coefficients, [q, m] of its first q, with fresh images. **Collective.**"""
+        q, m = coefficients.shape
+        self._view(0, 0, m).copy_(self._view(0, 0, q) @ coefficients.to(self.new))
+        self.refresh(m)
+
+    def combination(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """S coefficients of the whole basis, [q, j]: [n_owned, j]. Local."""
+        whole = self._view(0, 0, self._columns + self._joined)
+        return whole @ coefficients.to(whole)
 
     def _operators(self) -> list[tuple[int, Operator]]:
         return [(1, self.A)] + ([] if self.B is None else [(2, self.B)])
@@ -95,23 +110,28 @@ class Space:
     def multiply(self) -> None:
         """Put W into the basis, with its images. **Collective.**"""
         first, self._joined = self._columns, self.new.shape[1]
+        if not self._joined:
+            return
         self._view(0, first, self._joined).copy_(self.new)
         for image, operator in self._operators():
             operator(self.new, self._image)
             self._view(image, first, self._joined).copy_(self._image)
 
-    def grams(self, extra: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """S^T A S, S^T B S of the whole basis S, and the sum of `extra`, in one reduction.
+    def grams(
+        self, extra: torch.Tensor, columns: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """S^T A S, S^T B S of the whole basis S (or its first columns), and the sum of `extra`, in one reduction.
 
-        **Collective.** All of double precision on the host.
+        **Collective.** All of double precision on the host; symmetric but for rounding, and for
+        images that no longer are what A and B make of the vectors.
         """
-        q = self._columns + self._joined
+        q = self._columns + self._joined if columns is None else columns
         whole = [self._view(image, 0, q) for image in range(len(self._blocks))]
         parts = [inner(whole[0], whole[image]) for image in (1, -1 if self.B else 0)]
         packed = torch.cat([*(part.reshape(-1) for part in parts), extra.double()])
         self.A.world.transport.all_reduce_sum(packed)
         gram_A, gram_B, sums = packed.cpu().split([q * q, q * q, len(extra)])
-        return _symmetric(gram_A.view(q, q)), _symmetric(gram_B.view(q, q)), sums
+        return gram_A.view(q, q), gram_B.view(q, q), sums
 
     def combine(self, coefficients: torch.Tensor) -> None:
         """[X | P] = S coefficients, [q, m + p], and its images alike. Local."""
@@ -134,5 +154,5 @@ def inner(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return sums
 
 
-def _symmetric(gram: torch.Tensor) -> torch.Tensor:
+def symmetric(gram: torch.Tensor) -> torch.Tensor:
     return (gram + gram.T) * 0.5
