@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
-from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.agreement import Agreement, agreement
+from hpc_sla.communicators import Closed, Shared, raise_closed, share
+from hpc_sla.errors import InputError
 from hpc_sla.heartbeat import beat
-from hpc_sla.node import choose_device, place_on_node, share_cores, sleep_where_crowded
+from hpc_sla.launcher import refuse_lone_ranks
+from hpc_sla.leaving import abort_on_errors
+from hpc_sla.node import choose_device, share_cores, sleep_where_crowded
 from hpc_sla.reductions import AllSum, Replicate
 from hpc_sla.serial import SerialComm
 from hpc_sla.transport import Transport, sparse_exchange
@@ -36,8 +38,8 @@ class World:
     Parameters
     ----------
     comm : MPI.Comm, optional
-        Any intra-communicator; default `MPI.COMM_WORLD`. It is duplicated, so this package's
-        messages cannot meet yours. `World.serial()` does without MPI.
+        Any intra-communicator; default `MPI.COMM_WORLD`. It is duplicated, once for all Worlds on
+        it, so this package's messages cannot meet yours. `World.serial()` does without MPI.
     device : str or torch.device
         `auto`: this rank's GPU (by its rank on the node, modulo the GPUs it can see) where
         there is one, else the CPU. Or `cpu`, `cuda`, `cuda:1`.
@@ -56,12 +58,14 @@ class World:
     ------
     InputError
         On every rank: an unknown device or transport, CUDA asked for where there is none, or
-        `nccl` where ranks share a GPU.
+        `nccl` where ranks share a GPU; without `comm`, a launcher that started several processes
+        of which MPI knows nothing (torchrun, or srun without PMI).
 
     Notes
     -----
     Where several ranks run, an exception that nobody catches prints its traceback and aborts
-    the job, so that the other ranks do not wait for ever. Unless `OMP_NUM_THREADS` is set, the
+    the job, so that the other ranks do not wait for ever; a SystemExit with an error on some ranks
+    does so after a while, if the others do not leave, too. Unless `OMP_NUM_THREADS` is set, the
     first World of a process shares out the node's cores evenly between its ranks.
     """
 
@@ -71,28 +75,30 @@ class World:
         device: str | torch.device = "auto",
         transport: str = "auto",
     ) -> None:
+        lone = comm is None
         if not isinstance(comm, SerialComm):
             sleep_where_crowded()
             from mpi4py import MPI
 
             comm = MPI.COMM_WORLD if comm is None else comm
-            if MPI.COMM_WORLD.size > 1:
-                _abort_on_uncaught_exceptions()
-        self.comm: MPI.Comm = cast("MPI.Comm", comm.Dup())
+            abort_on_errors()
+        self._shared: Shared = share(comm)
+        self.comm: MPI.Comm = cast("MPI.Comm", self._shared.comm)
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
-        self._tag = 0
-        self._closed = False
         self._thinned: dict[int, World | None] = {}
-        node_rank, node_size = place_on_node(self.comm)
+        node_rank, node_size = self._shared.node
         share_cores(node_size)
-        with self.agree():
+        with self.agree("World", transport=transport):
+            if lone:
+                refuse_lone_ranks(self.size, MPI.get_vendor()[0])
             self.device: torch.device = choose_device(device, node_rank)
         self._same_device_type()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         name = self._transport_name(transport)
-        self.transport: Transport = _make_transport(name, self.comm, self.device)
+        self.transport: Transport = _make_transport(name, self._shared, self.device)
+        self._shared.enter()
 
     @classmethod
     def serial(cls, device: str | torch.device = "auto") -> World:
@@ -251,34 +257,29 @@ class World:
     def sparse_exchange(self, messages: dict[int, Any]) -> dict[int, Any]:
         """Messages to ranks that do not expect them. **Collective.** See `sparse_exchange`."""
         beat()
-        self._tag = self._tag % 1023 + 1  # never 0, the tag of ordinary messages
-        return sparse_exchange(self.comm, messages, self._tag)
+        return sparse_exchange(self.comm, messages, next(self._shared.exchanges))
 
-    @contextmanager
-    def agree(self) -> Iterator[None]:
+    def agree(self, function: str = "", /, **arguments: Any) -> AbstractContextManager[Agreement]:
         """Run a local block; an `HpcSlaError` on any rank is raised on all. **Collective.**
 
         The block itself must not communicate: a rank that raises leaves it early. Other
-        exceptions are bugs, not answers: they pass through and abort the job.
+        exceptions are bugs, not answers: they pass through and abort the job. What the block gives
+        to `say` every rank may hear afterwards.
+
+        Parameters
+        ----------
+        function : str
+            The public function that begins here, if one does.
+        **arguments
+            Replicated. Whatever decides what it communicates; of tensors the dtype and the
+            columns count, of objects the class.
+
+        Raises
+        ------
+        InputError
+            On every rank: ranks are in different functions, or differ in an argument.
         """
-        error: HpcSlaError | None = None
-        try:
-            yield
-        except HpcSlaError as caught:
-            error = caught
-        failed = self.comm.allreduce(int(error is not None))
-        beat()
-        if not failed:
-            return
-        errors = self.comm.allgather(
-            None if error is None else (type(error), str(error), vars(error))
-        )
-        ranks = [rank for rank, e in enumerate(errors) if e is not None]
-        kind, text, state = errors[ranks[0]]
-        if 0 < len(ranks) < self.size and ranks != [0]:
-            named = ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
-            text = f"{text} [on rank{'s' if len(ranks) > 1 else ''} {named}]"
-        raise _rebuild(kind, text, state) from error
+        return agreement(self.comm, function, arguments)
 
     # Fewer ranks
 
@@ -295,30 +296,36 @@ class World:
             `i * size // ranks` here.
         """
         if ranks not in self._thinned:
-            from mpi4py import MPI
-
-            takes_part = self.rank in (i * self.size // ranks for i in range(ranks))
-            inner = self.comm.Split(0 if takes_part else MPI.UNDEFINED, self.rank)
+            inner = self._shared.thinned(ranks)
             self._thinned[ranks] = None
-            if takes_part:
+            if inner is not None:
                 self._thinned[ranks] = World(inner, self.device, self.transport.name)
-                inner.Free()
         return self._thinned[ranks]
 
     # Life
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return isinstance(self.comm, Closed)
+
     def close(self) -> None:
-        """Free the transport and the communicator; the World is unusable after. **Collective.**
+        """Free the transport; the World is unusable after. **Collective.**
 
         Optional at the end of a program: what must be gone before MPI ends goes by itself.
         """
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
             for world in self._thinned.values():
                 if world is not None:
                     world.close()
             self.transport.close()
-            self.comm.Free()
+            self.comm, self.transport = cast("MPI.Comm", Closed()), cast("Transport", Closed())
+            self._shared.leave()
+
+    def check_open(self) -> None:
+        """Raise where the World has been closed. Local."""
+        if self.closed:
+            raise_closed()
 
     def __enter__(self) -> World:
         return self
@@ -334,13 +341,11 @@ class World:
             self.close()
 
     def __repr__(self) -> str:
-        return (
-            f"World(rank={self.rank}, size={self.size}, device={str(self.device)!r}, "
-            f"transport={self.transport.name!r})"
-        )
+        how = "closed" if self.closed else f"transport={self.transport.name!r}"
+        return f"World(rank={self.rank}, size={self.size}, device={str(self.device)!r}, {how})"
 
 
-def _make_transport(name: str, comm: MPI.Comm, device: torch.device) -> Transport:
+def _make_transport(name: str, shared: Shared, device: torch.device) -> Transport:
     if name == "serial":
         from hpc_sla.transport.serial import SerialTransport
 
@@ -348,37 +353,7 @@ def _make_transport(name: str, comm: MPI.Comm, device: torch.device) -> Transpor
     if name == "mpi":
         from hpc_sla.transport.mpi import MpiTransport
 
-        return MpiTransport(comm, device)
+        return MpiTransport(shared.comm, device, shared.channels)
     from hpc_sla.transport.torch_distributed import TorchDistributedTransport
 
-    return TorchDistributedTransport(comm, device, name)
-
-
-def _rebuild(kind: type[HpcSlaError], text: str, state: dict[str, Any]) -> HpcSlaError:
-    """An error of the same kind and attributes whose whole message is `text`."""
-    error = kind.__new__(kind)
-    Exception.__init__(error, text)
-    vars(error).update(state)
-    return error
-
-
-def _abort_on_uncaught_exceptions() -> None:
-    if getattr(sys.excepthook, "aborts_mpi", False):
-        return
-    from mpi4py import MPI
-
-    previous = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        try:
-            print(f"uncaught on MPI rank {MPI.COMM_WORLD.rank}:", file=sys.stderr)
-            if previous is sys.__excepthook__:
-                traceback.print_exception(kind, error, trace)
-            else:
-                previous(kind, error, trace)
-            sys.stderr.flush()
-        finally:
-            MPI.COMM_WORLD.Abort(1)
-
-    hook.aborts_mpi = True  # type: ignore[attr-defined]
-    sys.excepthook = hook
+    return TorchDistributedTransport(shared.comm, device, name, shared.groups)

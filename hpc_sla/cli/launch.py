@@ -1,57 +1,26 @@
-"""What the launcher (mpiexec, srun) says about this process, before MPI is brought up.
+"""How all processes of a launch end a command with one message, with or without MPI.
 
 Option parsing happens on every rank and needs no MPI. All that must be known by then is which
-process speaks for the rest, so that one message is printed and not one per rank.
+process speaks for the rest (`hpc_sla.launcher`), so that one message is printed and not one per
+rank.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ParamSpec
 
 from hpc_sla.cli import exits
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.launcher import Launch, launch
 
 P = ParamSpec("P")
 
-# (rank, number of ranks) as named by MPICH and its kin, Open MPI, MVAPICH2, and Slurm's steps.
-# SLURM_NTASKS is left out on purpose: it is also set in a batch script, which runs once.
-_VARIABLES = (
-    ("PMI_RANK", "PMI_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
-    ("PMIX_RANK", "SLURM_STEP_NUM_TASKS"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-)
 _PATIENCE_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One process of a launch: its rank, and the number of ranks started with it."""
-
-    rank: int
-    size: int
-
-    @property
-    def is_root(self) -> bool:
-        return self.rank == 0
-
-
-def launch() -> Launch:
-    """Read the launcher's environment; a plain ``python -m hpc_sla`` is rank 0 of 1."""
-    for rank, size in _VARIABLES:
-        if rank in os.environ and size in os.environ:
-            try:
-                return Launch(int(os.environ[rank]), int(os.environ[size]))
-            except ValueError:
-                continue
-    return Launch(0, 1)
+_ROOT_FIRST_SECONDS = 2.0
 
 
 def fail_together(message: str, code: int, launched: Launch) -> int:
@@ -85,6 +54,9 @@ def fail_together(message: str, code: int, launched: Launch) -> int:
         return code
     if MPI.Is_finalized():
         return code
+    if MPI.COMM_WORLD.size < launched.size and not launched.is_root:
+        # A launcher that MPI does not know: no message from rank 0 will tell that it has printed.
+        time.sleep(_ROOT_FIRST_SECONDS)
     request = MPI.COMM_WORLD.Ibarrier()
     end = time.monotonic() + _PATIENCE_SECONDS
     while not request.Test():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 
 import torch
 from mpi4py import MPI
@@ -24,10 +25,10 @@ class MpiTransport:
 
     name = "mpi"
 
-    def __init__(self, comm: MPI.Comm, device: torch.device) -> None:
+    def __init__(self, comm: MPI.Comm, device: torch.device, numbers: Iterator[int]) -> None:
         self._comm = comm
         self._device = device
-        self._channels_made = 0
+        self._numbers = numbers  # of channels, over all transports on this communicator
         self._channels: weakref.WeakSet[MpiChannel] = weakref.WeakSet()
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
@@ -47,8 +48,7 @@ class MpiTransport:
         self, send: Neighbours, recv: Neighbours, trailing: tuple[int, ...], dtype: torch.dtype
     ) -> Channel:
         # A tag a channel: two channels in flight at once must not take each other's messages.
-        tag = _FIRST_TAG + self._channels_made % _TAGS
-        self._channels_made += 1
+        tag = _FIRST_TAG + next(self._numbers) % _TAGS
         channel = MpiChannel(self._comm, self._device, send, recv, trailing, dtype, tag)
         self._channels.add(channel)
         return channel

@@ -5,7 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import socket
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +17,7 @@ from mpi4py import MPI
 
 from hpc_sla.errors import HpcSlaError
 from hpc_sla.transport.base import Channel, Neighbours, Pending
+from hpc_sla.transport.rendezvous import make_store
 
 _TIMEOUT = timedelta(minutes=10)
 
@@ -23,7 +28,15 @@ class TorchDistributedTransport:
     **Collective.** The first one in a process initialises torch.distributed itself, with the
     address that rank 0 broadcasts over MPI, so `mpiexec` or `srun` is the only launcher needed.
     Later ones, and those that find it initialised by somebody else, make a subgroup, which only
-    its members take part in. The default group lives until the process ends.
+    its members take part in. Groups live until the process ends.
+
+    Parameters
+    ----------
+    comm : MPI.Comm
+    device : torch.device
+    backend : {"gloo", "nccl"}
+    groups : dict
+        What has been made for these ranks before; added to.
 
     Raises
     ------
@@ -32,28 +45,16 @@ class TorchDistributedTransport:
         a process and it cannot grow.
     """
 
-    def __init__(self, comm: MPI.Comm, device: torch.device, backend: str) -> None:
+    def __init__(
+        self, comm: MPI.Comm, device: torch.device, backend: str, groups: dict[str, Any]
+    ) -> None:
         self.name = backend
         self._device = device
-        fresh = comm.allgather(not dist.is_initialized())
-        if all(fresh):
-            store, address = _store(comm)
-            dist.init_process_group(
-                backend, store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT
-            )
-            atexit.register(_tear_down)
-            global _default_group
-            _default_group = address
-            self._group = _group_of_all()
-            members = list(range(comm.size))
-        else:
-            members = _members(comm, fresh)
-            _count_alike(comm, backend)
-            self._group = dist.new_group(
-                sorted(members), timeout=_TIMEOUT, backend=backend, use_local_synchronization=True
-            )
+        self._channels: weakref.WeakSet[TorchDistributedChannel] = weakref.WeakSet()
+        if backend not in groups:
+            groups[backend] = _group(comm, backend)
         # Ranks of the default group, in `comm`'s order: new_group sorts, MPI does not.
-        self._peers = members
+        self._group, self._peers = groups[backend]
         # nccl makes its communicator at the group's first operation, which all must take part in;
         # a halo exchange may have ranks that talk to nobody.
         self.all_reduce_sum(torch.zeros(1, device=device))
@@ -71,12 +72,16 @@ class TorchDistributedTransport:
     def channel(
         self, send: Neighbours, recv: Neighbours, trailing: tuple[int, ...], dtype: torch.dtype
     ) -> Channel:
-        return TorchDistributedChannel(
+        channel = TorchDistributedChannel(
             self._group, self._peers, self._device, send, recv, trailing, dtype
         )
+        self._channels.add(channel)
+        return channel
 
     def close(self) -> None:
-        """Nothing to do: groups live until the process ends, other Worlds may be in them."""
+        """Channels only: groups live until the process ends, other Worlds may be in them."""
+        for channel in list(self._channels):
+            channel.close()
 
 
 class _Reduction:
@@ -113,8 +118,11 @@ class TorchDistributedChannel:
             for rank, rows in send.slices()
         ]
         self._works: list[dist.Work] = []
+        self._closed = False
 
     def start(self) -> None:
+        if self._closed:
+            raise HpcSlaError("this World has been closed")
         if self._operations:
             self._works = dist.batch_isend_irecv(self._operations)
 
@@ -125,11 +133,12 @@ class TorchDistributedChannel:
         self._works = []
 
     def close(self) -> None:
+        self._closed = True
         self._operations.clear()
 
 
-_default_group: tuple[str, int] | None = None
-"""The address that brought up the default group; None where it was not us."""
+_default_group: str | None = None
+"""The name of the store that brought up the default group; None where it was not us."""
 
 
 def _group_of_all() -> dist.ProcessGroup:
@@ -143,22 +152,49 @@ def _tear_down() -> None:
         dist.destroy_process_group()
 
 
-def _store(comm: MPI.Comm) -> tuple[dist.Store, tuple[str, int]]:
-    """A TCPStore served by rank 0 of `comm`, its address told over MPI. **Collective.**"""
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    one_node = node.size == comm.size
-    node.Free()
-    server, address = None, None
-    if comm.rank == 0:
-        host = "127.0.0.1" if one_node else os.environ.get("MASTER_ADDR") or socket.getfqdn()
-        server = dist.TCPStore(
-            host, 0, comm.size, is_master=True, timeout=_TIMEOUT, wait_for_workers=False
+def _group(comm: MPI.Comm, backend: str) -> tuple[dist.ProcessGroup, list[int]]:
+    """The group of `comm`'s ranks, and who they are in the default group. **Collective.**"""
+    fresh = comm.allgather(not dist.is_initialized())
+    if not all(fresh):
+        members = _members(comm, fresh)
+        _count_alike(comm, backend)
+        with _interface(_on_one_node(comm)):
+            group = dist.new_group(
+                sorted(members), timeout=_TIMEOUT, backend=backend, use_local_synchronization=True
+            )
+        return group, members
+    store, name = make_store(comm, _on_one_node(comm), _TIMEOUT)
+    with _interface(_on_one_node(comm)):
+        dist.init_process_group(
+            backend, store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT
         )
-        address = (host, server.port)
-    host, port = address = comm.bcast(address)
-    if server is not None:
-        return server, address
-    return dist.TCPStore(host, port, comm.size, is_master=False, timeout=_TIMEOUT), address
+    atexit.register(_tear_down)
+    global _default_group
+    _default_group = name
+    return _group_of_all(), list(range(comm.size))
+
+
+def _on_one_node(comm: MPI.Comm) -> bool:
+    """**Collective.**"""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    one = node.size == comm.size
+    node.Free()
+    return one
+
+
+@contextmanager
+def _interface(one_node: bool) -> Iterator[None]:
+    """On one node gloo's own sockets keep to the loopback device, unless told otherwise. Local."""
+    name = "GLOO_SOCKET_IFNAME"
+    loopback = [interface for _, interface in socket.if_nameindex() if interface == "lo"]
+    if not one_node or name in os.environ or not loopback:
+        yield
+        return
+    os.environ[name] = loopback[0]
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _count_alike(comm: MPI.Comm, backend: str) -> None:

@@ -1,0 +1,133 @@
+"""A rank that leaves with an error must not leave the others waiting for it.
+
+An exception that nobody catches aborts the job at once. SystemExit cannot be told from the end of
+the program there: where it carries an error, the rank waits for the others to leave as well (all of
+them may end with the same code), and aborts the job where they do not.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dis
+import functools
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+from hpc_sla.communicators import living
+
+PATIENCE_SECONDS = 20.0
+_RETURNS = ("RETURN_VALUE", "RETURN_CONST")
+
+_status: list[Any] = []
+"""What sys.exit was last called with, if it was."""
+_afterwards: list[Callable[[], object]] = []
+_main: FrameType | None = None
+"""That of the program: it tells whether the program ran to its end."""
+
+
+def abort_on_errors() -> None:
+    """See to it, once, that an error which ends this rank ends the job. Local; needs MPI."""
+    from mpi4py import MPI
+
+    if MPI.COMM_WORLD.size == 1 or getattr(sys.excepthook, "aborts_mpi", False):
+        return
+    _abort_on_uncaught_exceptions()
+    _note_exits()
+    global _main
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__":
+            _main = frame
+        frame = frame.f_back
+    atexit.register(_leave_together, os.getpid())
+
+
+def when_all_have_left(clear_up: Callable[[], object]) -> None:
+    """Call it at the end of the program, when no rank does anything any more. Local."""
+    if not getattr(sys.excepthook, "aborts_mpi", False):  # of one rank
+        atexit.register(clear_up)
+        return
+    _afterwards.append(clear_up)
+
+
+def _abort_on_uncaught_exceptions() -> None:
+    from mpi4py import MPI
+
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        try:
+            print(f"uncaught on MPI rank {MPI.COMM_WORLD.rank}:", file=sys.stderr)
+            if previous is sys.__excepthook__:
+                traceback.print_exception(kind, error, trace)
+            else:
+                previous(kind, error, trace)
+            sys.stderr.flush()
+        finally:
+            MPI.COMM_WORLD.Abort(1)
+
+    hook.aborts_mpi = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
+
+
+def _note_exits() -> None:
+    leave = sys.exit
+
+    @functools.wraps(leave)
+    def noted(status: Any = None, /) -> Any:
+        _status[:] = [status]
+        leave(status)
+
+    sys.exit = noted
+
+
+def _leave_together(process: int) -> None:
+    """At the end of the interpreter, before MPI's. **Collective** where all goes well."""
+    from mpi4py import MPI
+
+    if MPI.Is_finalized() or os.getpid() != process:
+        return
+    code = _exit_code()
+    # MPI's own end would wait for all ranks, too, without an end to its patience.
+    requests = [shared.comm.Ibarrier() for shared in living if shared.comm.size > 1]
+    end = time.monotonic() + PATIENCE_SECONDS
+    nap = 1e-4
+    while not MPI.Request.Testall(requests):
+        if code and time.monotonic() > end:
+            print(
+                f"hpc_sla: MPI rank {MPI.COMM_WORLD.rank} has left with an error, and others have "
+                f"not within {PATIENCE_SECONDS:.0f} s: ending the job",
+                file=sys.stderr,
+                flush=True,
+            )
+            MPI.COMM_WORLD.Abort(code)
+        time.sleep(nap)
+        nap = min(2 * nap, 0.02)
+    for clear_up in _afterwards:
+        clear_up()
+
+
+def _exit_code() -> int:
+    """That of the SystemExit which ends this process; 0 where none does."""
+    if _main is None:
+        return 0
+    steps = list(dis.get_instructions(_main.f_code))
+    # The last that began: a call's own place may be behind it, in what the interpreter caches.
+    at = max(i for i, step in enumerate(steps) if step.offset <= _main.f_lasti)
+    if steps[at].opname in _RETURNS:
+        return 0
+    if _status:
+        status = _status[0]
+        # As the interpreter does it: a text goes to stderr, and the code is 1.
+        return 0 if status is None else status & 0xFF if isinstance(status, int) else 1
+    # Raised by hand, and its code is gone. ``raise SystemExit(main())`` in the program itself is how
+    # many a program just ends.
+    if steps[at].opname == "RAISE_VARARGS":
+        given = [s for s in steps[:at] if s.opname not in ("PRECALL", "KW_NAMES", "NOP")][-2:]
+        return int(not given[0].opname.startswith("CALL"))
+    return 1
