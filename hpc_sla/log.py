@@ -12,9 +12,11 @@ import json
 import logging
 import math
 import os
+import stat
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
@@ -133,11 +135,13 @@ class JsonLines(logging.Handler):
     def __init__(
         self, path: str | os.PathLike[str], rank: int = 0, started: float | None = None
     ) -> None:
+        # Opened first: `logging` keeps a handler from its beginning, and closes it at the end.
+        file = _open(os.fspath(path))
         super().__init__()
         self.path, self.rank = os.fspath(path), rank
         self._started = time.perf_counter() if started is None else started
         self._lost = False
-        self._file = _open(self.path)
+        self._file = file
 
     def emit(self, record: logging.LogRecord) -> None:
         event = getattr(record, "event", None)
@@ -186,20 +190,36 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def _is_pipe(path: str) -> bool:
+    """Whether `path` is a pipe, which blocks, other than this process's own output."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISFIFO(found.st_mode):
+        return False
+    for own in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(found, os.fstat(own)):
+                return False
+    return True
+
+
 def _open(path: str) -> int:
     """A file to append lines to."""
     remedy = "Name a file that can be written."
     try:
         if os.path.isdir(path):
             raise InputError("is a folder", file=path, field="--log-file", remedy=remedy)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        problem = f"cannot be written: {error.strerror}"
+        if _is_pipe(path):
+            raise InputError("is a pipe", file=path, field="--log-file", remedy=remedy)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
+        file = os.open(path, flags, 0o666)
+    except (OSError, ValueError) as error:
+        problem = f"cannot be written: {getattr(error, 'strerror', None) or error}"
         raise InputError(problem, file=path, field="--log-file", remedy=remedy) from error
-    try:
-        begin = os.read(file, 1)
-    except OSError:
-        begin = b""  # a terminal, a pipe
+    # Of a terminal or another device there is nothing to be read, or nobody knows when.
+    begin = os.read(file, 1) if stat.S_ISREG(os.fstat(file).st_mode) else b""
     if begin not in (b"", b"{"):
         os.close(file)
         raise InputError(

@@ -14,6 +14,7 @@ import click
 
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.files import Read, is_file
 from hpc_sla.cli.record import conclude, gather_profile, log_input, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
@@ -26,7 +27,7 @@ _MAX_ITERATIONS = 100_000
 
 
 @click.command("bench", short_help="Time a solver beside PETSc's, and compare peak memory.")
-@click.argument("file", metavar="FILE.h5|GENERATOR")
+@click.argument("file", metavar="FILE.h5|GENERATOR", type=Read(is_file))
 @options.method_options
 @click.option("--repeats", type=int, default=5, show_default=True, help="Laps of each solver.")
 @click.option("--rtol", type=float, default=None, help=f"Of both solvers. {options.RTOL_HELP}")

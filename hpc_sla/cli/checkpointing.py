@@ -16,6 +16,7 @@ import click
 
 from hpc_sla import log
 from hpc_sla.cli import exits
+from hpc_sla.cli.files import Written
 from hpc_sla.cli.launch import launch
 from hpc_sla.cli.options import Function
 from hpc_sla.cli.record import MEANINGS
@@ -48,6 +49,7 @@ def checkpoint_options(function: Function) -> Function:
         ),
         click.option(
             "--checkpoint",
+            type=Written(),
             metavar="FILE",
             help="Save the solver's state there from time to time, and on SIGTERM or SIGUSR1 "
             f"before ending with exit code {exits.PREEMPTED}.",
@@ -77,7 +79,7 @@ class Guard:
         self._finishing = False
         self._before: dict[int, Any] = {}
 
-    def checkpoint(self, world: World, output: str | None, tag: str = "") -> Checkpoint:
+    def checkpoint(self, world: World, tag: str = "") -> Checkpoint:
         """What to hand to the solver. **Collective.**
 
         Raises
@@ -97,23 +99,15 @@ class Guard:
             raise InputError(
                 "needs a file to resume from", field="--resume", remedy="Add --checkpoint FILE."
             )
-        world.on_root(lambda: self._check(output))
+        world.on_root(self._check)
         self._checkpoint = Checkpoint(self._path, self._every, self._resume, tag)
         return self._checkpoint
 
-    def _check(self, output: str | None) -> None:
+    def _check(self) -> None:
         from hpc_sla.storage.checkpoint_file import check_replaceable
 
-        if self._path is None:
-            return
-        if output and os.path.realpath(output) == os.path.realpath(self._path):
-            raise InputError(
-                "is the result's name, too",
-                file=self._path,
-                field="--checkpoint",
-                remedy="Give the checkpoint a name of its own.",
-            )
-        check_replaceable(self._path)
+        if self._path is not None:
+            check_replaceable(self._path)
 
     def finishing(self) -> None:
         """The answer is there: from now on signals are not heard. Local."""

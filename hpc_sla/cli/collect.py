@@ -7,14 +7,19 @@ import sys
 import click
 
 from hpc_sla.cli import exits
+from hpc_sla.cli.files import Read, Written, settle
 from hpc_sla.cli.launch import serial, told
 from hpc_sla.errors import InputError
 
 
 @click.command("collect", short_help="One table, CSV or Parquet, of any number of results.")
-@click.argument("results", nargs=-1, required=True, metavar="RESULT.h5|FOLDER...")
+@click.argument("results", nargs=-1, required=True, type=Read(), metavar="RESULT.h5|FOLDER...")
 @click.option(
-    "-o", "--output", metavar="TABLE.csv|.parquet", help="Default: CSV on standard output."
+    "-o",
+    "--output",
+    type=Written(),
+    metavar="TABLE.csv|.parquet",
+    help="Default: CSV on standard output.",
 )
 @serial
 def command(results: tuple[str, ...], output: str | None) -> int:
@@ -27,6 +32,7 @@ def command(results: tuple[str, ...], output: str | None) -> int:
     """
     from hpc_sla.storage.collect import collect
 
+    settle()
     bad: list[InputError] = []
     collect(results, output, bad.append)
     for error in bad:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from hpc_sla.cli.files import CONFIG, Read
 from hpc_sla.errors import InputError, MissingDependencyError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -31,6 +32,7 @@ def config_option(function: Function) -> Function:
     """--config."""
     return click.option(
         "--config",
+        type=Read(),
         metavar="RUN.toml|RESULT.h5",
         is_eager=True,
         expose_value=False,
@@ -62,6 +64,7 @@ def effective() -> str:
 def _apply(context: click.Context, option: click.Parameter, path: str | None) -> None:
     if path is None or context.resilient_parsing:
         return
+    context.meta[CONFIG] = path
     command = context.info_name or ""
     found = _load(path)
     known = {name: _parameters(_command(name)) for name in CONFIGURABLE}
@@ -99,6 +102,10 @@ def _load(path: str) -> dict[str, Any]:
     try:
         if os.path.isdir(path):
             raise InputError("is a folder, not a file", file=path, remedy="Name a TOML file.")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InputError(
+                "is no regular file", file=path, remedy="Write it to a file first, and name that."
+            )
         with open(path, "rb") as stream:
             content = stream.read(_LARGEST + 1)
     except FileNotFoundError as error:
@@ -282,4 +289,8 @@ def _toml(value: Any) -> str:
 def _escape(character: str) -> str:
     if character in '"\\':
         return "\\" + character
+    if "\ud800" <= character <= "\udfff":
+        # A byte of a file's name that is not UTF-8, for which TOML has no escape. So repeating
+        # the run ends with "no such file" rather than with another one's.
+        return "\ufffd"
     return f"\\U{ord(character):08x}"

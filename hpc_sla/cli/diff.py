@@ -7,13 +7,14 @@ import json
 import click
 
 from hpc_sla.cli import exits
+from hpc_sla.cli.files import Read
 from hpc_sla.cli.launch import serial
 from hpc_sla.errors import InputError
 
 
 @click.command("diff", short_help="Compare two results in norm and by attribute.")
-@click.argument("a", metavar="A.h5")
-@click.argument("b", metavar="B.h5")
+@click.argument("a", metavar="A.h5", type=Read())
+@click.argument("b", metavar="B.h5", type=Read())
 @click.option(
     "--rtol",
     type=float,

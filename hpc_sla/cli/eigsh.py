@@ -15,6 +15,9 @@ from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.files import Read, Written, is_file
+from hpc_sla.cli.launch import launch
+from hpc_sla.cli.plan import any_problem, default_output
 from hpc_sla.cli.record import conclude, gather_profile, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
@@ -43,7 +46,9 @@ class Settings:
 
 
 @click.command("eigsh", short_help="A few eigenpairs of a symmetric matrix.")
-@click.argument("file", metavar="[FILE.h5|GENERATOR]", required=False)
+@click.argument(
+    "file", metavar="[FILE.h5|GENERATOR]", required=False, type=Read(is_file, makes=any_problem)
+)
 @click.option("-k", "k", type=int, default=6, show_default=True, help="How many pairs.")
 @click.option(
     "--which",
@@ -74,6 +79,7 @@ class Settings:
 @click.option(
     "-o",
     "--output",
+    type=Written(lambda params: default_output(params["file"], "modes", launch().size), hdf5=True),
     metavar="RESULT.h5",
     help="Default: <stem of FILE>.modes.h5 in the current folder.",
 )
@@ -133,7 +139,7 @@ def _eigsh(
     _check(settings)
     stages = Stages()
     plan = world.on_root(lambda: plan_run(file, None, output, world.size, kind="modes"))
-    checkpoint = watch.checkpoint(world, plan.output)
+    checkpoint = watch.checkpoint(world)
     log.emit("input", path=plan.path, digest=plan.digest, made_from=plan.made, result=plan.output)
     if plan.made and world.rank == 0:
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hpc_sla.cli import exits
+from hpc_sla.cli.files import Params, Read, Written, settle
 from hpc_sla.cli.launch import serial
 from hpc_sla.errors import InputError
 
@@ -16,15 +18,34 @@ if TYPE_CHECKING:
     from hpc_sla.storage.result_vectors import ResultVectors
 
 
+def _written(output: str, params: Params, ranks: int) -> list[str]:
+    from hpc_sla.storage.xdmf import heavy_file
+
+    return [output, heavy_file(output)] if output.lower().endswith(".xdmf") else [output]
+
+
 @click.command("export", short_help="A result as .npy, MatrixMarket, or XDMF for ParaView.")
-@click.argument("result", metavar="RESULT.h5")
-@click.option("-o", "--output", required=True, metavar="FILE.npy|.mtx|.xdmf", help="What to write.")
+@click.argument("result", metavar="RESULT.h5", type=Read())
+@click.option(
+    "-o",
+    "--output",
+    type=Written(names=_written),
+    required=True,
+    metavar="FILE.npy|.mtx|.xdmf",
+    help="What to write.",
+)
 @click.option("--vector", metavar="NAME", help="Default: x, or the only one; .xdmf: all that fit.")
 @click.option(
-    "--matrix", metavar="FILE.h5", help="For .xdmf: the matrix file that has the coordinates."
+    "--matrix",
+    type=Read(),
+    metavar="FILE.h5",
+    help="For .xdmf: the matrix file that has the coordinates.",
 )
 @click.option(
-    "--coordinates", metavar="C.npy", help="For .xdmf: points of your rows, [n, 1, 2 or 3]."
+    "--coordinates",
+    type=Read(),
+    metavar="C.npy",
+    help="For .xdmf: points of your rows or of their nodes, [n, 1, 2 or 3].",
 )
 @serial
 def command(
@@ -32,15 +53,17 @@ def command(
 ) -> int:
     """Write the vectors of RESULT.h5, in your row order, for other programs.
 
-    FILE.xdmf comes with FILE.h5 beside it; open the former in ParaView.
+    FILE.xdmf comes with FILE.xdmf.h5 beside it, which has its numbers; open the former in
+    ParaView.
     """
-    from hpc_sla.storage.atomic import check_writable
     from hpc_sla.storage.exporters import EXPORTERS, exporter_for
     from hpc_sla.storage.result_vectors import ResultVectors
     from hpc_sla.storage.xdmf import export_xdmf
 
     suffix = exporter_for(output)
-    check_writable(output)
+    settle()
+    if suffix == ".xdmf":
+        _check_utf8(output)
     with ResultVectors(result) as results:
         name = results.choose(vector) if suffix != ".xdmf" or vector is not None else ""
         if suffix != ".xdmf":
@@ -59,6 +82,18 @@ def command(
     return exits.OK
 
 
+def _check_utf8(output: str) -> None:
+    try:
+        Path(output).name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "is not UTF-8, as the name must be that XDMF gives its data",
+            file=output,
+            field="--output",
+            remedy="Choose another name.",
+        ) from error
+
+
 def _points(
     results: ResultVectors, matrix: str | None, coordinates: str | None
 ) -> tuple[np.ndarray, int]:
@@ -70,7 +105,8 @@ def _points(
 
     if coordinates is not None:
         points = read_vector(coordinates)
-        return (points[:, None] if points.ndim == 1 else points), 1
+        points = points[:, None] if points.ndim == 1 else points
+        return _of_rows(results, points)
     about = results.summary.attributes
     if matrix is None:
         # The result names its matrix, but what to open is for the user to say.
@@ -93,3 +129,11 @@ def _points(
         points = np.empty_like(stored)
         points[file.read_permutation(0, file.n_rows)] = stored
         return points, file.block_size
+
+
+def _of_rows(results: ResultVectors, points: np.ndarray) -> tuple[np.ndarray, int]:
+    """Points of the rows; those of their nodes are repeated, once an unknown."""
+    rows, nodes = results.summary.n_rows, len(points)
+    if nodes == 0 or rows not in (2 * nodes, 3 * nodes):
+        return points, 1
+    return points.repeat(rows // nodes, axis=0), rows // nodes

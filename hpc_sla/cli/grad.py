@@ -12,6 +12,8 @@ import click
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.files import Read, Written
+from hpc_sla.cli.plan import default_output
 from hpc_sla.cli.record import conclude, gather_profile, log_input, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.solve import Settings, attributes
@@ -29,7 +31,7 @@ LOSSES = ("sum", "norm2", "misfit")
 
 
 @click.command("grad", short_help="Differentiate a loss of the solution; check by differences.")
-@click.argument("file", metavar="FILE.h5")
+@click.argument("file", metavar="FILE.h5", type=Read())
 @click.option(
     "--loss",
     type=click.Choice(LOSSES),
@@ -39,6 +41,7 @@ LOSSES = ("sum", "norm2", "misfit")
 )
 @click.option(
     "--target",
+    type=Read(lambda target: bool(Path(target).suffix)),
     metavar="NAME|FILE",
     help="For misfit: a known solution in FILE.h5, by the name of its right-hand side (default: "
     "that of --rhs), or a vector in your order (.npy, .mtx).",
@@ -56,6 +59,7 @@ LOSSES = ("sum", "norm2", "misfit")
 @click.option(
     "-o",
     "--output",
+    type=Written(lambda params: default_output(params["file"], "gradient", 0), hdf5=True),
     metavar="RESULT.h5",
     help="Default: <stem of FILE>.gradient.h5 in the current folder.",
 )
@@ -118,7 +122,7 @@ def _grad(
 
     options.check_solver_names(settings.method, settings.precond)
     stages = Stages()
-    output = output or f"{Path(file).stem}.gradient.h5"
+    output = output or default_output(file, "gradient", world.size)
     plan = world.on_root(lambda: plan_run(file, rhs, output, world.size, settings.method))
     log_input(plan)
     with stages("read"):

@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from hpc_sla.cli import exits
+from hpc_sla.cli.files import Read
 from hpc_sla.cli.launch import serial
 
 
 @click.command("info", short_help="Describe a matrix or result file.")
-@click.argument("file", metavar="FILE.h5")
+@click.argument("file", metavar="FILE.h5", type=Read())
 @serial
 def command(file: str) -> int:
     """Describe FILE.h5, a matrix or a result, in about ten lines."""

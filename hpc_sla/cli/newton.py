@@ -12,6 +12,7 @@ from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.files import Written
 from hpc_sla.cli.record import conclude, gather_profile, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
@@ -75,6 +76,10 @@ DEFAULT_PROBLEM = "bratu2d:n=128,lambda=6"
 @click.option(
     "-o",
     "--output",
+    type=Written(
+        lambda params: None if params["listing"] else _default_output(params["problem"]),
+        hdf5=True,
+    ),
     metavar="RESULT.h5",
     help="Default: <name of PROBLEM>.result.h5 in the current folder.",
 )
@@ -154,13 +159,11 @@ def _newton(
     from hpc_sla.linear import default_rtol
     from hpc_sla.nonlinear.solver import nonlinear_solve
     from hpc_sla.report.progress import LiveLine
-    from hpc_sla.storage.atomic import check_writable
 
     stages = Stages()
-    output = output or f"{text.partition(':')[0]}.result.h5"
     problem = _problem(text)
-    world.on_root(lambda: check_writable(output))
-    checkpoint = guard.checkpoint(world, output, tag=problem.spec)
+    output = output or _default_output(text)
+    checkpoint = guard.checkpoint(world, tag=problem.spec)
     log.emit("input", problem=problem.spec, rows=problem.n_rows, result=output)
     # Picard's and Anderson's method refuse one to save to, and end at once when told to.
     saves = checkpoint.path is not None or asked["method"].startswith("newton")
@@ -187,6 +190,10 @@ def _newton(
         _write(world, output, problem, system, u, info, given)
     _report(world, output, problem, system, u, info, given, stages, as_json)
     return exits.OK if info.converged else exits.NOT_CONVERGED
+
+
+def _default_output(problem: str) -> str:
+    return f"{problem.partition(':')[0]}.result.h5"
 
 
 def _problem(text: str) -> NonlinearProblem:

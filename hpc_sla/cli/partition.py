@@ -8,7 +8,9 @@ import click
 
 from hpc_sla.cli import exits
 from hpc_sla.cli.config import config_option, effective
+from hpc_sla.cli.files import Read, Written, is_file, settle
 from hpc_sla.cli.launch import serial
+from hpc_sla.cli.prepare import MANUFACTURED, ONES
 from hpc_sla.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,9 +29,23 @@ def _list_generators(context: click.Context, option: click.Parameter, asked: boo
 
 
 @click.command("partition", short_help="Cut a matrix into parts and write it to HDF5.")
-@click.argument("source")
-@click.option("-o", "--output", required=True, metavar="FILE.h5", help="The file to write.")
-@click.option("--parts", type=int, required=True, metavar="P", help="Usually the rank count.")
+@click.argument("source", type=Read(is_file))
+@click.option(
+    "-o",
+    "--output",
+    type=Written(hdf5=True),
+    required=True,
+    metavar="FILE.h5",
+    help="The file to write.",
+)
+@click.option(
+    "--parts",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="P",
+    help="Best the rank count; any number of ranks opens the file.",
+)
 @click.option(
     "--method",
     type=click.Choice(["metis", "rcb", "contiguous"]),
@@ -39,11 +55,17 @@ def _list_generators(context: click.Context, option: click.Parameter, asked: boo
 )
 @click.option(
     "--rhs",
+    type=Read(lambda rhs: rhs not in (ONES, MANUFACTURED)),
     multiple=True,
     metavar="B.npy|B.mtx|ones|manufactured",
     help="Right-hand side; may be repeated. Default: the source's own, else ones.",
 )
-@click.option("--coordinates", metavar="C.npy", help="Points of the rows, one a row, for rcb.")
+@click.option(
+    "--coordinates",
+    type=Read(),
+    metavar="C.npy",
+    help="Points of the rows, one a row or one a node, for rcb and export.",
+)
 @click.option(
     "--block-size",
     type=int,
@@ -79,14 +101,14 @@ def command(
     Of a rectangular matrix, metis cuts the graph whose nodes are the rows and the columns, and
     each column goes to the part that has most of its entries.
     """
-    from hpc_sla.cli.prepare import load_source, write_partitioned
+    from hpc_sla.cli.prepare import check_parts, load_source, write_partitioned
     from hpc_sla.report.tables import print_facts
-    from hpc_sla.storage.atomic import check_writable
 
     if parts < 1:
         raise InputError(f"is {parts}", field="--parts", remedy="Give at least 1.")
-    check_writable(output)
+    settle()
     loaded = load_source(source, rhs, coordinates, block_size)
+    check_parts(parts, loaded.matrix.shape[0])
     quality = write_partitioned(loaded, output, parts, method, {"config": effective()})
     print_facts(f"{source} in {parts} part(s), {output}", _facts(loaded, quality, method))
     return exits.OK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +82,6 @@ def plan_run(
         What is written: ``result``, or ``modes``, for which no right-hand side is needed.
     """
     from hpc_sla.cli.prepare import names_generator
-    from hpc_sla.storage.atomic import check_writable
     from hpc_sla.storage.matrix_file import MatrixFile
 
     made = ""
@@ -95,10 +93,7 @@ def plan_run(
         _check_shape(matrix, file, solve_method)
         name = "" if kind == "modes" else _choose_rhs(matrix, file, rhs)
         if output is None:
-            output = f"{Path(file).stem}.{kind}.h5"
-        if output:
-            _check_output(output, file)
-            check_writable(output)
+            output = default_output(file, kind, ranks)
         return Plan(
             path=file,
             rhs=name,
@@ -111,11 +106,35 @@ def plan_run(
         )
 
 
+def default_output(file: str | None, kind: str, ranks: int) -> str:
+    """The result's name where none is given, in the current folder."""
+    return f"{Path(file or made_name(DEFAULT_PROBLEM, ranks)).stem}.{kind}.h5"
+
+
+def made_name(spec: str, ranks: int) -> str:
+    """The file in the current folder that a generator's problem goes to."""
+    return f"{spec.replace(':', '-').replace(',', '-').replace('=', '')}-p{ranks}.h5"
+
+
+def default_problem(file: str | None, ranks: int) -> str | None:
+    """The file that is made where none is named."""
+    return made_name(DEFAULT_PROBLEM, ranks) if file is None else None
+
+
+def any_problem(file: str | None, ranks: int) -> str | None:
+    """The file that is made where none is named, or a generator."""
+    from hpc_sla.cli.prepare import names_generator
+
+    if file is None or names_generator(file):
+        return made_name(file or DEFAULT_PROBLEM, ranks)
+    return None
+
+
 def make_problem(spec: str, ranks: int) -> str:
     """Partition a generator's problem into as many parts as ranks; return the file's name."""
     from hpc_sla.cli.prepare import load_source, write_partitioned
 
-    path = f"{spec.replace(':', '-').replace(',', '-').replace('=', '')}-p{ranks}.h5"
+    path = made_name(spec, ranks)
     write_partitioned(load_source(spec), path, ranks, "metis")
     return path
 
@@ -162,13 +181,3 @@ def _choose_rhs(matrix: MatrixFile, file: str, asked: str | None) -> str:
             remedy="Store each column under a name of its own.",
         )
     return asked
-
-
-def _check_output(output: str, file: str) -> None:
-    if os.path.exists(output) and os.path.samefile(output, file):
-        raise InputError(
-            "is the matrix file itself",
-            file=output,
-            field="--output",
-            remedy="Give the result a name of its own.",
-        )

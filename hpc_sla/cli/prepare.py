@@ -86,6 +86,16 @@ def load_source(
     return source
 
 
+def check_parts(parts: int, rows: int) -> None:
+    """Refuse more parts than rows: they would be empty, and a partitioner takes long over them."""
+    if parts > max(rows, 1):
+        raise InputError(
+            f"is {parts}, of a matrix with {rows} row(s)",
+            field="--parts",
+            remedy=f"Give at most {max(rows, 1)}: any number of ranks opens the file",
+        )
+
+
 def write_partitioned(
     source: Source,
     output: str | os.PathLike[str],
@@ -178,7 +188,8 @@ def _named_rhs(source: Source, choice: str) -> tuple[str, np.ndarray, np.ndarray
         if known is not None:
             return MANUFACTURED, source.matrix @ known, known
         return MANUFACTURED, *rhs_manufactured(source.matrix)
-    name = Path(choice).name.partition(".")[0]
+    # HDF5's names are UTF-8, which a file's need not be.
+    name = Path(choice).name.partition(".")[0].encode("utf-8", "backslashreplace").decode()
     return name, _vector(choice, source.matrix.shape[0]), None
 
 

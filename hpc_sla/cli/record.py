@@ -19,6 +19,7 @@ import click
 
 from hpc_sla import log
 from hpc_sla.cli import clock, exits
+from hpc_sla.cli.files import Params, Written, settle
 from hpc_sla.cli.launch import Launch, launch, told
 from hpc_sla.errors import HpcSlaError, InputError
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 _JOB = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_NODELIST", "OMP_NUM_THREADS")
 _SUMMARY = {"seconds": "stage_seconds"}
-_OTHERS = ("file", "output", "checkpoint")
 
 _running: Record | None = None
 
@@ -43,7 +43,10 @@ def record_options(function: Callable[..., int]) -> Callable[..., int]:
     def wrapper(
         *args: Any, log_file: str | None, log_all_ranks: bool, profile: bool, **kwargs: Any
     ) -> int:
-        _check(log_file, log_all_ranks, kwargs)
+        if log_all_ranks and log_file is None:
+            raise InputError(
+                "needs a file to log to", field="--log-all-ranks", remedy="Add --log-file FILE."
+            )
         with Record(log_file, log_all_ranks, profile) as record:
             record.code = function(*args, **kwargs)
         return record.code
@@ -61,6 +64,7 @@ def record_options(function: Callable[..., int]) -> Callable[..., int]:
         ),
         click.option(
             "--log-file",
+            type=Written(names=_log_names, replaces=False),
             metavar="FILE.jsonl",
             help="Write what happens there, one JSON object a line; added to a log that exists.",
         ),
@@ -69,22 +73,10 @@ def record_options(function: Callable[..., int]) -> Callable[..., int]:
     return wrapper
 
 
-def _check(path: str | None, all_ranks: bool, given: dict[str, Any]) -> None:
-    if path is None:
-        if all_ranks:
-            raise InputError(
-                "needs a file to log to", field="--log-all-ranks", remedy="Add --log-file FILE."
-            )
-        return
-    for name in _OTHERS:
-        other = given.get(name)
-        if isinstance(other, str) and os.path.realpath(other) == os.path.realpath(path):
-            raise InputError(
-                f"is the name of the {name if name != 'file' else 'input'}, too",
-                file=path,
-                field="--log-file",
-                remedy="Give the log a name of its own.",
-            )
+def _log_names(path: str, params: Params, ranks: int) -> list[str]:
+    if not params.get("log_all_ranks"):
+        return [path]
+    return [log_name(path, rank) for rank in range(ranks)]
 
 
 def log_name(path: str, rank: int) -> str:
@@ -183,14 +175,17 @@ class Record:
 
     def __enter__(self) -> Self:
         global _running
-        _running = self
-        if self._path is not None:
+        try:
             if self._all or self._launched.is_root:
-                try:
+                settle(write=self._launched.is_root)
+                if self._path is not None:
                     self._open()
-                except InputError as error:
-                    self._failed = error  # raised where all ranks can
-            self._begin()
+        except InputError as error:
+            if self._launched.size == 1:
+                raise
+            self._failed = error  # raised where all ranks can
+        _running = self
+        self._begin()
         return self
 
     def _open(self) -> None:
@@ -232,12 +227,12 @@ class Record:
         Raises
         ------
         InputError
-            On every rank, where the log cannot be written.
+            On every rank, where one of the command's files cannot be read or written.
         """
+        with world.agree():
+            if self._failed is not None:
+                raise self._failed
         if self._path is not None:
-            with world.agree():
-                if self._failed is not None:
-                    raise self._failed
             if not self._all and world.rank != 0:
                 self._stop()  # a launcher that we do not know had each rank take itself for the 0th
             hosts = world.gather_objects((platform.node(), os.getpid(), str(world.device)))

@@ -14,6 +14,9 @@ from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.files import Read, Written
+from hpc_sla.cli.launch import launch
+from hpc_sla.cli.plan import default_output, default_problem
 from hpc_sla.cli.record import conclude, gather_profile, log_input, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
@@ -48,12 +51,13 @@ class Settings:
 
 
 @click.command("solve", short_help="Solve A x = b on all ranks and write the result.")
-@click.argument("file", metavar="[FILE.h5]", required=False)
+@click.argument("file", metavar="[FILE.h5]", required=False, type=Read(makes=default_problem))
 @options.solver_options
 @options.world_options
 @click.option(
     "-o",
     "--output",
+    type=Written(lambda params: default_output(params["file"], "result", launch().size), hdf5=True),
     metavar="RESULT.h5",
     help="Default: <stem of FILE>.result.h5 in the current folder.",
 )
@@ -114,7 +118,7 @@ def _solve(
     options.check_solver_names(settings.method, settings.precond)
     stages = Stages()
     plan = world.on_root(lambda: plan_run(file, rhs, output, world.size, settings.method))
-    checkpoint = guard.checkpoint(world, plan.output)
+    checkpoint = guard.checkpoint(world)
     log_input(plan)
     if plan.made and world.rank == 0:
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)

@@ -10,6 +10,7 @@ import click
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
+from hpc_sla.cli.files import Read
 from hpc_sla.cli.record import conclude, gather_profile, log_input, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.solve import Settings, run_solver
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command("verify", short_help="Compare products and solution with PETSc or SciPy.")
-@click.argument("file", metavar="FILE.h5")
+@click.argument("file", metavar="FILE.h5", type=Read())
 @click.option(
     "--against",
     type=click.Choice(["petsc", "scipy"]),

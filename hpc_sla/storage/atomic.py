@@ -35,6 +35,8 @@ class PendingFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if "\0" in os.fspath(path):
+            raise InputError("is no name: it has a zero byte", file=path, remedy=_REMEDY)
         # A symbolic link keeps pointing where it points; its target is what gets replaced.
         self._target = Path(os.path.realpath(self.path))
         _refuse_special(self.path, self._target)
@@ -102,8 +104,19 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     PendingFile(path).discard()
 
 
+def folds_case(path: str | os.PathLike[str]) -> bool:
+    """Whether the folder of `path` takes ``A`` and ``a`` for one name; it must be writable."""
+    pending = PendingFile(path)
+    try:
+        # The name ends in .part, and no other file has it.
+        return pending.temporary.with_name(pending.temporary.name.swapcase()).exists()
+    finally:
+        pending.discard()
+
+
 def _prefix(target: Path) -> str:
-    return f".{target.name[:200]}."
+    # The bytes count, of which the system allows 255.
+    return f".{os.fsdecode(os.fsencode(target.name)[:200])}."
 
 
 def _create_locked(path: Path) -> int | None:
@@ -139,18 +152,39 @@ def _remove_unless_locked(path: Path) -> None:
 
 def _refuse_special(path: Path, target: Path) -> None:
     try:
-        mode = target.stat().st_mode
-    except OSError:
-        return  # nothing there yet, or not to be looked at: creating the file will tell
-    if stat.S_ISDIR(mode):
+        found = target.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return  # nothing there yet: creating the file will tell
+    except OSError as error:
+        # A name that is too long, links in a circle: the rename would meet it, too.
+        raise InputError(_why(error, target), file=path, remedy=_REMEDY) from error
+    if stat.S_ISDIR(found.st_mode):
         raise InputError("is a folder, not a file", file=path, remedy="Name a file inside it.")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise InputError("is not a regular file", file=path, remedy="Choose another output path.")
+    if not os.access(target, os.W_OK):
+        # A rename would not ask.
+        raise InputError(
+            "is there already and is write-protected",
+            file=path,
+            remedy="Make it writable, or choose another output path.",
+        )
+    if _kept_by_sticky_folder(found, target):
+        raise InputError(
+            "belongs to somebody else, in a folder where only its owner may replace it",
+            file=path,
+            remedy="Choose another output path.",
+        )
+
+
+def _kept_by_sticky_folder(found: os.stat_result, target: Path) -> bool:
+    folder, me = target.parent.stat(), os.geteuid()
+    return bool(folder.st_mode & stat.S_ISVTX) and me not in (0, found.st_uid, folder.st_uid)
 
 
 def _why(error: OSError, target: Path) -> str:
     folder = target.parent
-    if not folder.exists():
+    if isinstance(error, FileNotFoundError):
         return f"cannot be written: the folder {str(folder)!r} does not exist"
     reason = error.strerror or str(error)
     return f"cannot be written in the folder {str(folder)!r}: {reason[:1].lower()}{reason[1:]}"

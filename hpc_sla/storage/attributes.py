@@ -103,8 +103,8 @@ def _storable(value: Any) -> Any:
     if not isinstance(value, str):
         value = json.dumps(value, default=str, sort_keys=True)
     # Fixed length on purpose: variable-length text goes to HDF5's global heap, which has no
-    # checksum.
-    text = value.encode("utf-8")
+    # checksum. A file's name need not be UTF-8: what is not is shown as escapes.
+    text = value.encode("utf-8", "backslashreplace")
     return np.array(text, dtype=h5py.string_dtype("utf-8", max(1, len(text))))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_sla.errors import InputError, MissingDependencyError, printable
-from hpc_sla.storage.atomic import check_writable, replacing
+from hpc_sla.storage.atomic import replacing
 from hpc_sla.storage.attributes import RESULT_FORMAT, attributes, check_format, integer_attribute
 from hpc_sla.storage.hdf5 import open_read
 from hpc_sla.storage.kind import kind_of
@@ -59,8 +59,6 @@ def collect(
             field="--output",
             remedy="Choose .csv or .parquet.",
         )
-    if output is not None:
-        check_writable(output)
     parquet = _pyarrow(output) if suffix == ".parquet" else None
     bad: set[str] = set()
     types: dict[str, type] = {"file": str}
@@ -111,6 +109,8 @@ def _is_result(path: str) -> bool:
 
 
 def _row(path: str) -> Row:
+    # A name need not be UTF-8, which tables are.
+    name = path.encode("utf-8", "backslashreplace").decode()
     with open_read(path) as file:
         check_format(file, RESULT_FORMAT)
         found = attributes(file, leave_out=("format", "version", "n_rows", "config"))
@@ -120,7 +120,7 @@ def _row(path: str) -> Row:
             printable(name): printable(value) if isinstance(value, str) else _fits(value)
             for name, value in found.items()
         }
-        return {**told, "n_rows": integer_attribute(file, "n_rows"), "file": path}
+        return {**told, "n_rows": integer_attribute(file, "n_rows"), "file": name}
 
 
 def _fits(value: Any) -> Any:

@@ -64,9 +64,7 @@ def open_read(path: str | os.PathLike[str]) -> h5py.File:
             raise InputError("is a folder, not a file", file=path, remedy="Name an HDF5 file.")
         if name.exists() and not name.is_file():
             raise InputError("is not a regular file", file=path, remedy="Name an HDF5 file.")
-        with name.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            signed = any(_signature_at(stream, offset) for offset in _signature_offsets(size))
+        size, signed = name.stat().st_size, is_hdf5(name)
     except FileNotFoundError as error:
         raise InputError("no such file", file=path, remedy=HOW_TO_MAKE) from error
     except OSError as error:
@@ -85,6 +83,13 @@ def open_read(path: str | os.PathLike[str]) -> h5py.File:
         else:
             problem = f"cannot be opened as HDF5, its header is damaged ({_brief(error)})"
         raise InputError(problem, file=path, remedy=DAMAGED) from error
+
+
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has HDF5's signature where one may stand. Raises OSError."""
+    with open(path, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        return any(_signature_at(stream, offset) for offset in _signature_offsets(size))
 
 
 def _open(path: Path) -> h5py.File:

@@ -50,7 +50,7 @@ def export_xdmf(
     Returns
     -------
     str
-        The HDF5 file, named as the .xdmf file with .h5 in place of its suffix.
+        The HDF5 file: see `heavy_file`.
     """
     dimensions = points.shape[1]
     if not 1 <= dimensions <= 3:
@@ -65,7 +65,7 @@ def export_xdmf(
     points = points if nodes is None else nodes
     if dimensions == 1:
         points = np.column_stack([points[:, 0], np.zeros(len(points))])
-    heavy = Path(output).with_suffix(".h5")
+    heavy = Path(heavy_file(output))
     if heavy.exists() and not _is_export(heavy):
         raise InputError(
             "would be overwritten by the datasets of the export",
@@ -86,6 +86,11 @@ def export_xdmf(
     with replacing(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return os.fspath(heavy)
+
+
+def heavy_file(output: str | os.PathLike[str]) -> str:
+    """The HDF5 file of an .xdmf file: ``x.xdmf.h5``, since ``x.h5`` may well be the result."""
+    return f"{os.fspath(output)}.h5"
 
 
 def _is_export(path: Path) -> bool:

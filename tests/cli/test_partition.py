@@ -74,8 +74,8 @@ def test_files(matrix: sp.csr_array, suffix: str) -> None:
 def test_again_with_other_parts(matrix: object) -> None:
     spec = ["poisson2d:n=6", "--rhs", "manufactured"]
     assert run("partition", *spec, "-o", "p.h5", "--parts", 2) == 0
-    assert run("partition", "p.h5", "-o", "p.h5", "--parts", 5) == 0
-    with MatrixFile("p.h5") as file:
+    assert run("partition", "p.h5", "-o", "q.h5", "--parts", 5) == 0
+    with MatrixFile("q.h5") as file:
         assert (file.parts, file.rhs_names) == (5, ("manufactured",))
         assert file.solution_names == ("manufactured",)
 

@@ -171,11 +171,28 @@ def test_export_for_paraview(here, spec):
     np.save("c.npy", points[:, :2])
     assert main(["export", "r.h5", "-o", "q.xdmf", "--coordinates", "c.npy"]) == 0
     assert fields(here / "q.xdmf")["points"].shape == (n, 2)
-    # An earlier export may be replaced, and nothing else: m.xdmf's numbers would go into m.h5.
-    assert main(["export", "r.h5", "-o", "p.xdmf", "--matrix", "m.h5"]) == 0
-    assert main(["export", "r.h5", "-o", "m.xdmf", "--matrix", "m.h5"]) == 2
-    with MatrixFile("m.h5") as file:
-        assert file.digest == digest
+    # Beside files of the same stem. An earlier export may be replaced, and nothing else.
+    before = {name: (here / name).read_bytes() for name in ("r.h5", "m.h5")}
+    for name in ("r", "m", "r"):
+        assert main(["export", "r.h5", "-o", f"{name}.xdmf", "--matrix", "m.h5"]) == 0
+        np.testing.assert_array_equal(fields(here / f"{name}.xdmf")["points"], points[::block])
+    assert {name: (here / name).read_bytes() for name in before} == before
+    (here / "s.xdmf.h5").write_bytes(before["m.h5"])
+    assert main(["export", "r.h5", "-o", "s.xdmf", "--matrix", "m.h5"]) == 2
+    assert (here / "s.xdmf.h5").read_bytes() == before["m.h5"]
+    assert not (here / "s.xdmf").exists()
+
+
+def test_points_of_nodes(here):
+    """Coordinates with a point for each node of several unknowns."""
+    x = np.random.default_rng(0).standard_normal(12)
+    write(here / "r.h5", x)
+    for width in (2, 3):
+        np.save("c.npy", np.random.default_rng(1).random((12 // width, 3)))
+        assert main(["export", "r.h5", "-o", "p.xdmf", "--coordinates", "c.npy"]) == 0
+        found = fields(here / "p.xdmf")
+        np.testing.assert_array_equal(found["points"], np.load("c.npy"))
+        np.testing.assert_array_equal(found["x"][:, :width], x.reshape(-1, width))
 
 
 def fields(path: Path) -> dict[str, np.ndarray]:
@@ -219,7 +236,7 @@ EXPORT_WRONG = {
     "no coordinates": (["-o", "x.xdmf"], "--matrix FILE.h5 or --coordinates"),
     "another matrix": (["-o", "x.xdmf", "--matrix", "m.h5"], "digests differ"),
     "other points": (["-o", "x.xdmf", "--coordinates", "c.npy"], "each of 3 points"),
-    "onto the result": (["-o", "r.xdmf", "--coordinates", "d.npy"], "overwritten"),
+    "no matrix": (["-o", "x.xdmf", "--matrix", "r.h5"], "a matrix file is needed"),
     "no folder": (["-o", "no/x.npy"], "no"),
 }
 

@@ -1,0 +1,245 @@
+"""The files that a command names: what it reads, what it writes, and that these differ.
+
+An option that names a file has the type `Read` or `Written`. All that one command names is settled
+together, before any work is done: nothing is written over what is read, no two outputs are one
+file, every output can be written, and no input is a pipe, which would block.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from hpc_sla.cli.launch import launch
+from hpc_sla.errors import InputError
+
+
+def is_file(source: str) -> bool:
+    """Whether a source is a file rather than a generator."""
+    from hpc_sla.cli.prepare import names_generator
+
+    return not names_generator(source)
+
+
+CONFIG = "hpc_sla.config"
+"""Where `--config` leaves its path in a click context's `meta`: it is no parameter."""
+
+Params = Mapping[str, Any]
+
+
+class _File(click.ParamType):
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("a file's name is empty", param, ctx)
+        if "\0" in value:
+            self.fail("a file's name has a zero byte in it", param, ctx)
+        return value
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+class Read(_File):
+    """An option that names files to be read.
+
+    Parameters
+    ----------
+    chosen : callable, optional
+        Whether a value names a file, where it may be something else: a generator, a name in one.
+    makes : callable, optional
+        The file that is made, with all of an option's values and the ranks: that of a generator.
+    """
+
+    def __init__(
+        self,
+        chosen: Callable[[str], bool] | None = None,
+        makes: Callable[[str | None, int], str | None] | None = None,
+    ) -> None:
+        self.chosen, self.makes = chosen or (lambda value: True), makes
+
+
+class Written(_File):
+    """An option that names a file to be written.
+
+    Parameters
+    ----------
+    default : callable, optional
+        Its name by all parameters, where none is given.
+    names : callable, optional
+        What is written, by the option's value, all parameters and the ranks. Default: the value.
+    replaces : bool
+        Whether it takes a file's place by a rename; a log is added to.
+    hdf5 : bool
+        Whether it is HDF5, which replaces its like and what is called .h5, and nothing else.
+    """
+
+    def __init__(
+        self,
+        default: Callable[[Params], str | None] | None = None,
+        names: Callable[[str, Params, int], list[str]] | None = None,
+        replaces: bool = True,
+        hdf5: bool = False,
+    ) -> None:
+        self.default = default or (lambda params: None)
+        self.names = names or (lambda value, params, ranks: [value])
+        self.replaces, self.hdf5 = replaces, hdf5
+
+
+@dataclass(frozen=True)
+class _Named:
+    option: str
+    path: str
+    replaces: bool = True
+    hdf5: bool = False
+
+
+def settle(write: bool = True) -> None:
+    """Refuse what the running command must not read or write. Local.
+
+    Parameters
+    ----------
+    write : bool
+        Try whether the outputs can be written, too.
+
+    Raises
+    ------
+    InputError
+        Naming the file and both options, where two are concerned.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return
+    inputs, outputs = _named(context, launch().size)
+    for one in inputs:
+        _refuse_pipe(one.option, one.path)
+    read = [_Named(one.option, path) for one in inputs for path in _with_members(one.path)]
+    for k, output in enumerate(outputs):
+        for other in (*read, *outputs[:k]):
+            if _one_file(output.path, other.path):
+                raise InputError(
+                    f"is the same file as {other.path} of {other.option}",
+                    file=output.path,
+                    field=output.option,
+                    remedy=f"Give {output.option} a name of its own",
+                )
+    for output in outputs:
+        if output.replaces and write:
+            try:
+                _check_place(output.path, output.hdf5)
+            except InputError as error:
+                raise InputError(
+                    error.problem, file=output.path, field=output.option, remedy=error.remedy
+                ) from error
+
+
+def _check_place(path: str, hdf5: bool) -> None:
+    """Refuse a path that a file cannot be renamed to, or where one must not."""
+    from hpc_sla.storage.atomic import check_writable
+    from hpc_sla.storage.hdf5 import is_hdf5
+
+    check_writable(path)
+    named_so = path.lower().endswith((".h5", ".hdf5"))
+    if hdf5 and not named_so and os.path.exists(path) and os.path.getsize(path):
+        with suppress(OSError):  # it cannot be read, which is no reason
+            if is_hdf5(path):
+                return
+        raise InputError(
+            "is there already, and neither is HDF5 nor is called so",
+            file=path,
+            remedy="Delete it, or choose another output path: FILE.h5",
+        )
+
+
+def _named(context: click.Context, ranks: int) -> tuple[list[_Named], list[_Named]]:
+    inputs, outputs = [], []
+    params = context.params
+    config = context.meta.get(CONFIG)
+    if config is not None:
+        inputs.append(_Named("--config", config))
+    for parameter in context.command.params:
+        kind, value = parameter.type, params.get(parameter.name or "")
+        option = _option(parameter)
+        if isinstance(kind, Read):
+            values = value if isinstance(value, tuple) else () if value is None else (value,)
+            inputs += [_Named(option, path) for path in filter(kind.chosen, values)]
+            made = kind.makes(value, ranks) if kind.makes else None
+            if made is not None:
+                outputs.append(_Named(f"the file made of {value or 'the default problem'}", made))
+        elif isinstance(kind, Written):
+            value = kind.default(params) if value is None else value
+            if value is not None:
+                names = kind.names(value, params, ranks)
+                outputs += [_Named(option, name, kind.replaces, kind.hdf5) for name in names]
+    return inputs, outputs
+
+
+def _option(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Argument):
+        return parameter.human_readable_name.strip("[].")
+    return max(parameter.opts, key=len)
+
+
+def _with_members(path: str) -> Iterator[str]:
+    """The path, and of a folder (`collect` takes some) the files that may be results."""
+    yield path
+    if os.path.isdir(path):
+        with suppress(OSError), os.scandir(path) as found:
+            yield from (one.path for one in found if one.name.endswith((".h5", ".hdf5")))
+
+
+def _refuse_pipe(option: str, path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # its reader tells what is missing
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        what = "a pipe" if stat.S_ISFIFO(mode) else "no regular file"
+        raise InputError(
+            f"is {what}, which cannot be read here",
+            file=path,
+            field=option,
+            remedy="Write it to a file first, and name that.",
+        )
+
+
+def _one_file(one: str, other: str) -> bool:
+    """Whether two names are, or would become, one file: by links of both kinds, `./`, or case."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        pass  # one of them is not there yet
+    one, other = os.path.realpath(one), os.path.realpath(other)
+    if one == other:
+        return True
+    folders = os.path.dirname(one), os.path.dirname(other)
+    names = os.path.basename(one), os.path.basename(other)
+    if names[0].casefold() != names[1].casefold() or not _same_folder(*folders):
+        return False
+    return names[0] == names[1] or _folds_case(one)
+
+
+def _same_folder(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _folds_case(path: str) -> bool:
+    from hpc_sla.storage.atomic import folds_case
+
+    try:
+        return folds_case(path)
+    except InputError:
+        return False  # it cannot be written to, which is told elsewhere
