@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hpc_sla.errors import HpcSlaError as HpcSlaError
     from hpc_sla.errors import InputError as InputError
     from hpc_sla.errors import NotConvergedWarning as NotConvergedWarning
+    from hpc_sla.errors import PartialGradientWarning as PartialGradientWarning
     from hpc_sla.errors import SingularMatrixError as SingularMatrixError
     from hpc_sla.layout import RowLayout as RowLayout
     from hpc_sla.linear import SolveInfo as SolveInfo
@@ -38,6 +39,7 @@ _HOMES = {
     "LinearOperator": "hpc_sla.operators",
     "NonlinearInfo": "hpc_sla.nonlinear",
     "NotConvergedWarning": "hpc_sla.errors",
+    "PartialGradientWarning": "hpc_sla.errors",
     "RowLayout": "hpc_sla.layout",
     "SingularMatrixError": "hpc_sla.errors",
     "SolveInfo": "hpc_sla.linear",

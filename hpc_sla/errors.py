@@ -108,3 +108,11 @@ class DegenerateEigenvaluesError(HpcSlaError):
 
 class NotConvergedWarning(RuntimeWarning):
     """A solver stopped before its tolerance; the message names its status."""
+
+
+class PartialGradientWarning(RuntimeWarning):
+    """The gradient of a parameter that ranks share is one rank's part of it, or of other values.
+
+    Every rank then trains a parameter of its own. `world.replicate` and `world.replicate_module`
+    are for those that all ranks hold.
+    """

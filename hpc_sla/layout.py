@@ -73,7 +73,7 @@ class RowLayout:
         """
         self._check(x)
         self._check(y)
-        return self.world.all_sum((x * y).sum(dim=0))
+        return self.world._all_sum((x * y).sum(dim=0), self.n_owned)
 
     def norm(self, x: torch.Tensor) -> torch.Tensor:
         """The Euclidean norm of a distributed vector, one a column. **Collective.**

@@ -178,6 +178,7 @@ class DSparseMatrix:
             named) by two ranks, a dtype that is not float32 or float64, columns of a square
             matrix.
         """
+        world.forgotten.own(values)
         return cls(*assemble(rows, cols, values, shape, world, columns))
 
     @classmethod

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpc_sla.errors import PartialGradientWarning
+from hpc_sla.forgotten import Tags
 from hpc_sla.kept import kept
 
 if TYPE_CHECKING:
@@ -16,10 +19,19 @@ class AllSum(torch.autograd.Function):
     """Partial values in, their replicated sum out; the adjoint of `Replicate`."""
 
     @staticmethod
-    def forward(tensor: torch.Tensor, world: World) -> torch.Tensor:
-        total = tensor.detach().clone(memory_format=torch.contiguous_format)
-        world.transport.all_reduce_sum(total)
-        return total
+    def forward(tensor: torch.Tensor, world: World, tags: Tags | None = None) -> torch.Tensor:
+        if not tagged(world, tensor):
+            total = tensor.detach().clone(memory_format=torch.contiguous_format)
+            world.transport.all_reduce_sum(total)
+            return total
+        # On every rank alike, whatever it has to tell.
+        tags = tags or Tags()
+        packed = torch.cat([tensor.detach().reshape(-1), tensor.new_tensor(tags.mine)])
+        world.transport.all_reduce_sum(packed)
+        first, second = packed[-2:].tolist()
+        tags.sums = (first, second)
+        # Not a view, which nobody might change in place.
+        return packed[:-2].reshape(tensor.shape).clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -27,7 +39,7 @@ class AllSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return Replicate.apply(kept(grads[0]), ctx.world), None
+        return Replicate.apply(kept(grads[0]), ctx.world), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
@@ -35,20 +47,86 @@ class AllSum(torch.autograd.Function):
 
 
 class Replicate(torch.autograd.Function):
-    """A replicated value in, the same value out, its cotangents summed over ranks."""
+    """A replicated value in, the same value out, its cotangents summed over ranks.
+
+    `digest` is one of the value's numbers, for ranks to see in backward that they have the same.
+    """
 
     @staticmethod
-    def forward(tensor: torch.Tensor, world: World) -> torch.Tensor:
+    def forward(tensor: torch.Tensor, world: World, digest: int | None = None) -> torch.Tensor:
         return tensor.view_as(tensor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.world = inputs[1]
+        _, ctx.world, ctx.digest = (*inputs, None)[:3]
+        ctx.shape = output.shape
+
+    @staticmethod
+    def leads_to(node: Any) -> tuple[Any, ...]:
+        """Nowhere, for `hpc_sla.forgotten`: what lies before gets its whole gradient."""
+        return ()
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return AllSum.apply(kept(grads[0]), ctx.world), None
+        world, digest = ctx.world, ctx.digest
+        tags = Tags()
+        if digest is not None:
+            # In single precision sums are exact up to 2^24.
+            digest &= 0xFFFFFFFF if grads[0].dtype == torch.float64 else 0xFFF
+            tags.mine = (1.0, float(digest))
+        found = AllSum.apply(kept(grads[0]), world, tags)
+        told, total = tags.sums
+        if digest is not None and told == world.size and total != digest * told:
+            warnings.warn(
+                f"what went through world.replicate (shape {list(ctx.shape)}) differs between "
+                "ranks: give it the same value on all, as world.replicate_module and comm.bcast do",
+                PartialGradientWarning,
+                stacklevel=2,
+            )
+        return found, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
         return tangents[0].view_as(tangents[0])
+
+
+class ReplicateAll(torch.autograd.Function):
+    """`Replicate` of several tensors, the sums of their cotangents in one reduction for a dtype."""
+
+    @staticmethod
+    def forward(world: World, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(t.view_as(t) for t in tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        ctx.world, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def leads_to(node: Any) -> tuple[Any, ...]:
+        return ()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        found: list[torch.Tensor | None] = [None] * len(grads)
+        for dtype in dict.fromkeys(g.dtype for g in grads):
+            which = [i for i, g in enumerate(grads) if g.dtype == dtype]
+            packed = torch.cat([grads[i].reshape(-1) for i in which])
+            total = AllSum.apply(kept(packed, *ctx.saved_tensors), ctx.world)
+            parts = total.split([grads[i].numel() for i in which])
+            for i, part in zip(which, parts, strict=True):
+                found[i] = part.view_as(grads[i])
+        return (None, *found)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[torch.Tensor, ...]:
+        return tuple(t.view_as(t) for t in tangents[1:])
+
+
+def tagged(world: World, tensor: torch.Tensor) -> bool:
+    """Whether sums of such tensors carry `Tags`. Local; the same on every rank.
+
+    Reading them would wait for a device.
+    """
+    floats = tensor.dtype in (torch.float64, torch.float32)
+    return world.size > 1 and world.device.type == "cpu" and floats

@@ -12,11 +12,13 @@ import torch
 from hpc_sla.agreement import Agreement, agreement
 from hpc_sla.communicators import Closed, Shared, raise_closed, share
 from hpc_sla.errors import InputError
+from hpc_sla.forgotten import Forgotten, Tags, digest_of
 from hpc_sla.heartbeat import beat
 from hpc_sla.launcher import refuse_lone_ranks
 from hpc_sla.leaving import abort_on_errors
 from hpc_sla.node import choose_device, share_cores, sleep_where_crowded
-from hpc_sla.reductions import AllSum, Replicate
+from hpc_sla.reductions import AllSum, Replicate, tagged
+from hpc_sla.replicated import Replicated
 from hpc_sla.serial import SerialComm
 from hpc_sla.transport import Transport, sparse_exchange
 
@@ -87,6 +89,7 @@ class World:
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
         self._thinned: dict[int, World | None] = {}
+        self.forgotten = Forgotten(self)
         node_rank, node_size = self._shared.node
         share_cores(node_size)
         with self.agree("World", transport=transport):
@@ -196,8 +199,26 @@ class World:
         -------
         torch.Tensor
             Replicated.
+
+        Warns
+        -----
+        PartialGradientWarning
+            In backward, once for a parameter: it looks the same on all ranks and did not go
+            through `replicate`, so that its gradient is this rank's part. On the CPU only.
         """
-        return AllSum.apply(tensor, self)
+        return self._all_sum(tensor)
+
+    def _all_sum(self, tensor: torch.Tensor, *lengths: int) -> torch.Tensor:
+        """`all_sum`, of what was computed from this rank's parts of such lengths."""
+        if not tagged(self, tensor):
+            return AllSum.apply(tensor, self)
+        look = self.forgotten.look(tensor, lengths)
+        tags = Tags((float(len(look.new)), 0.0))
+        total = AllSum.apply(tensor, self, tags)
+        if tags.sums[0]:
+            self.forgotten.compare(look)
+        look.warn_behind(total)
+        return total
 
     def replicate(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mark a value that is the same on every rank. **Collective** in backward.
@@ -214,8 +235,48 @@ class World:
         -------
         torch.Tensor
             To be used in each rank's own computation.
+
+        Warns
+        -----
+        PartialGradientWarning
+            In backward, on some rank: a leaf whose values differ between ranks. On the CPU only.
         """
-        return Replicate.apply(tensor, self)
+        digest = None
+        if tensor.is_leaf and tensor.requires_grad and tagged(self, tensor):
+            digest = digest_of(tensor)
+        return Replicate.apply(tensor, self, digest)
+
+    def replicate_module(self, module: torch.nn.Module, broadcast: bool = True) -> Replicated:
+        """A network that every rank holds and calls on its own data. **Collective.**
+
+        Calling the result is calling `module` with each of its parameters gone through
+        `replicate`: their gradients are whole, and the same, on every rank. The parameters remain
+        `module`'s own, so an optimiser takes `module.parameters()`; all their gradients are summed
+        in one reduction, which every rank must reach in backward. What uses the parameters
+        directly (a penalty on their size, say) is a computation that all ranks do alike, and stays
+        out of that sum. Differentiable any number of times.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            The same kind, with parameters of the same shapes, on every rank's device.
+        broadcast : bool
+            Replicated. Whether rank 0's parameters and buffers are copied to all ranks now, so that
+            a different seed does not matter. While it trains, rank 0's buffers (running means) are
+            copied at every call, too, which is then **collective**.
+
+        Returns
+        -------
+        Replicated
+            A torch.nn.Module; `module` is its attribute `module`.
+
+        Raises
+        ------
+        InputError
+            On every rank: not a module, parameters that differ in name, shape or dtype between
+            ranks, or are on another device.
+        """
+        return Replicated(module, self, broadcast)
 
     def max(self, value: float) -> float:
         """The largest of a number over ranks. **Collective.**"""

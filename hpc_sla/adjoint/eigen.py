@@ -68,6 +68,12 @@ class _Pairs(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
+    def leads_to(node: Any) -> tuple[Any, ...]:
+        pencil = node.pencil
+        plain = pencil.A.plain and (pencil.B is None or pencil.B.plain)
+        return tuple(before for before, _ in node.next_functions) if plain else ()
+
+    @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         values, V, *theta = ctx.saved_tensors
         g, C = grads

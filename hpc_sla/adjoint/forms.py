@@ -38,6 +38,9 @@ class Form(ABC):
     def T(self) -> Form:
         """The form x . A(theta)^T y."""
 
+    plain = True
+    """Whether theta is this rank's own, and not replicated within what computes with it."""
+
 
 class MatrixForm(Form):
     """A sparse matrix: theta is one tensor, the values on its pattern.
@@ -80,6 +83,8 @@ class OperatorForm(Form):
     operator : object with `matvec` and, for a rectangular one, `rmatvec`
         Of differentiable torch code, for the derivatives with respect to theta.
     """
+
+    plain = False
 
     def __init__(self, operator: Any, transposed: bool = False) -> None:
         self._operator, self._transposed = operator, transposed
@@ -169,6 +174,7 @@ class NormalForm(Form):
 
     def __init__(self, form: Form) -> None:
         self._form = form
+        self.plain = form.plain
 
     def times(self, theta: Theta, x: torch.Tensor) -> torch.Tensor:
         return self._form.T.times(theta, self._form.times(theta, x))
@@ -188,6 +194,12 @@ class NormalForm(Form):
     @property
     def T(self) -> NormalForm:
         return self
+
+
+def leads_to(node: Any, plain: bool) -> tuple[Any, ...]:
+    """Where `hpc_sla.forgotten` goes on from a solve of b: to theta too, if that is `plain`."""
+    before = tuple(node for node, _ in node.next_functions)
+    return before if plain else before[:1]
 
 
 def plus(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from hpc_sla.adjoint.forms import Form, minus, plus
+from hpc_sla.adjoint.forms import Form, leads_to, minus, plus
 from hpc_sla.adjoint.linear import System, solve
 from hpc_sla.kept import kept
 
@@ -56,6 +56,10 @@ class _LeastSquares(torch.autograd.Function):
         ctx.system, b, _, *theta = inputs
         ctx.save_for_backward(output, b, *theta)
         ctx.save_for_forward(output, b, *theta)
+
+    @staticmethod
+    def leads_to(node: Any) -> tuple[Any, ...]:
+        return leads_to(node, node.system.form.plain)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

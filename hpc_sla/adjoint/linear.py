@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from hpc_sla.adjoint.forms import Form
+from hpc_sla.adjoint.forms import Form, leads_to
 from hpc_sla.kept import kept
 
 
@@ -72,6 +72,10 @@ class _Solve(torch.autograd.Function):
         ctx.system, _, _, *theta = inputs
         ctx.save_for_backward(output, *theta)
         ctx.save_for_forward(output, *theta)
+
+    @staticmethod
+    def leads_to(node: Any) -> tuple[Any, ...]:
+        return leads_to(node, node.system.form.plain)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -61,6 +61,11 @@ class _Root(torch.autograd.Function):
         ctx.save_for_forward(output, *theta)
 
     @staticmethod
+    def leads_to(node: Any) -> tuple[Any, ...]:
+        """Nowhere: whether theta is replicated shows in the residual only."""
+        return ()
+
+    @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         u, *theta = ctx.saved_tensors
         _, wants_u0, *wants = ctx.needs_input_grad
@@ -130,6 +135,8 @@ class JacobianForm(Form):
     residual : callable(u, *theta)
     transposed : bool
     """
+
+    plain = False
 
     def __init__(self, residual: Residual, transposed: bool = False) -> None:
         self._residual, self._transposed = residual, transposed

@@ -9,6 +9,7 @@ import torch
 from torch.autograd import forward_ad
 
 from hpc_sla.errors import InputError
+from hpc_sla.forgotten import watch
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import Operator
 
@@ -95,7 +96,7 @@ def refuse_hidden(
     operator : Operator
         Over the same ranks.
     x : torch.Tensor
-        To multiply by.
+        The solution: to multiply by, and what to warn behind, see `hpc_sla.forgotten`.
     theta : sequence of torch.Tensor
         What is known to want a gradient.
 
@@ -116,3 +117,4 @@ def refuse_hidden(
                 field="A",
                 remedy="Name them there, detach them, or solve under torch.no_grad()",
             )
+    watch(operator.world, image)(x)

@@ -23,6 +23,7 @@ from hpc_sla.eigen.scaling import (
     scaled,
 )
 from hpc_sla.errors import InputError
+from hpc_sla.forgotten import watch
 from hpc_sla.layout import RowLayout
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import identify_matrix
@@ -197,6 +198,8 @@ def eigsh(
     if torch.is_grad_enabled():
         for operator, own in ((A, tensors[: pencil.split]), (B, tensors[pencil.split :])):
             adjoint.refuse_hidden(operator, a, V, own)
+    if any(wanted.gradients):
+        watch(a.world, w)(w, V)
     info = pencil.info
     info.seconds = time.perf_counter() - started
     log.solved("eigsh", info)

@@ -14,6 +14,7 @@ from hpc_sla import adjoint, log
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
 from hpc_sla.fingerprint import vector_fingerprint
+from hpc_sla.forgotten import watch
 from hpc_sla.linear.accuracy import Accuracy, accuracy
 from hpc_sla.linear.choose import choose
 from hpc_sla.linear.driver import Callback, Outcome, iterate
@@ -164,6 +165,8 @@ def solve(
     info = system.info
     if torch.is_grad_enabled():
         adjoint.refuse_hidden(A, operator, x, theta)
+    if any(wanted.gradients) and operator.device.type != "cpu":
+        watch(operator.world, x)(x)  # a sum over ranks does it on the CPU
     info.seconds = time.perf_counter() - started
     log.solved("solve", info)
     return x, info

@@ -12,6 +12,7 @@ import torch
 from hpc_sla import adjoint, log
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
+from hpc_sla.forgotten import watch
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.arguments import Arguments
@@ -198,11 +199,14 @@ def nonlinear_solve(
         choices.fixed_point = lambda u, tensors: given(u, tensors).reshape(-1)
     if callable(jacobian):
         settings.jacobian = with_theta(jacobian)
+    warn_behind: Callable[..., None] | None = None
     if torch.is_grad_enabled():
-        _refuse_hidden(flat, layout, start, tensors)
+        warn_behind = _refuse_hidden(flat, layout, start, tensors)
     problem = Problem(flat, inner, choices, made, settings, maker, any(wanted.gradients[1:]))
     problem.find(start.reshape(-1), tensors)
     u = adjoint.root(problem, start.reshape(-1), tensors)
+    if warn_behind is not None:
+        warn_behind(u)
     problem.info.seconds = time.perf_counter() - started
     log.solved("nonlinear_solve", problem.info)
     return u.view(shape), problem.info
@@ -259,8 +263,11 @@ def _refuse_hidden(
     layout: RowLayout,
     u0: torch.Tensor,
     tensors: Sequence[torch.Tensor],
-) -> None:
-    """Refuse a residual whose gradient would be lost without a word. **Collective.**"""
+) -> Callable[..., None]:
+    """Refuse a residual whose gradient would be lost without a word. **Collective.**
+
+    Also what warns behind u of parameters that are not replicated: see `hpc_sla.forgotten`.
+    """
     with torch.enable_grad():
         image = flat(u0.detach().reshape(-1), *tensors)
     with layout.world.agree():
@@ -271,3 +278,4 @@ def _refuse_hidden(
                 field="theta",
                 remedy="Pass them after u0, detach them, or solve under torch.no_grad()",
             )
+    return watch(layout.world, image, (layout.n_owned,))

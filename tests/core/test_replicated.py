@@ -1,0 +1,352 @@
+"""Networks that all ranks hold, and parameters that should have been replicated and were not."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import hpc_sla as hs
+from hpc_sla.errors import InputError, PartialGradientWarning
+from tests.collective import distribute, everywhere, spread
+
+pytestmark = pytest.mark.mpi
+
+N = 13
+MATRIX = sp.csr_matrix(sp.diags_array([-1.0, 4.0, -1.5], offsets=[-1, 0, 1], shape=(N, N)))
+SYMMETRIC = sp.csr_matrix(sp.diags_array([-1.0, 4.0, -1.0], offsets=[-1, 0, 1], shape=(N, N)))
+POINTS = np.linspace(0.1, 2.0, N)
+
+
+def _network(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    layers = [torch.nn.Linear(1, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)]
+    return torch.nn.Sequential(*layers).double()
+
+
+def _flat(tensors) -> np.ndarray:
+    return torch.cat([t.detach().reshape(-1) for t in tensors]).cpu().numpy()
+
+
+def _loss(A, net, x):
+    """Of a solve with the network on the right and in the matrix, and of its slope."""
+    x = x.clone().requires_grad_()
+    f = net(x[:, None])[:, 0]
+    (slope,) = torch.autograd.grad(f.sum(), x, create_graph=True)
+    u, _ = hs.solve(A, f, method="gmres", rtol=1e-13, adjoint_rtol=1e-13)
+    return A.layout.dot(u, u) + A.layout.dot(slope, slope)
+
+
+def _serial_gradient(net) -> np.ndarray:
+    net = copy.deepcopy(net)
+    x = torch.from_numpy(POINTS).requires_grad_()
+    f = net(x[:, None])[:, 0]
+    (slope,) = torch.autograd.grad(f.sum(), x, create_graph=True)
+    u = torch.linalg.solve(torch.from_numpy(MATRIX.toarray()), f)
+    (u @ u + slope @ slope).backward()
+    return _flat(p.grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("partition", ["contiguous", "cyclic", "all on the last"])
+def test_the_gradient_is_whole_and_the_same_on_every_rank(any_world, partition):
+    A = distribute(MATRIX, any_world, partition)
+    net = _network(any_world.rank).to(any_world.device)
+    replicated = any_world.replicate_module(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _loss(A, replicated, spread(A.layout, POINTS)).backward()
+    found = _flat(p.grad for p in net.parameters())
+    expected = _serial_gradient(_network(0))
+    assert everywhere(any_world, np.abs(found - expected).max() < 1e-10 * np.abs(expected).max())
+    assert len({g.tobytes() for g in any_world.comm.allgather(found)}) == 1
+
+
+def test_second_derivatives(world):
+    A = distribute(MATRIX, world, "contiguous")
+    net, x = _network(0).to(world.device), spread(A.layout, POINTS)
+    replicated = world.replicate_module(net)
+    parameters = list(net.parameters())
+    first = torch.autograd.grad(_loss(A, replicated, x), parameters, create_graph=True)
+    square = sum(g.square().sum() for g in first)
+    second = _flat(torch.autograd.grad(square, parameters))
+    # A central difference of the first along itself is half the gradient of its square.
+    direction, h = [g.detach().clone() for g in first], 1e-5
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for p, d in zip(parameters, direction, strict=True):
+                p += sign * h * d
+        ends.append(_flat(torch.autograd.grad(_loss(A, replicated, x), parameters)))
+        with torch.no_grad():
+            for p, d in zip(parameters, direction, strict=True):
+                p -= sign * h * d
+    difference = (ends[0] - ends[1]) / h
+    assert everywhere(world, np.abs(second - difference).max() < 1e-6 * np.abs(second).max())
+
+
+class _Net(torch.nn.Module):
+    def __init__(self, hidden: int = 3) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(1, hidden).double()
+        self.norm = torch.nn.BatchNorm1d(hidden).double()
+        self.scale = torch.nn.Parameter(torch.rand((), dtype=torch.float64))
+        self.frozen = torch.nn.Parameter(torch.ones(2, dtype=torch.float64), requires_grad=False)
+
+    def forward(self, x):
+        return self.scale * self.norm(self.first(x)).sum(dim=1) * self.frozen.sum()
+
+
+def test_values_and_buffers_are_those_of_rank_0(world):
+    torch.manual_seed(world.rank)
+    net = _Net().to(world.device)
+    net.norm.running_mean += world.rank
+    replicated = world.replicate_module(net)
+
+    def state():
+        return world.comm.allgather(_flat(net.state_dict().values()).tobytes())
+
+    assert len(set(state())) == 1
+    points = torch.rand(4, 1, dtype=torch.float64, device=world.device)
+    world.all_sum(replicated(points).square().sum()).backward()
+    replicated(points)  # takes over what rank 0's first call made of the means
+    assert net.scale.grad is not None and net.frozen.grad is None
+    replicated.eval()
+    assert everywhere(world, not net.training and replicated.module is net)
+
+
+def test_training_keeps_all_ranks_together(world):
+    A = distribute(MATRIX, world)
+    x = spread(A.layout, POINTS)
+    target = spread(A.layout, np.sin(POINTS))
+    net = _network(world.rank).to(world.device)
+    replicated = world.replicate_module(net)
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.02)
+    losses = []
+    for _ in range(5):
+        optimiser.zero_grad()
+        d = hs.solve(A, replicated(x[:, None])[:, 0], method="gmres")[0] - target
+        loss = A.layout.dot(d, d)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    found = world.comm.allgather(_flat(net.parameters()).tobytes())
+    assert len(set(found)) == 1
+
+
+def test_in_a_functional_call(world):
+    net = world.replicate_module(_network(0).to(world.device))
+    weights = {name: p.detach() * 2 for name, p in net.named_parameters()}
+    x = torch.ones(3, 1, dtype=torch.float64, device=world.device)
+    found = torch.func.functional_call(net, weights, (x,))
+    expected = torch.func.functional_call(
+        net.module, {name.removeprefix("module."): w for name, w in weights.items()}, (x,)
+    )
+    assert everywhere(world, torch.equal(found, expected))
+
+
+def test_refusals(world):
+    with pytest.raises(InputError, match="not a torch"):
+        world.replicate_module(torch.ones(3))
+    if world.size > 1:
+        with pytest.raises(InputError, match="rank 1 and rank 0"):
+            world.replicate_module(_Net(3 + world.rank).to(world.device))
+
+
+# Forgotten parameters
+
+
+def _told(function) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        function()
+    return [str(w.message) for w in caught if issubclass(w.category, PartialGradientWarning)]
+
+
+def _by_solve(A, theta):
+    return hs.solve(A, theta * A.values.new_ones(A.layout.n_owned), method="gmres")[0]
+
+
+def _by_values(A, theta):
+    b = A.values.new_ones(A.layout.n_owned)
+    return hs.solve(A.with_values(A.values * theta), b, method="gmres")[0]
+
+
+def _by_product(A, theta):
+    return A @ (theta * spread(A.layout, POINTS))
+
+
+def _by_halo(A, theta):
+    return A.with_halo(theta * spread(A.layout, POINTS))[: A.layout.n_owned]
+
+
+def _by_nothing(A, theta):
+    return theta * spread(A.layout, POINTS)
+
+
+def _by_nonlinear(A, theta):
+    u0 = A.values.new_zeros(A.layout.n_owned)
+    return hs.nonlinear_solve(
+        lambda u, t: A @ u - t * (1 + 0.1 * u.sin()), u0, theta, layout=A.layout
+    )[0]
+
+
+def _by_nonlinear_inside(A, theta):
+    """Replicated within the residual, if it is not outside."""
+    u0 = A.values.new_zeros(A.layout.n_owned)
+    return hs.nonlinear_solve(
+        lambda u, t: A @ u - A.world.replicate(t) * (1 + 0.1 * u.sin()),
+        u0,
+        theta,
+        layout=A.layout,
+    )[0]
+
+
+class _Shifted:
+    def __init__(self, A, theta, replicate):
+        self.layout, self.dtype = A.layout, A.dtype
+        self._A, self._theta, self._replicate = A, theta, replicate
+
+    def matvec(self, x):
+        return (
+            self._A @ x
+            + (self._A.world.replicate if self._replicate else lambda t: t)(self._theta) * x
+        )
+
+    def rmatvec(self, x):
+        return self._A.T @ x + self._theta * x
+
+    def parameters(self):
+        return [self._theta]
+
+
+def _by_operator(A, theta):
+    b = spread(A.layout, POINTS)
+    return hs.solve(_Shifted(A, theta, False), b, method="gmres", precond="none")[0]
+
+
+def _by_operator_inside(A, theta):
+    b = spread(A.layout, POINTS)
+    return hs.solve(_Shifted(A, theta, True), b, method="gmres", precond="none")[0]
+
+
+USES = [_by_solve, _by_values, _by_product, _by_halo, _by_nothing, _by_nonlinear, _by_operator]
+INSIDE = [_by_nonlinear_inside, _by_operator_inside]
+
+
+def _theta(world):
+    return torch.tensor(1.5, dtype=torch.float64, device=world.device, requires_grad=True)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_forgotten_scalar_is_named_once(world, use):
+    A = distribute(MATRIX, world, "contiguous")
+    theta = _theta(world)
+
+    def step():
+        A.layout.norm(use(A, theta)).backward()
+
+    told = _told(step)
+    expected = int(world.size > 1 and world.device.type == "cpu")
+    assert everywhere(world, len(told) == expected)
+    if told:
+        assert "a tensor (shape [], float64, the same values on each rank)" in told[0]
+        assert "world.replicate" in told[0]
+    assert everywhere(world, not _told(step))
+
+
+@pytest.mark.parametrize("use", USES + INSIDE)
+def test_a_replicated_scalar_is_not(world, use):
+    A = distribute(MATRIX, world, "contiguous")
+    theta = _theta(world)
+    given = theta if use in INSIDE else world.replicate(theta)
+    told = _told(lambda: (A.layout.norm(use(A, given)) + theta**2).backward())
+    assert everywhere(world, not told)
+
+
+def test_without_a_backward_pass_nothing_is_said(world):
+    A = distribute(MATRIX, world, "contiguous")
+    assert everywhere(world, not _told(lambda: A.layout.norm(_by_solve(A, _theta(world)))))
+
+
+@pytest.mark.parametrize("seed", ["same", "different"])
+def test_forgotten_layers_are_named(world, seed):
+    A = distribute(MATRIX, world, "contiguous")
+    net = _network(world.rank if seed == "different" else 0).to(world.device)
+    x = spread(A.layout, POINTS)
+    told = _told(lambda: A.layout.norm(net(x[:, None])[:, 0]).backward())
+    if world.size > 1:
+        assert everywhere(world, len(told) == 1)
+        assert all(name in told[0] for name in ("0.weight", "0.bias", "2.weight", "2.bias"))
+        values = "the same values on" if seed == "same" else "different on"
+        assert everywhere(world, told[0].count(values) == 4)
+    else:
+        assert not told
+
+
+def test_a_forgotten_parameter_of_eigenvalues(world):
+    A = distribute(SYMMETRIC, world, "contiguous")
+    theta = _theta(world)
+    told = _told(lambda: hs.eigsh(A.with_values(A.values * theta), k=2)[0].sum().backward())
+    assert everywhere(world, len(told) == (world.size > 1))
+
+
+@pytest.mark.parametrize("partition", ["contiguous", "all on the last"])
+def test_what_a_rank_owns_is_left_alone(world, partition):
+    """Entries, right-hand sides and coefficients of each rank's own, alike by chance."""
+    A = distribute(SYMMETRIC, world, partition)
+
+    def steps():
+        own = {"dtype": torch.float64, "device": world.device}
+        values = A.values.clone().requires_grad_()
+        b = torch.linspace(1, 2, A.layout.n_owned, **own).requires_grad_()
+        cells = torch.ones(7, **own, requires_grad=True)
+        x, _ = hs.solve(A.with_values(values), b * cells.sum())
+        (A.layout.dot(x, x) + hs.eigsh(A.with_values(values), k=1)[0].sum()).backward()
+        torch.manual_seed(0)
+        many = torch.rand(100, **own).requires_grad_()
+        world.all_sum(many.square().sum()).backward()
+        mine = torch.full((), 1.0 + world.rank, **own).requires_grad_()
+        world.all_sum(mine.square()).backward()
+        # Of one rank alone.
+        alone = torch.ones((), **own, requires_grad=world.rank == 0)
+        total = world.all_sum(alone * 2)
+        if world.rank == 0:
+            total.backward()
+
+    assert everywhere(world, not _told(steps))
+
+
+def test_triplets_are_owned(world):
+    rows = np.arange(4) + 4 * world.rank
+    values = torch.linspace(1, 2, 8, dtype=torch.float64, device=world.device).requires_grad_()
+    A = hs.DSparseMatrix.from_coo(
+        np.repeat(rows, 2), np.stack([rows, rows[::-1]], 1).reshape(-1), values,
+        (4 * world.size, 4 * world.size), world,
+    )  # fmt: skip
+    x = torch.ones(4, dtype=torch.float64, device=world.device)
+    assert everywhere(world, not _told(lambda: A.layout.norm(A @ x).backward()))
+
+
+def test_values_that_differ_are_seen_by_replicate(world):
+    A = distribute(MATRIX, world, "contiguous")
+    theta = torch.tensor(1.0 + world.rank, dtype=torch.float64, device=world.device)
+    theta.requires_grad_()
+    told = _told(lambda: A.layout.norm(_by_product(A, world.replicate(theta))).backward())
+    some = sum(world.comm.allgather(len(told)))
+    assert (some > 0) == (world.size > 1 and world.device.type == "cpu")
+    if told:
+        assert "differs between ranks" in told[0]
+
+
+def test_sums_may_still_be_changed_in_place(world):
+    x = torch.ones(2, dtype=torch.float64, device=world.device) * world.rank
+    x.requires_grad_()
+    total = world.all_sum(x * 1)
+    total += 1
+    total.sum().backward()
+    assert everywhere(world, torch.equal(x.grad, torch.ones_like(x)))
