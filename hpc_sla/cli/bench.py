@@ -29,9 +29,7 @@ _MAX_ITERATIONS = 100_000
 @click.argument("file", metavar="FILE.h5|GENERATOR")
 @options.method_options
 @click.option("--repeats", type=int, default=5, show_default=True, help="Laps of each solver.")
-@click.option(
-    "--rtol", type=float, default=options.DEFAULT_RTOL, show_default=True, help="Of both solvers."
-)
+@click.option("--rtol", type=float, default=None, help=f"Of both solvers. {options.RTOL_HELP}")
 @click.option("--max-iterations", type=int, help="Stop both after so many iterations.")
 @click.option("--rhs", metavar="NAME", help="Default: the only one, or 'ones'.")
 @options.world_options
@@ -43,7 +41,7 @@ def command(
     method: str,
     precond: str,
     repeats: int,
-    rtol: float,
+    rtol: float | None,
     max_iterations: int | None,
     rhs: str | None,
     device: str,
@@ -70,7 +68,7 @@ def _bench(
     method: str,
     precond: str,
     repeats: int,
-    rtol: float,
+    rtol: float | None,
     max_iterations: int | None,
     rhs: str | None,
     as_json: bool,
@@ -90,6 +88,8 @@ def _bench(
         plan = world.on_root(lambda: plan_run(path, rhs, "", world.size))
         limit = _MAX_ITERATIONS if max_iterations is None else max_iterations
         log_input(plan)
+        if rtol is None:
+            rtol = world.on_root(lambda: _default_rtol(path))
         task = Task(path, plan.rhs, rtol, limit, method, precond)
         warm_up = Task(warm_up_path, "ones", rtol, limit, method, precond)
         laps = race((Ours(world), Petsc(world)), task, warm_up, world, repeats)
@@ -111,6 +111,16 @@ def _bench(
         }
         _report(facts, ours, theirs, profile, as_json)
     return exits.OK if both or max_iterations is not None else exits.NOT_CONVERGED
+
+
+def _default_rtol(path: str) -> float:
+    import torch
+
+    from hpc_sla.linear import default_rtol
+    from hpc_sla.storage.matrix_file import MatrixFile
+
+    with MatrixFile(path) as file:
+        return default_rtol(getattr(torch, file.dtype.name))
 
 
 @contextmanager

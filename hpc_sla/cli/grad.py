@@ -44,7 +44,7 @@ LOSSES = ("sum", "norm2", "misfit")
     "that of --rhs), or a vector in your order (.npy, .mtx).",
 )
 @click.option(
-    "--adjoint-rtol", type=float, default=None, help="Of the backward solve. Default: --rtol."
+    "--adjoint-rtol", type=float, default=None, help="Of the backward solve. Default: --rtol's."
 )
 @click.option(
     "--check",
@@ -70,7 +70,7 @@ def command(
     check: bool,
     method: str,
     precond: str,
-    rtol: float,
+    rtol: float | None,
     atol: float,
     max_iterations: int | None,
     rhs: str | None,
@@ -88,7 +88,8 @@ def command(
     not converge (the result is written, without gradients).
     """
     options.check_solver_numbers(rtol, atol, max_iterations)
-    if not (adjoint_rtol or rtol) or (adjoint_rtol or rtol) < 0:
+    asked = rtol if adjoint_rtol is None else adjoint_rtol
+    if asked is not None and not asked > 0:
         raise InputError(
             "the backward solve has no tolerance",
             field="--adjoint-rtol",
@@ -124,6 +125,7 @@ def _grad(
         A = DSparseMatrix.from_hdf5(plan.path, world)
         b = read_rhs(plan.path, plan.rhs, A.layout)
         target = _target(A, plan, wanted["target"]) if wanted["loss"] == "misfit" else None
+    settings = settings.on(A.dtype)
     solving = {**vars(settings), "adjoint_rtol": wanted["adjoint_rtol"]}
     problem = losses.Problem(A, b, wanted["loss"], target, solving)
     with stages("solve"):

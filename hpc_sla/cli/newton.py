@@ -92,7 +92,7 @@ def command(
     precond: str,
     precond_lag: int,
     forcing: float | None,
-    rtol: float,
+    rtol: float | None,
     atol: float,
     max_iterations: int | None,
     device: str,
@@ -151,6 +151,7 @@ def _newton(
     guard: Guard,
     as_json: bool,
 ) -> int:
+    from hpc_sla.linear import default_rtol
     from hpc_sla.nonlinear.solver import nonlinear_solve
     from hpc_sla.report.progress import LiveLine
     from hpc_sla.storage.atomic import check_writable
@@ -165,6 +166,8 @@ def _newton(
     saves = checkpoint.path is not None or asked["method"].startswith("newton")
     with stages("setup"):
         system = problem.on(world)
+    if asked["rtol"] is None:
+        asked = {**asked, "rtol": default_rtol(system.u0.dtype)}
     given = _options(problem, system, asked)
     scale = float(system.layout.norm(system.residual(system.u0, *system.theta)))
     with stages("solve"), LiveLine(world.rank, scale, asked["rtol"]) as line:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,13 +32,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """The solver options of one run."""
+    """The solver options of one run. rtol is None until the dtype is known."""
 
     method: str
     precond: str
-    rtol: float
+    rtol: float | None
     atol: float
     max_iterations: int | None
+
+    def on(self, dtype: torch.dtype) -> Settings:
+        """The same for a matrix of that dtype, which decides what was left open. Local."""
+        from hpc_sla.linear import default_rtol
+
+        return self if self.rtol is not None else replace(self, rtol=default_rtol(dtype))
 
 
 @click.command("solve", short_help="Solve A x = b on all ranks and write the result.")
@@ -60,7 +66,7 @@ def command(
     file: str | None,
     method: str,
     precond: str,
-    rtol: float,
+    rtol: float | None,
     atol: float,
     max_iterations: int | None,
     rhs: str | None,
@@ -115,6 +121,7 @@ def _solve(
     with stages("read"):
         A = DSparseMatrix.from_hdf5(plan.path, world)
         b = read_rhs(plan.path, plan.rhs, A.layout)
+    settings = settings.on(A.dtype)
     x, info, M = run_solver(A, b, settings, stages, checkpoint)
     if info.status == "preempted":
         return guard.preempted(world, info.iterations, info.relative_residual, as_json)
@@ -167,6 +174,7 @@ def run_solver(
     from hpc_sla.report.progress import LiveLine
 
     scale = float(A.layout.norm(b))
+    assert settings.rtol is not None
     with LiveLine(A.world.rank, scale, settings.rtol) as line:
         watch = _SetUpWatch(line, stages)
         M = make_preconditioner(settings.precond, A)

@@ -41,7 +41,7 @@ def command(
     against: str | None,
     method: str,
     precond: str,
-    rtol: float,
+    rtol: float | None,
     atol: float,
     max_iterations: int | None,
     rhs: str | None,
@@ -81,6 +81,7 @@ def _verify(
     chosen = world.on_root(lambda: choose(against, plan.n_rows))
     A = DSparseMatrix.from_hdf5(plan.path, world)
     b = read_rhs(plan.path, plan.rhs, A.layout)
+    settings = settings.on(A.dtype)
     reference = make_reference(chosen, A)
     checks = compare_products(A, reference)
     x, info, _ = run_solver(A, b, settings, Stages())
@@ -113,6 +114,7 @@ def _solution_checks(
     from hpc_sla.reference.compare import compare_solutions
 
     rtol, atol = settings.rtol, settings.atol
+    assert rtol is not None
     # Room for one per cent more iterations than ours, and then some: a limit is not a verdict.
     limit = settings.max_iterations or 2 * info.iterations + 1000
     theirs = reference.solve(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hpc_sla.linear.info import SolveInfo as SolveInfo
     from hpc_sla.linear.info import Status as Status
     from hpc_sla.linear.solver import solve as solve
+    from hpc_sla.linear.tolerance import default_rtol as default_rtol
 
 # Loaded on first use: `--help` lists the methods without torch.
 _HOMES = {
@@ -18,6 +19,7 @@ _HOMES = {
     "METHODS": "choices",
     "SolveInfo": "info",
     "Status": "info",
+    "default_rtol": "tolerance",
     "solve": "solver",
 }
 

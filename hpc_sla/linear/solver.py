@@ -22,6 +22,7 @@ from hpc_sla.linear.method import System, norms_of, values_of
 from hpc_sla.linear.methods import Maker, make_method
 from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.linear.systems import KrylovSystem, parameters_of
+from hpc_sla.linear.tolerance import default_rtol
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
@@ -37,7 +38,7 @@ def solve(
     b: torch.Tensor,
     method: str = "cg",
     precond: Any = "jacobi",
-    rtol: float = 1e-8,
+    rtol: float | None = None,
     atol: float = 0.0,
     max_iterations: int | None = None,
     x0: torch.Tensor | None = None,
@@ -72,7 +73,8 @@ def solve(
     precond : str, callable or object with `apply`
         See `hpc_sla.precond.make_preconditioner`.
     rtol, atol : float
-        Replicated. At least one positive.
+        Replicated. At least one positive. Default of rtol: 1e-8 in float64, 1e-5 in float32, whose
+        rounding allows no less (see `hpc_sla.linear.default_rtol`).
     max_iterations : int, optional
         Replicated. Default: ten times the number of unknowns, at least 1000 and at most 100000.
     x0 : torch.Tensor like x, optional
@@ -120,6 +122,8 @@ def solve(
     """
     started = time.perf_counter()
     operator = as_operator(A)
+    if rtol is None:
+        rtol = default_rtol(operator.dtype or b.dtype)
     if max_iterations is None:
         max_iterations = min(max(10 * operator.n_global, 1000), 100_000)
     with operator.world.agree():

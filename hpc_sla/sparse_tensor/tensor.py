@@ -11,7 +11,7 @@ import torch
 
 from hpc_sla import direct
 from hpc_sla.errors import InputError
-from hpc_sla.linear import SolveInfo
+from hpc_sla.linear import SolveInfo, default_rtol
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.sparse_tensor import files
 from hpc_sla.sparse_tensor.choose import choose_backend
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
 _DTYPES = (torch.float64, torch.float32)
-_RTOL = {torch.float64: 1e-8, torch.float32: 1e-5}
 
 
 class SparseTensor(NonlinearSolves):
@@ -313,7 +312,7 @@ class SparseTensor(NonlinearSolves):
             In backward or forward mode: the solve for a derivative did not converge.
         """
         self._goes_with(b, "b")
-        rtol = _RTOL[self.dtype] if rtol is None else rtol
+        rtol = default_rtol(self.dtype) if rtol is None else rtol
         adjoint_rtol = rtol if adjoint_rtol is None else adjoint_rtol
         limits = {"max_iterations": max_iterations, "x0": x0}
         given = [] if isinstance(precond, str) and precond == "auto" else ["precond"]
