@@ -105,12 +105,16 @@ class JacobianProducts:
     def rmatvec(self, y: torch.Tensor) -> torch.Tensor:
         """J^T y, by reverse mode; the residual is evaluated for the first one. **Collective.**"""
         self._equations.info.jacobian_products += 1
-        with torch.enable_grad():
-            if self._graph is None:
+        u, image = self.graph()
+        return _pulled(image, u, y)
+
+    def graph(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """u as a variable, and F(u) as a function of it. **Collective** at first."""
+        if self._graph is None:
+            with torch.enable_grad():
                 u = self._u.clone().requires_grad_()
                 self._graph = u, self._equations.function(u)
-        u, image = self._graph
-        return _pulled(image, u, y)
+        return self._graph
 
     def _twice_transposed(self, x: torch.Tensor) -> torch.Tensor:
         if self._transposed is None:

@@ -70,6 +70,10 @@ class NonlinearInfo:
         Wall time of the solve on this rank.
     method, linear_method, precond : str
         What was used.
+    jvp : str
+        How products with dF/du were found: see `PRODUCTS`. Empty where none was needed.
+    reason : str
+        Why not as was asked for, where so.
     adjoint : SolveInfo or None
         Of the last linear solve for a derivative of this solution.
     """
@@ -92,6 +96,8 @@ class NonlinearInfo:
     method: str = ""
     linear_method: str = ""
     precond: str = ""
+    jvp: str = ""
+    reason: str = ""
     adjoint: SolveInfo | None = field(default=None, repr=False)
 
     @property

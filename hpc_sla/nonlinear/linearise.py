@@ -20,6 +20,7 @@ from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.choices import JACOBIANS, PRODUCTS
 from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
+from hpc_sla.nonlinear.trust import serving_products
 from hpc_sla.operators import as_operator
 from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import positive
@@ -145,16 +146,23 @@ class Linearisation:
         self.max_iterations = settings.max_iterations or min(max(10 * n, 1000), 100_000)
         self._coloured: ColouredJacobian | None = None
 
+    def products(self, u: torch.Tensor, r: torch.Tensor | None) -> JacobianProducts:
+        """Those with J(u), of a kind that has shown to serve. **Collective.**"""
+        equations, info = self.equations, self.equations.info
+        if not info.jvp:
+            r = equations(u) if r is None else r
+            info.jvp, info.reason = serving_products(equations, u, r, self.settings.products)
+        return JacobianProducts(equations, u, info.jvp, r)
+
     def at(self, u: torch.Tensor, r: torch.Tensor | None) -> tuple[Any, DSparseMatrix | None]:
         """J(u): what to multiply by, and its entries where they were assembled. **Collective.**"""
         jacobian = self.settings.jacobian
-        products = JacobianProducts(self.equations, u, self.settings.products, r)
         if callable(jacobian):
             matrix = self._of_user(u)
         elif jacobian == "coloured":
-            matrix = self._assembled(products)
+            matrix = self._assembled(self.products(u, r))
         else:
-            return products, None
+            return self.products(u, r), None
         return matrix, matrix
 
     def refresh(self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None) -> None:

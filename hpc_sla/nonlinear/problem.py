@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch.autograd import forward_ad
 
 from hpc_sla.adjoint import JacobianForm
-from hpc_sla.errors import AdjointSolveError, InputError
+from hpc_sla.errors import AdjointSolveError, InputError, NotConvergedWarning
 from hpc_sla.layout import RowLayout
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import Watch
@@ -19,11 +20,12 @@ from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.anderson import anderson
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.nonlinear.fixed_point import FixedPoint, picard
-from hpc_sla.nonlinear.info import NonlinearInfo, Status
+from hpc_sla.nonlinear.info import MEANINGS, NonlinearInfo, Status
 from hpc_sla.nonlinear.linearise import Linearisation, Settings
 from hpc_sla.nonlinear.methods import Choices, Method
 from hpc_sla.nonlinear.newton import newton
 from hpc_sla.nonlinear.resume import Resume
+from hpc_sla.nonlinear.trust import reverse_mode_fits
 from hpc_sla.operators import as_operator
 from hpc_sla.precond.transposed import transposed
 
@@ -66,6 +68,7 @@ class Problem:
         self.info = NonlinearInfo("max_iterations", method=method.spec)
         self._precond: Any = None
         self._found: torch.Tensor | None = None
+        self._warned = self._compared = False
         self.rtol = choices.adjoint_rtol or 0.0
 
     def solve(self, u0: torch.Tensor, theta: Theta) -> torch.Tensor:
@@ -77,8 +80,14 @@ class Problem:
         found, self._found = self._found, None
         return found
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def find(self, u0: torch.Tensor, theta: Theta) -> None:
-        """The solve that was asked for. **Collective.**"""
+        """The solve that was asked for. **Collective.**
+
+        Out of inference mode, where torch has no derivatives, nor inside an autograd Function (as
+        that of a reentrant `torch.utils.checkpoint`) unless it is told to leave that mode.
+        """
         theta = tuple(map(_plain, theta))
         u = _plain(u0).clone()
         linear = self.linearisation(theta)
@@ -125,15 +134,13 @@ class Problem:
             "precond": precond if isinstance(precond, str) else type(precond).__name__,
         }
 
-    def linearisation(self, theta: Theta, derivative: bool = False) -> Linearisation:
+    def linearisation(self, theta: Theta) -> Linearisation:
         """Linear systems with the Jacobian at these (plain) tensors. Local."""
         settings = Settings(**vars(self._settings))
         if callable(settings.jacobian):
             jacobian = settings.jacobian
             settings.jacobian = lambda u: jacobian(u, theta)
         equations = Equations(lambda u: self.residual(u, *theta), self.layout, self.info)
-        if derivative:
-            settings.products = "reverse"
         made = Linearisation(settings, self._maker, equations)
         made.precond = self._precond
         return made
@@ -182,6 +189,40 @@ class Problem:
                     remedy="Pass an object with apply and apply_transpose",
                 )
 
+    def warn_of_its_status(self) -> None:
+        """Before the first derivative of what is not a root."""
+        info = self.info
+        if info.converged or self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"a gradient is taken of a nonlinear solve that did not converge: it ended "
+            f"{info.status} ({MEANINGS[info.status]}), relative residual "
+            f"{info.relative_residual:.1e}. It is that of a root only as far as u is one",
+            NotConvergedWarning,
+            stacklevel=2,
+        )
+
+    def exact_products(self, linear: Linearisation, u: torch.Tensor) -> JacobianProducts:
+        """Those with J(u) that a derivative must satisfy. **Collective.**
+
+        The first time reverse mode, which they and the gradient with respect to theta go by, is
+        held against the residual's values.
+        """
+        equations = linear.equations
+        products = JacobianProducts(equations, u, self.info.jvp or self._settings.products)
+        if not self._compared:
+            self._compared = True
+            if not reverse_mode_fits(equations, u, products):
+                warnings.warn(
+                    "the gradient of a nonlinear solve may be wrong: what autograd gives for the "
+                    "residual's derivative with respect to u is not that of its values (does it "
+                    "detach u, or have a backward of its own?)",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return products
+
     @cached_property
     def jacobian(self) -> JacobianSystem:
         return JacobianSystem(self, False)
@@ -200,6 +241,8 @@ class JacobianSystem:
         self._problem, self._transpose = problem, transpose
         self.form = JacobianForm(problem.residual, transpose)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def solve(self, b: torch.Tensor, x0: torch.Tensor | None, theta: Theta) -> torch.Tensor:
         """**Collective.**
 
@@ -214,10 +257,10 @@ class JacobianSystem:
         """
         problem = self._problem
         u, *rest = map(_plain, theta)
-        linear = problem.linearisation(tuple(rest), derivative=True)
+        problem.warn_of_its_status()
+        linear = problem.linearisation(tuple(rest))
         equations = linear.equations
-        # Of reverse mode: see `Problem.solve`.
-        exact = JacobianProducts(equations, u, "reverse")
+        exact = problem.exact_products(linear, u)
         b = _plain(b).contiguous()
         J, matrix = linear.at(u, None)
         if linear.precond is None:
@@ -279,6 +322,6 @@ class JacobianSystem:
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Its values alone: without a graph, without a tangent."""
+    """Its values alone: without a graph, without a tangent; fit for derivatives."""
     primal: torch.Tensor = forward_ad.unpack_dual(tensor.detach()).primal
-    return primal
+    return primal.clone() if primal.is_inference() else primal
