@@ -49,17 +49,18 @@ def check_format(file: h5py.File, *formats: str) -> str:
     return str(found)
 
 
-def attribute(file: h5py.File, name: str) -> Any:
-    """A root attribute as a plain Python value; None when there is none."""
-    with reading(file.filename, name):
-        if name not in file.attrs:
+def attribute(item: h5py.Group, name: str) -> Any:
+    """An attribute of a file's root or a group in it as a plain value; None when there is none."""
+    path = item.file.filename
+    with reading(path, name):
+        if name not in item.attrs:
             return None
-        kind = file.attrs.get_id(name)
+        kind = item.attrs.get_id(name)
         # HDF5 asks for all the memory that an attribute declares before it looks for the bytes.
         declared = math.prod(kind.shape or ()) * kind.dtype.itemsize
-        if declared > os.path.getsize(file.filename):
+        if declared > os.path.getsize(path):
             raise ValueError(f"{declared} bytes are declared, which the file does not have")
-        return _plain(file.attrs[name])
+        return _plain(item.attrs[name])
 
 
 def integer_attribute(file: h5py.File, name: str) -> int:

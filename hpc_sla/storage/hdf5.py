@@ -87,6 +87,13 @@ def open_read(path: str | os.PathLike[str]) -> h5py.File:
         raise InputError(problem, file=path, remedy=DAMAGED) from error
 
 
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` has HDF5's signature where it may stand."""
+    with open(path, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        return any(_signature_at(stream, offset) for offset in _signature_offsets(size))
+
+
 def _open(path: Path) -> h5py.File:
     # Some parallel file systems have no locks, and two opens of one file in one process must
     # agree about them. Files of ours never change once they have their name: any way will do.
