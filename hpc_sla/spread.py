@@ -109,7 +109,8 @@ def _usable(matrix: Any) -> sp.csr_matrix:
     if matrix.dtype.kind == "c":
         raise InputError("complex matrices are not supported", field="matrix")
     dtype = matrix.dtype if matrix.dtype in (np.float32, np.float64) else np.float64
-    whole = sp.csr_matrix(matrix, dtype=dtype, copy=True)
+    # First the type, then the format: small integers given twice would wrap around.
+    whole = sp.csr_matrix(matrix.astype(dtype, copy=True))
     whole.sum_duplicates()
     if not np.isfinite(whole.data).all():
         raise InputError("the matrix has entries that are NaN or infinite", field="matrix")

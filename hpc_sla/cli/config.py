@@ -117,7 +117,7 @@ def _load(path: str) -> dict[str, Any]:
     if len(content) > _LARGEST:
         raise InputError("is no configuration: it is too large", file=path, remedy="Check it.")
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # some editors write a mark first
     except UnicodeDecodeError as error:
         raise InputError(
             "is not UTF-8 text", file=path, remedy="Save it as UTF-8, as TOML wants."
@@ -127,9 +127,9 @@ def _load(path: str) -> dict[str, Any]:
 
 def _stored(path: str) -> str:
     from hpc_sla.storage.attributes import MATRIX_FORMAT, RESULT_FORMAT, attribute, check_format
-    from hpc_sla.storage.hdf5 import open_read
+    from hpc_sla.storage.hdf5 import HOW_TO_EITHER, open_read
 
-    with open_read(path) as file:
+    with open_read(path, HOW_TO_EITHER) as file:
         check_format(file, RESULT_FORMAT, MATRIX_FORMAT)
         text = attribute(file, "config")
     if not isinstance(text, str):

@@ -94,9 +94,9 @@ def command(
 ) -> int:
     """Cut SOURCE into parts and write it as FILE.h5.
 
-    SOURCE is a file (.mtx, .mtx.gz, .npz, .petsc, .bin, .h5) or a generator such as
-    poisson2d:n=256 (--generators lists them). Any number of ranks can open the result, whatever
-    --parts was.
+    SOURCE is a file (.mtx, .npz, .petsc, .bin, .mat, .rb, .hb, .h5ad, .h5; text also as .gz, .bz2,
+    .xz, or in a .tar.gz) or a generator such as poisson2d:n=256 (--generators lists them). Any
+    number of ranks can open the result, whatever --parts was.
 
     Of a rectangular matrix, metis cuts the graph whose nodes are the rows and the columns, and
     each column goes to the part that has most of its entries.

@@ -56,7 +56,7 @@ def load_source(
     Parameters
     ----------
     text : str
-        A matrix file (.mtx[.gz], .npz, .petsc, .bin, .h5) or a generator.
+        A matrix file of any kind that `read_source` knows, or a generator.
     rhs : sequence of str
         Each one a vector file (.npy, .mtx), ``ones``, or ``manufactured``: A times a known
         solution. Default: those that came with the source, else ``ones``. A generator comes

@@ -273,7 +273,8 @@ def _from_scipy(matrix: Any) -> tuple[CsrPattern, torch.Tensor]:
     if matrix.dtype.kind == "c":
         raise InputError("complex matrices are not supported", field="matrix")
     dtype = matrix.dtype if matrix.dtype in (np.float32, np.float64) else np.float64
-    csr = sp.csr_matrix(matrix, dtype=dtype, copy=True)
+    # First the type, then the format: small integers given twice would wrap around.
+    csr = sp.csr_matrix(matrix.astype(dtype, copy=True))
     csr.sum_duplicates()
     pattern = CsrPattern(
         torch.from_numpy(csr.indptr.astype(np.int32)),

@@ -12,13 +12,14 @@ import h5py
 import numpy as np
 
 from hpc_sla.errors import InputError
-from hpc_sla.storage.hdf5 import DAMAGED, HOW_TO_MAKE, reading
+from hpc_sla.storage.hdf5 import DAMAGED, HOW_TO_EITHER, HOW_TO_MAKE, HOW_TO_SOLVE, reading
 
 MATRIX_FORMAT = "hpc_sla.matrix"
 RESULT_FORMAT = "hpc_sla.result"
 CHECKPOINT_FORMAT = "hpc_sla.checkpoint"
 # Version 2 of a matrix file says how a rectangular matrix's columns are stored, that of a result
 # has dimension scales.
+_REMEDIES: dict[tuple[str, ...], str] = {(MATRIX_FORMAT,): HOW_TO_MAKE, (RESULT_FORMAT,): HOW_TO_SOLVE}
 VERSIONS = {MATRIX_FORMAT: 2, RESULT_FORMAT: 2, CHECKPOINT_FORMAT: 1}
 
 
@@ -26,12 +27,17 @@ def check_format(file: h5py.File, *formats: str) -> str:
     """The file's format name, which must be one of `formats`, in a version this code knows."""
     path = file.filename
     found = _only(attribute(file, "format"))
-    if found not in formats:
-        ours = found in VERSIONS
+    if not isinstance(found, str) or found not in formats:
+        ours = isinstance(found, str) and found in VERSIONS
         kinds = " or ".join(name.removeprefix("hpc_sla.") for name in formats)
-        problem = f"is a {str(found)[8:]} file" if ours else "was not written for hpc_sla"
+        problem = "was not written for hpc_sla"
+        if ours:
+            problem = f"is a {str(found).removeprefix('hpc_sla.')} file"
         raise InputError(
-            f"{problem}, a {kinds} file is needed", file=path, field="format", remedy=HOW_TO_MAKE
+            f"{problem}, a {kinds} file is needed",
+            file=path,
+            field="format",
+            remedy=_REMEDIES.get(formats, HOW_TO_EITHER),
         )
     version = integer_attribute(file, "version")
     newest = VERSIONS[str(found)]
@@ -49,26 +55,27 @@ def check_format(file: h5py.File, *formats: str) -> str:
     return str(found)
 
 
-def attribute(file: h5py.File, name: str) -> Any:
-    """A root attribute as a plain Python value; None when there is none."""
-    with reading(file.filename, name):
-        if name not in file.attrs:
+def attribute(item: h5py.Group, name: str) -> Any:
+    """An attribute of a file's root or a group in it as a plain value; None when there is none."""
+    path = item.file.filename
+    with reading(path, name):
+        if name not in item.attrs:
             return None
-        kind = file.attrs.get_id(name)
+        kind = item.attrs.get_id(name)
         # HDF5 asks for all the memory that an attribute declares before it looks for the bytes.
         declared = math.prod(kind.shape or ()) * kind.dtype.itemsize
-        if declared > os.path.getsize(file.filename):
+        if declared > os.path.getsize(path):
             raise ValueError(f"{declared} bytes are declared, which the file does not have")
-        return _plain(file.attrs[name])
+        return _plain(item.attrs[name])
 
 
 def integer_attribute(file: h5py.File, name: str) -> int:
-    """A root attribute that must be a whole number (MATLAB stores those as doubles)."""
+    """A root attribute that must be a whole number of 64 bits (MATLAB stores those as doubles)."""
     value = _only(attribute(file, name))
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole:
+    if isinstance(value, bool) or not whole or not -(2**63) <= value < 2**63:
         raise InputError(
-            "is missing" if value is None else f"is {value!r}, not a whole number",
+            "is missing" if value is None else f"is {_short(value)}, not a whole number of 64 bits",
             file=file.filename,
             field=name,
             remedy="Write it as a 64-bit integer attribute of the root group.",
@@ -91,6 +98,11 @@ def set_attributes(file: h5py.File, values: Mapping[str, Any]) -> None:
 def _only(value: Any) -> Any:
     """Some languages write a scalar as an array of one."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _storable(value: Any) -> Any:

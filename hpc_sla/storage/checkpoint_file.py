@@ -15,7 +15,7 @@ import numpy as np
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.atomic import PendingFile
-from hpc_sla.storage.hdf5 import FLOATS, dataset, members, open_read, read_slab
+from hpc_sla.storage.hdf5 import FLOATS, AccessError, dataset, members, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
 
 if TYPE_CHECKING:
@@ -217,6 +217,8 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
     if os.path.exists(path) and os.path.getsize(path):
         try:
             CheckpointFile(path).close()
+        except AccessError:
+            raise
         except InputError as error:
             raise InputError(
                 f"is there already and is no checkpoint that can be read ({error.problem})",
@@ -230,6 +232,8 @@ def _checkpoint_errors() -> Iterator[None]:
     """What is wrong with a checkpoint has another remedy than with a matrix file."""
     try:
         yield
+    except AccessError:
+        raise
     except InputError as error:
         raise InputError(
             error.problem, file=error.file, field=error.field, remedy=_REMEDY

@@ -19,7 +19,7 @@ from typing import Any
 from hpc_sla.errors import InputError, MissingDependencyError, printable
 from hpc_sla.storage.atomic import replacing
 from hpc_sla.storage.attributes import RESULT_FORMAT, attributes, check_format, integer_attribute
-from hpc_sla.storage.hdf5 import open_read
+from hpc_sla.storage.hdf5 import HOW_TO_SOLVE, open_read
 from hpc_sla.storage.kind import kind_of
 
 _FIRST = (
@@ -111,7 +111,7 @@ def _is_result(path: str) -> bool:
 def _row(path: str) -> Row:
     # A name need not be UTF-8, which tables are.
     name = path.encode("utf-8", "backslashreplace").decode()
-    with open_read(path) as file:
+    with open_read(path, HOW_TO_SOLVE) as file:
         check_format(file, RESULT_FORMAT)
         found = attributes(file, leave_out=("format", "version", "n_rows", "config"))
         # The file's own name for the column of the same name is not a run's to set.

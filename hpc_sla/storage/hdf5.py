@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,21 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 DAMAGED = "Copy the file again, or make it anew."
 HOW_TO_MAKE = "Make a matrix file with `python -m hpc_sla partition SOURCE -o FILE.h5 --parts P`."
+HOW_TO_SOLVE = "Name a result file, as `python -m hpc_sla solve FILE.h5 -o RESULT.h5` writes one."
+HOW_TO_EITHER = "Name a matrix file, as `partition` writes one, or a result, as `solve` does."
+
+
+_ABOUT_LOCKS = re.compile("unable to lock|file locking")
+_REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check its permissions."),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Raise the limit of open files (ulimit -n)."),
+    **dict.fromkeys((errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG), "Check the name."),
+    errno.ENOENT: "It was there before: see what removes it.",
+}
+
+
+class AccessError(InputError):
+    """The file cannot be got at, whatever is in it."""
 
 
 @contextmanager
@@ -44,6 +61,8 @@ def reading(path: str | os.PathLike[str], field: str | None = None) -> Iterator[
             "does not fit into memory", file=path, field=field, remedy="Use more ranks."
         ) from error
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise _no_access(error, path, field) from error
         told = str(error).lower()
         # HDF5 2 says no more than that a filter failed, and fletcher32 is the filter.
         mismatch = "checksum" in told or "filter returned failure" in told
@@ -56,8 +75,18 @@ def reading(path: str | os.PathLike[str], field: str | None = None) -> Iterator[
         ) from error
 
 
-def open_read(path: str | os.PathLike[str]) -> h5py.File:
-    """Open `path` read-only, after telling apart missing, unreadable, foreign and truncated."""
+def open_read(path: str | os.PathLike[str], remedy: str = HOW_TO_MAKE) -> h5py.File:
+    """Open `path` read-only, after telling apart missing, unreadable, foreign and truncated.
+
+    `remedy` is for files that are missing or no HDF5.
+
+    Raises
+    ------
+    AccessError
+        It cannot be read, or another program has it open.
+    InputError
+        Any other cause.
+    """
     name = Path(path)
     try:
         if name.is_dir():
@@ -66,27 +95,48 @@ def open_read(path: str | os.PathLike[str]) -> h5py.File:
             raise InputError("is not a regular file", file=path, remedy="Name an HDF5 file.")
         size, signed = name.stat().st_size, is_hdf5(name)
     except FileNotFoundError as error:
-        raise InputError("no such file", file=path, remedy=HOW_TO_MAKE) from error
+        raise InputError("no such file", file=path, remedy=remedy) from error
     except OSError as error:
-        raise InputError(
-            f"cannot be opened: {error.strerror or error}",
-            file=path,
-            remedy="Check its permissions.",
-        ) from error
+        raise _no_access(error, path) from error
     if not signed:
-        raise InputError("is not an HDF5 file", file=path, remedy=HOW_TO_MAKE)
+        raise InputError("is not an HDF5 file", file=path, remedy=remedy)
     try:
         return _open(name)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        if "truncated" in str(error):
+        told = str(error)
+        if "already open" in told:
+            raise AccessError(
+                "is open for writing in another program, or was left so by one that was ended",
+                file=path,
+                remedy="Close it there; if nothing has it open, `h5clear -s` makes it readable.",
+            ) from error
+        if _ABOUT_LOCKS.search(told):
+            raise AccessError(
+                f"is locked by another program ({_brief(error)})",
+                file=path,
+                remedy="Close it there.",
+            ) from error
+        if isinstance(error, OSError) and error.errno:
+            raise _no_access(error, path) from error
+        if "truncated" in told:
             problem = f"is truncated: {size} bytes are left of it"
         else:
             problem = f"cannot be opened as HDF5, its header is damaged ({_brief(error)})"
         raise InputError(problem, file=path, remedy=DAMAGED) from error
 
 
+def _no_access(
+    error: OSError, path: str | os.PathLike[str], field: str | None = None
+) -> AccessError:
+    """What the system says, and what helps against that."""
+    remedy = _REMEDIES.get(error.errno or 0, "See whether its disk or network can be read.")
+    cause = os.strerror(error.errno) if error.errno else error
+    what = "opened" if field is None else "read"
+    return AccessError(f"cannot be {what}: {cause}", file=path, field=field, remedy=remedy)
+
+
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
-    """Whether a file has HDF5's signature where one may stand. Raises OSError."""
+    """Whether a file has HDF5\'s signature where one may stand. Raises OSError."""
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         return any(_signature_at(stream, offset) for offset in _signature_offsets(size))
@@ -99,7 +149,7 @@ def _open(path: Path) -> h5py.File:
         try:
             return _open_with(path, locking)
         except OSError as error:
-            if "lock" not in str(error):
+            if not _ABOUT_LOCKS.search(str(error)):
                 raise
     return _open_with(path, True)
 

@@ -13,12 +13,18 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.storage.archive import SUFFIXES as ARCHIVES
+from hpc_sla.storage.archive import read_archive
+from hpc_sla.storage.attributes import attribute
 from hpc_sla.storage.checks import check_finite
-from hpc_sla.storage.hdf5 import FLOATS
-from hpc_sla.storage.limits import check_fits
+from hpc_sla.storage.compressed import COMPRESSIONS, open_bytes
+from hpc_sla.storage.harwell_boeing import read_harwell_boeing
+from hpc_sla.storage.hdf5 import open_read
+from hpc_sla.storage.hdf5_sparse import read_hdf5_sparse, sparse_groups
+from hpc_sla.storage.matlab import read_mat, read_mat_vector
 from hpc_sla.storage.matrix_file import MatrixFile
-from hpc_sla.storage.matrix_market import read_matrix_market
-from hpc_sla.storage.numpy_files import check_npz, read_npy
+from hpc_sla.storage.matrix_market import read_dense_matrix_market, read_matrix_market
+from hpc_sla.storage.numpy_files import read_npy, read_npz, real_dtype
 from hpc_sla.storage.petsc_binary import read_petsc, read_petsc_vector
 
 
@@ -53,43 +59,47 @@ class ImportedMatrix:
 def read_source(path: str | os.PathLike[str]) -> ImportedMatrix:
     """Read a real, finite sparse matrix.
 
-    ==================  ==========================================================================
-    ``.mtx .mtx.gz``    MatrixMarket; symmetric and skew-symmetric ones are expanded, patterns
-                        become ones, integers floats
-    ``.npz``            `scipy.sparse.save_npz`, any of its formats
-    ``.petsc .bin``     PETSc binary, 32- or 64-bit indices; a Vec that follows becomes ``rhs``
-    ``.h5 .hdf5``       a matrix file of this project, brought back to the user's order
-    ==================  ==========================================================================
+    ======================  ======================================================================
+    ``.mtx``                MatrixMarket; symmetric, skew-symmetric and hermitian ones are
+                            expanded, patterns become ones, integers floats
+    ``.rb .hb .rua .rsa``   Rutherford- and Harwell-Boeing, assembled, likewise (and ``.pua`` and so
+                            on); right-hand sides in full become ``rhs``
+    ``.tar``                the only of the two inside, or ``NAME/NAME.mtx``; ``NAME_b.mtx`` becomes
+                            ``rhs``
+    ``.npz``                `scipy.sparse.save_npz`, any of its formats
+    ``.petsc .bin``         PETSc binary, 32- or 64-bit indices; a Vec that follows becomes ``rhs``
+    ``.mat``                MATLAB; the only sparse matrix, ``A`` or ``Problem.A``; ``b`` becomes
+                            ``rhs`` (not in files of version 7.3)
+    ``.h5ad``               AnnData; ``X``, or the only sparse matrix
+    ``.h5 .hdf5``           a matrix file of this project, brought back to the user's order, or a
+                            sparse matrix as AnnData, MATLAB 7.3 and PETSc store it
+    ======================  ======================================================================
+
+    Those of the first three lines may be compressed: ``.gz``, ``.bz2``, ``.xz``, ``.tgz``. Upper
+    and lower case of suffixes are the same.
 
     Raises
     ------
     InputError
         Anything wrong with the file, or the matrix complex or not finite.
     """
-    suffix = _suffix(path)
-    reader = _MATRIX_READERS.get(suffix)
-    if reader is None:
-        raise InputError(
-            f"files ending in {suffix!r} are not known",
-            file=path,
-            remedy=f"Matrices are read from {', '.join(_MATRIX_READERS)}.",
-        )
+    reader = _reader(path, _MATRIX_READERS, "Matrices")
     _check_there(path)
     with _importing(path):
-        found = reader(os.fspath(path))
-        for name, values in found.rhs_by_name.items():
-            check_finite(values, os.fspath(path), f"right-hand side {name}")
+        name = os.fspath(path)
+        found = reader(name)
+        rhs = {key: _checked_vector(b, name, key) for key, b in found.rhs_by_name.items()}
         return ImportedMatrix(
-            _checked_matrix(found.matrix, os.fspath(path)),
+            _checked_matrix(found.matrix, name),
             found.coordinates,
-            found.rhs_by_name,
+            rhs,
             found.solution_by_name,
             found.block_size,
         )
 
 
 def read_vector(path: str | os.PathLike[str], length: int | None = None) -> np.ndarray:
-    """Read a real, finite array ``[n]`` or ``[n, k]`` from .npy, .mtx, .mtx.gz, .petsc or .bin.
+    """Read a real, finite array ``[n]`` or ``[n, k]`` from .npy, .mtx[.gz], .petsc, .bin or .mat.
 
     Parameters
     ----------
@@ -102,18 +112,11 @@ def read_vector(path: str | os.PathLike[str], length: int | None = None) -> np.n
     ndarray, float64 or float32
         A MatrixMarket file with one column gives ``[n]``.
     """
-    suffix = _suffix(path)
-    reader = _VECTOR_READERS.get(suffix)
-    if reader is None:
-        raise InputError(
-            f"files ending in {suffix!r} are not known",
-            file=path,
-            remedy=f"Vectors are read from {', '.join(_VECTOR_READERS)}.",
-        )
+    reader = _reader(path, _VECTOR_READERS, "Vectors")
     _check_there(path)
     with _importing(path):
         array = reader(os.fspath(path))
-        array = array.astype(_real_dtype(array.dtype, os.fspath(path)), copy=False)
+        array = array.astype(real_dtype(array.dtype, os.fspath(path)), copy=False)
     if array.ndim not in (1, 2):
         raise InputError(
             f"has shape {array.shape}", file=path, remedy="One or two dimensions are needed."
@@ -133,24 +136,46 @@ def _read_mtx(path: str) -> ImportedMatrix:
 
 
 def _read_npz(path: str) -> ImportedMatrix:
-    check_npz(path)
-    found = sp.load_npz(path)  # refuses pickles
-    # Pointers to as many rows as are declared, of which the file need not have anything.
-    check_fits(8 * (sum(found.shape) if len(found.shape) == 2 else 0), path, "shape")
-    if found.format in ("csr", "csc", "bsr"):
-        # Converting runs compiled loops over the indices, which must not be trusted before.
-        found.check_format(full_check=True)
-    elif found.format == "coo" and found.nnz:
-        for axis, length in enumerate(found.shape):
-            index = (found.row, found.col)[axis]
-            if index.min() < 0 or index.max() >= length:
-                raise ValueError("an index is out of range")
-    return ImportedMatrix(sp.csr_array(found))
+    return ImportedMatrix(sp.csr_array(read_npz(path)))
+
+
+def _read_boeing(path: str) -> ImportedMatrix:
+    return _with_rhs(path, *read_harwell_boeing(path, lambda: open_bytes(path)))
+
+
+def _read_archive(path: str) -> ImportedMatrix:
+    return _with_rhs(path, *read_archive(path))
 
 
 def _read_petsc(path: str) -> ImportedMatrix:
-    matrix, rhs = read_petsc(path)
-    return ImportedMatrix(matrix, rhs_by_name={} if rhs is None else {"b": rhs})
+    return _with_rhs(path, *read_petsc(path))
+
+
+def _read_mat(path: str) -> ImportedMatrix:
+    return _with_rhs(path, *read_mat(path))
+
+
+def _read_hdf5(path: str) -> ImportedMatrix:
+    return _with_rhs(path, read_hdf5_sparse(path), None)
+
+
+def _with_rhs(path: str, matrix: Any, rhs: np.ndarray | None) -> ImportedMatrix:
+    if rhs is not None and len(rhs) != matrix.shape[0]:
+        raise InputError(
+            f"its right-hand side has {len(rhs)} rows, its matrix {matrix.shape[0]}",
+            file=path,
+            remedy="Store a right-hand side that belongs to the matrix.",
+        )
+    # First the type, then the format: small integers given twice would wrap around.
+    matrix = matrix.astype(real_dtype(matrix.dtype, path), copy=False)
+    return ImportedMatrix(sp.csr_array(matrix), rhs_by_name={} if rhs is None else {"b": rhs})
+
+
+def _read_own_or_other(path: str) -> ImportedMatrix:
+    with open_read(path) as file:
+        ours = attribute(file, "format") is not None
+        other = not ours and bool(sparse_groups(file))
+    return _read_hdf5(path) if other else _read_own(path)
 
 
 def _read_own(path: str) -> ImportedMatrix:
@@ -187,37 +212,65 @@ def _inverse(permutation: np.ndarray, path: str, field: str, what: str) -> np.nd
     return place
 
 
-def _read_mtx_vector(path: str) -> np.ndarray:
-    found = read_matrix_market(path)
-    dense = found.toarray() if sp.issparse(found) else np.asarray(found)
-    return dense[:, 0] if dense.ndim == 2 and dense.shape[1] == 1 else dense
-
-
-def _read_npy(path: str) -> np.ndarray:
-    return read_npy(path)
-
-
+_BOEING = (".rb", ".hb", *(f".{a}{b}a" for a in "rpi" for b in "ushzr"))
 _MATRIX_READERS: dict[str, Callable[[str], ImportedMatrix]] = {
-    ".mtx": _read_mtx,
-    ".mtx.gz": _read_mtx,
+    **{f".mtx{packed}": _read_mtx for packed in COMPRESSIONS},
     ".npz": _read_npz,
     ".petsc": _read_petsc,
     ".bin": _read_petsc,
-    ".h5": _read_own,
-    ".hdf5": _read_own,
+    ".h5": _read_own_or_other,
+    ".hdf5": _read_own_or_other,
+    ".h5ad": _read_hdf5,
+    ".mat": _read_mat,
+    **dict.fromkeys(ARCHIVES, _read_archive),
+    **{f"{kind}{packed}": _read_boeing for kind in _BOEING for packed in COMPRESSIONS},
 }
 _VECTOR_READERS: dict[str, Callable[[str], np.ndarray]] = {
-    ".npy": _read_npy,
-    ".mtx": _read_mtx_vector,
-    ".mtx.gz": _read_mtx_vector,
+    ".npy": read_npy,
+    **{f".mtx{packed}": read_dense_matrix_market for packed in COMPRESSIONS},
     ".petsc": read_petsc_vector,
     ".bin": read_petsc_vector,
+    ".mat": read_mat_vector,
+}
+_NUMPY = "read it with numpy.loadtxt and write it with {}"
+_HOW_TO_CONVERT = {
+    **dict.fromkeys((".csv", ".tsv", ".txt", ".dat"), _NUMPY),
+    **dict.fromkeys((".pt", ".pth", ".pkl", ".pickle"), "load it where you trust it, and use {}"),
+    **dict.fromkeys((".zip", ".7z", ".gz", ".bz2", ".xz", ".zst"), "unpack it first"),
+}
+
+
+def _reader(
+    path: str | os.PathLike[str], readers: dict[str, Callable[[str], Any]], what: str
+) -> Callable[[str], Any]:
+    name = Path(path).name.lower()
+    reader = readers.get(_suffix(path))
+    if reader is not None:
+        return reader
+    shown = [suffix for suffix in readers if suffix not in _SELDOM]
+    save = "scipy.sparse.save_npz" if what == "Matrices" else "numpy.save"
+    convert = _HOW_TO_CONVERT.get(Path(name).suffix, "convert it with {}").format(save)
+    raise InputError(
+        f"files ending in {Path(name).suffix!r} are not known",
+        file=path,
+        remedy=f"{what} are read from {', '.join(shown)}; {convert}",
+    )
+
+
+_SELDOM = {
+    f"{kind}{packed}"
+    for kind in (".mtx", *_BOEING)
+    for packed in COMPRESSIONS
+    if packed not in ("", ".gz") or (kind in _BOEING[2:] and kind != ".rua")
 }
 
 
 def _suffix(path: str | os.PathLike[str]) -> str:
+    """The longest one known, in lower case."""
     name = Path(path).name.lower()
-    return ".mtx.gz" if name.endswith(".mtx.gz") else Path(name).suffix
+    known = {*_MATRIX_READERS, *_VECTOR_READERS}
+    fitting = [suffix for suffix in known if name.endswith(suffix)]
+    return max(fitting, key=len, default=Path(name).suffix)
 
 
 def _check_there(path: str | os.PathLike[str]) -> None:
@@ -258,20 +311,14 @@ def _checked_matrix(matrix: Any, path: str) -> Any:
             field="shape",
             remedy="Give a matrix, of two dimensions.",
         )
-    dtype = _real_dtype(matrix.dtype, path)
+    dtype = real_dtype(matrix.dtype, path)
     matrix = matrix.astype(dtype, copy=False)
     matrix.sum_duplicates()
     check_finite(matrix.data, path, "values")
     return matrix
 
 
-def _real_dtype(dtype: np.dtype[Any], path: str) -> np.dtype[Any]:
-    if dtype.kind not in "biuf":
-        raise InputError(
-            f"holds {dtype} values",
-            file=path,
-            field="values",
-            remedy="Only real numbers are handled: split real and imaginary parts.",
-        )
-    native = dtype.newbyteorder("=")
-    return native if native in FLOATS else np.dtype(np.float64)
+def _checked_vector(values: np.ndarray, path: str, name: str) -> np.ndarray:
+    values = values.astype(real_dtype(values.dtype, path), copy=False)
+    check_finite(values, path, f"right-hand side {name}")
+    return values

@@ -155,7 +155,9 @@ class MatrixFile:
                 )
             return self.part_offsets
         if not there:
-            return np.arange(self.parts + 1, dtype=np.int64) * self.n_cols // self.parts
+            # Not in int64: the number of columns is only what the file says.
+            cuts = [p * self.n_cols // self.parts for p in range(self.parts + 1)]
+            return np.array(cuts, dtype=np.int64)
         offsets = dataset(file, "column_part_offsets", INT64)
         found = read_slab(offsets, 0, offsets.shape[0])
         checks.check_part_offsets(found, self.n_cols, self.path, "/column_part_offsets", "columns")

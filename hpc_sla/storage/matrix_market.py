@@ -1,72 +1,219 @@
-"""MatrixMarket files: checked line by line, then read by SciPy.
+"""MatrixMarket files: every line checked on its way to SciPy's reader.
 
-SciPy's reader is fast, but it runs past the end of a file that was cut inside a line, or has zero
-bytes in it or something odd in a last line without an end, and takes the process with it. So the
-shape of every line is looked at before, and the last one given an end.
+SciPy's reader is fast, but it takes what a number begins with for the number, runs past the end of
+a file that was cut inside a line, and takes the process with it where there are zero bytes. So it
+is handed whole lines whose every character has been accounted for, in the spelling it knows, under
+a header that leaves symmetry to us.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
-from typing import Any, BinaryIO, cast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
 import scipy.io
+import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.compressed import Open, open_bytes
 from hpc_sla.storage.limits import check_fits
+from hpc_sla.storage.market_lines import CheckedLines, cut, line_of_entry
+from hpc_sla.storage.triangles import given_twice, mirrored
 
-_BLOCK = 1 << 22
-_LONGEST_LINE = 1 << 20
 _FIELDS = ("real", "double", "integer", "unsigned-integer", "pattern")
-_SYMMETRIES = ("general", "symmetric", "skew-symmetric")
+_SYMMETRIES = ("general", "symmetric", "skew-symmetric", "hermitian")
+_BOM = b"\xef\xbb\xbf"
+_COUNT = re.compile(r"\+?[0-9]+")
+_SCIPYS_LINE = re.compile(r"Line (\d+): (.*)")
 
-_OTHER, _SPACE, _NEWLINE, _NUMBER = range(4)
-_CLASS = np.zeros(256, dtype=np.uint8)
-_CLASS[list(b" \t\r")] = _SPACE
-_CLASS[list(b"\n")] = _NEWLINE
-_CLASS[list(b"0123456789+-.eEnNaAiIfFtTyY")] = _NUMBER  # NaN and infinity are refused later
+_GENERAL = "Keep one triangle, or write general in the header, which takes entries as they stand."
 
 
-def read_matrix_market(path: str) -> Any:
+@dataclass(frozen=True)
+class _Header:
+    """What stands before the numbers. `lines` of them; `sizes` as they are written."""
+
+    form: str
+    field: str
+    symmetry: str
+    sizes: tuple[int, ...]
+    lines: int
+
+    @property
+    def width(self) -> int:
+        """Numbers in a line."""
+        if self.form == "array":
+            return 1
+        return 2 if self.field == "pattern" else 3
+
+    @property
+    def entries(self) -> int:
+        if self.form == "coordinate":
+            return self.sizes[2]
+        rows, columns = self.sizes
+        if self.symmetry == "general":
+            return rows * columns
+        return rows * (rows + (-1 if self.symmetry == "skew-symmetric" else 1)) // 2
+
+    @property
+    def sign(self) -> int:
+        return -1 if self.symmetry == "skew-symmetric" else 1
+
+    def plain(self) -> bytes:
+        """As many lines for SciPy, which tells it nothing but where the numbers go."""
+        kind = "pattern" if self.width == 2 else "real"
+        sizes = (self.entries, 1) if self.form == "array" else self.sizes
+        first = f"%%MatrixMarket matrix {self.form} {kind} general\n"
+        text = first + " ".join(map(str, sizes)) + "\n" * max(1, self.lines - 1)
+        return text.encode()
+
+
+def read_matrix_market(path: str, opener: Open | None = None) -> Any:
     """A SciPy COO matrix (``coordinate``) or a dense array [rows, columns] (``array``).
 
-    Symmetric and skew-symmetric storage is expanded, pattern entries are ones, repeated entries
-    stay separate.
+    Float64. Symmetric, skew-symmetric and hermitian storage is expanded, pattern entries are ones,
+    integers the nearest float64, repeated entries stay separate.
+
+    Parameters
+    ----------
+    path : str
+        What messages call it.
+    opener : callable, optional
+        What opens it; by default the file `path`, decompressed by its suffix.
+
+    Raises
+    ------
+    InputError
+        Naming the line and its text, where there is one to blame.
     """
-    with _open(path) as stream:
-        form, field, symmetry = _header(stream, path)
-        sizes = _size_line(stream, 3 if form == "coordinate" else 2)
-        if symmetry != "general" and sizes[0] != sizes[1]:
-            raise ValueError(f"a matrix of {sizes[0]} x {sizes[1]} cannot be {symmetry}")
-        width = 1 if form == "array" else 2 if field == "pattern" else 3
-        # Coordinates, values and pointers to rows, as SciPy will hold them.
-        held = 24 * sizes[-1] + 8 * sizes[0] if form == "coordinate" else 8 * math.prod(sizes)
-        check_fits(held, path)
-        lines, ended = _count_lines(stream, width)
-    announced = sizes[2] if form == "coordinate" else _dense_lines(sizes, symmetry)
-    if lines != announced:
-        raise ValueError(f"{announced} entries are announced, {lines} are there")
-    if ended:
-        return scipy.io.mmread(path)
-    with _open(path) as stream:
-        return scipy.io.mmread(io.BytesIO(stream.read() + b"\n"))
+    opener = opener or (lambda: open_bytes(path))
+    with opener() as stream:
+        header = _read_header(stream, path)
+        rows, columns = header.sizes[:2]
+        if header.form == "coordinate":
+            # Coordinates, values and pointers to rows, as SciPy will hold them.
+            copies = 1 if header.symmetry == "general" else 2
+            check_fits(24 * copies * header.entries + 8 * rows, path)
+        else:
+            check_fits(8 * math.prod(header.sizes), path)
+        integer = "integer" in header.field
+        lines = CheckedLines(stream, path, header.width, integer, header.entries, header.lines)
+        feed = io.BufferedReader(_Joined(header.plain(), iter(lines)), 1 << 20)
+        try:
+            found = scipy.io.mmread(feed)
+            while feed.read(1 << 20):  # what SciPy had no use for is checked all the same
+                pass
+        except (ValueError, OverflowError) as error:
+            told = _SCIPYS_LINE.match(str(error))
+            if isinstance(error, InputError) or told is None:
+                raise
+            number, problem = int(told[1]), told[2].rstrip(".").lower()
+            raise _blame(opener, path, header, number=number, problem=problem) from error
+    values = found.data if header.form == "coordinate" else found.reshape(-1)
+    if not np.isfinite(values).all():
+        entry = int(np.argmin(np.isfinite(values)))
+        raise _blame(opener, path, header, entry, problem="the number is beyond float64")
+    if header.form == "array":
+        return _dense(values, header)
+    row, col = found.row, found.col
+    if header.symmetry == "general":
+        return found
+    _check_triangle(row, col, values, header, path, opener)
+    row, col, values = mirrored(row, col, values, header.sign)
+    return sp.coo_matrix((values, (row, col)), shape=(rows, columns))
 
 
-def _open(path: str) -> BinaryIO:
-    if path.endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path))
-    return open(path, "rb")
+def read_dense_matrix_market(path: str, opener: Open | None = None) -> np.ndarray:
+    """Either form as a float64 array [rows, columns], or [rows] where there is one column."""
+    found = read_matrix_market(path, opener)
+    if sp.issparse(found):
+        check_fits(8 * math.prod(found.shape), path)
+        found = found.toarray()
+    dense: np.ndarray = found
+    return dense[:, 0] if dense.shape[1] == 1 else dense
 
 
-def _header(stream: BinaryIO, path: str) -> tuple[str, str, str]:
-    words = stream.readline(1024).decode("latin-1").lower().split()
+def _check_triangle(
+    row: np.ndarray,
+    col: np.ndarray,
+    values: np.ndarray,
+    header: _Header,
+    path: str,
+    opener: Open,
+) -> None:
+    twice = given_twice(row, col)
+    if twice is not None:
+        i, j = (int(row[twice[1]]) + 1, int(col[twice[1]]) + 1)
+        raise _blame(
+            opener,
+            path,
+            header,
+            twice[1],
+            problem=f"entry ({i}, {j}) of a {header.symmetry} matrix is given in both triangles",
+            remedy=_GENERAL,
+        )
+    wrong = (row == col) & (values != 0) if header.sign < 0 else None
+    if wrong is not None and wrong.any():
+        raise _blame(
+            opener,
+            path,
+            header,
+            int(np.argmax(wrong)),
+            problem="an entry on the diagonal of a skew-symmetric matrix is not 0",
+            remedy="Leave the diagonal out, or write general in the header, with all entries.",
+        )
+
+
+def _dense(values: np.ndarray, header: _Header) -> np.ndarray:
+    """Columns one after another, of symmetric matrices from the diagonal down (skew: below it)."""
+    rows, columns = header.sizes
+    if header.symmetry == "general":
+        return np.ascontiguousarray(values.reshape(columns, rows).T)
+    found = np.zeros((rows, rows))
+    upper = np.triu_indices(rows, 1 if header.sign < 0 else 0)
+    found[upper] = header.sign * values
+    found.T[upper] = values
+    return found
+
+
+def _blame(
+    opener: Open,
+    path: str,
+    header: _Header,
+    entry: int | None = None,
+    number: int | None = None,
+    problem: str = "",
+    remedy: str = "Correct the line.",
+) -> InputError:
+    """The error about an entry, or about a line."""
+    with opener() as stream:
+        number, text = line_of_entry(stream, header.lines, entry, number)
+    return InputError(
+        f"{problem} (the line is {cut(text)!r})", file=path, field=f"line {number}", remedy=remedy
+    )
+
+
+def _read_header(stream: BinaryIO, path: str) -> _Header:
+    first = stream.readline(1024)
+    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(
+            "is written in UTF-16", file=path, remedy="Save it as plain text (ASCII or UTF-8)."
+        )
+    words = first.removeprefix(_BOM).decode("latin-1").lower().split()
     if len(words) != 5 or words[:2] != ["%%matrixmarket", "matrix"]:
-        raise ValueError("the first line is not a MatrixMarket header")
+        raise InputError(
+            "the first line is not a MatrixMarket header",
+            file=path,
+            field="line 1",
+            remedy="It reads: %%MatrixMarket matrix coordinate real general.",
+        )
     form, field, symmetry = words[2:]
-    if field == "complex" or symmetry == "hermitian":
+    if field == "complex":
         raise InputError(
             "holds complex values",
             file=path,
@@ -74,56 +221,72 @@ def _header(stream: BinaryIO, path: str) -> tuple[str, str, str]:
             remedy="Only real numbers are handled: split real and imaginary parts.",
         )
     known = form in ("coordinate", "array") and field in _FIELDS and symmetry in _SYMMETRIES
-    if not known or (form, field) == ("array", "pattern"):
-        raise ValueError(f"the header says {form} {field} {symmetry}")
-    return form, field, symmetry
+    # The format has no skew-symmetric patterns: of which sign would they be?
+    signless = field == "pattern" and (form == "array" or symmetry == "skew-symmetric")
+    if not known or signless:
+        raise InputError(
+            f"the header says {form} {field} {symmetry}",
+            file=path,
+            field="line 1",
+            remedy="Read are coordinate and array, real, integer and pattern (with coordinate), "
+            "general, symmetric, skew-symmetric (not pattern) and hermitian.",
+        )
+    sizes, lines = _size_line(stream, 3 if form == "coordinate" else 2, path)
+    if symmetry != "general" and sizes[0] != sizes[1]:
+        raise InputError(
+            f"a matrix of {sizes[0]} x {sizes[1]} cannot be {symmetry}",
+            file=path,
+            field=f"line {lines}",
+            remedy="Write general in the header.",
+        )
+    return _Header(form, field, symmetry, sizes, lines)
 
 
-def _size_line(stream: BinaryIO, count: int) -> list[int]:
+def _size_line(stream: BinaryIO, count: int, path: str) -> tuple[tuple[int, ...], int]:
+    """The sizes, and the number of their line."""
+    number = 1
     while line := stream.readline(1 << 16):
+        number += 1
         text = line.decode("latin-1").strip()
-        if text and not text.startswith("%"):
-            sizes = [int(word) for word in text.split()]
-            if len(sizes) != count or min(sizes) < 0:
-                break
-            return sizes
-    raise ValueError(f"there is no line with the {count} sizes")
+        if text.startswith("%"):
+            while line and not line.endswith(b"\n"):  # a comment may be of any length
+                line = stream.readline(1 << 16)
+            continue
+        if not text:
+            continue
+        words = text.split()
+        if len(words) != count or not all(map(_COUNT.fullmatch, words)):
+            break
+        return tuple(int(word) for word in words), number
+    else:
+        text = ""
+    raise InputError(
+        f"there is no line with the {count} sizes"
+        + (f" ({cut(text)!r} stands there)" * bool(text)),
+        file=path,
+        field=f"line {number}",
+        remedy="After the header and the comments stand rows, columns"
+        + (" and the number of entries." if count == 3 else "."),
+    )
 
 
-def _dense_lines(sizes: list[int], symmetry: str) -> int:
-    rows, columns = sizes
-    if symmetry == "general":
-        return rows * columns
-    return rows * (rows + (1 if symmetry == "symmetric" else -1)) // 2
+class _Joined(io.RawIOBase):
+    """A header and blocks of lines as one stream."""
 
+    def __init__(self, first: bytes, blocks: Iterator[bytes]) -> None:
+        self._left = memoryview(first)
+        self._blocks = blocks
 
-def _count_lines(stream: BinaryIO, width: int) -> tuple[int, bool]:
-    """Number of lines that are not blank, and whether the last one is ended.
+    def readable(self) -> bool:
+        return True
 
-    Each must have `width` numbers and nothing else.
-    """
-    lines = 0
-    rest = b""
-    while block := stream.read(_BLOCK):
-        whole, newline, rest = (rest + block).rpartition(b"\n")
-        if len(rest) > _LONGEST_LINE:
-            raise ValueError(f"line {lines + 1} of the numbers is longer than {_LONGEST_LINE}")
-        lines += _check_lines(whole + newline, width, lines)
-    return lines + _check_lines(rest + b"\n", width, lines), not rest
-
-
-def _check_lines(text: bytes, width: int, before: int) -> int:
-    kinds = _CLASS[np.frombuffer(text, dtype=np.uint8)]
-    if not kinds.all():
-        odd = text[int(np.argmin(kinds)) :][:1]
-        raise ValueError(f"there is {odd!r} among the numbers")
-    # Before the first byte stands a line's end.
-    number = np.concatenate([[False], kinds == _NUMBER])
-    begins = np.flatnonzero(number[1:] & ~number[:-1])
-    ends = np.flatnonzero(kinds == _NEWLINE)
-    counts = np.diff(np.searchsorted(begins, ends), prepend=0)
-    if ((counts != width) & (counts != 0)).any():
-        wrong = int(np.argmax((counts != width) & (counts != 0)))
-        entry = before + int(np.count_nonzero(counts[:wrong])) + 1
-        raise ValueError(f"entry {entry} has {counts[wrong]} numbers instead of {width}")
-    return int(np.count_nonzero(counts))
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._left = memoryview(block)
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count

@@ -8,9 +8,11 @@ import zipfile
 from typing import IO, Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.lib import format as npy
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.hdf5 import FLOATS
 from hpc_sla.storage.limits import check_fits
 
 
@@ -32,8 +34,87 @@ def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
         return found
 
 
-def check_npz(path: str | os.PathLike[str]) -> None:
+_INDEX_ARRAYS = ("row", "col", "coords", "indices", "indptr", "offsets", "shape")
+
+
+def read_npz(path: str) -> Any:
+    """The matrix that `scipy.sparse.save_npz` wrote, in its format; its indices are checked.
+
+    float64 or float32. Other real types become float64 before anything is summed, since repeated
+    entries of a small integer type would wrap around.
+
+    Raises
+    ------
+    InputError, ValueError, OSError, zipfile.BadZipFile
+    """
+    dtypes = check_npz(path)
+    if not {"format", "shape", "data"} <= dtypes.keys():
+        raise ValueError(f"it holds {', '.join(dtypes)}, not what scipy.sparse.save_npz writes")
+    for name in _INDEX_ARRAYS:
+        if name in dtypes and dtypes[name].kind not in "iu":
+            raise InputError(
+                f"is of {dtypes[name]}, not of integers",
+                file=path,
+                field=name,
+                remedy="Write it with scipy.sparse.save_npz.",
+            )
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in dtypes}
+    data = arrays["data"].astype(real_dtype(dtypes["data"], path), copy=False)
+    shape = tuple(int(n) for n in arrays["shape"])
+    if len(shape) != 2:
+        raise InputError(
+            f"has {len(shape)} dimension(s)",
+            file=path,
+            field="shape",
+            remedy="Give a matrix, of two dimensions.",
+        )
+    # Pointers to as many rows as are declared, of which the file need not have anything.
+    check_fits(8 * sum(shape), path, "shape")
+    form = arrays["format"].item()
+    form = form.decode("ascii") if isinstance(form, bytes) else form
+    if form in ("csr", "csc", "bsr"):
+        make = {"csr": sp.csr_array, "csc": sp.csc_array, "bsr": sp.bsr_array}[form]
+        found = make((data, arrays["indices"], arrays["indptr"]), shape=shape)
+        # Converting runs compiled loops over the indices, which must not be trusted before.
+        found.check_format(full_check=True)
+        return found
+    if form == "dia":
+        return sp.dia_array((data, arrays["offsets"]), shape=shape)
+    if form == "coo":
+        row, col = arrays["coords"] if "coords" in arrays else (arrays["row"], arrays["col"])
+        for index, length in ((row, shape[0]), (col, shape[1])):
+            if index.size and (index.min() < 0 or index.max() >= length):
+                raise ValueError("an index is out of range")
+        return sp.coo_array((data, (row, col)), shape=shape)
+    raise ValueError(f"it is of the format {form!r}")
+
+
+def real_dtype(dtype: np.dtype[Any], path: str) -> np.dtype[Any]:
+    """float64 or float32, in which numbers of `dtype` are held.
+
+    Raises
+    ------
+    InputError
+        They are not real.
+    """
+    if dtype.kind not in "biuf":
+        raise InputError(
+            f"holds {dtype} values",
+            file=path,
+            field="values",
+            remedy="Only real numbers are handled: split real and imaginary parts.",
+        )
+    native = dtype.newbyteorder("=")
+    return native if native in FLOATS else np.dtype(np.float64)
+
+
+def check_npz(path: str | os.PathLike[str]) -> dict[str, np.dtype[Any]]:
     """Every member of an .npz archive must be an array as long as it says, and all must fit.
+
+    Returns
+    -------
+    dict of name to dtype
 
     Raises
     ------
@@ -42,22 +123,26 @@ def check_npz(path: str | os.PathLike[str]) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         check_fits(sum(member.file_size for member in members), path)
+        dtypes = {}
         for member in members:
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{member.filename!r} is compressed in an unusual way")
             if not member.filename.endswith(".npy"):
                 raise ValueError(f"{member.filename!r} is not an array")
             with archive.open(member) as stream:
-                _check_header(stream, member.file_size)
+                name = member.filename.removesuffix(".npy")
+                dtypes[name] = _check_header(stream, member.file_size)
+        return dtypes
 
 
-def _check_header(stream: IO[bytes], size: int) -> None:
+def _check_header(stream: IO[bytes], size: int) -> np.dtype[Any]:
     version = npy.read_magic(stream)
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     if version == (1, 0):
         shape, _, dtype = npy.read_array_header_1_0(stream)
-    elif version == (2, 0):
+    elif version in ((2, 0), (3, 0)):
+        # Version 3 differs in that names of fields may be in UTF-8; numbers have no fields.
         shape, _, dtype = npy.read_array_header_2_0(stream)
     else:
         raise ValueError(f"format version {version}")
@@ -68,3 +153,4 @@ def _check_header(stream: IO[bytes], size: int) -> None:
     declared = stream.tell() + math.prod(shape) * dtype.itemsize
     if declared != size:
         raise ValueError(f"{declared} bytes are declared, {size} are there")
+    return dtype

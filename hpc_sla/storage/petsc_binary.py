@@ -9,6 +9,10 @@ AIJ Mat   I 1211216, I rows, I columns, I entries; I[rows] entries of each row;
 Vec       I 1211214, I rows; float64[rows] values
 ========  =====================================================================================
 
+Builds of PETSc for other numbers write those in the place of float64, and nothing in the file says
+so but its length: objects of the right width follow one another to its end. (Complex numbers of
+single precision are as long as float64, and cannot be told from them.)
+
 The ``.info`` file that PETSc writes beside it holds options only and is not looked at.
 """
 
@@ -22,7 +26,7 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 
-_MAT, _VEC = 1211216, 1211214
+_MAT, _VEC, _INDEX_SET = 1211216, 1211214, 1211218
 _DENSE = -1  # in the place of the number of entries
 
 
@@ -43,6 +47,7 @@ def read_petsc(path: str) -> tuple[Any, np.ndarray | None]:
         if reader.at_end():
             return matrix, None
         rhs = reader.vector()
+        reader.check_rest()
     if len(rhs) != matrix.shape[0]:
         raise InputError(
             f"its vector has {len(rhs)} rows, its matrix {matrix.shape[0]}",
@@ -53,23 +58,70 @@ def read_petsc(path: str) -> tuple[Any, np.ndarray | None]:
 
 
 def read_petsc_vector(path: str) -> np.ndarray:
-    """The vector that `path` begins with, float64 ``[rows]``."""
+    """The vector that `path` holds, and nothing besides: float64 ``[rows]``."""
     with open(path, "rb") as stream:
-        return _Reader(stream, path).vector()
+        reader = _Reader(stream, path)
+        vector = reader.vector()
+        if not reader.at_end():
+            reader.check_rest()
+            raise InputError(
+                "holds several objects, one vector is needed",
+                file=path,
+                remedy="Write the vector into a file of its own.",
+            )
+    return vector
 
 
 class _Reader:
     def __init__(self, stream: BinaryIO, path: str) -> None:
         self._path = path
         self._stream = stream
-        self._left = os.fstat(stream.fileno()).st_size
+        self._size = self._left = os.fstat(stream.fileno()).st_size
         # The first word is a class id: 4 bytes long, or 8 of which the upper 4 are zero.
         wide = stream.read(4) == bytes(4)
         stream.seek(0)
         self._integer: np.dtype[Any] = np.dtype(">i8" if wide else ">i4")
+        if not self._fits(0, 8):
+            for width, what in ((16, "complex (or quadruple precision)"), (4, "single-precision")):
+                if self._fits(0, width):
+                    raise self._bad(
+                        f"holds {what} numbers, {width} bytes each",
+                        "Write it with a PETSc of real scalars in double precision.",
+                    )
+        stream.seek(0)
 
     def at_end(self) -> bool:
         return self._left == 0
+
+    def check_rest(self) -> None:
+        """What follows must be objects, too: else the numbers read may be others than written."""
+        if not self._fits(self._size - self._left, 8):
+            raise self._bad(f"goes on with {self._left} bytes that are no PETSc object")
+
+    def _fits(self, start: int, scalar: int) -> bool:
+        """Whether objects with numbers of that many bytes lead from `start` to the file's end."""
+        integer = self._integer.itemsize
+        while start < self._size:
+            self._stream.seek(start)
+            kind, *sizes = self._integers(4)
+            if kind == _VEC and len(sizes) >= 1:
+                length = 2 * integer + sizes[0] * scalar
+            elif kind == _INDEX_SET and len(sizes) >= 1:
+                length = (2 + sizes[0]) * integer
+            elif kind == _MAT and len(sizes) == 3 and sizes[2] != _DENSE:
+                length = (4 + sizes[0] + sizes[2]) * integer + sizes[2] * scalar
+            else:
+                return False
+            if min(sizes[: 1 if kind != _MAT else 3]) < 0:
+                return False
+            start += length
+        return start == self._size
+
+    def _integers(self, count: int) -> list[int]:
+        """The next ones, or as many as there are; 0 where there is none."""
+        found = self._stream.read(count * self._integer.itemsize)
+        whole = len(found) - len(found) % self._integer.itemsize
+        return np.frombuffer(found[:whole], dtype=self._integer).tolist() or [0]
 
     def matrix(self) -> Any:
         self._class_id(_MAT, "a matrix")

@@ -15,7 +15,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.atomic import PendingFile
 from hpc_sla.storage.dimensions import DIMENSIONS, name_dimensions
-from hpc_sla.storage.hdf5 import FLOATS, dataset, has, open_read, read_slab
+from hpc_sla.storage.hdf5 import FLOATS, HOW_TO_SOLVE, dataset, has, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
 from hpc_sla.storage.limits import check_fits
 
@@ -260,13 +260,13 @@ class ResultSummary:
 
 def describe(path: str | os.PathLike[str]) -> ResultSummary:
     """Summary of the result file `path`, cheap whatever the size of its vectors."""
-    with open_read(path) as file:
+    with open_read(path, HOW_TO_SOLVE) as file:
         return summarise(file)
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
     """Read a whole result file. NaN is let through: a failed solve may have left some."""
-    with open_read(path) as file:
+    with open_read(path, HOW_TO_SOLVE) as file:
         summary = summarise(file)
         vectors = {
             name: read_slab(file[name], 0, shape[0]) for name, shape in summary.shapes.items()

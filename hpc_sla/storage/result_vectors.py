@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_sla.errors import InputError
-from hpc_sla.storage.hdf5 import CHUNK_BYTES, open_read, read_slab
+from hpc_sla.storage.hdf5 import CHUNK_BYTES, HOW_TO_SOLVE, open_read, read_slab
 from hpc_sla.storage.result_file import summarise
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ResultVectors:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._file = open_read(path)
+        self._file = open_read(path, HOW_TO_SOLVE)
         try:
             self.summary = summarise(self._file)
         except BaseException:

@@ -35,6 +35,12 @@ tol = 1
 """
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    path = tmp_path / "marked.toml"
+    path.write_text("\ufeff" + RUN.lstrip(), encoding="utf-8")
+    assert parsed("verify", "n.h5", "--config", path)["rtol"] == 1e-4
+
+
 def parsed(name: str, *arguments: object) -> dict[str, object]:
     command = importlib.import_module(f"hpc_sla.cli.{name}").command
     return dict(command.make_context(name, [str(a) for a in arguments]).params)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -10,10 +13,13 @@ import pytest
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.checkpoint_file import CheckpointFile, check_replaceable
+from hpc_sla.storage.hdf5 import AccessError, reading
 from hpc_sla.storage.kind import kind_of
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.matrix_writer import write_matrix
-from hpc_sla.storage.result_file import ResultWriter, read_result
+from hpc_sla.storage.result_file import ResultWriter, describe, read_result
+from hpc_sla.storage.result_vectors import ResultVectors
 from tests.storage.files import (
     as_ordinary_user,
     assert_message,
@@ -153,6 +159,18 @@ BAD = {
     "text for a version": (attribute("version", "one"), "version", ["'one'"]),
     "fractional rows": (attribute("n_rows", 40.5), "n_rows", ["40.5"]),
     "infinite rows": (attribute("n_rows", np.inf), "n_rows", ["inf"]),
+    "too many rows": (attribute("n_rows", np.uint64(2**63)), "n_rows", ["9223372036854775808"]),
+    "far too many rows": (attribute("n_rows", 1e300), "n_rows", ["1e+300", "64 bits"]),
+    "too many columns": (attribute("n_cols", np.uint64(2**64 - 1)), "n_cols", ["64 bits"]),
+    "several versions": (attribute("version", [1, 2]), "version", ["[1, 2]"]),
+    "a table of versions": (attribute("version", np.eye(9)), "version", ["..., not a whole"]),
+    "a complex version": (attribute("version", 1j), "version", ["1j"]),
+    "no value for a version": (attribute("version", h5py.Empty("f8")), "version", ["whole"]),
+    "true rows": (attribute("n_rows", True), "n_rows", ["True"]),
+    "several formats": (attribute("format", [1, 2]), "format", ["not written for hpc_sla"]),
+    "a number for a format": (attribute("format", 3), "format", ["not written for hpc_sla"]),
+    "blocks without end": (attribute("block_size", np.uint64(2**63)), "block_size", ["64 bits"]),
+    "several blocks": (attribute("block_size", [1, 2]), "block_size", ["[1, 2]"]),
     "negative rows": (attribute("n_rows", -1), "n_rows", ["-1"]),
     "more rows than there are": (attribute("n_rows", 41), "/indptr", ["41", "42"]),
     "no data": (without("data"), "/data", ["missing"]),
@@ -380,6 +398,78 @@ def test_kinds(path, tmp_path):
     with pytest.raises(InputError) as caught:
         MatrixFile(result)
     assert_message(caught.value, result, "format", "is a result file", "a matrix file is needed")
+
+
+@pytest.mark.parametrize("opener", [read_result, describe, ResultVectors])
+def test_where_a_result_is_wanted_the_remedy_is_one(path, tmp_path, opener):
+    (tmp_path / "text.h5").write_text("text")
+    for name, problem in (
+        ("matrix.h5", "is a matrix file, a result file is needed"),
+        ("none.h5", "no such file"),
+        ("text.h5", "is not an HDF5 file"),
+    ):
+        with pytest.raises(InputError, match=problem) as caught:
+            opener(tmp_path / name)
+        assert "solve" in caught.value.remedy
+        assert "partition" not in caught.value.remedy
+
+
+WRITER = """
+import os, sys, h5py
+file = h5py.File(sys.argv[1], "r+", libver="latest")
+file.attrs["here"] = 1
+file.flush()
+print("open", flush=True)
+sys.stdin.read()
+os._exit(0)  # without closing it
+"""
+
+
+def test_open_elsewhere_is_not_damaged(tmp_path):
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file["data"] = np.ones(3)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with writer:
+        assert writer.stdout.readline() == "open\n"
+        for opener in (MatrixFile, kind_of, read_result, CheckpointFile, check_replaceable):
+            with pytest.raises(AccessError) as caught:
+                opener(path)
+            assert_message(caught.value, path, None, "open for writing in another program", "Close")
+        writer.stdin.close()
+    with pytest.raises(AccessError, match="h5clear"):  # as it was left
+        MatrixFile(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "problem", "remedy"),
+    [
+        (OSError("Unable to open file (unable to lock file, errno = 11)"), "is locked", "Close it"),
+        (OSError(errno.EMFILE, "x"), "Too many open files", "ulimit -n"),
+        (OSError(errno.EIO, "x"), "Input/output error", "disk"),
+        (OSError(errno.ESTALE, "x"), "Stale file handle", "network"),
+        (PermissionError(errno.EACCES, "x"), "Permission denied", "permissions"),
+        (OSError("bad superblock"), "its header is damaged", "Copy"),
+    ],
+)
+def test_the_cause_is_told(path, monkeypatch, error, problem, remedy):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(InputError, match=problem) as caught:
+        MatrixFile(path)
+    assert remedy in caught.value.remedy
+    monkeypatch.undo()
+    if isinstance(error.errno, int):
+        with pytest.raises(AccessError, match=problem) as caught, reading(path, "/data"):
+            raise error
+        assert remedy in caught.value.remedy
 
 
 def test_no_such_right_hand_side(path):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import warnings
 
 import h5py
 import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse as sp
+import torch
 
+import hpc_sla as hs
+from hpc_sla.direct import factorize
 from hpc_sla.errors import InputError
 from hpc_sla.partition import order_by_part, reorder, stored_order
 from hpc_sla.storage.importers import read_source, read_vector
@@ -95,13 +99,15 @@ def test_matrix_market_without_a_last_newline_or_with_blank_lines(tmp_path):
 def test_scipy_never_sees_a_last_line_without_an_end(tmp_path, monkeypatch):
     """Of some such lines it dies."""
     seen = []
+    read = scipy.io.mmread
     monkeypatch.setattr(
-        "hpc_sla.storage.matrix_market.scipy.io.mmread", lambda source: seen.append(source)
+        "hpc_sla.storage.matrix_market.scipy.io.mmread",
+        lambda source: seen.append(source.read()) or read(io.BytesIO(seen[0])),
     )
     path = tmp_path / "m.mtx"
-    path.write_bytes(market(GENERAL, "2 2 1\n1 1 1.924846186248762f")[:-1])
+    path.write_bytes(market(GENERAL, "2 2 1\n1 1 1.924846186248762")[:-1])
     read_matrix_market(os.fspath(path))
-    assert seen[0].getvalue() == path.read_bytes() + b"\n"
+    assert seen[0].endswith(b"\n1 1 1.924846186248762\n")
 
 
 @pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
@@ -115,6 +121,97 @@ def test_npz(tmp_path, form, dtype, container):
     assert found.matrix.dtype == (np.float32 if dtype is np.float32 else np.float64)
     assert found.rhs is None
     assert found.coordinates is None
+
+
+SMALL = {
+    # dtype: a value, of which three make more than the type can hold (or tell apart)
+    "i1": 100,
+    "u1": 200,
+    "i2": 30000,
+    ">i2": 30000,
+    "u2": 60000,
+    "i4": 2**31 - 1,
+    "?": True,
+    "i8": 2**62,
+    "u8": 2**63,
+    "f2": 60000.0,
+    ">f4": 1.5,
+    ">f8": 1.5,
+    "g": 1.5,
+    "f4": 1.5,
+}
+
+
+def repeated(form, dtype):
+    """Arrays of [[3 v, 0], [0, v]], the first entry in three pieces."""
+    arrays = {"data": np.full(4, SMALL[dtype]).astype(dtype), "shape": np.array([2, 2])}
+    if form == "coo":
+        return {**arrays, "row": np.array([0, 0, 1, 0]), "col": np.array([0, 0, 1, 0])}
+    return {**arrays, "indices": np.array([0, 0, 0, 1]), "indptr": np.array([0, 3, 4])}
+
+
+@pytest.mark.parametrize("form", ["coo", "csr", "csc"])
+@pytest.mark.parametrize("dtype", SMALL)
+def test_repeated_entries_are_summed_as_floats(tmp_path, form, dtype):
+    value, arrays = float(SMALL[dtype]), repeated(form, dtype)
+    expected = [[3 * value, 0], [0, value]]
+    (tmp_path / "m.npz").write_bytes(npz(**arrays, format=form.encode()))
+    found = read_source(tmp_path / "m.npz")
+    assert_same(found, expected)
+    assert found.matrix.dtype == (np.float32 if dtype.endswith("f4") else np.float64)
+
+
+@pytest.mark.parametrize("form", ["coo", "csr", "csc"])
+@pytest.mark.parametrize("dtype", [dtype for dtype in SMALL if dtype[0] not in ">f"] + ["f4"])
+def test_repeated_entries_of_scipy_matrices_are_summed_as_floats(form, dtype):
+    value, arrays = float(SMALL[dtype]), repeated(form, dtype)
+    index = ("row", "col") if form == "coo" else ("indices", "indptr")
+    index = tuple(arrays[name] for name in index)
+    make = {"coo": sp.coo_array, "csr": sp.csr_array, "csc": sp.csc_array}[form]
+    index = (index,) if form == "coo" else index
+    matrix = make((arrays["data"], *index), shape=(2, 2))
+    expected = [[3 * value, 0], [0, value]]
+    world = hs.World.serial("cpu")
+    ours = [
+        hs.DSparseMatrix.from_scipy(matrix, world).local_csr(),
+        hs.SparseTensor.from_scipy(matrix).to_scipy(),
+    ]
+    for found in ours:
+        assert found.dtype == (np.float32 if dtype == "f4" else np.float64)
+        np.testing.assert_array_equal(found.toarray(), expected)
+    b = torch.tensor([3 * value, value], dtype=torch.from_numpy(ours[0].data).dtype)
+    np.testing.assert_allclose(factorize(matrix).solve(b), [1, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "word"),
+    [("c8", "complex64"), ("c16", "complex128"), ("S1", "S1"), ("m8[s]", "timedelta64")],
+)
+def test_npz_of_other_than_real_numbers(tmp_path, dtype, word):
+    arrays = {**COO, "data": np.zeros(2, dtype=dtype)}
+    (tmp_path / "m.npz").write_bytes(npz(**arrays, row=np.array([0, 0]), col=np.array([0, 0])))
+    with pytest.raises(InputError, match="Only real numbers") as caught:
+        read_source(tmp_path / "m.npz")
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["row", "col", "shape"])
+def test_npz_with_indices_that_are_no_integers(tmp_path, name):
+    """SciPy would cut 0.7 down to 0."""
+    arrays = {**COO, "row": np.array([0, 1]), "col": np.array([0, 1])}
+    arrays[name] = arrays[name] + 0.7
+    (tmp_path / "m.npz").write_bytes(npz(**arrays))
+    with pytest.raises(InputError) as caught:
+        read_source(tmp_path / "m.npz")
+    assert_message(caught.value, tmp_path / "m.npz", name, "float64, not of integers")
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_npy_headers_of_every_version(tmp_path, version):
+    with open(tmp_path / "v.npy", "wb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.lib.format.write_array(file, np.arange(3.0), version=version)
+    assert read_vector(tmp_path / "v.npy").tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -247,22 +344,26 @@ COO = {"format": b"coo", "shape": np.array([2, 2]), "data": np.ones(2)}
 COMPLEX = market("coordinate complex general", "2 2 1\n1 1 1 2")
 BAD_MATRICES = {
     # name: (file name, content, words in the message)
-    "empty mtx": ("m.mtx", b"", [".mtx file"]),
-    "not matrix market": ("m.mtx", b"1 2 3\n", [".mtx file"]),
-    "cut short": ("m.mtx", market(GENERAL, "2 2 2\n1 1 1"), [".mtx file"]),
-    "row out of range": ("m.mtx", market(GENERAL, "2 2 1\n3 1 1"), [".mtx file"]),
-    "row 0": ("m.mtx", market(GENERAL, "2 2 1\n0 1 1"), [".mtx file"]),
-    "words for numbers": ("m.mtx", market(GENERAL, "2 2 1\n1 1 one"), [".mtx file"]),
+    "empty mtx": ("m.mtx", b"", ["line 1", "not a MatrixMarket header"]),
+    "not matrix market": ("m.mtx", b"1 2 3\n", ["not a MatrixMarket header"]),
+    "cut short": ("m.mtx", market(GENERAL, "2 2 2\n1 1 1"), ["2 entries are announced, 1 are"]),
+    "row out of range": ("m.mtx", market(GENERAL, "2 2 1\n3 1 1"), ["line 3", "row", "'3 1 1'"]),
+    "row 0": ("m.mtx", market(GENERAL, "2 2 1\n0 1 1"), ["line 3", "row", "'0 1 1'"]),
+    "words for numbers": ("m.mtx", market(GENERAL, "2 2 1\n1 1 one"), ["line 3", "'one' is not"]),
     "complex": ("m.mtx", COMPLEX, ["complex", "real"]),
     "NaN": ("m.mtx", market(GENERAL, "2 2 1\n1 1 nan"), ["nan", "finite"]),
-    "half an index": ("m.mtx", market(GENERAL, "2 2 1\n1.5 1 1"), [".mtx file"]),
-    "zero byte": ("m.mtx", market(GENERAL, "2 2 1\n1 1 0.\x001"), ["b'\\x00' among"]),
+    "half an index": ("m.mtx", market(GENERAL, "2 2 1\n1.5 1 1"), ["line 3", "'1.5' is no row"]),
+    "zero byte": ("m.mtx", market(GENERAL, "2 2 1\n1 1 0.\x001"), ["line 3", "is not a number"]),
     "cut inside a line": (
         "m.mtx",
         market(GENERAL, "2 2 2\n1 1 1\n2 ")[:-1],
-        ["entry 2 has 1 numbers"],
+        ["line 4", "1 numbers instead of 3"],
     ),
-    "too many": ("m.mtx", market(GENERAL, "2 2 0\n1 1 1"), ["0 entries are announced"]),
+    "too many": (
+        "m.mtx",
+        market(GENERAL, "2 2 0\n1 1 1"),
+        ["0 entries are announced, there are more"],
+    ),
     "no sizes": ("m.mtx", market(GENERAL, "% 2 2 0"), ["no line with the 3 sizes"]),
     "negative sizes": ("m.mtx", market(GENERAL, "-2 -2 0"), ["no line with the 3 sizes"]),
     "hermitian": ("m.mtx", market("coordinate complex hermitian", "1 1 0"), ["complex"]),

@@ -88,6 +88,8 @@ def test_npz_that_declares_more_than_it_has(tmp_path):
     npz(path, **{**parts, "data": npy((LARGE,))})
     refused(read_source, path, "bytes are declared")
     npz(path, **{**parts, "shape": array([LARGE, LARGE], "i8")})
+    refused(read_source, path, "the machine has")
+    npz(path, **{**parts, "shape": array([3, 1], "i8")})
     refused(read_source, path, "index pointer size")
     npz(path, **{**parts, "format": array(b"csc", "S3"), "shape": array([LARGE, 1], "i8")})
     refused(read_source, path, "the machine has")

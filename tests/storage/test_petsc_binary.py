@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import struct
 import subprocess
@@ -37,7 +38,22 @@ def vec(wide, values=(1.0, 2.0, 3.0)):
     return integers(wide, 1211214, len(values)) + reals(*values)
 
 
-@pytest.fixture(params=[".petsc", ".bin"])
+def pairs(wide, values=(1.0, 2.0, 3.0)):
+    """A Vec of a PETSc with complex scalars."""
+    return integers(wide, 1211214, len(values)) + reals(*(x for v in values for x in (v, 0.0)))
+
+
+def single(content, count):
+    """The same of a PETSc in single precision: the last `count` numbers are float32."""
+    numbers = np.frombuffer(content[-8 * count :], ">f8")
+    return content[: -8 * count] + numbers.astype(">f4").tobytes()
+
+
+def index_set(wide, values=(0, 1, 2)):
+    return integers(wide, 1211218, len(values), *values)
+
+
+@pytest.fixture(params=[".petsc", ".bin", ".PETSC"])
 def path(request, tmp_path):
     return tmp_path / f"m{request.param}"
 
@@ -100,6 +116,13 @@ class TestByHand:
             (lambda w: mat(w, values=(1, float("nan"), 2)), ["nan", "finite"]),
             (lambda w: mat(w) + vec(w, (1.0, float("inf"), 2.0)), ["inf", "finite"]),
             (lambda w: np.arange(9, dtype="<i4").tobytes(), ["a matrix begins with"]),
+            (lambda w: mat(w, values=(1, 0, 2, 0, 3, 0)), ["complex"]),
+            (lambda w: single(mat(w), 3), ["single-precision"]),
+            (lambda w: mat(w, values=(1, 0, 2, 0, 3, 0)) + pairs(w), ["complex"]),
+            (lambda w: single(mat(w), 3) + single(vec(w), 3), ["single-precision"]),
+            (lambda w: mat(w) + pairs(w), ["goes on with 24 bytes"]),
+            (lambda w: mat(w) + vec(w) + b"more", ["goes on with 4 bytes"]),
+            (lambda w: mat(w) + vec(w) + vec(w)[:-1], ["goes on with"]),
         ],
     )
     def test_bad(self, path, wide, content, words):
@@ -107,6 +130,34 @@ class TestByHand:
         with pytest.raises(InputError) as caught:
             read_source(path)
         assert_message(caught.value, path, caught.value.field, *words)
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (lambda w: pairs(w), ["complex", "16 bytes each", "real scalars"]),
+            (lambda w: pairs(w) + pairs(w), ["complex"]),
+            (lambda w: single(vec(w), 3), ["single-precision", "4 bytes each"]),
+            (lambda w: single(vec(w), 3) + single(vec(w), 3), ["single-precision"]),
+            (lambda w: vec(w) + vec(w), ["several objects", "file of its own"]),
+            (lambda w: vec(w) + mat(w), ["several objects"]),
+            (lambda w: vec(w) + index_set(w), ["several objects"]),
+            (lambda w: vec(w) + b"\0", ["goes on with 1 bytes"]),
+            (lambda w: vec(w) + bytes(8), ["goes on with 8 bytes"]),
+            (lambda w: vec(w) + reals(1.0, 2.0), ["goes on with 16 bytes"]),
+            (lambda w: vec(w, (1.0, 2.0, 3.0, 4.0))[:-8], ["ends inside the values"]),
+            (lambda w: integers(w, 1211214, -3), ["-3 rows"]),
+            (lambda w: mat(w) + vec(w), ["a vector begins with 1211214"]),
+        ],
+    )
+    def test_bad_vectors(self, path, wide, content, words):
+        path.write_bytes(content(wide))
+        with pytest.raises(InputError) as caught:
+            read_vector(path)
+        assert_message(caught.value, path, caught.value.field, *words)
+
+    def test_an_empty_vector(self, path, wide):
+        path.write_bytes(vec(wide, ()))
+        assert read_vector(path).shape == (0,)
 
     def test_random_damage(self, path, wide):
         good = mat(wide) + vec(wide)
@@ -157,3 +208,45 @@ def test_what_petsc_wrote(tmp_path):
     found = read_source(path)
     np.testing.assert_array_equal(found.matrix.toarray(), matrix.toarray())
     np.testing.assert_array_equal(found.rhs, b)
+
+
+@pytest.fixture(scope="module")
+def petscs_own_writer():
+    """PETSc's script for its format, which writes every kind of build's files."""
+    petsc = pytest.importorskip("petsc", reason="PETSc is not installed")
+    place = os.path.join(petsc.get_petsc_dir(), "lib", "petsc", "bin", "PetscBinaryIO.py")
+    spec = importlib.util.spec_from_file_location("PetscBinaryIO", place)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, os.path.dirname(place))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(os.path.dirname(place))
+    return module
+
+
+@pytest.mark.parametrize("indices", ["32bit", "64bit"])
+@pytest.mark.parametrize(
+    ("precision", "complex_scalars", "word"),
+    [("double", False, ""), ("single", False, "single"), ("double", True, "complex")],
+)
+def test_files_of_other_builds(
+    tmp_path, petscs_own_writer, indices, precision, complex_scalars, word
+):
+    io = petscs_own_writer.PetscBinaryIO(
+        precision=precision, indices=indices, complexscalars=complex_scalars
+    )
+    matrix = sp.csr_matrix(DENSE)
+    b = np.array([1.0, 2, 1]).view(petscs_own_writer.Vec)
+    io.writeBinaryFile(str(tmp_path / "b.petsc"), [b])
+    with open(tmp_path / "A.petsc", "wb") as file:
+        io.writeMatSciPy(file, matrix)
+        io.writeVec(file, b)
+    if not word:
+        np.testing.assert_array_equal(read_source(tmp_path / "A.petsc").matrix.toarray(), DENSE)
+        assert read_source(tmp_path / "A.petsc").rhs.tolist() == [1, 2, 1]
+        assert read_vector(tmp_path / "b.petsc").tolist() == [1, 2, 1]
+        return
+    for read, name in ((read_source, "A.petsc"), (read_vector, "b.petsc")):
+        with pytest.raises(InputError, match=word):
+            read(tmp_path / name)
