@@ -12,10 +12,12 @@ import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import shell_complete
 
 import hpc_sla
 from hpc_sla.cli import exits
 from hpc_sla.cli.launch import Launch, fail_together, launch, told
+from hpc_sla.cli.streams import failure, guarded
 from hpc_sla.errors import HpcSlaError
 
 PROGRAM = "python -m hpc_sla"
@@ -33,6 +35,10 @@ COMMANDS = (
     "diff",
     "export",
 )
+TOLD_ONLY = ("info", "backends", "collect")
+"""Commands whose whole outcome is what they print (of `collect -o`, which prints nothing, not)."""
+COMPLETE = "_HPC_SLA_COMPLETE"
+"""The environment variable by which a shell asks for completions, as click has it."""
 
 
 class _LazyGroup(click.Group):
@@ -59,6 +65,19 @@ def group() -> None:
     pass
 
 
+@group.result_callback()
+def _conclude(code: int | None) -> int | None:
+    """The exit code tells of what was done, and of its telling only where there is no more."""
+    lost = failure()
+    if lost is None:
+        return code
+    what = f"standard output cannot be written: {lost.strerror or lost}"
+    if click.get_current_context().invoked_subcommand in TOLD_ONLY and not code:
+        raise HpcSlaError(what)
+    print(f"hpc_sla: {what}", file=sys.stderr)
+    return code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (see `hpc_sla.cli.exits`).
 
@@ -72,16 +91,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Default: ``sys.argv[1:]``.
     """
     launched = launch()
-    if not launched.is_root:
-        # Only rank 0 answers; this also silences --help and --version on the others.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    # Only rank 0 answers; this also silences --help and --version on the others.
+    with guarded(silent=not launched.is_root):
+        return _main(arguments, launched)
+
+
+def _main(arguments: Sequence[str] | None, launched: Launch) -> int:
+    if COMPLETE in os.environ:
+        return shell_complete(group, {}, "hpc_sla", COMPLETE, os.environ[COMPLETE])
     try:
         code = group.main(
             None if arguments is None else list(arguments),
             prog_name=PROGRAM,
             standalone_mode=False,
         )
-        sys.stdout.flush()
         return int(code or exits.OK)
     except click.exceptions.NoArgsIsHelpError as error:
         return fail_together(error.format_message(), exits.USAGE, launched)
@@ -91,10 +114,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail_together(*told(error), launched)
     except click.Abort:
         return _interrupted(launched)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nobody is left to tell.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return exits.FAILED
 
 
 def _usage_message(error: click.ClickException) -> str:

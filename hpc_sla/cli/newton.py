@@ -13,6 +13,7 @@ from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
 from hpc_sla.cli.config import config_option
 from hpc_sla.cli.files import Written
+from hpc_sla.cli.prepare import check_size
 from hpc_sla.cli.record import conclude, gather_profile, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
@@ -162,6 +163,7 @@ def _newton(
 
     stages = Stages()
     problem = _problem(text)
+    check_size(text, problem.n_rows, world.size)
     output = output or _default_output(text)
     checkpoint = guard.checkpoint(world, tag=problem.spec)
     log.emit("input", problem=problem.spec, rows=problem.n_rows, result=output)

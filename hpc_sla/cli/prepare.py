@@ -86,6 +86,19 @@ def load_source(
     return source
 
 
+def check_size(spec: str, rows: int, ranks: int) -> None:
+    """Refuse a generator's problem of which a rank's share does not fit into memory."""
+    from hpc_sla.storage.limits import machine_memory
+
+    # A row takes no less: its pointer, an entry, a value of x and one of b.
+    if 36 * rows // ranks > machine_memory():
+        raise InputError(
+            f"has {rows} rows, which do not fit into memory on {ranks} rank(s)",
+            field=spec,
+            remedy="Give a smaller n.",
+        )
+
+
 def check_parts(parts: int, rows: int) -> None:
     """Refuse more parts than rows: they would be empty, and a partitioner takes long over them."""
     if parts > max(rows, 1):
@@ -155,6 +168,7 @@ def _generate(text: str, rhs: Sequence[str]) -> Source:
 
     problem = make(text)
     n = problem.n_rows
+    check_size(text, n, 1)
     matrix, points = problem.matrix(), problem.coordinates(0, n)
     source = Source(text, matrix, points, block_size=problem.block_size)
     if MANUFACTURED in rhs or problem.default_rhs == MANUFACTURED:

@@ -8,6 +8,9 @@ from typing import Any
 
 from hpc_sla.errors import InputError
 
+_LARGEST = 1 << 31
+"""No size or count that an option gives is as large: it would not end."""
+
 
 def options_of(make: Callable[..., Any]) -> dict[str, Any]:
     """The options a constructor takes after the matrix or system, with their defaults."""
@@ -41,5 +44,7 @@ def parse_options(
             options[key] = kind(value)
         except ValueError as error:
             number = "a whole number" if kind is int else "a number"
-            raise InputError(f"{value!r} is not {number}", field=f"{name}:{key}") from error
+            raise InputError(f"{value[:40]!r} is not {number}", field=f"{name}:{key}") from error
+        if kind is int and abs(options[key]) >= _LARGEST:
+            raise InputError(f"is {value}, beyond any use", field=f"{name}:{key}")
     return options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -63,6 +64,9 @@ _FAMILIES: dict[str, Callable[..., Problem]] = {
 _NONLINEAR: dict[str, Callable[..., NonlinearProblem]] = {
     family.__name__: family for family in (bratu2d, bratu3d, diffusion2d, plaplacian2d, reaction2d)
 }
+
+# Their entries must have 64-bit numbers.
+_MOST_ROWS = 1 << 56
 
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -138,9 +142,13 @@ def _build(spec: str, families: Mapping[str, Callable[..., Any]]) -> Any:
             )
         if key not in defaults:
             raise _unknown("parameter", key, list(defaults), spec)
+        if key in values:
+            raise InputError(f"{key} is given twice", field=spec, remedy="Leave one of them out.")
         kind = type(defaults[key])
         try:
             values[key] = _TRUTHS[text.lower()] if kind is bool else kind(text)
+            if kind is float and not math.isfinite(values[key]):
+                raise ValueError
         except (KeyError, ValueError):
             wanted = {int: "a whole number", bool: "true or false"}.get(kind, "a number")
             raise InputError(
@@ -149,7 +157,14 @@ def _build(spec: str, families: Mapping[str, Callable[..., Any]]) -> Any:
                 remedy=f"Such as {parameter_text(defaults)}.",
             ) from None
     given_names = {_text_of(p): p for p in inspect.signature(families[name]).parameters}
-    return families[name](**{given_names[k]: v for k, v in {**defaults, **values}.items()})
+    made = families[name](**{given_names[k]: v for k, v in {**defaults, **values}.items()})
+    if made.n_rows > _MOST_ROWS:
+        raise InputError(
+            f"has {made.n_rows} rows, more than {_MOST_ROWS}",
+            field=spec,
+            remedy="Give a smaller n.",
+        )
+    return made
 
 
 def _defaults(family: Callable[..., Any]) -> dict[str, Any]:

@@ -264,7 +264,11 @@ def test_the_longest_name_in_bytes(here: Path) -> None:
 PIPES = [
     (["partition", "pipe.mtx", "-o", "m.h5"], "pipe.mtx", "SOURCE"),
     (["partition", "a.mtx", "-o", "m.h5", "--rhs", "pipe.npy"], "pipe.npy", "--rhs"),
-    (["partition", "a.mtx", "-o", "m.h5", "--coordinates", "pipe.npy"], "pipe.npy", "--coordinates"),
+    (
+        ["partition", "a.mtx", "-o", "m.h5", "--coordinates", "pipe.npy"],
+        "pipe.npy",
+        "--coordinates",
+    ),
     (["solve", "pipe.h5"], "pipe.h5", "FILE.h5"),
     (["solve", "--config", "pipe.toml"], "pipe.toml", "regular"),
     (["solve", "--config", "pipe.h5"], "pipe.h5", "regular"),
@@ -296,7 +300,7 @@ def test_a_log_to_a_device(here: Path, log: str) -> None:
 
 
 def test_names_that_are_not_utf8(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All of a run, whatever its files are called: read, solve, log, write, and what comes after."""
+    """All of a run, whatever its files are called, and what comes after it."""
     odd = os.fsdecode(b"\xff\xfe\xe9")
     os.rename("b.npy", f"{odd}.npy")
     matrix, result = f"{odd}.h5", f"{odd}.x.h5"
@@ -305,7 +309,9 @@ def test_names_that_are_not_utf8(here: Path, capsys: pytest.CaptureFixture[str])
     assert main(["solve", matrix, "-o", result, "--json", *log]) == 0
     assert main(["solve", matrix, "-o", result]) == 0
     assert main(["eigsh", matrix, "-o", f"{odd}.modes.h5", "-k", "2"]) == 0
-    assert main(["grad", matrix, "-o", f"{odd}.g.h5", "--loss", "misfit", "--target", "c1.npy"]) == 2
+    assert (
+        main(["grad", matrix, "-o", f"{odd}.g.h5", "--loss", "misfit", "--target", "c1.npy"]) == 2
+    )
     assert main(["grad", matrix, "-o", f"{odd}.g.h5"]) == 0
     for command in (
         ["info", result],
