@@ -199,14 +199,16 @@ class DSparseMatrix:
         Parameters
         ----------
         values : torch.Tensor [nnz_owned]
-            Per rank, in the order of `self.values`.
+            Per rank, in the order of `self.values`; float64 or float32.
         """
-        if values.shape != (self.pattern.nnz_owned,):
+        if not isinstance(values, torch.Tensor) or values.shape != (self.pattern.nnz_owned,):
             raise ValueError(
-                f"this rank stores {self.pattern.nnz_owned} entries; "
-                f"got values of shape {tuple(values.shape)}"
+                f"this rank stores {self.pattern.nnz_owned} entries; got {_told(values)}"
             )
-        return DSparseMatrix(self.pattern, values)
+        if values.dtype not in _DTYPES:
+            raise TypeError(f"values of {values.dtype}: pass float64 or float32")
+        # Compiled loops run along them.
+        return DSparseMatrix(self.pattern, values.contiguous())
 
     # Products
 
@@ -400,6 +402,12 @@ def _check_permutation(
             field=f"/{field}",
             remedy="Write the file anew: each of 0 to n - 1 occurs exactly once.",
         )
+
+
+def _told(values: Any) -> str:
+    if not isinstance(values, torch.Tensor):
+        return f"a {type(values).__name__}, which is no torch.Tensor"
+    return f"values of shape {tuple(values.shape)}"
 
 
 def _as_dtype(data: np.ndarray, dtype: torch.dtype | None) -> np.ndarray:

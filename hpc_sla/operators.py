@@ -303,6 +303,11 @@ class _Free(Operator):
 
     def _put(self, found: torch.Tensor, out: torch.Tensor, name: str) -> None:
         # Local on purpose, as RowLayout's: one rank's wrong shape is a bug.
+        if not isinstance(found, torch.Tensor):
+            raise ValueError(
+                f"{type(self._object).__name__}.{name} gave a {type(found).__name__} where a "
+                f"tensor {tuple(out.shape)} of {out.dtype} is needed"
+            )
         if found.shape != out.shape or found.dtype != out.dtype or found.device != out.device:
             raise ValueError(
                 f"{type(self._object).__name__}.{name} gave {tuple(found.shape)} {found.dtype} on "

@@ -11,6 +11,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.partition import StoredOrder, check_block_size, partition, reorder, stored_order
 from hpc_sla.partition.contiguous import contiguous
+from hpc_sla.storage.scipy_matrix import as_csr
 from hpc_sla.world import World
 
 
@@ -106,12 +107,7 @@ def _usable(matrix: Any) -> sp.csr_matrix:
             f"from_scipy needs a SciPy sparse matrix on rank 0 and got {type(matrix).__name__}",
             field="matrix",
         )
-    if matrix.dtype.kind == "c":
-        raise InputError("complex matrices are not supported", field="matrix")
-    dtype = matrix.dtype if matrix.dtype in (np.float32, np.float64) else np.float64
-    # First the type, then the format: small integers given twice would wrap around.
-    whole = sp.csr_matrix(matrix.astype(dtype, copy=True))
-    whole.sum_duplicates()
+    whole = as_csr(matrix)
     if not np.isfinite(whole.data).all():
         raise InputError("the matrix has entries that are NaN or infinite", field="matrix")
     return whole

@@ -12,6 +12,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.ownership import Ownership
 from hpc_sla.pattern import DistributedPattern
+from hpc_sla.storage.checks import native
 from hpc_sla.world import World
 
 Integers = torch.Tensor | np.ndarray
@@ -101,12 +102,14 @@ def _indices(indices: Any, field: str) -> np.ndarray:
     indices = np.asarray(indices)
     if indices.size and indices.dtype.kind not in "iu":
         raise InputError(f"indices of type {indices.dtype} are not integers", field=field)
+    if indices.size and indices.dtype.kind == "u" and indices.max() >= 2**63:
+        raise InputError(f"index {indices.max()} is out of range", field=field)
     return indices.astype(np.int64, copy=False).ravel()
 
 
 def _values(values: Any, device: torch.device) -> torch.Tensor:
     if not isinstance(values, torch.Tensor):
-        values = np.asarray(values)
+        values = native(values)
     tensor = torch.as_tensor(values, device=device)
     if tensor.dtype not in (torch.float64, torch.float32):
         raise InputError(

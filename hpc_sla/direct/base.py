@@ -14,6 +14,7 @@ from hpc_sla import adjoint
 from hpc_sla.adjoint import LocalPattern, MatrixForm
 from hpc_sla.errors import InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.storage.scipy_matrix import as_csr
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -52,7 +53,7 @@ class LocalMatrix:
             if values is None or values.shape != (matrix.nnz,):
                 got = "none" if values is None else f"values of shape {tuple(values.shape)}"
                 raise InputError(f"the pattern has {matrix.nnz} entries and got {got}")
-            pattern = matrix
+            pattern = _checked(matrix)
         else:
             if values is not None:
                 raise InputError("a SciPy matrix has its own values", field="values")
@@ -262,6 +263,31 @@ class _System:
         return self
 
 
+def _checked(pattern: CsrPattern) -> CsrPattern:
+    """The pattern itself, looked at once: compiled code that trusts it comes next."""
+    if "checked" in pattern._cache:
+        return pattern
+    indptr, indices, n = pattern.indptr, pattern.indices, pattern.n_columns
+    kinds = {(t.dtype, t.dim(), t.device) for t in (indptr, indices)}
+    if kinds not in ({(kind, 1, indptr.device)} for kind in (torch.int32, torch.int64)):
+        raise InputError("indptr and indices are not int32 rows on one device", field="matrix")
+    ends = indptr.tolist()[:1] + indptr.tolist()[-1:]
+    if ends != [0, len(indices)] or bool((indptr.diff() < 0).any()):
+        raise InputError(
+            f"indptr does not rise from 0 to the number of entries, {len(indices)}", field="matrix"
+        )
+    if len(indices):
+        low, high = (int(end) for end in indices.aminmax())
+        if low < 0 or high >= n:
+            wrong = low if low < 0 else high
+            raise InputError(f"column {wrong} is outside 0 to {n - 1}", field="matrix")
+        key = pattern.rows().long() * n + indices
+        if bool((key.diff() <= 0).any()):
+            raise InputError("columns do not ascend within each row", field="matrix")
+    pattern._cache["checked"] = True
+    return pattern
+
+
 def _from_scipy(matrix: Any) -> tuple[CsrPattern, torch.Tensor]:
     import scipy.sparse as sp
 
@@ -270,12 +296,9 @@ def _from_scipy(matrix: Any) -> tuple[CsrPattern, torch.Tensor]:
             f"a {type(matrix).__name__} is neither a CsrPattern nor a SciPy sparse matrix",
             field="matrix",
         )
-    if matrix.dtype.kind == "c":
-        raise InputError("complex matrices are not supported", field="matrix")
-    dtype = matrix.dtype if matrix.dtype in (np.float32, np.float64) else np.float64
-    # First the type, then the format: small integers given twice would wrap around.
-    csr = sp.csr_matrix(matrix.astype(dtype, copy=True))
-    csr.sum_duplicates()
+    csr = as_csr(matrix)
+    if csr.nnz >= 2**31 or max(csr.shape) >= 2**31:
+        raise InputError(f"{csr.nnz} entries do not fit 32-bit indices", field="matrix")
     pattern = CsrPattern(
         torch.from_numpy(csr.indptr.astype(np.int32)),
         torch.from_numpy(csr.indices.astype(np.int32)),

@@ -80,6 +80,18 @@ class Block:
     def n(self) -> int:
         return len(self.indptr) - 1
 
+    def reordered(self, order: np.ndarray) -> Block:
+        """The same matrix with row and column `order[i]` in place i. Local.
+
+        Parameters
+        ----------
+        order : int64 array [n]
+            A permutation.
+        """
+        place = np.empty(self.n, dtype=np.int64)
+        place[order] = np.arange(self.n)
+        return Block.from_entries(self.n, place[self.rows()], place[self.indices], self.values)
+
     def rows(self) -> np.ndarray:
         """The row of each entry: int64 [nnz]."""
         return np.repeat(np.arange(self.n), np.diff(self.indptr))

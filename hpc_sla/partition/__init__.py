@@ -70,7 +70,7 @@ def partition(
         raise InputError(f"{parts} parts", field="--parts", remedy="Give at least 1.")
     check_block_size(matrix.shape, block_size)
     if method == "rcb":
-        _check_points(coordinates, n_rows)
+        coordinates = _points(coordinates, n_rows)
     if block_size > 1:
         points = None if coordinates is None else coordinates[::block_size]
         nodes = partition(node_pattern(matrix, block_size), parts, method, points)
@@ -89,18 +89,23 @@ def partition(
     return rcb(coordinates, parts)
 
 
-def _check_points(coordinates: np.ndarray | None, n_rows: int) -> None:
+def _points(coordinates: Any, n_rows: int) -> np.ndarray:
     if coordinates is None:
         raise InputError(
             "rcb needs the rows' coordinates",
             field="--coordinates",
             remedy="Give them with --coordinates C.npy, or use --method metis.",
         )
-    if coordinates.ndim != 2 or len(coordinates) != n_rows or not coordinates.shape[1]:
+    try:
+        points = np.asarray(coordinates, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"is no array of numbers: {error}", field="coordinates") from error
+    if points.ndim != 2 or len(points) != n_rows or not points.shape[1]:
         raise InputError(
-            f"has shape {coordinates.shape}, one point for each of {n_rows} rows is needed",
+            f"has shape {points.shape}, one point for each of {n_rows} rows is needed",
             field="coordinates",
             remedy=f"Give an array of shape ({n_rows}, dimensions).",
         )
-    if not np.isfinite(coordinates).all():
+    if not np.isfinite(points).all():
         raise InputError("holds NaN or Inf", field="coordinates", remedy="Give finite points.")
+    return points

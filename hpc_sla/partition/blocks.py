@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,10 @@ from hpc_sla.errors import InputError
 
 def check_block_size(shape: tuple[int, int], block_size: int, field: str = "block_size") -> None:
     """Nodes of `block_size` rows must fill a square matrix."""
+    if not isinstance(block_size, Integral):
+        raise InputError(
+            f"is {block_size!r}", field=field, remedy="Give a whole number, at least 1."
+        )
     if block_size == 1:
         return
     if block_size < 1:

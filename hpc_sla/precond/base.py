@@ -114,12 +114,46 @@ class Wrapped(Preconditioner):
         return self._into(self._transpose(r), r, out)
 
     def _into(self, found: torch.Tensor, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        # What comes from outside goes on to compiled loops, which trust shape, dtype and layout.
-        # Local on purpose: one rank's wrong shape is a bug.
-        if (found.shape, found.dtype, found.device) != (r.shape, r.dtype, r.device):
-            raise ValueError(
-                f"the preconditioner {self.name} gave {tuple(found.shape)} {found.dtype} on "
-                f"{found.device} where {tuple(r.shape)} {r.dtype} on {r.device} is needed"
-            )
+        check_result(self.name, found, r)
         copy_(out, found)
         return out
+
+
+class Checked(Preconditioner):
+    """A user's own class of Preconditioner, as it is but that what it gives is looked at."""
+
+    def __init__(self, M: Preconditioner) -> None:
+        self._of = M
+        self.name, self.symmetric, self.transposable = M.name, M.symmetric, M.transposable
+
+    def check(self, n_owned: int, dtype: torch.dtype | None, device: torch.device) -> None:
+        self._of.check(n_owned, dtype, device)
+
+    def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return self._into(self._of.apply(r, out), r, out)
+
+    def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return self._into(self._of.apply_transpose(r, out), r, out)
+
+    def _into(self, found: torch.Tensor, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        check_result(self.name, found, r)
+        if found.is_contiguous():
+            return found
+        copy_(out, found)
+        return out
+
+
+def check_result(name: str, found: object, like: torch.Tensor) -> None:
+    """Raise ValueError unless a user's preconditioner gave what was needed. Local.
+
+    It goes on to compiled loops, which trust shape, dtype and device. Local on purpose: one rank's
+    wrong shape is a bug.
+    """
+    needed = f"where {tuple(like.shape)} {like.dtype} on {like.device} is needed"
+    if not isinstance(found, torch.Tensor):
+        raise ValueError(f"the preconditioner {name} gave a {type(found).__name__} {needed}")
+    if (found.shape, found.dtype, found.device) != (like.shape, like.dtype, like.device):
+        raise ValueError(
+            f"the preconditioner {name} gave {tuple(found.shape)} {found.dtype} on "
+            f"{found.device} {needed}"
+        )

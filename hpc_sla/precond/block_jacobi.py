@@ -14,7 +14,8 @@ class BlockJacobi(Preconditioner):
     """`M = blockdiag(A_00, A_11, ...)`, a block a rank, approximately factorised. **Collective.**
 
     PETSc's `bjacobi` with one block a rank. Applying it is local. The more ranks, the less of A
-    is in the blocks.
+    is in the blocks. An incomplete factor that the stored order of rows does not suit is made in
+    the user's order of the rank's rows.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ class BlockJacobi(Preconditioner):
         arrays = (owned.indptr, owned.indices, A.pattern.owned_values(A.values.detach()))
         block = Block.from_csr(*(t.cpu().numpy() for t in arrays))
         with world.agree():
-            self._factor = make_factor(block, A.device, factor, backend)
+            self._factor = make_factor(block, A.layout.rows, A.device, factor, backend)
         self.shift = world.max(self._factor.shift)
         self.symmetric = factor == "ic0" or world.sum(not block.is_symmetric()) == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
@@ -77,8 +78,12 @@ class AdditiveSchwarz(Preconditioner):
         # Rows are contiguous by rank, so a rank's own lie between those of others.
         self._below = int((rows < A.layout.start).sum())
         self._overlaps = world.sum(self._extra) > 0
+        mine = torch.from_numpy(A.layout.rows.astype(np.int64)).to(A.device)
+        there = self._plan.exchange(mine)
+        parts = there[: self._below], mine, there[self._below :]
+        user_rows = torch.cat(parts).cpu().numpy()
         with world.agree():
-            self._factor = make_factor(block, A.device, factor, backend)
+            self._factor = make_factor(block, user_rows, A.device, factor, backend)
         self.shift = world.max(self._factor.shift)
         symmetric = factor == "ic0" or world.sum(not block.is_symmetric()) == 0
         self.symmetric = symmetric and not (self._restrict and self._overlaps)

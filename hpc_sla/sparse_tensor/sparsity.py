@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cache, cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
 from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.storage.checks import native
 from hpc_sla.world import World
 
 _INT64 = 2**63
@@ -97,6 +99,8 @@ def _shape(shape: Any) -> tuple[int, int]:
 
 
 def _indices(indices: Any, field: str, size: int, device: torch.device) -> torch.Tensor:
+    if isinstance(indices, np.ndarray):
+        indices = native(indices)
     tensor = torch.as_tensor(indices, device=device).detach()
     if tensor.numel() == 0:
         return torch.zeros(0, dtype=torch.int64, device=device)

@@ -19,6 +19,8 @@ from hpc_sla.sparse_tensor.nonlinear import NonlinearSolves
 from hpc_sla.sparse_tensor.shapes import for_each_system, take_apart
 from hpc_sla.sparse_tensor.solve import by_factorization, by_iteration, warn_unconverged
 from hpc_sla.sparse_tensor.sparsity import Sparsity
+from hpc_sla.storage.checks import native
+from hpc_sla.storage.scipy_matrix import as_csr
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -111,15 +113,8 @@ class SparseTensor(NonlinearSolves):
     @classmethod
     def from_scipy(cls, matrix: Any, device: str | torch.device = "cpu") -> SparseTensor:
         """From a SciPy sparse matrix or array; real types other than float32 become float64."""
-        import scipy.sparse as sp
-
-        if not sp.issparse(matrix):
-            raise InputError(f"a {type(matrix).__name__} is not a SciPy sparse matrix")
-        if matrix.dtype.kind == "c":
-            raise InputError("complex matrices are not supported", field="matrix")
-        coo = matrix.tocoo()
-        dtype = np.float32 if coo.dtype == np.float32 else np.float64
-        values = torch.from_numpy(coo.data.astype(dtype)).to(device)
+        coo = as_csr(matrix).tocoo()
+        values = torch.from_numpy(coo.data).to(device)
         return cls(values, coo.row.astype(np.int64), coo.col.astype(np.int64), matrix.shape)
 
     def to_scipy(self) -> sp.csr_array:
@@ -431,6 +426,8 @@ def _product(A: DSparseMatrix, x: torch.Tensor) -> torch.Tensor:
 
 
 def _floats(values: Any, field: str) -> torch.Tensor:
+    if isinstance(values, np.ndarray):
+        values = native(values)
     tensor = torch.as_tensor(values)
     if tensor.dtype not in _DTYPES:
         raise InputError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hpc_sla.errors import InputError
@@ -74,6 +76,16 @@ def check_range(values: np.ndarray, bound: int, file: str, field: str, remedy: s
             field=field,
             remedy=remedy,
         )
+
+
+def native(array: Any) -> np.ndarray:
+    """As torch takes it: of this machine's byte order, without negative strides, writable.
+
+    The same memory where it is all that.
+    """
+    found = np.asarray(array)
+    found = np.ascontiguousarray(found, dtype=found.dtype.newbyteorder("="))
+    return found if found.flags.writeable else found.copy()
 
 
 def check_finite(values: np.ndarray, file: str | None, field: str) -> None:
