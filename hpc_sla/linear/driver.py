@@ -34,8 +34,6 @@ class Outcome:
     history: list[float] = field(default_factory=list)
     status: Status | None = None
     iterations: int = 0
-    began: float = math.inf
-    """The true residual norm that no round may leave behind: see `Recovery`."""
     lowest: float = math.inf
     lowest_after: int = 0
     """The method's own least residual norm of a round, and after how many steps of it."""
@@ -58,7 +56,6 @@ class Outcome:
 
     def begin(self) -> None:
         """Begin a round."""
-        self.began = min(self.began, self.norm)
         self.lowest, self.lowest_after, self._round_at = math.inf, 0, self.iterations
 
     def iterated(self, norm: float, status: Status | None, patience: int) -> None:
@@ -89,7 +86,7 @@ class Outcome:
         elif self.status in ("converged", "stagnated", "breakdown") and may_go_on:
             # The recurrence claims what the true residual denies, rounding having parted them, or
             # has come to a halt. Go on from the true residual, as long as that helps.
-            if norm > 0.5 * self._last_claim:
+            if norm > 0.5 * self._last_claim or norm > self.ceiling:
                 self.status = "breakdown" if self.status == "breakdown" else "stagnated"
             else:
                 self.status = None
@@ -148,7 +145,7 @@ def iterate(
         running = [o for o in outcomes if o.status is None]
         if within and restored is not None:
             running = [o for o, ran in zip(outcomes, restored.running, strict=True) if ran]
-        recovery.begin(running, within)
+        recovery.begin(outcomes, within)
         if not within:
             _start(method, outcomes)
         within = False
@@ -161,13 +158,14 @@ def iterate(
         method.finish()
         norms = norms_of(system.residual())
         stopped = keeper is not None and keeper.stopped
-        if not stopped:
-            norms = recovery(outcomes, running, norms)
+        recovery.end(outcomes, norms)
         for outcome, norm in zip(outcomes, norms, strict=True):
             if any(outcome is one for one in running):
                 outcome.judge(norm, iterations < max_iterations and not stopped)
                 if stopped and outcome.status in ("max_iterations", "breakdown", "stagnated"):
                     outcome.status = "preempted"
+    if keeper is None or not keeper.stopped:
+        recovery(outcomes)
     return outcomes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,11 +29,11 @@ _LOST = 1e6
 
 
 class Recovery:
-    """Takes x back to the best there was in a round of iterations.
+    """Takes x back to the best on the way where a method ends above its start.
 
-    Nothing is copied, and no true residual taken, while a method iterates. Where it ends above its
-    start, x goes back to that and the same steps are done once more, now with looks at the true
-    residual on the way, and again in small steps around the best of them.
+    Nothing is copied, and no true residual taken, while a method iterates. Where it failed, x goes
+    back to the best it began a round from, and the steps of that round are done once more, now with
+    looks at the true residual on the way, and again in small steps around the best of them.
 
     Parameters
     ----------
@@ -50,85 +51,106 @@ class Recovery:
     ) -> None:
         self._method, self._bursts, self._x0 = method, bursts, x0
         self._system = method.system
-        self._at_x0, self._repeatable = at_x0, True
+        self._at_x0 = at_x0
         self._began: torch.Tensor | None = None
+        self._rounds: list[_Round] = []
 
-    def begin(self, outcomes: Sequence[Outcome], restored: bool) -> None:
-        """Remember where a round begins. Local.
+    def begin(self, outcomes: Sequence[Outcome], within: bool) -> None:
+        """Remember where a round begins, if no better one is known. Local.
 
         Parameters
         ----------
         outcomes : sequence of Outcome
-        restored : bool
+        within : bool
             Whether the method goes on within a round that began in another run.
         """
-        if not self._at_x0:
-            if self._began is None:
-                self._began = torch.empty_like(self._system.x)
-            self._began.copy_(self._system.x)
-        self._at_x0, self._repeatable = False, not restored
-        for outcome in outcomes:
+        x = self._system.x
+        if not self._rounds:
+            self._rounds = [_Round() for _ in outcomes]
+        better = [
+            o.status is None and o.norm < one.norm
+            for o, one in zip(outcomes, self._rounds, strict=True)
+        ]
+        if self._began is None and not self._at_x0:
+            self._began = torch.zeros_like(x)
+            if self._x0 is not None:
+                self._began.copy_(self._x0)
+        if self._began is not None:
+            self._put(self._began, better, x)
+        self._at_x0 = False
+        for outcome, one, new in zip(outcomes, self._rounds, better, strict=True):
+            one.running, one.repeatable = new, one.repeatable if not new else not within
+            one.norm = outcome.norm if new else one.norm
             outcome.begin()
 
-    def __call__(
-        self, outcomes: Sequence[Outcome], running: Sequence[Outcome], norms: list[float]
-    ) -> list[float]:
-        """Take back the columns that went astray; the true residual norms then. **Collective.**"""
-        system = self._system
-        astray = self._astray(outcomes, running, norms)
+    def end(self, outcomes: Sequence[Outcome], norms: Sequence[float]) -> None:
+        """Remember what the round was, and the true residual norms that it left. Local."""
+        for outcome, one, norm in zip(outcomes, self._rounds, norms, strict=True):
+            if one.running:
+                one.steps, one.lowest = outcome.steps, outcome.lowest
+                one.lowest_after = outcome.lowest_after
+                one.last, one.left = outcome.history[-1], norm
+            one.running = False
+
+    def __call__(self, outcomes: Sequence[Outcome]) -> None:
+        """Take back the columns that went astray. **Collective.**"""
+        system, method = self._system, self._method
+        astray = self._astray(outcomes) if self._rounds else [False]
         if not any(astray):
-            return norms
+            return
         start = self._began if self._began is not None else self._x0
-        # Where the method knows how bad it is, it knows if it was ever better.
-        knew = [o.history[-1] > 0.5 * norm for o, norm in zip(outcomes, norms, strict=True)]
         self._put(system.x, astray, start)
         if start is None and all(astray):
             system.r.copy_(system.b)
-            norms = [o.norm for o in outcomes]
+            norms = [one.norm for one in self._rounds]
         else:
             norms = norms_of(system.residual())
-        steps = [0] * len(norms)
-        for i, (outcome, norm) in enumerate(zip(outcomes, norms, strict=True)):
-            if astray[i] and self._repeatable and math.isfinite(norm + outcome.lowest):
-                steps[i] = 0 if knew[i] and outcome.lowest >= norm else outcome.steps
-        if not any(steps):
-            return norms
-        points = {o.lowest_after for o, s in zip(outcomes, steps, strict=True) if s}
-        best = _Best(system.x.clone(), norms)
-        if self._method.current:
-            points |= {round(max(steps) * 0.75**i) for i in range(_LOOKS)}
-        self._again(steps, best, points)
-        if self._method.current and any(best.at):
-            # The same from the look before the best one to that after it.
-            ends = sorted({0, *points})
-            where = [ends.index(at) for at, s in zip(best.at, steps, strict=True) if s]
-            last = ends[min(max(where) + 1, len(ends) - 1)]
-            self._put(system.x, [s > 0 for s in steps], start)
-            system.residual()
-            self._again(steps, best, _between(ends[max(min(where) - 1, 0)], last))
-        system.x.copy_(best.x)
-        return norms_of(system.residual())
+        steps = [
+            one.steps if gone and one.worth_a_search else 0
+            for one, gone in zip(self._rounds, astray, strict=True)
+        ]
+        if any(steps):
+            points = {one.lowest_after for one, s in zip(self._rounds, steps, strict=True) if s}
+            best = _Best(system.x.clone(), norms)
+            if method.current:
+                points |= {round(max(steps) * 0.75**i) for i in range(_LOOKS)}
+            self._again(steps, best, points)
+            if method.current and any(best.at):
+                # The same from the look before the best one to that after it.
+                ends = sorted({0, *points})
+                where = [ends.index(at) for at, s in zip(best.at, steps, strict=True) if s]
+                last = ends[min(max(where) + 1, len(ends) - 1)]
+                self._put(system.x, [s > 0 for s in steps], start)
+                system.residual()
+                self._again(steps, best, _between(ends[max(min(where) - 1, 0)], last))
+            system.x.copy_(best.x)
+            norms = norms_of(system.residual())
+        for outcome, norm, gone in zip(outcomes, norms, astray, strict=True):
+            outcome.norm = norm if gone else outcome.norm
+            if gone and norm <= outcome.target:
+                outcome.status = "converged"
 
-    def _astray(
-        self, outcomes: Sequence[Outcome], running: Sequence[Outcome], norms: list[float]
-    ) -> list[bool]:
+    def _astray(self, outcomes: Sequence[Outcome]) -> list[bool]:
         """Which columns to take back. **Collective.**"""
         system = self._system
         astray, doubtful = [], False
-        for outcome, norm in zip(outcomes, norms, strict=True):
-            room = _ROOM if outcome.status is None else 1.0
-            gone = any(outcome is one for one in running)
-            if gone and math.isfinite(norm):
+        for outcome, one in zip(outcomes, self._rounds, strict=True):
+            limited = outcome.status == "max_iterations"
+            gone = outcome.status != "converged" and one.norm < math.inf
+            if gone and math.isfinite(outcome.norm):
                 # Of least squares it is another norm that falls all the way.
-                gone = not system.least_squares and norm > room * outcome.began
-                doubtful |= gone and norm <= _ROOM * outcome.began
+                gone = outcome.norm > (_ROOM if limited else 1.0) * one.norm
+                gone = gone and not system.least_squares
+                doubtful |= gone and outcome.norm <= _ROOM * one.norm
             astray.append(gone)
         if doubtful:
             # The residual of the best x there is may exceed that of 0.
             good = accuracy(system.operator, system.b, system.x, system.r, math.inf)
             astray = [
-                gone and not (one.at_rounding and norm <= _ROOM * outcome.began)
-                for gone, one, norm, outcome in zip(astray, good, norms, outcomes, strict=True)
+                gone and not (found.at_rounding and outcome.norm <= _ROOM * one.norm)
+                for gone, found, outcome, one in zip(
+                    astray, good, outcomes, self._rounds, strict=True
+                )
             ]
         return astray
 
@@ -175,6 +197,31 @@ class Recovery:
         torch.sub(system.b, r, out=r)
         (square,) = system.scalars.dots((r, r))
         return norms_of(square)
+
+
+@dataclass
+class _Round:
+    """Of one column: the round that began from the least true residual, which was `norm`.
+
+    `last` and `lowest` are the method's own norms at its end and at its best, after so many steps.
+    """
+
+    norm: float = math.inf
+    repeatable: bool = True
+    running: bool = False
+    steps: int = 0
+    lowest: float = math.inf
+    lowest_after: int = 0
+    last: float = 0.0
+    left: float = math.inf
+
+    @property
+    def worth_a_search(self) -> bool:
+        """Whether there may be something better than its start."""
+        if not (self.repeatable and math.isfinite(self.norm + self.lowest)):
+            return False
+        # Where the method knew how bad it was, it knew if it was ever better.
+        return self.lowest < self.norm or not self.last > 0.5 * self.left
 
 
 class _Best:
