@@ -12,8 +12,11 @@ from hpc_sla.operators import Operator
 from hpc_sla.world import World
 
 _ROUNDING = 10.0
-"""What a method that has reached its limit leaves of |A||x| + |b|, in units of rounding, at most. The
+"""What a method at its limit leaves of |A||x| + |b|, in units of rounding, at most. The
 best x there is in its dtype leaves half of one or less, cg three where it takes long."""
+
+_UNEVEN = 1e3
+"""How much more than that a single row may be left with."""
 
 _HIDDEN = 1e4
 """By how much a row's error may exceed the relative residual before somebody should be told."""
@@ -30,8 +33,8 @@ class Accuracy:
         changed, relative to each, for x to be exact (W. Oettli and W. Prager, Numer. Math. 6,
         1964). None where A has no entries to see.
     at_rounding : bool
-        Whether b - A x is what rounding makes of a product: no better x can be expected in this
-        dtype.
+        Whether b - A x is what rounding makes of a product, by norms and, to some thousand times
+        as much, row by row: no better x can be expected in this dtype.
     hidden : bool
         Whether there are rows whose error the norm of the residual hides.
     """
@@ -62,13 +65,17 @@ def accuracy(
     componentwise, squares = _maxima(_ratio(errors, scale)), _squares(errors, scale, b)
     told = operator.world.comm.allgather((componentwise, squares))
     found = [worst(column) for column in zip(*(c for c, _ in told), strict=True)]
-    sums = [[sum(part) for part in zip(*row, strict=True)] for row in zip(*(s for _, s in told))]
-    suspects = [
-        found[j] > _HIDDEN * _root_ratio(errors2, b2) and found[j] > rtol
-        for j, (errors2, _, b2) in enumerate(zip(*sums, strict=True))
-    ]
-    hidden = [False] * len(found)
-    if any(suspects):
+    sums = _summed([s for _, s in told])
+    unit = _ROUNDING * torch.finfo(b.dtype).eps
+    rounded, relative = [], []
+    for errors2, scale2, b2 in zip(*sums, strict=True):
+        rounded.append(_root_ratio(errors2, scale2) <= unit)
+        relative.append(_root_ratio(errors2, b2))
+    rows = found
+    if any(
+        error > _HIDDEN * norm or (low and error > _UNEVEN * unit)
+        for error, norm, low in zip(found, relative, rounded, strict=True)
+    ):
         # An x that decays has rows of tiny numbers that nobody asks of: beside the largest of x
         # their errors are none (M. Arioli, J. W. Demmel and I. S. Duff, SIAM J. Matrix Anal.
         # Appl. 10, 1989).
@@ -77,14 +84,9 @@ def accuracy(
         operator.absolute(torch.ones_like(x), sizes)
         scale.addcmul_(sizes, b.new_tensor(largest).reshape(b.shape[1:]))
         rows = _agreed_maxima(operator.world, _ratio(errors, scale))
-        hidden = [
-            suspect and row > _HIDDEN * _root_ratio(errors2, b2) and row > rtol
-            for suspect, row, errors2, b2 in zip(suspects, rows, sums[0], sums[2], strict=True)
-        ]
-    unit = _ROUNDING * torch.finfo(b.dtype).eps
     return [
-        Accuracy(error, _root_ratio(errors2, scale2) <= unit, hides)
-        for error, errors2, scale2, hides in zip(found, sums[0], sums[1], hidden, strict=True)
+        Accuracy(error, low and row <= _UNEVEN * unit, row > _HIDDEN * norm and row > rtol)
+        for error, row, norm, low in zip(found, rows, relative, rounded, strict=True)
     ]
 
 
@@ -96,8 +98,7 @@ def _without_entries(
     image = torch.empty_like(b)
     operator(noise, image)
     mine = _squares(r, x, b, image, noise)
-    told = operator.world.comm.allgather(mine)
-    sums = [[sum(part) for part in zip(*row, strict=True)] for row in zip(*told, strict=True)]
+    sums = _summed(operator.world.comm.allgather(mine))
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     found = []
     for r2, x2, b2, image2, noise2 in zip(*sums, strict=True):
@@ -134,10 +135,15 @@ def _squares(*tensors: torch.Tensor) -> list[list[float]]:
     return torch.stack(squares).tolist()
 
 
+def _summed(told: list[list[list[float]]]) -> list[list[float]]:
+    """Every rank's squares, added up."""
+    rows = zip(*told, strict=True)
+    return [[math.fsum(parts) for parts in zip(*row, strict=True)] for row in rows]
+
+
 def _root_ratio(square: float, other: float) -> float:
     """The ratio of the norms that belong to two squares; infinite, or 0, beside nothing."""
     if not other:
         return math.inf if square else 0.0
     ratio = square / other
     return math.sqrt(ratio) if ratio >= 0 else math.nan
-

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+
 from hpc_sla.heartbeat import beat
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.info import Status, worst
 from hpc_sla.linear.method import Method, System, norms_of
+from hpc_sla.linear.recover import Recovery
 
 if TYPE_CHECKING:
     from hpc_sla.linear.keeper import Keeper
@@ -26,12 +29,18 @@ class Outcome:
     target: float
     norm: float
     """The true residual norm, when last computed."""
+    ceiling: float = math.inf
+    """A norm above it is divergence."""
     history: list[float] = field(default_factory=list)
     status: Status | None = None
     iterations: int = 0
+    lowest: float = math.inf
+    lowest_after: int = 0
+    """The method's own least residual norm of a round, and after how many steps of it."""
     _best: float = math.inf
     _best_at: int = 0
     _last_claim: float = math.inf
+    _round_at: int = 0
 
     def __post_init__(self) -> None:
         self.history.append(self.norm)
@@ -40,12 +49,25 @@ class Outcome:
         elif self.norm <= self.target < math.inf:
             self.status = "converged"
 
+    @property
+    def steps(self) -> int:
+        """Of this round."""
+        return self.iterations - self._round_at
+
+    def begin(self) -> None:
+        """Begin a round."""
+        self.lowest, self.lowest_after, self._round_at = math.inf, 0, self.iterations
+
     def iterated(self, norm: float, status: Status | None, patience: int) -> None:
         """Take in an iteration: the method's own residual norm, and what it makes of it."""
         self.iterations += 1
         self.history.append(norm)
         self.status = status
-        if norm < self._best:
+        if norm < self.lowest:
+            self.lowest, self.lowest_after = norm, self.steps
+        if status is None and norm > self.ceiling:
+            self.status = "diverged"
+        elif norm < self._best:
             self._best, self._best_at = norm, self.iterations
         elif status is None and self.iterations - self._best_at > patience:
             self.status, self._last_claim = "stagnated", 0.0  # for good
@@ -55,6 +77,8 @@ class Outcome:
         self.norm = norm
         if norm <= self.target < math.inf:
             self.status = "converged"
+        elif self.status == "diverged":
+            pass
         elif not math.isfinite(norm):
             self.status = "not_finite"
         elif self.status is None or (self.status == "converged" and not may_go_on):
@@ -62,7 +86,7 @@ class Outcome:
         elif self.status in ("converged", "stagnated", "breakdown") and may_go_on:
             # The recurrence claims what the true residual denies, rounding having parted them, or
             # has come to a halt. Go on from the true residual, as long as that helps.
-            if norm > 0.5 * self._last_claim:
+            if norm > 0.5 * self._last_claim or norm > self.ceiling:
                 self.status = "breakdown" if self.status == "breakdown" else "stagnated"
             else:
                 self.status = None
@@ -72,7 +96,7 @@ class Outcome:
 def iterate(
     method: Method,
     system: System,
-    x_is_zero: bool,
+    x0: torch.Tensor | None,
     max_iterations: int,
     on_one_rank: bool,
     callback: Callback | None = None,
@@ -85,8 +109,8 @@ def iterate(
     method : Method
     system : System
         Its x is updated in place; r is b - A x at the end.
-    x_is_zero : bool
-        Saves a product.
+    x0 : torch.Tensor like x, or None
+        What x is, to go back to; not modified. None for 0, which saves a product.
     max_iterations : int
         Replicated.
     on_one_rank : bool
@@ -101,11 +125,11 @@ def iterate(
         One a right-hand side.
     """
     scalars = system.scalars
-    restored = keeper.restore(method, Outcome) if keeper else None
+    restored = keeper.restore(method, partial(_outcome, system)) if keeper else None
     if restored is not None:
         outcomes, iterations = restored.outcomes, restored.iterations
     else:
-        outcomes, iterations = _first_look(system, x_is_zero), 0
+        outcomes, iterations = _first_look(system, x0 is None), 0
     if callback:
         callback(iterations, worst(o.history[-1] for o in outcomes))
     if keeper:
@@ -116,11 +140,13 @@ def iterate(
     # for more iterations than the method needs in all without rounding.
     patience = max(100, system.operator.n_global)
     within = restored is not None and restored.within
+    recovery = Recovery(method, bursts, x0, restored is None)
     while any(o.status is None for o in outcomes):
         running = [o for o in outcomes if o.status is None]
         if within and restored is not None:
             running = [o for o, ran in zip(outcomes, restored.running, strict=True) if ran]
-        else:
+        recovery.begin(outcomes, within)
+        if not within:
             _start(method, outcomes)
         within = False
         watch = None
@@ -132,11 +158,14 @@ def iterate(
         method.finish()
         norms = norms_of(system.residual())
         stopped = keeper is not None and keeper.stopped
+        recovery.end(outcomes, norms)
         for outcome, norm in zip(outcomes, norms, strict=True):
             if any(outcome is one for one in running):
                 outcome.judge(norm, iterations < max_iterations and not stopped)
                 if stopped and outcome.status in ("max_iterations", "breakdown", "stagnated"):
                     outcome.status = "preempted"
+    if keeper is None or not keeper.stopped:
+        recovery(outcomes)
     return outcomes
 
 
@@ -147,9 +176,13 @@ def _first_look(system: System, x_is_zero: bool) -> list[Outcome]:
         square = system.measure()
     else:
         square = system.residual()
-    return [
-        Outcome(target, norm) for target, norm in zip(system.target, norms_of(square), strict=True)
-    ]
+    return [_outcome(system, column, norm) for column, norm in enumerate(norms_of(square))]
+
+
+def _outcome(system: System, column: int, norm: float) -> Outcome:
+    """Of a column whose true residual norm that is. Local."""
+    ceiling = system.ceiling[column] if system.ceiling else math.inf
+    return Outcome(system.target[column], norm, max(ceiling, norm * system.dtol))
 
 
 def _start(method: Method, outcomes: Sequence[Outcome]) -> None:

@@ -34,6 +34,7 @@ class Gmres(Method):
 
     side = "right"
     flexible = False
+    current = False
 
     def __init__(self, system: System, restart: int = 30) -> None:
         super().__init__(system)

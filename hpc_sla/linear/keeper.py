@@ -173,13 +173,13 @@ class Keeper:
             self._world, State(iterations, self._identity, vectors, arrays, facts)
         )
 
-    def restore(self, method: Method, make: Callable[[float, float], Outcome]) -> Restored | None:
+    def restore(self, method: Method, make: Callable[[int, float], Outcome]) -> Restored | None:
         """Put the state of a checkpoint in place, if there is one. **Collective.**
 
         Parameters
         ----------
         method : Method
-        make : callable(target, norm) -> Outcome
+        make : callable(column, norm) -> Outcome
         """
         saved = self._checkpoint.saved(self._world) if self._watch.saves else None
         if saved is None:
@@ -190,7 +190,7 @@ class Keeper:
             if saved.facts["running_method"] != self._spec:
                 return None  # of method="auto": the one before, which failed
             self._system.x.copy_(saved.read("x", self._system.operator.columns, self._system.x))
-            outcomes = _outcomes(saved, self._system.target, make)
+            outcomes = _outcomes(saved, len(self._system.target), make)
             # Elsewhere the preconditioner may be another, and recurrences would not fit it.
             within = saved.facts["place"] == self._place or self._system.precond.pointwise
             if within:
@@ -221,12 +221,10 @@ class Keeper:
         method.loaded()
 
 
-def _outcomes(
-    saved: Saved, targets: Sequence[float], make: Callable[[float, float], Outcome]
-) -> list[Outcome]:
+def _outcomes(saved: Saved, count: int, make: Callable[[int, float], Outcome]) -> list[Outcome]:
     facts, outcomes = saved.facts, []
-    for i, target in enumerate(targets):
-        outcome = make(target, facts["norm"][i])
+    for i in range(count):
+        outcome = make(i, facts["norm"][i])
         for name in _OUTCOME:
             setattr(outcome, name, facts[name.strip("_")][i])
         outcome.status = facts["statuses"][i]

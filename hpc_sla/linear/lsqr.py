@@ -31,6 +31,7 @@ class Lsqr(Method):
     kept = ("u",)
     kept_like_x = ("v", "w", "y")
     capturable = True
+    current = False
 
     def __init__(self, system: System) -> None:
         super().__init__(system)

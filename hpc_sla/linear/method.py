@@ -34,6 +34,10 @@ class System:
     target : list of float [k]
         Replicated. Stop where ||b - A x||_2 is no larger, by columns.
     scalars : Scalars
+    dtol : float
+        Replicated. Give up where ||b - A x||_2 has risen to so many times its start.
+    ceiling : sequence of float [k]
+        Replicated. As long as it is below that, by columns, it has not.
     least_squares : bool
         Replicated. Stop by `M^-T A^T (b - A x)` instead.
     """
@@ -46,6 +50,8 @@ class System:
     target: list[float]
     scalars: Scalars
     least_squares: bool = False
+    dtol: float = math.inf
+    ceiling: Sequence[float] = ()
 
     def residual(self) -> Scalar:
         """`r = b - A x`, and the square of the norm to stop by. **Collective.**"""
@@ -95,6 +101,9 @@ class Method(ABC):
 
     capturable = False
     """Whether steps are all alike, and touch only memory that stays where it is."""
+
+    current = True
+    """Whether x is up to date after every step, and not only after `finish`."""
 
     live: Flag
     """Which right-hand sides still iterate."""

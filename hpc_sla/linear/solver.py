@@ -30,6 +30,9 @@ from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import ColumnScaling, positive
 
+DTOL = 1e5
+"""PETSc's."""
+
 # b . b outside this range and its inverse would lose a residual's square to under- or overflow, in
 # float32 as multigrid may work in it for either.
 _SQUARES = {torch.float64: 1e-16, torch.float32: 1e-16}
@@ -47,6 +50,7 @@ def solve(
     callback: Callback | None = None,
     adjoint_rtol: float | None = None,
     checkpoint: Checkpoint | None = None,
+    dtol: float = DTOL,
 ) -> tuple[torch.Tensor, SolveInfo]:
     """Solve A x = b on all ranks together. **Collective**, in backward too.
 
@@ -90,12 +94,16 @@ def solve(
     checkpoint : Checkpoint, optional
         Saves the state from time to time, and may go on from one. Of this solve, not of those for
         derivatives. The preconditioner is set up again when a solve goes on.
+    dtol : float
+        Replicated, above 1. A residual norm above dtol times that of b, and of x0, ends the solve
+        as `diverged`. Not for a rectangular A.
 
     Returns
     -------
     x : torch.Tensor [n_owned] or [n_owned, k]
         Like b; of a rectangular A, in the layout of its columns. The best the method has, whatever
-        the status.
+        the status: where it lost its way, the x of the least residual on it, and never one that is
+        worse than x0.
     info : SolveInfo
         Replicated but for `seconds`. Look at `info.converged`: a solve that does not converge
         is not an exception. For b `[n_owned, k]`, `info.columns` has one SolveInfo a column.
@@ -131,7 +139,7 @@ def solve(
     if max_iterations is None:
         max_iterations = min(max(10 * operator.n_global, 1000), 100_000)
     with operator.world.agree():
-        _check(operator, b, rtol, atol, max_iterations, x0, adjoint_rtol)
+        _check(operator, b, rtol, atol, max_iterations, x0, adjoint_rtol, dtol)
         chosen = None if method == "auto" else make_method(method)
         if chosen:
             chosen.check_shape(operator.shape, operator.square)
@@ -155,9 +163,7 @@ def solve(
         watch = None
         if checkpoint is not None:
             watch = Watch(checkpoint).of(method, lambda: _identity(plain, operator, b))
-        return Run(
-            operator, M, rtol, atol, max_iterations, callback, watch, told=True, loosest=loosest
-        )
+        return Run(operator, M, rtol, atol, max_iterations, callback, watch, dtol, True, loosest)
 
     system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients))
     differentiable = adjoint.solve if operator.square else adjoint.least_squares
@@ -208,6 +214,7 @@ class Run:
     max_iterations: int
     callback: Callback | None
     watch: Watch | None = None
+    dtol: float = DTOL
     told: bool = False
     """Whether the accuracy of each solution is wanted, and not only that of a failed one."""
     loosest: float = 0.0
@@ -255,7 +262,7 @@ class Run:
         smallest = _SQUARES[b.dtype]
         if all(smallest < s < 1 / smallest or math.isnan(s) for s in squares):
             x = self._zeros(b) if x0 is None else _copy(x0)
-            solved = self._iterate(make, b, x, x0 is None, [math.sqrt(s) for s in squares], None)
+            solved = self._iterate(make, b, x, x0, [math.sqrt(s) for s in squares], None)
         else:
             x, solved = self._solve_scaled(make, b, x0)
         info = summarise(solved, b.dim() == 1)
@@ -285,7 +292,8 @@ class Run:
         scalars = scalars_for(self.operator.world, b)
         (square,) = scalars.dots((b, b))
         norms = norms_of(square)
-        solved = self._iterate(make, b, x, x0 is None, norms, scales)
+        start = None if x0 is None else x.clone()
+        solved = self._iterate(make, b, x, start, norms, scales)
         for one, s in zip(solved, scales, strict=True):
             one.residual_norm *= s
             one.residual_history = [norm * s for norm in one.residual_history]
@@ -302,7 +310,7 @@ class Run:
         make: Maker,
         b: torch.Tensor,
         x: torch.Tensor,
-        x_is_zero: bool,
+        x0: torch.Tensor | None,
         b_norms: list[float],
         scales: list[float] | None,
     ) -> list[SolveInfo]:
@@ -322,10 +330,12 @@ class Run:
             max(self.rtol * norm, min(self.atol / scale, sys.float_info.max))
             for norm, scale in zip(measures, scales or [1.0] * len(b_norms), strict=True)
         ]
+        if square:
+            system.dtol, system.ceiling = self.dtol, [self.dtol * norm for norm in b_norms]
         one_rank = world.size == 1
         keeper = self.watch.keeper(make.spec, system) if self.watch else None
         outcomes = iterate(
-            make(system), system, x_is_zero, self.max_iterations, one_rank, callback, keeper
+            make(system), system, x0, self.max_iterations, one_rank, callback, keeper
         )
         norms = b_norms
         if not square:
@@ -408,6 +418,7 @@ def _check(
     max_iterations: int,
     x0: torch.Tensor | None,
     adjoint_rtol: float | None,
+    dtol: float,
 ) -> None:
     for name, tolerance in (("rtol", rtol), ("atol", atol), ("adjoint_rtol", adjoint_rtol or 0.0)):
         if not (math.isfinite(tolerance) and tolerance >= 0):
@@ -417,6 +428,10 @@ def _check(
     if rtol == 0 and atol == 0:
         raise InputError(
             "both tolerances are zero", field="rtol", remedy="Make rtol or atol positive"
+        )
+    if not dtol > 1:
+        raise InputError(
+            f"{dtol} is not above 1", field="dtol", remedy="Give a number such as 1e5, or math.inf"
         )
     if max_iterations < 0:
         raise InputError(f"{max_iterations} is negative", field="max_iterations")
