@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from hpc_sla.eigen.basis import rayleigh_ritz, select
+from hpc_sla.eigen.found import Found
 from hpc_sla.eigen.problem import Problem, Yardstick, apply, column_norms, magnitudes
 from hpc_sla.eigen.scaling import unit_columns
 from hpc_sla.eigen.space import Space, symmetric
@@ -38,41 +38,6 @@ _EVIDENCE = 100.0
 
 _REFILL = 301
 """Seed of vectors that stand in for lost ones."""
-
-
-@dataclass
-class Found:
-    """The pairs, the wanted end first, and how they fare. All but `vectors` replicated.
-
-    Attributes
-    ----------
-    values : float64 tensor [k]
-    vectors : torch.Tensor [n_owned, k]
-    statuses : list of Status
-    norms, scales : list of float
-        ||A v - lambda B v||, computed from v at the end, and what `tol` is relative to.
-    iterations : list of int
-        When each met the tolerance, or all there were.
-    history : list of list of float
-        Residual norms by iteration.
-    following : (float, float) or None
-        A value for the next pair, for the gap to it, and the norm of its residual: of a guard.
-    rounding : list of bool
-        Of those that converged, which are at the level of rounding only, above what `tol` says.
-    guards : torch.Tensor [n_owned, m - k] or None
-        The vectors beyond.
-    """
-
-    values: torch.Tensor
-    vectors: torch.Tensor
-    statuses: list[Status]
-    norms: list[float]
-    scales: list[float]
-    iterations: list[int]
-    history: list[list[float]] = field(default_factory=list)
-    following: tuple[float, float] | None = None
-    rounding: list[bool] = field(default_factory=list)
-    guards: torch.Tensor | None = None
 
 
 class Lobpcg:
@@ -118,7 +83,8 @@ class Lobpcg:
         self._met: list[int | None] = [None] * self.k
         self._best, self._lowest, self._best_at = math.inf, math.inf, 0
         self._last_claim, self._failed_claims, self._claim_after = math.inf, 0, 0
-        self._refreshed_at, self._tolerated, self._doubt = 0, 1.0, 0.0
+        self._refreshed_at, self._tolerated = 0, 1.0
+        self._doubt, self._allowed = 0.0, math.inf
         self._R = torch.empty_like(start[:, : self.m].contiguous())
         self._rescale = torch.ones(self.m, dtype=problem.dtype, device=start.device)
         self._none = torch.empty(0, device=start.device)
@@ -272,6 +238,7 @@ class Lobpcg:
         sizes = self.values.abs()
         floors = torch.tensor(self.yardstick.floors(self.values.tolist())).double()
         allowed = torch.maximum(self.problem.tol * sizes, floors / (self.yardstick.B_size or 1.0))
+        self._allowed = float(allowed[: self.k].min())
         wrong = (wrong_A[: self.m] + sizes[:, None] * wrong_B[: self.m]).amax(dim=1)
         shares = torch.where(allowed > 0, wrong / allowed, 0.0)
         return float(shares.max()) / _DRIFT
@@ -340,7 +307,7 @@ class Lobpcg:
                 return "mixed", (old[:kept] @ (old.T @ gram_B[:, kept:])).numpy()
             if chosen.basis.shape[1] < m:
                 return ("short",)
-            ritz = rayleigh_ritz(gram_A, chosen, m, self.active, self.problem.sign)
+            ritz = rayleigh_ritz(gram_A, chosen, m, self.active, self.problem.sign, self._allowed)
             return "ritz", ritz.values.numpy(), ritz.coefficients.numpy()
 
         what, *found = self.problem.A.world.on_root(decide)
@@ -399,7 +366,7 @@ class Lobpcg:
         return "stagnated" if self._failed_claims > _CLAIMS else None
 
     def _settle(self) -> None:
-        """Make X orthonormal and its values Rayleigh quotients, all of fresh images. **Collective.**
+        """X becomes orthonormal, its values Rayleigh quotients, of fresh images. **Collective.**
 
         And look at what rounding allows of these vectors.
         """

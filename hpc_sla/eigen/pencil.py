@@ -10,7 +10,8 @@ import torch
 
 from hpc_sla.eigen.dense import gathered_pairs, serves
 from hpc_sla.eigen.derivative import Derivative
-from hpc_sla.eigen.lobpcg import Found, Lobpcg
+from hpc_sla.eigen.found import Found
+from hpc_sla.eigen.lobpcg import Lobpcg
 from hpc_sla.eigen.problem import Constraints, Problem, Yardstick, column_norms
 from hpc_sla.eigen.scaling import number_times_power, times_power
 from hpc_sla.eigen.space import inner

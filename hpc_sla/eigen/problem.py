@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_sla.eigen.scaling import Exponents, unit_columns
+from hpc_sla.eigen.scaling import NEAR_ONE, Exponents, unit_columns
 from hpc_sla.eigen.space import inner
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.operators import Operator, noise
@@ -62,7 +62,7 @@ class Problem:
     tol: float
     max_iterations: int
     dtype: torch.dtype
-    units: Exponents = Exponents()
+    units: Exponents = NEAR_ONE
     constraints: Constraints | None = None
     callback: Callback | None = None
     resume: Resume | None = None
