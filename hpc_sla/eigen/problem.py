@@ -23,6 +23,8 @@ Callback = Callable[[int, float], None]
 _ROUNDING = 16.0
 """Units of rounding error, in A v and lambda B v, below which no residual is asked to fall."""
 
+_UNIT = torch.finfo(torch.float64).eps
+
 _PROBES = (51, 52)
 """Seeds of random signs."""
 
@@ -100,7 +102,7 @@ class Yardstick:
     of A v - lambda B v, 16 eps (|| |A||v| || + |lambda| || |B||v| ||) takes its place (eps of the
     dtype): a bound row by row, in which a row counts by what v has there, so that one of huge
     entries hides nothing of the others. So the zeros of a singular matrix converge as soon as the
-    others.
+    others; those of rows without entries by a unit in the last place of that, of the whole of A.
 
     Until `measure` has seen vectors, norms of A and B stand for the products, estimated by random
     ones (J. A. Duersch et al., section 2.2): an iteration has no product to spare.
@@ -140,8 +142,10 @@ class Yardstick:
     def floors(self, values: list[float]) -> list[float]:
         """What rounding may leave of each pair's residual, for ||v|| = 1."""
         sizes = self.measured or [[self.A_size] * len(values), [self.B_size] * len(values)]
+        least = _UNIT * self.A_size
         return [
-            self._floor * (a + abs(value) * b) for value, a, b in zip(values, *sizes, strict=True)
+            self._floor * (a + abs(value) * b + least)
+            for value, a, b in zip(values, *sizes, strict=True)
         ]
 
     def scales(self, values: list[float], norms: list[float], B_norms: list[float]) -> list[float]:
