@@ -65,16 +65,13 @@ class Lobpcg:
         self._seeded = 0 if x0 is None else x0.shape[1]
         width = self.m + max(self.m, self._seeded)
         self.space = Space(problem.A, problem.B, start, width, self.m)
-        self.space.keep(start)
-        images = [self.space.A_kept] + ([] if problem.B is None else [self.space.B_kept])
-        self.yardstick = Yardstick(problem, start, images)
+        self.yardstick = Yardstick(problem)
         if x0 is not None:
             guesses = unit_columns(x0, problem.A.world, "x0")
             start = torch.cat([guesses.to(start), start], dim=1)
         if problem.constraints:
             problem.constraints.remove_from(start)
-        if x0 is not None or problem.constraints:
-            self.space.keep(start)
+        self.space.keep(start)
         self.iterations = 0
         self.active = torch.zeros(self.m, dtype=torch.bool)
         self.values = torch.zeros(self.m, dtype=torch.float64)

@@ -104,21 +104,29 @@ class Yardstick:
     entries hides nothing of the others. So the zeros of a singular matrix converge as soon as the
     others; those of rows without entries by a unit in the last place of that, of the whole of A.
 
-    Until `measure` has seen vectors, norms of A and B stand for the products, estimated by random
-    ones (J. A. Duersch et al., section 2.2): an iteration has no product to spare.
+    Until `measure` has seen vectors, those of a random one stand for them: an iteration has no
+    product to spare.
     """
 
-    def __init__(self, problem: Problem, x: torch.Tensor, images: list[torch.Tensor]) -> None:
-        """**Collective.** x [n_owned, m] is random; images are A x and, unless it is x, B x."""
+    def __init__(self, problem: Problem) -> None:
+        """**Collective.**"""
         self._problem = problem
-        vectors = [x, *images]
-        squares = problem.all_sum(torch.stack([v.double().square().sum() for v in vectors]))
-        x_square, *rest = squares.tolist()
-        sizes = [2 * (square / x_square) ** 0.5 if x_square else 0.0 for square in rest]
-        self.A_size, self.B_size = (*sizes, 1.0)[:2]
         self._floor, self._tol = _ROUNDING * problem.eps, problem.tol
+        (self.A_size,), (self.B_size,) = self._sizes(problem.noise(1))
         self.measured: list[list[float]] | None = None
         """|| |A||v| || and || |B||v| || of each pair, relative to ||v||."""
+
+    def _sizes(self, V: torch.Tensor) -> list[list[float]]:
+        problem = self._problem
+        operators = [problem.A] + ([] if problem.B is None else [problem.B])
+        sizes = [magnitudes(operator, V) for operator in operators]
+        sums = torch.stack([x.double().square().sum(dim=0) for x in (V, *sizes)])
+        v, *found = problem.all_sum(sums).sqrt().tolist()
+        found += [v] * (2 - len(found))
+        return [
+            [size / norm if norm else 0.0 for size, norm in zip(image, v, strict=True)]
+            for image in found
+        ]
 
     def measure(self, V: torch.Tensor) -> None:
         """Look at the vectors themselves. **Collective**: a product with each matrix.
@@ -128,16 +136,7 @@ class Yardstick:
         V : torch.Tensor [n_owned, m]
             Contiguous.
         """
-        problem = self._problem
-        operators = [problem.A] + ([] if problem.B is None else [problem.B])
-        sizes = [magnitudes(operator, V) for operator in operators]
-        sums = torch.stack([x.double().square().sum(dim=0) for x in (V, *sizes)])
-        v, *found = problem.all_sum(sums).sqrt().tolist()
-        found += [v] * (2 - len(found))
-        self.measured = [
-            [size / norm if norm else 0.0 for size, norm in zip(image, v, strict=True)]
-            for image in found
-        ]
+        self.measured = self._sizes(V)
 
     def floors(self, values: list[float]) -> list[float]:
         """What rounding may leave of each pair's residual, for ||v|| = 1."""

@@ -42,8 +42,8 @@ def of_rank(rank: int, n: int = 120) -> sp.csr_matrix:
     return sp.csr_matrix(V @ V.T)
 
 
-def line(exponent: int, n: int = 110) -> sp.csr_matrix:
-    return sp.csr_matrix(grid(1, n) - 2.0 * sp.eye_array(n)) * 10.0**exponent
+def scaled(exponent: int) -> sp.csr_matrix:
+    return sp.csr_matrix(grid(10, 11)) * 10.0**exponent
 
 
 AWKWARD = {
@@ -70,12 +70,12 @@ AWKWARD = {
     "negative": lambda: sp.csr_matrix(-neumann(10, 12)),
     "indefinite": lambda: indefinite(9),
     "swaps": lambda: sp.csr_matrix(sp.kron(sp.eye_array(60), np.ones((2, 2)))),
-    "huge": lambda: line(300),
-    "large": lambda: line(155),
-    "small": lambda: line(-171),
-    "minute": lambda: line(-306),
-    "single, large": lambda: line(36).astype(np.float32),
-    "single, small": lambda: line(-36).astype(np.float32),
+    "huge": lambda: scaled(300),
+    "large": lambda: scaled(155),
+    "small": lambda: scaled(-171),
+    "minute": lambda: scaled(-306),
+    "single, large": lambda: scaled(36).astype(np.float32),
+    "single, small": lambda: scaled(-36).astype(np.float32),
 }
 
 
