@@ -13,8 +13,13 @@ from dataclasses import dataclass
 
 import torch
 
+from hpc_sla.eigen.inverse import improved
+
 _NOISE = 8.0
 """Squares below so many units of rounding error are nothing."""
+
+_TURNS = 3
+"""Of inverse iteration, where LAPACK's vectors are not good enough."""
 
 _NEGATIVE = 1e3
 """Squares below so many times that, negative, ask for an explanation."""
@@ -135,7 +140,12 @@ def _orthonormal(
 
 
 def rayleigh_ritz(
-    gram: torch.Tensor, chosen: Selection, m: int, active: torch.Tensor, sign: float
+    gram: torch.Tensor,
+    chosen: Selection,
+    m: int,
+    active: torch.Tensor,
+    sign: float,
+    allowed: float,
 ) -> Ritz:
     """The m Ritz pairs at the wanted end, and directions to remember.
 
@@ -150,11 +160,16 @@ def rayleigh_ritz(
         Which pairs still change: P is of these.
     sign : {1.0, -1.0}
         1 for the smallest values, -1 for the largest.
+    allowed : float
+        How far a value may be off.
     """
     T, first = chosen.basis, chosen.first
     small = T.T @ gram @ T
     values, Z = torch.linalg.eigh((small + small.T) * (0.5 * sign))
     X, rest = Z[:, :m], Z[:, m:]
+    if 8 * torch.finfo(values.dtype).eps * float(values.abs().max()) > 0.1 * allowed:
+        X = improved((small + small.T) * (0.5 * sign), None, X, m, _TURNS)
+        values = sign * (X * (small @ X)).sum(dim=0)
     # The change X - (its part in the old X), orthogonal to the new X: in the span of the rest.
     change = rest[:first].T @ X[:first][:, active]
     lengths = torch.linalg.vector_norm(change, dim=0)

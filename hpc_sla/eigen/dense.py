@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
+from hpc_sla.eigen.inverse import improved
 from hpc_sla.eigen.problem import Problem
 from hpc_sla.errors import InputError
 from hpc_sla.operators import Operator
@@ -16,9 +15,6 @@ SMALL = 100
 
 _TURNS = 60
 """Of inverse iteration, at most."""
-
-_ROUNDED = 4.0
-"""Residuals that are so many units of rounding error are as small as they get."""
 
 
 def serves(n: int, constraints: int, m: int) -> bool:
@@ -68,55 +64,9 @@ def _pairs(A: torch.Tensor, B: torch.Tensor, B_Y: torch.Tensor, count: int) -> t
     small = torch.linalg.solve_triangular(lower, half.T, upper=False)
     if not bool(small.isfinite().all()):
         raise InputError("has entries that are too large beside those of B", field="A")
-    values, Z = torch.linalg.eigh((small + small.T) * 0.5)
+    Z = torch.linalg.eigh((small + small.T) * 0.5)[1]
     vectors = torch.linalg.solve_triangular(lower.T, Z[:, : count + 2], upper=True)
-    return basis @ _improved(A, B, vectors, float(values[0]), min(count, len(A)))
-
-
-def _improved(
-    A: torch.Tensor, B: torch.Tensor, X: torch.Tensor, lowest: float, count: int
-) -> torch.Tensor:
-    """The first vectors, good to what rounding allows of each row. Local.
-
-    LAPACK's are to what it allows of the largest entry, which may be a penalty on a few rows, and
-    far above the values sought. Inverse iteration of the block mends them: it takes the rows as
-    they come.
-    """
-    eps = torch.finfo(A.dtype).eps
-    scale = A.diagonal().abs().clamp(min=torch.finfo(A.dtype).tiny).rsqrt()
-    scale = torch.where(scale < 1 / torch.finfo(A.dtype).tiny ** 0.25, scale, 1.0)
-    best, least = X[:, :count], math.inf
-    for _ in range(_TURNS):
-        X, values = _ritz(A, B, X)
-        residuals = torch.linalg.vector_norm(A @ X - B @ X * values, dim=0)
-        sizes = torch.linalg.vector_norm(
-            A.abs() @ X.abs() + B.abs() @ X.abs() * values.abs(), dim=0
-        )
-        off = float((residuals / (eps * sizes + torch.finfo(A.dtype).tiny))[:count].max())
-        if off < least:
-            best, least = X[:, :count], off
-        if off <= _ROUNDED:
-            break
-        lowest = min(lowest, float(values[0])) if _ == 0 else float(values[0])
-        shift = lowest - 0.1 * max(float(values[-1]) - float(values[0]), abs(lowest) * 1e-3)
-        shifted = (A - shift * B) * scale * scale.unsqueeze(1)
-        solved, failed = torch.linalg.solve_ex(shifted, (B @ X) * scale.unsqueeze(1))
-        if int(failed) or not bool(solved.isfinite().all()):
-            break
-        X = solved * scale.unsqueeze(1)
-    return best
-
-
-def _ritz(A: torch.Tensor, B: torch.Tensor, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rayleigh and Ritz on the span of X. Local."""
-    X = X / torch.linalg.vector_norm(X, dim=0)
-    for _ in range(2):
-        small = X.T @ B @ X
-        values, Z = torch.linalg.eigh((small + small.T) * 0.5)
-        X = X @ (Z * values.clamp(min=torch.finfo(A.dtype).tiny).rsqrt())
-    small = X.T @ A @ X
-    values, Z = torch.linalg.eigh((small + small.T) * 0.5)
-    return X @ Z, values
+    return basis @ improved(A, B, vectors, min(count, len(A)), _TURNS)
 
 
 def _gathered(operator: Operator, dtype: torch.dtype) -> torch.Tensor:

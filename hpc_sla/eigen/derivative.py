@@ -70,12 +70,11 @@ class Derivative:
         return abs(self._values[i] - value) <= known + math.sqrt(self._problem.eps) * size
 
     def _cut_after(self, i: int, units: float) -> float | None:
-        """The next eigenvalue beyond those known, where it may be the i-th again. **Collective.**"""
+        """The eigenvalue after those known, where it may be the i-th again. **Collective.**"""
         if not self._looked and (
             self._following is None
             # A guard that has not converged leaves it open.
-            or self._near(i, units, 1.0)
-            and not self._near(i, units, 0.0)
+            or (self._near(i, units, 1.0) and not self._near(i, units, 0.0))
         ):
             self._following, self._looked = self._look(), True
         return self._following[0] if self._following and self._near(i, units, 1.0) else None

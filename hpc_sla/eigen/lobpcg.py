@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from hpc_sla.eigen.basis import rayleigh_ritz, select
+from hpc_sla.eigen.found import Found
 from hpc_sla.eigen.problem import Problem, Yardstick, apply, column_norms, magnitudes
 from hpc_sla.eigen.scaling import unit_columns
 from hpc_sla.eigen.space import Space, symmetric
@@ -40,41 +40,6 @@ _REFILL = 301
 """Seed of vectors that stand in for lost ones."""
 
 
-@dataclass
-class Found:
-    """The pairs, the wanted end first, and how they fare. All but `vectors` replicated.
-
-    Attributes
-    ----------
-    values : float64 tensor [k]
-    vectors : torch.Tensor [n_owned, k]
-    statuses : list of Status
-    norms, scales : list of float
-        ||A v - lambda B v||, computed from v at the end, and what `tol` is relative to.
-    iterations : list of int
-        When each met the tolerance, or all there were.
-    history : list of list of float
-        Residual norms by iteration.
-    following : (float, float) or None
-        A value for the next pair, for the gap to it, and the norm of its residual: of a guard.
-    rounding : list of bool
-        Of those that converged, which are at the level of rounding only, above what `tol` says.
-    guards : torch.Tensor [n_owned, m - k] or None
-        The vectors beyond.
-    """
-
-    values: torch.Tensor
-    vectors: torch.Tensor
-    statuses: list[Status]
-    norms: list[float]
-    scales: list[float]
-    iterations: list[int]
-    history: list[list[float]] = field(default_factory=list)
-    following: tuple[float, float] | None = None
-    rounding: list[bool] = field(default_factory=list)
-    guards: torch.Tensor | None = None
-
-
 class Lobpcg:
     """A. V. Knyazev, SIAM J. Sci. Comput. 23 (2001), in the form of Duersch, Shao, Yang and Gu,
     SIAM J. Sci. Comput. 40 (2018). **Collective.**
@@ -100,16 +65,13 @@ class Lobpcg:
         self._seeded = 0 if x0 is None else x0.shape[1]
         width = self.m + max(self.m, self._seeded)
         self.space = Space(problem.A, problem.B, start, width, self.m)
-        self.space.keep(start)
-        images = [self.space.A_kept] + ([] if problem.B is None else [self.space.B_kept])
-        self.yardstick = Yardstick(problem, start, images)
+        self.yardstick = Yardstick(problem)
         if x0 is not None:
             guesses = unit_columns(x0, problem.A.world, "x0")
             start = torch.cat([guesses.to(start), start], dim=1)
         if problem.constraints:
             problem.constraints.remove_from(start)
-        if x0 is not None or problem.constraints:
-            self.space.keep(start)
+        self.space.keep(start)
         self.iterations = 0
         self.active = torch.zeros(self.m, dtype=torch.bool)
         self.values = torch.zeros(self.m, dtype=torch.float64)
@@ -118,7 +80,8 @@ class Lobpcg:
         self._met: list[int | None] = [None] * self.k
         self._best, self._lowest, self._best_at = math.inf, math.inf, 0
         self._last_claim, self._failed_claims, self._claim_after = math.inf, 0, 0
-        self._refreshed_at, self._tolerated, self._doubt = 0, 1.0, 0.0
+        self._refreshed_at, self._tolerated = 0, 1.0
+        self._doubt, self._allowed = 0.0, math.inf
         self._R = torch.empty_like(start[:, : self.m].contiguous())
         self._rescale = torch.ones(self.m, dtype=problem.dtype, device=start.device)
         self._none = torch.empty(0, device=start.device)
@@ -272,6 +235,7 @@ class Lobpcg:
         sizes = self.values.abs()
         floors = torch.tensor(self.yardstick.floors(self.values.tolist())).double()
         allowed = torch.maximum(self.problem.tol * sizes, floors / (self.yardstick.B_size or 1.0))
+        self._allowed = float(allowed[: self.k].min())
         wrong = (wrong_A[: self.m] + sizes[:, None] * wrong_B[: self.m]).amax(dim=1)
         shares = torch.where(allowed > 0, wrong / allowed, 0.0)
         return float(shares.max()) / _DRIFT
@@ -340,7 +304,7 @@ class Lobpcg:
                 return "mixed", (old[:kept] @ (old.T @ gram_B[:, kept:])).numpy()
             if chosen.basis.shape[1] < m:
                 return ("short",)
-            ritz = rayleigh_ritz(gram_A, chosen, m, self.active, self.problem.sign)
+            ritz = rayleigh_ritz(gram_A, chosen, m, self.active, self.problem.sign, self._allowed)
             return "ritz", ritz.values.numpy(), ritz.coefficients.numpy()
 
         what, *found = self.problem.A.world.on_root(decide)
@@ -399,7 +363,7 @@ class Lobpcg:
         return "stagnated" if self._failed_claims > _CLAIMS else None
 
     def _settle(self) -> None:
-        """Make X orthonormal and its values Rayleigh quotients, all of fresh images. **Collective.**
+        """X becomes orthonormal, its values Rayleigh quotients, of fresh images. **Collective.**
 
         And look at what rounding allows of these vectors.
         """

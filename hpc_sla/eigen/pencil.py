@@ -10,7 +10,8 @@ import torch
 
 from hpc_sla.eigen.dense import gathered_pairs, serves
 from hpc_sla.eigen.derivative import Derivative
-from hpc_sla.eigen.lobpcg import Found, Lobpcg
+from hpc_sla.eigen.found import Found
+from hpc_sla.eigen.lobpcg import Lobpcg
 from hpc_sla.eigen.problem import Constraints, Problem, Yardstick, column_norms
 from hpc_sla.eigen.scaling import number_times_power, times_power
 from hpc_sla.eigen.space import inner
@@ -134,11 +135,7 @@ def _by_lapack(problem: Problem) -> Found:
     products = torch.stack([(V.double() * x).sum(dim=0) for x in (image, B_V)])
     over, under = problem.all_sum(products).cpu()
     values = over / under
-    random = problem.noise(1, 1)
-    A_random = torch.empty_like(random)
-    problem.A(random, A_random)
-    others = [] if problem.B is None else [problem.B_times(random)]
-    yardstick = Yardstick(problem, random, [A_random, *others])
+    yardstick = Yardstick(problem)
     yardstick.measure(V)
     residual = image - B_V * values.to(V)
     lengths = column_norms(problem, torch.cat([residual, V, B_V], dim=1))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_sla.eigen.scaling import Exponents, unit_columns
+from hpc_sla.eigen.scaling import NEAR_ONE, Exponents, unit_columns
 from hpc_sla.eigen.space import inner
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.operators import Operator, noise
@@ -22,6 +22,8 @@ Callback = Callable[[int, float], None]
 
 _ROUNDING = 16.0
 """Units of rounding error, in A v and lambda B v, below which no residual is asked to fall."""
+
+_UNIT = torch.finfo(torch.float64).eps
 
 _PROBES = (51, 52)
 """Seeds of random signs."""
@@ -62,7 +64,7 @@ class Problem:
     tol: float
     max_iterations: int
     dtype: torch.dtype
-    units: Exponents = Exponents()
+    units: Exponents = NEAR_ONE
     constraints: Constraints | None = None
     callback: Callback | None = None
     resume: Resume | None = None
@@ -100,23 +102,31 @@ class Yardstick:
     of A v - lambda B v, 16 eps (|| |A||v| || + |lambda| || |B||v| ||) takes its place (eps of the
     dtype): a bound row by row, in which a row counts by what v has there, so that one of huge
     entries hides nothing of the others. So the zeros of a singular matrix converge as soon as the
-    others.
+    others; those of rows without entries by a unit in the last place of that, of the whole of A.
 
-    Until `measure` has seen vectors, norms of A and B stand for the products, estimated by random
-    ones (J. A. Duersch et al., section 2.2): an iteration has no product to spare.
+    Until `measure` has seen vectors, those of a random one stand for them: an iteration has no
+    product to spare.
     """
 
-    def __init__(self, problem: Problem, x: torch.Tensor, images: list[torch.Tensor]) -> None:
-        """**Collective.** x [n_owned, m] is random; images are A x and, unless it is x, B x."""
+    def __init__(self, problem: Problem) -> None:
+        """**Collective.**"""
         self._problem = problem
-        vectors = [x, *images]
-        squares = problem.all_sum(torch.stack([v.double().square().sum() for v in vectors]))
-        x_square, *rest = squares.tolist()
-        sizes = [2 * (square / x_square) ** 0.5 if x_square else 0.0 for square in rest]
-        self.A_size, self.B_size = (*sizes, 1.0)[:2]
         self._floor, self._tol = _ROUNDING * problem.eps, problem.tol
+        (self.A_size,), (self.B_size,) = self._sizes(problem.noise(1))
         self.measured: list[list[float]] | None = None
         """|| |A||v| || and || |B||v| || of each pair, relative to ||v||."""
+
+    def _sizes(self, V: torch.Tensor) -> list[list[float]]:
+        problem = self._problem
+        operators = [problem.A] + ([] if problem.B is None else [problem.B])
+        sizes = [magnitudes(operator, V) for operator in operators]
+        sums = torch.stack([x.double().square().sum(dim=0) for x in (V, *sizes)])
+        v, *found = problem.all_sum(sums).sqrt().tolist()
+        found += [v] * (2 - len(found))
+        return [
+            [size / norm if norm else 0.0 for size, norm in zip(image, v, strict=True)]
+            for image in found
+        ]
 
     def measure(self, V: torch.Tensor) -> None:
         """Look at the vectors themselves. **Collective**: a product with each matrix.
@@ -126,22 +136,15 @@ class Yardstick:
         V : torch.Tensor [n_owned, m]
             Contiguous.
         """
-        problem = self._problem
-        operators = [problem.A] + ([] if problem.B is None else [problem.B])
-        sizes = [magnitudes(operator, V) for operator in operators]
-        sums = torch.stack([x.double().square().sum(dim=0) for x in (V, *sizes)])
-        v, *found = problem.all_sum(sums).sqrt().tolist()
-        found += [v] * (2 - len(found))
-        self.measured = [
-            [size / norm if norm else 0.0 for size, norm in zip(image, v, strict=True)]
-            for image in found
-        ]
+        self.measured = self._sizes(V)
 
     def floors(self, values: list[float]) -> list[float]:
         """What rounding may leave of each pair's residual, for ||v|| = 1."""
         sizes = self.measured or [[self.A_size] * len(values), [self.B_size] * len(values)]
+        least = _UNIT * self.A_size
         return [
-            self._floor * (a + abs(value) * b) for value, a, b in zip(values, *sizes, strict=True)
+            self._floor * (a + abs(value) * b + least)
+            for value, a, b in zip(values, *sizes, strict=True)
         ]
 
     def scales(self, values: list[float], norms: list[float], B_norms: list[float]) -> list[float]:

@@ -27,6 +27,7 @@ _FACTS = (
     "_refreshed_at",
     "_tolerated",
     "_doubt",
+    "_allowed",
     "_norms",
     "_scales",
 )

@@ -44,6 +44,9 @@ class Exponents:
         return self.A - self.B // 2
 
 
+NEAR_ONE = Exponents()
+
+
 @torch.no_grad()
 def exponent(A: Any, field: str, dtype: torch.dtype) -> int:
     """What to divide A by: 0 where its entries are of common size. **Collective**; replicated.
@@ -93,7 +96,7 @@ def scaled(A: Any, power: int) -> Any:
 
 
 def times_power(x: torch.Tensor, power: int) -> torch.Tensor:
-    """x 2^power, in steps of which none overflows by itself."""
+    """Of x the product with 2^power, in steps of which none overflows by itself."""
     most = 1000 if x.dtype == torch.float64 else 100
     while power:
         step = max(-most, min(power, most))
@@ -156,7 +159,7 @@ class ScaledPreconditioner(Preconditioner):
 
 
 def unit_columns(x: torch.Tensor, world: World, field: str) -> torch.Tensor:
-    """x [n_owned, m] in float64 with each column's largest entry near 1. **Collective.**
+    """The block in float64 with each column's largest entry near 1. **Collective.** [n_owned, m].
 
     Raises
     ------

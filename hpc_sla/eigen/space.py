@@ -85,7 +85,10 @@ class Space:
             self._view(image, 0, columns).copy_(y)
 
     def replace(self, coefficients: torch.Tensor) -> None:
-        """Make X = [X | P] coefficients, [q, m] of its first q, with fresh images. **Collective.**"""
+        """X becomes combinations, [q, m], of the first q of [X | P]. **Collective.**
+
+        With fresh images.
+        """
         q, m = coefficients.shape
         self._view(0, 0, m).copy_(self._view(0, 0, q) @ coefficients.to(self.new))
         self.refresh(m)
@@ -120,10 +123,10 @@ class Space:
     def grams(
         self, extra: torch.Tensor, columns: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """S^T A S, S^T B S of the whole basis S (or its first columns), and the sum of `extra`, in one reduction.
+        """S^T A S, S^T B S of the basis S (or its first columns) and the sum of `extra`.
 
-        **Collective.** All of double precision on the host; symmetric but for rounding, and for
-        images that no longer are what A and B make of the vectors.
+        **Collective**, in one reduction. All of double precision on the host; symmetric but for
+        rounding, and for images that no longer are what A and B make of the vectors.
         """
         q = self._columns + self._joined if columns is None else columns
         whole = [self._view(image, 0, q) for image in range(len(self._blocks))]

@@ -137,6 +137,98 @@ def test_what_is_not_determined_raises(world, k, apart):
     assert everywhere(world, bool(A.values.grad.isfinite().all()))
 
 
+SQUARE = {"dense": 7, "lobpcg": 11}
+
+
+@pytest.mark.parametrize("n", SQUARE.values(), ids=SQUARE)
+@pytest.mark.parametrize("guard", [None, 0])
+def test_parts_of_a_cluster_have_no_gradient(world, n, guard):
+    """Of a square grid the second and third eigenvalue coincide, also where k parts them."""
+    A, _ = pair_of(world, poisson(n), False)
+
+    def refused(k, loss):
+        w, _, info = hs.eigsh(A, k=k, guard=guard)
+        with pytest.raises(hs.DegenerateEigenvaluesError, match="symmetric function") as raised:
+            loss(w).backward()
+        assert sorted(raised.value.pairs) == [1, 2] and raised.value.gap < 1e-6
+
+    refused(4, lambda w: w[1])
+    refused(4, lambda w: w[0] + w[1] + 1.001 * w[2])
+    refused(2, lambda w: w.sum())
+    refused(2, lambda w: w[1] ** 2)
+    # What is symmetric has one, and so has what leaves the cluster alone.
+    expected = np.linalg.eigvalsh(dense(A))
+    np.testing.assert_allclose(expected[1], expected[2])
+    change = direction(dense(A), 3)
+    for k, loss, of in (
+        (4, lambda w: w[1] + w[2], lambda w: w[1] + w[2]),
+        (4, lambda w: (w**3).sum() - w[3], lambda w: (w[:3] ** 3).sum() + w[3] ** 3 - w[3]),
+        (3, lambda w: w[1] * w[2] + w[0], lambda w: w[1] * w[2] + w[0]),
+        (2, lambda w: w[0] ** 2, lambda w: w[0] ** 2),
+    ):
+        A.values.grad = None
+        w, _, _ = hs.eigsh(A, k=k, guard=guard, tol=1e-9)
+        loss(w).backward()
+        slope = differences(lambda M, of=of: of(np.linalg.eigvalsh(M)), [dense(A)], [change])
+        np.testing.assert_allclose(along(A, A.values.grad, change), slope, rtol=1e-6)
+
+
+def test_parts_of_a_cluster_beside_vectors(world):
+    """A loss of both: the values' share has none either."""
+    A, _ = pair_of(world, sp.csr_matrix(sp.block_diag([grid(6, 9)] * 2)), False)
+    w, V, _ = hs.eigsh(A, k=4)
+    with pytest.raises(hs.DegenerateEigenvaluesError):
+        (w[0] + world.all_sum((V[:, :2] ** 2).sum())).backward()
+    w, V, _ = hs.eigsh(A, k=4)
+    (w[0] + w[1] + world.all_sum((V[:, :2] ** 2).sum(dim=1).square().sum())).backward()
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_single_precision(world, which):
+    """With the defaults, of values and of vectors."""
+    matrix = grid(9, 12)
+    A, _ = pair_of(world, sp.csr_matrix(matrix.astype(np.float32)), False)
+    w, V, info = hs.eigsh(A, k=3, which=which)
+    assert info.converged
+    (w[0] + 2 * w[2] + world.all_sum((V[:, 0] ** 4).sum())).backward()
+    assert info.adjoint.converged
+    order = [0, 2] if which == "smallest" else [-1, -3]
+
+    def of(M):
+        w, V = np.linalg.eigh(M)
+        return w[order[0]] + 2 * w[order[1]] + (V[:, order[0]] ** 4).sum()
+
+    M = dense(A).astype(np.float64)
+    change = direction(M, 3)
+    np.testing.assert_allclose(
+        along(A, A.values.grad, change), differences(of, [M], [change]), rtol=2e-3
+    )
+
+
+@pytest.mark.parametrize(("exponent", "of_mass"), [(200, 0), (-200, 0), (170, 170), (0, -160)])
+def test_gradients_of_any_magnitude(world, exponent, of_mass):
+    """In units of their own, those of the matrices near 1."""
+
+    def gradients(up, down):
+        A, B = pair_of(world, grid(9, 12))
+        a, b = A.values.detach() * 10.0**up, B.values.detach() * 10.0**down
+        a.requires_grad_()
+        b.requires_grad_()
+        w, V, info = hs.eigsh(A.with_values(a), k=3, B=B.with_values(b), tol=1e-10)
+        assert info.converged
+        share = world.all_sum((V[:, 0] * 10.0 ** (down / 2)).pow(4).sum())
+        (w[0] * 10.0 ** (down - up) + 2 * w[2] * 10.0 ** (down - up) + share).backward()
+        return a.grad * 10.0**up, b.grad * 10.0**down
+
+    for found, expected in zip(gradients(exponent, of_mass), gradients(0, 0), strict=True):
+        scale = abs(full_of(world, expected)).max()
+        assert everywhere(world, bool(((found - expected).abs() <= 1e-6 * scale).all()))
+
+
+def full_of(world, values) -> np.ndarray:
+    return np.concatenate(world.comm.allgather(values.numpy()))
+
+
 def test_second_derivatives_of_eigenvalues(world):
     A, _ = pair_of(world, grid(5, 6), False)
     w, _, _ = hs.eigsh(A, k=3)

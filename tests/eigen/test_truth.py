@@ -1,0 +1,70 @@
+"""What eigsh says of a pair is true of it: of matrices on which that is hard."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import hpc_sla as hs
+from tests.collective import distribute, full
+from tests.eigen.awkward import AWKWARD, spectrum
+
+pytestmark = pytest.mark.mpi
+
+RUNS = [
+    ("smallest", None, 1, np.float64),
+    ("smallest", "amg", 10, np.float64),
+    ("largest", None, 6, np.float64),
+    ("smallest", "jacobi", 3, np.float32),
+]
+
+
+def hold(A, matrix, w, V, info, which):
+    """Everything that can be said of the pairs, in units of the matrix's largest entry."""
+    k, eps = len(w), np.finfo(matrix.dtype).eps
+    unit = 2.0 ** math.frexp(abs(matrix.data).max(initial=0.0) or 1.0)[1]
+    # By halves: a unit near the end of the range has no inverse.
+    dense = matrix.toarray().astype(np.float64) / unit
+    w = w.numpy().astype(np.float64) / unit
+    told = np.array([one.residual_norm for one in info.columns]) / unit
+    V = full(A.layout, V).astype(np.float64)
+    assert np.isfinite(w).all() and np.isfinite(V).all()
+    assert abs(V.T @ V - np.eye(k)).max() < 1e3 * eps
+    # A sum of t terms is off by t units of rounding error, of the terms' magnitudes.
+    terms = eps * (30 + np.diff(matrix.indptr).max())
+    sizes = np.array([abs(v) @ abs(dense) @ abs(v) for v in V.T])
+    tiny = 2 * float(np.finfo(matrix.dtype).tiny)
+    assert (abs(np.sum(V * (dense @ V), axis=0) - w) <= terms * sizes + tiny).all()
+    residuals = np.linalg.norm(dense @ V - V * w, axis=0)
+    slack = terms * np.linalg.norm(abs(dense) @ abs(V) + abs(V * w), axis=0)
+    assert (abs(told - residuals) <= 1e-3 * residuals + slack).all()
+    sign = 1 if which == "smallest" else -1
+    assert (np.diff(sign * w) >= -1e-300).all()
+    values, errors = spectrum(sp.csr_matrix(dense))
+    for i, one in enumerate(info.columns):
+        if one.converged:
+            place = i if which == "smallest" else -1 - i
+            allowed = 1.001 * told[i] + slack[i] + 2 * errors[place] + terms * sizes[i]
+            assert abs(w[i] - values[place]) <= allowed, (i, w[i], values[place], told[i])
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_nothing_false_is_called_converged(world, name):
+    matrix = AWKWARD[name]()
+    A = {np.float64: distribute(matrix, world)} if matrix.dtype == np.float64 else {}
+    if 1e-30 < abs(matrix.data).max(initial=1.0) < 1e30 or matrix.dtype == np.float32:
+        A[np.float32] = distribute(matrix.astype(np.float32), world)
+    for which, precond, k, dtype in RUNS:
+        if dtype not in A:
+            continue
+        B = A[dtype]
+        w, V, info = hs.eigsh(B, k=k, which=which, precond=precond, max_iterations=150)
+        assert info.method == "lobpcg"
+        hold(B, matrix.astype(dtype), w, V, info, which)
+        # Where nothing is against it, it does converge.
+        fit = ("penalty", "rows", "semi") if precond != "amg" else ("1e16", "negative", "indefinite")
+        if dtype == np.float64 and which == "smallest" and not any(word in name for word in fit):
+            assert info.converged, (which, precond, [one.status for one in info.columns])
