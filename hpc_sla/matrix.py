@@ -77,7 +77,7 @@ class DSparseMatrix:
             On every rank, naming the file, the dataset and the remedy.
         """
         with world.agree("from_hdf5", dtype=dtype) as agreed, MatrixFile(path) as file:
-            agreed.say((file.n_rows, file.n_cols, file.nnz, file.digest))
+            agreed.say((file.n_rows, file.n_cols, file.nnz, file.digest, os.fspath(path)))
             offsets = offsets_for(file.part_offsets, world.size, file.block_size)
             rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
             indptr, indices, data = file.read_rows(rows.start, rows.stop)
@@ -87,10 +87,11 @@ class DSparseMatrix:
                 cuts = column_offsets_for(file.part_offsets, file.column_part_offsets, offsets)
                 first, last = int(cuts[world.rank]), int(cuts[world.rank + 1])
                 owned_columns = file.read_column_permutation(first, last)
-        if len(set(agreed.heard)) > 1:
+        if len({heard[:-1] for heard in agreed.heard}) > 1:
+            names = sorted({heard[-1] for heard in agreed.heard})
             raise InputError(
-                "ranks read different files by that name",
-                file=path,
+                f"ranks read different files: {', '.join(names)}",
+                field="from_hdf5: path",
                 remedy="Give every rank the same file, or a copy of it",
             )
         _check_permutation(world, path, "permutation", rows.start, permutation)
