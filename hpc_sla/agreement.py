@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from hpc_sla.serial import SerialComm
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+
+_PLAIN = (str, int, bool)
 
 
 class Agreement:
@@ -64,7 +67,7 @@ def agreement(
     asked, said = _digest(call), _digest(agreed.mine)
     # The largest and, as its negative, the smallest of each digest.
     told = np.array([error is not None, asked, -asked, said, -said], dtype=np.int64)
-    comm.Allreduce(MPI.IN_PLACE, told, op=MPI.MAX)
+    cast("MPI.Comm", comm).Allreduce(MPI.IN_PLACE, told, op=MPI.MAX)
     failed, most_asked, least_asked, most_said, least_said = told.tolist()
     if failed:
         _raise_together(comm, error)
@@ -76,19 +79,25 @@ def agreement(
 def describe(value: Any) -> Any:
     """What of a value must be the same on every rank, as something that prints alike. Local.
 
-    Of tensors and arrays that is the dtype and all but the first dimension, of objects the class.
+    Of tensors and arrays that is the dtype and all but the first dimension, of objects the class,
+    or what their method `replicated` gives.
     """
     kind = type(value)
-    if value is None or kind in (str, bool):
+    if value is None or kind in _PLAIN:
         return value
-    if kind in (int, float) or isinstance(value, np.number):
-        return value if kind is int else _number(value)
+    if kind is float or isinstance(value, np.number):
+        return _number(value)
+    if kind in (tuple, list):
+        return [describe(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
+    if hasattr(kind, "replicated"):
+        return describe(value.replicated())
+    if isinstance(value, (tuple, list)):  # namedtuples, torch.Size
         return [describe(item) for item in value]
     if isinstance(value, (torch.Tensor, np.ndarray)):
-        return f"{value.dtype} [{', '.join(['n', *map(str, value.shape[1:])][: value.ndim])}]"
+        name = str(value.dtype).removeprefix("torch.")
+        return f"{name} [{', '.join(['n', *map(str, value.shape[1:])][: value.ndim])}]"
     if isinstance(value, (torch.dtype, torch.device)):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

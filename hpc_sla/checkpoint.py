@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -125,6 +125,11 @@ class Checkpoint:
         self._reason = ""
         self._warned = False
         self._begin()
+
+    def replicated(self) -> dict[str, Any]:
+        """What must be the same on every rank. Local."""
+        asked = (self.every.seconds, self.every.iterations)
+        return {"path": self.path, "every": asked, "resume": self.resume, "tag": self.tag}
 
     def _begin(self) -> None:
         self._saved_at, self._saved_time = 0, time.monotonic()

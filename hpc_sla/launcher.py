@@ -41,9 +41,9 @@ class Launch:
 
 def launch() -> Launch:
     """Read the launcher's environment; a plain ``python -m hpc_sla`` is rank 0 of 1."""
-    pairs = _VARIABLES
+    pairs = list(_VARIABLES)
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's, and innermost where there are others
-        pairs = (("RANK", "WORLD_SIZE"), *_VARIABLES)
+        pairs.insert(0, ("RANK", "WORLD_SIZE"))
     for rank, size in pairs:
         if rank in os.environ and size in os.environ:
             try:
@@ -96,7 +96,8 @@ def _told(environment: Mapping[str, str]) -> list[tuple[str, int]]:
     found = []
     # Others than torchrun set these, too, for torch.distributed to read.
     if "RANK" in environment or "TORCHELASTIC_RUN_ID" in environment:
-        name = "torchrun" if "TORCHELASTIC_RUN_ID" in environment else "torch.distributed's launcher"
+        elastic = "TORCHELASTIC_RUN_ID" in environment
+        name = "torchrun" if elastic else "a launcher of torch.distributed's"
         found.append((name, _number(environment, "WORLD_SIZE")))
     found += [(name, _number(environment, size)) for size, name in _LAUNCHERS.items()]
     found.append(("srun", _step_tasks(environment)))

@@ -110,7 +110,7 @@ class RowLayout:
             On every rank, where `full` has another length.
         """
         array: np.ndarray | None = None
-        with self.world.agree():
+        with self.world.agree("scatter"):
             if self.world.rank == 0:
                 if full is None or len(full) != self.n_global:
                     got = "nothing" if full is None else f"{len(full)} entries"
@@ -156,6 +156,8 @@ class RowLayout:
             must run the loop too.
         """
         self._check(x)
+        with self.world.agree("gather", x=x):
+            pass
         yield from self._user_order.blocks(np.ascontiguousarray(x.detach().cpu().numpy()))
 
     def from_user_blocks(self, read: Callable[[int, int], np.ndarray]) -> torch.Tensor:
@@ -180,6 +182,7 @@ class RowLayout:
     def _check(self, x: torch.Tensor) -> None:
         # Local on purpose: one rank's wrong shape is a bug that must stop the job, and a check
         # that communicates would cost a reduction in every dot product.
+        self.world.check_open()
         if x.shape[:1] != (self.n_owned,):
             raise ValueError(
                 f"a distributed vector has this rank's {self.n_owned} owned entries "

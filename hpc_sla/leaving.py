@@ -125,8 +125,8 @@ def _exit_code() -> int:
         status = _status[0]
         # As the interpreter does it: a text goes to stderr, and the code is 1.
         return 0 if status is None else status & 0xFF if isinstance(status, int) else 1
-    # Raised by hand, and its code is gone. ``raise SystemExit(main())`` in the program itself is how
-    # many a program just ends.
+    # Raised by hand, and its code is gone. ``raise SystemExit(main())`` in the program itself is
+    # how many a program just ends.
     if steps[at].opname == "RAISE_VARARGS":
         given = [s for s in steps[:at] if s.opname not in ("PRECALL", "KW_NAMES", "NOP")][-2:]
         return int(not given[0].opname.startswith("CALL"))

@@ -76,7 +76,8 @@ class DSparseMatrix:
         InputError
             On every rank, naming the file, the dataset and the remedy.
         """
-        with world.agree(), MatrixFile(path) as file:
+        with world.agree("from_hdf5", dtype=dtype) as agreed, MatrixFile(path) as file:
+            agreed.say((file.n_rows, file.n_cols, file.nnz, file.digest, os.fspath(path)))
             offsets = offsets_for(file.part_offsets, world.size, file.block_size)
             rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
             indptr, indices, data = file.read_rows(rows.start, rows.stop)
@@ -86,6 +87,13 @@ class DSparseMatrix:
                 cuts = column_offsets_for(file.part_offsets, file.column_part_offsets, offsets)
                 first, last = int(cuts[world.rank]), int(cuts[world.rank + 1])
                 owned_columns = file.read_column_permutation(first, last)
+        if len({heard[:-1] for heard in agreed.heard}) > 1:
+            names = sorted({heard[-1] for heard in agreed.heard})
+            raise InputError(
+                f"ranks read different files: {', '.join(names)}",
+                field="from_hdf5: path",
+                remedy="Give every rank the same file, or a copy of it",
+            )
         _check_permutation(world, path, "permutation", rows.start, permutation)
         if not square:
             _check_permutation(world, path, "column_permutation", first, owned_columns)
@@ -381,7 +389,7 @@ def read_rhs(
     InputError
         On every rank: no right-hand side by that name (the message lists those there are).
     """
-    with layout.world.agree(), MatrixFile(path) as file:
+    with layout.world.agree("read_rhs", name=name, dtype=dtype), MatrixFile(path) as file:
         data = file.read_rhs(name, layout.start, layout.start + layout.n_owned)
     return torch.from_numpy(_as_dtype(data, dtype)).to(layout.world.device)
 

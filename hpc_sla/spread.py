@@ -41,7 +41,7 @@ def spread_rows(
     whole: sp.csr_matrix | None = None
     order: StoredOrder | None = None
     offsets = None
-    with world.agree():
+    with world.agree("from_scipy", block_size=block_size):
         if world.rank == 0:
             whole = _usable(matrix)
             part = _parts(whole, world.size, method, coordinates, block_size)

@@ -13,6 +13,7 @@ from hpc_sla.layout import RowLayout
 from hpc_sla.ownership import Ownership
 from hpc_sla.pattern import DistributedPattern
 from hpc_sla.storage.checks import native
+from hpc_sla.storage.limits import machine_memory
 from hpc_sla.world import World
 
 Integers = torch.Tensor | np.ndarray
@@ -34,14 +35,16 @@ def assemble(
     torch.Tensor [nnz_owned]
         Per rank: the summed values, differentiable in `values`.
     """
-    with world.agree():
+    with world.agree("from_coo", shape=shape, columns=columns is not None) as agreed:
+        shape = _shape(shape, world)
         rows, cols = _indices(rows, "rows"), _indices(cols, "cols")
         values = _values(values, world.device)
         _check_triplets(rows, cols, values, shape)
         if columns is not None:
             columns = _owned_columns(columns, shape)
-    n_rows, n_cols = int(shape[0]), int(shape[1])
-    values = _agree_on_kind(values, (n_rows, n_cols), columns is None, world)
+        agreed.say((values.dtype, values.requires_grad, values.numel() > 0))
+    n_rows, n_cols = shape
+    values = _of_one_kind(values, agreed.heard)
     ownership = Ownership(world, np.unique(rows), n_rows)
     layout = ownership.layout
     if n_rows == n_cols:
@@ -72,28 +75,47 @@ def assemble(
     return pattern, summed
 
 
-def _agree_on_kind(
-    values: torch.Tensor, shape: tuple[int, int], even_columns: bool, world: World
-) -> torch.Tensor:
-    """One dtype, and a gradient wanted on all ranks or on none. **Collective.**
+def _of_one_kind(values: torch.Tensor, heard: list[tuple[torch.dtype, bool, bool]]) -> torch.Tensor:
+    """One dtype, and a gradient wanted on all ranks or on none. Local: every rank has heard all.
 
     Ranks with nothing to pass follow the others: `torch.tensor([])` is float32.
     """
-    mine = (values.dtype, values.requires_grad, shape, even_columns)
-    kinds = world.comm.allgather((mine, values.numel() > 0))
-    said = {kind[:2] for kind, some in kinds if some} or {kinds[0][0][:2]}
-    if len(said) > 1 or len({kind[2:] for kind, _ in kinds}) > 1:
+    said = {kind[:2] for kind in heard if kind[2]} or {heard[0][:2]}
+    if len(said) > 1:
         raise InputError(
-            "ranks differ in the dtype of values, in whether it requires a gradient, in shape, or "
-            "in whether they pass columns",
+            "ranks differ in the dtype of values, or in whether it requires a gradient",
             field="values",
-            remedy="Pass the same dtype, requires_grad and shape on every rank, and columns on "
-            "all or none",
+            remedy="Pass the same dtype and requires_grad on every rank",
         )
     ((dtype, wants_gradient),) = said
-    if mine[:2] == (dtype, wants_gradient):
+    if (values.dtype, values.requires_grad) == (dtype, wants_gradient):
         return values
     return values.detach().to(dtype).requires_grad_(wants_gradient)
+
+
+def _shape(shape: Any, world: World) -> tuple[int, int]:
+    """Two whole numbers, and no more rows or columns than there is memory to own."""
+    try:
+        numbers = tuple(shape)
+    except TypeError:
+        numbers = ()
+    whole = [isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in numbers]
+    if len(numbers) != 2 or not all(whole) or min(numbers) < 0:
+        raise InputError(
+            f"{shape!r} is not the shape of a matrix",
+            field="shape",
+            remedy="Give two whole numbers, rows and columns",
+        )
+    # A rank keeps the number and the owner of each row of an even share.
+    needed = 2 * 8 * (max(numbers) // world.size) * world.ranks_on_node
+    if needed > machine_memory():
+        raise InputError(
+            f"{int(numbers[0])} x {int(numbers[1])} is too large: to know who owns what would take "
+            f"{needed / 2**30:.3g} GiB on a node, which has {machine_memory() / 2**30:.3g}",
+            field="shape",
+            remedy="Check it, or use more nodes",
+        )
+    return int(numbers[0]), int(numbers[1])
 
 
 def _indices(indices: Any, field: str) -> np.ndarray:
@@ -123,16 +145,14 @@ def _values(values: Any, device: torch.device) -> torch.Tensor:
 def _check_triplets(
     rows: np.ndarray, cols: np.ndarray, values: torch.Tensor, shape: Sequence[int]
 ) -> None:
-    if len(shape) != 2 or min(shape) < 0:
-        raise InputError(f"{tuple(shape)} is not the shape of a matrix", field="shape")
     if not len(rows) == len(cols) == values.numel() or values.dim() != 1:
         raise InputError(
             f"{len(rows)} rows, {len(cols)} cols and values of shape {tuple(values.shape)} "
             "do not make triplets",
             field="values",
         )
-    _check_range(rows, int(shape[0]), "rows")
-    _check_range(cols, int(shape[1]), "cols")
+    _check_range(rows, shape[0], "rows")
+    _check_range(cols, shape[1], "cols")
 
 
 def _check_range(indices: np.ndarray, bound: int, field: str) -> None:
@@ -149,5 +169,5 @@ def _owned_columns(columns: Any, shape: Sequence[int]) -> np.ndarray:
             remedy="Leave columns out",
         )
     owned = np.unique(_indices(columns, "columns"))
-    _check_range(owned, int(shape[1]), "columns")
+    _check_range(owned, shape[1], "columns")
     return owned

@@ -52,6 +52,7 @@ class World:
     ----------
     comm : MPI.Comm
     rank, size : int
+    ranks_on_node : int
     device : torch.device
     transport : Transport
         Its `name` says which it is.
@@ -90,8 +91,8 @@ class World:
         self.size: int = self.comm.size
         self._thinned: dict[int, World | None] = {}
         self.forgotten = Forgotten(self)
-        node_rank, node_size = self._shared.node
-        share_cores(node_size)
+        node_rank, self.ranks_on_node = self._shared.node
+        share_cores(self.ranks_on_node)
         with self.agree("World", transport=transport):
             if lone:
                 refuse_lone_ranks(self.size, MPI.get_vendor()[0])
@@ -280,6 +281,7 @@ class World:
 
     def max(self, value: float) -> float:
         """The largest of a number over ranks. **Collective.**"""
+        self.check_open()
         if self.size == 1:
             return value
         from mpi4py import MPI

@@ -5,31 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
-import time
-from contextlib import suppress
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import click
 
-from hpc_sla import log
+from hpc_sla import log, preemption
 from hpc_sla.cli import exits
 from hpc_sla.cli.files import Written
-from hpc_sla.cli.launch import launch
 from hpc_sla.cli.options import Function
 from hpc_sla.cli.record import MEANINGS
 from hpc_sla.errors import InputError
+from hpc_sla.launcher import launch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hpc_sla.checkpoint import Checkpoint
     from hpc_sla.world import World
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-_ROOT_FIRST_SECONDS = 0.5
 
 
 def checkpoint_options(function: Function) -> Function:
@@ -77,7 +71,7 @@ class Guard:
         self._path, self._every, self._resume = path, every, resume
         self._checkpoint: Checkpoint | None = None
         self._finishing = False
-        self._before: dict[int, Any] = {}
+        self._installed = False
 
     def checkpoint(self, world: World, tag: str = "") -> Checkpoint:
         """What to hand to the solver. **Collective.**
@@ -156,9 +150,8 @@ class Guard:
     # Signals
 
     def __enter__(self) -> Self:
-        with suppress(ValueError):  # signals are the main thread's
-            for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._told)
+        self._installed = preemption.install()
+        preemption.listen(self._told)
         return self
 
     def __exit__(
@@ -167,35 +160,24 @@ class Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, signal.SIG_DFL if before is None else before)
+        if not self._finishing:
+            preemption.listen(None)
+        if self._installed:
+            preemption.uninstall()
+            preemption.listen(None)
 
-    def _told(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
+    def _told(self, name: str) -> str | None:
+        """What to say and leave with; None to go on."""
         log.emit("signal", logging.WARNING, name=name, heard=not self._finishing)
         if self._finishing:
-            return
+            return None
         if self._checkpoint is not None and self._checkpoint.begun:
             self._checkpoint.request_stop(name)
-        else:
-            self._leave(name)
-
-    def _leave(self, name: str) -> None:
-        """End this process, and all ranks with it. Local."""
-        launched = launch()
-        told = f"hpc_sla: {name} before the iterations began: there is nothing to save"
+            return None
+        told = f"{name} before the iterations began: there is nothing to save"
         if self._path is not None and os.path.exists(self._path):
             told += f"; {self._path} is as it was"
-        if not launched.is_root:
-            # Where all ranks were told, one message will do.
-            time.sleep(_ROOT_FIRST_SECONDS)
-        print(told, file=sys.stderr, flush=True)
         log.emit("preempted", logging.WARNING, message=told)
-        if launched.size > 1:
+        if launch().size > 1:
             log.emit("end", exit_code=exits.PREEMPTED, meaning=MEANINGS[exits.PREEMPTED])
-        mpi = sys.modules.get("mpi4py.MPI")
-        if launched.size > 1:
-            if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
-                mpi.COMM_WORLD.Abort(exits.PREEMPTED)
-            os._exit(exits.PREEMPTED)
-        raise SystemExit(exits.PREEMPTED)
+        return f"hpc_sla: {told}"

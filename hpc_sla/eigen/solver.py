@@ -141,14 +141,30 @@ def eigsh(
     if max_iterations is None:
         max_iterations = 5000
     x0, deflate = (t.unsqueeze(1) if t is not None and t.dim() == 1 else t for t in (x0, deflate))
-    with a.world.agree():
+    theta = (*parameters_of(A), *(() if B is None else parameters_of(B)))
+    with a.world.agree(
+        "eigsh",
+        A=(a.shape, a.dtype),
+        k=k,
+        which=which,
+        B=b and (b.shape, b.dtype),
+        precond=precond,
+        tol=tol,
+        max_iterations=max_iterations,
+        x0=x0,
+        deflate=deflate,
+        guard=guard,
+        adjoint_rtol=adjoint_rtol,
+        checkpoint=checkpoint,
+        parameters=len(theta),
+    ) as agreed:
         dtype = _dtype(a, b, x0, deflate)
         _check(a, b, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
         if tol is None:
             tol = TOLERANCES[dtype]
-    theta = (*parameters_of(A), *(() if B is None else parameters_of(B)))
-    wanted = adjoint.Wanted(theta)
-    _agree(a, (k, which, guard, dtype, _columns(x0), _columns(deflate), len(theta)), wanted)
+        wanted = adjoint.Wanted(theta)
+        agreed.say(wanted.mine)
+    wanted.follow(agreed.heard)
     units = Exponents(exponent(A, "A", dtype), 0 if B is None else exponent(B, "B", dtype))
     _check_symmetric(scaled(A, units.A), None if B is None else scaled(B, units.B), dtype)
     if adjoint_rtol is None:
@@ -235,10 +251,6 @@ def _precondition(
     return M if named or not power else ScaledPreconditioner(M, power)
 
 
-def _columns(x: torch.Tensor | None) -> int | None:
-    return None if x is None else x.shape[1]
-
-
 def _dtype(a: Operator, b: Operator | None, *vectors: torch.Tensor | None) -> torch.dtype:
     """That of whatever has one; float64 where nothing does."""
     kinds = [a.dtype, None if b is None else b.dtype]
@@ -306,19 +318,6 @@ def _check(
 
 def _same_rows(a: RowLayout, b: RowLayout) -> bool:
     return a is b or (np.array_equal(a.offsets, b.offsets) and np.array_equal(a.rows, b.rows))
-
-
-def _agree(a: Operator, mine: tuple[Any, ...], wanted: adjoint.Wanted) -> None:
-    """What ranks must have in common for their collectives to match. **Collective.**"""
-    told = a.world.comm.allgather((mine, wanted.mine))
-    if len({kind for kind, _ in told}) > 1:
-        raise InputError(
-            "ranks differ in k, which, guard, the dtype, the columns of x0 or deflate, or in how "
-            "many parameters A and B have",
-            field="A",
-            remedy="Pass the same kind on every rank",
-        )
-    wanted.follow([wants for _, wants in told])
 
 
 def _check_symmetric(A: Any, B: Any, dtype: torch.dtype) -> None:

@@ -138,14 +138,29 @@ def solve(
         rtol = default_rtol(dtype)
     if max_iterations is None:
         max_iterations = min(max(10 * operator.n_global, 1000), 100_000)
-    with operator.world.agree():
+    theta = parameters_of(A)
+    with operator.world.agree(
+        "solve",
+        A=(operator.shape, operator.dtype),
+        b=b,
+        method=method,
+        precond=precond,
+        rtol=rtol,
+        atol=atol,
+        max_iterations=max_iterations,
+        x0=x0,
+        adjoint_rtol=adjoint_rtol,
+        dtol=dtol,
+        checkpoint=checkpoint,
+        parameters=len(theta),
+    ) as agreed:
         _check(operator, b, rtol, atol, max_iterations, x0, adjoint_rtol, dtol)
         chosen = None if method == "auto" else make_method(method)
         if chosen:
             chosen.check_shape(operator.shape, operator.square)
-    theta = parameters_of(A)
-    wanted = adjoint.Wanted((b, x0, *theta))
-    _agree(operator, b, x0, wanted)
+        wanted = adjoint.Wanted((b, x0, *theta))
+        agreed.say(wanted.mine)
+    wanted.follow(agreed.heard)
     rhs, guess, *rest = wanted.tensors
     assert rhs is not None
     if adjoint_rtol is None:
@@ -388,22 +403,6 @@ def _info(o: Outcome, b_norm: float, least_squares: tuple[float, float] | None) 
     info = SolveInfo(o.status or "max_iterations", o.iterations, norm, relative, o.history)
     info.normal_residual = normal
     return info
-
-
-def _agree(
-    operator: Operator, b: torch.Tensor, x0: torch.Tensor | None, wanted: adjoint.Wanted
-) -> None:
-    """What ranks must have in common for their collectives to match. **Collective.**"""
-    mine = (tuple(b.shape[1:]), b.dtype, x0 is None, len(wanted.mine))
-    told = operator.world.comm.allgather((mine, wanted.mine))
-    if len({kind for kind, _ in told}) > 1:
-        raise InputError(
-            "ranks differ in the columns or the dtype of b, in whether there is an x0, or in how "
-            "many parameters A has",
-            field="b",
-            remedy="Pass the same kind on every rank",
-        )
-    wanted.follow([wants for _, wants in told])
 
 
 def _copy(x: torch.Tensor) -> torch.Tensor:

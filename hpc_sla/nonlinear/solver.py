@@ -168,15 +168,37 @@ def nonlinear_solve(
     settings = Settings(
         jacobian, pattern, jvp, linear_method, precond, precond_lag, linear_max_iterations
     )
-    with layout.world.agree():
+    with layout.world.agree(
+        "nonlinear_solve",
+        rows=layout.n_global,
+        u0=u0,
+        theta=len(arguments.tensors),
+        method=method,
+        rtol=rtol,
+        atol=atol,
+        max_iterations=max_iterations,
+        jacobian=jacobian,
+        pattern=pattern,
+        jvp=jvp,
+        linear_method=linear_method,
+        precond=precond,
+        precond_lag=precond_lag,
+        linear_max_iterations=linear_max_iterations,
+        forcing=forcing,
+        line_search=line_search,
+        fixed_point=fixed_point,
+        adjoint_rtol=adjoint_rtol,
+        checkpoint=checkpoint,
+    ) as agreed:
         _check_start(u0, layout)
         made = make_method(method)
         choices.settle(made, _LIMITS[made.name], u0.dtype)
         if precond == "auto" and made.name != "newton":
             settings.precond = "none"
         maker = settings.check(inner, u0.dtype)
-    wanted = adjoint.Wanted((u0, *arguments.tensors))
-    _agree(layout, u0, wanted)
+        wanted = adjoint.Wanted((u0, *arguments.tensors))
+        agreed.say(wanted.mine)
+    wanted.follow(agreed.heard)
     start, *rest = wanted.tensors
     tensors = tuple(t for t in rest if t is not None)
     assert start is not None
@@ -243,19 +265,6 @@ def _check_start(u0: Any, layout: RowLayout) -> None:
         )
     if u0.device != layout.world.device:
         raise InputError(f"on {u0.device}, this rank's device is {layout.world.device}", field="u0")
-
-
-def _agree(layout: RowLayout, u0: torch.Tensor, wanted: adjoint.Wanted) -> None:
-    """What ranks must have in common for their collectives to match. **Collective.**"""
-    mine = (tuple(u0.shape[1:]), u0.dtype, len(wanted.mine))
-    told = layout.world.comm.allgather((mine, wanted.mine))
-    if len({kind for kind, _ in told}) > 1:
-        raise InputError(
-            "ranks differ in the columns or the dtype of u0, or in how many tensors theta has",
-            field="u0",
-            remedy="Pass the same kind on every rank",
-        )
-    wanted.follow([wants for _, wants in told])
 
 
 def _refuse_hidden(

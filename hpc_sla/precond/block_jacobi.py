@@ -42,7 +42,7 @@ class BlockJacobi(Preconditioner):
 
     def __init__(self, A: DSparseMatrix, factor: str = "ilu0", backend: str = "auto") -> None:
         world = A.world
-        with world.agree():
+        with world.agree("BlockJacobi", A=A.shape, factor=factor, backend=backend):
             check_factor("block_jacobi", factor, backend)
         self.name = f"block_jacobi:{factor_options(factor, backend)}"
         self._belongs_to(A.layout.n_owned, A.values)

@@ -55,7 +55,9 @@ class Chebyshev(Preconditioner):
     symmetric = True
 
     def __init__(self, A: DSparseMatrix, degree: int = 4, eigenvalue_ratio: float = 30.0) -> None:
-        with A.world.agree():
+        with A.world.agree(
+            "Chebyshev", A=A.shape, degree=degree, eigenvalue_ratio=eigenvalue_ratio
+        ):
             if degree < 1:
                 raise InputError(f"{degree} is below 1", field="chebyshev:degree")
             if not 1 < eigenvalue_ratio < float("inf"):

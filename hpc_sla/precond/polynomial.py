@@ -45,7 +45,7 @@ class Polynomial(Preconditioner):
     symmetric = True
 
     def __init__(self, A: DSparseMatrix, degree: int = 3) -> None:
-        with A.world.agree():
+        with A.world.agree("Polynomial", A=A.shape, degree=degree):
             if degree < 0:
                 raise InputError(f"{degree} is negative", field="polynomial:degree")
         self.name = f"polynomial:degree={degree}"

@@ -58,7 +58,9 @@ class AdditiveSchwarz(Preconditioner):
         backend: str = "auto",
     ) -> None:
         world, n = A.world, A.layout.n_owned
-        with world.agree():
+        with world.agree(
+            "AdditiveSchwarz", A=A.shape, overlap=overlap, type=type, factor=factor, backend=backend
+        ):
             check_factor("additive_schwarz", factor, backend)
             if overlap < 0:
                 raise InputError(f"{overlap} is negative", field="additive_schwarz:overlap")

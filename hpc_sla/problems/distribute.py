@@ -38,7 +38,7 @@ def distribute(problem: Problem, world: World, dtype: torch.dtype | None = None)
 
     block = problem.block_size
     offsets = even_offsets(problem.n_rows // block, world.size) * block
-    with world.agree():
+    with world.agree("distribute", problem=(problem.name, problem.parameters), dtype=dtype):
         mine = problem.rows(int(offsets[world.rank]), int(offsets[world.rank + 1]))
     data = mine.data.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
     layout = RowLayout(world, offsets)

@@ -8,12 +8,18 @@ import pytest
 
 from tests.launch import launch_python
 
-HEADER = "import hpc_sla as hs, torch\nworld = hs.World(device='cpu', transport={!r})\n"
+HEADER = """\
+import sys, time
+import hpc_sla.leaving
+hpc_sla.leaving.PATIENCE_SECONDS = 1.0
+import hpc_sla as hs, torch
+world = hs.World(device='cpu', transport={!r})
+"""
 
 
-def _run(body, folder, transport="mpi"):
+def _run(body, folder, transport="mpi", ranks=3):
     program = HEADER.format(transport) + textwrap.dedent(body)
-    return launch_python(3, "-c", program, timeout=60, cwd=folder)
+    return launch_python(ranks, "-c", program, timeout=200, cwd=folder)
 
 
 def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(tmp_path):
@@ -29,9 +35,55 @@ def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(tmp_path):
     assert "rank 1" in done.stderr and "KeyError: 'only here'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("leave", "code"),
+    [("sys.exit(4)", 4), ("leave()", 1)],
+)
+def test_sys_exit_on_one_rank_ends_the_job(tmp_path, leave, code):
+    done = _run(
+        f"""
+        def leave():
+            raise SystemExit('no such thing')
+        if world.rank == 1:
+            {leave}
+        world.barrier()
+        """,
+        tmp_path,
+        ranks=2,
+    )
+    assert done.returncode == code
+    assert "rank 1 has left with an error" in done.stderr
+    assert code == 4 or "no such thing" in done.stderr
+
+
+@pytest.mark.parametrize(("leave", "code"), [("sys.exit(3)", 3), ("raise SystemExit(main())", 0)])
+def test_ranks_that_leave_by_themselves_may_take_their_time(tmp_path, leave, code):
+    """With an error within the patience, without one as long as they like."""
+    done = _run(
+        f"""
+        def main():
+            return 0
+        try:
+            sys.exit(5)
+        except SystemExit:
+            pass  # is none
+        if world.rank == 0 and {code == 0}:
+            time.sleep(2.5)
+            print("done")
+        {leave}
+        """,
+        tmp_path,
+        ranks=2,
+    )
+    assert done.returncode == code
+    assert "left with an error" not in done.stderr
+    assert done.stdout == ("done\n" if code == 0 else "")
+
+
 @pytest.mark.parametrize("transport", ["mpi", "gloo"], ids=["mpi4py", "torch.distributed"])
-def test_a_program_that_just_ends_ends_cleanly(tmp_path, transport):
+def test_a_program_that_just_ends_ends_cleanly(tmp_path, transport, monkeypatch):
     """With persistent requests and a process group still alive at exit."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     done = _run(
         """
         import scipy.sparse as sp
@@ -46,3 +98,4 @@ def test_a_program_that_just_ends_ends_cleanly(tmp_path, transport):
     )
     assert (done.returncode, done.stdout.split()) == (0, ["converged"])
     assert "warn" not in done.stderr.lower() and "error" not in done.stderr.lower(), done.stderr
+    assert not list(tmp_path.glob("hpc_sla-*")), "where torch.distributed met"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
 import re
+import signal
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -18,6 +22,7 @@ from tests.scripts.test_slurm import ROOT, attribute, run
 from tests.scripts.test_slurm import slurm as slurm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+SLOWLY = ROOT / "tests" / "cli" / "slowly.py"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE")
 # Slurm 22.05's PMI2 now and then garbles a rank's start on a loaded machine: see test_slurm.submit.
 GARBLED = ("mpi/pmi2: invalid client request", "Fatal error in internal_Init")
@@ -137,6 +142,61 @@ def test_pipeline_stops_at_the_step_that_fails(slurm, folder):
     assert states[0]["ExitCode"] == "2:0", printed_in(folder)
     assert {state["JobState"] for state in states[1:]} == {"CANCELLED"}
     assert len(list((folder / "out").iterdir())) == 1, "what the first printed"
+
+
+@pytest.mark.parametrize("stage", ["read", ""])
+def test_told_before_the_iterations_all_ranks_leave_with_one_code(slurm, folder, stage):
+    """Reading, while the other rank waits in MPI; and with modules still to be loaded."""
+    python = (sys.executable, *(("-m", "hpc_sla") if not stage else (SLOWLY, stage)))
+    env = {**slurm, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    made = run(
+        *python[:1],
+        "-m",
+        "hpc_sla",
+        "partition",
+        "poisson2d:n=8",
+        "-o",
+        "m.h5",
+        cwd=folder,
+        env=env,
+    )
+    assert made.returncode == 0, made.stderr
+    command = ("srun", "--mpi=pmi2", "--nodes=2", "-n", "2", "--wait=60", "--label", *python)
+    for _ in range(3):
+        step = subprocess.Popen(
+            [*map(str, command), "solve", "m.h5", "--checkpoint", "c.h5", "-o", "x.h5"],
+            cwd=folder, env=env, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            end = time.monotonic() + 100
+            ready = (folder / "there.0").exists if stage else lambda: len(listening(folder)) == 2
+            while not ready() and step.poll() is None and time.monotonic() < end:
+                time.sleep(0.02)
+            step.send_signal(signal.SIGUSR1)
+            said = step.communicate(timeout=100)[1]
+        finally:
+            step.kill()
+        if not any(text in said for text in GARBLED):
+            break
+    assert step.returncode == 75, said
+    assert "told to end by SIGUSR1" in said or "SIGUSR1 before the iterations" in said
+    assert not (folder / "x.h5").exists()
+
+
+def listening(folder: Path) -> list[str]:
+    """Tasks in this folder that have a handler for SIGUSR1."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, StopIteration):
+            if Path(os.readlink(process / "cwd")) != folder.resolve():
+                continue
+            if b"python" not in (process / "cmdline").read_bytes().split(b"\0")[0]:
+                continue
+            lines = (process / "status").read_text().splitlines()
+            caught = next(line for line in lines if line.startswith("SigCgt")).split()[1]
+            if int(caught, 16) >> (signal.SIGUSR1 - 1) & 1:
+                found.append(process.name)
+    return found
 
 
 STUBBORN = ("--precond", "none", "--rtol", "1e-10", "--max-iterations", "1000000")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from hpc_sla.transport import Neighbours
+from hpc_sla.transport import Neighbours, rendezvous
 from tests.collective import everywhere
 
 pytestmark = pytest.mark.mpi
@@ -101,3 +106,70 @@ def test_a_reduction_travels_while_a_halo_does(any_world):
         came = bool((channel.recv_buffer == (any_world.rank - 1) % size).all())
         assert everywhere(any_world, came)
     channel.close()
+
+
+def sockets(process):
+    """Inodes of a process's sockets."""
+    found = set()
+    for fd in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(OSError):
+            name = os.readlink(fd)
+            if name.startswith("socket:["):
+                found.add(name[8:-1])
+    return found
+
+
+def listening():
+    """Addresses, in hexadecimal, that this process listens on, and did not inherit."""
+    mine = sockets("self") - sockets(os.getppid())
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            here, state, inode = words[1], words[3], words[9]
+            if state == "0A" and inode in mine:
+                found.append(here.partition(":")[0])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="Linux tells of its sockets")
+def test_nothing_listens_to_the_whole_network(torch_world):
+    everywhere_at_once = {"0" * 8, "0" * 32}
+    assert everywhere(torch_world, not everywhere_at_once & set(listening()))
+
+
+def test_between_nodes_the_store_listens_on_one_address_and_behind_a_secret(world, monkeypatch):
+    """Played on one node, by way of the loopback address."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setattr(rendezvous.socket, "gethostname", lambda: f"node{world.rank}")
+    if world.size == 1:
+        pytest.skip("one rank is on one node")
+    store, name = rendezvous.make_store(world.comm, False, timedelta(seconds=60))
+    if world.rank == 0:
+        store.set("key", "value")
+    world.barrier()
+    port = int(name.rpartition(":")[2])
+    there = [line.split()[1:4:2] for line in Path("/proc/self/net/tcp").read_text().splitlines()]
+    ours = [here for here, state in there if state == "0A" and here.endswith(f":{port:04X}")]
+    plain = torch.distributed.TCPStore("127.0.0.1", port, timeout=timedelta(seconds=60))
+    ok = store.get("key") == b"value" and not plain.check(["key"])
+    assert everywhere(world, ok and ours == [f"0100007F:{port:04X}"])
+    world.barrier()
+
+
+def test_the_address_between_nodes():
+    assert rendezvous.address_towards("localhost") == ""
+    assert rendezvous.address_towards("no.such.host.invalid") == ""
+    with rendezvous.listen("127.0.0.1") as bound:
+        assert bound.getsockname()[0] == "127.0.0.1"
+    with rendezvous.listen("192.0.2.77") as bound:  # of nobody
+        assert bound.getsockname()[0] in ("::", "0.0.0.0")
+
+
+def test_the_folder_where_ranks_meet_is_closed_to_others(world):
+    store, folder = rendezvous.make_store(world.comm, True, timedelta(seconds=60))
+    ok = os.stat(folder).st_mode & 0o777 == 0o700 and os.stat(folder).st_uid == os.getuid()
+    if world.rank == 0:
+        store.set("key", "value")
+    world.barrier()
+    assert everywhere(world, ok and store.get("key") == b"value")

@@ -62,7 +62,7 @@ class AMG(Preconditioner):
         self.options = AmgOptions() if options is None else options
         self.name = str(self.options)
         self._belongs_to(A.layout.n_owned, A.values)
-        with A.world.agree():
+        with A.world.agree("AMG", A=A.shape, options=self.options):
             B = self._near_nullspace(A, near_nullspace)
         vectors = A.world.comm.allgather(B.shape[1])
         with A.world.agree():
@@ -131,7 +131,7 @@ class AMG(Preconditioner):
         InputError
             On every rank: another pattern, or an unknown `keep`.
         """
-        with A.world.agree():
+        with A.world.agree("AMG.update", A=A.shape, keep=keep):
             if A.pattern is not self._matrix.pattern:
                 raise InputError(
                     "the matrix has another pattern than the one multigrid was set up with",
