@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hpc_sla import product as products
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.partition.offsets import column_offsets_for, offsets_for
@@ -52,10 +53,12 @@ class DSparseMatrix:
         self.columns = pattern.columns
         self.world = pattern.layout.world
         self.shape = (self.layout.n_global, self.columns.n_global)
+        self.world.forgotten.own(values)
 
     # Constructors
 
     @classmethod
+    @entry
     def from_hdf5(
         cls, path: str | os.PathLike[str], world: World, dtype: torch.dtype | None = None
     ) -> DSparseMatrix:
@@ -94,6 +97,7 @@ class DSparseMatrix:
         return cls._from_rows(layout, columns, indptr, indices, _as_dtype(data, dtype))
 
     @classmethod
+    @entry
     def from_scipy(
         cls,
         matrix: Any,
@@ -137,6 +141,7 @@ class DSparseMatrix:
         )
 
     @classmethod
+    @entry
     def from_coo(
         cls,
         rows: torch.Tensor | np.ndarray,
@@ -193,6 +198,7 @@ class DSparseMatrix:
         pattern, data = DistributedPattern.from_rows(layout, indptr, indices, data, columns)
         return cls(pattern, torch.from_numpy(data).to(layout.world.device))
 
+    @entry
     def with_values(self, values: torch.Tensor) -> DSparseMatrix:
         """The same pattern and halo with other values. Local; differentiable.
 
@@ -210,6 +216,7 @@ class DSparseMatrix:
 
     # Products
 
+    @entry
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         """`A x` for x `[n_owned]` or `[n_owned, k]` in `columns`, giving the same in `layout`.
 
@@ -229,6 +236,7 @@ class DSparseMatrix:
                 f"{self.dtype} on {self.device}"
             )
 
+    @entry
     def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
         """`A^T x` for x in `layout`, giving a vector in `columns`. **Collective.**
 
@@ -242,6 +250,7 @@ class DSparseMatrix:
         """The transpose, as a view. Local."""
         return TransposedMatrix(self)
 
+    @entry
     def halo(self, x: torch.Tensor) -> torch.Tensor:
         """The values of x that this rank's rows need from other ranks. **Collective.**
 
@@ -250,6 +259,7 @@ class DSparseMatrix:
         self.columns._check(x)
         return self.pattern.plan.exchange(x)
 
+    @entry
     def with_halo(self, x: torch.Tensor) -> torch.Tensor:
         """Owned values and behind them `halo(x)`. **Collective.** Differentiable.
 
@@ -285,6 +295,7 @@ class DSparseMatrix:
         """Values this rank needs from others for a product."""
         return self.pattern.plan.n_halo
 
+    @entry
     def entries(self) -> tuple[np.ndarray, np.ndarray]:
         """The user's row and column of each of `values`: two int64 [nnz_owned]. **Collective.**"""
         mine = torch.from_numpy(np.ascontiguousarray(self.columns.rows)).to(self.device)
@@ -295,6 +306,7 @@ class DSparseMatrix:
         rows = user.index_select(0, self.pattern.local_rows())
         return rows.cpu().numpy(), columns.index_select(0, local).cpu().numpy()
 
+    @entry
     def diagonal(self) -> torch.Tensor:
         """The diagonal of the owned rows, 0 where not stored: [n_owned]. Local; differentiable.
 
@@ -316,6 +328,7 @@ class DSparseMatrix:
         found = self.values.index_select(0, where.clamp(min=0))
         return torch.where(where >= 0, found, 0.0)
 
+    @entry
     def local_csr(self) -> sp.csr_matrix:
         """This rank's rows with stored column numbers, as SciPy [n_owned, n]. Local."""
         import scipy.sparse as sp  # slow to load, and a solve does without it
@@ -344,17 +357,20 @@ class TransposedMatrix:
         self.world = matrix.world
         self.shape = matrix.shape[::-1]
 
+    @entry
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         """`A^T x`. **Collective.** Differentiable in A's values and x."""
         return self.T.rmatvec(x)
 
     matvec = __matmul__
 
+    @entry
     def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
         """`A x`. **Collective.**"""
         return self.T.matvec(x)
 
 
+@entry
 def read_rhs(
     path: str | os.PathLike[str],
     name: str,

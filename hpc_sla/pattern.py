@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hpc_sla.entry import lasting
 from hpc_sla.errors import InputError
 from hpc_sla.halo import HaloPlan
 from hpc_sla.kernels.csr import CsrPattern
@@ -244,7 +245,8 @@ class DistributedPattern:
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:
         key = (like.dtype, tuple(like.shape[1:]))
         if key not in self._halo_product:
-            self._halo_product[key] = like.new_empty((self.halo.n_rows, *like.shape[1:]))
+            with lasting():
+                self._halo_product[key] = like.new_empty((self.halo.n_rows, *like.shape[1:]))
         return self._halo_product[key]
 
     # Indices for people

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
+from hpc_sla.entry import entry
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.forgotten import Forgotten, Tags, digest_of
 from hpc_sla.heartbeat import beat
@@ -178,6 +179,7 @@ class World:
 
     # Reductions
 
+    @entry
     def all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of every rank's `tensor`, the same on every rank. **Collective.**
 
@@ -214,6 +216,7 @@ class World:
         look.warn_behind(total)
         return total
 
+    @entry
     def replicate(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mark a value that is the same on every rank. **Collective** in backward.
 
@@ -240,6 +243,7 @@ class World:
             digest = digest_of(tensor)
         return Replicate.apply(tensor, self, digest)
 
+    @entry
     def replicate_module(self, module: torch.nn.Module, broadcast: bool = True) -> Replicated:
         """A network that every rank holds and calls on its own data. **Collective.**
 
@@ -272,6 +276,7 @@ class World:
         """
         return Replicated(module, self, broadcast)
 
+    @entry
     def max(self, value: float) -> float:
         """The largest of a number over ranks. **Collective.**"""
         if self.size == 1:
@@ -280,6 +285,7 @@ class World:
 
         return self.comm.allreduce(value, op=MPI.MAX)
 
+    @entry
     def sum(self, value: float) -> float:
         """The sum of a number over ranks. **Collective.**"""
         beat()
@@ -287,10 +293,12 @@ class World:
 
     # Set-up communication
 
+    @entry
     def gather_objects(self, value: T) -> list[T] | None:
         """Every rank's small object, as a list on rank 0. **Collective.**"""
         return self.comm.gather(value)
 
+    @entry
     def on_root(self, function: Callable[[], T]) -> T:
         """Run `function` on rank 0 and give every rank its (small) result. **Collective.**
 
@@ -305,10 +313,12 @@ class World:
                 value = function()
         return self.comm.bcast(value)
 
+    @entry
     def barrier(self) -> None:
         """Wait for every rank. **Collective.**"""
         self.comm.Barrier()
 
+    @entry
     def sparse_exchange(self, messages: dict[int, Any]) -> dict[int, Any]:
         """Messages to ranks that do not expect them. **Collective.** See `sparse_exchange`."""
         beat()

@@ -12,6 +12,7 @@ import torch
 
 from hpc_sla import adjoint
 from hpc_sla.adjoint import LocalPattern, MatrixForm
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
 
@@ -145,6 +146,7 @@ class Factorization(ABC):
         self._theta = (matrix.values if matrix.source is None else matrix.source,)
         self._form = MatrixForm(LocalPattern(matrix.pattern))
 
+    @entry
     def solve(self, b: torch.Tensor, transpose: bool = False) -> torch.Tensor:
         """Find x with A x = b, or A^T x = b. Local; waits for the device.
 

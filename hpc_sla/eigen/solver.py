@@ -15,6 +15,7 @@ from hpc_sla.eigen.dense import serves
 from hpc_sla.eigen.pencil import EigenPencil
 from hpc_sla.eigen.problem import Callback, Constraints, Problem
 from hpc_sla.eigen.resume import Resume
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.forgotten import watch
 from hpc_sla.layout import RowLayout
@@ -29,6 +30,7 @@ from hpc_sla.precond.scaling import positive
 WHICH = {"smallest": 1.0, "largest": -1.0}
 
 
+@entry
 def eigsh(
     A: DSparseMatrix | LinearOperator,
     k: int = 6,
