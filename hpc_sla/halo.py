@@ -10,10 +10,11 @@ import torch
 from hpc_sla.entry import entry, lasting
 from hpc_sla.kept import end_of, kept
 from hpc_sla.layout import RowLayout
+from hpc_sla.shared import Shared
 from hpc_sla.transport import Channel, Neighbours
 
 
-class HaloPlan:
+class HaloPlan(Shared):
     """The values this rank needs from others, and those others need from it.
 
     **Collective.** The ranks that need this rank's values are found by a scalable exchange:

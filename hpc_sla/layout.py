@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,12 @@ import torch
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.partition.offsets import even_offsets
+from hpc_sla.shared import Shared
 from hpc_sla.user_order import UserOrder
 from hpc_sla.world import World
 
 
-class RowLayout:
+class RowLayout(Shared):
     """Which rows of a global vector or matrix each rank owns.
 
     Rows have two numberings. The *user's* is that of the matrix they came with. The *stored*
@@ -193,6 +195,9 @@ class RowLayout:
                 f"as its first dimension; got shape {tuple(x.shape)}"
             )
         self.world.forgotten.own(x)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return RowLayout, (self.world, self.offsets, self._rows)  # the World may refuse
 
     def __repr__(self) -> str:
         return f"RowLayout(n_global={self.n_global}, n_owned={self.n_owned}, start={self.start})"

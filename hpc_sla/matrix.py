@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.partition.offsets import column_offsets_for, offsets_for
 from hpc_sla.pattern import DistributedPattern
+from hpc_sla.serial import SerialComm
+from hpc_sla.shared import refuse_pickling
 from hpc_sla.storage import checks
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.triplets import assemble
@@ -214,6 +217,20 @@ class DSparseMatrix:
             )
         return DSparseMatrix(self.pattern, values)
 
+    def __copy__(self) -> DSparseMatrix:
+        return DSparseMatrix(self.pattern, self.values)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DSparseMatrix:
+        """Values of its own, on the same pattern and World. Local."""
+        return DSparseMatrix(self.pattern, copy.deepcopy(self.values, memo))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.world.size > 1 or not isinstance(self.world.comm, SerialComm):
+            refuse_pickling(self)
+        owned, other = self.pattern.owned, self.columns is not self.layout
+        arrays = (owned.indptr.cpu().numpy(), owned.indices.cpu().numpy())
+        return _unpickled, (self.layout, self.columns if other else None, *arrays, self.values)
+
     # Products
 
     @entry
@@ -324,7 +341,9 @@ class DSparseMatrix:
             )
         where = self.pattern.owned.diagonal
         if not self.pattern.owned.nnz:
-            return self.values.new_zeros(self.layout.n_owned)
+            # In the graph of the values all the same: other ranks go back through theirs.
+            nothing = self.pattern.owned_values(self.values).sum()
+            return nothing.expand(self.layout.n_owned)
         found = self.values.index_select(0, where.clamp(min=0))
         return torch.where(where >= 0, found, 0.0)
 
@@ -370,7 +389,21 @@ class TransposedMatrix:
         return self.T.matvec(x)
 
 
-@entry
+def _unpickled(
+    layout: RowLayout,
+    columns: RowLayout | None,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: torch.Tensor,
+) -> DSparseMatrix:
+    """A matrix of one process."""
+    order = np.arange(len(indices))
+    pattern, _ = DistributedPattern.from_rows(
+        layout, indptr.astype(np.int64), indices.copy(), order, columns
+    )
+    return DSparseMatrix(pattern, values)
+
+
 def read_rhs(
     path: str | os.PathLike[str],
     name: str,

@@ -11,11 +11,12 @@ from hpc_sla.halo import HaloPlan
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.vectors import dot_into
 from hpc_sla.layout import RowLayout
+from hpc_sla.shared import Shared
 
 _INT32 = 2**31
 
 
-class DistributedPattern:
+class DistributedPattern(Shared):
     """The sparsity of this rank's rows, split by who owns the columns. **Collective.**
 
     Columns are owned as `columns` says: in a square matrix as the rows are, and the two layouts

@@ -19,6 +19,7 @@ from hpc_sla.node import choose_device, place_on_node, share_cores, sleep_where_
 from hpc_sla.reductions import AllSum, Replicate, tagged
 from hpc_sla.replicated import Replicated
 from hpc_sla.serial import SerialComm
+from hpc_sla.shared import Shared
 from hpc_sla.transport import Transport, sparse_exchange
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ T = TypeVar("T")
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
 
 
-class World:
+class World(Shared):
     """The ranks that work together, where each computes, and how they exchange data.
 
     **Collective** over `comm`.
@@ -403,6 +404,11 @@ class World:
         # After an exception other ranks may be anywhere, so nothing collective is safe.
         if error is None:
             self.close()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if isinstance(self.comm, SerialComm):
+            return World.serial, (str(self.device),)
+        return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return (

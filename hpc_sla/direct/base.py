@@ -15,6 +15,7 @@ from hpc_sla.adjoint import LocalPattern, MatrixForm
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.shared import Shared, refuse_pickling
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -117,7 +118,7 @@ class LocalMatrix:
         return bool((self.values.index_select(0, where) > 0).all())
 
 
-class Factorization(ABC):
+class Factorization(Shared, ABC):
     """A factorised matrix: solve with it as often as you like. Local.
 
     Solutions are differentiable in b and in the values that were factorised, any number of times
@@ -145,6 +146,9 @@ class Factorization(ABC):
         self.device = device
         self._theta = (matrix.values if matrix.source is None else matrix.source,)
         self._form = MatrixForm(LocalPattern(matrix.pattern))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        refuse_pickling(self, "Save the matrix, and factorise it again")
 
     @entry
     def solve(self, b: torch.Tensor, transpose: bool = False) -> torch.Tensor:
@@ -218,7 +222,7 @@ class Factorization(ABC):
             x = torch.full_like(columns, torch.nan)
         return x.to(b.device, b.dtype).reshape(b.shape).contiguous()
 
-    def _check(self, x: torch.Tensor, b: torch.Tensor, transpose: bool) -> None:  # noqa: B027
+    def _check(self, x: torch.Tensor, b: torch.Tensor, transpose: bool) -> None:
         """Raise SingularMatrixError where a backend knows that x is no solution, though finite."""
 
     @abstractmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -182,9 +181,9 @@ class Problem:
                     remedy="Pass an object with apply and apply_transpose",
                 )
 
-    @cached_property
+    @property
     def jacobian(self) -> JacobianSystem:
-        return JacobianSystem(self, False)
+        return JacobianSystem(self, False)  # not kept: it holds this object
 
 
 class JacobianSystem:

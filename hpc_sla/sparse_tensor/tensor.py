@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,13 @@ class SparseTensor(NonlinearSolves):
         made = cls.__new__(cls)
         made._set(values, sparsity)
         return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseTensor:
+        """Values of its own on the same pattern."""
+        return self._of(copy.deepcopy(self.values, memo), self._sparsity)
+
+    def __reduce__(self) -> Any:
+        return SparseTensor._of, (self.values, self._sparsity)
 
     # From and to other forms
 
