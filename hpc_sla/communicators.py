@@ -12,7 +12,7 @@ from hpc_sla.node import place_on_node
 from hpc_sla.serial import SerialComm
 
 
-class Shared:
+class SharedComm:
     """What Worlds on one communicator of the user's have in common.
 
     It hangs on that communicator as an attribute, and is freed with it, or with the last World
@@ -75,12 +75,12 @@ class Shared:
             self.comm.Free()
 
 
-living: weakref.WeakSet[Shared] = weakref.WeakSet()
+living: weakref.WeakSet[SharedComm] = weakref.WeakSet()
 """Those whose duplicates exist."""
 _keyval: int | None = None
 
 
-def share(comm: Any) -> Shared:
+def share(comm: Any) -> SharedComm:
     """The one of this communicator, made where there is none. **Collective.**
 
     Raises
@@ -89,7 +89,7 @@ def share(comm: Any) -> Shared:
         MPI can make no more communicators.
     """
     if isinstance(comm, SerialComm):
-        return Shared(comm, attached=False)
+        return SharedComm(comm, attached=False)
     from mpi4py import MPI
 
     global _keyval
@@ -104,13 +104,13 @@ def share(comm: Any) -> Shared:
                 "MPI can make no more communicators. Make one World and keep it, and free the "
                 f"communicators that you make: {error}"
             ) from error
-        found = Shared(duplicate, attached=True)
+        found = SharedComm(duplicate, attached=True)
         comm.Set_attr(_keyval, found)
         living.add(found)
     return found
 
 
-def _detach(comm: Any, keyval: int, shared: Shared) -> None:
+def _detach(comm: Any, keyval: int, shared: SharedComm) -> None:
     from mpi4py import MPI
 
     # These two go with MPI itself, when it is too late to free anything.

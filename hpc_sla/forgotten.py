@@ -119,7 +119,7 @@ class Forgotten:
 
     def own(self, tensor: object) -> None:
         """Whatever it looks like: each rank has its own. Local."""
-        if isinstance(tensor, torch.Tensor) and tensor.is_leaf and tensor.requires_grad:
+        if isinstance(tensor, torch.Tensor) and tensor.requires_grad and tensor.is_leaf:
             self._known[tensor] = None
 
     def of(self, leaf: torch.Tensor) -> _Leaf | None:
@@ -191,7 +191,8 @@ def _walk(tensor: torch.Tensor) -> Walk:
     if tensor.grad_fn is None:
         walk.leaves.append(tensor)
         return walk
-    todo, seen = [tensor.grad_fn], set()
+    todo: list[Any] = [tensor.grad_fn]
+    seen: set[Any] = set()
     while todo:
         node = todo.pop()
         if node is None or node in seen or _SEEN in node.metadata:
@@ -215,9 +216,12 @@ def _walk(tensor: torch.Tensor) -> Walk:
 def _lengths(node: Any) -> set[int]:
     """Those of vectors that one of this package's functions worked on."""
     found: set[int] = set()
-    form = getattr(getattr(node, "system", None), "form", None)
-    pattern = getattr(node, "pattern", None) or getattr(form, "_pattern", None)
-    if pattern is not None:
+    forms = [getattr(getattr(node, "system", None), "form", None)]
+    forms += [getattr(getattr(node, "pencil", None), name, None) for name in ("A", "B")]
+    patterns = [getattr(node, "pattern", None), *(getattr(f, "_pattern", None) for f in forms)]
+    for pattern in patterns:
+        if pattern is None:
+            continue
         found.update((pattern.layout.n_owned, pattern.columns.n_owned))
         found.add(getattr(pattern, "nnz_owned", -1))
     plan = getattr(node, "plan", None)

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_sla.entry import entry, lasting
 from hpc_sla.kept import end_of, kept
 from hpc_sla.layout import RowLayout
+from hpc_sla.shared import Shared
 from hpc_sla.transport import Channel, Neighbours
 
 
-class HaloPlan:
+class HaloPlan(Shared):
     """The values this rank needs from others, and those others need from it.
 
     **Collective.** The ranks that need this rank's values are found by a scalable exchange:
@@ -53,6 +55,7 @@ class HaloPlan:
         self.send_index = torch.from_numpy(packed.astype(np.int32)).to(world.device)
         self._channels: dict[tuple[str, torch.dtype, tuple[int, ...]], Channel] = {}
 
+    @entry
     def exchange(self, x: torch.Tensor) -> torch.Tensor:
         """The halo values of a distributed vector. **Collective.** Differentiable, twice too.
 
@@ -67,6 +70,7 @@ class HaloPlan:
         """
         return _Exchange.apply(x, end_of(x), self)
 
+    @entry
     def extend(self, x: torch.Tensor) -> torch.Tensor:
         """A distributed vector with its halo values behind. **Collective.** Differentiable, so too.
 
@@ -82,6 +86,7 @@ class HaloPlan:
         """
         return _Extend.apply(x, end_of(x), self)
 
+    @entry
     def reduce(self, h: torch.Tensor) -> torch.Tensor:
         """Send halo contributions home and sum them; the adjoint of `exchange`. **Collective.**
 
@@ -132,7 +137,8 @@ class HaloPlan:
             if direction == "reverse":
                 there, back = back, there
             transport = self.layout.world.transport
-            self._channels[key] = transport.channel(there, back, trailing, like.dtype)
+            with lasting():
+                self._channels[key] = transport.channel(there, back, trailing, like.dtype)
         return self._channels[key]
 
 

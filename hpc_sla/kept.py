@@ -69,6 +69,11 @@ class _Kept(torch.autograd.Function):
         ctx.save_for_forward(inputs[0])
 
     @staticmethod
+    def leads_to(node: Any) -> tuple[Any, ...]:
+        """To the cotangent only, for `hpc_sla.forgotten`: nothing comes of the ties."""
+        return (node.next_functions[0][0],)
+
+    @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return (grads[0], *[None] * ctx.ties)
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.partition.offsets import even_offsets
+from hpc_sla.shared import Shared
 from hpc_sla.user_order import UserOrder
 from hpc_sla.world import World
 
 
-class RowLayout:
+class RowLayout(Shared):
     """Which rows of a global vector or matrix each rank owns.
 
     Rows have two numberings. The *user's* is that of the matrix they came with. The *stored*
@@ -58,6 +61,7 @@ class RowLayout:
 
     # Inner products
 
+    @entry
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The inner product of two distributed vectors. **Collective.** Differentiable.
 
@@ -75,6 +79,7 @@ class RowLayout:
         self._check(y)
         return self.world._all_sum((x * y).sum(dim=0), self.n_owned)
 
+    @entry
     def norm(self, x: torch.Tensor) -> torch.Tensor:
         """The Euclidean norm of a distributed vector, one a column. **Collective.**
 
@@ -91,6 +96,7 @@ class RowLayout:
     def _user_order(self) -> UserOrder:
         return UserOrder(self.world, self.offsets, self._rows)
 
+    @entry
     def scatter(self, full: torch.Tensor | np.ndarray | None) -> torch.Tensor:
         """Give each rank its entries of a vector that rank 0 holds. **Collective.**
 
@@ -122,6 +128,7 @@ class RowLayout:
                 array = np.ascontiguousarray(full)
         return torch.from_numpy(self._user_order.scatter(array)).to(self.world.device)
 
+    @entry
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
         """The whole vector on rank 0, in the user's row order. **Collective.** Not differentiable.
 
@@ -135,6 +142,7 @@ class RowLayout:
             return None
         return torch.from_numpy(np.concatenate([block for _, block in blocks]))
 
+    @entry
     def allgather(self, x: torch.Tensor) -> torch.Tensor:
         """The whole vector on every rank, in the user's row order. **Collective.**
 
@@ -160,6 +168,7 @@ class RowLayout:
             pass
         yield from self._user_order.blocks(np.ascontiguousarray(x.detach().cpu().numpy()))
 
+    @entry
     def from_user_blocks(self, read: Callable[[int, int], np.ndarray]) -> torch.Tensor:
         """A vector of which each rank reads an even block of the user's rows. **Collective.**
 
@@ -188,6 +197,10 @@ class RowLayout:
                 f"a distributed vector has this rank's {self.n_owned} owned entries "
                 f"as its first dimension; got shape {tuple(x.shape)}"
             )
+        self.world.forgotten.own(x)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return RowLayout, (self.world, self.offsets, self._rows)  # the World may refuse
 
     def __repr__(self) -> str:
         return f"RowLayout(n_global={self.n_global}, n_owned={self.n_owned}, start={self.start})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,13 @@ import numpy as np
 import torch
 
 from hpc_sla import product as products
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.partition.offsets import column_offsets_for, offsets_for
 from hpc_sla.pattern import DistributedPattern
+from hpc_sla.serial import SerialComm
+from hpc_sla.shared import refuse_pickling
 from hpc_sla.storage import checks
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.triplets import assemble
@@ -52,10 +56,12 @@ class DSparseMatrix:
         self.columns = pattern.columns
         self.world = pattern.layout.world
         self.shape = (self.layout.n_global, self.columns.n_global)
+        self.world.forgotten.own(values)
 
     # Constructors
 
     @classmethod
+    @entry
     def from_hdf5(
         cls, path: str | os.PathLike[str], world: World, dtype: torch.dtype | None = None
     ) -> DSparseMatrix:
@@ -102,6 +108,7 @@ class DSparseMatrix:
         return cls._from_rows(layout, columns, indptr, indices, _as_dtype(data, dtype))
 
     @classmethod
+    @entry
     def from_scipy(
         cls,
         matrix: Any,
@@ -145,6 +152,7 @@ class DSparseMatrix:
         )
 
     @classmethod
+    @entry
     def from_coo(
         cls,
         rows: torch.Tensor | np.ndarray,
@@ -201,6 +209,7 @@ class DSparseMatrix:
         pattern, data = DistributedPattern.from_rows(layout, indptr, indices, data, columns)
         return cls(pattern, torch.from_numpy(data).to(layout.world.device))
 
+    @entry
     def with_values(self, values: torch.Tensor) -> DSparseMatrix:
         """The same pattern and halo with other values. Local; differentiable.
 
@@ -218,8 +227,23 @@ class DSparseMatrix:
         # Compiled loops run along them.
         return DSparseMatrix(self.pattern, values.contiguous())
 
+    def __copy__(self) -> DSparseMatrix:
+        return DSparseMatrix(self.pattern, self.values)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DSparseMatrix:
+        """Values of its own, on the same pattern and World. Local."""
+        return DSparseMatrix(self.pattern, copy.deepcopy(self.values, memo))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.world.size > 1 or not isinstance(self.world.comm, SerialComm):
+            refuse_pickling(self)
+        owned, other = self.pattern.owned, self.columns is not self.layout
+        arrays = (owned.indptr.cpu().numpy(), owned.indices.cpu().numpy())
+        return _unpickled, (self.layout, self.columns if other else None, *arrays, self.values)
+
     # Products
 
+    @entry
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         """`A x` for x `[n_owned]` or `[n_owned, k]` in `columns`, giving the same in `layout`.
 
@@ -239,6 +263,7 @@ class DSparseMatrix:
                 f"{self.dtype} on {self.device}"
             )
 
+    @entry
     def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
         """`A^T x` for x in `layout`, giving a vector in `columns`. **Collective.**
 
@@ -252,6 +277,7 @@ class DSparseMatrix:
         """The transpose, as a view. Local."""
         return TransposedMatrix(self)
 
+    @entry
     def halo(self, x: torch.Tensor) -> torch.Tensor:
         """The values of x that this rank's rows need from other ranks. **Collective.**
 
@@ -260,6 +286,7 @@ class DSparseMatrix:
         self.columns._check(x)
         return self.pattern.plan.exchange(x)
 
+    @entry
     def with_halo(self, x: torch.Tensor) -> torch.Tensor:
         """Owned values and behind them `halo(x)`. **Collective.** Differentiable.
 
@@ -295,6 +322,7 @@ class DSparseMatrix:
         """Values this rank needs from others for a product."""
         return self.pattern.plan.n_halo
 
+    @entry
     def entries(self) -> tuple[np.ndarray, np.ndarray]:
         """The user's row and column of each of `values`: two int64 [nnz_owned]. **Collective.**"""
         mine = torch.from_numpy(np.ascontiguousarray(self.columns.rows)).to(self.device)
@@ -305,6 +333,7 @@ class DSparseMatrix:
         rows = user.index_select(0, self.pattern.local_rows())
         return rows.cpu().numpy(), columns.index_select(0, local).cpu().numpy()
 
+    @entry
     def diagonal(self) -> torch.Tensor:
         """The diagonal of the owned rows, 0 where not stored: [n_owned]. Local; differentiable.
 
@@ -322,10 +351,13 @@ class DSparseMatrix:
             )
         where = self.pattern.owned.diagonal
         if not self.pattern.owned.nnz:
-            return self.values.new_zeros(self.layout.n_owned)
+            # In the graph of the values all the same: other ranks go back through theirs.
+            nothing = self.pattern.owned_values(self.values).sum()
+            return nothing.expand(self.layout.n_owned)
         found = self.values.index_select(0, where.clamp(min=0))
         return torch.where(where >= 0, found, 0.0)
 
+    @entry
     def local_csr(self) -> sp.csr_matrix:
         """This rank's rows with stored column numbers, as SciPy [n_owned, n]. Local."""
         import scipy.sparse as sp  # slow to load, and a solve does without it
@@ -354,15 +386,32 @@ class TransposedMatrix:
         self.world = matrix.world
         self.shape = matrix.shape[::-1]
 
+    @entry
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         """`A^T x`. **Collective.** Differentiable in A's values and x."""
         return self.T.rmatvec(x)
 
     matvec = __matmul__
 
+    @entry
     def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
         """`A x`. **Collective.**"""
         return self.T.matvec(x)
+
+
+def _unpickled(
+    layout: RowLayout,
+    columns: RowLayout | None,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: torch.Tensor,
+) -> DSparseMatrix:
+    """A matrix of one process."""
+    order = np.arange(len(indices))
+    pattern, _ = DistributedPattern.from_rows(
+        layout, indptr.astype(np.int64), indices.copy(), order, columns
+    )
+    return DSparseMatrix(pattern, values)
 
 
 def read_rhs(

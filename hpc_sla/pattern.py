@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hpc_sla.entry import lasting
 from hpc_sla.errors import InputError
 from hpc_sla.halo import HaloPlan
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.vectors import dot_into
 from hpc_sla.layout import RowLayout
+from hpc_sla.shared import Shared
 
 _INT32 = 2**31
 
 
-class DistributedPattern:
+class DistributedPattern(Shared):
     """The sparsity of this rank's rows, split by who owns the columns. **Collective.**
 
     Columns are owned as `columns` says: in a square matrix as the rows are, and the two layouts
@@ -255,7 +257,8 @@ class DistributedPattern:
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:
         key = (like.dtype, tuple(like.shape[1:]))
         if key not in self._halo_product:
-            self._halo_product[key] = like.new_empty((self.halo.n_rows, *like.shape[1:]))
+            with lasting():
+                self._halo_product[key] = like.new_empty((self.halo.n_rows, *like.shape[1:]))
         return self._halo_product[key]
 
     # Indices for people

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from hpc_sla.entry import ordinary
 from hpc_sla.kept import kept
 from hpc_sla.pattern import DistributedPattern
 
@@ -27,7 +28,7 @@ def product(values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) 
 
     x lives in `pattern.columns`, the product in `pattern.layout`.
     """
-    return _Product.apply(values, x, pattern)
+    return _Product.apply(ordinary(values), ordinary(x), pattern)
 
 
 def rproduct(values: torch.Tensor, g: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
@@ -35,12 +36,12 @@ def rproduct(values: torch.Tensor, g: torch.Tensor, pattern: DistributedPattern)
 
     g lives in `pattern.layout`, the product in `pattern.columns`.
     """
-    return _TransposedProduct.apply(values, g, pattern)
+    return _TransposedProduct.apply(ordinary(values), ordinary(g), pattern)
 
 
 def sample(g: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
     """`g_i . x_j` at each entry (i, j) of the pattern: `[nnz_owned]`. **Collective**, so too."""
-    return _Sample.apply(g, x, pattern)
+    return _Sample.apply(ordinary(g), ordinary(x), pattern)
 
 
 class _Bilinear(torch.autograd.Function):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.func import functional_call
 
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.reductions import ReplicateAll
 
@@ -29,6 +30,7 @@ class Replicated(torch.nn.Module):
         if broadcast and world.size > 1:
             _take_over_root([*module.parameters(), *module.buffers()], world)
 
+    @entry
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """`module(*args, **kwargs)`. **Collective** in backward; so while it trains buffers."""
         module = self.module

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from hpc_sla.agreement import Agreement, agreement
-from hpc_sla.communicators import Closed, Shared, raise_closed, share
+from hpc_sla.communicators import Closed, SharedComm, raise_closed, share
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.forgotten import Forgotten, Tags, digest_of
 from hpc_sla.heartbeat import beat
@@ -20,6 +21,7 @@ from hpc_sla.node import choose_device, share_cores, sleep_where_crowded
 from hpc_sla.reductions import AllSum, Replicate, tagged
 from hpc_sla.replicated import Replicated
 from hpc_sla.serial import SerialComm
+from hpc_sla.shared import Shared
 from hpc_sla.transport import Transport, sparse_exchange
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ T = TypeVar("T")
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
 
 
-class World:
+class World(Shared):
     """The ranks that work together, where each computes, and how they exchange data.
 
     **Collective** over `comm`.
@@ -85,7 +87,7 @@ class World:
 
             comm = MPI.COMM_WORLD if comm is None else comm
             abort_on_errors()
-        self._shared: Shared = share(comm)
+        self._shared: SharedComm = share(comm)
         self.comm: MPI.Comm = cast("MPI.Comm", self._shared.comm)
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
@@ -185,6 +187,7 @@ class World:
 
     # Reductions
 
+    @entry
     def all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of every rank's `tensor`, the same on every rank. **Collective.**
 
@@ -221,6 +224,7 @@ class World:
         look.warn_behind(total)
         return total
 
+    @entry
     def replicate(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mark a value that is the same on every rank. **Collective** in backward.
 
@@ -247,6 +251,7 @@ class World:
             digest = digest_of(tensor)
         return Replicate.apply(tensor, self, digest)
 
+    @entry
     def replicate_module(self, module: torch.nn.Module, broadcast: bool = True) -> Replicated:
         """A network that every rank holds and calls on its own data. **Collective.**
 
@@ -279,6 +284,7 @@ class World:
         """
         return Replicated(module, self, broadcast)
 
+    @entry
     def max(self, value: float) -> float:
         """The largest of a number over ranks. **Collective.**"""
         self.check_open()
@@ -288,6 +294,7 @@ class World:
 
         return self.comm.allreduce(value, op=MPI.MAX)
 
+    @entry
     def sum(self, value: float) -> float:
         """The sum of a number over ranks. **Collective.**"""
         beat()
@@ -295,10 +302,12 @@ class World:
 
     # Set-up communication
 
+    @entry
     def gather_objects(self, value: T) -> list[T] | None:
         """Every rank's small object, as a list on rank 0. **Collective.**"""
         return self.comm.gather(value)
 
+    @entry
     def on_root(self, function: Callable[[], T]) -> T:
         """Run `function` on rank 0 and give every rank its (small) result. **Collective.**
 
@@ -313,10 +322,12 @@ class World:
                 value = function()
         return self.comm.bcast(value)
 
+    @entry
     def barrier(self) -> None:
         """Wait for every rank. **Collective.**"""
         self.comm.Barrier()
 
+    @entry
     def sparse_exchange(self, messages: dict[int, Any]) -> dict[int, Any]:
         """Messages to ranks that do not expect them. **Collective.** See `sparse_exchange`."""
         beat()
@@ -403,12 +414,17 @@ class World:
         if error is None:
             self.close()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if isinstance(self.comm, SerialComm):
+            return World.serial, (str(self.device),)
+        return super().__reduce_ex__(protocol)
+
     def __repr__(self) -> str:
         how = "closed" if self.closed else f"transport={self.transport.name!r}"
         return f"World(rank={self.rank}, size={self.size}, device={str(self.device)!r}, {how})"
 
 
-def _make_transport(name: str, shared: Shared, device: torch.device) -> Transport:
+def _make_transport(name: str, shared: SharedComm, device: torch.device) -> Transport:
     if name == "serial":
         from hpc_sla.transport.serial import SerialTransport
 

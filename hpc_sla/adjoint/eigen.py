@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from hpc_sla.adjoint.forms import Changes, Form, Theta
+from hpc_sla.entry import ordinary
 from hpc_sla.errors import HpcSlaError
 from hpc_sla.reductions import Replicate
 from hpc_sla.world import World
@@ -53,7 +54,7 @@ def eigenpairs(pencil: Pencil, theta: Theta) -> tuple[torch.Tensor, torch.Tensor
 
     Differentiable in theta, those of A followed by those of B: values twice, vectors once.
     """
-    return _Pairs.apply(pencil, *theta)
+    return _Pairs.apply(pencil, *map(ordinary, theta))
 
 
 class _Pairs(torch.autograd.Function):

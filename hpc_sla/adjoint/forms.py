@@ -145,6 +145,10 @@ class _Pull(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    def leads_to(node: Any) -> tuple[Any, ...]:
+        return tuple(before for before, _ in node.next_functions[:2])  # y and x
+
+    @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         y, x, *theta = ctx.saved_tensors

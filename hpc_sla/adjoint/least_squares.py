@@ -14,6 +14,7 @@ import torch
 
 from hpc_sla.adjoint.forms import Form, leads_to, minus, plus
 from hpc_sla.adjoint.linear import System, solve
+from hpc_sla.entry import ordinary
 from hpc_sla.kept import kept
 
 
@@ -41,7 +42,7 @@ def least_squares(
     theta: tuple[torch.Tensor, ...],
 ) -> torch.Tensor:
     """The x that makes ||b - A(theta) x||_2 least. As `solve` otherwise. **Collective.**"""
-    return _LeastSquares.apply(system, b, x0, *theta)
+    return _LeastSquares.apply(system, ordinary(b), x0, *map(ordinary, theta))
 
 
 class _LeastSquares(torch.autograd.Function):

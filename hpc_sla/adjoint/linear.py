@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from hpc_sla.adjoint.forms import Form, leads_to
+from hpc_sla.entry import ordinary
 from hpc_sla.kept import kept
 
 
@@ -57,7 +58,7 @@ def solve(
     Differentiable in b and theta, any number of times, and in forward mode. Which of b, x0 and
     theta require a gradient must be the same on every rank: see `Wanted`.
     """
-    return _Solve.apply(system, b, x0, *theta)
+    return _Solve.apply(system, ordinary(b), x0, *map(ordinary, theta))
 
 
 class _Solve(torch.autograd.Function):

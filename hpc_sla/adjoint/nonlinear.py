@@ -19,6 +19,7 @@ import torch
 
 from hpc_sla.adjoint import linear
 from hpc_sla.adjoint.forms import Changes, Form, Theta, minus
+from hpc_sla.entry import ordinary
 from hpc_sla.errors import HpcSlaError
 from hpc_sla.kept import kept, tied
 
@@ -46,7 +47,7 @@ def root(equation: Equation, u0: torch.Tensor, theta: Theta) -> torch.Tensor:
     gradient with respect to u0 is zero. Which of u0 and theta require a gradient must be the same
     on every rank: see `Wanted`.
     """
-    return _Root.apply(equation, u0, *theta)
+    return _Root.apply(equation, u0, *map(ordinary, theta))
 
 
 class _Root(torch.autograd.Function):

@@ -12,8 +12,10 @@ import torch
 
 from hpc_sla import adjoint
 from hpc_sla.adjoint import LocalPattern, MatrixForm
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.shared import Shared, refuse_pickling
 from hpc_sla.storage.scipy_matrix import as_csr
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ class LocalMatrix:
         return bool((self.values.index_select(0, where) > 0).all())
 
 
-class Factorization(ABC):
+class Factorization(Shared, ABC):
     """A factorised matrix: solve with it as often as you like. Local.
 
     Solutions are differentiable in b and in the values that were factorised, any number of times
@@ -146,6 +148,10 @@ class Factorization(ABC):
         self._theta = (matrix.values if matrix.source is None else matrix.source,)
         self._form = MatrixForm(LocalPattern(matrix.pattern))
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        refuse_pickling(self, "Save the matrix, and factorise it again")
+
+    @entry
     def solve(self, b: torch.Tensor, transpose: bool = False) -> torch.Tensor:
         """Find x with A x = b, or A^T x = b. Local; waits for the device.
 
@@ -217,7 +223,7 @@ class Factorization(ABC):
             x = torch.full_like(columns, torch.nan)
         return x.to(b.device, b.dtype).reshape(b.shape).contiguous()
 
-    def _check(self, x: torch.Tensor, b: torch.Tensor, transpose: bool) -> None:  # noqa: B027
+    def _check(self, x: torch.Tensor, b: torch.Tensor, transpose: bool) -> None:
         """Raise SingularMatrixError where a backend knows that x is no solution, though finite."""
 
     @abstractmethod

@@ -8,6 +8,7 @@ import torch
 
 from hpc_sla.direct.base import Empty, Factorization, LocalMatrix
 from hpc_sla.direct.registry import BACKENDS, Backend
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError, MissingDependencyError, SingularMatrixError
 
 METHODS = tuple(dict.fromkeys(method for b in BACKENDS.values() for method in b.methods))
@@ -17,6 +18,7 @@ _ALIASES = {"cholesky": "llt"}
 _SYMMETRIC = ("llt", "ldlt")
 
 
+@entry
 def factorize(
     matrix: Any,
     values: torch.Tensor | None = None,

@@ -22,6 +22,7 @@ from hpc_sla.eigen.scaling import (
     number_times_power,
     scaled,
 )
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.forgotten import watch
 from hpc_sla.layout import RowLayout
@@ -39,6 +40,7 @@ TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-5}
 """The defaults of tol."""
 
 
+@entry
 def eigsh(
     A: DSparseMatrix | LinearOperator,
     k: int = 6,

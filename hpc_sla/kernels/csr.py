@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from hpc_sla.entry import lasting
 from hpc_sla.kernels import native
 
 _LIBRARY = torch.library.Library("hpc_sla", "DEF")
@@ -228,7 +229,8 @@ class CsrPattern:
     def diagonal(self) -> torch.Tensor:
         """`diagonal_entries`, made once and kept."""
         if "diagonal" not in self._cache:
-            self._cache["diagonal"] = self.diagonal_entries()
+            with lasting():
+                self._cache["diagonal"] = self.diagonal_entries()
         return self._cache["diagonal"]  # type: ignore[return-value]
 
     def diagonal_entries(self, chunk: int | None = None) -> torch.Tensor:
@@ -252,11 +254,14 @@ class CsrPattern:
     def transposed(self) -> tuple[CsrPattern, torch.Tensor]:
         """The transpose's pattern, and the entry of ours that each of its entries is."""
         if "transposed" not in self._cache:
-            # A stable sort by column keeps rows ascending, so the result is canonical CSR.
-            columns, order = torch.sort(self.indices, stable=True)
-            rows = self.rows().index_select(0, order)
-            edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
-            indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
-            order = order.to(self.indptr.dtype)
-            self._cache["transposed"] = (CsrPattern(indptr, rows, self.n_rows), order)
+            with lasting():
+                self._cache["transposed"] = self._transpose()
         return self._cache["transposed"]  # type: ignore[return-value]
+
+    def _transpose(self) -> tuple[CsrPattern, torch.Tensor]:
+        # A stable sort by column keeps rows ascending, so the result is canonical CSR.
+        columns, order = torch.sort(self.indices, stable=True)
+        rows = self.rows().index_select(0, order)
+        edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
+        indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
+        return CsrPattern(indptr, rows, self.n_rows), order.to(self.indptr.dtype)

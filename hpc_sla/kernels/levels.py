@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hpc_sla.entry import lasting
 from hpc_sla.kernels.csr import CsrPattern
 
 
@@ -87,10 +88,11 @@ class LevelSchedule:
         key = (like.dtype, tuple(like.shape[1:]))
         if key not in self._buffers:
             widest = max((level.count for level in self.levels), default=0)
-            self._buffers[key] = (
-                torch.empty_like(like),
-                like.new_empty((widest, *like.shape[1:])),
-            )
+            with lasting():
+                self._buffers[key] = (
+                    torch.empty_like(like),
+                    like.new_empty((widest, *like.shape[1:])),
+                )
         return self._buffers[key]
 
 

@@ -12,6 +12,7 @@ import torch
 
 from hpc_sla import adjoint, log
 from hpc_sla.checkpoint import Checkpoint
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.fingerprint import vector_fingerprint
 from hpc_sla.forgotten import watch
@@ -38,6 +39,7 @@ DTOL = 1e5
 _SQUARES = {torch.float64: 1e-16, torch.float32: 1e-16}
 
 
+@entry
 def solve(
     A: DSparseMatrix | LinearOperator,
     b: torch.Tensor,

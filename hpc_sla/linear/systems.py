@@ -137,25 +137,37 @@ class KrylovSystem:
                     "that regularise it",
                 )
 
-    # The systems of its derivatives
+    # The systems of its derivatives. They hold this one, so it must not hold them: in a cycle, all
+    # that a solve used would stay until Python's collector comes by.
 
-    @cached_property
+    @property
     def T(self) -> _Derived:
-        return _Derived(self, self.form.T, self._derived_run(not self._one_way))
+        return _Derived(self, self.form.T, self._backward_run, transposed=True)
 
-    @cached_property
+    @property
     def again(self) -> _Derived:
-        return _Derived(self, self.form, self._derived_run(False))
+        return _Derived(self, self.form, self._forward_run)
 
-    @cached_property
+    @property
     def normal(self) -> _Derived:
         """Of the normal equations, by conjugate gradients."""
+        return _Derived(self, NormalForm(self.form), self._normal_run, make_method("cg"))
+
+    @cached_property
+    def _backward_run(self) -> Run:
+        return self._derived_run(not self._one_way)
+
+    @cached_property
+    def _forward_run(self) -> Run:
+        return self._derived_run(False)
+
+    @cached_property
+    def _normal_run(self) -> Run:
         assert self._run is not None
         operator, M = self._run.operator, self._run.precond
-        run = self._derive(
+        return self._derive(
             NormalOperator(operator), NormalPreconditioner(M, operator.columns.n_owned)
         )
-        return _Derived(self, NormalForm(self.form), run, make_method("cg"))
 
     def _derived_run(self, transpose: bool) -> Run:
         assert self._run is not None
@@ -180,8 +192,16 @@ class KrylovSystem:
 class _Derived:
     """A solve in a backward pass, or for a tangent: it must converge."""
 
-    def __init__(self, origin: KrylovSystem, form: Form, run: Run, maker: Maker | None = None):
+    def __init__(
+        self,
+        origin: KrylovSystem,
+        form: Form,
+        run: Run,
+        maker: Maker | None = None,
+        transposed: bool = False,
+    ) -> None:
         self._origin, self.form, self._run, self._maker = origin, form, run, maker
+        self._transposed = transposed
 
     def solve(self, b: torch.Tensor, x0: torch.Tensor | None, theta: Theta) -> torch.Tensor:
         """**Collective.**
@@ -208,7 +228,7 @@ class _Derived:
     def T(self) -> _Derived:
         if self._maker is not None:
             return self  # the normal equations are symmetric
-        return self._origin.again if self is self._origin.T else self._origin.T
+        return self._origin.again if self._transposed else self._origin.T
 
     @property
     def again(self) -> _Derived:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -223,9 +222,9 @@ class Problem:
                 )
         return products
 
-    @cached_property
+    @property
     def jacobian(self) -> JacobianSystem:
-        return JacobianSystem(self, False)
+        return JacobianSystem(self, False)  # not kept: it holds this object
 
 
 class JacobianSystem:

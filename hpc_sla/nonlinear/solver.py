@@ -11,6 +11,7 @@ import torch
 
 from hpc_sla import adjoint, log
 from hpc_sla.checkpoint import Checkpoint
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.forgotten import watch
 from hpc_sla.layout import RowLayout
@@ -25,6 +26,7 @@ from hpc_sla.nonlinear.problem import Problem
 _LIMITS = {"newton": 50, "picard": 1000, "anderson": 1000}
 
 
+@entry
 def nonlinear_solve(
     residual: Callable[..., torch.Tensor],
     u0: torch.Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -59,6 +60,9 @@ class Preconditioner(ABC):
 
     transposable = True
     """Whether `apply_transpose` works."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Preconditioner:
+        return self  # set up once, and not changed by use
 
     @abstractmethod
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import as_operator
@@ -49,6 +50,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
     return name, parse_options(name, options, options_of(_KINDS[name]))
 
 
+@entry
 @torch.no_grad()
 def make_preconditioner(precond: Any, A: Any) -> Preconditioner:
     """The preconditioner asked for, ready to apply. **Collective.**

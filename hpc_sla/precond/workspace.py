@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from hpc_sla.entry import lasting
+
 
 class Workspace:
     """`count` vectors of `rows` rows, for whatever columns and dtype come. They stay.
@@ -20,7 +22,10 @@ class Workspace:
         trailing = tuple(x.shape[1:])
         key = (x.dtype, trailing)
         if key not in self._vectors:
-            self._vectors[key] = [x.new_empty((self._rows, *trailing)) for _ in range(self._count)]
+            with lasting():
+                self._vectors[key] = [
+                    x.new_empty((self._rows, *trailing)) for _ in range(self._count)
+                ]
         return self._vectors[key]
 
 

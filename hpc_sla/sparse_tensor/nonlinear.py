@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError, NotConvergedWarning
 from hpc_sla.nonlinear import MEANINGS, NonlinearInfo
 from hpc_sla.nonlinear.solver import nonlinear_solve
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 class NonlinearSolves:
     """What `SparseTensor` inherits."""
 
+    @entry
     def nonlinear_solve(
         self, residual: Callable[..., torch.Tensor], u0: torch.Tensor, *theta: Any, **options: Any
     ) -> torch.Tensor:
@@ -40,6 +42,7 @@ class NonlinearSolves:
             )
         return u
 
+    @entry
     def nonlinear_solve_with_info(
         self, residual: Callable[..., torch.Tensor], u0: torch.Tensor, *theta: Any, **options: Any
     ) -> tuple[torch.Tensor, NonlinearInfo]:

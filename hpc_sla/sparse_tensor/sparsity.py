@@ -52,6 +52,12 @@ class Sparsity:
         distinct, slots = torch.unique(key, return_inverse=True)
         return cls(distinct // n_cols, distinct % n_cols, (n_rows, n_cols)), slots
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sparsity:
+        return self  # it never changes
+
+    def __reduce__(self) -> Any:
+        return Sparsity, (self.row, self.col, self.shape)  # what is made of them is made again
+
     @property
     def nnz(self) -> int:
         return len(self.row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from hpc_sla import direct
+from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.linear import SolveInfo, default_rtol
 from hpc_sla.matrix import DSparseMatrix
@@ -65,6 +67,7 @@ class SparseTensor(NonlinearSolves):
     tensor([0.6667, 0.3333], dtype=torch.float64)
     """
 
+    @entry
     def __init__(self, values: Any, row: Any, col: Any, shape: Sequence[int]) -> None:
         values = _floats(values, "values")
         sparsity, slots = Sparsity.of(row, col, shape, values.device)
@@ -87,9 +90,17 @@ class SparseTensor(NonlinearSolves):
         made._set(values, sparsity)
         return made
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseTensor:
+        """Values of its own on the same pattern."""
+        return self._of(copy.deepcopy(self.values, memo), self._sparsity)
+
+    def __reduce__(self) -> Any:
+        return SparseTensor._of, (self.values, self._sparsity)
+
     # From and to other forms
 
     @classmethod
+    @entry
     def from_dense(cls, dense: torch.Tensor) -> SparseTensor:
         """The entries of `[m, n]` or `[B, m, n]` that are not zero (in some of the batch).
 
@@ -104,6 +115,7 @@ class SparseTensor(NonlinearSolves):
         values = dense.flatten(-2).index_select(-1, row * n + col)
         return cls._of(values, Sparsity(row, col, (m, n)))
 
+    @entry
     def to_dense(self) -> torch.Tensor:
         """[m, n] or [B, m, n]. Differentiable."""
         m, n = self.shape
@@ -111,12 +123,14 @@ class SparseTensor(NonlinearSolves):
         return flat.index_add(-1, self._sparsity.key, self.values).unflatten(-1, (m, n))
 
     @classmethod
+    @entry
     def from_scipy(cls, matrix: Any, device: str | torch.device = "cpu") -> SparseTensor:
         """From a SciPy sparse matrix or array; real types other than float32 become float64."""
         coo = as_csr(matrix).tocoo()
         values = torch.from_numpy(coo.data).to(device)
         return cls(values, coo.row.astype(np.int64), coo.col.astype(np.int64), matrix.shape)
 
+    @entry
     def to_scipy(self) -> sp.csr_array:
         """One matrix as a SciPy CSR array; detached."""
         self._one("to_scipy")
@@ -125,6 +139,7 @@ class SparseTensor(NonlinearSolves):
         data, row, col = (t.detach().cpu().numpy() for t in (self.values, self.row, self.col))
         return sp.coo_array((data, (row, col)), shape=self.shape).tocsr()
 
+    @entry
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file. Detached; on failure what stood there before is untouched.
 
@@ -139,22 +154,26 @@ class SparseTensor(NonlinearSolves):
         files.save_batch(path, (arrays[0], arrays[1], arrays[2], self.shape))
 
     @classmethod
+    @entry
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> SparseTensor:
         """Read what `save` wrote, or any matrix file, in the user's row order."""
         values, row, col, shape = files.load(path)
         return cls(torch.from_numpy(np.ascontiguousarray(values)).to(device), row, col, shape)
 
+    @entry
     def to(self, *args: Any, **kwargs: Any) -> SparseTensor:
         """Another device, dtype or both, as `torch.Tensor.to`. Differentiable."""
         values = _floats(self.values.to(*args, **kwargs), "dtype")
         return self._of(values, self._sparsity.to(values.device))
 
+    @entry
     def with_values(self, values: torch.Tensor) -> SparseTensor:
         """The same pattern with other values, `[nnz]` or `[B, nnz]`, in the order of `values`."""
         values = _floats(values, "values")
         _check_values(values, self.nnz)
         return self._of(values, self._sparsity.to(values.device))
 
+    @entry
     def detach(self) -> SparseTensor:
         """The same without a gradient."""
         return self._of(self.values.detach(), self._sparsity)
@@ -179,6 +198,7 @@ class SparseTensor(NonlinearSolves):
     def device(self) -> torch.device:
         return self.values.device
 
+    @entry
     def __getitem__(self, index: int) -> SparseTensor:
         """One matrix of a batch. Differentiable."""
         if self.batch_size is None:
@@ -186,6 +206,7 @@ class SparseTensor(NonlinearSolves):
         return self._of(self.values[index], self._sparsity)
 
     @property
+    @entry
     def matrix(self) -> DSparseMatrix:
         """One matrix as a DSparseMatrix of a World of one process; the same values."""
         self._one("matrix")
@@ -202,11 +223,13 @@ class SparseTensor(NonlinearSolves):
     # Algebra
 
     @property
+    @entry
     def T(self) -> SparseTensor:
         """The transpose. Differentiable."""
         sparsity, order = self._sparsity.transposed
         return self._of(self.values.index_select(-1, order), sparsity)
 
+    @entry
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         """The product with one vector or several. Differentiable in both.
 
@@ -230,15 +253,18 @@ class SparseTensor(NonlinearSolves):
             )
         return parts.join(result)
 
+    @entry
     def norm(self) -> torch.Tensor:
         """The Frobenius norm: [] or [B]. Differentiable; at zero the gradient is 0."""
         return torch.linalg.vector_norm(self.values, dim=-1)
 
+    @entry
     def factorize(self, backend: str = "auto", method: str = "auto") -> direct.Factorization:
         """Factors of one matrix, to solve with many times: see `hpc_sla.direct.factorize`."""
         matrix = self.matrix
         return direct.factorize(matrix.pattern.owned, matrix.values, backend=backend, method=method)
 
+    @entry
     def solve(self, b: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Find x with A x = b. As `solve_with_info`, whose parameters it takes, without the info.
 
@@ -251,6 +277,7 @@ class SparseTensor(NonlinearSolves):
         warn_unconverged(infos, stacklevel=2)
         return x
 
+    @entry
     def solve_with_info(
         self,
         b: torch.Tensor,
@@ -343,6 +370,7 @@ class SparseTensor(NonlinearSolves):
             x = for_each_system(solve_one, self._matrices(), self.shape[1], rhs.batch, *columns)
         return rhs.join(x), infos
 
+    @entry
     def eigsh(
         self, k: int = 6, which: str = "smallest", **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:

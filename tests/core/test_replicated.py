@@ -308,6 +308,12 @@ def test_what_a_rank_owns_is_left_alone(world, partition):
         x, _ = hs.solve(A.with_values(values), b * cells.sum())
         (A.layout.dot(x, x) + hs.eigsh(A.with_values(values), k=1)[0].sum()).backward()
         torch.manual_seed(0)
+        entries = torch.ones(A.nnz_owned, **own)
+        entries[::2] = 2
+        entries.requires_grad_()
+        A.layout.norm(A.with_values(entries).diagonal()).backward()
+        x = torch.linspace(1, 2, A.layout.n_owned, **own).requires_grad_()
+        world.all_sum((A @ x).sum() + A.halo(x).sum()).backward()
         many = torch.rand(100, **own).requires_grad_()
         world.all_sum(many.square().sum()).backward()
         mine = torch.full((), 1.0 + world.rank, **own).requires_grad_()

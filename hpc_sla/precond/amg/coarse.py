@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hpc_sla.entry import lasting
 from hpc_sla.matrix import DSparseMatrix
 
 _SINGULAR = 1e-11
@@ -51,7 +52,8 @@ class DenseSolve:
         """`out = A^+ b`, or `A^+T b`, for `[n_owned]` or `[n_owned, k]`. **Collective.**"""
         shape = tuple(b.shape[1:])
         if shape not in self._buffers:
-            self._buffers[shape] = b.new_empty((self._layout.n_global, *shape))
+            with lasting():
+                self._buffers[shape] = b.new_empty((self._layout.n_global, *shape))
         whole = self._buffers[shape].zero_()
         torch.mul(b, 1.0, out=whole.narrow(0, self._layout.start, self._layout.n_owned))
         self._world.transport.all_reduce_sum(whole)

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.entry import lasting
 from hpc_sla.kernels import relax as kernels
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.pattern import DistributedPattern
@@ -70,7 +71,8 @@ class Operator:
     def T(self) -> TransposedOperator:
         """The transpose. Local."""
         if self._transposed is None:
-            self._transposed = self.pattern.transpose_values(self.values)
+            with lasting():
+                self._transposed = self.pattern.transpose_values(self.values)
         return TransposedOperator(self.pattern, self._transposed)
 
 
