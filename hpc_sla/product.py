@@ -20,6 +20,7 @@ import torch
 
 from hpc_sla.kept import kept
 from hpc_sla.pattern import DistributedPattern
+from hpc_sla.uses import used
 
 
 def product(values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
@@ -27,6 +28,7 @@ def product(values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) 
 
     x lives in `pattern.columns`, the product in `pattern.layout`.
     """
+    used(pattern)
     return _Product.apply(values, x, pattern)
 
 
@@ -35,6 +37,7 @@ def rproduct(values: torch.Tensor, g: torch.Tensor, pattern: DistributedPattern)
 
     g lives in `pattern.layout`, the product in `pattern.columns`.
     """
+    used(pattern, transposed=True)
     return _TransposedProduct.apply(values, g, pattern)
 
 
