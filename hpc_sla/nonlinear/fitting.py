@@ -32,19 +32,19 @@ def largest_part(layout: RowLayout) -> int:
     return max(int(np.diff(layout.offsets).max()), 1)
 
 
-def fitting_precond(matrix: DSparseMatrix | None, maker: Maker | None) -> str:
-    """Local, replicated.
+def fitting_preconds(matrix: DSparseMatrix | None, maker: Maker | None) -> list[str]:
+    """The best first; the next where it cannot be made of this matrix. Local, replicated.
 
     A method for symmetric matrices gets "jacobi".
     """
     if matrix is None:
-        return "none"
+        return ["none"]
     if maker is not None and maker.entry.needs_symmetric:
-        return "jacobi"
+        return ["jacobi"]
     rows = largest_part(matrix.layout)
     a_row = matrix.nnz_global / max(matrix.layout.n_global, 1)
-    factor = "lu" if rows * a_row <= _DIRECT else "ilu0"
-    return f"additive_schwarz:factor={factor}"
+    incomplete = ["additive_schwarz:factor=ilu0", "none"]
+    return ["additive_schwarz:factor=lu", *incomplete] if rows * a_row <= _DIRECT else incomplete
 
 
 def most_colours(pattern: DSparseMatrix) -> int:

@@ -22,7 +22,7 @@ from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.nonlinear.fitting import (
     fitting_method,
-    fitting_precond,
+    fitting_preconds,
     most_colours,
     tolerance_of,
 )
@@ -227,22 +227,10 @@ class Linearisation:
             matrix = self._of_user(u) if callable(settings.jacobian) else self._assembled(J)
         if matrix is None and settings.named:
             raise settings.no_entries()
-        spec = settings.precond
-        if spec == "auto":
-            spec = fitting_precond(matrix, self.maker)
-        last = self.precond
-        M: Preconditioner
-        if (
-            not fresh
-            and isinstance(spec, str)
-            and matrix is not None
-            and isinstance(last, AMG)
-            and last.pattern is matrix.pattern
-        ):
-            M = last.update(matrix, keep="prolongators")
-        else:
-            self.begun_at = u
-            M = make_preconditioner(spec, J if matrix is None else matrix)
+        specs = [settings.precond]
+        if settings.precond == "auto":
+            specs = fitting_preconds(matrix, self.maker)
+        M = self._preconditioner(specs, u, J, matrix, fresh)
         if isinstance(M, Jacobi) and self.maker and self.maker.entry.solves == "symmetric":
             M = positive(M)
         with self.equations.layout.world.agree():
@@ -253,6 +241,28 @@ class Linearisation:
         info = self.equations.info
         info.preconditioners += 1
         info.precond = M.name
+
+    def _preconditioner(
+        self, specs: list[Any], u: torch.Tensor, J: Any, matrix: DSparseMatrix | None, fresh: bool
+    ) -> Preconditioner:
+        """The first of `specs` that can be made, or an update of the last. **Collective.**"""
+        last = self.precond
+        if (
+            not fresh
+            and isinstance(specs[0], str)
+            and matrix is not None
+            and isinstance(last, AMG)
+            and last.pattern is matrix.pattern
+        ):
+            return last.update(matrix, keep="prolongators")
+        self.begun_at = u
+        *others, last_spec = specs
+        for spec in others:
+            try:
+                return make_preconditioner(spec, J if matrix is None else matrix)
+            except InputError:  # on every rank: a block that is singular
+                continue
+        return make_preconditioner(last_spec, J if matrix is None else matrix)
 
     @property
     def stale(self) -> bool:

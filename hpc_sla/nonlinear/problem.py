@@ -219,7 +219,8 @@ class Problem:
                 warnings.warn(
                     "the gradient of a nonlinear solve may be wrong: what autograd gives for the "
                     "residual's derivative with respect to u is not that of its values (does it "
-                    "detach u, or have a backward of its own?)",
+                    "detach u, have a backward of its own, or use a sum over ranks in its rows "
+                    "without world.replicate?)",
                     RuntimeWarning,
                     stacklevel=2,
                 )

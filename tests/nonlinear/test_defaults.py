@@ -82,10 +82,14 @@ def test_what_is_found_is_right(world, name):
     B = hs.DSparseMatrix.from_scipy(b if world.rank == 0 else None, world, _owners(A))
     assert everywhere(world, np.array_equal(B.layout.rows, rows))
     function, coloured = RESIDUALS[name]
+
+    def total(part):
+        return world.replicate(world.all_sum(part))
+
     t = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
     start = torch.zeros(A.layout.n_owned, dtype=torch.float64)
     u, info = hs.nonlinear_solve(
-        lambda u, t: function(u, A, B, world, world.all_sum) - world.replicate(t),
+        lambda u, t: function(u, A, B, world, total) - world.replicate(t),
         start,
         t,
         layout=A.layout,
@@ -155,7 +159,7 @@ def test_several_unknowns_a_point(world):
     f = spread(A.layout, np.stack([vector(302, N), vector(303, N)], axis=1)).requires_grad_()
 
     def residual(u, f):
-        return A @ u + u**3 + u.flip(1) - f
+        return A @ u + u**3 + 0.3 * u.flip(1) - f
 
     start = torch.zeros_like(f).detach()
     u, info = hs.nonlinear_solve(residual, start, f, layout=A.layout, rtol=1e-12)
@@ -167,6 +171,18 @@ def test_several_unknowns_a_point(world):
     )
     assert free.precond == "none" and everywhere(world, torch.allclose(u, v, atol=1e-9))
     assert info.adjoint.converged
+
+
+def test_singular_at_the_start(world):
+    """No direct factor exists there; a singular Jacobian is no fault of the input."""
+    layout = hs.RowLayout.even(N, world)
+    scale = spread(layout, (np.arange(N) % 2) * 1.0)
+    u, info = hs.nonlinear_solve(
+        lambda u: scale * (u - 1.0) + (1 - scale) * u**3,
+        torch.zeros(layout.n_owned, dtype=torch.float64),
+        layout=layout,
+    )
+    assert info.converged and everywhere(world, torch.allclose(u, scale))
 
 
 def test_a_pattern_that_is_right_at_first_only(world):
