@@ -21,6 +21,7 @@ from hpc_sla.shared import refuse_pickling
 from hpc_sla.storage import checks
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.triplets import assemble
+from hpc_sla.uses import used
 from hpc_sla.world import World
 
 if TYPE_CHECKING:
@@ -284,6 +285,7 @@ class DSparseMatrix:
         Differentiable. [n_halo] or [n_halo, k], in ascending stored column.
         """
         self.columns._check(x)
+        used(self.pattern)
         return self.pattern.plan.exchange(x)
 
     @entry
@@ -295,6 +297,7 @@ class DSparseMatrix:
         exchange on a rank with an empty halo.
         """
         self.columns._check(x)
+        used(self.pattern)
         return self.pattern.plan.extend(x)
 
     # What it is

@@ -21,6 +21,7 @@ import torch
 from hpc_sla.entry import ordinary
 from hpc_sla.kept import kept
 from hpc_sla.pattern import DistributedPattern
+from hpc_sla.uses import used
 
 
 def product(values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
@@ -28,6 +29,7 @@ def product(values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) 
 
     x lives in `pattern.columns`, the product in `pattern.layout`.
     """
+    used(pattern)
     return _Product.apply(ordinary(values), ordinary(x), pattern)
 
 
@@ -36,6 +38,7 @@ def rproduct(values: torch.Tensor, g: torch.Tensor, pattern: DistributedPattern)
 
     g lives in `pattern.layout`, the product in `pattern.columns`.
     """
+    used(pattern, transposed=True)
     return _TransposedProduct.apply(ordinary(values), ordinary(g), pattern)
 
 

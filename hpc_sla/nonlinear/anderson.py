@@ -113,7 +113,7 @@ def anderson(
     memory: int,
     relaxation: float,
     callback: Callback | None,
-) -> tuple[torch.Tensor, Status]:
+) -> tuple[torch.Tensor, float, Status]:
     """D. G. Anderson, J. ACM 12 (1965), 547. **Collective.** Writes to `equations.info`.
 
     One reduction an iteration as a rule. The memory is emptied, and the iteration begun anew at
@@ -122,7 +122,7 @@ def anderson(
     watch = Watch(equations, stop, callback)
     kept = Differences(equations, u, memory)
     f, r = increments(u)
-    status = watch(equations.norm(r))
+    status = watch(u, equations.norm(r))
     best = (u, f, math.inf)
     y = np.empty(0)
     while status is None:
@@ -131,7 +131,7 @@ def anderson(
         f, r = increments(u)
         square, y = kept.append(du, f - f_last, f, r)
         norm = math.sqrt(square) if square >= 0 else math.nan
-        status = watch(norm)
+        status = watch(u, norm)
         y = kept.condition(y)
         if norm <= watch.best:
             best = (u, f, norm)
@@ -140,4 +140,4 @@ def anderson(
             kept.clear()
             y = np.empty(0)
             equations.info.restarts += 1
-    return u, status
+    return watch.end(u, status)

@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from hpc_sla.kept import tied
 from hpc_sla.layout import RowLayout
 from hpc_sla.nonlinear.info import NonlinearInfo
+from hpc_sla.uses import Use, uses
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -21,7 +22,7 @@ class Equations:
     Parameters
     ----------
     function : callable(u) -> r
-        Of this rank's owned entries. **Collective** in general.
+        Of this rank's owned entries, checking what it gives. **Collective** in general.
     layout : RowLayout
         Of u and r.
     info : NonlinearInfo
@@ -30,19 +31,26 @@ class Equations:
 
     def __init__(self, function: Function, layout: RowLayout, info: NonlinearInfo) -> None:
         self.function, self.layout, self.info = function, layout, info
+        self._uses: list[Use] | None = None
+
+    def uses(self, u: torch.Tensor) -> list[Use]:
+        """The matrices that F multiplied by when it was first evaluated. **Collective.**"""
+        if self._uses is None:
+            self(u)
+        assert self._uses is not None
+        return self._uses
 
     def __call__(self, u: torch.Tensor) -> torch.Tensor:
         """F(u), checked. **Collective.** Not differentiable."""
         self.info.residual_evaluations += 1
         with torch.no_grad():
-            r = self.function(u)
-        # Local on purpose: one rank's wrong shape is a bug.
-        if r.shape != u.shape or r.dtype != u.dtype or r.device != u.device:
-            raise ValueError(
-                f"the residual gave {tuple(r.shape)} {r.dtype} on {r.device} where "
-                f"{tuple(u.shape)} {u.dtype} on {u.device} is needed"
-            )
-        return r
+            if self._uses is None:
+                # What is wrong with it is so each time: that once all ranks agree on it will do.
+                with self.layout.world.agree(), uses() as found:
+                    r = self.function(u)
+                self._uses = found
+                return r
+            return self.function(u)
 
     def norm(self, r: torch.Tensor) -> float:
         """||r||_2 in double precision. **Collective**; replicated."""
@@ -109,7 +117,7 @@ class JacobianProducts:
         return _pulled(image, u, y)
 
     def graph(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """u as a variable, and F(u) as a function of it. **Collective** at first."""
+        """A variable with the values of u, and F as a function of it. **Collective** at first."""
         if self._graph is None:
             with torch.enable_grad():
                 u = self._u.clone().requires_grad_()

@@ -54,10 +54,11 @@ class Watch:
         self._info, self._stop, self._callback = equations.info, stop, callback
 
         self.best = math.inf
+        self.best_u: torch.Tensor | None = None
         self._best_at = 0
 
-    def __call__(self, norm: float) -> Status | None:
-        """Take in ||F|| of one more iterate, the first included."""
+    def __call__(self, u: torch.Tensor, norm: float) -> Status | None:
+        """Take in one more iterate and its ||F||, the first included."""
         info = self._info
         info.residual_history.append(norm)
         start, done = info.residual_history[0], len(info.residual_history) - 1
@@ -65,7 +66,7 @@ class Watch:
         if self._callback:
             self._callback(done, norm)
         if norm < self.best:
-            self.best, self._best_at = norm, done
+            self.best, self.best_u, self._best_at = norm, u, done
         if not math.isfinite(norm):
             # What grew so far that its square overflows has diverged before it became infinite.
             grew = done > 0 and info.residual_history[-2] > start
@@ -80,6 +81,12 @@ class Watch:
             return "stagnated"
         return None
 
+    def end(self, u: torch.Tensor, status: Status) -> tuple[torch.Tensor, float, Status]:
+        """The best iterate, its ||F|| and the status; of u, where none had a finite one."""
+        if self.best_u is None:
+            return u, self._info.residual_history[-1], status
+        return self.best_u, self.best, status
+
 
 def picard(
     equations: Equations,
@@ -88,14 +95,14 @@ def picard(
     stop: Stop,
     relaxation: float,
     callback: Callback | None,
-) -> tuple[torch.Tensor, Status]:
+) -> tuple[torch.Tensor, float, Status]:
     """Iterate u <- u + relaxation (g(u) - u). **Collective.** Writes to `equations.info`."""
     watch = Watch(equations, stop, callback)
     while True:
         f, r = increments(u)
-        status = watch(equations.norm(r))
+        status = watch(u, equations.norm(r))
         if status is not None:
-            return u, status
+            return watch.end(u, status)
         u = u + relaxation * f
 
 

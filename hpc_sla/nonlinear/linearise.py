@@ -20,7 +20,14 @@ from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.choices import JACOBIANS, PRODUCTS
 from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
-from hpc_sla.nonlinear.trust import serving_products
+from hpc_sla.nonlinear.fitting import (
+    fitting_method,
+    fitting_preconds,
+    most_colours,
+    tolerance_of,
+)
+from hpc_sla.nonlinear.sparsity import guess
+from hpc_sla.nonlinear.trust import direction, serving_products
 from hpc_sla.operators import as_operator
 from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import positive
@@ -35,34 +42,38 @@ class Settings:
     Attributes
     ----------
     jacobian : str or callable(u) -> DSparseMatrix
-        One of `JACOBIANS`, or the user's.
+        One of `JACOBIANS`, "auto", or the user's.
     pattern : DSparseMatrix or None
     products : str
         One of `PRODUCTS`.
-    linear_method : str
+    linear_method : str or None
+        None for what suits.
     precond : Any
-        As `solve` takes it; "auto" is "jacobi" where there is a matrix and "none" elsewhere.
+        As `solve` takes it; "auto" for what suits.
     lag : int
         A preconditioner is set up every so many Newton steps; 0 for once.
     max_iterations : int or None
         Of one linear solve.
+    columns : int
+        Unknowns at each point.
     """
 
     jacobian: Any
     pattern: DSparseMatrix | None
     products: str
-    linear_method: str
+    linear_method: str | None
     precond: Any
     lag: int
     max_iterations: int | None
+    columns: int = 1
 
     def check(self, layout: RowLayout, dtype: torch.dtype) -> Maker | None:
-        """Raise InputError for what cannot work; the linear method, None for "auto". Local."""
-        if not callable(self.jacobian) and self.jacobian not in JACOBIANS:
+        """Raise InputError for what cannot work; the linear method where one is named. Local."""
+        if not callable(self.jacobian) and self.jacobian not in ("auto", *JACOBIANS):
             raise InputError(
                 f"there is no Jacobian {self.jacobian!r}",
                 field="jacobian",
-                remedy=f"Choose one of {', '.join(JACOBIANS)}, or pass a function of (u, *theta)",
+                remedy=f"Choose auto, {', '.join(JACOBIANS)}, or pass a function of (u, *theta)",
             )
         if self.products not in PRODUCTS:
             raise InputError(
@@ -78,27 +89,33 @@ class Settings:
                 field="pattern",
                 remedy="Pass a DSparseMatrix with (at least) those entries",
             )
-        if self.precond == "auto":
-            self.precond = "jacobi" if self.has_matrix else "none"
-        if isinstance(self.precond, str) and self.precond != "none" and not self.has_matrix:
-            raise InputError(
-                f"{self.precond} needs the entries of the Jacobian",
-                field="precond",
-                remedy="Pass pattern= (a DSparseMatrix with entries where the Jacobian has them), "
-                'or a jacobian function, or choose "none"',
-            )
+        if self.jacobian == "matrix_free" and not self.has_matrix and self.named:
+            raise self.no_entries()
         if self.lag < 0:
             raise InputError(f"{self.lag} is negative", field="precond_lag")
         if self.max_iterations is not None and self.max_iterations < 1:
             raise InputError(
                 f"{self.max_iterations} is not positive", field="linear_max_iterations"
             )
-        return None if self.linear_method == "auto" else make_method(self.linear_method)
+        return None if self.linear_method in (None, "auto") else make_method(self.linear_method)
 
     @property
     def has_matrix(self) -> bool:
-        """Whether the entries of the Jacobian can be had."""
+        """Whether the entries of the Jacobian can be had, without a guess."""
         return callable(self.jacobian) or self.pattern is not None
+
+    @property
+    def named(self) -> bool:
+        """Whether a preconditioner is asked for that needs entries."""
+        return isinstance(self.precond, str) and self.precond not in ("auto", "none")
+
+    def no_entries(self) -> InputError:
+        return InputError(
+            f"{self.precond} needs the entries of the Jacobian",
+            field="precond",
+            remedy="Pass pattern= (a DSparseMatrix with entries where the Jacobian has them), "
+            'or a jacobian function, or choose "none"',
+        )
 
 
 def check_matrix(
@@ -121,6 +138,21 @@ def check_matrix(
     return matrix
 
 
+@dataclass
+class Found:
+    """What is known of a problem's Jacobian.
+
+    Attributes
+    ----------
+    coloured : ColouredJacobian or None
+    failed : bool
+        Whether no pattern is known that has all its entries.
+    """
+
+    coloured: ColouredJacobian | None = None
+    failed: bool = False
+
+
 class Linearisation:
     """Solves J(u) s = b for one u after another.
 
@@ -131,10 +163,15 @@ class Linearisation:
     maker : Maker or None
         None for "auto".
     equations : Equations
+    found : Found
+        Of all linearisations of one problem.
     """
 
-    def __init__(self, settings: Settings, maker: Maker | None, equations: Equations) -> None:
+    def __init__(
+        self, settings: Settings, maker: Maker | None, equations: Equations, found: Found
+    ) -> None:
         self.settings, self.maker, self.equations = settings, maker, equations
+        self._found = found
         self.precond: Preconditioner | None = None
         self.age = 0
         """Newton steps that the preconditioner has served."""
@@ -144,7 +181,6 @@ class Linearisation:
         self.watch: Watch | None = None
         n = equations.layout.n_global
         self.max_iterations = settings.max_iterations or min(max(10 * n, 1000), 100_000)
-        self._coloured: ColouredJacobian | None = None
 
     def products(self, u: torch.Tensor, r: torch.Tensor | None) -> JacobianProducts:
         """Those with J(u), of a kind that has shown to serve. **Collective.**"""
@@ -159,10 +195,16 @@ class Linearisation:
         jacobian = self.settings.jacobian
         if callable(jacobian):
             matrix = self._of_user(u)
-        elif jacobian == "coloured":
-            matrix = self._assembled(self.products(u, r))
         else:
-            return self.products(u, r), None
+            products = self.products(u, r)
+            if jacobian == "matrix_free":
+                return products, None
+            if jacobian == "coloured":
+                matrix = self._assembled(products)
+            elif (checked := self._guessed(u, products)) is None:
+                return products, None
+            else:
+                matrix = checked
         return matrix, matrix
 
     def refresh(self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None) -> None:
@@ -180,23 +222,15 @@ class Linearisation:
 
         With `fresh` false multigrid keeps the prolongators of an earlier Jacobian.
         """
-        spec = self.settings.precond
-        named = isinstance(spec, str) and spec != "none"
-        if named and matrix is None:
-            matrix = self._of_user(u) if callable(self.settings.jacobian) else self._assembled(J)
-        last = self.precond
-        M: Preconditioner
-        if (
-            not fresh
-            and named
-            and matrix is not None
-            and isinstance(last, AMG)
-            and last.pattern is matrix.pattern
-        ):
-            M = last.update(matrix, keep="prolongators")
-        else:
-            self.begun_at = u
-            M = make_preconditioner(spec, J if matrix is None else matrix)
+        settings = self.settings
+        if matrix is None and settings.has_matrix and settings.precond not in (None, "none"):
+            matrix = self._of_user(u) if callable(settings.jacobian) else self._assembled(J)
+        if matrix is None and settings.named:
+            raise settings.no_entries()
+        specs = [settings.precond]
+        if settings.precond == "auto":
+            specs = fitting_preconds(matrix, self.maker)
+        M = self._preconditioner(specs, u, J, matrix, fresh)
         if isinstance(M, Jacobi) and self.maker and self.maker.entry.solves == "symmetric":
             M = positive(M)
         with self.equations.layout.world.agree():
@@ -208,22 +242,53 @@ class Linearisation:
         info.preconditioners += 1
         info.precond = M.name
 
+    def _preconditioner(
+        self, specs: list[Any], u: torch.Tensor, J: Any, matrix: DSparseMatrix | None, fresh: bool
+    ) -> Preconditioner:
+        """The first of `specs` that can be made, or an update of the last. **Collective.**"""
+        last = self.precond
+        if (
+            not fresh
+            and isinstance(specs[0], str)
+            and matrix is not None
+            and isinstance(last, AMG)
+            and last.pattern is matrix.pattern
+        ):
+            return last.update(matrix, keep="prolongators")
+        self.begun_at = u
+        *others, last_spec = specs
+        for spec in others:
+            try:
+                return make_preconditioner(spec, J if matrix is None else matrix)
+            except InputError:  # on every rank: a block that is singular
+                continue
+        return make_preconditioner(last_spec, J if matrix is None else matrix)
+
     @property
     def stale(self) -> bool:
         """Whether something of an earlier u is in the preconditioner."""
         return self.age > 1 or self.begun_at is not self.made_at
 
     def solve(
-        self, J: Any, b: torch.Tensor, rtol: float, precond: Any = None, x0: Any = None
+        self,
+        J: Any,
+        b: torch.Tensor,
+        rtol: float,
+        precond: Any = None,
+        maker: Maker | None = None,
     ) -> tuple[torch.Tensor, SolveInfo]:
-        """J x = b. **Collective.**"""
+        """J x = b, by `maker` rather than by what the settings say. **Collective.**"""
         M = self.precond if precond is None else precond
         assert M is not None
-        run = Run(as_operator(J), M, rtol, 0.0, self.max_iterations, None, self.watch)
+        operator = as_operator(J)
+        run = Run(operator, M, rtol, 0.0, self.max_iterations, None, self.watch)
+        maker = maker or self.maker
+        if maker is None and self.settings.linear_method is None:
+            maker = fitting_method(operator)
         with torch.no_grad():
-            if self.maker is not None:
-                return run.solve(self.maker, b, x0)
-            x, info, _, _ = run.choose(b, x0)
+            if maker is not None:
+                return run.solve(maker, b, None)
+            x, info, _, _ = run.choose(b, None)
             return x, info
 
     def _of_user(self, u: torch.Tensor) -> DSparseMatrix:
@@ -235,11 +300,43 @@ class Linearisation:
             return check_matrix(made, layout, u.dtype, "jacobian")
 
     def _assembled(self, products: JacobianProducts) -> DSparseMatrix:
-        assert self.settings.pattern is not None
-        if self._coloured is None:
-            self._coloured = ColouredJacobian(self.settings.pattern)
+        coloured = self._found.coloured
+        if coloured is None:
+            assert self.settings.pattern is not None
+            coloured = self._found.coloured = ColouredJacobian(self.settings.pattern)
         self.equations.info.jacobians += 1
-        return self._coloured.assemble(products)
+        return coloured.assemble(products)
+
+    def _guessed(self, u: torch.Tensor, products: JacobianProducts) -> DSparseMatrix | None:
+        """The Jacobian on the pattern given, or on a guessed one, if it is one. **Collective.**
+
+        Every one is tried on a vector: what is right at one u may not be at another.
+        """
+        found, equations = self._found, self.equations
+        if found.failed:
+            return None
+        if found.coloured is None:
+            pattern = self.settings.pattern
+            if pattern is None:
+                pattern = guess(equations.layout, self.settings.columns, equations.uses(u), u.dtype)
+            if pattern is not None:
+                made = ColouredJacobian(pattern)
+                if self.settings.pattern is not None or made.colours <= most_colours(pattern):
+                    found.coloured = made
+        if found.coloured is None:
+            found.failed = True
+            return None
+        matrix = self._assembled(products)
+        x = direction(equations, u, 29)
+        with torch.no_grad():
+            exact = products.matvec(x)
+            off, size = equations.norms(matrix @ x - exact, exact)
+        if off <= tolerance_of(equations.info.jvp, u.dtype) * size:
+            return matrix
+        found.failed = True
+        if self.settings.pattern is None:
+            found.coloured = None
+        return None
 
 
 def usable(info: SolveInfo) -> bool:

@@ -11,10 +11,14 @@ import torch
 
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
+from hpc_sla.linear.tolerance import default_rtol
 from hpc_sla.nonlinear.choices import METHODS
 from hpc_sla.nonlinear.fixed_point import check_relaxation
 from hpc_sla.nonlinear.newton import Callback, Stop
 from hpc_sla.precond.options import parse_options
+
+# Times the usual tolerance, for one that was left open and cannot be met for rounding.
+_ENOUGH = 100.0
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "newton": {},
@@ -64,7 +68,7 @@ class Choices:
     """
 
     method: str
-    rtol: float
+    rtol: float | None
     atol: float
     max_iterations: int | None
     forcing: float | None
@@ -73,9 +77,16 @@ class Choices:
     callback: Callback | None
     adjoint_rtol: float | None
     checkpoint: Checkpoint | None = None
+    loosest_adjoint_rtol: tuple[float, float] = (0.0, 0.0)
+    """What the solve for a derivative may end at where all fails: without a word, and with one."""
+    enough: float = 0.0
+    """A relative residual that will do where rounding allows no less."""
 
     def settle(self, method: Method, limit: int, dtype: torch.dtype) -> None:
         """Raise InputError for what cannot work. Local."""
+        usual = default_rtol(dtype)
+        if self.rtol is None:
+            self.rtol, self.enough = usual, _ENOUGH * usual
         for name in ("rtol", "atol", "adjoint_rtol"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
@@ -103,14 +114,14 @@ class Choices:
                 remedy="Give a relative tolerance, or leave it out for Eisenstat and Walker's",
             )
         if self.adjoint_rtol is None:
-            usual = 1e-8 if dtype == torch.float64 else 1e-5
-            self.adjoint_rtol = min(self.rtol or usual, usual)
-            if dtype == torch.float32:
-                self.adjoint_rtol = usual
+            self.adjoint_rtol = usual
+            if dtype == torch.float64:
+                self.adjoint_rtol = min(self.rtol or usual, usual)
+            self.loosest_adjoint_rtol = usual, _ENOUGH * usual
         elif self.adjoint_rtol == 0:
             raise InputError("is 0", field="adjoint_rtol", remedy="Make it positive")
 
     @property
     def stop(self) -> Stop:
-        assert self.max_iterations is not None
-        return Stop(self.rtol, self.atol, self.max_iterations)
+        assert self.max_iterations is not None and self.rtol is not None
+        return Stop(self.rtol, self.atol, self.max_iterations, enough=self.enough)

@@ -23,6 +23,8 @@ _DECREASE = 1e-4
 _BACKTRACKS = 40
 # Of rounding in F, below which nothing more is to be had of it.
 _ROUNDING = 20.0
+# A step that leaves this much of ||F|| may be one in rounding.
+_POOR = 0.5
 
 
 @dataclass
@@ -36,12 +38,16 @@ class Stop:
     max_iterations : int
     divergence : float
         Give up at ||F(u)|| > divergence ||F(u0)||.
+    enough : float
+        ||F(u)|| <= enough ||F(u0)|| will do where rounding allows no less; 0 where a tolerance was
+        asked for.
     """
 
     rtol: float
     atol: float
     max_iterations: int
     divergence: float = 1e4
+    enough: float = 0.0
 
     def target(self, start: float) -> float:
         return max(self.rtol * start, self.atol)
@@ -95,8 +101,11 @@ def newton(
     line_search: bool,
     callback: Callback | None,
     resume: Resume | None = None,
-) -> tuple[torch.Tensor, Status]:
-    """Newton's method from u. **Collective.** Writes the history to `equations.info`."""
+) -> tuple[torch.Tensor, float, Status]:
+    """Newton's method from u. **Collective.** Writes the history to `equations.info`.
+
+    Gives the best u it has seen, its ||F(u)||, and the status.
+    """
     info = equations.info
     restored = resume.restore(equations, u, linear) if resume else None
     if restored is not None:
@@ -112,28 +121,34 @@ def newton(
     tolerance = Forcing(forcing, target)
     if resume is not None:
         resume.begin(info.iterations, tolerance)
+    best = u, norm
     while True:
+        if norm < best[1]:
+            best = u, norm
         if not math.isfinite(norm):
-            return u, "not_finite"
+            return *best, "not_finite"
         if norm <= target:
-            return u, "converged"
+            return u, norm, "converged"
         if norm > stop.divergence * start:
-            return u, "diverged"
+            return *best, "diverged"
         if info.iterations >= stop.max_iterations:
-            return u, "max_iterations"
+            return *best, "max_iterations"
         if resume is not None and resume.at(equations, u, linear, tolerance):
-            return u, "preempted"
-        eta = tolerance(norm)
+            return u, norm, "preempted"
+        eta, ended = tolerance(norm), False
         step, failed = _direction(equations, linear, u, r, eta)
         if failed == "preempted" and resume is not None:
             resume.save()
         if failed is not None:
-            return u, failed
+            return (u, norm, failed) if failed == "preempted" else (*best, failed)
         if line_search:
             found = _backtrack(equations, u, step, norm, eta)
             if found is None:
-                return u, _why_no_step(equations, u, r, norm)
+                return u, norm, _why_no_step(equations, u, r, norm, start, stop)
+            before = norm
             u, r, norm, length = found
+            if norm > max(_POOR * before, target):
+                ended = _will_do(equations, u, r, norm, start, stop)
         else:
             u, length = u - step, 1.0
             r = equations(u)
@@ -143,6 +158,8 @@ def newton(
         info.residual_history.append(norm)
         if callback:
             callback(info.iterations, norm)
+        if ended:
+            return u, norm, "converged"
 
 
 def _direction(
@@ -210,8 +227,28 @@ def _shrink(norm: float, last: tuple[float, float], before: tuple[float, float] 
     return min(0.5, max(0.1, -0.5 * slope / (curvature * t)))
 
 
-def _why_no_step(equations: Equations, u: torch.Tensor, r: torch.Tensor, norm: float) -> Status:
-    """Whether ||F(u)|| is down to rounding: what shaking u in its last place does to F.
+def _why_no_step(
+    equations: Equations, u: torch.Tensor, r: torch.Tensor, norm: float, start: float, stop: Stop
+) -> Status:
+    """**Collective.**"""
+    if _will_do(equations, u, r, norm, start, stop):
+        return "converged"
+    floor = _floor(equations, u, r)
+    return "stagnated" if norm <= floor else "line_search_failed"
+
+
+def _will_do(
+    equations: Equations, u: torch.Tensor, r: torch.Tensor, norm: float, start: float, stop: Stop
+) -> bool:
+    """Whether ||F(u)|| is down to rounding, and small or never was more. **Collective.**"""
+    if not stop.enough:
+        return False
+    floor = _floor(equations, u, r)
+    return norm <= floor and (norm <= stop.enough * start or start <= floor)
+
+
+def _floor(equations: Equations, u: torch.Tensor, r: torch.Tensor) -> float:
+    """Below this ||F(u)|| is rounding: by what shaking u in its last place does to F.
 
     **Collective.**
     """
@@ -219,5 +256,4 @@ def _why_no_step(equations: Equations, u: torch.Tensor, r: torch.Tensor, norm: f
     shake = torch.from_numpy(noise(equations.layout.rows, 7)).to(u)
     largest = equations.layout.world.max(float(u.abs().max()) if u.numel() else 0.0)
     shaken = equations(u + eps * shake.sign() * u.abs().clamp(min=eps * largest))
-    floor = equations.norm(shaken - r)
-    return "stagnated" if norm <= _ROUNDING * floor else "line_search_failed"
+    return _ROUNDING * equations.norm(shaken - r)

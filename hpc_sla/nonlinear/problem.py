@@ -7,26 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
-from hpc_sla.adjoint import JacobianForm
-from hpc_sla.errors import AdjointSolveError, InputError, NotConvergedWarning
+from hpc_sla.errors import InputError, NotConvergedWarning
 from hpc_sla.layout import RowLayout
-from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import Watch
 from hpc_sla.linear.methods import Maker
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.anderson import anderson
+from hpc_sla.nonlinear.derivatives import JacobianSystem, plain
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.nonlinear.fixed_point import FixedPoint, picard
 from hpc_sla.nonlinear.info import MEANINGS, NonlinearInfo, Status
-from hpc_sla.nonlinear.linearise import Linearisation, Settings
+from hpc_sla.nonlinear.linearise import Found, Linearisation, Settings
 from hpc_sla.nonlinear.methods import Choices, Method
 from hpc_sla.nonlinear.newton import newton
 from hpc_sla.nonlinear.resume import Resume
 from hpc_sla.nonlinear.trust import reverse_mode_fits
-from hpc_sla.operators import as_operator
-from hpc_sla.precond.transposed import transposed
 
 Theta = tuple[torch.Tensor, ...]
 
@@ -65,10 +60,12 @@ class Problem:
         self._choices, self._method, self._settings = choices, method, settings
         self._maker, self._wanted = maker, wanted
         self.info = NonlinearInfo("max_iterations", method=method.spec)
-        self._precond: Any = None
+        self.precond: Any = None
         self._found: torch.Tensor | None = None
+        self._known = Found()
         self._warned = self._compared = False
         self.rtol = choices.adjoint_rtol or 0.0
+        self.loosest = choices.loosest_adjoint_rtol
 
     def solve(self, u0: torch.Tensor, theta: Theta) -> torch.Tensor:
         """What `find` found. Local.
@@ -87,8 +84,8 @@ class Problem:
         Out of inference mode, where torch has no derivatives, nor inside an autograd Function (as
         that of a reentrant `torch.utils.checkpoint`) unless it is told to leave that mode.
         """
-        theta = tuple(map(_plain, theta))
-        u = _plain(u0).clone()
+        theta = tuple(map(plain, theta))
+        u = plain(u0).clone()
         linear = self.linearisation(theta)
         choices, callback = self._choices, self._choices.callback
         resume = None
@@ -97,7 +94,7 @@ class Problem:
             linear.watch = Watch(choices.checkpoint, saves=False)
         equations = linear.equations
         if self._method.name == "newton":
-            u, status = newton(
+            u, norm, status = newton(
                 equations,
                 u,
                 linear,
@@ -110,11 +107,11 @@ class Problem:
         else:
             increments = FixedPoint(equations, self._map(theta), self._scaling(linear, u))
             run = picard if self._method.name == "picard" else anderson
-            u, status = run(
+            u, norm, status = run(
                 equations, u, increments, choices.stop, callback=callback, **self._method.options
             )
-        self._precond = linear.precond
-        self._finish(status)
+        self.precond = linear.precond
+        self._finish(status, norm)
         self._check(linear)
         self._found = u
 
@@ -140,8 +137,8 @@ class Problem:
             jacobian = settings.jacobian
             settings.jacobian = lambda u: jacobian(u, theta)
         equations = Equations(lambda u: self.residual(u, *theta), self.layout, self.info)
-        made = Linearisation(settings, self._maker, equations)
-        made.precond = self._precond
+        made = Linearisation(settings, self._maker, equations, self._known)
+        made.precond = self.precond
         return made
 
     def _map(self, theta: Theta) -> Callable[[torch.Tensor], torch.Tensor] | None:
@@ -152,7 +149,11 @@ class Problem:
         self, linear: Linearisation, u: torch.Tensor
     ) -> Callable[[torch.Tensor], torch.Tensor] | None:
         """M^-1 of a fixed-point iteration, of the Jacobian at u0. **Collective.**"""
-        if self._choices.fixed_point is not None or linear.settings.precond in (None, "none"):
+        if self._choices.fixed_point is not None or linear.settings.precond in (
+            None,
+            "none",
+            "auto",
+        ):
             return None
         J, matrix = linear.at(u, None)
         linear.set_up(u, J, matrix)
@@ -164,11 +165,11 @@ class Problem:
 
         return apply
 
-    def _finish(self, status: Status) -> None:
-        info, history = self.info, self.info.residual_history
+    def _finish(self, status: Status, norm: float) -> None:
+        info, first = self.info, self.info.residual_history[0]
         info.status = status
-        info.residual_norm = history[-1]
-        info.relative_residual = history[-1] / history[0] if history[0] else history[-1]
+        info.residual_norm = norm
+        info.relative_residual = norm / first if first else norm
 
     @property
     def one_way(self) -> bool:
@@ -209,14 +210,17 @@ class Problem:
         held against the residual's values.
         """
         equations = linear.equations
-        products = JacobianProducts(equations, u, self.info.jvp or self._settings.products)
+        # Differences are not exact enough, and reverse mode costs nothing where it serves alone.
+        forward = self.info.jvp == "forward"
+        products = JacobianProducts(equations, u, "forward" if forward else "reverse")
         if not self._compared:
             self._compared = True
             if not reverse_mode_fits(equations, u, products):
                 warnings.warn(
                     "the gradient of a nonlinear solve may be wrong: what autograd gives for the "
                     "residual's derivative with respect to u is not that of its values (does it "
-                    "detach u, or have a backward of its own?)",
+                    "detach u, have a backward of its own, or use a sum over ranks in its rows "
+                    "without world.replicate?)",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -224,103 +228,5 @@ class Problem:
 
     @property
     def jacobian(self) -> JacobianSystem:
-        return JacobianSystem(self, False)  # not kept: it holds this object
-
-
-class JacobianSystem:
-    """J(u, theta) x = b or its transpose, for a derivative: a linear `System`.
-
-    Parameters
-    ----------
-    problem : Problem
-    transpose : bool
-    """
-
-    def __init__(self, problem: Problem, transpose: bool) -> None:
-        self._problem, self._transpose = problem, transpose
-        self.form = JacobianForm(problem.residual, transpose)
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def solve(self, b: torch.Tensor, x0: torch.Tensor | None, theta: Theta) -> torch.Tensor:
-        """**Collective.**
-
-        With the assembled Jacobian where there is one, the residual of what comes out then taken
-        with exact products: should they differ (a user's Jacobian that is not quite one, entries
-        beyond the pattern), corrections with exact products follow.
-
-        Raises
-        ------
-        AdjointSolveError
-            On every rank.
-        """
-        problem = self._problem
-        u, *rest = map(_plain, theta)
-        problem.warn_of_its_status()
-        linear = problem.linearisation(tuple(rest))
-        equations = linear.equations
-        exact = problem.exact_products(linear, u)
-        b = _plain(b).contiguous()
-        J, matrix = linear.at(u, None)
-        if linear.precond is None:
-            linear.set_up(u, J, matrix)
-            problem._precond = linear.precond
-        b_norm = equations.norm(b)
-        if matrix is None:
-            x, told = self._solve(linear, exact, b, problem.rtol)
-        else:
-            x, told = self._by_matrix(linear, matrix, exact, b, b_norm)
-        problem.info.adjoint = told
-        if not told.converged:
-            raise AdjointSolveError(told)
-        return x
-
-    def _by_matrix(
-        self,
-        linear: Linearisation,
-        matrix: DSparseMatrix,
-        exact: JacobianProducts,
-        b: torch.Tensor,
-        b_norm: float,
-    ) -> tuple[torch.Tensor, SolveInfo]:
-        equations, rtol = linear.equations, self._problem.rtol
-        # A little tighter, since the exact products round otherwise.
-        x, told = self._solve(linear, matrix, b, 0.9 * rtol)
-        r = b - (exact.rmatvec(x) if self._back else exact.matvec(x))
-        told.residual_norm = equations.norm(r)
-        told.relative_residual = told.residual_norm / b_norm if b_norm else told.residual_norm
-        if told.residual_norm <= rtol * b_norm:
-            return x, told
-        rest, more = self._solve(linear, exact, r, 0.5 * rtol * b_norm / told.residual_norm)
-        more.iterations += told.iterations
-        more.relative_residual *= told.relative_residual
-        more.residual_history = [*told.residual_history, *more.residual_history]
-        return x + rest, more
-
-    def _solve(
-        self, linear: Linearisation, J: Any, b: torch.Tensor, rtol: float
-    ) -> tuple[torch.Tensor, SolveInfo]:
-        M, operator = linear.precond, as_operator(J)
-        assert M is not None
-        if not self._back:
-            return linear.solve(operator, b, rtol, M)
-        return linear.solve(operator.T, b, rtol, M if self._problem.one_way else transposed(M))
-
-    @property
-    def _back(self) -> bool:
-        """Whether products are with J^T, which are the cheaper ones; of a symmetric J, always."""
-        return self._transpose or self._problem.one_way
-
-    @property
-    def T(self) -> JacobianSystem:
-        return self if self._problem.one_way else JacobianSystem(self._problem, not self._transpose)
-
-    @property
-    def again(self) -> JacobianSystem:
-        return self
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Its values alone: without a graph, without a tangent; fit for derivatives."""
-    primal: torch.Tensor = forward_ad.unpack_dual(tensor.detach()).primal
-    return primal.clone() if primal.is_inference() else primal
+        # Not kept: the two would hold each other, and with them all that a step of training made.
+        return JacobianSystem(self, False)

@@ -33,13 +33,13 @@ def nonlinear_solve(
     *theta: Any,
     layout: RowLayout | None = None,
     method: str = "newton",
-    rtol: float = 1e-8,
+    rtol: float | None = None,
     atol: float = 0.0,
     max_iterations: int | None = None,
-    jacobian: str | Callable[..., DSparseMatrix] = "matrix_free",
+    jacobian: str | Callable[..., DSparseMatrix] = "auto",
     pattern: DSparseMatrix | None = None,
     jvp: str = "forward",
-    linear_method: str = "gmres",
+    linear_method: str | None = None,
     precond: Any = "auto",
     precond_lag: int = 1,
     linear_max_iterations: int | None = None,
@@ -54,7 +54,8 @@ def nonlinear_solve(
 
     Stops when ||F(u)||_2 <= max(rtol ||F(u0)||_2, atol). From a u0 that is nearly a root (the
     step before, in a continuation) give atol, since rtol may then ask for less than rounding
-    leaves.
+    leaves. Where rtol is left open, what rounding leaves will do: at a u0 that is a root already,
+    and up to 100 times the default.
 
     Differentiable in theta, any number of times in reverse mode and once in forward mode, at the
     cost of one linear solve for each derivative: with the transposed Jacobian at the solution, and
@@ -72,33 +73,36 @@ def nonlinear_solve(
         point of `layout`.
     *theta
         What else F depends on: tensors (owned; or replicated, through `world.replicate` outside or
-        inside the residual, once), DSparseMatrix, lists, tuples and dicts of these (the parameters
-        of a torch.nn.Module, say), and constants.
+        inside the residual, once), DSparseMatrix, torch.nn.Module (its parameters), lists, tuples,
+        named ones too, dicts and dataclasses of these, and constants.
     layout : RowLayout, optional
         Of u. Default: that of `pattern`, or of the first matrix in theta.
     method : str
         One of `METHODS`, options after a colon: "newton", "picard:relaxation=0.5",
         "anderson:memory=5,relaxation=1".
     rtol, atol : float
-        Replicated. At least one positive.
+        Replicated. At least one positive. Default of rtol: 1e-8, and 1e-5 in float32.
     max_iterations : int, optional
         Replicated; outer ones. Default: 50 for newton, 1000 for the others.
-    jacobian : {"matrix_free", "coloured"} or callable(u, *theta) -> DSparseMatrix
-        Of newton, and of the gradient with any method. A function gives dF/du with this rank's
-        rows; one that is inexact costs iterations, but no accuracy, in the gradient neither.
+    jacobian : {"auto", "matrix_free", "coloured"} or callable(u, *theta) -> DSparseMatrix
+        Of newton, and of the gradient with any method. "auto": coloured, on `pattern` or else on
+        the entries of the matrices that F multiplies by, as long as its product with a vector is
+        the exact one; else matrix-free. A function gives dF/du with this rank's rows; one that is
+        inexact costs iterations, but no accuracy, in the gradient neither.
     pattern : DSparseMatrix, optional
-        Where the Jacobian may have entries. For "coloured", and for a preconditioner that needs
-        entries beside matrix-free products.
+        Where the Jacobian may have entries. For "coloured" and "auto", and for a preconditioner
+        that needs entries beside matrix-free products.
     jvp : {"forward", "reverse", "fd"}
-        How a matrix-free product is found; see `PRODUCTS`. "fd" takes differences, gradients are
-        exact still.
-    linear_method : str
+        How a product with dF/du is found; see `PRODUCTS`. "fd" takes differences, gradients are
+        exact still. Those of torch are held against a difference; where torch has none, or they do
+        not agree, differences serve: see `info.jvp` and `info.reason`.
+    linear_method : str, optional
         Of the linear systems, as `method` of `hpc_sla.solve`: "cg" where J is symmetric positive
-        definite.
+        definite. Default: gmres, with as long a restart as memory allows, up to 500.
     precond : Any
         Of the linear systems, as of `hpc_sla.solve`; of picard and anderson M in
-        g(u) = u - M^-1 F(u), set up at u0. "auto": "jacobi" for newton where J has entries, else
-        "none".
+        g(u) = u - M^-1 F(u), set up at u0. "auto": for newton and gradients additive_schwarz where
+        J has entries ("jacobi" with a method for symmetric matrices), else "none".
     precond_lag : int
         Set up anew every so many Newton steps; 0 keeps the first. One that has become useless is
         set up anew in any case.
@@ -113,8 +117,10 @@ def nonlinear_solve(
     callback : callable(iteration, residual_norm), optional
         Called on every rank at each outer iteration, 0 included.
     adjoint_rtol : float, optional
-        Replicated. What linear solves for derivatives must reach. Default: the smaller of rtol and
-        1e-8 (1e-5 in float32).
+        Replicated. What linear solves for derivatives must reach. They try what found u, and
+        then a fresh preconditioner, a longer restart and other methods. Default: the smaller of
+        rtol and 1e-8 (1e-5 in float32); where all that falls short 1e-8 will do, and with a warning
+        up to 100 times that.
     checkpoint : Checkpoint, optional
         Of newton: saves u from time to time, between outer iterations, and may go on from there.
         Told to stop within a linear solve it saves the u before, and that solve is lost. A
@@ -124,7 +130,7 @@ def nonlinear_solve(
     Returns
     -------
     u : torch.Tensor like u0
-        The last iterate, whatever the status.
+        The iterate with the smallest ||F(u)||, whatever the status.
     info : NonlinearInfo
         Replicated but for `seconds`. Look at `info.converged`.
 
@@ -135,8 +141,16 @@ def nonlinear_solve(
         that do not fit, a preconditioner that needs entries where there are none; a residual that
         computes with tensors that require a gradient and are not in theta; a gradient wanted with
         a preconditioner that has no transpose; a checkpoint that is damaged or of something else.
+        In backward: a residual that autograd cannot follow back to u.
     AdjointSolveError
         On every rank, in backward or forward mode: the solve for a derivative did not converge.
+
+    Warns
+    -----
+    NotConvergedWarning
+        In backward, once: u is no root.
+    RuntimeWarning
+        In backward, once: autograd's derivative of F in u is not that of its values.
 
     Examples
     --------
@@ -153,6 +167,8 @@ def nonlinear_solve(
     started = time.perf_counter()
     arguments = Arguments(theta)
     layout = _layout(layout, pattern, arguments)
+    with layout.world.agree():
+        _check_start(u0, layout)
     columns = u0.shape[1] if u0.dim() == 2 else None
     inner = layout if columns is None else _blocked(layout, columns)
     choices = Choices(
@@ -168,7 +184,14 @@ def nonlinear_solve(
         checkpoint=checkpoint,
     )
     settings = Settings(
-        jacobian, pattern, jvp, linear_method, precond, precond_lag, linear_max_iterations
+        jacobian,
+        pattern,
+        jvp,
+        linear_method,
+        precond,
+        precond_lag,
+        linear_max_iterations,
+        1 if columns is None else columns,
     )
     with layout.world.agree(
         "nonlinear_solve",
@@ -192,11 +215,8 @@ def nonlinear_solve(
         adjoint_rtol=adjoint_rtol,
         checkpoint=checkpoint,
     ) as agreed:
-        _check_start(u0, layout)
         made = make_method(method)
         choices.settle(made, _LIMITS[made.name], u0.dtype)
-        if precond == "auto" and made.name != "newton":
-            settings.precond = "none"
         maker = settings.check(inner, u0.dtype)
         wanted = adjoint.Wanted((u0, *arguments.tensors))
         agreed.say(wanted.mine)
@@ -208,10 +228,7 @@ def nonlinear_solve(
 
     def flat(u: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
         r = residual(u.view(shape), *arguments.put(tensors))
-        if r.shape != shape:
-            raise ValueError(
-                f"the residual gave shape {tuple(r.shape)} where {tuple(shape)} is needed"
-            )
+        _check_residual(r, shape, u)
         return r.reshape(-1)
 
     def with_theta(function: Any) -> Any:
@@ -259,14 +276,44 @@ def _blocked(layout: RowLayout, k: int) -> RowLayout:
 
 def _check_start(u0: Any, layout: RowLayout) -> None:
     n = layout.n_owned
-    if not isinstance(u0, torch.Tensor) or u0.dtype not in (torch.float64, torch.float32):
-        raise InputError("not a tensor of float64 or float32", field="u0")
-    if u0.dim() not in (1, 2) or u0.shape[0] != n or 0 in u0.shape[1:]:
+    if not isinstance(u0, torch.Tensor):
+        raise InputError(
+            f"a {type(u0).__name__} is not a tensor",
+            field="u0",
+            remedy="Pass torch.as_tensor(u0, dtype=torch.float64, device=world.device)",
+        )
+    if u0.dtype not in (torch.float64, torch.float32):
+        raise InputError(
+            f"not a tensor of float64 or float32 but of {u0.dtype}",
+            field="u0",
+            remedy="Pass u0.double()",
+        )
+    if u0.dim() not in (1, 2) or u0.shape[0] != n:
         raise InputError(
             f"shape {tuple(u0.shape)} is not this rank's [{n}] or [{n}, k]", field="u0"
         )
     if u0.device != layout.world.device:
         raise InputError(f"on {u0.device}, this rank's device is {layout.world.device}", field="u0")
+
+
+def _check_residual(r: Any, shape: torch.Size, u: torch.Tensor) -> None:
+    """Local: raised on all ranks where F is first evaluated."""
+    if not isinstance(r, torch.Tensor):
+        raise InputError(
+            f"the residual gave a {type(r).__name__} where a tensor is needed", field="residual"
+        )
+    if r.shape != shape:
+        raise InputError(
+            f"the residual gave shape {tuple(r.shape)} where {tuple(shape)}, that of u, is needed",
+            field="residual",
+        )
+    if r.dtype != u.dtype or r.device != u.device:
+        raise InputError(
+            f"the residual gave {r.dtype} on {r.device} where {u.dtype} on {u.device}, that of u, "
+            "is needed",
+            field="residual",
+            remedy="Have all that it computes with of the dtype of u0",
+        )
 
 
 def _refuse_hidden(
@@ -279,7 +326,7 @@ def _refuse_hidden(
 
     Also what warns behind u of parameters that are not replicated: see `hpc_sla.forgotten`.
     """
-    with torch.enable_grad():
+    with layout.world.agree(), torch.enable_grad():
         image = flat(u0.detach().reshape(-1), *tensors)
     with layout.world.agree():
         if hidden := adjoint.hidden_tensors(image, tensors):
@@ -287,6 +334,7 @@ def _refuse_hidden(
                 f"the residual computes with {hidden} tensor(s) that require a gradient and are "
                 "not among its arguments",
                 field="theta",
-                remedy="Pass them after u0, detach them, or solve under torch.no_grad()",
+                remedy="Pass them after u0, as tensors, matrices or modules, or in lists, tuples, "
+                "dicts or dataclasses of these; or detach them, or solve under torch.no_grad()",
             )
     return watch(layout.world, image, (layout.n_owned,))

@@ -160,6 +160,20 @@ def test_kinks_and_a_derivative_that_is_zero_are_none_of_it(world):
     assert info.status == "breakdown" and info.jvp == "forward"
 
 
+def test_a_sum_over_ranks_used_without_replicate(world):
+    """Its cotangents are then those of this rank's rows: wrong on several ranks, and said so."""
+    layout, a, u0 = _start(world)
+    u, info = hs.nonlinear_solve(
+        lambda u, a: u + u * world.all_sum((u**2).sum()) - a, u0, a, layout=layout, rtol=1e-12
+    )
+    assert info.converged and info.jvp == "forward"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        layout.dot(u, u).backward()
+    words = [str(one.message) for one in told if "world.replicate" in str(one.message)]
+    assert len(words) == (world.size > 1)
+
+
 def test_a_gradient_of_what_is_no_root_is_not_given_without_a_word(world):
     layout, a, u0 = _start(world)
     u, info = hs.nonlinear_solve(

@@ -1,0 +1,180 @@
+"""The linear solves of a nonlinear solve's derivatives."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.autograd import forward_ad
+
+from hpc_sla.adjoint import JacobianForm
+from hpc_sla.errors import AdjointSolveError, NotConvergedWarning
+from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.methods import Maker, make_method
+from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.nonlinear.equations import JacobianProducts
+from hpc_sla.nonlinear.fitting import fitting_method
+from hpc_sla.nonlinear.linearise import Linearisation
+from hpc_sla.operators import as_operator
+from hpc_sla.precond import Preconditioner, make_preconditioner
+from hpc_sla.precond.transposed import transposed
+
+if TYPE_CHECKING:
+    from hpc_sla.nonlinear.problem import Problem
+
+Theta = tuple[torch.Tensor, ...]
+
+
+class JacobianSystem:
+    """J(u, theta) x = b or its transpose, for a derivative: a linear `System`.
+
+    Parameters
+    ----------
+    problem : Problem
+    transpose : bool
+    """
+
+    def __init__(self, problem: Problem, transpose: bool) -> None:
+        self._problem, self._transpose = problem, transpose
+        self.form = JacobianForm(problem.residual, transpose)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def solve(self, b: torch.Tensor, x0: torch.Tensor | None, theta: Theta) -> torch.Tensor:
+        """**Collective.**
+
+        With what found u, and then with ever more, until the residual with exact products is what
+        was asked for: see `_attempts`.
+
+        Warns
+        -----
+        NotConvergedWarning
+            Where the tolerance was left open, and a looser one is met.
+
+        Raises
+        ------
+        AdjointSolveError
+            On every rank.
+        """
+        problem = self._problem
+        u, *rest = map(plain, theta)
+        problem.warn_of_its_status()
+        linear = problem.linearisation(tuple(rest))
+        equations, goal = linear.equations, problem.rtol
+        exact = problem.exact_products(linear, u)
+        r = b = plain(b).contiguous()
+        norm = b_norm = equations.norm(b)
+        x, told = torch.zeros_like(b), None
+        for J, M, maker in self._attempts(linear, exact, u):
+            # A matrix rounds otherwise than exact products do.
+            asked = goal * b_norm / norm if b_norm else goal
+            part, info = self._solve(
+                linear, J, M, r, min((1.0 if J is exact else 0.9) * asked, 0.5), maker
+            )
+            told = _after(told, info)
+            trial = x + part
+            if J is exact and info.converged:
+                # Its own residual is true; another would differ by rounding.
+                x, norm = trial, min(info.residual_norm, goal * b_norm)
+                break
+            left = b - (exact.rmatvec(trial) if self._back else exact.matvec(trial))
+            found = equations.norm(left)
+            if found < norm:
+                x, r, norm = trial, left, found
+            if norm <= goal * b_norm or not math.isfinite(b_norm):
+                break
+        assert told is not None
+        told.residual_norm, told.relative_residual = norm, norm / b_norm if b_norm else norm
+        problem.info.adjoint = told
+        if not norm <= goal * b_norm:
+            self._end(told)
+        told.status = "converged"
+        return x
+
+    def _end(self, told: SolveInfo) -> None:
+        """Of attempts that all fell short: whether what they came to will do. Replicated."""
+        usual, loosest = self._problem.loosest
+        if not told.relative_residual <= loosest:
+            if told.status == "converged":
+                told.status = "stagnated"
+            raise AdjointSolveError(told)
+        if told.relative_residual > usual:
+            warnings.warn(
+                f"the solve for a gradient came to a relative residual of "
+                f"{told.relative_residual:.1e} and no further; give adjoint_rtol to have that "
+                "accepted, or refused",
+                NotConvergedWarning,
+                stacklevel=2,
+            )
+
+    def _attempts(
+        self, linear: Linearisation, exact: JacobianProducts, u: torch.Tensor
+    ) -> Iterator[tuple[Any, Preconditioner, Maker | None]]:
+        """What to solve with, one after another: an operator, a preconditioner and a method.
+
+        **Collective.** The assembled Jacobian, where there is one, and what u was found with; exact
+        products; a preconditioner set up at u and a method of long memory; none, should it be the
+        preconditioner; another method.
+        """
+        problem = self._problem
+        J, matrix = linear.at(u, None)
+        inherited = linear.precond is not None
+        if linear.precond is None:
+            linear.set_up(u, J, matrix)
+            problem.precond = linear.precond
+        assert linear.precond is not None
+        if matrix is not None:
+            yield matrix, linear.precond, None
+        yield exact, linear.precond, None
+        long = fitting_method(as_operator(exact))
+        if inherited:
+            linear.set_up(u, J, matrix)
+            problem.precond = linear.precond
+        yield exact, linear.precond, long
+        if linear.precond.name != "none":
+            yield exact, make_preconditioner(None, exact), long
+        yield exact, linear.precond, make_method("bicgstab")
+
+    def _solve(
+        self,
+        linear: Linearisation,
+        J: JacobianProducts | DSparseMatrix,
+        M: Preconditioner,
+        b: torch.Tensor,
+        rtol: float,
+        maker: Maker | None,
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        operator = as_operator(J)
+        if self._back:
+            operator, M = operator.T, M if self._problem.one_way else transposed(M)
+        return linear.solve(operator, b, rtol, M, maker=maker)
+
+    @property
+    def _back(self) -> bool:
+        """Whether products are with J^T, which are the cheaper ones; of a symmetric J, always."""
+        return self._transpose or self._problem.one_way
+
+    @property
+    def T(self) -> JacobianSystem:
+        return self if self._problem.one_way else JacobianSystem(self._problem, not self._transpose)
+
+    @property
+    def again(self) -> JacobianSystem:
+        return self
+
+
+def _after(before: SolveInfo | None, info: SolveInfo) -> SolveInfo:
+    """What to tell of both. Local."""
+    if before is not None:
+        info.iterations += before.iterations
+        info.residual_history = [*before.residual_history, *info.residual_history]
+    return info
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Its values alone: without a graph, without a tangent; fit for derivatives."""
+    primal: torch.Tensor = forward_ad.unpack_dual(tensor.detach()).primal
+    return primal.clone() if primal.is_inference() else primal
