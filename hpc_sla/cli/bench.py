@@ -86,7 +86,7 @@ def _bench(
     with world.agree():
         petsc.load()
     with _prepared(world, file) as (path, warm_up_path):
-        plan = world.on_root(lambda: plan_run(path, rhs, "", world.size))
+        plan = world.on_root(lambda: plan_run(path, rhs, "", world.size, one_column=True))
         limit = _MAX_ITERATIONS if max_iterations is None else max_iterations
         log_input(plan)
         if rtol is None:

@@ -116,9 +116,9 @@ def _grad(
     wanted: dict[str, Any],
     as_json: bool,
 ) -> int:
-    from hpc_sla.cli.plan import plan_run
+    from hpc_sla.cli.plan import plan_run, right_hand_side
     from hpc_sla.linear import losses
-    from hpc_sla.matrix import DSparseMatrix, read_rhs
+    from hpc_sla.matrix import DSparseMatrix
 
     options.check_solver_names(settings.method, settings.precond)
     stages = Stages()
@@ -127,8 +127,8 @@ def _grad(
     log_input(plan)
     with stages("read"):
         A = DSparseMatrix.from_hdf5(plan.path, world)
-        b = read_rhs(plan.path, plan.rhs, A.layout)
-        target = _target(A, plan, wanted["target"]) if wanted["loss"] == "misfit" else None
+        b = right_hand_side(plan, A.layout)
+        target = _target(A, plan, wanted["target"], b) if wanted["loss"] == "misfit" else None
     settings = settings.on(A.dtype)
     solving = {**vars(settings), "adjoint_rtol": wanted["adjoint_rtol"]}
     problem = losses.Problem(A, b, wanted["loss"], target, solving)
@@ -147,25 +147,38 @@ def _grad(
     return exits.OK if compared is None or _agrees(problem, compared) else exits.FAILED
 
 
-def _target(A: DSparseMatrix, plan: Plan, asked: str | None) -> torch.Tensor:
-    """The target of the misfit. **Collective.**"""
+def _target(A: DSparseMatrix, plan: Plan, asked: str | None, b: torch.Tensor) -> torch.Tensor:
+    """The target of the misfit, with as many columns as b. **Collective.**"""
+    import numpy as np
     import torch
 
-    from hpc_sla.storage.importers import read_vector
+    from hpc_sla.cli.prepare import read_columns
     from hpc_sla.storage.matrix_file import MatrixFile
 
     if asked is not None and Path(asked).suffix:
         vector = None
         with A.world.agree():
             if A.world.rank == 0:
-                vector = read_vector(asked, length=A.shape[1])
-                if vector.ndim != 1:
-                    raise InputError("has several columns", file=asked, field="--target")
+                vector = read_columns(asked, A.shape[1], "--target")
+                _check_columns(vector.shape, b, asked)
         return A.columns.scatter(vector).to(A.values)
     with A.world.agree(), MatrixFile(plan.path) as file:
         name, first = asked or plan.rhs, A.columns.start
         known = file.read_solution(name, first, first + A.columns.n_owned)
-    return torch.from_numpy(known).to(A.values)
+        known = known[:, 0] if known.shape[1:] == (1,) else known
+        _check_columns(known.shape, b, plan.path)
+    return torch.from_numpy(np.ascontiguousarray(known)).to(A.values)
+
+
+def _check_columns(shape: tuple[int, ...], b: torch.Tensor, path: str) -> None:
+    if shape[1:] != tuple(b.shape[1:]):
+        there, wanted = (one[1] if len(one) > 1 else 1 for one in (shape, b.shape))
+        raise InputError(
+            f"has {there} column(s) where the right-hand side has {wanted}",
+            file=path,
+            field="--target",
+            remedy="Give a column for each.",
+        )
 
 
 def _about(problem: Problem, found: Gradient, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -197,7 +210,10 @@ def _write(path: str, A: DSparseMatrix, found: Gradient, about: dict[str, Any]) 
             if world.rank == 0:
                 dtype = str(found.x.dtype).removeprefix("torch.")
                 lengths = {"rhs_gradient": A.shape[0]}
-                made = ResultWriter(path, A.shape[1], dtype, tuple(vectors), None, lengths, matrix)
+                columns = found.x.shape[1] if found.x.dim() == 2 else None
+                made = ResultWriter(
+                    path, A.shape[1], dtype, tuple(vectors), columns, lengths, matrix
+                )
                 writer = stack.enter_context(made)
         error: HpcSlaError | None = None
 

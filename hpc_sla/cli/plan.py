@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from hpc_sla.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
+    from hpc_sla.layout import RowLayout
     from hpc_sla.storage.matrix_file import MatrixFile
 
 DEFAULT_PROBLEM = "poisson2d:n=256"
@@ -62,6 +65,7 @@ def plan_run(
     ranks: int,
     solve_method: str | None = None,
     kind: str = "result",
+    one_column: bool = False,
 ) -> Plan:
     """Look at everything that can be wrong before the long part of a run begins.
 
@@ -80,6 +84,8 @@ def plan_run(
         Which solver is to run; None for a command that needs a square matrix with any.
     kind : str
         What is written: ``result``, or ``modes``, for which no right-hand side is needed.
+    one_column : bool
+        Refuse a right-hand side of several columns.
     """
     from hpc_sla.cli.prepare import names_generator
     from hpc_sla.storage.matrix_file import MatrixFile
@@ -91,7 +97,7 @@ def plan_run(
         made, file = file, make_problem(file, ranks)
     with MatrixFile(file) as matrix:
         _check_shape(matrix, file, solve_method)
-        name = "" if kind == "modes" else _choose_rhs(matrix, file, rhs)
+        name = "" if kind == "modes" else _choose_rhs(matrix, file, rhs, one_column)
         if output is None:
             output = default_output(file, kind, ranks)
         return Plan(
@@ -157,7 +163,7 @@ def _check_shape(matrix: MatrixFile, file: str, method: str | None) -> None:
     )
 
 
-def _choose_rhs(matrix: MatrixFile, file: str, asked: str | None) -> str:
+def _choose_rhs(matrix: MatrixFile, file: str, asked: str | None, one_column: bool) -> str:
     names = matrix.rhs_names
     if asked is None:
         if len(names) == 1:
@@ -173,11 +179,20 @@ def _choose_rhs(matrix: MatrixFile, file: str, asked: str | None) -> str:
                 remedy=there if names else "Partition the matrix again with --rhs.",
             )
     # Reading nothing of it says whether it is there, with the names that are.
-    if matrix.read_rhs(asked, 0, 0).ndim != 1:
+    shape = matrix.read_rhs(asked, 0, 0).shape
+    if shape[1:] not in ((), (1,)) and (one_column or shape[1] == 0):
         raise InputError(
-            "has several columns, one is solved for at a time",
+            f"has {shape[1]} columns" + (", one is solved for at a time" if one_column else ""),
             file=file,
             field=f"/rhs/{asked}",
             remedy="Store each column under a name of its own.",
         )
     return asked
+
+
+def right_hand_side(plan: Plan, layout: RowLayout) -> torch.Tensor:
+    """B of a plan, `[n_owned]`, or `[n_owned, k]` for several columns. **Collective.**"""
+    from hpc_sla.matrix import read_rhs
+
+    b = read_rhs(plan.path, plan.rhs, layout)
+    return b[:, 0].contiguous() if b.shape[1:] == (1,) else b

@@ -29,9 +29,9 @@ class Source:
         The file or generator it came from, as the user wrote it.
     matrix : SciPy CSR array [m, n]
     coordinates : float array [m, dimensions] or None
-    rhs : dict of name to array [m]
+    rhs : dict of name to array [m] or [m, k]
         Right-hand sides.
-    solutions : dict of name to array [n]
+    solutions : dict of name to array [n] or [n, k]
         The known solutions of some of them.
     block_size : int
         Consecutive rows that are the unknowns of one node; partitions keep them together.
@@ -62,18 +62,19 @@ def load_source(
         solution. Default: those that came with the source, else ``ones``. A generator comes
         with ``manufactured`` where ones have no solution or none that rounding can reach.
     coordinates : path, optional
-        Points of the rows (.npy, [m, dimensions]), in place of those of the source.
+        Points of the rows or of their nodes (.npy, [m or m / block_size, dimensions]), in place
+        of those of the source.
     block_size : int, optional
         In place of that of the source, which is 1 if it does not say.
     """
     from hpc_sla.partition import check_block_size
 
     source = _generate(text, rhs) if names_generator(text) else _import(text)
-    if coordinates is not None:
-        source.coordinates = _coordinates(coordinates, source.matrix.shape[0])
     if block_size is not None:
         check_block_size(source.matrix.shape, block_size, "--block-size")
         source.block_size = block_size
+    if coordinates is not None:
+        source.coordinates = _coordinates(coordinates, source.matrix.shape[0], source.block_size)
     if rhs:
         # What was asked for takes the place of what came along.
         wanted = [_named_rhs(source, choice) for choice in rhs]
@@ -204,7 +205,7 @@ def _named_rhs(source: Source, choice: str) -> tuple[str, np.ndarray, np.ndarray
         return MANUFACTURED, *rhs_manufactured(source.matrix)
     # HDF5's names are UTF-8, which a file's need not be.
     name = Path(choice).name.partition(".")[0].encode("utf-8", "backslashreplace").decode()
-    return name, _vector(choice, source.matrix.shape[0]), None
+    return name, read_columns(choice, source.matrix.shape[0], "--rhs"), None
 
 
 def _check_distinct(names: Sequence[str]) -> None:
@@ -217,22 +218,44 @@ def _check_distinct(names: Sequence[str]) -> None:
             )
 
 
-def _vector(path: str, n: int) -> np.ndarray:
+def read_columns(path: str, n: int, option: str) -> np.ndarray:
+    """A vector `[n]` or several as columns `[n, k]` out of a file; one column is a vector."""
     from hpc_sla.storage.importers import read_vector
 
-    values: np.ndarray = read_vector(path, length=n)
-    return values
+    values: np.ndarray = read_vector(path)
+    shape = values.shape
+    if shape == (n, 1):
+        return values[:, 0]
+    if shape[0] == n and values.size == 0 and n:
+        problem, remedy = f"has shape {shape}: no column", "Give one or more."
+    elif shape[0] == n:
+        return values
+    elif shape[1:] == (n,):
+        problem = f"has shape {shape}: rows where columns are needed"
+        remedy = f"Transpose it, to {shape[::-1]}."
+    else:
+        problem = f"has shape {shape} where the matrix has {n} rows"
+        remedy = f"Give an array of shape ({n},), or ({n}, k) for several at once."
+    raise InputError(problem, file=path, field=option, remedy=remedy)
 
 
-def _coordinates(path: str | os.PathLike[str], n: int) -> np.ndarray:
+def _coordinates(path: str | os.PathLike[str], n: int, block_size: int) -> np.ndarray:
+    """A point for each row, out of a file that has as many, or one for each node."""
     from hpc_sla.storage.importers import read_vector
 
     points = np.asarray(read_vector(path))
-    if points.ndim != 2 or points.shape[0] != n:
-        raise InputError(
-            f"has shape {points.shape}, one point for each of {n} rows is needed",
-            file=path,
-            field="--coordinates",
-            remedy=f"Give an array of shape ({n}, dimensions).",
-        )
-    return points
+    if points.ndim == 1:  # on a line
+        points = points[:, None]
+    if len(points) == n:
+        return points
+    if len(points) * block_size == n:
+        return points.repeat(block_size, axis=0)
+    shapes = f"({n}, dimensions)"
+    if block_size > 1:
+        shapes += f" or, a point a node, ({n // block_size}, dimensions)"
+    raise InputError(
+        f"has shape {points.shape}, one point for each of {n} rows is needed",
+        file=path,
+        field="--coordinates",
+        remedy=f"Give an array of shape {shapes}; for nodes of several unknowns with --block-size.",
+    )

@@ -20,6 +20,7 @@ from hpc_sla.cli.plan import default_output, default_problem
 from hpc_sla.cli.record import conclude, gather_profile, log_input, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
+from hpc_sla.report.run import finite
 
 if TYPE_CHECKING:
     import torch
@@ -111,9 +112,9 @@ def _solve(
     guard: Guard,
     as_json: bool,
 ) -> int:
-    from hpc_sla.cli.plan import plan_run
+    from hpc_sla.cli.plan import plan_run, right_hand_side
     from hpc_sla.cli.result import write_result
-    from hpc_sla.matrix import DSparseMatrix, read_rhs
+    from hpc_sla.matrix import DSparseMatrix
 
     options.check_solver_names(settings.method, settings.precond)
     stages = Stages()
@@ -124,7 +125,7 @@ def _solve(
         print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
     with stages("read"):
         A = DSparseMatrix.from_hdf5(plan.path, world)
-        b = read_rhs(plan.path, plan.rhs, A.layout)
+        b = right_hand_side(plan, A.layout)
     settings = settings.on(A.dtype)
     x, info, M = run_solver(A, b, settings, stages, checkpoint)
     if info.status == "preempted":
@@ -177,7 +178,7 @@ def run_solver(
     from hpc_sla.precond import make_preconditioner
     from hpc_sla.report.progress import LiveLine
 
-    scale = float(A.layout.norm(b))
+    scale = float(A.layout.norm(b).max())
     assert settings.rtol is not None
     with LiveLine(A.world.rank, scale, settings.rtol) as line:
         watch = _SetUpWatch(line, stages)
@@ -217,6 +218,7 @@ def attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) ->
         "relative_residual": info.relative_residual,
         **({} if normal is None else {"normal_residual": normal}),
         "residual_norm": info.residual_norm,
+        **_of_columns(info),
         "method": info.method,
         "method_reason": info.reason,
         "precond": info.precond,
@@ -233,6 +235,17 @@ def attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) ->
     }
 
 
+def _of_columns(info: SolveInfo) -> dict[str, Any]:
+    """Of several right-hand sides each; all else tells of the worst."""
+    if not info.columns:
+        return {}
+    return {
+        "statuses": [one.status for one in info.columns],
+        "column_iterations": [one.iterations for one in info.columns],
+        "relative_residuals": [finite(one.relative_residual) for one in info.columns],
+    }
+
+
 def _report(
     A: DSparseMatrix, x: torch.Tensor, info: SolveInfo, plan: Plan, stages: Stages, as_json: bool
 ) -> None:
@@ -240,7 +253,7 @@ def _report(
     from hpc_sla.cli.measured import measured
     from hpc_sla.linear.advice import advice
     from hpc_sla.report.ranks import rank_shares
-    from hpc_sla.report.run import finite, print_run
+    from hpc_sla.report.run import print_run
 
     world = A.world
     nnz = A.nnz_global
@@ -255,12 +268,15 @@ def _report(
         "iterations": info.iterations,
         "relative_residual": finite(info.relative_residual),
         **({} if info.normal_residual is None else {"normal_residual": info.normal_residual}),
+        **_of_columns(info),
         "rows": A.layout.n_global,
         "nnz": nnz,
         **where,
         "result": plan.output,
     }
     problem = f"{plan.path}, right-hand side {plan.rhs}"
+    if info.columns:
+        problem += f" of {len(info.columns)} columns"
     how = f"{info.method} + {info.precond}"
     if info.reason:
         how += f" (auto: {info.reason})"
@@ -276,6 +292,8 @@ def _report(
 def _known_error(A: DSparseMatrix, x: torch.Tensor, plan: Plan) -> float:
     """||x - x_exact|| / ||x_exact|| for a right-hand side whose solution the file knows.
 
+    The largest over its columns.
+
     **Collective.**
     """
     import torch
@@ -285,6 +303,6 @@ def _known_error(A: DSparseMatrix, x: torch.Tensor, plan: Plan) -> float:
     layout = A.columns
     with A.world.agree(), MatrixFile(plan.path) as file:
         known = file.read_solution(plan.rhs, layout.start, layout.start + layout.n_owned)
-    exact = torch.from_numpy(known).to(x)
-    norm = float(layout.norm(exact))
-    return float(layout.norm(x - exact)) / (norm or 1.0)
+    exact = torch.from_numpy(known).to(x).reshape(x.shape)
+    norm = layout.norm(exact)
+    return float((layout.norm(x - exact) / torch.where(norm > 0, norm, 1.0)).max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -71,8 +72,8 @@ def _verify(
     settings: Settings,
     as_json: bool,
 ) -> int:
-    from hpc_sla.cli.plan import plan_run
-    from hpc_sla.matrix import DSparseMatrix, read_rhs
+    from hpc_sla.cli.plan import plan_run, right_hand_side
+    from hpc_sla.matrix import DSparseMatrix
     from hpc_sla.reference.choose import choose, make_reference
     from hpc_sla.reference.compare import compare_products
 
@@ -81,7 +82,7 @@ def _verify(
     log_input(plan)
     chosen = world.on_root(lambda: choose(against, plan.n_rows))
     A = DSparseMatrix.from_hdf5(plan.path, world)
-    b = read_rhs(plan.path, plan.rhs, A.layout)
+    b = right_hand_side(plan, A.layout)
     settings = settings.on(A.dtype)
     reference = make_reference(chosen, A)
     checks = compare_products(A, reference)
@@ -116,12 +117,23 @@ def _solution_checks(
 
     rtol, atol = settings.rtol, settings.atol
     assert rtol is not None
-    # Room for one per cent more iterations than ours, and then some: a limit is not a verdict.
-    limit = settings.max_iterations or 2 * info.iterations + 1000
-    theirs = reference.solve(
-        b.detach().cpu().numpy().astype("f8"), info.method, settings.precond, rtol, atol, limit
-    )
-    return compare_solutions(A, b, x, info.iterations, reference, theirs, rtol, atol)
+    checks: list[Check] = []
+    for number, one in enumerate(info.columns or (info,)):
+        # Room for one per cent more iterations than ours, and then some: a limit is no verdict.
+        limit = settings.max_iterations or 2 * one.iterations + 1000
+        right, ours = (v[:, number].contiguous() if v.dim() == 2 else v for v in (b, x))
+        theirs = reference.solve(
+            right.detach().cpu().numpy().astype("f8"),
+            info.method,
+            settings.precond,
+            rtol,
+            atol,
+            limit,
+        )
+        found = compare_solutions(A, right, ours, one.iterations, reference, theirs, rtol, atol)
+        name = f" of column {number}" if info.columns else ""
+        checks += [replace(check, name=check.name + name) for check in found]
+    return checks
 
 
 def _code(checks: Sequence[Check], info: SolveInfo) -> int:

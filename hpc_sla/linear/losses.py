@@ -33,9 +33,9 @@ class Problem:
     Attributes
     ----------
     A : DSparseMatrix
-    b : torch.Tensor [n_owned]
+    b : torch.Tensor [n_owned] or [n_owned, k]
     loss : {"sum", "norm2", "misfit"}
-        The sum of x, ||x||_2, or ||x - target||_2^2 / 2.
+        The sum of x, ||x||_2, or ||x - target||_2^2 / 2, over all columns.
     target : torch.Tensor like x or None
     options : dict
         Of `solve`.
@@ -53,11 +53,12 @@ class Problem:
         if self.loss == "sum":
             return columns.world.all_sum(x.sum())
         if self.loss == "norm2":
-            return columns.norm(x)
+            norms = columns.norm(x)
+            return norms if norms.dim() == 0 else torch.linalg.vector_norm(norms)
         if self.target is None:
             raise InputError("misfit needs a target", field="loss")
         difference = x - self.target
-        return columns.dot(difference, difference) / 2
+        return columns.dot(difference, difference).sum() / 2
 
     def at(self, values: torch.Tensor, b: torch.Tensor, x0: torch.Tensor) -> float:
         """The loss for other data, from a guess. **Collective.** Replicated."""
@@ -78,7 +79,7 @@ class Gradient:
         Replicated.
     of_values : torch.Tensor [nnz_owned] or None
         In the order of `A.values`.
-    of_b : torch.Tensor [n_owned] or None
+    of_b : torch.Tensor like b or None
     adjoint : SolveInfo or None
         Of the backward solve, where there was one.
     """
@@ -139,7 +140,7 @@ def check(problem: Problem, found: Gradient, steps: Sequence[float] = STEPS) -> 
         ("rhs", torch.zeros_like(d_values), d_b),
         ("both", d_values, d_b),
     ):
-        terms = torch.cat([found.of_values * dv, found.of_b * db]).double()
+        terms = torch.cat([found.of_values * dv, (found.of_b * db).flatten()]).double()
         slope, square = world.all_sum(torch.stack([terms.sum(), terms.square().sum()])).tolist()
         # Where the terms happen to cancel, their size is the measure.
         size = max(abs(slope), square**0.5) or 1.0
@@ -158,8 +159,10 @@ def _directions(problem: Problem, symmetric: bool) -> tuple[torch.Tensor, torch.
     if symmetric:
         rows, columns = np.minimum(rows, columns), np.maximum(rows, columns)
     of_values = torch.from_numpy(noise(rows * A.shape[1] + columns, 1)).to(A.values)
-    of_b = torch.from_numpy(noise(A.layout.rows, 2)).to(problem.b)
-    return A.values.detach() * of_values, problem.b * of_b
+    columns = np.arange(problem.b.shape[1] if problem.b.dim() == 2 else 1)
+    entries = A.layout.rows[:, None] * len(columns) + columns
+    of_b = torch.from_numpy(noise(entries.ravel(), 2)).to(problem.b)
+    return A.values.detach() * of_values, problem.b * of_b.reshape(problem.b.shape)
 
 
 def best(compared: Sequence[Comparison]) -> float:

@@ -96,7 +96,7 @@ class Ours:
         from hpc_sla.matrix import DSparseMatrix, read_rhs
 
         A = DSparseMatrix.from_hdf5(task.path, self._world)
-        self._state = (A, read_rhs(task.path, task.rhs, A.layout), task)
+        self._state = (A, read_rhs(task.path, task.rhs, A.layout).flatten(), task)
 
     def solve(self) -> tuple[int, bool]:
         from hpc_sla.linear import solve
@@ -158,7 +158,7 @@ def read_slab(
         offsets = offsets_for(file.part_offsets, world.size, file.block_size)
         start, stop = int(offsets[world.rank]), int(offsets[world.rank + 1])
         rows = file.read_rows(start, stop)
-        b = file.read_rhs(task.rhs, start, stop)
+        b = file.read_rhs(task.rhs, start, stop).ravel()
         n_rows = file.n_rows
     return n_rows, rows, b
 

@@ -59,6 +59,8 @@ def print_run(
         ("true residual", "not finite" if residual is None else f"{residual:.3e} (relative)"),
         *([("normal residual", f"{normal:.3e} (relative)")] if normal is not None else []),
     ]
+    if "statuses" in summary:
+        facts.append(("columns", _columns(summary)))
     if known_error is not None:
         facts.append(("error", f"{known_error:.3e} (relative, to the known solution)"))
     facts += [
@@ -67,6 +69,16 @@ def print_run(
         ("result", summary["result"]),
     ]
     print_facts("solve", facts)
+
+
+def _columns(summary: dict[str, Any]) -> str:
+    """Of several right-hand sides, beside the worst of which the other lines tell."""
+    statuses, norms = summary["statuses"], summary["relative_residuals"]
+    least = min((norm for norm in norms if norm is not None), default=math.nan)
+    return (
+        f"{statuses.count('converged')} of {len(statuses)} converged, "
+        f"{spread(summary['column_iterations'])} iterations, residuals from {least:.3e}"
+    )
 
 
 def finite(value: float) -> float | None:
