@@ -186,10 +186,14 @@ def _import(text: str) -> Source:
         text,
         imported.matrix,
         imported.coordinates,
-        dict(imported.rhs_by_name),
-        dict(imported.solution_by_name),
+        {name: _vector_of_one(b) for name, b in imported.rhs_by_name.items()},
+        {name: _vector_of_one(x) for name, x in imported.solution_by_name.items()},
         imported.block_size,
     )
+
+
+def _vector_of_one(values: np.ndarray) -> np.ndarray:
+    return values[:, 0] if values.shape[1:] == (1,) else values
 
 
 def _named_rhs(source: Source, choice: str) -> tuple[str, np.ndarray, np.ndarray | None]:
@@ -225,7 +229,7 @@ def read_columns(path: str, n: int, option: str) -> np.ndarray:
     values: np.ndarray = read_vector(path)
     shape = values.shape
     if shape == (n, 1):
-        return values[:, 0]
+        return _vector_of_one(values)
     if shape[0] == n and values.size == 0 and n:
         problem, remedy = f"has shape {shape}: no column", "Give one or more."
     elif shape[0] == n:

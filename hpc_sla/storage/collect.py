@@ -18,9 +18,14 @@ from typing import Any
 
 from hpc_sla.errors import InputError, MissingDependencyError, printable
 from hpc_sla.storage.atomic import replacing
-from hpc_sla.storage.attributes import RESULT_FORMAT, attributes, check_format, integer_attribute
+from hpc_sla.storage.attributes import (
+    RESULT_FORMAT,
+    attribute,
+    attributes,
+    check_format,
+    integer_attribute,
+)
 from hpc_sla.storage.hdf5 import HOW_TO_SOLVE, open_read
-from hpc_sla.storage.kind import kind_of
 
 _FIRST = (
     "file",
@@ -102,8 +107,10 @@ def _files(results: Iterable[str]) -> Iterator[str]:
 
 
 def _is_result(path: str) -> bool:
+    """Whether a file in a folder is a result, and not a matrix, a checkpoint or an export."""
     try:
-        return kind_of(path) == "result"
+        with open_read(path, HOW_TO_SOLVE) as file:
+            return bool(attribute(file, "format") == RESULT_FORMAT)
     except InputError:
         return True  # to be told of, as if it had been named
 

@@ -136,7 +136,7 @@ def _no_access(
 
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
-    """Whether a file has HDF5\'s signature where one may stand. Raises OSError."""
+    """Whether a file has HDF5's signature where one may stand. Raises OSError."""
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         return any(_signature_at(stream, offset) for offset in _signature_offsets(size))

@@ -14,6 +14,7 @@ import scipy.io
 
 from hpc_sla.cli import main
 from hpc_sla.cli.prepare import load_source, write_partitioned
+from hpc_sla.storage.checkpoint_file import CheckpointWriter
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.result_file import ResultWriter, read_result
 
@@ -56,6 +57,10 @@ def test_a_folder_and_damaged_files_among_good_ones(here, capsys):
     write(here / "runs/a.h5", np.ones(3))
     write(here / "runs/b.h5", np.ones(3))
     write_partitioned(load_source("poisson2d:n=4"), here / "runs/m.h5", 1, "metis")
+    with CheckpointWriter(here / "runs/c.h5") as checkpoint:
+        checkpoint.finish({}, {}, {})
+    with h5py.File(here / "runs/p.xdmf.h5", "w") as export:
+        export.attrs["format"] = "hpc_sla.export"
     assert main(["collect", "runs", "-o", "t.csv"]) == 0
     assert len((here / "t.csv").read_text().splitlines()) == 3
     content = (here / "runs/b.h5").read_bytes()
