@@ -165,7 +165,7 @@ class _Reader:
                 raise self._bad(f"has more than {here} numbers of {layout.width} characters")
             pieces += fields
             left -= here
-        spelt = text.plain(b" ".join(field.strip() for field in pieces)).split()
+        spelt = text.plain(b" ".join(field.strip() for field in pieces), b" ".join(known)).split()
         return np.array(spelt, dtype="S").astype(np.int64 if integer else np.float64)
 
     def _check(self, field: str, shape: bytes, layout: _Format, integer: bool) -> None:

@@ -91,7 +91,10 @@ class CheckedLines:
         self._line += len(lines)
         if not odd:
             return block
-        return text.plain(_COMMENT.sub(b"", block))
+        comments = {shape for shape in odd if _is_comment(shape)}
+        if comments:
+            block = _COMMENT.sub(b"", block)
+        return text.plain(block, b"\n".join(odd - comments))
 
     def _judge(self, shapes: set[bytes], block: bytes, lines: list[bytes]) -> None:
         """Sort new shapes into those known; raise at the first line that is none."""

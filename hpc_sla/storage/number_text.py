@@ -25,8 +25,8 @@ PLAIN_INDEX = rb"0+"
 _INTEGER, _INDEX, _REAL = (re.compile(kind) for kind in (INTEGER, INDEX, REAL))
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)(\(.*\))?", re.IGNORECASE)
 
-_LETTER_D = re.compile(rb"(?<=[0-9.])[dD](?=[+-]?[0-9])")
-_MISSING_E = re.compile(rb"(?<=[0-9.])(?=[+-][0-9])")
+_LETTER_D = bytes.maketrans(b"dD", b"ee")
+_MISSING_E = re.compile(rb"(?<=[0-9.])(?=[+-])")
 _LEADING_PLUS = re.compile(rb"(?<![0-9.eE])\+")
 
 
@@ -35,10 +35,16 @@ def shape(text: bytes) -> bytes:
     return text.translate(_DIGITS)
 
 
-def plain(text: bytes) -> bytes:
-    """Numbers whose shapes are REAL, INTEGER or INDEX in the spelling that parsers of C take."""
-    text = _LETTER_D.sub(b"e", text)
-    return _LEADING_PLUS.sub(b"", _MISSING_E.sub(b"e", text))
+def plain(text: bytes, shapes: bytes) -> bytes:
+    """Numbers, and nothing else, in the spelling that parsers of C take.
+
+    `shapes` has an example of each of their shapes, which are those of REAL, INTEGER or INDEX.
+    """
+    if b"d" in shapes.lower():
+        text, shapes = text.translate(_LETTER_D), shapes.translate(_LETTER_D)
+    if _MISSING_E.search(shapes):
+        text, shapes = _MISSING_E.sub(b"e", text), _MISSING_E.sub(b"e", shapes)
+    return _LEADING_PLUS.sub(b"", text) if _LEADING_PLUS.search(shapes) else text
 
 
 def why_not_index(text: str) -> str:
