@@ -12,6 +12,7 @@ from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.decoupled import for_spectrum
 from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.precond.options import check_products
 from hpc_sla.precond.spectrum import largest_eigenvalue, spectral_bound
 from hpc_sla.precond.workspace import Workspace, scale
 
@@ -37,7 +38,7 @@ class Chebyshev(Preconditioner):
     ----------
     A : DSparseMatrix
     degree : int
-        At least 1, which is Jacobi up to a factor.
+        1 to 1000; 1 is Jacobi up to a factor.
     eigenvalue_ratio : float
         Upper over lower end of the interval, above 1.
 
@@ -56,8 +57,7 @@ class Chebyshev(Preconditioner):
 
     def __init__(self, A: DSparseMatrix, degree: int = 4, eigenvalue_ratio: float = 30.0) -> None:
         with A.world.agree():
-            if degree < 1:
-                raise InputError(f"{degree} is below 1", field="chebyshev:degree")
+            check_products("chebyshev", degree)
             if not 1 < eigenvalue_ratio < float("inf"):
                 raise InputError(
                     f"{eigenvalue_ratio} is not a number above 1",
