@@ -10,6 +10,7 @@ import torch
 
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.kernels.vectors import copy_
+from hpc_sla.precond.workspace import Turns
 
 Apply = Callable[["Preconditioner", torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -40,9 +41,13 @@ class Preconditioner(ABC):
 
     _fits: tuple[int, torch.dtype, torch.device] | None = None
 
+    _turns = Turns()
+    """Threads that apply it take turns: it works in vectors that it keeps."""
+
     def _belongs_to(self, n_owned: int, like: torch.Tensor) -> None:
         """To be said in a constructor: what `check` then holds this preconditioner to."""
         self._fits = (n_owned, like.dtype, like.device)
+        self._turns = Turns()
 
     def check(self, n_owned: int, dtype: torch.dtype | None, device: torch.device) -> None:
         """Raise InputError unless it goes with a matrix of these rows and such values. Local.

@@ -77,11 +77,13 @@ class Chebyshev(Preconditioner):
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
-        return self._apply(self._pattern.matmul, r, out)
+        with self._turns:
+            return self._apply(self._pattern.matmul, r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.** The same polynomial of D^-1 A^T: p(D^-1 A) D^-1 transposed."""
-        return self._apply(self._pattern.rmatmul, r, out)
+        with self._turns:
+            return self._apply(self._pattern.rmatmul, r, out)
 
     def _apply(self, product: Product, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         theta = (self.largest + self.smallest) / 2

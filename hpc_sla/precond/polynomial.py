@@ -59,11 +59,13 @@ class Polynomial(Preconditioner):
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
-        return self._apply(self._pattern.matmul, r, out)
+        with self._turns:
+            return self._apply(self._pattern.matmul, r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
-        return self._apply(self._pattern.rmatmul, r, out)
+        with self._turns:
+            return self._apply(self._pattern.rmatmul, r, out)
 
     def _apply(self, product: Product, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         # Horner's scheme, which is Richardson's iteration: z += w D^-1 (r - A z).
