@@ -14,6 +14,7 @@ from hpc_sla.linear.hessenberg import Hessenberg, HostHessenberg
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, System
 from hpc_sla.linear.scalars import Flag
+from hpc_sla.operators import Operator
 
 
 class Gmres(Method):
@@ -35,6 +36,12 @@ class Gmres(Method):
     side = "right"
     flexible = False
     current = False
+
+    @classmethod
+    def room(cls, operator: Operator, columns: int, **options: int) -> int:
+        m = min(options["restart"], operator.n_global)
+        vectors = (2 if cls.flexible else 1) * m + 1
+        return (vectors * operator.layout.n_owned + 4 * m * m) * columns
 
     def __init__(self, system: System, restart: int = 30) -> None:
         super().__init__(system)

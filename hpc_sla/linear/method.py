@@ -108,6 +108,11 @@ class Method(ABC):
     live: Flag
     """Which right-hand sides still iterate."""
 
+    @classmethod
+    def room(cls, operator: Operator, columns: int, **options: int) -> int:
+        """How many numbers it keeps on this rank for its options' sake. Local."""
+        return 0
+
     def __init__(self, system: System) -> None:
         self.system = system
         self.operator, self.precond = system.operator, system.precond

@@ -29,7 +29,9 @@ from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
+from hpc_sla.precond.options import options_of
 from hpc_sla.precond.scaling import ColumnScaling, positive
+from hpc_sla.storage.limits import machine_memory
 
 DTOL = 1e5
 """PETSc's."""
@@ -37,6 +39,9 @@ DTOL = 1e5
 # b . b outside this range and its inverse would lose a residual's square to under- or overflow, in
 # float32 as multigrid may work in it for either.
 _SQUARES = {torch.float64: 1e-16, torch.float32: 1e-16}
+
+_WORTH_A_THOUGHT = 1000
+"""Options up to this fit any machine that holds the matrix."""
 
 
 @entry
@@ -273,6 +278,7 @@ class Run:
         self, make: Maker, b: torch.Tensor, x0: torch.Tensor | None
     ) -> tuple[torch.Tensor, SolveInfo]:
         """**Collective.**"""
+        self._check_room(make, b)
         scalars = scalars_for(self.operator.world, b)
         (square,) = scalars.dots((b, b))
         squares = values_of(square)
@@ -286,6 +292,27 @@ class Run:
         for one in (info, *solved):
             one.method, one.precond = make.spec, self.precond.name
         return x, info
+
+    def _check_room(self, make: Maker, b: torch.Tensor) -> None:
+        """Raise InputError where the method's options ask for more memory than there is.
+
+        **Collective** where they are so large that it is worth a thought.
+        """
+        options = {**options_of(make.entry.make), **make.options}
+        if max(options.values(), default=0) <= _WORTH_A_THOUGHT:
+            return
+        with self.operator.world.agree():
+            columns = 1 if b.dim() == 1 else b.shape[1]
+            needed = make.entry.make.room(self.operator, columns, **options) * b.element_size()
+            there = machine_memory()
+            if b.is_cuda:
+                there = torch.cuda.get_device_properties(b.device).total_memory
+            if needed > there:
+                raise InputError(
+                    f"{make.spec} keeps {needed} bytes, and there are {there}",
+                    field="method",
+                    remedy="Choose a smaller restart, or bicgstab, which keeps a few vectors",
+                )
 
     def _zeros(self, b: torch.Tensor) -> torch.Tensor:
         return b.new_zeros((self.operator.columns.n_owned, *b.shape[1:]))

@@ -120,7 +120,9 @@ def anderson(
     the best iterate, where the residual has grown tenfold beyond it.
     """
     watch = Watch(equations, stop, callback)
-    kept = Differences(equations, u, memory)
+    # There are no more differences than iterations, nor more that are independent than unknowns.
+    most = max(1, min(stop.max_iterations, equations.layout.n_global))
+    kept = Differences(equations, u, min(memory, most))
     f, r = increments(u)
     status = watch(u, equations.norm(r))
     best = (u, f, math.inf)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.kernels.vectors import copy_
+from hpc_sla.precond.workspace import Turns
+
+Apply = Callable[["Preconditioner", torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Preconditioner(ABC):
@@ -28,11 +32,23 @@ class Preconditioner(ABC):
     inverse: torch.Tensor | None = None
     """`[n_owned]`, where all that applying does is multiply by it: loops can fuse that."""
 
+    def __init_subclass__(cls) -> None:
+        """What classes outside this package give is looked at, whoever applies them."""
+        super().__init_subclass__()
+        if cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
+            for name in ("apply", "apply_transpose"):
+                if name in vars(cls):
+                    setattr(cls, name, _looked_at(vars(cls)[name]))
+
     _fits: tuple[int, torch.dtype, torch.device] | None = None
+
+    _turns = Turns()
+    """Threads that apply it take turns: it works in vectors that it keeps."""
 
     def _belongs_to(self, n_owned: int, like: torch.Tensor) -> None:
         """To be said in a constructor: what `check` then holds this preconditioner to."""
         self._fits = (n_owned, like.dtype, like.device)
+        self._turns = Turns()
 
     def check(self, n_owned: int, dtype: torch.dtype | None, device: torch.device) -> None:
         """Raise InputError unless it goes with a matrix of these rows and such values. Local.
@@ -41,6 +57,7 @@ class Preconditioner(ABC):
         with an operator that has none.
         """
         if self._fits is None:
+            self._check_inverse(n_owned)
             return
         rows, mine, where = self._fits
         dtype = dtype or mine
@@ -52,6 +69,16 @@ class Preconditioner(ABC):
             field="precond",
             remedy="Set it up with the matrix that is solved with",
         )
+
+    def _check_inverse(self, n_owned: int) -> None:
+        if self.inverse is not None and (
+            self.inverse.shape != (n_owned,) or not self.inverse.is_contiguous()
+        ):
+            raise InputError(
+                f"the preconditioner {self.name} has an inverse diagonal of shape "
+                f"{tuple(self.inverse.shape)}, or with strides, for {n_owned} rows",
+                field="precond",
+            )
 
     @property
     def pointwise(self) -> bool:
@@ -123,28 +150,16 @@ class Wrapped(Preconditioner):
         return out
 
 
-class Checked(Preconditioner):
-    """A user's own class of Preconditioner, as it is but that what it gives is looked at."""
+def _looked_at(apply: Apply) -> Apply:
+    """A user's own `apply`, or `apply_transpose`, as it is but that what it gives is checked."""
 
-    def __init__(self, M: Preconditioner) -> None:
-        self._of = M
-        self.name, self.symmetric, self.transposable = M.name, M.symmetric, M.transposable
+    @wraps(apply)
+    def checked(M: Preconditioner, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        found = apply(M, r, out)
+        check_result(M.name, found, r)
+        return found.contiguous()
 
-    def check(self, n_owned: int, dtype: torch.dtype | None, device: torch.device) -> None:
-        self._of.check(n_owned, dtype, device)
-
-    def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return self._into(self._of.apply(r, out), r, out)
-
-    def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return self._into(self._of.apply_transpose(r, out), r, out)
-
-    def _into(self, found: torch.Tensor, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        check_result(self.name, found, r)
-        if found.is_contiguous():
-            return found
-        copy_(out, found)
-        return out
+    return checked
 
 
 def check_result(name: str, found: object, like: torch.Tensor) -> None:

@@ -56,8 +56,10 @@ class BlockJacobi(Preconditioner):
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Local."""
-        return self._factor.solve(r, out)
+        with self._turns:
+            return self._factor.solve(r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Local."""
-        return self._factor.solve(r, out, transpose=True)
+        with self._turns:
+            return self._factor.solve(r, out, transpose=True)

@@ -12,6 +12,7 @@ from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.decoupled import for_spectrum
 from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.precond.options import check_products
 from hpc_sla.precond.spectrum import largest_eigenvalue, spectral_bound
 from hpc_sla.precond.workspace import Workspace, scale
 
@@ -37,7 +38,7 @@ class Chebyshev(Preconditioner):
     ----------
     A : DSparseMatrix
     degree : int
-        At least 1, which is Jacobi up to a factor.
+        1 to 1000; 1 is Jacobi up to a factor.
     eigenvalue_ratio : float
         Upper over lower end of the interval, above 1.
 
@@ -58,8 +59,7 @@ class Chebyshev(Preconditioner):
         with A.world.agree(
             "Chebyshev", A=A.shape, degree=degree, eigenvalue_ratio=eigenvalue_ratio
         ):
-            if degree < 1:
-                raise InputError(f"{degree} is below 1", field="chebyshev:degree")
+            check_products("chebyshev", degree)
             if not 1 < eigenvalue_ratio < float("inf"):
                 raise InputError(
                     f"{eigenvalue_ratio} is not a number above 1",
@@ -79,11 +79,13 @@ class Chebyshev(Preconditioner):
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
-        return self._apply(self._pattern.matmul, r, out)
+        with self._turns:
+            return self._apply(self._pattern.matmul, r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.** The same polynomial of D^-1 A^T: p(D^-1 A) D^-1 transposed."""
-        return self._apply(self._pattern.rmatmul, r, out)
+        with self._turns:
+            return self._apply(self._pattern.rmatmul, r, out)
 
     def _apply(self, product: Product, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         theta = (self.largest + self.smallest) / 2

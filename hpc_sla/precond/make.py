@@ -11,7 +11,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import as_operator
 from hpc_sla.precond.amg import amg
-from hpc_sla.precond.base import Checked, Identity, Preconditioner, Wrapped
+from hpc_sla.precond.base import Identity, Preconditioner, Wrapped
 from hpc_sla.precond.block_jacobi import BlockJacobi
 from hpc_sla.precond.chebyshev import Chebyshev
 from hpc_sla.precond.choices import CHOICES
@@ -78,8 +78,7 @@ def make_preconditioner(precond: Any, A: Any) -> Preconditioner:
     if isinstance(precond, Preconditioner):
         with world.agree():
             precond.check(operator.columns.n_owned, operator.dtype, operator.device)
-        ours = type(precond).__module__.partition(".")[0] == "hpc_sla"
-        return precond if ours else Checked(precond)
+        return precond
     if isinstance(precond, str):
         with world.agree():
             name, options = parse(precond)

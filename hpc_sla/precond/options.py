@@ -10,6 +10,24 @@ from hpc_sla.errors import InputError
 
 _LARGEST = 1 << 31
 """No size or count that an option gives is as large: it would not end."""
+MOST_PRODUCTS = 1000
+"""A preconditioner that multiplies more often each time it is applied is a typing error."""
+
+
+def check_products(name: str, degree: int, least: int = 1) -> None:
+    """Raise InputError unless the polynomial of preconditioner `name` has a usable degree. Local.
+
+    One application is one step of the method around it, which can do nothing in between.
+    """
+    if degree < least:
+        what = "negative" if least == 0 else f"below {least}"
+        raise InputError(f"{degree} is {what}", field=f"{name}:degree")
+    if degree > MOST_PRODUCTS:
+        raise InputError(
+            f"{degree} products each time it is applied, more than {MOST_PRODUCTS}",
+            field=f"{name}:degree",
+            remedy="Choose a lower degree and more iterations",
+        )
 
 
 def options_of(make: Callable[..., Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def overlapping_block(A: DSparseMatrix, overlap: int) -> tuple[np.ndarray, Block
     ----------
     A : DSparseMatrix
     overlap : int
-        Replicated; at least 0.
+        Replicated; at least 0. Steps end where none of them would add a row.
 
     Returns
     -------
@@ -62,6 +62,8 @@ def overlapping_block(A: DSparseMatrix, overlap: int) -> tuple[np.ndarray, Block
         seen = columns[-1]
         seen = np.unique(seen[(seen < start) | (seen >= stop)])
         new = np.setdiff1d(seen, reached, assume_unique=True)
+        if not A.world.sum(len(new)):
+            break  # further steps reach nothing either
         reached = np.union1d(reached, new)
         counts, more, data = _fetch(A.world, layout.offsets, start, own, new)
         rows.append(np.repeat(new, counts))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.errors import InputError
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.chebyshev import Product
 from hpc_sla.precond.decoupled import for_spectrum
 from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.precond.options import check_products
 from hpc_sla.precond.spectrum import spectral_bound
 from hpc_sla.precond.workspace import Workspace, scale
 
@@ -29,7 +29,7 @@ class Polynomial(Preconditioner):
     ----------
     A : DSparseMatrix
     degree : int
-        At least 0, which is Jacobi up to a factor.
+        0 to 1000; 0 is Jacobi up to a factor.
 
     Attributes
     ----------
@@ -39,15 +39,14 @@ class Polynomial(Preconditioner):
     Raises
     ------
     InputError
-        On every rank, for a negative degree.
+        On every rank, for a degree out of range.
     """
 
     symmetric = True
 
     def __init__(self, A: DSparseMatrix, degree: int = 3) -> None:
         with A.world.agree("Polynomial", A=A.shape, degree=degree):
-            if degree < 0:
-                raise InputError(f"{degree} is negative", field="polynomial:degree")
+            check_products("polynomial", degree, 0)
         self.name = f"polynomial:degree={degree}"
         self.degree = degree
         self._belongs_to(A.layout.n_owned, A.values)
@@ -60,11 +59,13 @@ class Polynomial(Preconditioner):
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
-        return self._apply(self._pattern.matmul, r, out)
+        with self._turns:
+            return self._apply(self._pattern.matmul, r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
-        return self._apply(self._pattern.rmatmul, r, out)
+        with self._turns:
+            return self._apply(self._pattern.rmatmul, r, out)
 
     def _apply(self, product: Product, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         # Horner's scheme, which is Richardson's iteration: z += w D^-1 (r - A z).

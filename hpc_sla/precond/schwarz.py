@@ -93,6 +93,10 @@ class AdditiveSchwarz(Preconditioner):
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
+        with self._turns:
+            return self._apply(r, out)
+
+    def _apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if not self._overlaps:
             return self._factor.solve(r, out)
         extended, solution = self._work.like(r)
@@ -105,6 +109,10 @@ class AdditiveSchwarz(Preconditioner):
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
+        with self._turns:
+            return self._apply_transpose(r, out)
+
+    def _apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if not self._overlaps:
             return self._factor.solve(r, out, transpose=True)
         extended, solution = self._work.like(r)

@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+import threading
+from types import TracebackType
+
 import torch
 
 from hpc_sla.entry import lasting
+
+
+class Turns:
+    """One thread at a time: `with turns:`, as whoever works in a `Workspace` that threads share.
+
+    A thread may take its turn within its turn. A copy, or what comes back from a pickle, is new.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Turns:
+        return Turns()
+
+    def __reduce__(self) -> tuple[type[Turns], tuple[()]]:
+        return Turns, ()
 
 
 class Workspace:

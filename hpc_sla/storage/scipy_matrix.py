@@ -30,9 +30,7 @@ def as_csr(matrix: Any) -> sp.csr_matrix:
     import scipy.sparse as sp  # slow to load; ranks that only read do without
 
     if not sp.issparse(matrix):
-        raise InputError(
-            f"a SciPy sparse matrix is needed, and not a {type(matrix).__name__}", field="matrix"
-        )
+        raise InputError(f"a {type(matrix).__name__} is not a SciPy sparse matrix", field="matrix")
     if matrix.dtype.kind == "c":
         raise InputError("complex matrices are not supported", field="matrix")
     if matrix.dtype.kind not in "fiub":

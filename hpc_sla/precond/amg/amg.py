@@ -74,12 +74,12 @@ class AMG(Preconditioner):
         if largest > 0:  # P has B's size, and may be float32
             B = B * 2.0 ** -round(math.log2(largest))
         with torch.no_grad():
-            inner = self._inner(A)
-            self._hierarchy = Hierarchy(inner, B, self.options, self._mask)
-        self._matrix = A
+            inner, scale, decoupled = self._inner(A)
+            mask = None if decoupled is None else decoupled.mask
+            made = Hierarchy(inner, B, self.options, mask)
         self.symmetric = self.options.cycle != "K"
         self.transposable = self.options.cycle != "K"
-        self._start()
+        self._use(A, made, scale, decoupled)
         self._work = Workspace(1, A.layout.n_owned)
         self._rest = Workspace(1, A.layout.n_owned)
 
@@ -88,25 +88,28 @@ class AMG(Preconditioner):
         """Of the matrices that `update` takes."""
         return self._matrix.pattern
 
-    def _start(self) -> None:
+    def _use(
+        self,
+        A: DSparseMatrix,
+        hierarchy: Hierarchy,
+        scale: float,
+        decoupled: DecoupledRows | None,
+    ) -> None:
+        self._matrix, self._hierarchy = A, hierarchy
+        self._scale, self._decoupled = scale, decoupled
         self._cycle = Cycle(self._hierarchy.levels, self.options.cycle)
         self._transposed: Cycle | None = None
         self._of_symmetric: bool | None = None
 
     _decoupled: DecoupledRows | None = None
 
-    @property
-    def _mask(self) -> torch.Tensor | None:
-        return None if self._decoupled is None else self._decoupled.mask
-
-    def _inner(self, A: DSparseMatrix) -> DSparseMatrix:
-        """What the levels are made of: A without its decoupled rows, scaled. **Collective.**"""
-        self._decoupled = decoupled_rows(A)
-        if self._decoupled is not None:
-            A = self._decoupled.rest(A, self.options.block_size)
-        self._scale = _scale(A)
-        values = A.values.detach()
-        return A.with_values(values if self._scale == 1 else values * self._scale)
+    def _inner(self, A: DSparseMatrix) -> tuple[DSparseMatrix, float, DecoupledRows | None]:
+        """What the levels are made of: A scaled, without its decoupled rows. **Collective.**"""
+        decoupled = decoupled_rows(A)
+        if decoupled is not None:
+            A = decoupled.rest(A, self.options.block_size)
+        scale, values = _scale(A), A.values.detach()
+        return A.with_values(values if scale == 1 else values * scale), scale, decoupled
 
     def update(self, A: DSparseMatrix, keep: str = "prolongators") -> AMG:
         """Set up for other values on the same pattern, in less time. **Collective.**
@@ -145,10 +148,11 @@ class AMG(Preconditioner):
                     remedy=f"Choose one of {', '.join(KEEP)}",
                 )
         with torch.no_grad():
-            inner = self._inner(A)
-            self._hierarchy = self._hierarchy.updated(inner, keep, self._mask)
-        self._matrix = A
-        self._start()
+            inner, scale, decoupled = self._inner(A)
+            mask = None if decoupled is None else decoupled.mask
+            made = self._hierarchy.updated(inner, keep, mask)
+        with self._turns:
+            self._use(A, made, scale, decoupled)
         return self
 
     def _near_nullspace(
@@ -195,20 +199,22 @@ class AMG(Preconditioner):
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
-        if self._decoupled is None:
-            return self._apply(self._cycle, r, out)
-        (b,) = self._rest.like(r)
-        self._apply(self._cycle, self._decoupled.eliminate(r, b), out)
-        return self._decoupled.solve(r, out)
+        with self._turns:
+            if self._decoupled is None:
+                return self._apply(self._cycle, r, out)
+            (b,) = self._rest.like(r)
+            self._apply(self._cycle, self._decoupled.eliminate(r, b), out)
+            return self._decoupled.solve(r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
-        cycle = self._cycle_transpose()
-        if self._decoupled is None:
-            return self._apply(cycle, r, out)
-        (b,) = self._rest.like(r)
-        self._apply(cycle, self._decoupled.clear(b.copy_(r)), out)
-        return self._decoupled.solve_transpose(r, out)
+        with self._turns:
+            cycle = self._cycle_transpose()
+            if self._decoupled is None:
+                return self._apply(cycle, r, out)
+            (b,) = self._rest.like(r)
+            self._apply(cycle, self._decoupled.clear(b.copy_(r)), out)
+            return self._decoupled.solve_transpose(r, out)
 
     def _cycle_transpose(self) -> Cycle:
         """The transposed cycle, of a symmetric matrix the cycle itself. **Collective.**"""

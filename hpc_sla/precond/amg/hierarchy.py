@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from hpc_sla.errors import InputError
 from hpc_sla.kernels import native
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
@@ -22,7 +23,7 @@ from hpc_sla.precond.amg.coarse import DenseSolve
 from hpc_sla.precond.amg.cycle import Level
 from hpc_sla.precond.amg.eigenvalue import Estimate, largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import KnownProduct, galerkin
-from hpc_sla.precond.amg.options import AmgOptions
+from hpc_sla.precond.amg.options import MOST_DENSE, AmgOptions
 from hpc_sla.precond.amg.products import Operator, Transfer
 from hpc_sla.precond.amg.prolongator import Prolongator, smoothed_prolongator
 from hpc_sla.precond.amg.shrink import Shrink
@@ -125,6 +126,7 @@ class Hierarchy:
                 before = self._aggregate(current, B, block_size, decoupled)
             if before is None:
                 if current.shape[0] <= options.coarse_size:
+                    _check_dense(current)
                     with self._timed("coarse"):
                         level.direct = DenseSolve(current, self.dtype)
                 self._summarise(current, level)
@@ -269,3 +271,13 @@ class Hierarchy:
         begin = time.perf_counter()
         yield
         self.seconds[step] += time.perf_counter() - begin
+
+
+def _check_dense(A: DSparseMatrix) -> None:
+    """Raise InputError where a dense inverse is out of the question. On every rank alike."""
+    if A.shape[0] > MOST_DENSE:
+        raise InputError(
+            f"makes a dense inverse of {A.shape[0]} rows, more than {MOST_DENSE}",
+            field="amg:coarse_size",
+            remedy="Choose a smaller one, such as the default of 500",
+        )

@@ -6,10 +6,14 @@ import math
 from dataclasses import dataclass, fields
 
 from hpc_sla.errors import InputError
+from hpc_sla.precond.options import check_products
 
 CYCLES = ("V", "W", "K")
 SMOOTHERS = ("chebyshev", "jacobi", "l1_jacobi")
 DTYPES = ("float32", "float64")
+MOST_UNKNOWNS = 100
+MOST_DENSE = 10_000
+"""Rows of a dense inverse, of which each rank makes the whole: 800 MB, minutes."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class AmgOptions:
     block_size : int
         Unknowns of a node, stored one after the other: 3 for elasticity in space.
     coarse_size : int
-        A level of no more rows is the last, and solved by a dense inverse.
+        A level of no more rows is the last, and solved by a dense inverse; so it may not have more
+        than 10 000.
     rows_per_rank : int
         A level with fewer rows a rank than this goes to fewer ranks.
     max_levels : int
@@ -62,9 +67,16 @@ class AmgOptions:
                     field=f"amg:{name}",
                     remedy=f"Choose one of {', '.join(choices)}",
                 )
-        for name in ("degree", "block_size", "coarse_size", "rows_per_rank", "max_levels"):
+        check_products("amg", self.degree)
+        for name in ("block_size", "coarse_size", "rows_per_rank", "max_levels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{getattr(self, name)} is below 1", field=f"amg:{name}")
+        if self.block_size > MOST_UNKNOWNS:
+            raise InputError(
+                f"{self.block_size} unknowns of a node, more than {MOST_UNKNOWNS}",
+                field="amg:block_size",
+                remedy="Leave it out: each unknown costs the coarse levels a near-nullspace vector",
+            )
         if not 1 < self.eigenvalue_ratio < math.inf:
             raise InputError(
                 f"{self.eigenvalue_ratio} is not a number above 1", field="amg:eigenvalue_ratio"
