@@ -65,6 +65,8 @@ def test_nothing_false_is_called_converged(world, name):
         assert info.method == "lobpcg"
         hold(B, matrix.astype(dtype), w, V, info, which)
         # Where nothing is against it, it does converge.
-        fit = ("penalty", "rows", "semi") if precond != "amg" else ("1e16", "negative", "indefinite")
+        fit = (
+            ("penalty", "rows", "semi") if precond != "amg" else ("1e16", "negative", "indefinite")
+        )
         if dtype == np.float64 and which == "smallest" and not any(word in name for word in fit):
             assert info.converged, (which, precond, [one.status for one in info.columns])
