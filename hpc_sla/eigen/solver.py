@@ -309,6 +309,12 @@ def _check(
             field="B",
             remedy="Pass an operator on A.layout",
         )
+    if b is not None and b.absolute() is not None and bool((b.diagonal() < 0).any()):
+        raise InputError(
+            "is not positive definite: it has negative entries on the diagonal",
+            field="B",
+            remedy="Pass a matrix of which v . B v > 0 for every v",
+        )
     for name, block in (("x0", x0), ("deflate", deflate)):
         if block is None:
             continue

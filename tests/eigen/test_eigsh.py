@@ -277,6 +277,8 @@ def test_bad_input(world):
     A = distribute(grid(12, 10), world)
     skew = distribute(sp.csr_matrix(sp.triu(grid(12, 10))), world)
     negative = on_pattern(A, -1.0 * sp.eye_array(120).tocsr())
+    swaps = sp.csr_matrix(sp.kron(sp.eye_array(60), np.array([[1.0, 2.0], [2.0, 1.0]])))
+    saddle = on_pattern(A, swaps)
     mixed = on_pattern(A, sp.csr_matrix(sp.diags_array(np.linspace(-1, 1, 120))))
     short = torch.ones((A.layout.n_owned + 1, 2), dtype=torch.float64)
     for options, told in [
@@ -284,7 +286,8 @@ def test_bad_input(world):
         ({"guard": -1}, "guard"),
         ({"which": "middle"}, "which"),
         ({"tol": 0.0}, "tol"),
-        ({"B": negative}, "positive definite"),
+        ({"B": negative}, "negative entries on the diagonal"),
+        ({"B": saddle}, "B: is not positive definite"),
         ({"B": mixed, "k": 3}, "positive definite"),
         ({"B": skew}, "B:"),
         ({"x0": short}, "x0"),
