@@ -40,7 +40,7 @@ class Settings:
     k: int
     which: str
     precond: str
-    tol: float
+    tol: float | None
     max_iterations: int | None
     guard: int | None
 
@@ -58,6 +58,11 @@ class Settings:
     help="Which end of the spectrum, algebraically.",
 )
 @click.option(
+    "--mass",
+    metavar="FILE.h5|GENERATOR",
+    help="Solve A x = w M x, M of this file: symmetric positive definite, partitioned as it likes.",
+)
+@click.option(
     "--precond",
     default="none",
     show_default=True,
@@ -67,9 +72,8 @@ class Settings:
 @click.option(
     "--tol",
     type=float,
-    default=1e-8,
-    show_default=True,
-    help="Stop when ||A v - w v|| <= tol |w| ||v||, or at the level of rounding.",
+    help="Stop when ||A v - w M v|| <= tol |w| ||M v||, or at the level of rounding. Default: "
+    "1e-8, and 1e-5 in single precision.",
 )
 @click.option("--max-iterations", type=int, help="Give up after so many. Default: 5000.")
 @click.option(
@@ -92,8 +96,9 @@ def command(
     file: str | None,
     k: int,
     which: str,
+    mass: str | None,
     precond: str,
-    tol: float,
+    tol: float | None,
     max_iterations: int | None,
     guard: int | None,
     device: str,
@@ -121,12 +126,13 @@ def command(
         open_world(device, transport) as world,
     ):
         settings = Settings(k, which, precond, tol, max_iterations, guard)
-        return _eigsh(world, file, output, settings, watch, as_json)
+        return _eigsh(world, file, mass, output, settings, watch, as_json)
 
 
 def _eigsh(
     world: World,
     file: str | None,
+    mass: str | None,
     output: str | None,
     settings: Settings,
     watch: Guard,
@@ -139,20 +145,23 @@ def _eigsh(
     _check(settings)
     stages = Stages()
     plan = world.on_root(lambda: plan_run(file, None, output, world.size, kind="modes"))
+    other = world.on_root(lambda: _plan_mass(mass, plan, world.size))
     checkpoint = watch.checkpoint(world)
     log.emit("input", path=plan.path, digest=plan.digest, made_from=plan.made, result=plan.output)
-    if plan.made and world.rank == 0:
-        print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
+    for one in (plan, other):
+        if one and one.made and world.rank == 0:
+            print(f"made {one.path} from {one.made}: METIS, {world.size} part(s)", file=sys.stderr)
     with stages("read"):
         A = DSparseMatrix.from_hdf5(plan.path, world)
-    w, V, info = _run(A, settings, stages, checkpoint)
+        M = None if other is None else _read_mass(other, A)
+    w, V, info = _run(A, M, settings, stages, checkpoint)
     if info.status == "preempted":
         return watch.preempted(world, info.iterations, info.relative_residual, as_json)
     watch.finishing()
     with stages("write"):
-        about = _attributes(world, plan, settings, info) if world.rank == 0 else {}
+        about = _attributes(world, plan, other, settings, info) if world.rank == 0 else {}
         write_result(plan.output, A.layout, V, info.residual_history, about, w.tolist())
-    _report(A, w.tolist(), info, settings, plan, stages, as_json)
+    _report(A, w.tolist(), info, settings, plan, other, stages, as_json)
     return exits.OK if info.converged else exits.NOT_CONVERGED
 
 
@@ -162,7 +171,7 @@ def _check(settings: Settings) -> None:
 
     if settings.k < 1:
         raise InputError(f"is {settings.k}", field="-k", remedy="Ask for one pair or more.")
-    if not 0 < settings.tol < 1:
+    if settings.tol is not None and not 0 < settings.tol < 1:
         raise InputError(
             f"is {settings.tol:g}", field="--tol", remedy="Give a small positive number: 1e-8."
         )
@@ -178,8 +187,44 @@ def _check(settings: Settings) -> None:
         raise InputError(error.problem, field="--precond", remedy=error.remedy) from error
 
 
+def _plan_mass(mass: str | None, plan: Plan, ranks: int) -> Plan | None:
+    """The other file, made where a generator is named. On rank 0."""
+    from hpc_sla.cli.plan import plan_run
+
+    if mass is None:
+        return None
+    other = plan_run(mass, None, "", ranks, kind="modes")
+    if other.n_rows != plan.n_rows:
+        raise InputError(
+            f"has {other.n_rows} rows, and {plan.path} has {plan.n_rows}",
+            file=other.path,
+            field="--mass",
+            remedy="Give the mass matrix of the same unknowns.",
+        )
+    if os.path.exists(plan.output) and os.path.samefile(plan.output, other.path):
+        raise InputError(
+            "is the mass matrix itself",
+            file=plan.output,
+            field="--output",
+            remedy="Give the result a name of its own.",
+        )
+    return other
+
+
+def _read_mass(plan: Plan, A: DSparseMatrix) -> DSparseMatrix:
+    """Its rows where A's are. **Collective.**"""
+    from hpc_sla.eigen.mass import moved
+    from hpc_sla.matrix import DSparseMatrix
+
+    return moved(DSparseMatrix.from_hdf5(plan.path, A.world, A.dtype), A.layout)
+
+
 def _run(
-    A: DSparseMatrix, settings: Settings, stages: Stages, checkpoint: Checkpoint
+    A: DSparseMatrix,
+    mass: DSparseMatrix | None,
+    settings: Settings,
+    stages: Stages,
+    checkpoint: Checkpoint,
 ) -> tuple[torch.Tensor, torch.Tensor, SolveInfo]:
     """With a live line, timing set-up and iteration apart. **Collective.**"""
     import torch
@@ -197,6 +242,7 @@ def _run(
             A,
             settings.k,
             settings.which,
+            mass,
             precond=M,
             tol=settings.tol,
             max_iterations=settings.max_iterations,
@@ -208,11 +254,13 @@ def _run(
     return w, V, info
 
 
-def _attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) -> dict[str, Any]:
+def _attributes(
+    world: World, plan: Plan, mass: Plan | None, settings: Settings, info: SolveInfo
+) -> dict[str, Any]:
     """What a result says about the run. Local."""
     from hpc_sla.cli.provenance import provenance
 
-    def or_default(value: int | None) -> int | str:
+    def or_default(value: float | None) -> float | str:
         return "default" if value is None else value
 
     return {
@@ -226,7 +274,7 @@ def _attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) -
         "precond": info.precond,
         "k": settings.k,
         "which": settings.which,
-        "tol": settings.tol,
+        "tol": or_default(settings.tol),
         "max_iterations": or_default(settings.max_iterations),
         "guard": or_default(settings.guard),
         "ranks": world.size,
@@ -234,6 +282,7 @@ def _attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) -
         "transport": world.transport.name,
         "input": os.path.abspath(plan.path),
         "input_digest": plan.digest,
+        **({"mass": os.path.abspath(mass.path), "mass_digest": mass.digest} if mass else {}),
         **provenance(),
     }
 
@@ -244,6 +293,7 @@ def _report(
     info: SolveInfo,
     settings: Settings,
     plan: Plan,
+    mass: Plan | None,
     stages: Stages,
     as_json: bool,
 ) -> None:
@@ -270,4 +320,6 @@ def _report(
         "result": plan.output,
     }
     how = f"{info.method} + {info.precond}, {settings.which} {settings.k}"
+    if mass:
+        how += f", mass {mass.path}"
     conclude(summary, profile, as_json, lambda: print_modes(summary, plan.path, how))

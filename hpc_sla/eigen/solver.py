@@ -6,12 +6,12 @@ import math
 import time
 from typing import Any
 
-import numpy as np
 import torch
 
 from hpc_sla import adjoint, log
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.eigen.dense import serves
+from hpc_sla.eigen.mass import aligned, same_rows
 from hpc_sla.eigen.pencil import EigenPencil
 from hpc_sla.eigen.problem import Callback, Constraints, Problem
 from hpc_sla.eigen.resume import Resume
@@ -25,7 +25,6 @@ from hpc_sla.eigen.scaling import (
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.forgotten import watch
-from hpc_sla.layout import RowLayout
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import identify_matrix
 from hpc_sla.linear.systems import parameters_of
@@ -77,7 +76,8 @@ def eigsh(
     which : {"smallest", "largest"}
         Algebraically. Pairs come in that order: ascending, or descending.
     B : DSparseMatrix or LinearOperator, optional
-        Symmetric positive definite, in the layout of A. Default: the identity.
+        Symmetric positive definite. A matrix of any pattern with each row on the rank that has
+        that of A, or an operator on A's layout. Default: the identity.
     precond : str, callable or object with `apply`, optional
         Symmetric and positive definite, an approximation of A, set up once: see
         `hpc_sla.precond.make_preconditioner`. "amg" for the smallest pairs of elliptic problems;
@@ -167,6 +167,10 @@ def eigsh(
         wanted = adjoint.Wanted(theta)
         agreed.say(wanted.mine)
     wanted.follow(agreed.heard)
+    tensors = tuple(t for t in wanted.tensors if t is not None)
+    if isinstance(B, DSparseMatrix):
+        B = aligned(B.with_values(tensors[-1]), a.layout)
+        tensors = (*tensors[:-1], B.values)
     units = Exponents(exponent(A, "A", dtype), 0 if B is None else exponent(B, "B", dtype))
     _check_symmetric(scaled(A, units.A), None if B is None else scaled(B, units.B), dtype)
     if adjoint_rtol is None:
@@ -211,7 +215,6 @@ def eigsh(
         return problem
 
     pencil = EigenPencil(A, B, set_up, x0, adjoint_rtol)
-    tensors = tuple(t for t in wanted.tensors if t is not None)
     w, V = adjoint.eigenpairs(pencil, tensors)
     if torch.is_grad_enabled():
         for operator, own in ((A, tensors[: pencil.split]), (B, tensors[pencil.split :])):
@@ -299,12 +302,18 @@ def _check(
             raise InputError(
                 f"{tolerance} is not a tolerance", field=name, remedy="Give a positive number"
             )
-    if b is not None and not (b.square and _same_rows(a.layout, b.layout)):
+    matrix = b is not None and b.absolute() is not None
+    if b is not None and not matrix and not (b.square and same_rows(a.layout, b.layout)):
         raise InputError(
             "does not have its rows on the ranks, and in the order, in which A has them",
             field="B",
-            remedy="Store both on one pattern, with explicit zeros, and use A.with_values, or pass "
-            "an operator on A.layout",
+            remedy="Pass an operator on A.layout",
+        )
+    if b is not None and b.absolute() is not None and bool((b.diagonal() < 0).any()):
+        raise InputError(
+            "is not positive definite: it has negative entries on the diagonal",
+            field="B",
+            remedy="Pass a matrix of which v . B v > 0 for every v",
         )
     for name, block in (("x0", x0), ("deflate", deflate)):
         if block is None:
@@ -316,10 +325,6 @@ def _check(
             )
         if block.device != a.device:
             raise InputError(f"is on {block.device} and the matrix on {a.device}", field=name)
-
-
-def _same_rows(a: RowLayout, b: RowLayout) -> bool:
-    return a is b or (np.array_equal(a.offsets, b.offsets) and np.array_equal(a.rows, b.rows))
 
 
 def _check_symmetric(A: Any, B: Any, dtype: torch.dtype) -> None:

@@ -384,8 +384,8 @@ class SparseTensor(NonlinearSolves):
         which : {"smallest", "largest"}
         **options
             Of `hpc_sla.eigsh`: `precond`, `tol`, `max_iterations`, `guard`, `adjoint_rtol`; for one
-            matrix also `x0` and `deflate` [n, m]. `B` is a SparseTensor on the same pattern, a
-            batch where this is one, or an operator on one matrix's layout.
+            matrix also `x0` and `deflate` [n, m]. `B` is a SparseTensor of any pattern, of one
+            matrix or a batch where this is one, or an operator on one matrix's layout.
 
         Returns
         -------
@@ -407,7 +407,7 @@ class SparseTensor(NonlinearSolves):
         B = options.pop("B", None)
         masses: list[Any] = [B] * (self.batch_size or 1)
         if isinstance(B, SparseTensor):
-            masses = self._on_same_pattern(B)
+            masses = self._masses(B)
         found = []
         with torch.cuda.device_of(self.values):
             for A, mass in zip(self._matrices(), masses, strict=True):
@@ -418,17 +418,17 @@ class SparseTensor(NonlinearSolves):
             return w, V
         return torch.stack([w for w, _, _ in found]), torch.stack([V for _, V, _ in found])
 
-    def _on_same_pattern(self, B: SparseTensor) -> list[DSparseMatrix]:
-        same = B.shape == self.shape and B.nnz == self.nnz and B.batch_size == self.batch_size
-        if not (same and torch.equal(B._sparsity.key, self._sparsity.key)):
+    def _masses(self, B: SparseTensor) -> list[DSparseMatrix]:
+        """One for each of `_matrices`."""
+        if B.shape != self.shape or B.batch_size not in (None, self.batch_size):
             raise InputError(
-                "does not have the pattern and the batch of A",
+                f"of shape {B.shape} and batch {B.batch_size} does not go with shape {self.shape} "
+                f"and batch {self.batch_size}",
                 field="B",
-                remedy="Store both with the same entries, explicit zeros among them",
+                remedy="Pass one matrix, or a batch of as many, of the same shape",
             )
-        pattern = self._sparsity.matrix
-        each = [B.values] if B.batch_size is None else list(B.values.unbind())
-        return [pattern.with_values(values) for values in each]
+        found = B._matrices()
+        return found * (self.batch_size or 1) if B.batch_size is None else found
 
     def _matrices(self) -> list[DSparseMatrix]:
         """A DSparseMatrix for each member of the batch; one without a batch."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.sparse as sp
 
 from hpc_sla.cli.prepare import load_source, write_partitioned
 from hpc_sla.storage.result_file import read_result
@@ -18,7 +20,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("eigsh")
     for name, spec in (("poisson", "poisson2d:n=14"), ("convection", "convection2d:n=8")):
         write_partitioned(load_source(spec), folder / f"{name}.h5", 2, "metis")
+    for name, matrix in (("mass", mass_matrix(14)), ("minus", -mass_matrix(14))):
+        sp.save_npz(folder / f"{name}.npz", matrix)
+        write_partitioned(
+            load_source(str(folder / f"{name}.npz")), folder / f"{name}.h5", 5, "metis"
+        )
     return folder
+
+
+def mass_matrix(n: int) -> sp.csr_matrix:
+    """Of bilinear elements, with more entries than the stiffness has."""
+    one = sp.diags_array([1.0, 4.0, 1.0], offsets=[-1, 0, 1], shape=(n, n)) / 6
+    return sp.csr_matrix(sp.kron(one, one))
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +48,11 @@ def outcomes(folder) -> dict[str, Outcome]:
         "precond": [*poisson, "--precond", "amgx"],
         "tol": [*poisson, "--tol", "-1"],
         "generator": ["eigsh", "poison2d:n=6"],
+        "mass": [*poisson, "--mass", "mass.h5", "-k", "4", "--json", "-o", "mass.modes.h5"],
+        "made mass": [*poisson, "--mass", "poisson2d:n=14", "-k", "2", "--json", "-o", "m.h5"],
+        "minus": [*poisson, "--mass", "minus.h5"],
+        "other rows": [*poisson, "--mass", "convection.h5"],
+        "onto the mass": [*poisson, "--mass", "mass.h5", "-o", "mass.h5"],
     }
     return run_cases(RANKS, cases, folder)
 
@@ -62,6 +80,20 @@ def test_result_file_in_the_users_order(folder, outcomes):
         dimensions = {"row", "column", "iteration"}
         assert set(file) - dimensions == {"modes", "eigenvalues", "residual_history"}
         assert file.attrs["status"].decode() == "converged"
+
+
+def test_a_mass_of_another_partition_and_pattern(folder, outcomes):
+    assert outcomes["mass"].codes == [0] * RANKS
+    K, M = load_source("poisson2d:n=14").matrix, mass_matrix(14)
+    found = read_result(folder / "mass.modes.h5")
+    expected = scipy.linalg.eigvalsh(K.toarray(), M.toarray())[:4]
+    np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-8)
+    V = found.vectors["modes"]
+    np.testing.assert_allclose(V.T @ M @ V, np.eye(4), atol=1e-10)
+    with h5py.File(folder / "mass.h5") as file:
+        assert found.attributes["mass"].endswith("mass.h5")
+        assert found.attributes["mass_digest"] == file.attrs["content_sha256"].decode()
+    np.testing.assert_allclose(outcomes["made mass"].json["eigenvalues"], 1.0, rtol=1e-10)
 
 
 def test_largest_with_a_table(folder, outcomes):
@@ -94,6 +126,9 @@ def test_the_result_is_written_at_the_limit(folder, outcomes):
         ("precond", "--precond"),
         ("tol", "--tol"),
         ("generator", "poisson2d"),
+        ("minus", "B: is not positive definite"),
+        ("other rows", "64 rows"),
+        ("onto the mass", "the mass matrix itself"),
     ],
 )
 def test_refusals(outcomes, name, told):

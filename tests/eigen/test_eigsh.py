@@ -108,6 +108,49 @@ def test_generalised(world, which, precond):
     check(small, *hs.eigsh(small, k=5, which=which, B=B), 5, which, B)
 
 
+@pytest.mark.parametrize("size", [(4, 6), (10, 12)], ids=["dense", "lobpcg"])
+@pytest.mark.parametrize("partition", ["metis", "cyclic", "all on the last"])
+def test_patterns_of_their_own(world, size, partition):
+    """A lumped mass, and one with more entries than A: each in a layout of its own."""
+    matrix = grid(*size)
+    n = matrix.shape[0]
+    lumped = sp.csr_matrix(sp.diags_array(np.linspace(1.0, 2.0, n)))
+    full_mass = mass(sp.csr_matrix(matrix @ matrix))
+    owner = np.random.default_rng(4).integers(0, world.size, n)
+    if partition != "metis":
+        owner = np.arange(n) % world.size if partition == "cyclic" else np.full(n, world.size - 1)
+    A = hs.DSparseMatrix.from_scipy(matrix if world.rank == 0 else None, world, owner)
+    for other in (lumped, full_mass):
+        B = hs.DSparseMatrix.from_scipy(other if world.rank == 0 else None, world, owner)
+        values = B.values.clone().requires_grad_()
+        w, V, _ = hs.eigsh(A, k=3, B=B.with_values(values))
+        np.testing.assert_allclose(w.detach().numpy(), exact(matrix, 3, B=other), rtol=1e-8)
+        vectors = full(A.layout, V.detach())
+        np.testing.assert_allclose(vectors.T @ other @ vectors, np.eye(3), atol=1e-10)
+        w.sum().backward()
+        along = world.all_sum((values.grad * values.detach()).sum())  # of degree -1 in B
+        np.testing.assert_allclose(along.item(), -w.sum().item(), rtol=1e-7)
+
+
+def test_rows_on_other_ranks(world):
+    matrix = grid(10, 12)
+    there = np.zeros(120, dtype=int), np.full(120, world.size - 1)
+    A, B = (
+        hs.DSparseMatrix.from_scipy(matrix if world.rank == 0 else None, world, owner)
+        for owner in there
+    )
+    if world.size > 1:
+        with pytest.raises(hs.InputError, match="partition="):
+            hs.eigsh(A, k=2, B=B)
+    from hpc_sla.eigen.mass import moved
+
+    w, _, _ = hs.eigsh(A, k=2, B=moved(B, A.layout))
+    np.testing.assert_allclose(w.numpy(), 1.0, rtol=1e-10)
+    small = distribute(grid(4, 4), world)
+    with pytest.raises(hs.InputError, match="16 x 16"):
+        hs.eigsh(A, k=2, B=small)
+
+
 def test_many_pairs_and_no_guard(world):
     A = distribute(poisson(24), world)
     w, V, info = hs.eigsh(A, k=50, precond="amg")
@@ -234,6 +277,8 @@ def test_bad_input(world):
     A = distribute(grid(12, 10), world)
     skew = distribute(sp.csr_matrix(sp.triu(grid(12, 10))), world)
     negative = on_pattern(A, -1.0 * sp.eye_array(120).tocsr())
+    swaps = sp.csr_matrix(sp.kron(sp.eye_array(60), np.array([[1.0, 2.0], [2.0, 1.0]])))
+    saddle = on_pattern(A, swaps)
     mixed = on_pattern(A, sp.csr_matrix(sp.diags_array(np.linspace(-1, 1, 120))))
     short = torch.ones((A.layout.n_owned + 1, 2), dtype=torch.float64)
     for options, told in [
@@ -241,10 +286,14 @@ def test_bad_input(world):
         ({"guard": -1}, "guard"),
         ({"which": "middle"}, "which"),
         ({"tol": 0.0}, "tol"),
-        ({"B": negative}, "positive definite"),
+        ({"B": negative}, "negative entries on the diagonal"),
+        ({"B": saddle}, "B: is not positive definite"),
         ({"B": mixed, "k": 3}, "positive definite"),
         ({"B": skew}, "B:"),
         ({"x0": short}, "x0"),
+        ({"x0": short[1:] * np.nan}, "x0: has entries that are not finite"),
+        ({"deflate": short[1:] * np.inf}, "deflate: has entries that are not finite"),
+        ({"precond": lambda r: r * np.nan}, "precond: .* not finite"),
         ({"deflate": short}, "deflate"),
         ({"precond": "amgx"}, "amgx"),
     ]:

@@ -147,7 +147,7 @@ def test_parts_of_a_cluster_have_no_gradient(world, n, guard):
     A, _ = pair_of(world, poisson(n), False)
 
     def refused(k, loss):
-        w, _, info = hs.eigsh(A, k=k, guard=guard)
+        w, _, _ = hs.eigsh(A, k=k, guard=guard)
         with pytest.raises(hs.DegenerateEigenvaluesError, match="symmetric function") as raised:
             loss(w).backward()
         assert sorted(raised.value.pairs) == [1, 2] and raised.value.gap < 1e-6

@@ -9,8 +9,9 @@ import pytest
 import scipy.sparse as sp
 
 import hpc_sla as hs
-from tests.collective import distribute, full
-from tests.eigen.awkward import AWKWARD, spectrum
+from tests.collective import dense, distribute, full
+from tests.eigen.awkward import AWKWARD, identity_rows, of_rank, penalty, spectrum, star
+from tests.eigen.pencils import exact, grid, mass, neumann
 
 pytestmark = pytest.mark.mpi
 
@@ -27,7 +28,7 @@ def hold(A, matrix, w, V, info, which):
     k, eps = len(w), np.finfo(matrix.dtype).eps
     unit = 2.0 ** math.frexp(abs(matrix.data).max(initial=0.0) or 1.0)[1]
     # By halves: a unit near the end of the range has no inverse.
-    dense = matrix.toarray().astype(np.float64) / unit
+    M = matrix.toarray().astype(np.float64) / unit
     w = w.numpy().astype(np.float64) / unit
     told = np.array([one.residual_norm for one in info.columns]) / unit
     V = full(A.layout, V).astype(np.float64)
@@ -35,15 +36,15 @@ def hold(A, matrix, w, V, info, which):
     assert abs(V.T @ V - np.eye(k)).max() < 1e3 * eps
     # A sum of t terms is off by t units of rounding error, of the terms' magnitudes.
     terms = eps * (30 + np.diff(matrix.indptr).max())
-    sizes = np.array([abs(v) @ abs(dense) @ abs(v) for v in V.T])
+    sizes = np.array([abs(v) @ abs(M) @ abs(v) for v in V.T])
     tiny = 2 * float(np.finfo(matrix.dtype).tiny)
-    assert (abs(np.sum(V * (dense @ V), axis=0) - w) <= terms * sizes + tiny).all()
-    residuals = np.linalg.norm(dense @ V - V * w, axis=0)
-    slack = terms * np.linalg.norm(abs(dense) @ abs(V) + abs(V * w), axis=0)
+    assert (abs(np.sum(V * (M @ V), axis=0) - w) <= terms * sizes + tiny).all()
+    residuals = np.linalg.norm(M @ V - V * w, axis=0)
+    slack = terms * np.linalg.norm(abs(M) @ abs(V) + abs(V * w), axis=0)
     assert (abs(told - residuals) <= 1e-3 * residuals + slack).all()
     sign = 1 if which == "smallest" else -1
     assert (np.diff(sign * w) >= -1e-300).all()
-    values, errors = spectrum(sp.csr_matrix(dense))
+    values, errors = spectrum(sp.csr_matrix(M))
     for i, one in enumerate(info.columns):
         if one.converged:
             place = i if which == "smallest" else -1 - i
@@ -65,6 +66,58 @@ def test_nothing_false_is_called_converged(world, name):
         assert info.method == "lobpcg"
         hold(B, matrix.astype(dtype), w, V, info, which)
         # Where nothing is against it, it does converge.
-        fit = ("penalty", "rows", "semi") if precond != "amg" else ("1e16", "negative", "indefinite")
+        fit = (
+            ("penalty", "rows", "semi") if precond != "amg" else ("1e16", "negative", "indefinite")
+        )
         if dtype == np.float64 and which == "smallest" and not any(word in name for word in fit):
             assert info.converged, (which, precond, [one.status for one in info.columns])
+
+
+SMALL = {
+    **{f"penalty 1e{e}": lambda e=e: penalty(10.0**e, 7) for e in (6, 10, 14, 16)},
+    "neumann": lambda: neumann(6, 7),
+    "plates": lambda: sp.csr_matrix(sp.block_diag([neumann(4, 4)] * 3)),
+    "rank two": lambda: of_rank(2, 30),
+    "star": lambda: star(30),
+    "identity rows": lambda: identity_rows(2.1e11, 7),
+    "zero": lambda: sp.csr_matrix((9, 9)),
+    "negative": lambda: sp.csr_matrix(-grid(4, 5)),
+    "huge": lambda: sp.csr_matrix(grid(4, 5)) * 1e300,
+    "minute": lambda: sp.csr_matrix(grid(4, 5)) * 1e-300,
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_matrices(world, name):
+    matrix = SMALL[name]()
+    A = distribute(matrix, world)
+    for which, k in (("smallest", 1), ("smallest", 6), ("largest", 4)):
+        w, V, info = hs.eigsh(A, k=k, which=which)
+        assert info.method == "dense" and info.converged
+        hold(A, matrix, w, V, info, which)
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("power", [0, 4])
+def test_graded_pencils(world, dtype, which, power):
+    """D K D x = w D M D x has the eigenvalues of K x = w M x, whatever the unknowns' units."""
+    K = grid(10, 11)
+    expected = exact(K, 4, which, mass(K))
+    scale = sp.diags_array(np.logspace(-power, power, 110))
+    owner = np.arange(110) % world.size
+    A, B = (
+        hs.DSparseMatrix.from_scipy(
+            sp.csr_matrix(scale @ X @ scale).astype(dtype) if world.rank == 0 else None,
+            world,
+            owner,
+        )
+        for X in (K, mass(K))
+    )
+    w, V, info = hs.eigsh(A, k=4, which=which, B=B, precond="jacobi")
+    assert info.converged
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(w.numpy(), expected, rtol=max(1e-10, 100 * eps))
+    V = full(A.layout, V).astype(np.float64)
+    M = dense(B).astype(np.float64)
+    assert abs(V.T @ M @ V - np.eye(4)).max() < 1e3 * eps

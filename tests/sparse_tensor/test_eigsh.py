@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from tests.eigen.pencils import exact, grid, mass
+from tests.eigen.pencils import exact, grid, mass, poisson
 
 
 def of(matrix, grad=False) -> hs.SparseTensor:
@@ -36,8 +36,31 @@ def test_a_batch_with_masses_and_its_gradient():
     w.sum().backward()
     # Eigenvalues are of the first degree: Euler's theorem.
     np.testing.assert_allclose((values.grad * values).sum().item(), w.sum().item(), rtol=1e-10)
-    with pytest.raises(hs.InputError, match="pattern"):
-        A.eigsh(3, B=of(sp.eye_array(24).tocsr()))
+    with pytest.raises(hs.InputError, match="shape"):
+        A.eigsh(3, B=of(sp.eye_array(25).tocsr()))
+
+
+def test_a_mass_of_another_pattern():
+    """Lumped, for one matrix and for a batch; its gradient too."""
+    matrix, lumped = grid(4, 6), sp.diags_array(np.linspace(1, 2, 24)).tocsr()
+    A, B = of(matrix), of(lumped, grad=True)
+    expected = exact(matrix, 3, B=lumped)
+    w, _ = A.eigsh(3, B=B)
+    np.testing.assert_allclose(w.detach().numpy(), expected, rtol=1e-10)
+    w.sum().backward()
+    # Of degree -1 in B.
+    np.testing.assert_allclose((B.values.grad * B.values).sum().item(), -w.sum().item(), rtol=1e-8)
+    pair = A.with_values(torch.stack([A.values, 3 * A.values]))
+    w, _ = pair.eigsh(3, B=B.detach())
+    np.testing.assert_allclose(w.numpy(), [expected, 3 * expected], rtol=1e-10)
+
+
+def test_parts_of_a_cluster_have_no_gradient():
+    square = of(poisson(5), grad=True)
+    pair = square.with_values(torch.stack([of(grid(5, 5)).values, square.values]))
+    for w in (square.eigsh(2)[0], square.eigsh(4)[0][1:2], pair.eigsh(2)[0][1]):
+        with pytest.raises(hs.DegenerateEigenvaluesError):
+            w.sum().backward()
 
 
 def test_gradient_beside_dense_torch():

@@ -1,0 +1,90 @@
+"""B in the rows of A, whatever pattern each has."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.layout import RowLayout
+from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.ownership import Ownership
+from hpc_sla.pattern import DistributedPattern
+
+
+def same_rows(a: RowLayout, b: RowLayout) -> bool:
+    """Whether this rank has the same rows in the same order in both. Local."""
+    return a is b or (np.array_equal(a.offsets, b.offsets) and np.array_equal(a.rows, b.rows))
+
+
+def aligned(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:
+    """B with its rows in the order that `layout` has. **Collective.** Differentiable in its values.
+
+    Matrices of different patterns are stored in different orders within a rank.
+
+    Raises
+    ------
+    InputError
+        On every rank, where one has other rows of B than of `layout`.
+    """
+    world = layout.world
+    with world.agree():
+        if B.shape != (layout.n_global, layout.n_global):
+            n = layout.n_global
+            raise InputError(f"is {B.shape[0]} x {B.shape[1]}, and A is {n} x {n}", field="B")
+        ours, theirs = np.argsort(layout.rows), np.argsort(B.layout.rows)
+        if not np.array_equal(layout.rows[ours], B.layout.rows[theirs]):
+            raise InputError(
+                "does not have its rows on the ranks that have those of A",
+                field="B",
+                remedy="Partition both alike: give from_scipy one array as partition=, pass "
+                "from_coo the same rows on each rank, or store both on one pattern, with explicit "
+                "zeros, and use A.with_values",
+            )
+    if world.comm.allreduce(int(same_rows(layout, B.layout))) == world.size:
+        return B
+    # Where each owned row of B is in A, and by the halo where its columns are.
+    place = np.empty(len(ours), dtype=np.int64)
+    place[theirs] = ours
+    stored = torch.from_numpy(place + layout.start).to(B.device)
+    there = torch.cat([stored, B.pattern.plan.exchange(stored)])
+    pattern = B.pattern
+    local = torch.cat(
+        [pattern.owned.indices.long(), pattern.halo.indices.long() + B.columns.n_owned]
+    )
+    columns = there.index_select(0, local).cpu().numpy()
+    rows = place[pattern.local_rows().cpu().numpy()]
+    order = np.lexsort((columns, rows))
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=layout.n_owned))])
+    made, order = DistributedPattern.from_rows(
+        layout, indptr.astype(np.int64), columns[order], order.astype(np.int64)
+    )
+    chosen = torch.from_numpy(order).to(B.device)
+    return DSparseMatrix(made, B.values.index_select(0, chosen))
+
+
+def moved(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:
+    """B with each row on the rank that has it in `layout`. **Collective.** Not differentiable.
+
+    In an order of its own: see `aligned`.
+    """
+    world, n = layout.world, layout.n_global
+    rows, columns = B.entries()
+    values = B.values.detach().cpu().numpy()
+    bits = values.astype(np.float64).view(np.int64)
+    # Ownership numbers the rows of a rank in ascending order, within the same offsets.
+    stored = Ownership(world, np.sort(layout.rows), n).stored(rows)
+    owner = np.searchsorted(layout.offsets, stored, side="right") - 1
+    parts = {
+        int(rank): np.stack([part[owner == rank] for part in (rows, columns, bits)])
+        for rank in np.unique(owner)
+    }
+    # A row without entries stays with its owner, too.
+    arrived = [np.stack([layout.rows, layout.rows, np.zeros(layout.n_owned, dtype=np.int64)])]
+    if world.rank in parts:
+        arrived.append(parts.pop(world.rank))
+    messages = {rank: part.ravel() for rank, part in parts.items()}
+    arrived += [part.reshape(3, -1) for part in world.sparse_exchange(messages).values()]
+    rows, columns, bits = np.concatenate(arrived, axis=1)
+    here = bits.view(np.float64).astype(values.dtype)
+    return DSparseMatrix.from_coo(rows, columns, here, (n, n), world)
