@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -77,3 +78,19 @@ def launch(
     return launch_python(
         ranks, "-m", "hpc_sla", *arguments, timeout=timeout, cwd=cwd, stderr=stderr
     )
+
+
+def listening(folder: Path) -> list[int]:
+    """Pythons in this folder that have a handler for SIGUSR1."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, StopIteration):
+            if Path(os.readlink(process / "cwd")) != folder.resolve():
+                continue
+            if b"python" not in (process / "cmdline").read_bytes().split(b"\0")[0]:
+                continue
+            lines = (process / "status").read_text().splitlines()
+            caught = next(line for line in lines if line.startswith("SigCgt")).split()[1]
+            if int(caught, 16) >> (signal.SIGUSR1 - 1) & 1:
+                found.append(int(process.name))
+    return found

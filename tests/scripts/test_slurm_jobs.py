@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from tests.launch import listening
 from tests.scripts.test_slurm import ROOT, attribute, run
 from tests.scripts.test_slurm import slurm as slurm
 
@@ -155,6 +154,8 @@ def test_told_before_the_iterations_all_ranks_leave_with_one_code(slurm, folder,
         "hpc_sla",
         "partition",
         "poisson2d:n=8",
+        "--parts",
+        "2",
         "-o",
         "m.h5",
         cwd=folder,
@@ -181,22 +182,6 @@ def test_told_before_the_iterations_all_ranks_leave_with_one_code(slurm, folder,
     assert step.returncode == 75, said
     assert "told to end by SIGUSR1" in said or "SIGUSR1 before the iterations" in said
     assert not (folder / "x.h5").exists()
-
-
-def listening(folder: Path) -> list[str]:
-    """Tasks in this folder that have a handler for SIGUSR1."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, StopIteration):
-            if Path(os.readlink(process / "cwd")) != folder.resolve():
-                continue
-            if b"python" not in (process / "cmdline").read_bytes().split(b"\0")[0]:
-                continue
-            lines = (process / "status").read_text().splitlines()
-            caught = next(line for line in lines if line.startswith("SigCgt")).split()[1]
-            if int(caught, 16) >> (signal.SIGUSR1 - 1) & 1:
-                found.append(process.name)
-    return found
 
 
 STUBBORN = ("--precond", "none", "--rtol", "1e-10", "--max-iterations", "1000000")
