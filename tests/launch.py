@@ -40,7 +40,7 @@ def mpiexec() -> str:
 
 
 def launch_python(
-    ranks: int, *arguments: str, timeout: float = 90, cwd: Path, stderr: int = subprocess.PIPE
+    ranks: int, *arguments: str, timeout: float = 200, cwd: Path, stderr: int = subprocess.PIPE
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python ARGUMENTS`` on `ranks` ranks; 0 ranks: without a launcher.
 
@@ -72,7 +72,7 @@ def launch_python(
 
 
 def launch(
-    ranks: int, *arguments: str, timeout: float = 90, cwd: Path, stderr: int = subprocess.PIPE
+    ranks: int, *arguments: str, timeout: float = 200, cwd: Path, stderr: int = subprocess.PIPE
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python -m hpc_sla ARGUMENTS`` on `ranks` ranks; 0 ranks: without a launcher."""
     return launch_python(
