@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh                    what solving needs: no compiler, no PETSc
 #   scripts/setup.sh --test             and the test tools, and PETSc (built from source once: 10 minutes on 2 cores)
-#   scripts/setup.sh --extras eigen,plot   further extras of pyproject.toml: test petsc cuda eigen plot
+#   scripts/setup.sh --extras eigen,plot   further extras, any of those in pyproject.toml
 #
 # Environment variables:
 #   HPC_SLA_VENV         where the environment goes (default: .venv beside pyproject.toml)
@@ -32,8 +32,10 @@ while (($#)); do
     esac
     shift
 done
+# The names in pyproject.toml's table of extras.
+known=" $(sed -n '/^\[project\.optional-dependencies\]/,/^\[[^]]*\]$/s/^\([a-z0-9_-]*\) *=.*/\1/p' "$ROOT/pyproject.toml" | xargs) "
 for extra in "${extras[@]}"; do
-    [[ $extra =~ ^(test|petsc|cuda|eigen|plot)$ ]] || die "no extra called '$extra': test petsc cuda eigen plot"
+    [[ $known == *" $extra "* ]] || die "no extra called '$extra':$known"
 done
 [[ $MPI == mpich || $MPI == system ]] || die "HPC_SLA_MPI is '$MPI'; it can be mpich or system"
 [[ $MPI == mpich ]] || command -v mpicc >/dev/null ||

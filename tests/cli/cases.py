@@ -34,7 +34,7 @@ def run_cases(
     ranks: int,
     cases: Mapping[str, list[str]],
     cwd: Path,
-    timeout: float = 110,
+    timeout: float = 200,
     hidden: Mapping[str, list[str]] | None = None,
 ) -> dict[str, Outcome]:
     """Run each case's arguments on `ranks` ranks, in one launch.

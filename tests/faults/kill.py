@@ -31,8 +31,8 @@ from tests.launch import environment, mpiexec
 
 RANKS = 4
 STAGES = ("read", "setup", "iterate", "checkpoint", "write")
-SECONDS_TO_END = 30.0
-SECONDS_TO_RUN = 90.0
+SECONDS_TO_END = 100.0
+SECONDS_TO_RUN = 200.0
 _LONGEST = {"read": 0.15, "setup": 0.1, "iterate": 0.6, "checkpoint": 0.4, "write": 0.4}
 _N = 60
 SOLVE = ("solve", "matrix.h5", "--rtol", "1e-12", "-o", "run.h5")

@@ -64,9 +64,7 @@ def test_a_rank_that_stalls(folder, how, stage):
     """A stopped one has no stack to show; the others' say what they wait for."""
     arguments = [*SOLVE, "-o", "run.h5", "--checkpoint", "run.ckpt.h5", *EVERY]
     begun = time.monotonic()
-    done = launch_python(
-        3, WRONG, how, stage, "1", *arguments, "--stall-timeout", "5", cwd=folder, timeout=60
-    )
+    done = launch_python(3, WRONG, how, stage, "1", *arguments, "--stall-timeout", "5", cwd=folder)
     print(f"{time.monotonic() - begun:.1f} s")
     assert done.returncode == 70, done.stderr
     for rank in (0, 2):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ import hpc_sla.matrix
 import hpc_sla.precond
 from hpc_sla.cli import main
 from hpc_sla.cli.launch import launch
+from hpc_sla.heartbeat import beat
 from hpc_sla.linear.cg import ConjugateGradient
 
 PLACES = {
@@ -31,7 +34,11 @@ PLACES = {
 }
 
 
+WRONG = Path("wrong")
+
+
 def go_wrong_here(how: str) -> None:
+    WRONG.touch()
     if how == "sleep":
         time.sleep(600)
     elif how == "stop":
@@ -69,8 +76,16 @@ def spoil(iteration: int) -> None:
     ConjugateGradient.step = wrong  # type: ignore[method-assign]
 
 
+def keep_alive() -> None:
+    """However slow the machine is, nothing has stalled before something goes wrong."""
+    while not WRONG.exists():
+        beat()
+        time.sleep(0.05)
+
+
 if __name__ == "__main__":
     how, when, rank = sys.argv[1:4]
+    threading.Thread(target=keep_alive, daemon=True).start()
     if launch().rank == int(rank):
         spoil(int(when)) if how == "nan" else arrange(how, when)
     sys.exit(main(sys.argv[4:]))

@@ -127,24 +127,43 @@ def test_rank_output_keeps_the_other_ranks_apart(tmp_path):
 
 
 LAUNCHER = """#!/usr/bin/env bash
-# Ends with the code that a signal is to have, or with another after a while.
+# Ends with the code that a signal is to have, or with another at once.
 echo "$@" >> launched
-trap 'sleep 0.3; exit 75' USR1 TERM
+trap 'sleep 0.3; exit $CODE' USR1 TERM
 touch started
-for _ in {1..100}; do sleep 0.05; done
-exit 9
+[[ -n $TOLD ]] || exit 9
+for _ in {1..1000}; do sleep 0.05; done
+"""
+
+
+# In place of an environment, one that takes as long as the signal.
+ACTIVATE = """
+touch started
+while [[ $told != "$TOLD" ]]; do sleep 0.02; done
 """
 
 
 @pytest.mark.parametrize(
-    ("told", "restarts", "queued", "code"),
-    [("USR1", 0, True, 75), ("USR1", 1, False, 75), ("TERM", 0, False, 75), ("", 0, False, 9)],
+    ("when", "told", "ends", "restarts", "queued", "code"),
+    [
+        ("running", "USR1", 75, 0, True, 75),
+        ("running", "USR1", 75, 1, False, 75),
+        ("running", "USR1", 137, 0, True, 75),  # one rank left alone, and srun killed the others
+        ("running", "USR1", 138, 0, True, 75),  # Python had not yet begun to listen
+        ("running", "USR1", 3, 0, False, 3),
+        ("running", "TERM", 75, 0, False, 75),
+        ("running", "", 0, 0, False, 9),
+        ("before", "USR1", 0, 0, True, 75),
+        ("before", "TERM", 0, 0, False, 75),
+    ],
 )
-def test_the_requeueing_job_passes_signals_on_and_queues_up(tmp_path, told, restarts, queued, code):
+def test_the_requeueing_job_passes_signals_on_and_queues_up(
+    tmp_path, when, told, ends, restarts, queued, code
+):
     for name, text in {
         "launcher": LAUNCHER,
         "scontrol": '#!/bin/sh\necho "$@" > queued\n',
-        "env/bin/activate": "",
+        "env/bin/activate": ACTIVATE if when == "before" else "",
     }.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +179,8 @@ def test_the_requeueing_job_passes_signals_on_and_queues_up(tmp_path, told, rest
         "SLURM_RESTART_COUNT": str(restarts),
         "MOST_TURNS": "2",
         "LAUNCH": "launcher",
+        "TOLD": told,
+        "CODE": str(ends),
     }
     job = subprocess.Popen(
         ["bash", str(ROOT / "jobs/solve-requeue.sbatch"), "my.h5", "--rtol", "1e-9"],
@@ -168,14 +189,15 @@ def test_the_requeueing_job_passes_signals_on_and_queues_up(tmp_path, told, rest
         stderr=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (tmp_path / "started").exists() and time.monotonic() < end:
         time.sleep(0.02)
     if told:
         job.send_signal(getattr(signal, f"SIG{told}"))
-    _, err = job.communicate(timeout=30)
+    _, err = job.communicate(timeout=60)
     assert job.returncode == code, err
-    assert (tmp_path / "launched").read_text() == (
+    assert (tmp_path / "launched").exists() == (when == "running")
+    assert when == "before" or (tmp_path / "launched").read_text() == (
         "python -m hpc_sla solve my.h5 -o hpc_sla-77.result.h5 --checkpoint hpc_sla-77.ckpt.h5 "
         "--checkpoint-every 10min --resume --rtol 1e-9\n"
     )
