@@ -437,9 +437,9 @@ def _check(
     adjoint_rtol: float | None,
     dtol: float,
 ) -> None:
-    for name, vector in (("b", b), ("x0", x0)):
-        if vector is not None:
-            tensor_of(vector, name)
+    tensor_of(b, "b")
+    if x0 is not None:
+        tensor_of(x0, "x0")
     for name, tolerance in (("rtol", rtol), ("atol", atol), ("adjoint_rtol", adjoint_rtol or 0.0)):
         tolerance = number_of(tolerance, name)
         if not (math.isfinite(tolerance) and tolerance >= 0):
