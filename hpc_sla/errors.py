@@ -55,6 +55,10 @@ class InputError(HpcSlaError, ValueError):
         super().__init__(printable(f"{text}. {remedy.rstrip('.')}." if remedy else text))
 
 
+class InputTypeError(InputError, TypeError):
+    """Something of another type, dtype or device than what it goes with."""
+
+
 class MissingDependencyError(InputError):
     """An optional package is needed for what was asked; the message says how to install it."""
 

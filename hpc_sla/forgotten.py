@@ -11,15 +11,16 @@ and those that look alike are named by a warning as soon as a gradient goes back
 from __future__ import annotations
 
 import gc
-import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hpc_sla.entry import warn
 from hpc_sla.errors import PartialGradientWarning
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class _Warn:
         for leaf in self._leaves:
             leaf.suspect = ""
         if named:
-            warnings.warn(_message(named), PartialGradientWarning, stacklevel=2)
+            warn(_message(named), PartialGradientWarning)
 
 
 def watch(world: World, image: torch.Tensor, lengths: Iterable[int] = ()) -> Callable[..., None]:
@@ -181,8 +182,13 @@ def watch(world: World, image: torch.Tensor, lengths: Iterable[int] = ()) -> Cal
 
 def digest_of(tensor: torch.Tensor) -> int:
     """32 bits of a tensor's numbers. Local; waits for the device."""
-    flat = tensor.detach().reshape(-1).cpu().contiguous()
-    return zlib.crc32(flat.view(torch.uint8).numpy().tobytes())
+    return zlib.crc32(bytes_of(tensor).tobytes())
+
+
+def bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's numbers as uint8 [m] on the host, of any dtype. Local; waits for the device."""
+    found: np.ndarray = tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
+    return found
 
 
 def _walk(tensor: torch.Tensor) -> Walk:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_sla.arguments import tensor_of
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.partition.offsets import even_offsets
@@ -75,8 +76,11 @@ class RowLayout(Shared):
         torch.Tensor [] or [k]
             Replicated; one value a column.
         """
-        self._check(x)
-        self._check(y)
+        x, y = self._checked(x), self._checked(y, "y")
+        if x.dim() != y.dim():  # torch would make a product of every entry with every one
+            raise InputError(
+                f"shapes {tuple(x.shape)} and {tuple(y.shape)} do not go together", field="y"
+            )
         return self.world._all_sum((x * y).sum(dim=0), self.n_owned)
 
     @entry
@@ -85,6 +89,7 @@ class RowLayout(Shared):
 
         Differentiable away from zero; at zero the gradient is 0, as in torch.
         """
+        x = self._checked(x)
         square = self.dot(x, x)
         # sqrt has an infinite slope at 0, which would turn a zero cotangent into NaN.
         nonzero = square != 0  # true for NaN, which must come out as NaN
@@ -118,14 +123,16 @@ class RowLayout(Shared):
         array: np.ndarray | None = None
         with self.world.agree("scatter"):
             if self.world.rank == 0:
-                if full is None or len(full) != self.n_global:
-                    got = "nothing" if full is None else f"{len(full)} entries"
-                    raise InputError(
-                        f"scatter needs {self.n_global} entries on rank 0 and got {got}"
-                    )
                 if isinstance(full, torch.Tensor):
                     full = full.detach().cpu().numpy()
-                array = np.ascontiguousarray(full)
+                found = np.asarray(full)
+                array = np.ascontiguousarray(found)
+                if found.dtype.kind not in "fiubc" or found.shape[:1] != (self.n_global,):
+                    got = "nothing" if full is None else f"shape {found.shape}"
+                    raise InputError(
+                        f"scatter needs {self.n_global} entries on rank 0 and got {got}",
+                        field="full",
+                    )
         return torch.from_numpy(self._user_order.scatter(array)).to(self.world.device)
 
     @entry
@@ -163,7 +170,7 @@ class RowLayout(Shared):
             On rank 0: the first row of the slab, and the slab. Other ranks yield nothing, but
             must run the loop too.
         """
-        self._check(x)
+        x = self._checked(x)
         with self.world.agree("gather", x=x):
             pass
         yield from self._user_order.blocks(np.ascontiguousarray(x.detach().cpu().numpy()))
@@ -188,16 +195,20 @@ class RowLayout(Shared):
             block = read(*self._user_order.home)
         return torch.from_numpy(self._user_order.from_home(block)).to(self.world.device)
 
-    def _check(self, x: torch.Tensor) -> None:
+    def _checked(self, x: Any, field: str = "x", dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A distributed vector, made of an array or a list where that is given. Local."""
+        x = tensor_of(x, field, dtype, self.world.device)
         # Local on purpose: one rank's wrong shape is a bug that must stop the job, and a check
         # that communicates would cost a reduction in every dot product.
         self.world.check_open()
         if x.shape[:1] != (self.n_owned,):
-            raise ValueError(
+            raise InputError(
                 f"a distributed vector has this rank's {self.n_owned} owned entries "
-                f"as its first dimension; got shape {tuple(x.shape)}"
+                f"as its first dimension; got shape {tuple(x.shape)}",
+                field=field,
             )
         self.world.forgotten.own(x)
+        return x
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return RowLayout, (self.world, self.offsets, self._rows)  # the World may refuse

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from hpc_sla import product as products
+from hpc_sla.arguments import tensor_of
 from hpc_sla.entry import entry
-from hpc_sla.errors import InputError
+from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.layout import RowLayout
 from hpc_sla.partition.offsets import column_offsets_for, offsets_for
 from hpc_sla.pattern import DistributedPattern
@@ -216,15 +217,27 @@ class DSparseMatrix:
 
         Parameters
         ----------
-        values : torch.Tensor [nnz_owned]
+        values : torch.Tensor or array [nnz_owned]
             Per rank, in the order of `self.values`; float64 or float32.
+
+        Raises
+        ------
+        InputError
+            Of this rank alone: another length, dtype or device.
         """
-        if not isinstance(values, torch.Tensor) or values.shape != (self.pattern.nnz_owned,):
-            raise ValueError(
-                f"this rank stores {self.pattern.nnz_owned} entries; got {_told(values)}"
+        values = tensor_of(values, "values", self.dtype, self.device)
+        if values.shape != (self.pattern.nnz_owned,):
+            raise InputError(
+                f"this rank stores {self.pattern.nnz_owned} entries; "
+                f"got values of shape {tuple(values.shape)}",
+                field="values",
             )
-        if values.dtype not in _DTYPES:
-            raise TypeError(f"values of {values.dtype}: pass float64 or float32")
+        if values.dtype not in _DTYPES or values.device != self.device:
+            raise InputTypeError(
+                f"values of {values.dtype} on {values.device}: pass float64 or float32 on "
+                f"{self.device}",
+                field="values",
+            )
         # Compiled loops run along them.
         return DSparseMatrix(self.pattern, values.contiguous())
 
@@ -250,19 +263,24 @@ class DSparseMatrix:
 
         **Collective.** Differentiable in both.
         """
-        self._check(x, self.columns)
+        x = self._checked(x, self.columns)
         return products.product(self.values, x, self.pattern)
 
     matvec = __matmul__
 
-    def _check(self, x: torch.Tensor, layout: RowLayout) -> None:
-        layout._check(x)
+    def _checked(self, x: Any, layout: RowLayout) -> torch.Tensor:
+        x = layout._checked(x, "x", self.dtype)
         # Before anything is sent: a product that fails half way leaves messages behind.
         if x.dtype != self.dtype or x.device != self.device:
-            raise TypeError(
+            raise InputTypeError(
                 f"a vector of {x.dtype} on {x.device} does not go with a matrix of "
-                f"{self.dtype} on {self.device}"
+                f"{self.dtype} on {self.device}",
+                field="x",
+                remedy=f"Pass x.to({self.device}, {self.dtype})",
             )
+        if x.dim() > 2:
+            raise InputError(f"shape {tuple(x.shape)} is not [n_owned] or [n_owned, k]", field="x")
+        return x
 
     @entry
     def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
@@ -270,7 +288,7 @@ class DSparseMatrix:
 
         Differentiable in both.
         """
-        self._check(x, self.layout)
+        x = self._checked(x, self.layout)
         return products.rproduct(self.values, x, self.pattern)
 
     @property
@@ -284,7 +302,7 @@ class DSparseMatrix:
 
         Differentiable. [n_halo] or [n_halo, k], in ascending stored column.
         """
-        self.columns._check(x)
+        x = self.columns._checked(x)
         used(self.pattern)
         return self.pattern.plan.exchange(x)
 
@@ -296,7 +314,7 @@ class DSparseMatrix:
         this rather than `torch.cat([x, A.halo(x)])`, from which they do not find back to the
         exchange on a rank with an empty halo.
         """
-        self.columns._check(x)
+        x = self.columns._checked(x)
         used(self.pattern)
         return self.pattern.plan.extend(x)
 
@@ -462,12 +480,6 @@ def _check_permutation(
             field=f"/{field}",
             remedy="Write the file anew: each of 0 to n - 1 occurs exactly once.",
         )
-
-
-def _told(values: Any) -> str:
-    if not isinstance(values, torch.Tensor):
-        return f"a {type(values).__name__}, which is no torch.Tensor"
-    return f"values of shape {tuple(values.shape)}"
 
 
 def _as_dtype(data: np.ndarray, dtype: torch.dtype | None) -> np.ndarray:

@@ -396,12 +396,12 @@ def _check(A: Any, needs: Sequence[str]) -> None:
 
 
 def _lacks(A: Any, name: str, what: str) -> InputError:
-    return InputError(
-        f"{type(A).__name__} has no {name}, {what}",
-        field="A",
-        remedy="Pass a DSparseMatrix, or an object with layout, matvec and, for what needs them, "
-        "rmatvec and diagonal",
-    )
+    remedy = "Pass a DSparseMatrix, or an object with layout, matvec and, for what needs them, "
+    remedy += "rmatvec and diagonal"
+    if hasattr(A, "tocsr"):
+        remedy = "Spread it first: DSparseMatrix.from_scipy(matrix, world); on one process "
+        remedy += "SparseTensor.from_scipy(matrix) has the same solvers"
+    return InputError(f"{type(A).__name__} has no {name}, {what}", field="A", remedy=remedy)
 
 
 def _largest(values: torch.Tensor) -> float:

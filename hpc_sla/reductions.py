@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpc_sla.entry import warn
 from hpc_sla.errors import PartialGradientWarning
 from hpc_sla.forgotten import Tags
 from hpc_sla.kept import kept
@@ -77,11 +77,10 @@ class Replicate(torch.autograd.Function):
         found = AllSum.apply(kept(grads[0]), world, tags)
         told, total = tags.sums
         if digest is not None and told == world.size and total != digest * told:
-            warnings.warn(
+            warn(
                 f"what went through world.replicate (shape {list(ctx.shape)}) differs between "
                 "ranks: give it the same value on all, as world.replicate_module and comm.bcast do",
                 PartialGradientWarning,
-                stacklevel=2,
             )
         return found, None, None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from hpc_sla.agreement import Agreement, agreement
+from hpc_sla.arguments import tensor_of
 from hpc_sla.communicators import Closed, SharedComm, raise_closed, share
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
@@ -210,7 +211,7 @@ class World(Shared):
             In backward, once for a parameter: it looks the same on all ranks and did not go
             through `replicate`, so that its gradient is this rank's part. On the CPU only.
         """
-        return self._all_sum(tensor)
+        return self._all_sum(tensor_of(tensor, "tensor", None, self.device))
 
     def _all_sum(self, tensor: torch.Tensor, *lengths: int) -> torch.Tensor:
         """`all_sum`, of what was computed from this rank's parts of such lengths."""
@@ -246,6 +247,7 @@ class World(Shared):
         PartialGradientWarning
             In backward, on some rank: a leaf whose values differ between ranks. On the CPU only.
         """
+        tensor = tensor_of(tensor, "tensor", None, self.device)
         digest = None
         if tensor.is_leaf and tensor.requires_grad and tagged(self, tensor):
             digest = digest_of(tensor)

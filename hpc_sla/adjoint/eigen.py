@@ -38,6 +38,9 @@ class Pencil(Protocol):
     def refuse_parts(self, V: torch.Tensor, g: torch.Tensor) -> None:
         """Raise where cotangents g of the values tell apart what coincides. **Collective.**"""
 
+    def begin_derivative(self) -> None:
+        """Say what there is to say of one. Local."""
+
     def left(
         self, V: torch.Tensor, g: torch.Tensor, C: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -81,6 +84,7 @@ class _Pairs(torch.autograd.Function):
         pencil, (_, *wanted) = ctx.pencil, ctx.needs_input_grad
         if (g is None and C is None) or not any(wanted):
             return (None,) * (1 + len(theta))
+        pencil.begin_derivative()
         if C is None:
             assert g is not None
             pencil.refuse_parts(V.detach(), g.detach())

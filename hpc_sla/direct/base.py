@@ -12,6 +12,7 @@ import torch
 
 from hpc_sla import adjoint
 from hpc_sla.adjoint import LocalPattern, MatrixForm
+from hpc_sla.arguments import tensor_of
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
@@ -173,6 +174,7 @@ class Factorization(Shared, ABC):
         SingularMatrixError
             The solution is not finite, though b is.
         """
+        b = tensor_of(b, "b", self._theta[0].dtype)
         if b.dim() not in (1, 2) or b.shape[0] != self.n:
             raise InputError(
                 f"shape {tuple(b.shape)} does not go with {self.n} equations", field="b"

@@ -15,7 +15,7 @@ from hpc_sla.eigen.lobpcg import Lobpcg
 from hpc_sla.eigen.problem import Constraints, Problem, Yardstick, column_norms
 from hpc_sla.eigen.scaling import number_times_power, times_power
 from hpc_sla.eigen.space import inner
-from hpc_sla.linear.info import SolveInfo, summarise
+from hpc_sla.linear.info import SolveInfo, summarise, warn_of_gradient
 from hpc_sla.linear.systems import Theta, form_of, parameters_of, with_parameters
 
 _ROUGHLY = 1e-6
@@ -107,6 +107,10 @@ class EigenPencil:
     def refuse_parts(self, V: torch.Tensor, g: torch.Tensor) -> None:
         """**Collective.** See `hpc_sla.adjoint.eigen.Pencil`."""
         self._derivative(V).refuse_parts(g)
+
+    def begin_derivative(self) -> None:
+        """Local."""
+        warn_of_gradient(self.info, "block of eigenpairs")
 
     def left(
         self, V: torch.Tensor, g: torch.Tensor, C: torch.Tensor

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hpc_sla import adjoint, log
+from hpc_sla.arguments import number_of, tensor_of, warn_of_trainable
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.eigen.dense import serves
 from hpc_sla.eigen.mass import aligned, same_rows
@@ -23,7 +24,7 @@ from hpc_sla.eigen.scaling import (
     scaled,
 )
 from hpc_sla.entry import entry
-from hpc_sla.errors import InputError
+from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.forgotten import watch
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import identify_matrix
@@ -142,6 +143,10 @@ def eigsh(
         guard = max(2, k // 5)
     if max_iterations is None:
         max_iterations = 5000
+    with a.world.agree():
+        x0 = None if x0 is None else tensor_of(x0, "x0", a.dtype, a.device)
+        deflate = None if deflate is None else tensor_of(deflate, "deflate", a.dtype, a.device)
+    warn_of_trainable(precond)
     x0, deflate = (t.unsqueeze(1) if t is not None and t.dim() == 1 else t for t in (x0, deflate))
     theta = (*parameters_of(A), *(() if B is None else parameters_of(B)))
     with a.world.agree(
@@ -293,12 +298,16 @@ def _check(
             f"{which!r} is unknown", field="which", remedy=f"Choose {' or '.join(WHICH)}"
         )
     for name, number, least in (("k", k, 1), ("guard", guard, 0)):
+        if not isinstance(number, (int, np.integer)):
+            raise InputTypeError(f"{number!r} is not a whole number", field=name)
         if number < least:
             raise InputError(f"is {number}", field=name, remedy=f"Give {least} or more")
     if max_iterations < 0:
         raise InputError(f"{max_iterations} is negative", field="max_iterations")
     for name, tolerance in (("tol", tol), ("adjoint_rtol", adjoint_rtol)):
-        if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+        if tolerance is None:
+            continue
+        if not (math.isfinite(number_of(tolerance, name)) and tolerance > 0):
             raise InputError(
                 f"{tolerance} is not a tolerance", field=name, remedy="Give a positive number"
             )

@@ -100,6 +100,8 @@ class SolveInfo:
     columns: tuple[SolveInfo, ...] = field(default=(), repr=False)
     adjoint: SolveInfo | None = field(default=None, repr=False)
 
+    _warned = False  # of a derivative
+
     @property
     def converged(self) -> bool:
         return self.status == "converged"
@@ -144,4 +146,23 @@ def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
         hidden=any(c.hidden for c in columns),
         at_rounding=all(c.at_rounding for c in columns if not c.converged),
         columns=tuple(columns),
+    )
+
+
+def warn_of_gradient(info: SolveInfo, what: str = "solve") -> None:
+    """Say, once a solve, that its derivative is not that of a solution. Local.
+
+    The derivative's formula holds where A x = b; at another x it is the derivative of nothing.
+    """
+    if info.converged or info.at_rounding or info._warned:
+        return
+    from hpc_sla.entry import warn  # and torch with it, which the meanings do without
+    from hpc_sla.errors import NotConvergedWarning
+
+    info._warned = True
+    warn(
+        f"a gradient (or a tangent) is taken of a {what} that did not converge: {info.status} "
+        f"after {info.iterations} iterations, relative residual {info.relative_residual:.1e}. It "
+        "may be as wrong as that; look at info.converged before you go back",
+        NotConvergedWarning,
     )

@@ -91,7 +91,7 @@ def make_method(spec: str) -> Maker:
     InputError
         An unknown name or option, or a value that does not fit it.
     """
-    name, _, options = spec.partition(":")
+    name, _, options = str(spec).partition(":")
     if name not in ENTRIES:
         raise InputError(
             f"unknown method {name!r}",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from hpc_sla import adjoint, log
+from hpc_sla.arguments import empty_result, number_of, tensor_if, tensor_of, warn_of_trainable
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
@@ -139,7 +141,10 @@ def solve(
     """
     started = time.perf_counter()
     operator = as_operator(A)
-    dtype = operator.dtype or b.dtype
+    b = tensor_if(b, operator.dtype, operator.device)
+    dtype = b.dtype if isinstance(b, torch.Tensor) else torch.float64
+    dtype = operator.dtype or dtype
+    x0 = None if x0 is None else tensor_if(x0, dtype, operator.device)
     loosest = loosest_rtol(dtype) if rtol is None else 0.0
     if rtol is None:
         rtol = default_rtol(dtype)
@@ -170,6 +175,9 @@ def solve(
     wanted.follow(agreed.heard)
     rhs, guess, *rest = wanted.tensors
     assert rhs is not None
+    if rhs.shape[1:] == (0,):
+        return _no_columns(operator, rhs, rest)
+    warn_of_trainable(precond)
     if adjoint_rtol is None:
         adjoint_rtol = rtol
     if any(wanted.gradients) and not adjoint_rtol:
@@ -198,6 +206,14 @@ def solve(
     info.seconds = time.perf_counter() - started
     log.solved("solve", info)
     return x, info
+
+
+def _no_columns(
+    operator: Operator, b: torch.Tensor, theta: Sequence[torch.Tensor | None]
+) -> tuple[torch.Tensor, SolveInfo]:
+    """The solution for a block [n_owned, 0], in the graph of what it depends on. Local."""
+    x = empty_result((operator.columns.n_owned, 0), b, *theta)
+    return x, SolveInfo("converged", 0, 0.0, 0.0, [0.0])
 
 
 def _identity(A: Any, operator: Operator, b: torch.Tensor) -> dict[str, Any]:
@@ -448,7 +464,11 @@ def _check(
     adjoint_rtol: float | None,
     dtol: float,
 ) -> None:
+    tensor_of(b, "b")
+    if x0 is not None:
+        tensor_of(x0, "x0")
     for name, tolerance in (("rtol", rtol), ("atol", atol), ("adjoint_rtol", adjoint_rtol or 0.0)):
+        tolerance = number_of(tolerance, name)
         if not (math.isfinite(tolerance) and tolerance >= 0):
             raise InputError(
                 f"{tolerance} is not a tolerance", field=name, remedy="Give a number >= 0"
@@ -457,14 +477,14 @@ def _check(
         raise InputError(
             "both tolerances are zero", field="rtol", remedy="Make rtol or atol positive"
         )
-    if not dtol > 1:
+    if not number_of(dtol, "dtol") > 1:
         raise InputError(
             f"{dtol} is not above 1", field="dtol", remedy="Give a number such as 1e5, or math.inf"
         )
-    if max_iterations < 0:
+    if number_of(max_iterations, "max_iterations") < 0:
         raise InputError(f"{max_iterations} is negative", field="max_iterations")
     n_owned = operator.layout.n_owned
-    if b.dim() not in (1, 2) or b.shape[0] != n_owned or 0 in b.shape[1:]:
+    if b.dim() not in (1, 2) or b.shape[0] != n_owned:
         raise InputError(
             f"shape {tuple(b.shape)} is not this rank's [{n_owned}] or [{n_owned}, k]", field="b"
         )
@@ -480,4 +500,5 @@ def _check(
                 f"{vector.dtype} on {vector.device} does not go with a matrix of "
                 f"{dtype} on {operator.device}",
                 field=name,
+                remedy=f"Pass {name}.to({str(operator.device)!r}, {dtype})",
             )

@@ -11,7 +11,7 @@ import torch
 
 from hpc_sla.adjoint import Form, MatrixForm, NormalForm, OperatorForm
 from hpc_sla.errors import AdjointSolveError, InputError
-from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.info import SolveInfo, warn_of_gradient
 from hpc_sla.linear.methods import Maker, make_method
 from hpc_sla.linear.normal import NormalOperator, NormalPreconditioner
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
@@ -212,6 +212,7 @@ class _Derived:
             On every rank.
         """
         origin, b = self._origin, b.detach().contiguous()
+        warn_of_gradient(origin.info)
         maker = self._maker or origin._maker
         assert maker is not None
         x, info = self._run.solve(maker, b, None)

@@ -44,7 +44,7 @@ def make_method(spec: str) -> Method:
     InputError
         An unknown name or option, or a value that does not fit it.
     """
-    name, _, text = spec.partition(":")
+    name, _, text = str(spec).partition(":")
     if name not in METHODS:
         raise InputError(
             f"unknown method {name!r}",

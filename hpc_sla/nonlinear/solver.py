@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from hpc_sla import adjoint, log
+from hpc_sla.arguments import tensor_of, warn_of_trainable
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.entry import entry
-from hpc_sla.errors import InputError
+from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.forgotten import watch
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
@@ -168,7 +169,11 @@ def nonlinear_solve(
     arguments = Arguments(theta)
     layout = _layout(layout, pattern, arguments)
     with layout.world.agree():
+        u0 = tensor_of(u0, "u0", None, layout.world.device)
         _check_start(u0, layout)
+        if not callable(residual):
+            raise InputTypeError(f"a {type(residual).__name__} cannot be called", field="residual")
+    warn_of_trainable(precond)
     columns = u0.shape[1] if u0.dim() == 2 else None
     inner = layout if columns is None else _blocked(layout, columns)
     choices = Choices(
@@ -276,12 +281,6 @@ def _blocked(layout: RowLayout, k: int) -> RowLayout:
 
 def _check_start(u0: Any, layout: RowLayout) -> None:
     n = layout.n_owned
-    if not isinstance(u0, torch.Tensor):
-        raise InputError(
-            f"a {type(u0).__name__} is not a tensor",
-            field="u0",
-            remedy="Pass torch.as_tensor(u0, dtype=torch.float64, device=world.device)",
-        )
     if u0.dtype not in (torch.float64, torch.float32):
         raise InputError(
             f"not a tensor of float64 or float32 but of {u0.dtype}",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hpc_sla.arguments import tensor_of
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond.workspace import Turns
@@ -145,6 +146,7 @@ class Wrapped(Preconditioner):
         return self._into(self._transpose(r), r, out)
 
     def _into(self, found: torch.Tensor, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        found = tensor_of(found, f"what the preconditioner {self.name} gave", r.dtype, r.device)
         check_result(self.name, found, r)
         copy_(out, found)
         return out

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from hpc_sla.entry import entry
+from hpc_sla.entry import entry, warn
 from hpc_sla.errors import InputError, NotConvergedWarning
 from hpc_sla.nonlinear import MEANINGS, NonlinearInfo
 from hpc_sla.nonlinear.solver import nonlinear_solve
@@ -33,12 +32,11 @@ class NonlinearSolves:
         """
         u, info = self.nonlinear_solve_with_info(residual, u0, *theta, **options)
         if not info.converged:
-            warnings.warn(
+            warn(
                 f"the nonlinear solve did not converge by {info.method}: {info.status} "
                 f"({MEANINGS[info.status]}); relative residual {info.relative_residual:.1e}. "
                 "nonlinear_solve_with_info tells more",
                 NotConvergedWarning,
-                stacklevel=2,
             )
         return u
 
@@ -66,7 +64,7 @@ class NonlinearSolves:
         """
         S = cast("SparseTensor", self)
         matrix = S.matrix
-        S._goes_with(u0, "u0")
+        u0 = S._given(u0, "u0")
         if S.shape[0] != S.shape[1]:
             raise InputError(f"a {S.shape[0]} x {S.shape[1]} matrix is not square")
         if options.get("pattern") is None:

@@ -25,6 +25,7 @@ from typing import TypeVar
 
 import torch
 
+from hpc_sla.arguments import empty_result
 from hpc_sla.errors import InputError
 
 M = TypeVar("M")
@@ -93,6 +94,7 @@ def for_each_system(
     n_results: int,
     batch: int | None,
     *columns: torch.Tensor,
+    values: torch.Tensor,
 ) -> torch.Tensor:
     """`function(matrix, [n, k], ...)` for each member of a batch: [S, n_results, k].
 
@@ -108,10 +110,12 @@ def for_each_system(
         As of `Vectors`.
     *columns : torch.Tensor [S, n, k]
         Of each, S is 1 or the size of the batch; k is the same.
+    values : torch.Tensor
+        What the matrices were made of: the result depends on it where there is none, too.
     """
     size, k = 1 if batch is None else batch, columns[0].shape[2]
     if size * k == 0:
-        return columns[0].new_zeros(size, n_results, k)
+        return empty_result((size, n_results, k), *columns, values)
     if len(matrices) == 1:
         wide = [
             c.expand(size, -1, -1).permute(1, 0, 2).reshape(c.shape[1], size * k) for c in columns

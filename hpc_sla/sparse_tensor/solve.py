@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 
 from hpc_sla import adjoint, direct
 from hpc_sla.adjoint import MatrixForm
+from hpc_sla.entry import warn
 from hpc_sla.errors import AdjointSolveError, NotConvergedWarning
 from hpc_sla.linear import MEANINGS, SolveInfo, solve
-from hpc_sla.linear.info import Status
+from hpc_sla.linear.info import Status, warn_of_gradient
 from hpc_sla.matrix import DSparseMatrix
 
 _REFINEMENTS = 3
@@ -97,6 +97,8 @@ class _Refined:
         self, b: torch.Tensor, theta: tuple[torch.Tensor, ...], transpose: bool
     ) -> torch.Tensor:
         """A solve that must meet its tolerance."""
+        for info in self.infos:
+            warn_of_gradient(info)
         x, infos = self.refined(b, theta, transpose, self._adjoint_rtol, 0.0)
         for mine, info in zip(self.infos, infos, strict=True):
             mine.adjoint = info
@@ -194,7 +196,7 @@ def _status(norm: float, target: float) -> Status:
     return "stagnated" if math.isfinite(norm) else "not_finite"
 
 
-def warn_unconverged(infos: Sequence[SolveInfo], stacklevel: int) -> None:
+def warn_unconverged(infos: Sequence[SolveInfo]) -> None:
     """Warn, once, of the systems that did not converge; by their status."""
     failed = [info for info in infos if not info.converged]
     if not failed:
@@ -203,9 +205,8 @@ def warn_unconverged(infos: Sequence[SolveInfo], stacklevel: int) -> None:
     told = "; ".join(f"{status} ({MEANINGS[status]})" for status in statuses)
     worst = max(info.relative_residual for info in failed)
     many = f"{len(failed)} of {len(infos)} systems" if len(infos) > 1 else "the solve"
-    warnings.warn(
+    warn(
         f"{many} did not converge by {failed[0].method}: {told}; relative residual up to "
         f"{worst:.1e}. solve_with_info tells more",
         NotConvergedWarning,
-        stacklevel=stacklevel + 1,
     )

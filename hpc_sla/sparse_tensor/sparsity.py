@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from hpc_sla.errors import InputError
+from hpc_sla.arguments import tensor_of
+from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.storage.checks import native
 from hpc_sla.world import World
@@ -96,7 +98,10 @@ def _world(device: torch.device) -> World:
 
 
 def _shape(shape: Any) -> tuple[int, int]:
-    sizes = tuple(int(size) for size in shape)
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        raise InputTypeError(f"{shape!r} is not two integers", field="shape") from None
     if len(sizes) != 2 or min(sizes) < 0:
         raise InputError(f"{sizes} is not the shape of a matrix", field="shape")
     if sizes[0] * sizes[1] >= _INT64:
@@ -107,7 +112,7 @@ def _shape(shape: Any) -> tuple[int, int]:
 def _indices(indices: Any, field: str, size: int, device: torch.device) -> torch.Tensor:
     if isinstance(indices, np.ndarray):
         indices = native(indices)
-    tensor = torch.as_tensor(indices, device=device).detach()
+    tensor = tensor_of(indices, field, None, device).detach().to(device)
     if tensor.numel() == 0:
         return torch.zeros(0, dtype=torch.int64, device=device)
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from hpc_sla import direct
+from hpc_sla.arguments import empty_result, tensor_of
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.linear import SolveInfo, default_rtol
@@ -243,13 +244,16 @@ class SparseTensor(NonlinearSolves):
         torch.Tensor
             [m], [m, k] or [B, m, k]; for a batch [B, m] or [B, m, k].
         """
-        if not isinstance(x, torch.Tensor):
-            return NotImplemented
-        self._goes_with(x, "x")
+        x = self._given(x, "x")
         parts = take_apart(x, self.batch_size, self.shape[1], "x")
         with torch.cuda.device_of(self.values):
             result = for_each_system(
-                _product, self._matrices(), self.shape[0], parts.batch, parts.columns
+                _product,
+                self._matrices(),
+                self.shape[0],
+                parts.batch,
+                parts.columns,
+                values=self.values,
             )
         return parts.join(result)
 
@@ -274,7 +278,7 @@ class SparseTensor(NonlinearSolves):
             Where a system did not converge; it names the status. x is the best there is.
         """
         x, infos = self.solve_with_info(b, *args, **kwargs)
-        warn_unconverged(infos, stacklevel=2)
+        warn_unconverged(infos)
         return x
 
     @entry
@@ -333,7 +337,7 @@ class SparseTensor(NonlinearSolves):
         AdjointSolveError
             In backward or forward mode: the solve for a derivative did not converge.
         """
-        self._goes_with(b, "b")
+        b = self._given(b, "b")
         rtol = default_rtol(self.dtype) if rtol is None else rtol
         adjoint_rtol = rtol if adjoint_rtol is None else adjoint_rtol
         limits = {"max_iterations": max_iterations, "x0": x0}
@@ -343,7 +347,7 @@ class SparseTensor(NonlinearSolves):
         rhs = take_apart(b, self.batch_size, self.shape[0], "b")
         columns = [rhs.columns]
         if x0 is not None:
-            self._goes_with(x0, "x0")
+            x0 = self._given(x0, "x0")
             columns.append(take_apart(x0, self.batch_size, self.shape[1], "x0").columns)
             if x0.dim() != b.dim() or len(columns[1]) not in (
                 1,
@@ -367,7 +371,14 @@ class SparseTensor(NonlinearSolves):
             return x
 
         with torch.cuda.device_of(self.values):
-            x = for_each_system(solve_one, self._matrices(), self.shape[1], rhs.batch, *columns)
+            x = for_each_system(
+                solve_one,
+                self._matrices(),
+                self.shape[1],
+                rhs.batch,
+                *columns,
+                values=self.values,
+            )
         return rhs.join(x), infos
 
     @entry
@@ -405,16 +416,20 @@ class SparseTensor(NonlinearSolves):
         from hpc_sla.eigen import eigsh
 
         B = options.pop("B", None)
-        masses: list[Any] = [B] * (self.batch_size or 1)
+        masses: list[Any] = [B] * (1 if self.batch_size is None else self.batch_size)
         if isinstance(B, SparseTensor):
             masses = self._masses(B)
         found = []
         with torch.cuda.device_of(self.values):
             for A, mass in zip(self._matrices(), masses, strict=True):
                 found.append(eigsh(A, k, which, B=mass, **options))
-        warn_unconverged([one for _, _, info in found for one in info.columns], stacklevel=2)
+        warn_unconverged([one for _, _, info in found for one in info.columns])
         if self.batch_size is None:
             w, V, _ = found[0]
+            return w, V
+        if not found:
+            nothing = [(0, k), (0, self.shape[0], k)]
+            w, V = (empty_result(shape, self.values) for shape in nothing)
             return w, V
         return torch.stack([w for w, _, _ in found]), torch.stack([V for _, V, _ in found])
 
@@ -440,13 +455,17 @@ class SparseTensor(NonlinearSolves):
         if self.batch_size is not None:
             raise InputError(f"{what} is of one matrix", remedy="Take a member of the batch: S[0]")
 
-    def _goes_with(self, x: torch.Tensor, field: str) -> None:
+    def _given(self, x: Any, field: str) -> torch.Tensor:
+        """A tensor that goes with the matrix, made of an array or a list where that is given."""
+        x = tensor_of(x, field, self.dtype, self.device)
         if x.dtype != self.dtype or x.device != self.device:
             raise InputError(
                 f"{x.dtype} on {x.device} does not go with a matrix of {self.dtype} on "
                 f"{self.device}",
                 field=field,
+                remedy=f"Pass {field}.to({str(self.device)!r}, {self.dtype})",
             )
+        return x
 
 
 def _product(A: DSparseMatrix, x: torch.Tensor) -> torch.Tensor:
@@ -456,7 +475,10 @@ def _product(A: DSparseMatrix, x: torch.Tensor) -> torch.Tensor:
 def _floats(values: Any, field: str) -> torch.Tensor:
     if isinstance(values, np.ndarray):
         values = native(values)
-    tensor = torch.as_tensor(values)
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = tensor_of(values, field)  # says what it is
     if tensor.dtype not in _DTYPES:
         raise InputError(
             f"{tensor.dtype} is not supported", field=field, remedy="Use float64 or float32"
