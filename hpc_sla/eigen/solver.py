@@ -29,7 +29,7 @@ from hpc_sla.forgotten import watch
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import identify_matrix
 from hpc_sla.linear.systems import parameters_of
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import positive
@@ -138,6 +138,8 @@ def eigsh(
     (True, [1.0, 2.0, 3.0])
     """
     started = time.perf_counter()
+    if isinstance(B, TransposedMatrix):
+        B = B.T  # the same, as it is to be symmetric
     a, b = as_operator(A), None if B is None else as_operator(B)
     if guard is None:
         guard = max(2, k // 5)
@@ -166,7 +168,9 @@ def eigsh(
         parameters=len(theta),
     ) as agreed:
         dtype = _dtype(a, b, x0, deflate)
-        _check(a, b, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
+        _check(a, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
+        if b is not None:
+            _check_mass(a, B if isinstance(B, DSparseMatrix) else b)
         if tol is None:
             tol = TOLERANCES[dtype]
         wanted = adjoint.Wanted(theta)
@@ -280,7 +284,6 @@ def _dtype(a: Operator, b: Operator | None, *vectors: torch.Tensor | None) -> to
 
 def _check(
     a: Operator,
-    b: Operator | None,
     k: int,
     which: str,
     tol: float | None,
@@ -311,19 +314,6 @@ def _check(
             raise InputError(
                 f"{tolerance} is not a tolerance", field=name, remedy="Give a positive number"
             )
-    matrix = b is not None and b.absolute() is not None
-    if b is not None and not matrix and not (b.square and same_rows(a.layout, b.layout)):
-        raise InputError(
-            "does not have its rows on the ranks, and in the order, in which A has them",
-            field="B",
-            remedy="Pass an operator on A.layout",
-        )
-    if b is not None and b.absolute() is not None and bool((b.diagonal() < 0).any()):
-        raise InputError(
-            "is not positive definite: it has negative entries on the diagonal",
-            field="B",
-            remedy="Pass a matrix of which v . B v > 0 for every v",
-        )
     for name, block in (("x0", x0), ("deflate", deflate)):
         if block is None:
             continue
@@ -334,6 +324,25 @@ def _check(
             )
         if block.device != a.device:
             raise InputError(f"is on {block.device} and the matrix on {a.device}", field=name)
+
+
+def _check_mass(a: Operator, B: Any) -> None:
+    """Where its rows are is left to `aligned`, of one that has entries."""
+    if isinstance(B, DSparseMatrix):
+        if B.columns is B.layout and bool((B.diagonal() < 0).any()):
+            raise InputError(
+                "is not positive definite: it has negative entries on the diagonal",
+                field="B",
+                remedy="Pass a matrix of which v . B v > 0 for every v",
+            )
+        return
+    b = as_operator(B)
+    if not (b.square and same_rows(a.layout, b.layout)):
+        raise InputError(
+            "does not have its rows on the ranks, and in the order, in which A has them",
+            field="B",
+            remedy="Pass an operator on A.layout",
+        )
 
 
 def _check_symmetric(A: Any, B: Any, dtype: torch.dtype) -> None:
