@@ -272,18 +272,26 @@ class Checkpoint:
         if not world.on_root(lambda: os.path.exists(path)):
             _say(world, f"there is no checkpoint {path} to resume from: starting afresh")
             return None
-        with world.agree():
-            file = CheckpointFile(path)
-        with world.agree(), file.well_formed():
-            saved = Saved(file, world, self.tag)
-        told = json.dumps([saved.identity, file.facts], sort_keys=True)
-        seen = world.comm.allgather(hashlib.sha256(told.encode()).hexdigest())
-        if len(set(seen)) > 1:
-            raise InputError(
-                "was replaced while it was read: ranks see different ones",
-                file=path,
-                remedy="Run one job at a time with it",
-            )
+        file: CheckpointFile | None = None
+        try:
+            with world.agree():
+                file = CheckpointFile(path)
+            assert file is not None
+            with world.agree(), file.well_formed():
+                saved = Saved(file, world, self.tag)
+            told = json.dumps([saved.identity, file.facts], sort_keys=True)
+            seen = world.comm.allgather(hashlib.sha256(told.encode()).hexdigest())
+            if len(set(seen)) > 1:
+                raise InputError(
+                    "was replaced while it was read: ranks see different ones",
+                    file=path,
+                    remedy="Run one job at a time with it",
+                )
+        except BaseException:
+            # Else HDF5 would have it open for as long as the error is kept.
+            if file is not None:
+                file.close()
+            raise
         return saved
 
     def resumed(self, world: World, iteration: int) -> None:

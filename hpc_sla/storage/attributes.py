@@ -19,11 +19,11 @@ RESULT_FORMAT = "hpc_sla.result"
 CHECKPOINT_FORMAT = "hpc_sla.checkpoint"
 # Version 2 of a matrix file says how a rectangular matrix's columns are stored, that of a result
 # has dimension scales.
+VERSIONS = {MATRIX_FORMAT: 2, RESULT_FORMAT: 2, CHECKPOINT_FORMAT: 1}
 _REMEDIES: dict[tuple[str, ...], str] = {
     (MATRIX_FORMAT,): HOW_TO_MAKE,
     (RESULT_FORMAT,): HOW_TO_SOLVE,
 }
-VERSIONS = {MATRIX_FORMAT: 2, RESULT_FORMAT: 2, CHECKPOINT_FORMAT: 1}
 
 
 def check_format(file: h5py.File, *formats: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _REMEDY = "Delete it, or leave out --resume (resume=False), to start afresh."
+
+
+_TEXTS = ("identity", "facts", "state_names")
+_DIGEST = "state_sha256"
+
+
+def _digest(texts: Iterable[str], arrays: Mapping[str, np.ndarray]) -> str:
+    state = hashlib.sha256("\0".join(texts).encode())
+    for name, array in sorted(arrays.items()):
+        state.update(f"\0{name} {array.dtype} {array.shape}".encode())
+        state.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    return state.hexdigest()
 
 
 class CheckpointWriter:
@@ -72,17 +85,21 @@ class CheckpointWriter:
             Bytes of the file.
         """
         assert self._pending is not None
-        for name, array in arrays.items():
-            array = np.atleast_1d(np.asarray(array, dtype=np.float64))
+        told = {
+            name: np.atleast_1d(np.asarray(array, dtype=np.float64))
+            for name, array in arrays.items()
+        }
+        for name, array in told.items():
             item = self._output.create(f"state/{name}", array.shape, array.dtype)
             self._output.write(item, 0, array)
-        root = {
+        root: dict[str, Any] = {
             "format": attrs.CHECKPOINT_FORMAT,
             "version": attrs.VERSIONS[attrs.CHECKPOINT_FORMAT],
             "identity": json.dumps(identity, sort_keys=True),
             "facts": json.dumps(facts, sort_keys=True),
             "state_names": json.dumps(sorted(arrays)),
         }
+        root[_DIGEST] = _digest([root[name] for name in _TEXTS], told)
         attrs.set_attributes(self._output.file, root)
         self._output.close()
         size = os.path.getsize(self._pending.temporary)
@@ -192,13 +209,21 @@ class CheckpointFile:
             return name in members(self._file, "vectors")
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What is the same on every rank."""
+        """What is the same on every rank; nothing of it or of the facts was changed since.
+
+        Solvers go on from these as from numbers of their own: what they may be is not checked.
+        """
         with _checkpoint_errors():
             found = {}
             # By their names, not by the group's: a damaged group may have lost some.
             for name in self._names:
                 item = dataset(self._file, f"state/{name}", FLOATS, ndim=(1, 2, 3))
                 found[name] = read_slab(item, 0, item.shape[0])
+            digest = attrs.attribute(self._file, _DIGEST)
+            texts = [str(attrs.attribute(self._file, name)) for name in _TEXTS]
+            # Those of earlier versions have none.
+            if digest is not None and digest != _digest(texts, found):
+                raise InputError("is not the one that was written", file=self.path, field=_DIGEST)
             return found
 
     def close(self) -> None:

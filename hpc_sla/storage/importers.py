@@ -234,7 +234,8 @@ _VECTOR_READERS: dict[str, Callable[[str], np.ndarray]] = {
 }
 _NUMPY = "read it with numpy.loadtxt and write it with {}"
 _HOW_TO_CONVERT = {
-    **dict.fromkeys((".csv", ".tsv", ".txt", ".dat"), _NUMPY),
+    **dict.fromkeys((".csv", ".tsv", ".txt"), _NUMPY),
+    ".dat": f"rename it to .petsc if PETSc wrote it, else {_NUMPY}",
     **dict.fromkeys((".pt", ".pth", ".pkl", ".pickle"), "load it where you trust it, and use {}"),
     **dict.fromkeys((".zip", ".7z", ".gz", ".bz2", ".xz", ".zst"), "unpack it first"),
 }

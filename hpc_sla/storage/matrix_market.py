@@ -204,6 +204,9 @@ def _read_header(stream: BinaryIO, path: str) -> _Header:
         raise InputError(
             "is written in UTF-16", file=path, remedy="Save it as plain text (ASCII or UTF-8)."
         )
+    for magic, suffix in ((b"\x1f\x8b", ".gz"), (b"BZh", ".bz2"), (b"\xfd7zXZ", ".xz")):
+        if first.startswith(magic):
+            raise InputError("is compressed", file=path, remedy=f"Let its name end in {suffix}.")
     words = first.removeprefix(_BOM).decode("latin-1").lower().split()
     if len(words) != 5 or words[:2] != ["%%matrixmarket", "matrix"]:
         raise InputError(

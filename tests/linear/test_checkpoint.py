@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -296,6 +298,55 @@ def test_damage_is_told(world, folder):
     world.on_root(lambda: path.write_text("no checkpoint"))
     with pytest.raises(hs.InputError, match="not an HDF5 file"):
         hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True))
+
+
+@pytest.mark.mpi
+def test_a_state_of_other_types_is_refused(world, folder):
+    """What solvers would take for numbers of their own."""
+    A, b = _system(world, _poisson(9))
+    path = folder / "solve.h5"
+    with pytest.raises(Interrupted):
+        hs.solve(A, b, checkpoint=hs.Checkpoint(path, "3iterations"), callback=interrupt(8))
+    content = world.on_root(path.read_bytes)
+
+    def fact(name, value):
+        def change(file):
+            facts = json.loads(file.attrs["facts"])
+            assert name in facts
+            file.attrs["facts"] = json.dumps({**facts, name: value})
+
+        return change
+
+    def array(name, value):
+        def change(file):
+            del file[name]
+            file[name] = value
+
+        return change
+
+    changes = [
+        *(fact("iteration", value) for value in (2**63, [5, 6], "five", -1, 1e300, None)),
+        *(fact("best", value) for value in (["x"], [], 3, [2**63], [[1.0]])),
+        fact("running", [0, 1]),
+        *(array("state/method.rho", v) for v in (np.arange(3.0), np.ones(1), np.ones((1, 1)))),
+        *(array("state/method.rho", v) for v in (np.ones(1, dtype=np.int64), np.float64(3))),
+        array("vectors/x", np.ones(81, dtype=np.float32)),
+        array("vectors/x", np.ones(80)),
+        lambda file: file.attrs.__setitem__("version", np.uint64(2**63)),
+        lambda file: file.attrs.__setitem__("facts", 3),
+        lambda file: file.attrs.__setitem__("state_names", "[1, 2"),
+    ]
+    for change in changes:
+
+        def put(change=change):
+            path.write_bytes(content)
+            with h5py.File(path, "r+") as file:
+                change(file)
+
+        world.on_root(put)
+        with pytest.raises(hs.InputError, match="start afresh"):
+            hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True))
+        world.comm.barrier()  # until all have closed it
 
 
 @pytest.mark.mpi

@@ -205,6 +205,13 @@ def test_utf16_is_named(path):
         read_source(path)
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_by_another_name(path, pack):
+    path.write_bytes(pack(b"%%MatrixMarket matrix coordinate real general\n1 1 0\n"))
+    with pytest.raises(InputError, match="is compressed"):
+        read_source(path)
+
+
 @pytest.mark.parametrize("sizes", ["2 2", "2 2 1 1", "2.0 2 1", "2 2 x", "1_0 2 1", "-2 2 0"])
 def test_sizes_are_whole_numbers(path, sizes):
     market(path, GENERAL, f"{sizes}\n1 1 1")

@@ -443,6 +443,7 @@ def test_our_own_files_are_not_taken_for_others(tmp_path):
     [
         ("m.csv", ["numpy.loadtxt", "scipy.sparse.save_npz"]),
         ("m.TXT", ["numpy.loadtxt"]),
+        ("m.dat", ["rename it to .petsc", "numpy.loadtxt"]),
         ("m.pkl", ["where you trust it"]),
         ("m.zip", ["unpack"]),
         ("m.npz.gz", ["unpack"]),
