@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import torch
 from torch.autograd import forward_ad
 
 from hpc_sla.adjoint import JacobianForm
+from hpc_sla.entry import warn
 from hpc_sla.errors import AdjointSolveError, NotConvergedWarning
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.methods import Maker, make_method
@@ -102,12 +102,11 @@ class JacobianSystem:
                 told.status = "stagnated"
             raise AdjointSolveError(told)
         if told.relative_residual > usual:
-            warnings.warn(
+            warn(
                 f"the solve for a gradient came to a relative residual of "
                 f"{told.relative_residual:.1e} and no further; give adjoint_rtol to have that "
                 "accepted, or refused",
                 NotConvergedWarning,
-                stacklevel=2,
             )
 
     def _attempts(

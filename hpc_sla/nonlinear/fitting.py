@@ -14,7 +14,7 @@ from hpc_sla.operators import Operator
 _MEMORY = 2**28
 _MOST_COLOURS = 256
 # Rows of a rank, times entries of a row, whose direct factor costs less than iterations do.
-_DIRECT = 200_000
+_DIRECT = 50_000
 
 
 def fitting_method(operator: Operator) -> Maker:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from hpc_sla.entry import warn
 from hpc_sla.errors import InputError, NotConvergedWarning
 from hpc_sla.layout import RowLayout
 from hpc_sla.linear.keeper import Watch
@@ -195,12 +195,11 @@ class Problem:
         if info.converged or self._warned:
             return
         self._warned = True
-        warnings.warn(
+        warn(
             f"a gradient is taken of a nonlinear solve that did not converge: it ended "
             f"{info.status} ({MEANINGS[info.status]}), relative residual "
             f"{info.relative_residual:.1e}. It is that of a root only as far as u is one",
             NotConvergedWarning,
-            stacklevel=2,
         )
 
     def exact_products(self, linear: Linearisation, u: torch.Tensor) -> JacobianProducts:
@@ -216,13 +215,12 @@ class Problem:
         if not self._compared:
             self._compared = True
             if not reverse_mode_fits(equations, u, products):
-                warnings.warn(
+                warn(
                     "the gradient of a nonlinear solve may be wrong: what autograd gives for the "
                     "residual's derivative with respect to u is not that of its values (does it "
                     "detach u, have a backward of its own, or use a sum over ranks in its rows "
                     "without world.replicate?)",
                     RuntimeWarning,
-                    stacklevel=2,
                 )
         return products
 

@@ -133,8 +133,8 @@ def test_modules_that_keep_their_weights_elsewhere(world, kind):
 
 
 BAD_STARTS = {
-    "a list": (lambda n: [1.0] * n, "a list is not a tensor"),
-    "an array": (lambda n: np.ones(n), "a ndarray is not a tensor"),
+    "a string": (lambda n: "zeros", "a str is not a tensor"),
+    "an array of integers": (lambda n: np.ones(n, dtype=int), "int64"),
     "integers": (lambda n: torch.ones(n, dtype=torch.int64), "int64"),
     "complex": (lambda n: torch.ones(n, dtype=torch.complex128), "complex128"),
     "half": (lambda n: torch.ones(n, dtype=torch.float16), "float16"),
@@ -149,6 +149,13 @@ def test_starts_that_are_refused(world, name):
     layout = hs.RowLayout.even(N, world)
     with pytest.raises(hs.InputError, match=words):
         hs.nonlinear_solve(lambda u: u, make(layout.n_owned), layout=layout)
+
+
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_lists_and_arrays_are_starts(world, kind):
+    layout = hs.RowLayout.even(N, world)
+    u, info = hs.nonlinear_solve(lambda u: u - 3.0, kind([1.0] * layout.n_owned), layout=layout)
+    assert info.converged and everywhere(world, torch.equal(u, torch.full_like(u, 3.0)))
 
 
 BAD_RESIDUALS = {

@@ -93,7 +93,7 @@ def test_the_gradient_or_a_word(world, name):
             loss.backward()
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("error", RuntimeWarning)
             loss.backward()
         assert everywhere(world, torch.allclose(a.grad, 0.5 / a.detach().sqrt(), rtol=1e-8))
 
@@ -183,5 +183,5 @@ def test_a_gradient_of_what_is_no_root_is_not_given_without_a_word(world):
     with pytest.warns(hs.NotConvergedWarning, match="max_iterations"):
         layout.dot(u, u).backward(retain_graph=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", RuntimeWarning)
         layout.dot(u, u).backward()  # once is enough

@@ -44,7 +44,8 @@ def test_the_same_root(world, way):
     )
     assert info.converged and np.allclose(full(A.layout, u), dense.u, atol=1e-8)
     assert seen == list(range(info.iterations + 1)) and len(info.residual_history) == len(seen)
-    assert info.residual_evaluations == info.iterations + 1
+    # Two more tell whether torch's products are the residual's, where a preconditioner needs them.
+    assert info.residual_evaluations <= info.iterations + 3
 
 
 def test_anderson_needs_fewer_and_takes_a_given_map(world):
