@@ -99,7 +99,8 @@ def solve(
         columns); on an accelerator in bursts.
     adjoint_rtol : float, optional
         Replicated. What the solves for derivatives must reach, relative to their own right-hand
-        sides. Default: rtol. They keep to max_iterations, too.
+        sides. Default: rtol, or what rounding leaves (`info.adjoint.at_rounding`) where that is
+        more. They keep to max_iterations, too.
     checkpoint : Checkpoint, optional
         Saves the state from time to time, and may go on from one. Of this solve, not of those for
         derivatives. The preconditioner is set up again when a solve goes on.
@@ -129,6 +130,11 @@ def solve(
         or dtype.
     AdjointSolveError
         On every rank, in backward or forward mode: the solve for a derivative did not converge.
+
+    Warns
+    -----
+    NotConvergedWarning
+        In backward or forward mode: the solve itself had not.
 
     Examples
     --------
@@ -178,6 +184,7 @@ def solve(
     if rhs.shape[1:] == (0,):
         return _no_columns(operator, rhs, rest)
     warn_of_trainable(precond)
+    strict = adjoint_rtol is not None
     if adjoint_rtol is None:
         adjoint_rtol = rtol
     if any(wanted.gradients) and not adjoint_rtol:
@@ -195,7 +202,7 @@ def solve(
             watch = Watch(checkpoint).of(method, lambda: _identity(plain, operator, b))
         return Run(operator, M, rtol, atol, max_iterations, callback, watch, dtol, True, loosest)
 
-    system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients))
+    system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients), strict)
     differentiable = adjoint.solve if operator.square else adjoint.least_squares
     x = differentiable(system, rhs, guess, tuple(t for t in rest if t is not None))
     info = system.info
