@@ -38,6 +38,9 @@ from hpc_sla.storage.limits import machine_memory
 DTOL = 1e5
 """PETSc's."""
 
+_SUSPICIOUS = ("max_iterations", "breakdown", "stagnated", "indefinite", "diverged")
+"""Statuses that a matrix may have caused which is not symmetric."""
+
 # b . b outside this range and its inverse would lose a residual's square to under- or overflow, in
 # float32 as multigrid may work in it for either.
 _SQUARES = {torch.float64: 1e-16, torch.float32: 1e-16}
@@ -312,8 +315,12 @@ class Run:
         else:
             x, solved = self._solve_scaled(make, b, x0)
         info = summarise(solved, b.dim() == 1)
+        symmetric = None
+        if self.told and make.entry.needs_symmetric and info.status in _SUSPICIOUS:
+            symmetric = self.operator.symmetric(b.dtype)
         for one in (info, *solved):
             one.method, one.precond = make.spec, self.precond.name
+            one.symmetric = symmetric
         return x, info
 
     def _check_room(self, make: Maker, b: torch.Tensor) -> None:
@@ -415,7 +422,7 @@ class Run:
             )
         ]
         for info in infos:
-            info.rtol = self.rtol
+            info.rtol, info.dtype = self.rtol, str(b.dtype).removeprefix("torch.")
         if square and (self.told or not all(info.converged for info in infos)):
             self._judge(infos, accuracy(self.operator, b, x, r, self.rtol))
         return infos
