@@ -68,6 +68,8 @@ def solved(by: str, info: Any) -> None:
         told: dict[str, Any] = {
             name: getattr(info, name, None) for name in (*names, "relative_residual")
         }
+        if getattr(info, "backward_error", None) is not None:
+            told["backward_error"] = info.backward_error
         emit("solved", by=by, **told, took=round(info.seconds, 6))
 
 

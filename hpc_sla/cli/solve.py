@@ -20,6 +20,7 @@ from hpc_sla.cli.plan import default_output, default_problem
 from hpc_sla.cli.record import conclude, gather_profile, log_input, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
+from hpc_sla.errors import InputError
 from hpc_sla.report.run import finite
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Settings:
     rtol: float | None
     atol: float
     max_iterations: int | None
+    dtol: float = 1e5
 
     def on(self, dtype: torch.dtype) -> Settings:
         """The same for a matrix of that dtype, which decides what was left open. Local."""
@@ -54,6 +56,13 @@ class Settings:
 @click.command("solve", short_help="Solve A x = b on all ranks and write the result.")
 @click.argument("file", metavar="[FILE.h5]", required=False, type=Read(makes=default_problem))
 @options.solver_options
+@click.option(
+    "--dtol",
+    type=float,
+    default=1e5,
+    show_default=True,
+    help="End as diverged when ||b - A x|| > dtol ||b||.",
+)
 @options.world_options
 @click.option(
     "-o",
@@ -75,6 +84,7 @@ def command(
     atol: float,
     max_iterations: int | None,
     rhs: str | None,
+    dtol: float,
     device: str,
     transport: str,
     output: str | None,
@@ -94,7 +104,9 @@ def command(
     (see --checkpoint).
     """
     options.check_solver_numbers(rtol, atol, max_iterations)
-    settings = Settings(method, precond, rtol, atol, max_iterations)
+    if not dtol > 1:
+        raise InputError(f"is {dtol:g}", field="--dtol", remedy="Give a number above 1.")
+    settings = Settings(method, precond, rtol, atol, max_iterations, dtol)
     with (
         Guard(checkpoint, checkpoint_every, resume) as guard,
         Watchdog(stall_timeout),
@@ -191,6 +203,7 @@ def run_solver(
             rtol=settings.rtol,
             atol=settings.atol,
             max_iterations=settings.max_iterations,
+            dtol=settings.dtol,
             callback=watch,
             checkpoint=checkpoint,
         )
@@ -219,11 +232,13 @@ def attributes(world: World, plan: Plan, settings: Settings, info: SolveInfo) ->
         **({} if normal is None else {"normal_residual": normal}),
         "residual_norm": info.residual_norm,
         **_of_columns(info),
+        **({} if info.backward_error is None else {"backward_error": info.backward_error}),
         "method": info.method,
         "method_reason": info.reason,
         "precond": info.precond,
         "rtol": settings.rtol,
         "atol": settings.atol,
+        "dtol": settings.dtol,
         "max_iterations": "default" if limit is None else limit,
         "rhs": plan.rhs,
         "ranks": world.size,
@@ -269,6 +284,7 @@ def _report(
         "relative_residual": finite(info.relative_residual),
         **({} if info.normal_residual is None else {"normal_residual": info.normal_residual}),
         **_of_columns(info),
+        **({} if info.backward_error is None else {"backward_error": finite(info.backward_error)}),
         "rows": A.layout.n_global,
         "nnz": nnz,
         **where,

@@ -57,6 +57,8 @@ def accuracy(
     rtol : float
         Replicated. A row that is as good as that has no error to hide.
     """
+    # Of a factorisation they may lie in memory by columns.
+    b, x, r = b.contiguous(), x.contiguous(), r.contiguous()
     scale = torch.empty_like(b)
     if not operator.absolute(x, scale):
         return _without_entries(operator, b, x, r)

@@ -75,6 +75,8 @@ class SolveInfo:
     symmetric : bool or None
         Of a solve that failed by a method for symmetric matrices: whether A is symmetric, to all
         appearances.
+    dtype : str
+        `float64` or `float32`.
     columns : tuple of SolveInfo
         For several right-hand sides, one a column; the fields above then tell of the worst: the
         first status that is not `converged`, the most iterations, the largest norms.
@@ -97,6 +99,7 @@ class SolveInfo:
     hidden: bool = False
     at_rounding: bool = False
     symmetric: bool | None = None
+    dtype: str = ""
     columns: tuple[SolveInfo, ...] = field(default=(), repr=False)
     adjoint: SolveInfo | None = field(default=None, repr=False)
 
@@ -142,6 +145,7 @@ def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
         if columns[0].normal_residual is not None
         else None,
         rtol=columns[0].rtol,
+        dtype=columns[0].dtype,
         backward_error=worst(errors) if errors else None,
         hidden=any(c.hidden for c in columns),
         at_rounding=all(c.at_rounding for c in columns if not c.converged),

@@ -112,7 +112,9 @@ class Recovery:
         if any(steps):
             points = {one.lowest_after for one, s in zip(self._rounds, steps, strict=True) if s}
             best = _Best(system.x.clone(), norms)
-            if method.current:
+            if not method.current:
+                points = {max(points)}  # a look ends what it has begun
+            else:
                 points |= {round(max(steps) * 0.75**i) for i in range(_LOOKS)}
             self._again(steps, best, points)
             if method.current and any(best.at):

@@ -38,6 +38,9 @@ from hpc_sla.storage.limits import machine_memory
 DTOL = 1e5
 """PETSc's."""
 
+_SUSPICIOUS = ("max_iterations", "breakdown", "stagnated", "indefinite", "diverged")
+"""Statuses that a matrix may have caused which is not symmetric."""
+
 # b . b outside this range and its inverse would lose a residual's square to under- or overflow, in
 # float32 as multigrid may work in it for either.
 _SQUARES = {torch.float64: 1e-16, torch.float32: 1e-16}
@@ -99,7 +102,8 @@ def solve(
         columns); on an accelerator in bursts.
     adjoint_rtol : float, optional
         Replicated. What the solves for derivatives must reach, relative to their own right-hand
-        sides. Default: rtol. They keep to max_iterations, too.
+        sides. Default: rtol, or what rounding leaves (`info.adjoint.at_rounding`) where that is
+        more. They keep to max_iterations, too.
     checkpoint : Checkpoint, optional
         Saves the state from time to time, and may go on from one. Of this solve, not of those for
         derivatives. The preconditioner is set up again when a solve goes on.
@@ -129,6 +133,11 @@ def solve(
         or dtype.
     AdjointSolveError
         On every rank, in backward or forward mode: the solve for a derivative did not converge.
+
+    Warns
+    -----
+    NotConvergedWarning
+        In backward or forward mode: the solve itself had not.
 
     Examples
     --------
@@ -178,6 +187,7 @@ def solve(
     if rhs.shape[1:] == (0,):
         return _no_columns(operator, rhs, rest)
     warn_of_trainable(precond)
+    strict = adjoint_rtol is not None
     if adjoint_rtol is None:
         adjoint_rtol = rtol
     if any(wanted.gradients) and not adjoint_rtol:
@@ -195,7 +205,7 @@ def solve(
             watch = Watch(checkpoint).of(method, lambda: _identity(plain, operator, b))
         return Run(operator, M, rtol, atol, max_iterations, callback, watch, dtol, True, loosest)
 
-    system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients))
+    system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients), strict)
     differentiable = adjoint.solve if operator.square else adjoint.least_squares
     x = differentiable(system, rhs, guess, tuple(t for t in rest if t is not None))
     info = system.info
@@ -305,8 +315,12 @@ class Run:
         else:
             x, solved = self._solve_scaled(make, b, x0)
         info = summarise(solved, b.dim() == 1)
+        symmetric = None
+        if self.told and make.entry.needs_symmetric and info.status in _SUSPICIOUS:
+            symmetric = self.operator.symmetric(b.dtype)
         for one in (info, *solved):
             one.method, one.precond = make.spec, self.precond.name
+            one.symmetric = symmetric
         return x, info
 
     def _check_room(self, make: Maker, b: torch.Tensor) -> None:
@@ -408,7 +422,7 @@ class Run:
             )
         ]
         for info in infos:
-            info.rtol = self.rtol
+            info.rtol, info.dtype = self.rtol, str(b.dtype).removeprefix("torch.")
         if square and (self.told or not all(info.converged for info in infos)):
             self._judge(infos, accuracy(self.operator, b, x, r, self.rtol))
         return infos

@@ -21,6 +21,18 @@ from hpc_sla.precond.transposed import transposed
 if TYPE_CHECKING:
     from hpc_sla.linear.solver import Run
 
+_STRONGER = {
+    "pipelined_cg": "cg",
+    "cg": "minres",
+    "richardson": "gmres",
+    "bicgstab": "gmres",
+    "gmres": "bicgstab",
+}
+"""What a derivative's solve goes on with where the method fails: it may do so for one right-hand
+side and not for another."""
+
+_FAILED = ("indefinite", "breakdown", "stagnated", "diverged")
+
 Theta = tuple[torch.Tensor, ...]
 
 
@@ -65,6 +77,8 @@ class KrylovSystem:
         Of the derivatives' solves.
     wanted : bool
         Whether a gradient may be asked for.
+    strict : bool
+        Whether rtol must be met even where rounding allows no less.
 
     Attributes
     ----------
@@ -81,11 +95,12 @@ class KrylovSystem:
         maker: Maker | None,
         rtol: float,
         wanted: bool,
+        strict: bool,
     ) -> None:
         self.form = form_of(A)
         self._matrix, self._set_up = A, set_up
         self._maker, self._rtol, self._wanted = maker, rtol, wanted
-        self._fallback = ""
+        self._fallback, self.strict = "", strict
         self._run: Run | None = None
 
     def solve(self, b: torch.Tensor, x0: torch.Tensor | None, theta: Theta) -> torch.Tensor:
@@ -106,6 +121,19 @@ class KrylovSystem:
     def _one_way(self) -> bool:
         """Whether A and its preconditioner are taken for symmetric."""
         return self._maker is not None and self._maker.entry.needs_symmetric
+
+    @cached_property
+    def lopsided(self) -> bool:
+        """Whether a method for symmetric matrices solved with one that is not. **Collective.**
+
+        It may, and says what its residual is; but the derivative needs the transpose.
+        """
+        run = self._run
+        assert run is not None
+        operator = run.operator
+        if not (self._one_way and operator.transposable and run.precond.transposable):
+            return False
+        return not operator.symmetric(operator.dtype or torch.float64)
 
     def _check(self) -> None:
         """Refuse what has no derivative before the time is spent. **Collective.**"""
@@ -155,7 +183,7 @@ class KrylovSystem:
 
     @cached_property
     def _backward_run(self) -> Run:
-        return self._derived_run(not self._one_way)
+        return self._derived_run(not self._one_way or self.lopsided)
 
     @cached_property
     def _forward_run(self) -> Run:
@@ -216,14 +244,30 @@ class _Derived:
         maker = self._maker or origin._maker
         assert maker is not None
         x, info = self._run.solve(maker, b, None)
-        failed = not (info.converged or info.at_rounding)
-        if failed and self._maker is None and origin._fallback:
-            x, info = self._run.solve(self._run.maker(origin._fallback), b, None)
+        other = "" if self._serves(info) else self._stronger(maker, info)
+        if other:
+            y, found = self._run.solve(self._run.maker(other), b, None)
+            if self._serves(found) or found.relative_residual < info.relative_residual:
+                x, info = y, found
         origin.info.adjoint = info
-        # What rounding leaves is all there is: no other method, and no more iterations, would help.
-        if not (info.converged or info.at_rounding):
+        if not self._serves(info):
             raise AdjointSolveError(info)
         return x
+
+    def _serves(self, info: SolveInfo) -> bool:
+        # What rounding leaves is all there is: no other method, and no more iterations, would help.
+        rounded = info.at_rounding and info.relative_residual <= 1.0
+        return info.converged or (rounded and not self._origin.strict)
+
+    def _stronger(self, maker: Maker, info: SolveInfo) -> str:
+        """The method to go on with where one failed; empty for none. **Collective.**"""
+        if self._maker is not None:
+            return ""
+        if self._origin._fallback:
+            return self._origin._fallback
+        if info.status not in _FAILED:
+            return ""
+        return "gmres" if self._origin.lopsided else _STRONGER.get(maker.name, "")
 
     @property
     def T(self) -> _Derived:

@@ -38,11 +38,12 @@ def print_run(
     known_error : float or None
         Relative error to the solution that the file knows.
     advice : sequence of str
-        What to try where it did not converge.
+        What to try where it did not converge, or hides something.
     """
     from hpc_sla.linear import MEANINGS
 
     spent = summary["seconds"]
+    backward = summary.get("backward_error")
     residual, normal = summary["relative_residual"], summary.get("normal_residual")
     ended = f"{status} in {count(summary['iterations'])} iterations"
     if status != "converged":
@@ -57,6 +58,7 @@ def print_run(
         ("status", ended),
         *[("" if i else "try", one) for i, one in enumerate(advice)],
         ("true residual", "not finite" if residual is None else f"{residual:.3e} (relative)"),
+        *([("backward error", f"{backward:.3e} (of a row, relative)")] if backward else []),
         *([("normal residual", f"{normal:.3e} (relative)")] if normal is not None else []),
     ]
     if "statuses" in summary:

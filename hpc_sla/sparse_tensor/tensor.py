@@ -14,7 +14,7 @@ from hpc_sla import direct
 from hpc_sla.arguments import empty_result, tensor_of
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
-from hpc_sla.linear import SolveInfo, default_rtol
+from hpc_sla.linear import SolveInfo
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.sparse_tensor import files
 from hpc_sla.sparse_tensor.choose import choose_backend
@@ -318,7 +318,7 @@ class SparseTensor(NonlinearSolves):
         x0 : torch.Tensor like b, optional
             Initial guess of an iteration.
         adjoint_rtol : float, optional
-            What the solves for derivatives must reach. Default: rtol.
+            What the solves for derivatives must reach. Default: rtol, or what rounding leaves.
 
         Returns
         -------
@@ -338,8 +338,6 @@ class SparseTensor(NonlinearSolves):
             In backward or forward mode: the solve for a derivative did not converge.
         """
         b = self._given(b, "b")
-        rtol = default_rtol(self.dtype) if rtol is None else rtol
-        adjoint_rtol = rtol if adjoint_rtol is None else adjoint_rtol
         limits = {"max_iterations": max_iterations, "x0": x0}
         given = [] if isinstance(precond, str) and precond == "auto" else ["precond"]
         given += [name for name, value in limits.items() if value is not None]

@@ -1,0 +1,151 @@
+"""float32 with everything left to the defaults: forward, backward, and what cannot be had."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import hpc_sla as hs
+from hpc_sla import problems
+from hpc_sla.linear import default_rtol
+from hpc_sla.linear.methods import ENTRIES
+from hpc_sla.precond import CHOICES
+from tests.collective import distribute, full, spread
+
+pytestmark = pytest.mark.mpi
+
+_MADE: dict = {}
+
+
+def _made(text, world):
+    """In single precision, and its solution in double for a right-hand side of ones."""
+    key = text, id(world)
+    if key not in _MADE:
+        A = problems.distribute(problems.make(text), world)
+        single = A.with_values(A.values.float())
+        b = torch.ones(A.layout.n_owned, dtype=torch.float64)
+        exact, info = hs.solve(A.with_values(single.values.double()), b, "gmres", "amg", rtol=1e-11)
+        assert info.converged
+        _MADE[key] = single, exact
+    return _MADE[key]
+
+
+POISSON, JUMPS, WIND = "poisson2d:n=32", "jumps2d:n=32,contrast=100", "convection2d:n=32"
+CASES = [
+    (text, method, precond)
+    for text in (POISSON, JUMPS, WIND)
+    for method, entry in ENTRIES.items()
+    for precond in CHOICES
+    if not (text == WIND and entry.needs_symmetric)
+    # Stationary iterations take thousands of steps, or do not converge in any precision.
+    and not (method == "richardson" and (precond != "amg" or text == WIND))
+    and not (text == JUMPS and method in ("gmres", "fgmres", "lsqr", "bicgstab"))
+    # The rounding errors of its recurrences add up.
+    and not (text == JUMPS and method == "pipelined_cg" and precond in ("none", "jacobi"))
+    and not (method == "lsqr" and precond != "block_jacobi")
+    and precond not in ("l1_jacobi", "additive_schwarz")
+]
+
+
+@pytest.mark.parametrize(("text", "method", "precond"), CASES)
+def test_defaults_can_be_trained_with(world, text, method, precond):
+    A, exact = _made(text, world)
+    values = A.values.clone().requires_grad_()
+    b = torch.ones(A.layout.n_owned, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x, info = hs.solve(A.with_values(values), b, method, precond)
+        A.layout.dot(x, x).backward()
+    assert info.rtol == 1e-5
+    assert (info.converged and info.relative_residual <= 1e-3) or info.at_rounding
+    error = float(A.layout.norm(x.detach().double() - exact) / A.layout.norm(exact))
+    assert error < 1e-3
+    assert info.adjoint.converged or info.adjoint.at_rounding
+    assert bool(values.grad.isfinite().all()) and bool(b.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("method", ["cg", "bicgstab"])
+def test_twenty_steps_of_training(world, method):
+    """A scale of the matrix is found from the solution it should give."""
+    A, _ = _made(POISSON, world)
+    b = torch.ones(A.layout.n_owned)
+    wanted = hs.solve(A.with_values(2.0 * A.values), b, method, "amg")[0].detach()
+    size = float(A.layout.dot(wanted, wanted))
+    theta = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.Adam([theta], lr=0.1)
+    losses = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(20):
+            optimizer.zero_grad()
+            scale = world.replicate(theta).exp()
+            x, info = hs.solve(A.with_values(scale * A.values), b, method, "amg")
+            loss = A.layout.dot(x - wanted, x - wanted) / size
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            assert info.converged
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_the_default_follows_the_dtype(world):
+    assert default_rtol(torch.float64) == 1e-8 and default_rtol(torch.float32) == 1e-5
+    A = distribute(sp.csr_matrix(2.0 * sp.eye_array(9)), world)
+    b = torch.ones(A.layout.n_owned, dtype=torch.float64)
+    assert hs.solve(A, b)[1].rtol == 1e-8
+    assert hs.solve(A.with_values(A.values.float()), b.float())[1].rtol == 1e-5
+
+
+@pytest.mark.parametrize("method", ["cg", "minres", "bicgstab", "gmres"])
+def test_what_float32_cannot_give_is_said(world, method):
+    """An explicit tolerance: `stagnated`, the remedy, and a gradient all the same."""
+    A, exact = _made(POISSON, world)
+    b = torch.ones(A.layout.n_owned, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x, info = hs.solve(A, b, method, rtol=1e-8)
+        assert info.status == "stagnated" and info.at_rounding and "float64" in info.advice[0]
+        A.layout.dot(x, x).backward()
+    assert info.adjoint.status == "stagnated" and info.adjoint.at_rounding
+    expected, _ = hs.solve(A.with_values(A.values.double()), 2 * exact, "gmres", "amg", rtol=1e-11)
+    error = A.layout.norm(b.grad.double() - expected) / A.layout.norm(expected)
+    assert float(error) < 1e-3
+    # What is asked of the adjoint by name must be met.
+    x, info = hs.solve(A, b, method, adjoint_rtol=1e-12)
+    with pytest.raises(hs.AdjointSolveError, match="stagnated"):
+        A.layout.dot(x, x).backward()
+
+
+def test_a_derivative_of_what_did_not_converge_warns_once(world):
+    A = distribute(sp.csr_matrix(np.diag(np.arange(1.0, 31.0)) + np.eye(30, k=1)), world)
+    b = torch.ones(A.layout.n_owned, dtype=torch.float64, requires_grad=True)
+    x, info = hs.solve(A, b, "gmres", "none", rtol=1e-12, max_iterations=24, adjoint_rtol=0.9)
+    assert info.status == "max_iterations"
+    loss = A.layout.dot(x, x)
+    with pytest.warns(hs.NotConvergedWarning, match="max_iterations"):
+        loss.backward(retain_graph=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss.backward()
+
+
+def test_the_gradient_of_cg_on_what_is_not_symmetric_after_all(world):
+    """It converges, since b and x0 suit; the adjoint must be that of the transpose."""
+    n = 8
+    i = np.arange(n * n)
+    edge = (i % n == 0) | (i % n == n - 1) | (i // n == 0) | (i // n == n - 1)
+    line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
+    inner = sp.diags_array(1.0 * ~edge)
+    matrix = sp.csr_matrix(inner @ sp.kronsum(line, line) + sp.diags_array(1.0 * edge))
+    A = distribute(matrix, world)
+    b = spread(A.layout, 1.0 * ~edge).requires_grad_()
+    c = np.random.default_rng(74).standard_normal(n * n)
+    x, info = hs.solve(A, b, "cg", "jacobi", rtol=1e-11)
+    assert info.converged
+    A.layout.dot(spread(A.layout, c), x).backward()
+    expected = np.linalg.solve(matrix.toarray().T, c)
+    np.testing.assert_allclose(full(A.layout, b.grad), expected, rtol=1e-6, atol=1e-8)
