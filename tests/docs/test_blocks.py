@@ -28,10 +28,11 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.timeout(900)
 def test_every_block_runs(folder):
     """The guide after the README, whose files it goes on with; both in one launch."""
     program = Path(run_blocks.__file__)
-    done = launch_python(2, program, *DOCUMENTS, timeout=250, cwd=folder)
+    done = launch_python(2, program, *DOCUMENTS, timeout=850, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
