@@ -51,7 +51,20 @@ class RowLayout(Shared):
 
     @classmethod
     def even(cls, n_global: int, world: World) -> RowLayout:
-        """Contiguous blocks whose sizes differ by at most one row. Local."""
+        """Contiguous blocks whose sizes differ by at most one row. Local.
+
+        Raises
+        ------
+        InputError
+            `n_global` is not a number of rows.
+        """
+        whole = isinstance(n_global, (int, np.integer)) and not isinstance(n_global, bool)
+        if not whole or n_global < 0:
+            raise InputError(
+                f"{n_global!r} is not a number of rows",
+                field="n_global",
+                remedy="Give a whole number, 0 or more",
+            )
         return cls(world, even_offsets(n_global, world.size))
 
     @property

@@ -93,8 +93,13 @@ def _of_one_kind(values: torch.Tensor, heard: list[tuple[torch.dtype, bool, bool
     return values.detach().to(dtype).requires_grad_(wants_gradient)
 
 
-def _shape(shape: Any, world: World) -> tuple[int, int]:
-    """Two whole numbers, and no more rows or columns than there is memory to own."""
+def matrix_shape(shape: Any) -> tuple[int, int]:
+    """Two whole numbers, not negative. Local.
+
+    Raises
+    ------
+    InputError
+    """
     try:
         numbers = tuple(shape)
     except TypeError:
@@ -106,16 +111,22 @@ def _shape(shape: Any, world: World) -> tuple[int, int]:
             field="shape",
             remedy="Give two whole numbers, rows and columns",
         )
+    return int(numbers[0]), int(numbers[1])
+
+
+def _shape(shape: Any, world: World) -> tuple[int, int]:
+    """One with no more rows or columns than there is memory to own."""
+    numbers = matrix_shape(shape)
     # A rank keeps the number and the owner of each row of an even share.
     needed = 2 * 8 * (max(numbers) // world.size) * world.ranks_on_node
     if needed > machine_memory():
         raise InputError(
-            f"{int(numbers[0])} x {int(numbers[1])} is too large: to know who owns what would take "
+            f"{numbers[0]} x {numbers[1]} is too large: to know who owns what would take "
             f"{needed / 2**30:.3g} GiB on a node, which has {machine_memory() / 2**30:.3g}",
             field="shape",
             remedy="Check it, or use more nodes",
         )
-    return int(numbers[0]), int(numbers[1])
+    return numbers
 
 
 def _indices(indices: Any, field: str) -> np.ndarray:

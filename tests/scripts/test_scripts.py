@@ -138,7 +138,7 @@ for _ in {1..1000}; do sleep 0.05; done
 
 # In place of an environment, one that takes as long as the signal.
 ACTIVATE = """
-touch started
+touch "$SLURM_SUBMIT_DIR/started"
 while [[ $told != "$TOLD" ]]; do sleep 0.02; done
 """
 
