@@ -13,7 +13,9 @@ from hpc_sla.errors import InputError
 
 
 @click.command("collect", short_help="One table, CSV or Parquet, of any number of results.")
-@click.argument("results", nargs=-1, required=True, type=Read(), metavar="RESULT.h5|FOLDER...")
+@click.argument(
+    "results", nargs=-1, required=True, type=Read(folders=True), metavar="RESULT.h5|FOLDER..."
+)
 @click.option(
     "-o",
     "--output",

@@ -58,15 +58,18 @@ class Read(_File):
     chosen : callable, optional
         Whether a value names a file, where it may be something else: a generator, a name in one.
     makes : callable, optional
-        The file that is made, with all of an option's values and the ranks: that of a generator.
+        The file that is made, by the option's value and the ranks: that of a generator.
+    folders : bool
+        Whether a folder stands for the files in it.
     """
 
     def __init__(
         self,
         chosen: Callable[[str], bool] | None = None,
         makes: Callable[[str | None, int], str | None] | None = None,
+        folders: bool = False,
     ) -> None:
-        self.chosen, self.makes = chosen or (lambda value: True), makes
+        self.chosen, self.makes, self.folders = chosen or (lambda value: True), makes, folders
 
 
 class Written(_File):
@@ -102,6 +105,7 @@ class _Named:
     path: str
     replaces: bool = True
     hdf5: bool = False
+    folders: bool = False
 
 
 def settle(write: bool = True) -> None:
@@ -123,7 +127,11 @@ def settle(write: bool = True) -> None:
     inputs, outputs = _named(context, launch().size)
     for one in inputs:
         _refuse_pipe(one.option, one.path)
-    read = [_Named(one.option, path) for one in inputs for path in _with_members(one.path)]
+    read = [
+        _Named(one.option, path)
+        for one in inputs
+        for path in (_with_members(one.path) if one.folders else (one.path,))
+    ]
     for k, output in enumerate(outputs):
         for other in (*read, *outputs[:k]):
             if _one_file(output.path, other.path):
@@ -172,7 +180,9 @@ def _named(context: click.Context, ranks: int) -> tuple[list[_Named], list[_Name
         option = _option(parameter)
         if isinstance(kind, Read):
             values = value if isinstance(value, tuple) else () if value is None else (value,)
-            inputs += [_Named(option, path) for path in filter(kind.chosen, values)]
+            inputs += [
+                _Named(option, path, folders=kind.folders) for path in filter(kind.chosen, values)
+            ]
             made = kind.makes(value, ranks) if kind.makes else None
             if made is not None:
                 outputs.append(_Named(f"the file made of {value or 'the default problem'}", made))
