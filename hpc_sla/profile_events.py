@@ -37,6 +37,7 @@ def _products() -> Iterator[Hook]:
 
     yield Hook(DistributedPattern, DistributedPattern.matmul, _product, _csr)
     yield Hook(DistributedPattern, DistributedPattern.rmatmul, "transposed product", _csr)
+    yield Hook(DistributedPattern, DistributedPattern.absolute_matmul, "product with |A|", _csr)
     yield Hook(DistributedPattern, DistributedPattern.sample, "gradient of the values")
 
 

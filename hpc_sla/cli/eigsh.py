@@ -60,6 +60,7 @@ class Settings:
 @click.option(
     "--mass",
     metavar="FILE.h5|GENERATOR",
+    type=Read(),
     help="Solve A x = w M x, M of this file: symmetric positive definite, partitioned as it likes.",
 )
 @click.option(
