@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from typing import Any
 
@@ -302,7 +303,7 @@ def _check(
             f"{which!r} is unknown", field="which", remedy=f"Choose {' or '.join(WHICH)}"
         )
     for name, number, least in (("k", k, 1), ("guard", guard, 0)):
-        if not isinstance(number, (int, np.integer)):
+        if not isinstance(number, numbers.Integral):
             raise InputTypeError(f"{number!r} is not a whole number", field=name)
         if number < least:
             raise InputError(f"is {number}", field=name, remedy=f"Give {least} or more")

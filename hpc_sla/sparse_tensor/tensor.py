@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import numbers
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -244,6 +245,8 @@ class SparseTensor(NonlinearSolves):
         torch.Tensor
             [m], [m, k] or [B, m, k]; for a batch [B, m] or [B, m, k].
         """
+        if isinstance(x, numbers.Number):
+            return NotImplemented  # a product with a vector, not a multiple
         x = self._given(x, "x")
         parts = take_apart(x, self.batch_size, self.shape[1], "x")
         with torch.cuda.device_of(self.values):
