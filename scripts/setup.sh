@@ -33,7 +33,14 @@ while (($#)); do
     shift
 done
 # The names in pyproject.toml's table of extras.
-known=" $(sed -n '/^\[project\.optional-dependencies\]/,/^\[[^]]*\]$/s/^\([a-z0-9_-]*\) *=.*/\1/p' "$ROOT/pyproject.toml" | xargs) "
+known=" " table=
+while IFS= read -r line; do
+    if [[ $line =~ ^\[([^]]*)\]$ ]]; then
+        table=${BASH_REMATCH[1]}
+    elif [[ $table == project.optional-dependencies && $line =~ ^([a-z0-9_-]+)\ *= ]]; then
+        known+="${BASH_REMATCH[1]} "
+    fi
+done <"$ROOT/pyproject.toml"
 for extra in "${extras[@]}"; do
     [[ $known == *" $extra "* ]] || die "no extra called '$extra':$known"
 done

@@ -147,7 +147,7 @@ def eigsh(
         guard = max(2, k // 5)
     if max_iterations is None:
         max_iterations = 5000
-    with a.world.agree():
+    with a.world.agree("eigsh"):
         x0 = None if x0 is None else tensor_of(x0, "x0", a.dtype, a.device)
         deflate = None if deflate is None else tensor_of(deflate, "deflate", a.dtype, a.device)
     warn_of_trainable(precond)

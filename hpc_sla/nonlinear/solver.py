@@ -168,7 +168,7 @@ def nonlinear_solve(
     started = time.perf_counter()
     arguments = Arguments(theta)
     layout = _layout(layout, pattern, arguments)
-    with layout.world.agree():
+    with layout.world.agree("nonlinear_solve"):
         u0 = tensor_of(u0, "u0", None, layout.world.device)
         _check_start(u0, layout)
         if not callable(residual):
