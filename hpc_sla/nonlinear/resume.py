@@ -26,6 +26,8 @@ _COUNTS = (
     "jacobians",
     "preconditioners",
     "linear_method",
+    "jvp",
+    "reason",
     "precond",
 )
 
