@@ -7,7 +7,6 @@ import numbers
 import time
 from typing import Any
 
-import numpy as np
 import torch
 
 from hpc_sla import adjoint, log
