@@ -27,8 +27,7 @@ S.T @ b
 with hs.World.serial("cpu") as world:
     A = hs.DSparseMatrix.from_scipy(S.to_scipy(), world)
     A.layout.gather(hs.solve(A, A.layout.scatter(b))[0])
-with __import__("pytest").raises(hs.InputError):
-    with world.agree():
+    with __import__("pytest").raises(hs.InputError), world.agree():
         raise hs.InputError("no")
 loaded = [name for name in sys.modules if name.startswith("mpi4py.")]
 assert not loaded, loaded

@@ -14,9 +14,9 @@ from tests.nonlinear.systems import matrix, on_ranks, parameters, vector
 pytestmark = pytest.mark.mpi
 
 WAYS = [
-    {},
+    {"jacobian": "matrix_free", "linear_method": "gmres"},
     {"jacobian": "coloured", "precond": "jacobi"},
-    {"precond": "jacobi", "precond_lag": 3},
+    {"jacobian": "coloured", "precond": "jacobi", "precond_lag": 3},
     {"precond": "block_jacobi", "precond_lag": 0, "linear_method": "bicgstab"},
     {"forcing": 1e-1, "line_search": False},
     {"jacobian": "coloured", "precond": "amg:coarse_size=5"},
