@@ -19,7 +19,7 @@ cd "$ROOT"
 read -r -a rank_counts <<<"${HPC_SLA_TEST_RANKS-1 2 3 4}"
 # Where 2 ranks run all, 1, 3 and 4 share the cases of tests that have many (tests/conftest.py).
 [[ "${rank_counts[*]}" != "1 2 3 4" ]] || export HPC_SLA_TEST_SAMPLED=1
-limit=${HPC_SLA_TEST_TIMEOUT:-1500} # seconds for one phase; a single test has pytest's own, shorter limit
+limit=${HPC_SLA_TEST_TIMEOUT:-2400} # seconds for one phase; a single test has pytest's own, shorter limit
 arguments=("$@")
 no_tests=5 # pytest's exit code where nothing was collected
 

@@ -14,11 +14,11 @@ from tests.nonlinear.systems import matrix, on_ranks, parameters, vector
 pytestmark = pytest.mark.mpi
 
 WAYS = [
-    {"jacobian": "matrix_free", "linear_method": "gmres"},
+    {"jacobian": "matrix_free", "linear_method": "gmres", "precond": "none"},
     {"jacobian": "coloured", "precond": "jacobi"},
     {"jacobian": "coloured", "precond": "jacobi", "precond_lag": 3},
     {"precond": "block_jacobi", "precond_lag": 0, "linear_method": "bicgstab"},
-    {"forcing": 1e-1, "line_search": False},
+    {"forcing": 1e-1, "line_search": False, "precond": "none"},
     {"jacobian": "coloured", "precond": "amg:coarse_size=5"},
     {"precond": "amg:coarse_size=5", "precond_lag": 2},
 ]
