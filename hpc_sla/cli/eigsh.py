@@ -202,13 +202,6 @@ def _plan_mass(mass: str | None, plan: Plan, ranks: int) -> Plan | None:
             field="--mass",
             remedy="Give the mass matrix of the same unknowns.",
         )
-    if os.path.exists(plan.output) and os.path.samefile(plan.output, other.path):
-        raise InputError(
-            "is the mass matrix itself",
-            file=plan.output,
-            field="--output",
-            remedy="Give the result a name of its own.",
-        )
     return other
 
 

@@ -219,12 +219,14 @@ def test_refusals(folder):
     whole = (folder / "run.ckpt.h5").read_bytes()
     (folder / "damaged.h5").write_bytes(whole[: len(whole) // 2])
     (folder / "text.h5").write_text("hello")
+    (folder / "other.h5").write_bytes((folder / "matrix.h5").read_bytes())
     resume = ["--checkpoint", "run.ckpt.h5", "--resume"]
     cases = {
         "--resume: needs a file": [*run, "--resume"],
         "--checkpoint-every: 'often' is not": [*run, *resume, "--checkpoint-every", "often"],
-        "no checkpoint that can be read": [*run, "--checkpoint", "matrix.h5"],
-        "is the result's name": [*run, "--checkpoint", "run.h5"],
+        "no checkpoint that can be read": [*run, "--checkpoint", "other.h5"],
+        "same file as matrix.h5 of FILE.h5": [*run, "--checkpoint", "matrix.h5"],
+        "same file as run.h5 of --output": [*run, "--checkpoint", "run.h5"],
         "does not exist": [*run, "--checkpoint", "nowhere/run.ckpt.h5"],
         "truncated": [*run, "--checkpoint", "damaged.h5", "--resume"],
         "text.h5: is there already": [*run, "--checkpoint", "text.h5"],

@@ -128,7 +128,7 @@ def test_the_result_is_written_at_the_limit(folder, outcomes):
         ("generator", "poisson2d"),
         ("minus", "B: is not positive definite"),
         ("other rows", "64 rows"),
-        ("onto the mass", "the mass matrix itself"),
+        ("onto the mass", "same file as mass.h5 of --mass"),
     ],
 )
 def test_refusals(outcomes, name, told):
