@@ -80,7 +80,9 @@ def test_every_option(
     for value in NUMBERS + WORDS[:5] if number else WORDS + NUMBERS[:5]:
         code = main([*GOOD[name], option, value])
         told(capsys, code, (option, value[:60]))
-        if number and not any(c.isdigit() for c in value):
+        # However far a residual grows: a limit that one can do without.
+        endless = (option, value) == ("--dtol", "inf")
+        if number and not endless and not any(c.isdigit() for c in value):
             assert code == 2, (option, value)
         if isinstance(parameter.type, (Read, Written)) and value in ("", "\0"):
             assert code == 2, (option, value)
