@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -128,19 +128,29 @@ def _exit_code() -> int:
     at = max(i for i, step in enumerate(steps) if step.offset <= _main.f_lasti)
     if steps[at].opname in _RETURNS:
         return 0
-    if _status:
-        return _code_of(_status[0])
-    # Raised by hand, and its code is gone, unless the program itself raised it and its code tells.
-    if steps[at].opname != "RAISE_VARARGS":
-        return 1
-    before, last = [step for step in steps[:at] if step.opname not in _BESIDE][-2:]
+    code = None
+    if steps[at].opname == "RAISE_VARARGS" and steps[at].arg:
+        # By the program itself; what sys.exit was called with before was caught.
+        code = _code_raised(steps[:at], _main.f_globals)
+    if code is not None:
+        return code
+    return _code_of(_status[0]) if _status else 1
+
+
+def _code_raised(steps: Sequence[dis.Instruction], names: Mapping[str, Any]) -> int | None:
+    """That of a ``raise SystemExit`` by what was done for it; None where that does not tell.
+
+    The exception itself is gone.
+    """
+    before, last = [step for step in steps if step.opname not in _BESIDE][-2:]
     if not last.opname.startswith("CALL"):
-        return int(last.argval != "SystemExit")  # raise SystemExit
-    if before.opname.startswith("LOAD_"):  # raise SystemExit(), raise SystemExit(0)
-        constant = before.opname in ("LOAD_CONST", "LOAD_SMALL_INT")
-        return _code_of(before.argval) if constant else int(before.argval != "SystemExit")
+        return 0 if last.argval == "SystemExit" else None
+    if before.opname in ("LOAD_CONST", "LOAD_SMALL_INT"):
+        return _code_of(before.argval)
+    if before.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
+        return 0 if before.argval == "SystemExit" else _code_of(names.get(before.argval))
     # raise SystemExit(main()) is how many a program just ends.
-    return int(not before.opname.startswith("CALL"))
+    return 0 if before.opname.startswith("CALL") else None
 
 
 def _code_of(status: Any) -> int:

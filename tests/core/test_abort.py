@@ -92,13 +92,18 @@ LEAVING = {
     "raise SystemExit(None)": 0,
     "raise SystemExit(main())": 0,
     "raise SystemExit(3)": 3,
+    "code = 3\nraise SystemExit(code)": 3,
     "raise SystemExit('no such thing')": 1,
+    "raise SystemExit(*[1])": 1,
     "def leave():\n    raise SystemExit(2)\nleave()": 1,
     "sys.exit()": 0,
     "sys.exit(256 + 7)": 7,
     "exit()": 0,
     "quit(4)": 4,
     "try:\n    sys.exit(5)\nexcept SystemExit:\n    pass": 0,
+    "try:\n    sys.exit(5)\nexcept SystemExit:\n    pass\nraise SystemExit(main())": 0,
+    "try:\n    sys.exit(5)\nexcept SystemExit:\n    raise": 5,
+    "try:\n    sys.exit(5)\nfinally:\n    x = 1": 5,
 }
 
 
