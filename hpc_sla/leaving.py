@@ -8,20 +8,22 @@ them may end with the same code), and aborts the job where they do not.
 from __future__ import annotations
 
 import atexit
+import builtins
 import dis
 import functools
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from hpc_sla.communicators import living
 
 PATIENCE_SECONDS = 20.0
 _RETURNS = ("RETURN_VALUE", "RETURN_CONST")
+_BESIDE = ("PRECALL", "KW_NAMES", "NOP", "PUSH_NULL", "CACHE")
 
 _status: list[Any] = []
 """What sys.exit was last called with, if it was."""
@@ -76,14 +78,19 @@ def _abort_on_uncaught_exceptions() -> None:
 
 
 def _note_exits() -> None:
-    leave = sys.exit
+    sys.exit = _noted(sys.exit)
+    for name in ("exit", "quit"):  # of the site module, which there may be without
+        if hasattr(builtins, name):
+            setattr(builtins, name, _noted(getattr(builtins, name)))
 
+
+def _noted(leave: Callable[..., NoReturn]) -> Callable[..., NoReturn]:
     @functools.wraps(leave)
-    def noted(status: Any = None, /) -> Any:
+    def noted(status: Any = None, /) -> NoReturn:
         _status[:] = [status]
         leave(status)
 
-    sys.exit = noted
+    return noted
 
 
 def _leave_together(process: int) -> None:
@@ -121,13 +128,31 @@ def _exit_code() -> int:
     at = max(i for i, step in enumerate(steps) if step.offset <= _main.f_lasti)
     if steps[at].opname in _RETURNS:
         return 0
-    if _status:
-        status = _status[0]
-        # As the interpreter does it: a text goes to stderr, and the code is 1.
-        return 0 if status is None else status & 0xFF if isinstance(status, int) else 1
-    # Raised by hand, and its code is gone. ``raise SystemExit(main())`` in the program itself is
-    # how many a program just ends.
-    if steps[at].opname == "RAISE_VARARGS":
-        given = [s for s in steps[:at] if s.opname not in ("PRECALL", "KW_NAMES", "NOP")][-2:]
-        return int(not given[0].opname.startswith("CALL"))
-    return 1
+    code = None
+    if steps[at].opname == "RAISE_VARARGS" and steps[at].arg:
+        # By the program itself; what sys.exit was called with before was caught.
+        code = _code_raised(steps[:at], _main.f_globals)
+    if code is not None:
+        return code
+    return _code_of(_status[0]) if _status else 1
+
+
+def _code_raised(steps: Sequence[dis.Instruction], names: Mapping[str, Any]) -> int | None:
+    """That of a ``raise SystemExit`` by what was done for it; None where that does not tell.
+
+    The exception itself is gone.
+    """
+    before, last = [step for step in steps if step.opname not in _BESIDE][-2:]
+    if not last.opname.startswith("CALL"):
+        return 0 if last.argval == "SystemExit" else None
+    if before.opname in ("LOAD_CONST", "LOAD_SMALL_INT"):
+        return _code_of(before.argval)
+    if before.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
+        return 0 if before.argval == "SystemExit" else _code_of(names.get(before.argval))
+    # raise SystemExit(main()) is how many a program just ends.
+    return 0 if before.opname.startswith("CALL") else None
+
+
+def _code_of(status: Any) -> int:
+    """As the interpreter does it: a text goes to stderr, and the code is 1."""
+    return 0 if status is None else status & 0xFF if isinstance(status, int) else 1

@@ -110,7 +110,7 @@ class EigenPencil:
 
     def begin_derivative(self) -> None:
         """Local."""
-        warn_of_gradient(self.info, "block of eigenpairs")
+        warn_of_gradient(self.info, what="block of eigenpairs")
 
     def left(
         self, V: torch.Tensor, g: torch.Tensor, C: torch.Tensor

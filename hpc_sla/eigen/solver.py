@@ -30,15 +30,13 @@ from hpc_sla.forgotten import watch
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import identify_matrix
 from hpc_sla.linear.systems import parameters_of
+from hpc_sla.linear.tolerance import default_rtol
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import positive
 
 WHICH = {"smallest": 1.0, "largest": -1.0}
-
-TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-5}
-"""The defaults of tol."""
 
 
 @entry
@@ -173,7 +171,7 @@ def eigsh(
         if b is not None:
             _check_mass(a, B if isinstance(B, DSparseMatrix) else b)
         if tol is None:
-            tol = TOLERANCES[dtype]
+            tol = default_rtol(dtype)
         wanted = adjoint.Wanted(theta)
         agreed.say(wanted.mine)
     wanted.follow(agreed.heard)

@@ -135,6 +135,7 @@ def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
     if "preempted" in statuses:  # the others may still come to more
         statuses = ["preempted"]
     errors = [c.backward_error for c in columns if c.backward_error is not None]
+    judged = [c for c in columns if not c.converged] or columns
     return SolveInfo(
         statuses[0],
         max(c.iterations for c in columns),
@@ -148,18 +149,20 @@ def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
         dtype=columns[0].dtype,
         backward_error=worst(errors) if errors else None,
         hidden=any(c.hidden for c in columns),
-        at_rounding=all(c.at_rounding for c in columns if not c.converged),
+        at_rounding=all(c.at_rounding for c in judged),
         columns=tuple(columns),
     )
 
 
-def warn_of_gradient(info: SolveInfo, what: str = "solve") -> None:
-    """Say, once a solve, that its derivative is not that of a solution. Local.
+def warn_of_gradient(*infos: SolveInfo, what: str = "solve") -> None:
+    """Say, once for these solves, that a derivative is not that of a solution. Local.
 
     The derivative's formula holds where A x = b; at another x it is the derivative of nothing.
     """
-    if info.converged or info.at_rounding or info._warned:
+    failed = [info for info in infos if not (info.converged or info.at_rounding)]
+    if not failed or any(info._warned for info in failed):
         return
+    info = failed[0]
     from hpc_sla.entry import warn  # and torch with it, which the meanings do without
     from hpc_sla.errors import NotConvergedWarning
 

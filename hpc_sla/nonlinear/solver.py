@@ -231,9 +231,20 @@ def nonlinear_solve(
     assert start is not None
     shape = u0.shape
 
+    looked = False
+
     def flat(u: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+        nonlocal looked
+        # Outside of any agreement: it communicates, and a rank that fails half way must end the
+        # job, not wait for others that wait for it.
         r = residual(u.view(shape), *arguments.put(tensors))
-        _check_residual(r, shape, u)
+        if looked:
+            _check_residual(r, shape, u)
+        else:
+            # What is wrong with it is so each time: that once all ranks agree on it will do.
+            with layout.world.agree():
+                _check_residual(r, shape, u)
+            looked = True
         return r.reshape(-1)
 
     def with_theta(function: Any) -> Any:
@@ -296,7 +307,7 @@ def _check_start(u0: Any, layout: RowLayout) -> None:
 
 
 def _check_residual(r: Any, shape: torch.Size, u: torch.Tensor) -> None:
-    """Local: raised on all ranks where F is first evaluated."""
+    """Local."""
     if not isinstance(r, torch.Tensor):
         raise InputError(
             f"the residual gave a {type(r).__name__} where a tensor is needed", field="residual"
@@ -325,7 +336,7 @@ def _refuse_hidden(
 
     Also what warns behind u of parameters that are not replicated: see `hpc_sla.forgotten`.
     """
-    with layout.world.agree(), torch.enable_grad():
+    with torch.enable_grad():
         image = flat(u0.detach().reshape(-1), *tensors)
     with layout.world.agree():
         if hidden := adjoint.hidden_tensors(image, tensors):

@@ -104,8 +104,7 @@ class _Refined:
         self, b: torch.Tensor, theta: tuple[torch.Tensor, ...], transpose: bool
     ) -> torch.Tensor:
         """A solve that must meet its tolerance."""
-        for info in self.infos:
-            warn_of_gradient(info)
+        warn_of_gradient(*self.infos)
         x, infos = self.refined(b, theta, transpose, self._adjoint_rtol, 0.0)
         for mine, info in zip(self.infos, infos, strict=True):
             mine.adjoint = info

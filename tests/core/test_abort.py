@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
+import sys
 import textwrap
+from contextlib import suppress
 
 import pytest
 
+from hpc_sla import leaving
 from tests.launch import launch_python
 
 HEADER = """\
@@ -78,6 +82,49 @@ def test_ranks_that_leave_by_themselves_may_take_their_time(tmp_path, leave, cod
     assert done.returncode == code
     assert "left with an error" not in done.stderr
     assert done.stdout == ("done\n" if code == 0 else "")
+
+
+LEAVING = {
+    "x = 1": 0,
+    "raise SystemExit": 0,
+    "raise SystemExit()": 0,
+    "raise SystemExit(0)": 0,
+    "raise SystemExit(None)": 0,
+    "raise SystemExit(main())": 0,
+    "raise SystemExit(3)": 3,
+    "code = 3\nraise SystemExit(code)": 3,
+    "raise SystemExit('no such thing')": 1,
+    "raise SystemExit(*[1])": 1,
+    "def leave():\n    raise SystemExit(2)\nleave()": 1,
+    "sys.exit()": 0,
+    "sys.exit(256 + 7)": 7,
+    "exit()": 0,
+    "quit(4)": 4,
+    "try:\n    sys.exit(5)\nexcept SystemExit:\n    pass": 0,
+    "try:\n    sys.exit(5)\nexcept SystemExit:\n    pass\nraise SystemExit(main())": 0,
+    "try:\n    sys.exit(5)\nexcept SystemExit:\n    raise": 5,
+    "try:\n    sys.exit(5)\nfinally:\n    x = 1": 5,
+}
+
+
+@pytest.mark.parametrize("program", LEAVING)
+def test_which_exit_code_a_program_ends_with(program, monkeypatch):
+    """In one process, as the end of the interpreter finds it."""
+    frames = []
+    for name in ("exit", "quit"):
+        monkeypatch.setattr(builtins, name, lambda status=None: _leave(status))
+    monkeypatch.setattr(sys, "exit", sys.exit)
+    monkeypatch.setattr(leaving, "_status", [])
+    leaving._note_exits()
+    names = {"main": lambda: 0, "note": lambda: frames.append(sys._getframe(1)), "sys": sys}
+    with suppress(SystemExit):
+        exec(compile(f"note()\n{program}\n", "program", "exec"), names)
+    monkeypatch.setattr(leaving, "_main", frames[0])
+    assert leaving._exit_code() == LEAVING[program]
+
+
+def _leave(status):
+    raise SystemExit(status)
 
 
 @pytest.mark.parametrize("transport", ["mpi", "gloo"], ids=["mpi4py", "torch.distributed"])

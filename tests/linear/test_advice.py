@@ -6,6 +6,7 @@ import pytest
 
 from hpc_sla.linear import SolveInfo
 from hpc_sla.linear.advice import advice
+from hpc_sla.linear.info import summarise
 
 
 def _info(status, method, precond, normal=None):
@@ -33,3 +34,12 @@ def test_the_likeliest_comes_first(info, first, also):
 
 def test_nothing_where_it_converged():
     assert advice(_info("converged", "cg", "jacobi")) == []
+
+
+def test_columns_are_at_rounding_where_they_are():
+    columns = [SolveInfo("converged", 1, 1.0, 1.0, [1.0]) for _ in range(2)]
+    assert not summarise(columns, False).at_rounding
+    columns[1] = SolveInfo("stagnated", 1, 1.0, 1.0, [1.0], at_rounding=True)
+    assert summarise(columns, False).at_rounding
+    columns[0].status = "stagnated"
+    assert not summarise(columns, False).at_rounding

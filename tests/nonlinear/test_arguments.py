@@ -183,6 +183,23 @@ def test_residuals_that_are_refused_on_every_rank(world, name, gradient):
         )
 
 
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_residual_that_fails_on_one_rank_does_not_wait_for_the_others(world, gradient):
+    """They may be waiting for it within the residual: only its own way out ends the job."""
+    layout = hs.RowLayout.even(N, world)
+    u0 = torch.ones(layout.n_owned, dtype=torch.float64)
+
+    def residual(u):
+        return u * layout.dot(u, torch.ones(layout.n_owned + 1, dtype=u.dtype))
+
+    with (
+        torch.set_grad_enabled(gradient),
+        pytest.raises(hs.InputError, match="first dimension") as caught,
+    ):
+        hs.nonlinear_solve(residual, u0, layout=layout)
+    assert caught.value.__cause__ is None, "its own, and none that ranks had to agree on"
+
+
 def test_not_finite_where_it_starts_and_later(world):
     layout = hs.RowLayout.even(N, world)
     u0 = torch.ones(layout.n_owned, dtype=torch.float64)
