@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_sla.cli import main
+from hpc_sla.cli import exits, main
 from hpc_sla.cli.prepare import Source, load_source, write_partitioned
 from hpc_sla.storage.result_file import read_result
 from tests.cli.cases import Outcome, run_cases
@@ -22,6 +22,7 @@ KEYS = {
     "status",
     "iterations",
     "relative_residual",
+    "backward_error",
     "rows",
     "nnz",
     "ranks",
@@ -201,6 +202,19 @@ def test_converges(outcomes: tuple[Path, dict[str, Outcome]], case: str) -> None
     assert summary["transport"] == ("gloo" if case == "gloo" else summary["transport"])
     x = read_result(folder / summary["result"]).x
     assert x.dtype == (np.float32 if case == "single" else np.float64)
+
+
+@pytest.mark.parametrize(
+    ("given", "code"), [([], exits.OK), (["--rtol", "1e-5"], exits.NOT_CONVERGED)]
+)
+def test_what_rounding_leaves_in_single_precision(tmp_path, monkeypatch, given, code) -> None:
+    """As of `hpc_sla.solve`: it will do where rtol is left open."""
+    n = 100
+    matrix = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    smooth = np.sin(np.pi * np.arange(1, n + 1) / (n + 1))
+    write(tmp_path / "s.h5", matrix.astype(np.float32), 1, b=smooth.astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    assert main(["solve", "s.h5", *given]) == code
 
 
 def test_the_table_a_person_reads(outcomes: tuple[Path, dict[str, Outcome]]) -> None:
