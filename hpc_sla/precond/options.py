@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from hpc_sla.errors import InputError
@@ -30,14 +32,15 @@ def check_products(name: str, degree: int, least: int = 1) -> None:
         )
 
 
-def options_of(make: Callable[..., Any]) -> dict[str, Any]:
+@cache  # every solve asks, and a signature takes long to read
+def options_of(make: Callable[..., Any]) -> Mapping[str, Any]:
     """The options a constructor takes after the matrix or system, with their defaults."""
     parameters = list(inspect.signature(make).parameters.values())[1:]
-    return {p.name: p.default for p in parameters}
+    return MappingProxyType({p.name: p.default for p in parameters})
 
 
 def parse_options(
-    name: str, text: str, known: dict[str, Any], field: str = "precond"
+    name: str, text: str, known: Mapping[str, Any], field: str = "precond"
 ) -> dict[str, Any]:
     """The options in `text`, of the types that their defaults have. Local.
 
