@@ -19,7 +19,8 @@ Status = Literal[
 ]
 
 MEANINGS: dict[Status, str] = {
-    "converged": "the true residual meets the tolerance (of a rectangular system, the normal one)",
+    "converged": "the true residual meets the tolerance (of a rectangular system, the normal one), "
+    "or is down to rounding where rtol was left open in float32",
     "max_iterations": "the iteration limit was reached first",
     "breakdown": "a scalar the recurrence divides by vanished: the matrix may be singular, or the "
     "method may not suit it",
