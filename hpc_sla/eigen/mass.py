@@ -20,27 +20,32 @@ def same_rows(a: RowLayout, b: RowLayout) -> bool:
 def aligned(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:
     """B with its rows in the order that `layout` has. **Collective.** Differentiable in its values.
 
-    Matrices of different patterns are stored in different orders within a rank.
+    Matrices of different patterns are stored in different orders within a rank, and where each is
+    partitioned by its own graph, on other ranks: then B is moved, unless a gradient is wanted.
 
     Raises
     ------
     InputError
-        On every rank, where one has other rows of B than of `layout`.
+        On every rank, where one has other rows of B than of `layout` and B requires grad.
     """
     world = layout.world
     with world.agree():
         if B.shape != (layout.n_global, layout.n_global):
             n = layout.n_global
             raise InputError(f"is {B.shape[0]} x {B.shape[1]}, and A is {n} x {n}", field="B")
-        ours, theirs = np.argsort(layout.rows), np.argsort(B.layout.rows)
-        if not np.array_equal(layout.rows[ours], B.layout.rows[theirs]):
-            raise InputError(
-                "does not have its rows on the ranks that have those of A",
-                field="B",
-                remedy="Partition both alike: give from_scipy one array as partition=, pass "
-                "from_coo the same rows on each rank, or store both on one pattern, with explicit "
-                "zeros, and use A.with_values",
-            )
+    here = np.array_equal(np.sort(layout.rows), np.sort(B.layout.rows))
+    if world.comm.allreduce(int(here)) < world.size:
+        with world.agree():
+            if B.values.requires_grad and torch.is_grad_enabled():
+                raise InputError(
+                    "requires grad, and does not have its rows on the ranks that have those of A",
+                    field="B",
+                    remedy="Partition both alike: give from_scipy one array as partition=, pass "
+                    "from_coo the same rows on each rank, or store both on one pattern, with "
+                    "explicit zeros, and use A.with_values",
+                )
+        B = moved(B, layout)
+    ours, theirs = np.argsort(layout.rows), np.argsort(B.layout.rows)
     if world.comm.allreduce(int(same_rows(layout, B.layout))) == world.size:
         return B
     # Where each owned row of B is in A, and by the halo where its columns are.

@@ -76,8 +76,9 @@ def eigsh(
     which : {"smallest", "largest"}
         Algebraically. Pairs come in that order: ascending, or descending.
     B : DSparseMatrix or LinearOperator, optional
-        Symmetric positive definite. A matrix of any pattern with each row on the rank that has
-        that of A, or an operator on A's layout. Default: the identity.
+        Symmetric positive definite. A matrix of any pattern, moved to the ranks that have the rows
+        of A, where it must be already if it requires grad; or an operator on A's layout.
+        Default: the identity.
     precond : str, callable or object with `apply`, optional
         Symmetric and positive definite, an approximation of A, set up once: see
         `hpc_sla.precond.make_preconditioner`. "amg" for the smallest pairs of elliptic problems;

@@ -141,11 +141,20 @@ def test_rows_on_other_ranks(world):
     )
     if world.size > 1:
         with pytest.raises(hs.InputError, match="partition="):
-            hs.eigsh(A, k=2, B=B)
-    from hpc_sla.eigen.mass import moved
-
-    w, _, _ = hs.eigsh(A, k=2, B=moved(B, A.layout))
+            hs.eigsh(A, k=2, B=B.with_values(B.values.clone().requires_grad_()))
+    w, _, _ = hs.eigsh(A, k=2, B=B)
     np.testing.assert_allclose(w.numpy(), 1.0, rtol=1e-10)
+    # Each by its own graph, as from_scipy leaves two matrices; only A requires grad.
+    lumped = sp.csr_matrix(sp.diags_array(np.linspace(1.0, 2.0, 120)))
+    B = hs.DSparseMatrix.from_scipy(lumped if world.rank == 0 else None, world)
+    values = A.values.clone().requires_grad_()
+    w, V, _ = hs.eigsh(A.with_values(values), k=3, B=B)
+    np.testing.assert_allclose(w.detach().numpy(), exact(matrix, 3, B=lumped), rtol=1e-8)
+    vectors = full(A.layout, V.detach())
+    np.testing.assert_allclose(vectors.T @ lumped @ vectors, np.eye(3), atol=1e-10)
+    w.sum().backward()
+    along = world.all_sum((values.grad * values.detach()).sum())  # of degree 1 in A
+    np.testing.assert_allclose(along.item(), w.sum().item(), rtol=1e-7)
     small = distribute(grid(4, 4), world)
     with pytest.raises(hs.InputError, match="16 x 16"):
         hs.eigsh(A, k=2, B=small)
