@@ -217,6 +217,8 @@ def _open(path: str) -> int:
             raise InputError("is a pipe", file=path, field="--log-file", remedy=remedy)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
         file = os.open(path, flags, 0o666)
+    except InputError:  # a ValueError, too
+        raise
     except (OSError, ValueError) as error:
         problem = f"cannot be written: {getattr(error, 'strerror', None) or error}"
         raise InputError(problem, file=path, field="--log-file", remedy=remedy) from error

@@ -8,6 +8,7 @@ blanks, and leaves symmetric matrices with one triangle.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -154,19 +155,46 @@ class _Reader:
         while left:
             here = min(left, layout.count)
             line = self._next().encode("latin-1")
-            fields = [line[k * layout.width : (k + 1) * layout.width] for k in range(here)]
-            for field in fields:
-                shape = text.shape(field)
-                if shape not in known:
-                    self._check(field.decode("latin-1"), shape, layout, integer)
-                    known.add(shape)
-            if len(line) > here * layout.width and line[here * layout.width :].strip():
-                # Numbers wider than the format says would be cut into others.
-                raise self._bad(f"has more than {here} numbers of {layout.width} characters")
+            fields = self._cut(line, here, layout, integer, known)
             pieces += fields
             left -= here
         spelt = text.plain(b" ".join(field.strip() for field in pieces), b" ".join(known)).split()
         return np.array(spelt, dtype="S").astype(np.int64 if integer else np.float64)
+
+    def _cut(
+        self, line: bytes, count: int, layout: _Format, integer: bool, known: set[bytes]
+    ) -> list[bytes]:
+        """The numbers of a line; their shapes join those known."""
+        try:
+            return self._cut_at(layout.width, line, count, layout, integer, known)
+        except InputError:
+            # SciPy writes reals a character narrower than its header says. Lines of the announced
+            # width are longer than such ones.
+            if integer or layout.width == 1:
+                raise
+            with suppress(InputError):
+                return self._cut_at(layout.width - 1, line, count, layout, integer, known)
+            raise
+
+    def _cut_at(
+        self,
+        width: int,
+        line: bytes,
+        count: int,
+        layout: _Format,
+        integer: bool,
+        known: set[bytes],
+    ) -> list[bytes]:
+        fields = [line[k * width : (k + 1) * width] for k in range(count)]
+        for field in fields:
+            shape = text.shape(field)
+            if shape not in known:
+                self._check(field.decode("latin-1"), shape, layout, integer)
+                known.add(shape)
+        if line[count * width :].strip():
+            # Numbers wider than the format says would be cut into others.
+            raise self._bad(f"has more than {count} numbers of {layout.width} characters")
+        return fields
 
     def _check(self, field: str, shape: bytes, layout: _Format, integer: bool) -> None:
         if not (_INTEGER if integer else _REAL).fullmatch(shape):

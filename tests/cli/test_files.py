@@ -272,7 +272,11 @@ PIPES = [
     (["solve", "pipe.h5"], "pipe.h5", "FILE.h5"),
     (["solve", "--config", "pipe.toml"], "pipe.toml", "regular"),
     (["solve", "--config", "pipe.h5"], "pipe.h5", "regular"),
-    (["solve", "a.h5", "--log-file", "pipe.jsonl"], "pipe.jsonl", "--log-file: is a pipe"),
+    (
+        ["solve", "a.h5", "--log-file", "pipe.jsonl"],
+        "pipe.jsonl",
+        "error: pipe.jsonl: --log-file: is a",
+    ),
     (["info", "pipe.h5"], "pipe.h5", "regular"),
     (["diff", "x.h5", "pipe.h5"], "pipe.h5", "regular"),
     (["collect", "x.h5", "pipe.h5"], "pipe.h5", "is a pipe"),

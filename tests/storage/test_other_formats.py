@@ -207,10 +207,21 @@ def test_patterns_integers_skew_and_right_hand_sides(tmp_path):
     assert read_source(path).rhs.tolist() == [8, 9]
 
 
-def test_what_scipy_writes_as_harwell_boeing(tmp_path):
-    a = sp.random_array((20, 20), density=0.2, rng=np.random.default_rng(0), format="csc")
-    scipy.io.hb_write(tmp_path / "m.rua", a)
-    np.testing.assert_allclose(dense(tmp_path / "m.rua"), a.toarray(), rtol=1e-15)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("exponents", [[0], [-120, -3, 0, 5, 30], [-30, 150]])
+def test_what_scipy_writes_as_harwell_boeing(tmp_path, dtype, exponents):
+    """Of either sign, with exponents of two and three digits: a character narrower than it says."""
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 20):
+        a = sp.random_array((n, n), density=0.4, rng=rng, format="csc") + sp.eye_array(n)
+        a = sp.csc_array(a)
+        a.data = rng.standard_normal(len(a.data)) * 10.0 ** rng.choice(exponents, len(a.data))
+        if dtype is np.float32:
+            a.data = np.clip(a.data, -1e38, 1e38)
+        a = a.astype(dtype)
+        scipy.io.hb_write(tmp_path / "m.rua", a)
+        rtol = 1e-15 if dtype is np.float64 else 1e-6
+        np.testing.assert_allclose(dense(tmp_path / "m.rua"), a.toarray(), rtol=rtol, atol=1e-44)
 
 
 @pytest.mark.parametrize(
