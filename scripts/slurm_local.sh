@@ -104,6 +104,8 @@ SlurmdParameters=config_overrides
 # Start jobs and notice nodes within a second or two instead of the minute that suits a big cluster.
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
 ReturnToService=2
+# MPICH names shared memory by the job, and a killed job leaves its own behind: not the same numbers each time.
+FirstJobId=$((1 + SRANDOM % 1000000))
 SlurmctldTimeout=30
 SlurmdTimeout=60
 InactiveLimit=0

@@ -28,7 +28,6 @@ SKIPPED = {
     "source .venv/": "of the reader's own environment",
     "module load": "of a site",
     "HPC_SLA_MPI=system": "builds mpi4py",
-    "sbatch": "needs Slurm: tests/scripts",
     "mpiexec -n 4 python -m timeit": "measures",
     "x = h5read(": "MATLAB",
 }
