@@ -89,7 +89,7 @@ class _Refined:
         self._factors = direct.factorize(
             self._pattern, values, backend=self._backend, method=self._method
         )
-        x, self.infos = self.refined(b, theta, False, self._rtol, self._atol)
+        x, self.infos = self.refined(b, theta, False, self._rtol, self._atol, self._loosest)
         return x
 
     @property
@@ -105,7 +105,7 @@ class _Refined:
     ) -> torch.Tensor:
         """A solve that must meet its tolerance."""
         warn_of_gradient(*self.infos)
-        x, infos = self.refined(b, theta, transpose, self._adjoint_rtol, 0.0)
+        x, infos = self.refined(b, theta, transpose, self._adjoint_rtol, 0.0, 0.0)
         for mine, info in zip(self.infos, infos, strict=True):
             mine.adjoint = info
         rounded = [info.at_rounding and not self._strict for info in infos]
@@ -121,6 +121,7 @@ class _Refined:
         transpose: bool,
         rtol: float,
         atol: float,
+        loosest: float,
     ) -> tuple[torch.Tensor, list[SolveInfo]]:
         started = time.perf_counter()
         form, factors = self.form.T if transpose else self.form, self._factors
@@ -152,7 +153,7 @@ class _Refined:
             found = accuracy(operator.T if transpose else operator, b, x, r, rtol)
             for info, one in zip(infos, found, strict=True):
                 info.backward_error, info.at_rounding = one.backward_error, one.at_rounding
-                if one.at_rounding and info.relative_residual <= self._loosest:
+                if one.at_rounding and info.relative_residual <= loosest:
                     info.status = "converged"
         return x * scale, infos
 
