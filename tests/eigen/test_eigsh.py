@@ -169,6 +169,19 @@ def test_many_pairs_and_no_guard(world):
     check(A, w, V, info, 3)
 
 
+@pytest.mark.parametrize("n", [14, 20])
+def test_single_precision_of_a_singular_matrix(world, n):
+    """What rounding leaves of the coarsest eigenvalue 0 is none to divide by."""
+    random = np.random.default_rng(0)
+    graph = sp.triu(grid(n, n), 1).tocsr()
+    graph.data = random.uniform(0.5, 1.5, graph.nnz)
+    graph = graph + graph.T
+    matrix = sp.csr_matrix(sp.diags_array(np.ravel(graph.sum(axis=1))) - graph)
+    w, _, info = hs.eigsh(distribute(matrix.astype(np.float32), world), k=4, precond="amg")
+    assert info.converged and info.iterations < 40
+    np.testing.assert_allclose(w.numpy(), exact(matrix, 4), atol=1e-5)
+
+
 def test_single_precision(world):
     A = distribute(grid(14, 16).astype(np.float32), world)
     for precond in (None, "amg"):

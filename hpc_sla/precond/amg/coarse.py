@@ -8,8 +8,9 @@ import torch
 from hpc_sla.entry import lasting
 from hpc_sla.matrix import DSparseMatrix
 
-_SINGULAR = 1e-11
-"""Singular values below this part of the largest are those of a nullspace."""
+_SINGULAR = {torch.float64: 1e-11, torch.float32: 2e-6}
+"""Singular values below this part of the largest are those of a nullspace, by the dtype that the
+entries were rounded to: zero is some of its eps, and its inverse would drown all else."""
 
 
 class DenseSolve:
@@ -34,7 +35,7 @@ class DenseSolve:
         self._layout, self._world = layout, A.world
         parts = A.world.comm.allgather(A.local_csr().toarray())
         dense = np.concatenate(parts, axis=0).astype(np.float64)
-        inverse, self.singular = _inverse(dense)
+        inverse, self.singular = _inverse(dense, _SINGULAR[A.dtype])
         mine = slice(layout.start, layout.start + layout.n_owned)
 
         def tensor(array: np.ndarray) -> torch.Tensor:
@@ -64,7 +65,7 @@ class DenseSolve:
         torch.mm(rows, whole, out=out)
 
 
-def _inverse(dense: np.ndarray) -> tuple[np.ndarray, bool]:
+def _inverse(dense: np.ndarray, threshold: float) -> tuple[np.ndarray, bool]:
     n = len(dense)
     if n == 0 or not np.isfinite(dense).all():
         # Of a matrix that is not finite the answer is NaN, for the solver to see.
@@ -78,9 +79,9 @@ def _inverse(dense: np.ndarray) -> tuple[np.ndarray, bool]:
     scaled = dense / root / root[:, None]
     try:
         inverse = np.linalg.inv(scaled)
-        singular = np.linalg.norm(scaled) * np.linalg.norm(inverse) * _SINGULAR > 1
+        singular = np.linalg.norm(scaled) * np.linalg.norm(inverse) * threshold > 1
     except np.linalg.LinAlgError:
         singular = True
     if singular:
-        inverse = np.linalg.pinv(scaled, rcond=_SINGULAR)
+        inverse = np.linalg.pinv(scaled, rcond=threshold)
     return inverse / root / root[:, None], bool(singular)
