@@ -54,8 +54,8 @@ def serving_products(
     found, why = u, ""
     try:
         found = product(u)
-    except HpcSlaError:
-        raise
+    except (HpcSlaError, torch.OutOfMemoryError):
+        raise  # the latter is this rank's alone: it ends the job
     except (NotImplementedError, RuntimeError) as error:
         # What is no fault of torch's derivatives has shown in F(u).
         why = str(error).strip().partition("\n")[0] or type(error).__name__
