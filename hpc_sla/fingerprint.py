@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
+from hpc_sla.hashing import GOLDEN, mix
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.world import World
 
-_SEEDS = (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)
+_SEEDS = (GOLDEN, np.uint64(0xD1B54A32D192ED03))
 _BLOCK = 1 << 18
 
 
@@ -54,21 +53,12 @@ def _sum(world: World, keys: tuple[np.ndarray, ...], values: torch.Tensor) -> st
         for i, seed in enumerate(_SEEDS):
             state = np.full(len(words[0]), seed, dtype=np.uint64)
             for word in words:
-                state = _mix(state ^ word)
+                state ^= word
+                state += GOLDEN
+                mix(state)
             total[i : i + 1] += state.sum(dtype=np.uint64, keepdims=True)
     if world.size > 1:
         from mpi4py import MPI
 
         world.comm.Allreduce(MPI.IN_PLACE, total, op=MPI.SUM)  # wraps around, as it should
     return "".join(f"{int(word):016x}" for word in total)
-
-
-def _mix(state: np.ndarray) -> Any:
-    """SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014), in place."""
-    state += np.uint64(0x9E3779B97F4A7C15)
-    state ^= state >> np.uint64(30)
-    state *= np.uint64(0xBF58476D1CE4E5B9)
-    state ^= state >> np.uint64(27)
-    state *= np.uint64(0x94D049BB133111EB)
-    state ^= state >> np.uint64(31)
-    return state

@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
+from hpc_sla.hashing import noise
 from hpc_sla.kernels.vectors import copy_, dot_into
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
@@ -408,14 +408,3 @@ def _largest(values: torch.Tensor) -> float:
     """The largest magnitude: infinity where there is a NaN, which MPI's maximum may drop."""
     largest = float(values.abs().max()) if values.numel() else 0.0
     return math.inf if math.isnan(largest) else largest
-
-
-def noise(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """A float64 in [-1, 1) for each number: the mixer of G. Steele, D. Lea and C. Flood, "Fast
-    splittable pseudorandom number generators", OOPSLA 2014.
-    """
-    bits = (numbers.astype(np.uint64) + np.uint64(seed << 40)) * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
-    bits ^= bits >> np.uint64(31)
-    return (bits >> np.uint64(11)).astype(np.float64) / 2.0**52 - 1.0

@@ -11,8 +11,9 @@ import torch
 
 from hpc_sla.eigen.scaling import NEAR_ONE, Exponents, unit_columns
 from hpc_sla.eigen.space import inner
+from hpc_sla.hashing import noise
 from hpc_sla.kernels.vectors import copy_
-from hpc_sla.operators import Operator, noise
+from hpc_sla.operators import Operator
 from hpc_sla.precond import Preconditioner
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
+from hpc_sla.hashing import noise
 from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.operators import Operator, as_operator, inner_products, noise
+from hpc_sla.operators import Operator, as_operator, inner_products
 from hpc_sla.precond import Preconditioner
 from hpc_sla.world import World
 

@@ -12,8 +12,9 @@ import torch
 
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.fingerprint import layout_fingerprint, matrix_fingerprint
+from hpc_sla.hashing import noise
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
-from hpc_sla.operators import Operator, noise
+from hpc_sla.operators import Operator
 from hpc_sla.saved_state import Saved, State
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.halo import HaloPlan
+from hpc_sla.hashing import noise
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.lattice import lattice_colours
-from hpc_sla.operators import noise
 
 
 def colour_columns(A: DSparseMatrix) -> tuple[np.ndarray, int]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from hpc_sla.hashing import noise
 from hpc_sla.nonlinear.equations import Equations
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
 from hpc_sla.nonlinear.linearise import Linearisation, usable
-from hpc_sla.operators import noise
 
 if TYPE_CHECKING:
     from hpc_sla.nonlinear.resume import Resume

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.hashing import noise
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
-from hpc_sla.operators import noise
 
 # Times sqrt(eps): what a one-sided difference may be off by. Beyond it a closer look follows.
 _CLOSE = 100.0

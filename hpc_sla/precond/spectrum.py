@@ -11,6 +11,7 @@ import math
 import numpy as np
 import torch
 
+from hpc_sla.hashing import noise
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
 
@@ -104,15 +105,8 @@ def start_vector(layout: RowLayout) -> torch.Tensor:
     Returns
     -------
     torch.Tensor [n_owned], float64, on the CPU
-        By the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
     """
-    z = layout.rows.astype(np.uint64) + np.uint64(1)
-    with np.errstate(over="ignore"):
-        z *= np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0)
+    return torch.from_numpy(noise(layout.rows + 1, 0))
 
 
 def _norm(A: DSparseMatrix, x: torch.Tensor) -> float:

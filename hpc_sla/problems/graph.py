@@ -10,8 +10,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
+from hpc_sla.hashing import uniform
 from hpc_sla.problems.base import Problem
-from hpc_sla.problems.chance import uniform
 from hpc_sla.problems.grid import check_size
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
+from hpc_sla.hashing import uniform
 from hpc_sla.problems.base import Problem
-from hpc_sla.problems.chance import uniform
 from hpc_sla.problems.grid import bubble, check_size
 
 # Of the square's area, before overlaps are taken off.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpc_sla.problems.chance import uniform
+from hpc_sla.hashing import uniform
 
 # Layers of half a cell on either side of a slab whose points are meshed with it, to begin with:
 # enough for all but the largest circumspheres, and for the slab's points to be well inside the

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpc_sla.hashing import noise
 from hpc_sla.reference.base import Reference, ReferenceSolution
 
 if TYPE_CHECKING:
@@ -43,29 +44,6 @@ class Check:
         return self.difference <= self.tolerance  # False for NaN
 
 
-def random_vector(rows: np.ndarray, seed: int = _SEED) -> np.ndarray:
-    """Values in [-1, 1) that depend on the user's row number and the seed alone. Local.
-
-    So the vector is the same at any number of ranks. The bits come from splitmix64 (Steele, Lea
-    and Flood, OOPSLA 2014).
-
-    Parameters
-    ----------
-    rows : int64 array [n]
-
-    Returns
-    -------
-    float64 array [n]
-    """
-    with np.errstate(over="ignore"):
-        z = rows.astype(np.uint64) + np.uint64(seed)
-        z = (z + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
-
-
 def compare_products(A: DSparseMatrix, reference: Reference, seed: int = _SEED) -> list[Check]:
     """A x and A^T x for a random x. **Collective.**
 
@@ -85,7 +63,7 @@ def compare_products(A: DSparseMatrix, reference: Reference, seed: int = _SEED) 
 
     layout = A.layout
     eps = float(torch.finfo(A.dtype).eps)
-    x = torch.from_numpy(random_vector(layout.rows, seed)).to(device=A.device, dtype=A.dtype)
+    x = torch.from_numpy(noise(layout.rows, seed)).to(device=A.device, dtype=A.dtype)
     exact_x, ones = _numpy(x), np.ones(layout.n_owned)
     size, pattern = reference.map_entries(np.abs), reference.map_entries(np.ones_like)
     checks = []

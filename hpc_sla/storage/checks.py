@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hpc_sla.errors import InputError
+from hpc_sla.hashing import GOLDEN, mix
 
 # Rows looked at together: the temporaries stay a few hundred kilobytes for sparse rows.
 _ROWS = 1 << 16
@@ -107,7 +108,7 @@ def fingerprint(numbers: np.ndarray) -> int:
 
     Whatever their order, and however they are divided among ranks, whose sums add up. Numbers
     that differ have the same with a probability of about 2**-64 (Wegman and Carter, New hash
-    functions and their use in authentication and set equality, 1981; the hash is splitmix64).
+    functions and their use in authentication and set equality, 1981).
 
     Parameters
     ----------
@@ -115,11 +116,8 @@ def fingerprint(numbers: np.ndarray) -> int:
     """
     total = 0
     for start in range(0, len(numbers), _ROWS):
-        z = numbers[start : start + _ROWS].astype(np.uint64)
-        z += np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        total += int((z ^ (z >> np.uint64(31))).sum(dtype=np.uint64))
+        z = mix(numbers[start : start + _ROWS].astype(np.uint64) + GOLDEN)
+        total += int(z.sum(dtype=np.uint64))
     return total % 2**64
 
 

@@ -7,7 +7,6 @@ import pytest
 import scipy.sparse as sp
 
 from hpc_sla import problems
-from hpc_sla.problems.chance import uniform
 
 
 @pytest.mark.parametrize("spec", ["n=120", "n=64,degree=3,seed=7", "n=33,degree=0,shift=0.5"])
@@ -39,32 +38,3 @@ def test_it_is_connected_and_about_as_dense_as_asked():
 def test_another_seed_another_graph():
     one, other = (problems.make(f"graph_laplacian:n=50,seed={s}").matrix() for s in (0, 1))
     assert (one != other).nnz
-
-
-def split_mix(state, draws):
-    """SplitMix64 as published, in Python's integers."""
-    found = []
-    for _ in range(draws):
-        state = (state + 0x9E3779B97F4A7C15) % 2**64
-        z = state
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-        found.append(z ^ (z >> 31))
-    return found
-
-
-@pytest.mark.parametrize("seed", [0, 1, 12345, -1])
-def test_numbers_are_split_mix_s_whatever_part_is_drawn(seed):
-    start = split_mix(seed % 2**64 * 0x9E3779B97F4A7C15 % 2**64, 1)[0]
-    expected = np.array([(bits >> 11) / 2**53 for bits in split_mix(start, 40 * 3)])
-    drawn = uniform(np.arange(40), 3, seed)
-    np.testing.assert_array_equal(drawn, expected.reshape(40, 3))
-    np.testing.assert_array_equal(uniform(np.array([31, 7]), 3, seed), drawn[[31, 7]])
-
-
-def test_numbers_are_uniform_and_seeds_independent():
-    drawn = uniform(np.arange(20000), 2, 5)
-    counts = np.histogram2d(*drawn.T, bins=10, range=[[0, 1], [0, 1]])[0]
-    assert abs(counts - 200).max() < 70
-    other = uniform(np.arange(20000), 2, 6)
-    assert abs(np.corrcoef(drawn.ravel(), other.ravel())[0, 1]) < 0.02

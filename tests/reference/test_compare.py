@@ -11,7 +11,7 @@ from hpc_sla.problems import make
 from hpc_sla.reference import petsc
 from hpc_sla.reference.base import Reference
 from hpc_sla.reference.choose import choose, make_reference
-from hpc_sla.reference.compare import compare_products, compare_solutions, random_vector
+from hpc_sla.reference.compare import compare_products, compare_solutions
 from hpc_sla.reference.scipy import MAX_ROWS
 from tests.collective import MATRICES, PARTITIONS, distribute
 
@@ -176,18 +176,6 @@ def test_a_singular_matrix_is_an_error_on_every_rank(world: hs.World) -> None:
     reference = make_reference("scipy", A)
     with pytest.raises(hs.HpcSlaError, match="SciPy cannot factor"):
         reference.solve(np.ones(A.layout.n_owned), "cg", "jacobi", RTOL, 0.0, 10)
-
-
-def test_random_vector_depends_on_the_row_alone() -> None:
-    rows = np.arange(1000)
-    whole = random_vector(rows)
-    order = np.random.default_rng(0).permutation(1000)
-    np.testing.assert_array_equal(random_vector(rows[order]), whole[order])
-    assert np.all((whole >= -1) & (whole < 1))
-    assert abs(whole.mean()) < 0.1
-    assert abs(whole.std() - 3**-0.5) < 0.05
-    assert len(np.unique(whole)) == 1000
-    assert not np.array_equal(random_vector(rows, seed=1), whole)
 
 
 def test_too_many_rows_for_scipy() -> None:
