@@ -3,6 +3,8 @@
 # the collective ones (marked mpi) on 1, 2, 3 and 4 ranks.
 #
 #   scripts/test.sh                     everything
+#   scripts/test.sh --quick             in under three minutes: one case of each test of the library, on 2 ranks;
+#                                       commands, scripts and documents are left to the whole
 #   scripts/test.sh -x -k halo          further arguments go to pytest
 #   HPC_SLA_TEST_RANKS="2" scripts/test.sh tests/core     only on 2 ranks, only these files
 #
@@ -11,6 +13,11 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+if [[ ${1:-} == --quick ]]; then
+    shift
+    export HPC_SLA_TEST_QUICK=1 HPC_SLA_TEST_RANKS=${HPC_SLA_TEST_RANKS-2}
+    (($#)) || set -- "$ROOT"/tests/{adjoint,core,direct,eigen,kernels,linear,nonlinear,partition,precond,problems,sparse_tensor,storage,transport}
+fi
 "$ROOT/scripts/setup.sh" --test
 use_environment
 # Without bytecode every rank of every phase would compile the package and rewrite the tests' asserts again.

@@ -21,35 +21,58 @@ MANY = 12
 """Cases of one test beyond which only 2 ranks run all of them."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Without mpiexec the collective tests run on one rank: pytest-mpi would skip them."""
+    global started_for_mpi
+    started_for_mpi = config.option.with_mpi
+    config.option.with_mpi = True
+
+
 def pytest_collection_modifyitems(config, items):
+    """Leave out the cases that HPC_SLA_TEST_QUICK or HPC_SLA_TEST_SAMPLED leaves to others."""
+    if "HPC_SLA_TEST_QUICK" in os.environ:
+        keep = quick(items)
+    elif "HPC_SLA_TEST_SAMPLED" in os.environ and started_for_mpi:
+        keep = sampled(items)
+    else:
+        return
+    left = [item for item in items if item not in keep]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item in keep]
+
+
+def cases_of_tests(items):
+    """The cases of each test, in an order of no pattern in the parameters, the same everywhere."""
+    cases = defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    for tests in cases.values():
+        tests.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+    return cases.values()
+
+
+def quick(items):
+    """One case of each test that is not slow."""
+    return {cases[0] for cases in cases_of_tests(items) if not cases[0].get_closest_marker("slow")}
+
+
+def sampled(items):
     """Of tests of many cases each case on 2 ranks and on one other rank count.
 
     What one more rank count can show of each (empty ranks, several neighbours) shows in some of a
     product of parameters as well: a quarter on 1 rank, half on 3, the other quarter on 4. Only
     where HPC_SLA_TEST_SAMPLED says that all four run, as scripts/test.sh does.
     """
-    if "HPC_SLA_TEST_SAMPLED" not in os.environ or not config.getoption("--with-mpi"):
-        return
     from mpi4py import MPI
 
     size = min(MPI.COMM_WORLD.size, 4)
-    if size == 2:
-        return
-    cases = defaultdict(list)
-    for item in items:
-        cases[item.nodeid.partition("[")[0]].append(item.nodeid)
-    turns = {}
-    for names in cases.values():
-        if len(names) > MANY:
-            # In an order of no pattern in the parameters, the same on every rank.
-            names.sort(key=lambda name: zlib.crc32(name.encode()))
-            turns.update({name: (1, 3, 4, 3)[i % 4] for i, name in enumerate(names)})
-    kept, left = [], []
-    for item in items:
-        (kept if turns.get(item.nodeid, size) == size else left).append(item)
-    if left:
-        config.hook.pytest_deselected(items=left)
-        items[:] = kept
+    kept = set(items)
+    for cases in cases_of_tests(items) if size != 2 else []:
+        if len(cases) > MANY:
+            kept -= {item for i, item in enumerate(cases) if (1, 3, 4, 3)[i % 4] != size}
+    return kept
 
 
 @pytest.fixture(scope="session")
