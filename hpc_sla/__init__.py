@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from hpc_sla.errors import SingularMatrixError as SingularMatrixError
     from hpc_sla.layout import RowLayout as RowLayout
     from hpc_sla.linear import SolveInfo as SolveInfo
+    from hpc_sla.linear.bicgstab import BiCGStab as BiCGStab
+    from hpc_sla.linear.cg import CG as CG
+    from hpc_sla.linear.fgmres import FGMRES as FGMRES
+    from hpc_sla.linear.gmres import GMRES as GMRES
+    from hpc_sla.linear.lsqr import LSQR as LSQR
+    from hpc_sla.linear.method import Method as Method
+    from hpc_sla.linear.minres import MINRES as MINRES
+    from hpc_sla.linear.pipelined_cg import PipelinedCG as PipelinedCG
+    from hpc_sla.linear.richardson import Richardson as Richardson
     from hpc_sla.linear.solver import solve as solve
     from hpc_sla.matrix import DSparseMatrix as DSparseMatrix
     from hpc_sla.matrix import read_rhs as read_rhs
@@ -31,15 +40,24 @@ if TYPE_CHECKING:
 # Names are loaded on first use: `partition`, `info` and `--help` need neither torch nor MPI.
 _HOMES = {
     "AdjointSolveError": "hpc_sla.errors",
+    "BiCGStab": "hpc_sla.linear.bicgstab",
+    "CG": "hpc_sla.linear.cg",
     "Checkpoint": "hpc_sla.checkpoint",
     "DSparseMatrix": "hpc_sla.matrix",
     "DegenerateEigenvaluesError": "hpc_sla.errors",
+    "FGMRES": "hpc_sla.linear.fgmres",
+    "GMRES": "hpc_sla.linear.gmres",
     "HpcSlaError": "hpc_sla.errors",
     "InputError": "hpc_sla.errors",
+    "LSQR": "hpc_sla.linear.lsqr",
     "LinearOperator": "hpc_sla.operators",
+    "MINRES": "hpc_sla.linear.minres",
+    "Method": "hpc_sla.linear.method",
     "NonlinearInfo": "hpc_sla.nonlinear",
     "NotConvergedWarning": "hpc_sla.errors",
     "PartialGradientWarning": "hpc_sla.errors",
+    "PipelinedCG": "hpc_sla.linear.pipelined_cg",
+    "Richardson": "hpc_sla.linear.richardson",
     "RowLayout": "hpc_sla.layout",
     "SingularMatrixError": "hpc_sla.errors",
     "SolveInfo": "hpc_sla.linear",

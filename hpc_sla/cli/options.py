@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -53,7 +53,7 @@ def solver_options(function: Function) -> Function:
     )
 
 
-def _listed(choices: dict[str, str]) -> str:
+def _listed(choices: Mapping[str, str]) -> str:
     """One paragraph a choice: click keeps lines after a backspace character as they are."""
     return "\n\n\b\n" + "\n".join(f"{name}: {when}" for name, when in choices.items())
 

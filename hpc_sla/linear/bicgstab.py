@@ -1,4 +1,4 @@
-"""The stabilised bi-conjugate gradient method."""
+"""Stabilised bi-conjugate gradients: any square matrix, in little memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from hpc_sla.kernels import pages, passes
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, System, root
+from hpc_sla.linear.method import Method, root
 from hpc_sla.linear.scalars import Flag
 
 
@@ -23,13 +23,15 @@ class BiCGStab(Method):
     again from the true residual as long as that helps.
     """
 
+    name = "bicgstab"
+    solves = "square"
     side = "right"
+    petsc = "bcgs"
     carried = ("rho", "shadow_square", "live")
     kept = ("r", "shadow", "p")
     capturable = True
 
-    def __init__(self, system: System) -> None:
-        super().__init__(system)
+    def allocate(self) -> None:
         # M^-1 p is all that is needed of p where M acts by entries: it is kept in place of p.
         self.inverse = self.precond.inverse if self.precond.pointwise else None
         vectors = pages.empty((5 if self.precond.pointwise else 6, *self.r.shape), self.r).unbind()

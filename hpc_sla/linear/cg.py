@@ -1,4 +1,4 @@
-"""The conjugate gradient method."""
+"""Conjugate gradients: symmetric positive definite matrices."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from hpc_sla.kernels import fused
 from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, System, root
+from hpc_sla.linear.method import Method, root
 from hpc_sla.linear.scalars import Flag
 
 
-class ConjugateGradient(Method):
+class CG(Method):
     """Preconditioned CG (Saad, Iterative Methods for Sparse Linear Systems, algorithm 9.1).
 
     For A and M symmetric positive definite (or semidefinite with b in the range). Two reductions
@@ -24,13 +24,15 @@ class ConjugateGradient(Method):
     and x is updated after that reduction, in the same pass as the direction, which reads p once.
     """
 
+    name = "cg"
+    solves = "spd"
     side = "split"
+    petsc = "cg"
     carried = ("rho", "rr", "live")
     kept = ("r", "p")
     capturable = True
 
-    def __init__(self, system: System) -> None:
-        super().__init__(system)
+    def allocate(self) -> None:
         # One thread on the CPU and a pointwise preconditioner: two fused passes do it all.
         self.fused = fused.serves(self.r) and self.precond.pointwise
         # Allocated once: a captured burst of steps knows these by address.

@@ -1,4 +1,4 @@
-"""GMRES and flexible GMRES, restarted, with one reduction a step."""
+"""Generalised minimal residuals: any square matrix, the most robust; keeps `restart` vectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hpc_sla.kernels import basis, native, pages
 from hpc_sla.kernels.vectors import Scalar, axpy_, copy_
 from hpc_sla.linear.hessenberg import Hessenberg, HostHessenberg
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, System
+from hpc_sla.linear.method import Method, check_count
 from hpc_sla.linear.scalars import Flag
 from hpc_sla.operators import Operator
 
 
-class Gmres(Method):
+class GMRES(Method):
     """Right-preconditioned GMRES(restart) (Saad and Schultz 1986; Saad, 2nd ed., algorithm 9.5).
 
     For any nonsingular A. The basis is orthogonalised twice by classical Gram-Schmidt, as stable
@@ -33,19 +33,24 @@ class Gmres(Method):
         Basis vectors kept: memory is that many vectors.
     """
 
+    name = "gmres"
+    solves = "square"
     side = "right"
+    petsc = "gmres"
     flexible = False
     current = False
 
-    @classmethod
-    def room(cls, operator: Operator, columns: int, **options: int) -> int:
-        m = min(options["restart"], operator.n_global)
-        vectors = (2 if cls.flexible else 1) * m + 1
+    def room(self, operator: Operator, columns: int) -> int:
+        m = min(self.restart, operator.n_global)
+        vectors = (2 if self.flexible else 1) * m + 1
         return (vectors * operator.layout.n_owned + 4 * m * m) * columns
 
-    def __init__(self, system: System, restart: int = 30) -> None:
-        super().__init__(system)
-        self.restart = max(1, min(restart, system.operator.n_global))
+    def __init__(self, restart: int = 30) -> None:
+        check_count(self.name, "restart", restart)
+        self.restart = restart
+
+    def allocate(self) -> None:
+        self.restart = max(1, min(self.restart, self.operator.n_global))
         m, shape = self.restart, self.r.shape
         self.basis = basis.Basis(m + 1, self.r)
         self.directions = pages.empty((m, *shape), self.r) if self.flexible else None
@@ -149,12 +154,3 @@ class Gmres(Method):
         if not math.isfinite(row[0]):
             return "not_finite"
         return "converged" if row[0] <= target else None
-
-
-class FlexibleGmres(Gmres):
-    """FGMRES (Saad 1993; Saad, 2nd ed., algorithm 9.6): M may differ from step to step.
-
-    As `Gmres`, and keeps the preconditioned vectors too: twice the memory.
-    """
-
-    flexible = True

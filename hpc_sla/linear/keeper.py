@@ -154,7 +154,7 @@ class Keeper:
         iterations: int,
     ) -> None:
         """**Collective.**"""
-        numbers = method.numbers()  # may change the vectors: see Gmres
+        numbers = method.numbers()  # may change the vectors: see GMRES
         operator = self._system.operator
         vectors = {"x": (operator.columns, self._system.x)}
         for name, (like_x, tensor) in method.vectors().items():

@@ -132,7 +132,7 @@ def check(problem: Problem, found: Gradient, steps: Sequence[float] = STEPS) -> 
     options = dict(problem.options, method=found.info.method, callback=None)
     options["rtol"] = min(options["rtol"], _TIGHT[A.dtype])
     tight = replace(problem, options=options)
-    d_values, d_b = _directions(problem, make_method(found.info.method).entry.needs_symmetric)
+    d_values, d_b = _directions(problem, make_method(found.info.method).needs_symmetric)
     none = torch.zeros_like(d_b)
     compared = []
     for name, dv, db in (

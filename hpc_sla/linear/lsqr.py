@@ -1,4 +1,4 @@
-"""LSQR: least squares, and square systems through the transpose."""
+"""Least squares: rectangular or badly conditioned matrices; uses the transpose."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, System
+from hpc_sla.linear.method import Method
 from hpc_sla.linear.scalars import Flag
 
 
-class Lsqr(Method):
+class LSQR(Method):
     """LSQR (Paige and Saunders, ACM TOMS 8, 1982), right-preconditioned. Two reductions a step.
 
     Minimises ||b - A x||_2 for A of any shape, by Golub-Kahan bidiagonalisation of A M^-1. Of the
@@ -26,16 +26,19 @@ class Lsqr(Method):
     relative to M^-T A^T b.
     """
 
+    name = "lsqr"
+    solves = "any"
     side = "right"
+    petsc = "lsqr"
+    transposes = True
     carried = ("alpha", "phi", "rho", "frobenius", "live")
     kept = ("u",)
     kept_like_x = ("v", "w", "y")
     capturable = True
     current = False
 
-    def __init__(self, system: System) -> None:
-        super().__init__(system)
-        self.least_squares = system.least_squares
+    def allocate(self) -> None:
+        self.least_squares = self.system.least_squares
         rows, columns = self.r, self.x
         self.u, self.product = torch.empty_like(rows), torch.empty_like(rows)
         self.v, self.w, self.y, self.t, self.work = (torch.empty_like(columns) for _ in range(5))

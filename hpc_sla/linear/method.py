@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 
+from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import Scalar, copy_
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.scalars import Flag, Scalars
 from hpc_sla.operators import Operator
 from hpc_sla.precond import Preconditioner
+from hpc_sla.precond.options import options_of
 
 
 @dataclass
@@ -76,19 +80,32 @@ class System:
             copy_(out, found)
 
 
+Self_ = TypeVar("Self_", bound="Method")
+
+
 class Method(ABC):
-    """A Krylov method: a state, and a step that changes it in place.
+    """A Krylov method with its options; and, once it is put to work `on` a system, its state.
 
     No step looks at a number, so that on an accelerator the host need not wait for one. What is
     finished is frozen by the method itself, column by column: see `live`.
 
-    Parameters
-    ----------
-    system : System
+    The parameters of a subclass's constructor are its options: it keeps each under its own name.
     """
 
-    side: str
-    """Where the preconditioner acts: "left", "right" or "split" (symmetrically)."""
+    name: ClassVar[str]
+    """In strings and in results; default: the class's."""
+
+    solves: ClassVar[Literal["spd", "symmetric", "square", "any"]]
+    """The matrices it is made for. The first two need a symmetric preconditioner, too."""
+
+    side: ClassVar[Literal["left", "right", "split"]]
+    """Where the preconditioner acts; "split" is symmetrically."""
+
+    petsc: ClassVar[str] = ""
+    """The KSP type that does the same; empty for none."""
+
+    transposes: ClassVar[bool] = False
+    """Whether a step applies the transposes of the matrix and of the preconditioner."""
 
     carried: tuple[str, ...] = ()
     """Attributes that hold the scalars a step hands to the next."""
@@ -105,19 +122,60 @@ class Method(ABC):
     current = True
     """Whether x is up to date after every step, and not only after `finish`."""
 
+    # Of a method at work, from here on.
+
     live: Flag
     """Which right-hand sides still iterate."""
+    system: System
+    operator: Operator
+    precond: Preconditioner
+    scalars: Scalars
+    x: torch.Tensor
+    r: torch.Tensor
+    target: Scalar
 
-    @classmethod
-    def room(cls, operator: Operator, columns: int, **options: int) -> int:
+    def __init__(self) -> None:  # noqa: B027 - most have no options
+        """Without options."""
+
+    def __init_subclass__(cls) -> None:
+        cls.name = vars(cls).get("name", cls.__name__)
+
+    @property
+    def needs_symmetric(self) -> bool:
+        """Whether A and M must be symmetric."""
+        return self.solves in ("spd", "symmetric")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by name."""
+        return {name: getattr(self, name) for name in options_of(type(self).__init__)}
+
+    def __str__(self) -> str:
+        """As `solve` takes it for a string: the name, and the options that are not the defaults."""
+        defaults = options_of(type(self).__init__)
+        given = [f"{key}={value}" for key, value in self.options.items() if value != defaults[key]]
+        return self.name + (":" + ",".join(given) if given else "")
+
+    def replicated(self) -> str:
+        """What ranks must agree on. Local."""
+        return str(self)
+
+    def room(self, operator: Operator, columns: int) -> int:
         """How many numbers it keeps on this rank for its options' sake. Local."""
         return 0
 
-    def __init__(self, system: System) -> None:
-        self.system = system
-        self.operator, self.precond = system.operator, system.precond
-        self.scalars, self.x, self.r = system.scalars, system.x, system.r
-        self.target = self.scalars.scalar(system.target)
+    def on(self: Self_, system: System) -> Self_:
+        """A copy at work on a system, with vectors of its own. Local."""
+        state = copy(self)
+        state.system = system
+        state.operator, state.precond = system.operator, system.precond
+        state.scalars, state.x, state.r = system.scalars, system.x, system.r
+        state.target = state.scalars.scalar(system.target)
+        state.allocate()
+        return state
+
+    def allocate(self) -> None:  # noqa: B027 - Richardson's kind needs little
+        """Make the vectors that it works in. Local."""
 
     @abstractmethod
     def start(self, active: Flag) -> None:
@@ -181,6 +239,14 @@ class Method(ABC):
 
         `converged` is a claim, to be checked with the true residual.
         """
+
+
+def check_count(method: str, name: str, value: int) -> None:
+    """Raise InputError unless an option is a whole number above 0. Local."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(
+            f"{name}={value!r} is not a positive whole number", field=f"method: {method}"
+        )
 
 
 def values_of(scalar: Scalar) -> list[float]:

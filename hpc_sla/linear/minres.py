@@ -1,4 +1,4 @@
-"""The minimal residual method for symmetric matrices."""
+"""Minimal residuals: symmetric matrices that are not definite."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from hpc_sla.kernels import passes
 from hpc_sla.kernels.vectors import copy_, dot_into
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, System, root
+from hpc_sla.linear.method import Method, root
 from hpc_sla.linear.scalars import Flag
 
 
-class Minres(Method):
+class MINRES(Method):
     """Preconditioned MINRES (Paige and Saunders 1975; Elman, Silvester and Wathen, algorithm 4.1).
 
     For A symmetric, definite or not, and M symmetric positive definite. It minimises the residual
@@ -24,13 +24,15 @@ class Minres(Method):
     on a reduction that is made anyway. Two reductions an iteration.
     """
 
+    name = "minres"
+    solves = "symmetric"
     side = "split"
+    petsc = "minres"
     carried = ("gamma", "gamma_old", "eta", "c", "c_old", "s", "s_old", "rr", "live")
     kept = ("r", "v", "v_old", "z", "w", "w_old")
     capturable = True
 
-    def __init__(self, system: System) -> None:
-        super().__init__(system)
+    def allocate(self) -> None:
         # v, v_old: Lanczos vectors of the residual space, unscaled; z = M^-1 v; w: directions.
         self.v, self.v_old, self.z, self.q = (torch.empty_like(self.r) for _ in range(4))
         self.w, self.w_old = (torch.empty_like(self.r) for _ in range(2))

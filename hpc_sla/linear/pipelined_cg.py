@@ -1,4 +1,4 @@
-"""CG with one reduction an iteration, hidden behind the product."""
+"""CG with one hidden reduction an iteration: many ranks with few rows each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, System, root
+from hpc_sla.linear.method import Method, check_count, root
 from hpc_sla.linear.scalars import Flag
 
 
@@ -31,13 +31,18 @@ class PipelinedCG(Method):
     replacement : int
     """
 
+    name = "pipelined_cg"
+    solves = "spd"
     side = "split"
+    petsc = "pipecg"
     carried = ("rho", "delta", "rr", "rho_old", "alpha_old", "live")
     kept = ("r", "u", "w", "m", "n", "z", "q", "s", "p")
 
-    def __init__(self, system: System, replacement: int = 50) -> None:
-        super().__init__(system)
+    def __init__(self, replacement: int = 50) -> None:
+        check_count(self.name, "replacement", replacement)
         self.replacement = replacement
+
+    def allocate(self) -> None:
         # Names as in the paper: u = M r, w = A u, m = M w, n = A m, z = A q, q = M s, s = A p.
         names = ("u", "w", "m", "n", "z", "q", "s", "p")
         for name in names:

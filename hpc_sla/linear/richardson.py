@@ -1,4 +1,4 @@
-"""Richardson's method: the preconditioner on its own."""
+"""The preconditioner on its own: amg, or another that is strong enough."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from hpc_sla.kernels.vectors import axpy_
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, System, root
+from hpc_sla.linear.method import Method, root
 from hpc_sla.linear.scalars import Flag
 
 
@@ -21,11 +21,13 @@ class Richardson(Method):
     preconditioner, as a solver by itself. One reduction an iteration, for the residual's norm.
     """
 
+    name = "richardson"
+    solves = "square"
     side = "left"
+    petsc = "richardson"
     carried = ("rr", "live")
 
-    def __init__(self, system: System) -> None:
-        super().__init__(system)
+    def allocate(self) -> None:
         self.z = torch.empty_like(self.r)
         self.q = torch.empty_like(self.r)
 

@@ -23,15 +23,14 @@ from hpc_sla.linear.choose import choose
 from hpc_sla.linear.driver import Callback, Outcome, iterate
 from hpc_sla.linear.info import SolveInfo, summarise
 from hpc_sla.linear.keeper import Watch, identify_matrix
-from hpc_sla.linear.method import System, norms_of, values_of
-from hpc_sla.linear.methods import Maker, make_method
+from hpc_sla.linear.method import Method, System, norms_of, values_of
+from hpc_sla.linear.methods import check_precond, check_shape, make_method
 from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.linear.systems import KrylovSystem, parameters_of
 from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
-from hpc_sla.precond.options import options_of
 from hpc_sla.precond.scaling import ColumnScaling, positive
 from hpc_sla.storage.limits import machine_memory
 
@@ -53,7 +52,7 @@ _WORTH_A_THOUGHT = 1000
 def solve(
     A: DSparseMatrix | LinearOperator,
     b: torch.Tensor,
-    method: str = "cg",
+    method: str | Method = "cg",
     precond: Any = "jacobi",
     rtol: float | None = None,
     atol: float = 0.0,
@@ -68,7 +67,7 @@ def solve(
 
     Stops when ||b - A x||_2 <= max(rtol ||b||_2, atol), where the residual is recomputed from
     x before convergence is claimed; each column of b by itself. A rectangular A is solved in the
-    sense of least squares, by M^-T A^T (b - A x) relative to M^-T A^T b: see `Lsqr`.
+    sense of least squares, by M^-T A^T (b - A x) relative to M^-T A^T b: see `LSQR`.
 
     Differentiable in b and in A's values, any number of times and in forward mode, at the cost of
     one solve more for each derivative: with the transpose, the same method and the transposed
@@ -85,8 +84,9 @@ def solve(
     b : torch.Tensor [n_owned] or [n_owned, k]
         Per rank. Several columns are solved for at once, with one halo exchange and one
         reduction for all of them; a column that is finished is frozen.
-    method : str
-        One of `METHODS`, options after a colon: `gmres:restart=50`. "auto" chooses: see
+    method : str or Method
+        One of `METHODS`, options after a colon: `gmres:restart=50`; or such an object as
+        ``GMRES(restart=50)``, a `Method` of your own among them. "auto" chooses: see
         `hpc_sla.linear.choose`, and `info.reason`.
     precond : str, callable or object with `apply`
         See `hpc_sla.precond.make_preconditioner`.
@@ -178,7 +178,7 @@ def solve(
         _check(operator, b, rtol, atol, max_iterations, x0, adjoint_rtol, dtol)
         chosen = None if method == "auto" else make_method(method)
         if chosen:
-            chosen.check_shape(operator.shape, operator.square)
+            check_shape(chosen, operator.shape, operator.square)
         wanted = adjoint.Wanted((b, x0, *theta))
         agreed.say(wanted.mine)
     wanted.follow(agreed.heard)
@@ -202,7 +202,7 @@ def solve(
         M = _precondition(precond, plain, operator, chosen, b.dtype)
         watch = None
         if checkpoint is not None:
-            watch = Watch(checkpoint).of(method, lambda: _identity(plain, operator, b))
+            watch = Watch(checkpoint).of(str(method), lambda: _identity(plain, operator, b))
         return Run(operator, M, rtol, atol, max_iterations, callback, watch, dtol, True, loosest)
 
     system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients), strict)
@@ -236,18 +236,18 @@ def _identity(A: Any, operator: Operator, b: torch.Tensor) -> dict[str, Any]:
 
 
 def _precondition(
-    precond: Any, A: Any, operator: Operator, chosen: Maker | None, dtype: torch.dtype
+    precond: Any, A: Any, operator: Operator, chosen: Method | None, dtype: torch.dtype
 ) -> Preconditioner:
     """The preconditioner, fit for the method. **Collective.**"""
     if precond == "jacobi" and not operator.square:
         return ColumnScaling(A, operator)
     M = make_preconditioner(precond, A)
-    if isinstance(M, Jacobi) and chosen and chosen.entry.solves == "symmetric":
+    if isinstance(M, Jacobi) and chosen and chosen.solves == "symmetric":
         M = positive(M)
     with operator.world.agree():
         M.check(operator.columns.n_owned, operator.dtype or dtype, operator.device)
         if chosen:
-            chosen.check_precond(M)
+            check_precond(chosen, M)
     return M
 
 
@@ -270,7 +270,7 @@ class Run:
 
     def choose(
         self, b: torch.Tensor, x0: torch.Tensor | None
-    ) -> tuple[torch.Tensor, SolveInfo, Maker, str]:
+    ) -> tuple[torch.Tensor, SolveInfo, Method, str]:
         """method="auto". **Collective.** Also the method that was taken, and one left to try."""
         choice = choose(self.operator, b.dtype, self.precond.symmetric)
         maker, left = self.maker(choice.method), choice.fallback
@@ -291,17 +291,17 @@ class Run:
         info.reason = reason
         return x, info, maker, left
 
-    def maker(self, name: str) -> Maker:
+    def maker(self, name: str) -> Method:
         """The method by that name, and a preconditioner fit for it. **Collective.**"""
         made = make_method(name)
         with self.operator.world.agree():
-            made.check_precond(self.precond)
-        if made.entry.solves == "symmetric" and isinstance(self.precond, Jacobi):
+            check_precond(made, self.precond)
+        if made.solves == "symmetric" and isinstance(self.precond, Jacobi):
             self.precond = positive(self.precond)
         return made
 
     def solve(
-        self, make: Maker, b: torch.Tensor, x0: torch.Tensor | None
+        self, make: Method, b: torch.Tensor, x0: torch.Tensor | None
     ) -> tuple[torch.Tensor, SolveInfo]:
         """**Collective.**"""
         self._check_room(make, b)
@@ -316,30 +316,30 @@ class Run:
             x, solved = self._solve_scaled(make, b, x0)
         info = summarise(solved, b.dim() == 1)
         symmetric = None
-        if self.told and make.entry.needs_symmetric and info.status in _SUSPICIOUS:
+        if self.told and make.needs_symmetric and info.status in _SUSPICIOUS:
             symmetric = self.operator.symmetric(b.dtype)
         for one in (info, *solved):
-            one.method, one.precond = make.spec, self.precond.name
+            one.method, one.precond = str(make), self.precond.name
             one.symmetric = symmetric
         return x, info
 
-    def _check_room(self, make: Maker, b: torch.Tensor) -> None:
+    def _check_room(self, make: Method, b: torch.Tensor) -> None:
         """Raise InputError where the method's options ask for more memory than there is.
 
         **Collective** where they are so large that it is worth a thought.
         """
-        options = {**options_of(make.entry.make), **make.options}
-        if max(options.values(), default=0) <= _WORTH_A_THOUGHT:
+        counts = [value for value in make.options.values() if isinstance(value, int)]
+        if max(counts, default=0) <= _WORTH_A_THOUGHT:
             return
         with self.operator.world.agree():
             columns = 1 if b.dim() == 1 else b.shape[1]
-            needed = make.entry.make.room(self.operator, columns, **options) * b.element_size()
+            needed = make.room(self.operator, columns) * b.element_size()
             there = machine_memory()
             if b.is_cuda:
                 there = torch.cuda.get_device_properties(b.device).total_memory
             if needed > there:
                 raise InputError(
-                    f"{make.spec} keeps {needed} bytes, and there are {there}",
+                    f"{make!s} keeps {needed} bytes, and there are {there}",
                     field="method",
                     remedy="Choose a smaller restart, or bicgstab, which keeps a few vectors",
                 )
@@ -348,7 +348,7 @@ class Run:
         return b.new_zeros((self.operator.columns.n_owned, *b.shape[1:]))
 
     def _solve_scaled(
-        self, make: Maker, b: torch.Tensor, x0: torch.Tensor | None
+        self, make: Method, b: torch.Tensor, x0: torch.Tensor | None
     ) -> tuple[torch.Tensor, list[SolveInfo]]:
         """Where squares of b under- or overflow, or a column is zero. **Collective.**
 
@@ -381,7 +381,7 @@ class Run:
 
     def _iterate(
         self,
-        make: Maker,
+        make: Method,
         b: torch.Tensor,
         x: torch.Tensor,
         x0: torch.Tensor | None,
@@ -407,9 +407,9 @@ class Run:
         if square:
             system.dtol, system.ceiling = self.dtol, [self.dtol * norm for norm in b_norms]
         one_rank = world.size == 1
-        keeper = self.watch.keeper(make.spec, system) if self.watch else None
+        keeper = self.watch.keeper(str(make), system) if self.watch else None
         outcomes = iterate(
-            make(system), system, x0, self.max_iterations, one_rank, callback, keeper
+            make.on(system), system, x0, self.max_iterations, one_rank, callback, keeper
         )
         norms = b_norms
         if not square:

@@ -12,7 +12,8 @@ import torch
 from hpc_sla.adjoint import Form, MatrixForm, NormalForm, OperatorForm
 from hpc_sla.errors import AdjointSolveError, InputError
 from hpc_sla.linear.info import SolveInfo, warn_of_gradient
-from hpc_sla.linear.methods import Maker, make_method
+from hpc_sla.linear.method import Method
+from hpc_sla.linear.methods import make_method
 from hpc_sla.linear.normal import NormalOperator, NormalPreconditioner
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import Operator
@@ -71,7 +72,7 @@ class KrylovSystem:
     A : DSparseMatrix, its transpose, or LinearOperator
     set_up : callable(A) -> Run
         **Collective.** A of plain tensors.
-    maker : Maker or None
+    maker : Method or None
         None for method="auto".
     rtol : float
         Of the derivatives' solves.
@@ -92,7 +93,7 @@ class KrylovSystem:
         self,
         A: Any,
         set_up: Callable[[Any], Run],
-        maker: Maker | None,
+        maker: Method | None,
         rtol: float,
         wanted: bool,
         strict: bool,
@@ -120,7 +121,7 @@ class KrylovSystem:
     @property
     def _one_way(self) -> bool:
         """Whether A and its preconditioner are taken for symmetric."""
-        return self._maker is not None and self._maker.entry.needs_symmetric
+        return self._maker is not None and self._maker.needs_symmetric
 
     @cached_property
     def lopsided(self) -> bool:
@@ -225,7 +226,7 @@ class _Derived:
         origin: KrylovSystem,
         form: Form,
         run: Run,
-        maker: Maker | None = None,
+        maker: Method | None = None,
         transposed: bool = False,
     ) -> None:
         self._origin, self.form, self._run, self._maker = origin, form, run, maker
@@ -259,7 +260,7 @@ class _Derived:
         rounded = info.at_rounding and info.relative_residual <= 1.0
         return info.converged or (rounded and not self._origin.strict)
 
-    def _stronger(self, maker: Maker, info: SolveInfo) -> str:
+    def _stronger(self, maker: Method, info: SolveInfo) -> str:
         """The method to go on with where one failed; empty for none. **Collective.**"""
         if self._maker is not None:
             return ""

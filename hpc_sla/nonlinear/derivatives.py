@@ -13,7 +13,8 @@ from hpc_sla.adjoint import JacobianForm
 from hpc_sla.entry import warn
 from hpc_sla.errors import AdjointSolveError, NotConvergedWarning
 from hpc_sla.linear.info import SolveInfo
-from hpc_sla.linear.methods import Maker, make_method
+from hpc_sla.linear.method import Method
+from hpc_sla.linear.methods import make_method
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.equations import JacobianProducts
 from hpc_sla.nonlinear.fitting import fitting_method
@@ -111,7 +112,7 @@ class JacobianSystem:
 
     def _attempts(
         self, linear: Linearisation, exact: JacobianProducts, u: torch.Tensor
-    ) -> Iterator[tuple[Any, Preconditioner, Maker | None]]:
+    ) -> Iterator[tuple[Any, Preconditioner, Method | None]]:
         """What to solve with, one after another: an operator, a preconditioner and a method.
 
         **Collective.** The assembled Jacobian, where there is one, and what u was found with; exact
@@ -144,7 +145,7 @@ class JacobianSystem:
         M: Preconditioner,
         b: torch.Tensor,
         rtol: float,
-        maker: Maker | None,
+        maker: Method | None,
     ) -> tuple[torch.Tensor, SolveInfo]:
         operator = as_operator(J)
         if self._back:

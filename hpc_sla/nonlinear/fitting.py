@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from hpc_sla.layout import RowLayout
-from hpc_sla.linear.methods import Maker, make_method
+from hpc_sla.linear.method import Method
+from hpc_sla.linear.methods import make_method
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import Operator
 
@@ -17,7 +18,7 @@ _MOST_COLOURS = 256
 _DIRECT = 50_000
 
 
-def fitting_method(operator: Operator) -> Maker:
+def fitting_method(operator: Operator) -> Method:
     """GMRES, with a restart that memory allows. Local, replicated."""
     return make_method(f"gmres:restart={restart(operator.layout)}")
 
@@ -32,14 +33,14 @@ def largest_part(layout: RowLayout) -> int:
     return max(int(np.diff(layout.offsets).max()), 1)
 
 
-def fitting_preconds(matrix: DSparseMatrix | None, maker: Maker | None) -> list[str]:
+def fitting_preconds(matrix: DSparseMatrix | None, maker: Method | None) -> list[str]:
     """The best first; the next where it cannot be made of this matrix. Local, replicated.
 
     A method for symmetric matrices gets "jacobi".
     """
     if matrix is None:
         return ["none"]
-    if maker is not None and maker.entry.needs_symmetric:
+    if maker is not None and maker.needs_symmetric:
         return ["jacobi"]
     rows = largest_part(matrix.layout)
     a_row = matrix.nnz_global / max(matrix.layout.n_global, 1)

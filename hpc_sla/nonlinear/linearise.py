@@ -14,7 +14,8 @@ from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import Watch
-from hpc_sla.linear.methods import Maker, make_method
+from hpc_sla.linear.method import Method
+from hpc_sla.linear.methods import check_precond, make_method
 from hpc_sla.linear.solver import Run
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.choices import JACOBIANS, PRODUCTS
@@ -61,13 +62,13 @@ class Settings:
     jacobian: Any
     pattern: DSparseMatrix | None
     products: str
-    linear_method: str | None
+    linear_method: str | Method | None
     precond: Any
     lag: int
     max_iterations: int | None
     columns: int = 1
 
-    def check(self, layout: RowLayout, dtype: torch.dtype) -> Maker | None:
+    def check(self, layout: RowLayout, dtype: torch.dtype) -> Method | None:
         """Raise InputError for what cannot work; the linear method where one is named. Local."""
         if not callable(self.jacobian) and self.jacobian not in ("auto", *JACOBIANS):
             raise InputError(
@@ -160,7 +161,7 @@ class Linearisation:
     ----------
     settings : Settings
         Checked.
-    maker : Maker or None
+    maker : Method or None
         None for "auto".
     equations : Equations
     found : Found
@@ -168,7 +169,7 @@ class Linearisation:
     """
 
     def __init__(
-        self, settings: Settings, maker: Maker | None, equations: Equations, found: Found
+        self, settings: Settings, maker: Method | None, equations: Equations, found: Found
     ) -> None:
         self.settings, self.maker, self.equations = settings, maker, equations
         self._found = found
@@ -231,12 +232,12 @@ class Linearisation:
         if settings.precond == "auto":
             specs = fitting_preconds(matrix, self.maker)
         M = self._preconditioner(specs, u, J, matrix, fresh)
-        if isinstance(M, Jacobi) and self.maker and self.maker.entry.solves == "symmetric":
+        if isinstance(M, Jacobi) and self.maker and self.maker.solves == "symmetric":
             M = positive(M)
         with self.equations.layout.world.agree():
             M.check(len(u), u.dtype, u.device)
             if self.maker:
-                self.maker.check_precond(M)
+                check_precond(self.maker, M)
         self.precond, self.age, self.made_at = M, 1, u
         info = self.equations.info
         info.preconditioners += 1
@@ -275,7 +276,7 @@ class Linearisation:
         b: torch.Tensor,
         rtol: float,
         precond: Any = None,
-        maker: Maker | None = None,
+        maker: Method | None = None,
     ) -> tuple[torch.Tensor, SolveInfo]:
         """J x = b, by `maker` rather than by what the settings say. **Collective.**"""
         M = self.precond if precond is None else precond

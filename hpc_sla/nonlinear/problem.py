@@ -11,7 +11,7 @@ from hpc_sla.entry import warn
 from hpc_sla.errors import InputError, NotConvergedWarning
 from hpc_sla.layout import RowLayout
 from hpc_sla.linear.keeper import Watch
-from hpc_sla.linear.methods import Maker
+from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.nonlinear.anderson import anderson
 from hpc_sla.nonlinear.derivatives import JacobianSystem, plain
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
@@ -37,7 +37,7 @@ class Problem:
     choices : Choices
     method : Method
     settings : Settings
-    maker : Maker or None
+    maker : hpc_sla.linear.method.Method or None
     wanted : bool
         Whether a gradient may be asked for.
 
@@ -53,7 +53,7 @@ class Problem:
         choices: Choices,
         method: Method,
         settings: Settings,
-        maker: Maker | None,
+        maker: LinearMethod | None,
         wanted: bool,
     ) -> None:
         self.residual, self.layout = residual, layout
@@ -126,7 +126,7 @@ class Problem:
             "dtype": str(u.dtype).removeprefix("torch."),
             "method": self._method.spec,
             "jacobian": jacobian,
-            "linear_method": settings.linear_method,
+            "linear_method": settings.linear_method and str(settings.linear_method),
             "precond": precond if isinstance(precond, str) else type(precond).__name__,
         }
 
@@ -174,7 +174,7 @@ class Problem:
     @property
     def one_way(self) -> bool:
         """Whether J and its preconditioner are taken for symmetric."""
-        return self._maker is not None and self._maker.entry.needs_symmetric
+        return self._maker is not None and self._maker.needs_symmetric
 
     def _check(self, linear: Linearisation) -> None:
         """**Collective.**"""

@@ -16,6 +16,7 @@ from hpc_sla.entry import entry
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.forgotten import watch
 from hpc_sla.layout import RowLayout
+from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.arguments import Arguments
 from hpc_sla.nonlinear.info import NonlinearInfo
@@ -40,7 +41,7 @@ def nonlinear_solve(
     jacobian: str | Callable[..., DSparseMatrix] = "auto",
     pattern: DSparseMatrix | None = None,
     jvp: str = "forward",
-    linear_method: str | None = None,
+    linear_method: str | LinearMethod | None = None,
     precond: Any = "auto",
     precond_lag: int = 1,
     linear_max_iterations: int | None = None,
@@ -97,7 +98,7 @@ def nonlinear_solve(
         How a product with dF/du is found; see `PRODUCTS`. "fd" takes differences, gradients are
         exact still. Those of torch are held against a difference; where torch has none, or they do
         not agree, differences serve: see `info.jvp` and `info.reason`.
-    linear_method : str, optional
+    linear_method : str or Method, optional
         Of the linear systems, as `method` of `hpc_sla.solve`: "cg" where J is symmetric positive
         definite. Default: gmres, with as long a restart as memory allows, up to 500.
     precond : Any

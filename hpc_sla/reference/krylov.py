@@ -5,17 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-_KSP = {
-    "cg": "cg",
-    "pipelined_cg": "pipecg",
-    "minres": "minres",
-    "bicgstab": "bcgs",
-    "gmres": "gmres",
-    "fgmres": "fgmres",
-    "richardson": "richardson",
-    "lsqr": "lsqr",
-}
-_RIGHT = ("bicgstab", "gmres", "fgmres")
+from hpc_sla.linear.gmres import GMRES
+from hpc_sla.linear.methods import make_method
+
 _FACTOR = {"ilu0": "ilu", "ic0": "icc", "lu": "lu"}
 # PETSc gives up on a residual that has grown by this much. CG's residual may grow for a while
 # without harm, and ours has no such rule.
@@ -67,17 +59,18 @@ def counterpart(
     singular_values : bool
         Estimate the extreme ones on the way (cg and gmres can).
     """
-    name, _, options = method.partition(":")
+    ours = make_method(method)
+    name = ours.name
     ksp = petsc.KSP().create(mat.getComm())
     ksp.setOptionsPrefix(_PREFIX)
     ksp.setOperators(mat)
-    ksp.setType(_KSP[name])
+    ksp.setType(ours.petsc)
     # Before it is set up: the room for them is made then.
     ksp.setComputeSingularValues(singular_values)
-    if name in _RIGHT:
+    if ours.side == "right" and not ours.transposes:
         ksp.setPCSide(petsc.PC.Side.RIGHT)
-    if name in ("gmres", "fgmres"):
-        ksp.setGMRESRestart(int(_pairs(options).get("restart", "30")))
+    if isinstance(ours, GMRES):
+        ksp.setGMRESRestart(ours.restart)
     if name not in ("minres", "lsqr"):
         ksp.setNormType(petsc.KSP.NormType.UNPRECONDITIONED)
     same = _set_precond(petsc, ksp, name, precond)

@@ -8,6 +8,7 @@ from hpc_sla import direct
 from hpc_sla.backends import BACKENDS
 from hpc_sla.errors import InputError
 from hpc_sla.linear import METHODS as KRYLOV_METHODS
+from hpc_sla.linear.method import Method
 
 DIRECT_ROWS = 20_000
 """Up to so many rows `backend="auto"` takes a direct solver on the CPU."""
@@ -15,7 +16,7 @@ DIRECT_ROWS = 20_000
 
 def choose_backend(
     backend: str,
-    method: str,
+    method: str | Method,
     shape: tuple[int, int],
     device: torch.device,
     options: tuple[str, ...],
@@ -45,6 +46,8 @@ def choose_backend(
         )
     square = shape[0] == shape[1]
     if backend == "auto":
+        if isinstance(method, Method):
+            return "torch"
         if method != "auto" and method.split(":")[0] in KRYLOV_METHODS:
             return "torch"
         if method != "auto":

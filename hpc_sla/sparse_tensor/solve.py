@@ -16,6 +16,7 @@ from hpc_sla.errors import AdjointSolveError, NotConvergedWarning
 from hpc_sla.linear import MEANINGS, SolveInfo, solve
 from hpc_sla.linear.accuracy import accuracy
 from hpc_sla.linear.info import Status, warn_of_gradient
+from hpc_sla.linear.method import Method
 from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import as_operator
@@ -27,7 +28,7 @@ def by_iteration(
     A: DSparseMatrix,
     b: torch.Tensor,
     x0: torch.Tensor | None,
-    method: str,
+    method: str | Method,
     options: Mapping[str, Any],
 ) -> tuple[torch.Tensor, list[SolveInfo]]:
     """Solve for all columns of b [n, k] by `hpc_sla.solve`. Local, on a World of one process."""

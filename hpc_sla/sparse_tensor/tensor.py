@@ -16,6 +16,7 @@ from hpc_sla.arguments import empty_result, tensor_of
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.linear import SolveInfo
+from hpc_sla.linear.method import Method
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.sparse_tensor import files
 from hpc_sla.sparse_tensor.choose import choose_backend
@@ -289,7 +290,7 @@ class SparseTensor(NonlinearSolves):
         self,
         b: torch.Tensor,
         backend: str = "auto",
-        method: str = "auto",
+        method: str | Method = "auto",
         precond: Any = "auto",
         rtol: float | None = None,
         atol: float = 0.0,
@@ -307,7 +308,7 @@ class SparseTensor(NonlinearSolves):
             One of `hpc_sla.backends.BACKENDS`: `torch` is `hpc_sla.solve`, the others factorise.
             `auto` factorises a square matrix on the CPU with up to `DIRECT_ROWS` (20 000) rows,
             and iterates otherwise, or where `method` or an option of an iteration says so.
-        method : str
+        method : str or Method
             Of that backend: `lu`, `llt`, `ldlt` ..., or a Krylov method. With `auto` as the
             backend it also decides which kind. `auto`: what suits the matrix.
         precond : str, callable or object with `apply`
@@ -367,7 +368,7 @@ class SparseTensor(NonlinearSolves):
             if chosen == "torch":
                 x, told = by_iteration(A, b, guess[0] if guess else None, method, options)
             else:
-                x, told = by_factorization(A, b, chosen, method, rtol, atol, adjoint_rtol)
+                x, told = by_factorization(A, b, chosen, str(method), rtol, atol, adjoint_rtol)
             infos.extend(told)
             return x
 

@@ -18,11 +18,11 @@ from hpc_sla.halo import HaloPlan
 from hpc_sla.kernels import fused
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.linear.method import System
-from hpc_sla.linear.methods import ENTRIES
 from hpc_sla.linear.scalars import TensorScalars, scalars_for
 from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond import Identity, Jacobi
 from hpc_sla.transport import Neighbours
+from tests.methods import ENTRIES
 
 fused_load = fused._load_triton
 N_OWNED, N_HALO, N_SEND = 60, 8, 6
@@ -149,7 +149,7 @@ def test_the_loop_does_not_wait_for_the_device(fake, method, jacobi, triton, col
         [1e-8] * scalars.count,
         scalars,
     )
-    state = ENTRIES[method].make(system)
+    state = ENTRIES[method].on(system)
     state.start(torch.ones(columns, dtype=torch.bool, device="cuda"))
     scalars.recorded = 0
     # One whole burst of each method; what else there is to vary is the same in every step.

@@ -23,7 +23,7 @@ import hpc_sla.precond
 from hpc_sla.cli import main
 from hpc_sla.cli.launch import launch
 from hpc_sla.heartbeat import beat
-from hpc_sla.linear.cg import ConjugateGradient
+from hpc_sla.linear.cg import CG
 
 PLACES = {
     "read": (hpc_sla.matrix, "read_rhs", 1),
@@ -63,17 +63,17 @@ def arrange(how: str, when: str) -> None:
 
 
 def spoil(iteration: int) -> None:
-    step = ConjugateGradient.step
+    step = CG.step
     steps = 0
 
-    def wrong(self: ConjugateGradient) -> None:
+    def wrong(self: CG) -> None:
         nonlocal steps
         step(self)
         steps += 1
         if steps == iteration:
             self.r[0] = torch.nan
 
-    ConjugateGradient.step = wrong  # type: ignore[method-assign]
+    CG.step = wrong  # type: ignore[method-assign]
 
 
 def keep_alive() -> None:

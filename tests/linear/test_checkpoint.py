@@ -12,10 +12,10 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.checkpoint import parse_every
-from hpc_sla.linear.methods import ENTRIES
 from hpc_sla.storage.checkpoint_file import CheckpointWriter
 from tests.collective import distribute, everywhere, full, random_matrix, spd_matrix, spread
 from tests.interrupted import Interrupted, interrupt
+from tests.methods import ENTRIES
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from hpc_sla.linear.methods import ENTRIES
 from hpc_sla.operators import as_operator
 from tests.collective import distribute, distribute_once, everywhere, full, spread
+from tests.methods import ENTRIES
 
 pytestmark = pytest.mark.mpi
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import hpc_sla as hs
-from hpc_sla.linear.methods import ENTRIES
+from tests.methods import ENTRIES
 
 entry = st.one_of(
     st.just(0.0),

@@ -14,7 +14,6 @@ import scipy.sparse.linalg as spla
 import torch
 
 import hpc_sla as hs
-from hpc_sla.linear.methods import ENTRIES
 from hpc_sla.precond import CHOICES, make_preconditioner
 from tests.collective import (
     distribute,
@@ -25,6 +24,7 @@ from tests.collective import (
     spd_matrix,
     spread,
 )
+from tests.methods import ENTRIES
 
 pytestmark = pytest.mark.mpi
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import hpc_sla as hs
-from hpc_sla.linear.methods import ENTRIES
 from tests.collective import distribute
 from tests.linear.test_properties import FAMILIES
+from tests.methods import ENTRIES
 
 pytestmark = pytest.mark.mpi
 

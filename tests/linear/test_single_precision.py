@@ -12,9 +12,9 @@ import torch
 import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.linear import default_rtol
-from hpc_sla.linear.methods import ENTRIES
 from hpc_sla.precond import CHOICES
 from tests.collective import distribute, full, spread
+from tests.methods import ENTRIES
 
 pytestmark = pytest.mark.mpi
 

@@ -11,9 +11,9 @@ import scipy.sparse.linalg as spla
 import torch
 
 import hpc_sla as hs
-from hpc_sla.linear.methods import ENTRIES
 from hpc_sla.precond import Jacobi
 from tests.collective import PARTITIONS, distribute_once, everywhere, full, spd_matrix, spread
+from tests.methods import ENTRIES
 
 pytestmark = pytest.mark.mpi
 
