@@ -243,10 +243,10 @@ class Method(ABC):
 
 def check_count(method: str, name: str, value: int) -> None:
     """Raise InputError unless an option is a whole number above 0. Local."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(
-            f"{name}={value!r} is not a positive whole number", field=f"method: {method}"
-        )
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < 1:
+        wrong = "is not positive" if whole else "is not a whole number"
+        raise InputError(f"{name}={value!r} {wrong}", field=f"method: {method}")
 
 
 def values_of(scalar: Scalar) -> list[float]:

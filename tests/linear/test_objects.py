@@ -83,10 +83,12 @@ def test_options_are_those_of_the_string(world, system):
     assert torch.equal(x, z) and vars(method) == {"restart": 4}
 
 
-@pytest.mark.parametrize("options", [{"restart": 0}, {"restart": 2.5}, {"restart": True}])
-def test_options_that_do_not_fit(options):
-    with pytest.raises(hs.InputError, match="not a positive whole number"):
-        hs.GMRES(**options)
+@pytest.mark.parametrize(
+    ("restart", "wrong"), [(0, "positive"), (2.5, "a whole number"), (True, "a whole number")]
+)
+def test_options_that_do_not_fit(restart, wrong):
+    with pytest.raises(hs.InputError, match=f"restart={restart} is not {wrong}"):
+        hs.GMRES(restart=restart)
 
 
 @pytest.mark.mpi
