@@ -35,7 +35,8 @@ def aligned(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:
                 raise InputError(
                     "requires grad, and does not have its rows on the ranks that have those of A",
                     field="B",
-                    remedy="Give from_scipy or from_coo layout=A.layout where B is made, or store "
+                    remedy="Give from_scipy or from_coo layout=A.layout where B is made, both the "
+                    "same array as partition=, or store "
                     "both on one pattern, with explicit zeros, and use A.with_values",
                 )
         B = moved(B, layout)
