@@ -144,10 +144,17 @@ def _raise_difference(calls: list[Any]) -> None:
     arguments = [call[1] for call in calls]
     # Of the same function every rank has the same names.
     name = next(n for n in arguments[0] if any(a[n] != arguments[0][n] for a in arguments))
-    raise InputError(
-        f"ranks differ: {_by_rank([a[name] for a in arguments])}",
-        field=f"{names[0]}: {name}",
-        remedy="Pass the same on every rank",
+    raise difference(names[0], name, [a[name] for a in arguments])
+
+
+def difference(
+    function: str, name: str, values: list[Any], remedy: str = "Pass the same on every rank"
+) -> InputError:
+    """What to raise where an argument's values, in the order of the ranks, differ. Local."""
+    return InputError(
+        f"ranks differ: {_by_rank(values)}",
+        field=f"{function}: {name}",
+        remedy=remedy,
     )
 
 

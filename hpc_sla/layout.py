@@ -13,6 +13,7 @@ from hpc_sla.arguments import tensor_of
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.partition.offsets import even_offsets
+from hpc_sla.row_order import Order, check_order, digest, made, part_of_order
 from hpc_sla.shared import Shared
 from hpc_sla.user_order import UserOrder
 from hpc_sla.world import World
@@ -33,21 +34,49 @@ class RowLayout(Shared):
         Replicated. Ranks may be empty.
     rows : int64 array [n_owned], optional
         Per rank: the user's row of each owned row. Default: the stored rows themselves.
+    code : int, optional
+        Replicated: what tells `rows` of all ranks from those of another layout, see `numbered`.
 
     Attributes
     ----------
     n_global, n_owned, start : int
         Rows in all, owned by this rank, and the first owned stored row.
     rows : int64 array [n_owned]
+    order : (int, int) or None
+        Replicated. Two layouts of one World whose orders are equal have the same rows in the same
+        order on every rank; None where it is not known.
     """
 
-    def __init__(self, world: World, offsets: np.ndarray, rows: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        offsets: np.ndarray,
+        rows: np.ndarray | None = None,
+        code: int | None = None,
+    ) -> None:
         self.world = world
         self.offsets = np.asarray(offsets, dtype=np.int64)
         self.start = int(self.offsets[world.rank])
         self.n_owned = int(self.offsets[world.rank + 1]) - self.start
         self.n_global = int(self.offsets[-1])
         self._rows = rows
+        if rows is None or world.size == 1:
+            code = part_of_order(self.start, rows)
+        self._code = code
+        self.order: Order | None = None if code is None else (digest(self.offsets), code)
+
+    @classmethod
+    def numbered(cls, world: World, offsets: np.ndarray, rows: np.ndarray) -> RowLayout:
+        """One whose order is known. **Collective.** Parameters as of the class."""
+        mine = part_of_order(int(offsets[world.rank]), rows)
+        code = world.comm.allreduce(mine)
+        return cls(world, offsets, rows if code else None, code)
+
+    def blocked(self, k: int) -> RowLayout:
+        """That of k unknowns at each row, one after another. Local."""
+        rows = self.rows[:, None] * k + np.arange(k)
+        code = self._code and digest(f"{self._code} {k}".encode())
+        return RowLayout(self.world, self.offsets * k, rows.reshape(-1), code)
 
     @classmethod
     def even(cls, n_global: int, world: World) -> RowLayout:
@@ -72,6 +101,21 @@ class RowLayout(Shared):
         if self._rows is None:
             return np.arange(self.start, self.start + self.n_owned, dtype=np.int64)
         return self._rows
+
+    def same(self, other: RowLayout) -> bool:
+        """Whether this rank has the same rows in the same order in both. Local.
+
+        Replicated where both orders are known.
+        """
+        if None not in (self.order, other.order):
+            return self.order == other.order
+        same = np.array_equal(self.offsets, other.offsets)
+        return same and np.array_equal(self.rows, other.rows)
+
+    @property
+    def natural(self) -> bool:
+        """Whether the stored rows are known to be the user's. Local; replicated."""
+        return self._code == 0
 
     # Inner products
 
@@ -146,7 +190,7 @@ class RowLayout(Shared):
                         f"scatter needs {self.n_global} entries on rank 0 and got {got}",
                         field="full",
                     )
-        return torch.from_numpy(self._user_order.scatter(array)).to(self.world.device)
+        return made(torch.from_numpy(self._user_order.scatter(array)).to(self.world.device), self)
 
     @entry
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
@@ -206,7 +250,7 @@ class RowLayout(Shared):
         """
         with self.world.agree():
             block = read(*self._user_order.home)
-        return torch.from_numpy(self._user_order.from_home(block)).to(self.world.device)
+        return made(torch.from_numpy(self._user_order.from_home(block)).to(self.world.device), self)
 
     def _checked(self, x: Any, field: str = "x", dtype: torch.dtype | None = None) -> torch.Tensor:
         """A distributed vector, made of an array or a list where that is given. Local."""
@@ -220,11 +264,33 @@ class RowLayout(Shared):
                 f"as its first dimension; got shape {tuple(x.shape)}",
                 field=field,
             )
+        check_order(x, self, field)
         self.world.forgotten.own(x)
         return x
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return RowLayout, (self.world, self.offsets, self._rows)  # the World may refuse
+        return RowLayout, (self.world, self.offsets, self._rows, self._code)  # the World may refuse
 
     def __repr__(self) -> str:
         return f"RowLayout(n_global={self.n_global}, n_owned={self.n_owned}, start={self.start})"
+
+
+def check_layout(given: Any, world: World, n: int | None, field: str) -> RowLayout:
+    """`given`, if it is the layout of n rows (any number: None) on the ranks of `world`. Local."""
+    if not isinstance(given, RowLayout):
+        raise InputError(
+            f"a {type(given).__name__} is not a RowLayout",
+            field=field,
+            remedy="Pass the layout of a matrix, such as A.layout",
+        )
+    if given.world is not world:
+        raise InputError(
+            "belongs to another World", field=field, remedy="Make both matrices on one World"
+        )
+    if n is not None and given.n_global != n:
+        raise InputError(
+            f"is of {given.n_global} rows, and the matrix has {n} there",
+            field=field,
+            remedy="Pass the layout of a matrix of as many",
+        )
+    return given

@@ -22,6 +22,8 @@ from typing import Any, NoReturn
 from hpc_sla.communicators import living
 
 PATIENCE_SECONDS = 20.0
+_FORWARDING_SECONDS = 0.2
+"""What is in the launcher's pipes when the job is aborted is lost."""
 _RETURNS = ("RETURN_VALUE", "RETURN_CONST")
 _BESIDE = ("PRECALL", "KW_NAMES", "NOP", "PUSH_NULL", "CACHE")
 
@@ -70,6 +72,7 @@ def _abort_on_uncaught_exceptions() -> None:
             else:
                 previous(kind, error, trace)
             sys.stderr.flush()
+            time.sleep(_FORWARDING_SECONDS)
         finally:
             MPI.COMM_WORLD.Abort(1)
 

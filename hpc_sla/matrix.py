@@ -17,6 +17,7 @@ from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.layout import RowLayout
 from hpc_sla.partition.offsets import column_offsets_for, offsets_for
 from hpc_sla.pattern import DistributedPattern
+from hpc_sla.row_order import made
 from hpc_sla.serial import SerialComm
 from hpc_sla.shared import refuse_pickling
 from hpc_sla.storage import checks
@@ -105,8 +106,8 @@ class DSparseMatrix:
         _check_permutation(world, path, "permutation", rows.start, permutation)
         if not square:
             _check_permutation(world, path, "column_permutation", first, owned_columns)
-        layout = RowLayout(world, offsets, permutation)
-        columns = layout if square else RowLayout(world, cuts, owned_columns)
+        layout = RowLayout.numbered(world, offsets, permutation)
+        columns = layout if square else RowLayout.numbered(world, cuts, owned_columns)
         return cls._from_rows(layout, columns, indptr, indices, _as_dtype(data, dtype))
 
     @classmethod
@@ -119,13 +120,16 @@ class DSparseMatrix:
         coordinates: np.ndarray | None = None,
         column_partition: str | np.ndarray | None = None,
         block_size: int = 1,
+        layout: RowLayout | None = None,
+        columns: RowLayout | None = None,
     ) -> DSparseMatrix:
         """Spread a SciPy matrix that rank 0 holds. **Collective.**
 
         Parameters
         ----------
         matrix : scipy sparse matrix or array, or None
-            Read on rank 0 only. float64 or float32; other real types become float64.
+            Read on rank 0 only. float64 or float32; other real types become float64. Other ranks
+            may pass None, or the same matrix.
         world : World
         partition : {"metis", "rcb", "contiguous"} or int array [m], optional
             The method, or (on rank 0) the rank of each row. Default: "metis" for a square matrix,
@@ -141,16 +145,32 @@ class DSparseMatrix:
             Of a square matrix, replicated: rows ``block_size * i`` to
             ``block_size * (i + 1) - 1`` are the unknowns of node i, which stay together and in
             order on one rank.
+        layout : RowLayout, optional
+            Of another matrix of as many rows: the same rows on the same ranks in the same order,
+            in place of a partition. Vectors of the two then go together; without it their rows
+            may be in different orders within a rank, even where the parts are the same.
+        columns : RowLayout, optional
+            The same for the columns of a rectangular matrix, in place of `column_partition`.
 
         Raises
         ------
         InputError
-            On every rank: not sparse, not finite, complex, a partition that does not fit.
+            On every rank: not sparse, not finite, complex, a partition or a layout that does not
+            fit, ranks that pass different matrices or partitions.
         """
         from hpc_sla.spread import spread_rows
 
         return cls._from_rows(
-            *spread_rows(matrix, world, partition, coordinates, column_partition, block_size)
+            *spread_rows(
+                matrix,
+                world,
+                partition,
+                coordinates,
+                column_partition,
+                block_size,
+                layout,
+                columns,
+            )
         )
 
     @classmethod
@@ -162,7 +182,8 @@ class DSparseMatrix:
         values: torch.Tensor | np.ndarray,
         shape: Sequence[int],
         world: World,
-        columns: torch.Tensor | np.ndarray | None = None,
+        columns: torch.Tensor | np.ndarray | RowLayout | None = None,
+        layout: RowLayout | None = None,
     ) -> DSparseMatrix:
         """Assemble from triplets, each rank bringing those of the rows it will own. **Collective.**
 
@@ -188,16 +209,20 @@ class DSparseMatrix:
             Per rank, on every rank or on none, for a rectangular matrix: the columns this rank
             will own, each on one rank, in any order (they are stored ascending). A column that
             nobody names goes to the rank whose even block of columns it lies in.
+            Or a RowLayout, of whose rows these columns are.
+        layout : RowLayout, optional
+            Of another matrix of as many rows: this one's are on the same ranks in the same order,
+            so that vectors of the two go together. Each rank passes entries of its own rows only.
 
         Raises
         ------
         InputError
             On every rank: lengths differ, an index out of range, a row passed (or a column
             named) by two ranks, a dtype that is not float32 or float64, columns of a square
-            matrix.
+            matrix, a layout that does not fit.
         """
         world.forgotten.own(values)
-        return cls(*assemble(rows, cols, values, shape, world, columns))
+        return cls(*assemble(rows, cols, values, shape, world, columns, layout))
 
     @classmethod
     def _from_rows(
@@ -264,7 +289,7 @@ class DSparseMatrix:
         **Collective.** Differentiable in both.
         """
         x = self._checked(x, self.columns)
-        return products.product(self.values, x, self.pattern)
+        return made(products.product(self.values, x, self.pattern), self.layout)
 
     matvec = __matmul__
 
@@ -289,7 +314,7 @@ class DSparseMatrix:
         Differentiable in both.
         """
         x = self._checked(x, self.layout)
-        return products.rproduct(self.values, x, self.pattern)
+        return made(products.rproduct(self.values, x, self.pattern), self.columns)
 
     @property
     def T(self) -> TransposedMatrix:
@@ -460,8 +485,17 @@ def read_rhs(
         On every rank: no right-hand side by that name (the message lists those there are).
     """
     with layout.world.agree("read_rhs", name=name, dtype=dtype), MatrixFile(path) as file:
-        data = file.read_rhs(name, layout.start, layout.start + layout.n_owned)
-    return torch.from_numpy(_as_dtype(data, dtype)).to(layout.world.device)
+        rows = slice(layout.start, layout.start + layout.n_owned)
+        fits = file.n_rows == layout.n_global
+        if not fits or (file.read_permutation(rows.start, rows.stop) != layout.rows).any():
+            raise InputError(
+                "the layout is not that of this file's matrix",
+                file=path,
+                field="layout",
+                remedy="Pass A.layout of A = DSparseMatrix.from_hdf5(path, world)",
+            )
+        data = file.read_rhs(name, rows.start, rows.stop)
+    return made(torch.from_numpy(_as_dtype(data, dtype)).to(layout.world.device), layout)
 
 
 def _check_permutation(

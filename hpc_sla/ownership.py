@@ -15,8 +15,10 @@ from hpc_sla.partition.offsets import even_offsets
 from hpc_sla.world import World
 
 
-class Ownership:
-    """A RowLayout made from the user's rows each rank claims. **Collective.**
+def claimed_layout(
+    world: World, claimed: np.ndarray, n_global: int, what: str = "row"
+) -> RowLayout:
+    """A RowLayout made from the user's rows each rank claims, ascending. **Collective.**
 
     Parameters
     ----------
@@ -29,51 +31,54 @@ class Ownership:
     what : {"row", "column"}
         What messages call them.
 
-    Attributes
-    ----------
-    layout : RowLayout
-        Each rank's rows in ascending user order.
-
     Raises
     ------
     InputError
         On every rank, where two ranks claim one row.
     """
+    homes = even_offsets(n_global, world.size)
+    first, last = int(homes[world.rank]), int(homes[world.rank + 1])
 
-    def __init__(self, world: World, claimed: np.ndarray, n_global: int, what: str = "row") -> None:
+    claims = world.sparse_exchange(_by_home(homes, claimed)[0])
+    owner = np.full(last - first, -1, dtype=np.int64)
+    with world.agree():
+        for rank, rows in claims.items():
+            taken = rows[owner[rows - first] >= 0]
+            if len(taken):
+                raise InputError(
+                    f"{what} {taken[0]} was passed by ranks {owner[taken[0] - first]} and {rank}",
+                    field=f"{what}s",
+                    remedy="Pass all the triplets of a row on the one rank that will own it"
+                    if what == "row"
+                    else "Name each column on the one rank that will own it",
+                )
+            owner[rows - first] = rank
+    orphans = np.flatnonzero(owner < 0) + first
+    rows = np.union1d(claimed, orphans) if len(orphans) else claimed
+    counts = np.asarray(world.comm.allgather(len(rows)), dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return RowLayout.numbered(world, offsets, rows)
+
+
+class Directory:
+    """Where in a layout each of the user's rows is stored. **Collective.**
+
+    Parameters
+    ----------
+    layout : RowLayout
+    """
+
+    def __init__(self, layout: RowLayout) -> None:
+        world, rows, start = layout.world, layout.rows, layout.start
         self._world = world
-        self._homes = even_offsets(n_global, world.size)
-        first = int(self._homes[world.rank])
-        n_home = int(self._homes[world.rank + 1]) - first
-
-        claims = world.sparse_exchange(self._by_home(claimed)[0])
-        owner = np.full(n_home, -1, dtype=np.int64)
-        with world.agree():
-            for rank, rows in claims.items():
-                taken = rows[owner[rows - first] >= 0]
-                if len(taken):
-                    raise InputError(
-                        f"{what} {taken[0]} was passed by ranks {owner[taken[0] - first]} "
-                        f"and {rank}",
-                        field=f"{what}s",
-                        remedy="Pass all the triplets of a row on the one rank that will own it"
-                        if what == "row"
-                        else "Name each column on the one rank that will own it",
-                    )
-                owner[rows - first] = rank
-        orphans = np.flatnonzero(owner < 0) + first
-        rows = np.union1d(claimed, orphans) if len(orphans) else claimed
-        counts = np.asarray(world.comm.allgather(len(rows)), dtype=np.int64)
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        start = offsets[world.rank]
-        in_order = np.array_equal(rows, np.arange(start, start + len(rows)))
-        self._identity = bool(world.comm.allreduce(int(in_order)) == world.size)
-        self.layout = RowLayout(world, offsets, None if self._identity else rows)
+        self._homes = even_offsets(layout.n_global, world.size)
+        self._identity = layout.natural
         if self._identity:
             return
-        # The directory proper: the stored row of each user row of this rank's home block.
-        self._stored = np.empty(n_home, dtype=np.int64)
-        by_home, order = self._by_home(rows)
+        first = int(self._homes[world.rank])
+        # The stored row of each user row of this rank's home block.
+        self._stored = np.empty(int(self._homes[world.rank + 1]) - first, dtype=np.int64)
+        by_home, order = _by_home(self._homes, rows)
         stored = np.arange(start, start + len(rows), dtype=np.int64)[order]
         edges = np.cumsum([0, *(len(part) for part in by_home.values())])
         messages = {
@@ -95,7 +100,7 @@ class Ownership:
         if self._identity:
             return users
         unique, inverse = np.unique(users, return_inverse=True)
-        by_home, order = self._by_home(unique)
+        by_home, order = _by_home(self._homes, unique)
         first = self._homes[self._world.rank]
         questions = self._world.sparse_exchange(by_home)
         answers = self._world.sparse_exchange(
@@ -106,10 +111,11 @@ class Ownership:
         found[order] = np.concatenate([*answers.values(), np.empty(0, dtype=np.int64)])
         return found[inverse]
 
-    def _by_home(self, rows: np.ndarray) -> tuple[dict[int, np.ndarray], np.ndarray]:
-        """User rows grouped by home rank, ascending, and the order that groups them."""
-        home = np.searchsorted(self._homes, rows, side="right") - 1
-        order = np.argsort(home, kind="stable")
-        ranks, starts = np.unique(home[order], return_index=True)
-        parts = np.split(rows[order], starts[1:])
-        return {int(rank): part for rank, part in zip(ranks, parts, strict=False)}, order
+
+def _by_home(homes: np.ndarray, rows: np.ndarray) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """User rows grouped by home rank, ascending, and the order that groups them."""
+    home = np.searchsorted(homes, rows, side="right") - 1
+    order = np.argsort(home, kind="stable")
+    ranks, starts = np.unique(home[order], return_index=True)
+    parts = np.split(rows[order], starts[1:])
+    return {int(rank): part for rank, part in zip(ranks, parts, strict=False)}, order

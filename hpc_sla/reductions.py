@@ -49,16 +49,19 @@ class AllSum(torch.autograd.Function):
 class Replicate(torch.autograd.Function):
     """A replicated value in, the same value out, its cotangents summed over ranks.
 
-    `digest` is one of the value's numbers, for ranks to see in backward that they have the same.
+    `digest` is one of the value's numbers, for ranks to see in backward that they have the same;
+    with `unknown` they first see whether it is of one kind.
     """
 
     @staticmethod
-    def forward(tensor: torch.Tensor, world: World, digest: int | None = None) -> torch.Tensor:
+    def forward(
+        tensor: torch.Tensor, world: World, digest: int | None = None, unknown: bool = False
+    ) -> torch.Tensor:
         return tensor.view_as(tensor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        _, ctx.world, ctx.digest = (*inputs, None)[:3]
+        _, ctx.world, ctx.digest, ctx.unknown = (*inputs, None, None)[:4]
         ctx.shape = output.shape
 
     @staticmethod
@@ -69,6 +72,8 @@ class Replicate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         world, digest = ctx.world, ctx.digest
+        if ctx.unknown:
+            world._same_kind(grads[0].shape, grads[0].dtype)
         tags = Tags()
         if digest is not None:
             # In single precision sums are exact up to 2^24.
@@ -82,7 +87,7 @@ class Replicate(torch.autograd.Function):
                 "ranks: give it the same value on all, as world.replicate_module and comm.bcast do",
                 PartialGradientWarning,
             )
-        return found, None, None
+        return found, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:

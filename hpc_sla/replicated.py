@@ -25,7 +25,7 @@ class Replicated(torch.nn.Module):
 
     def __init__(self, module: torch.nn.Module, world: World, broadcast: bool) -> None:
         super().__init__()
-        _check(module, world)
+        _check(module, world, broadcast)
         self.module = module
         self._world = world
         self._broadcast = broadcast
@@ -50,10 +50,10 @@ class Replicated(torch.nn.Module):
         return functional_call(module, dict(zip(names, replicated, strict=True)), args, kwargs)
 
 
-def _check(module: Any, world: World) -> None:
+def _check(module: Any, world: World, broadcast: bool) -> None:
     """**Collective.**"""
     told: Any = None
-    with world.agree():
+    with world.agree("replicate_module", broadcast=bool(broadcast)):
         if not isinstance(module, torch.nn.Module):
             raise InputError(
                 f"a {type(module).__name__} is not a torch.nn.Module",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from hpc_sla.agreement import difference
 from hpc_sla.errors import InputError
-from hpc_sla.layout import RowLayout
+from hpc_sla.layout import RowLayout, check_layout
 from hpc_sla.partition import StoredOrder, check_block_size, partition, reorder, stored_order
 from hpc_sla.partition.contiguous import contiguous
+from hpc_sla.row_order import digest
 from hpc_sla.storage.scipy_matrix import as_csr
 from hpc_sla.world import World
+
+_NUMBERS = "an array"
 
 
 def spread_rows(
@@ -22,6 +27,8 @@ def spread_rows(
     coordinates: np.ndarray | None,
     column_method: str | np.ndarray | None,
     block_size: int = 1,
+    layout: RowLayout | None = None,
+    columns: RowLayout | None = None,
 ) -> tuple[RowLayout, RowLayout, np.ndarray, np.ndarray, np.ndarray]:
     """Partition rank 0's matrix and send each rank its rows. **Collective.**
 
@@ -41,12 +48,47 @@ def spread_rows(
     whole: sp.csr_matrix | None = None
     order: StoredOrder | None = None
     offsets = None
-    with world.agree("from_scipy", block_size=block_size):
+    with world.agree(
+        "from_scipy",
+        block_size=block_size,
+        layout=layout is not None,
+        columns=columns is not None,
+    ) as agreed:
+        for given, field in ((layout, "layout"), (columns, "columns")):
+            if given is not None:
+                check_layout(given, world, None, field)
+        agreed.say((_told(method), _told(column_method), _fingerprint(matrix, world)))
+    _compare(agreed.heard)
+    row_numbers = None if layout is None else comm.gather(layout.rows)
+    column_numbers = None if columns is None else comm.gather(columns.rows)
+    with world.agree():
         if world.rank == 0:
             whole = _usable(matrix)
-            part = _parts(whole, world.size, method, coordinates, block_size)
-            column_part = _column_parts(whole, world.size, column_method)
+            rows_given = _Given.of(layout, row_numbers)
+            columns_given = _Given.of(columns, column_numbers)
+            if rows_given is None:
+                part = _parts(whole, world.size, method, coordinates, block_size)
+            else:
+                part = rows_given.part(whole.shape[0], "layout")
+                _check_alone("layout", partition=method, coordinates=coordinates)
+                rows_given.check_blocks(whole.shape, block_size)
+            if columns_given is None:
+                column_part = _column_parts(whole, world.size, column_method)
+            else:
+                _check_rectangular(whole.shape, "columns")
+                column_part = columns_given.part(whole.shape[1], "columns")
+                _check_alone("columns", column_partition=column_method)
             order = stored_order(whole, part, world.size, column_part, block_size)
+            if rows_given is not None:
+                order = replace(
+                    order, permutation=rows_given.numbers, part_offsets=rows_given.offsets
+                )
+            if columns_given is not None:
+                order = replace(
+                    order,
+                    column_permutation=columns_given.numbers,
+                    column_part_offsets=columns_given.offsets,
+                )
             whole = reorder(whole, order.permutation, order.column_permutation)
             offsets = order.part_offsets, order.column_part_offsets
     offsets, column_offsets = comm.bcast(offsets)
@@ -67,12 +109,101 @@ def spread_rows(
         comm.Recv(data, source=0)
         rows = np.empty(n_owned, dtype=np.int64)
         comm.Recv(rows, source=0)
-    layout = RowLayout(world, offsets, rows)
-    columns = layout
-    if column_offsets is not None:
+    if layout is None:
+        layout = RowLayout.numbered(world, offsets, rows)
+    if column_offsets is None:
+        columns = layout
+    elif columns is None:
         user_columns = None if order is None else order.column_permutation
-        columns = RowLayout(world, column_offsets, _spread(user_columns, column_offsets, world))
+        columns = RowLayout.numbered(
+            world, column_offsets, _spread(user_columns, column_offsets, world)
+        )
     return layout, columns, indptr, indices, data
+
+
+@dataclass
+class _Given:
+    """A layout that the caller brings, as rank 0 sees it."""
+
+    numbers: np.ndarray
+    """The user's row of each stored one, of all ranks."""
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, layout: RowLayout | None, numbers: list[np.ndarray] | None) -> _Given | None:
+        if layout is None or numbers is None:
+            return None
+        return cls(np.concatenate(numbers), layout.offsets)
+
+    def part(self, n: int, field: str) -> np.ndarray:
+        """The rank of each of the user's rows."""
+        if len(self.numbers) != n:
+            raise InputError(
+                f"is of {len(self.numbers)} rows, and the matrix has {n} there",
+                field=field,
+                remedy="Pass the layout of a matrix of as many",
+            )
+        part = np.empty(n, dtype=np.int32)
+        part[self.numbers] = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        return part
+
+    def check_blocks(self, shape: tuple[int, int], block_size: int) -> None:
+        check_block_size(shape, block_size)
+        nodes = self.numbers.reshape(-1, block_size)
+        first = nodes[:, :1]
+        if (self.offsets % block_size).any() or (
+            (first % block_size != 0) | (nodes != first + np.arange(block_size))
+        ).any():
+            raise InputError(
+                f"does not keep nodes of {block_size} rows together and in order",
+                field="layout",
+                remedy="Make the first matrix with the same block_size",
+            )
+
+
+def _check_alone(field: str, **others: Any) -> None:
+    for name, other in others.items():
+        if other is not None:
+            raise InputError(
+                f"says already what {name} would", field=field, remedy=f"Leave {name} out"
+            )
+
+
+def _told(method: Any) -> str | None:
+    """What of a partition ranks can differ in: rank 0's is taken."""
+    return method if method is None or isinstance(method, str) else _NUMBERS
+
+
+def _fingerprint(matrix: Any, world: World) -> str | None:
+    """What tells a matrix from another; None where there is none. Local."""
+    if not sp.issparse(matrix) or world.size == 1:
+        return None
+    arrays = [getattr(matrix, name, None) for name in ("data", "indices", "indptr", "row", "col")]
+    found = digest(
+        *(
+            np.ascontiguousarray(array)
+            for array in arrays
+            if isinstance(array, np.ndarray) and array.dtype.kind in "fiubc"
+        )
+    )
+    shape = " x ".join(map(str, matrix.shape))
+    return f"a {shape} matrix of {matrix.nnz} entries ({found:x})"
+
+
+def _compare(heard: list[tuple[str | None, str | None, str | None]]) -> None:
+    """Refuse what other ranks pass beside rank 0, which alone is read. Local: all have heard it.
+
+    Where rank 0 passes a matrix, or arrays, they may pass None.
+    """
+    remedies = ["Pass the same on every rank"] * 2
+    remedies.append("Pass None on all ranks but rank 0, which alone is read, or the same matrix")
+    names = ("partition", "column_partition", "matrix")
+    for name, values, remedy in zip(names, zip(*heard, strict=True), remedies, strict=True):
+        others = set(values[1:]) - {values[0]}
+        if values[0] == _NUMBERS or (name == "matrix" and values[0] is not None):
+            others -= {None}
+        if others:
+            raise difference("from_scipy", name, list(values), remedy)
 
 
 def _spread(array: np.ndarray | None, offsets: np.ndarray, world: World) -> np.ndarray:
@@ -141,12 +272,7 @@ def _column_parts(
     """Parts of a rectangular matrix's columns; None for what goes without saying."""
     if method is None:
         return None
-    if whole.shape[0] == whole.shape[1]:
-        raise InputError(
-            "the columns of a square matrix are owned as its rows are",
-            field="column_partition",
-            remedy="Leave it out",
-        )
+    _check_rectangular(whole.shape, "column_partition")
     if not isinstance(method, str):
         return _given_parts(method, whole.shape[1], size, "column_partition")
     if method not in ("majority", "contiguous"):
@@ -156,6 +282,15 @@ def _column_parts(
             remedy="Choose majority or contiguous, or pass the rank of each column",
         )
     return contiguous(whole.shape[1], size) if method == "contiguous" else None
+
+
+def _check_rectangular(shape: tuple[int, int], field: str) -> None:
+    if shape[0] == shape[1]:
+        raise InputError(
+            "the columns of a square matrix are owned as its rows are",
+            field=field,
+            remedy="Leave it out",
+        )
 
 
 def _given_parts(given: np.ndarray, n: int, size: int, field: str) -> np.ndarray:

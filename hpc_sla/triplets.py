@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
-from hpc_sla.layout import RowLayout
-from hpc_sla.ownership import Ownership
+from hpc_sla.layout import RowLayout, check_layout
+from hpc_sla.ownership import Directory, claimed_layout
 from hpc_sla.pattern import DistributedPattern
 from hpc_sla.storage.checks import native
 from hpc_sla.storage.limits import machine_memory
@@ -25,7 +25,8 @@ def assemble(
     values: torch.Tensor | np.ndarray,
     shape: Sequence[int],
     world: World,
-    columns: Integers | None,
+    columns: Integers | RowLayout | None,
+    layout: RowLayout | None = None,
 ) -> tuple[DistributedPattern, torch.Tensor]:
     """The work of `DSparseMatrix.from_coo`, whose parameters and errors these are. **Collective.**
 
@@ -35,26 +36,35 @@ def assemble(
     torch.Tensor [nnz_owned]
         Per rank: the summed values, differentiable in `values`.
     """
-    with world.agree("from_coo", shape=shape, columns=columns is not None) as agreed:
+    with world.agree(
+        "from_coo", shape=shape, columns=_kind(columns), layout=_kind(layout)
+    ) as agreed:
         shape = _shape(shape, world)
         rows, cols = _indices(rows, "rows"), _indices(cols, "cols")
         values = _values(values, world.device)
         _check_triplets(rows, cols, values, shape)
+        if layout is not None:
+            check_layout(layout, world, shape[0], "layout")
+            _check_owned(rows, layout)
         if columns is not None:
-            columns = _owned_columns(columns, shape)
+            columns = _owned_columns(columns, shape, world)
         agreed.say((values.dtype, values.requires_grad, values.numel() > 0))
     n_rows, n_cols = shape
     values = _of_one_kind(values, agreed.heard)
-    ownership = Ownership(world, np.unique(rows), n_rows)
-    layout = ownership.layout
+    if layout is None:
+        layout = claimed_layout(world, np.unique(rows), n_rows)
     if n_rows == n_cols:
-        column_layout, stored = layout, ownership.stored(cols)
+        column_layout = layout
     elif columns is None:
-        column_layout, stored = RowLayout.even(n_cols, world), cols
+        column_layout = RowLayout.even(n_cols, world)
+    elif isinstance(columns, RowLayout):
+        column_layout = columns
     else:
-        column_ownership = Ownership(world, columns, n_cols, "column")
-        column_layout, stored = column_ownership.layout, column_ownership.stored(cols)
-    local = np.searchsorted(layout.rows, rows)
+        column_layout = claimed_layout(world, columns, n_cols, "column")
+    stored = Directory(column_layout).stored(cols)
+    own = layout.rows
+    ascending = np.argsort(own)
+    local = ascending[np.searchsorted(own, rows, sorter=ascending)]
     # Row-major order of the triplets, then one slot per distinct (row, column).
     order = np.lexsort((stored, local))
     local, stored = local[order], stored[order]
@@ -172,13 +182,32 @@ def _check_range(indices: np.ndarray, bound: int, field: str) -> None:
         raise InputError(f"index {outside[0]} is outside 0 to {bound - 1}", field=field)
 
 
-def _owned_columns(columns: Any, shape: Sequence[int]) -> np.ndarray:
+def _owned_columns(columns: Any, shape: Sequence[int], world: World) -> np.ndarray | RowLayout:
     if shape[0] == shape[1]:
         raise InputError(
             "the columns of a square matrix are owned as its rows are",
             field="columns",
             remedy="Leave columns out",
         )
+    if isinstance(columns, RowLayout):
+        return check_layout(columns, world, shape[1], "columns")
     owned = np.unique(_indices(columns, "columns"))
     _check_range(owned, shape[1], "columns")
     return owned
+
+
+def _kind(given: Any) -> str:
+    """Whether, and in which of the ways, it was given: for what ranks agree on."""
+    if given is None:
+        return "none"
+    return "a RowLayout" if isinstance(given, RowLayout) else "numbers"
+
+
+def _check_owned(rows: np.ndarray, layout: RowLayout) -> None:
+    foreign = rows[~np.isin(rows, layout.rows)]
+    if len(foreign):
+        raise InputError(
+            f"row {foreign[0]} is not this rank's in the layout given",
+            field="rows",
+            remedy="Pass the triplets of a row on the rank whose layout.rows has it",
+        )

@@ -8,13 +8,8 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.ownership import Ownership
+from hpc_sla.ownership import Directory
 from hpc_sla.pattern import DistributedPattern
-
-
-def same_rows(a: RowLayout, b: RowLayout) -> bool:
-    """Whether this rank has the same rows in the same order in both. Local."""
-    return a is b or (np.array_equal(a.offsets, b.offsets) and np.array_equal(a.rows, b.rows))
 
 
 def aligned(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:
@@ -40,13 +35,13 @@ def aligned(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:
                 raise InputError(
                     "requires grad, and does not have its rows on the ranks that have those of A",
                     field="B",
-                    remedy="Partition both alike: give from_scipy one array as partition=, pass "
-                    "from_coo the same rows on each rank, or store both on one pattern, with "
-                    "explicit zeros, and use A.with_values",
+                    remedy="Give from_scipy or from_coo layout=A.layout where B is made, both the "
+                    "same array as partition=, or store "
+                    "both on one pattern, with explicit zeros, and use A.with_values",
                 )
         B = moved(B, layout)
     ours, theirs = np.argsort(layout.rows), np.argsort(B.layout.rows)
-    if world.comm.allreduce(int(same_rows(layout, B.layout))) == world.size:
+    if world.comm.allreduce(int(layout.same(B.layout))) == world.size:
         return B
     # Where each owned row of B is in A, and by the halo where its columns are.
     place = np.empty(len(ours), dtype=np.int64)
@@ -77,8 +72,7 @@ def moved(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:
     rows, columns = B.entries()
     values = B.values.detach().cpu().numpy()
     bits = values.astype(np.float64).view(np.int64)
-    # Ownership numbers the rows of a rank in ascending order, within the same offsets.
-    stored = Ownership(world, np.sort(layout.rows), n).stored(rows)
+    stored = Directory(layout).stored(rows)
     owner = np.searchsorted(layout.offsets, stored, side="right") - 1
     parts = {
         int(rank): np.stack([part[owner == rank] for part in (rows, columns, bits)])

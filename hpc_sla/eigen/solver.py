@@ -13,7 +13,7 @@ from hpc_sla import adjoint, log
 from hpc_sla.arguments import number_of, tensor_of, warn_of_trainable
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.eigen.dense import serves
-from hpc_sla.eigen.mass import aligned, same_rows
+from hpc_sla.eigen.mass import aligned
 from hpc_sla.eigen.pencil import EigenPencil
 from hpc_sla.eigen.problem import Callback, Constraints, Problem
 from hpc_sla.eigen.resume import Resume
@@ -35,6 +35,7 @@ from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import positive
+from hpc_sla.row_order import check_order, made
 
 WHICH = {"smallest": 1.0, "largest": -1.0}
 
@@ -233,7 +234,7 @@ def eigsh(
     info = pencil.info
     info.seconds = time.perf_counter() - started
     log.solved("eigsh", info)
-    return w, V, info
+    return w, made(V, a.layout), info
 
 
 def _identity(A: Any, B: Any) -> dict[str, Any]:
@@ -324,6 +325,7 @@ def _check(
             )
         if block.device != a.device:
             raise InputError(f"is on {block.device} and the matrix on {a.device}", field=name)
+        check_order(block, a.layout, name)
 
 
 def _check_mass(a: Operator, B: Any) -> None:
@@ -337,7 +339,7 @@ def _check_mass(a: Operator, B: Any) -> None:
             )
         return
     b = as_operator(B)
-    if not (b.square and same_rows(a.layout, b.layout)):
+    if not (b.square and a.layout.same(b.layout)):
         raise InputError(
             "does not have its rows on the ranks, and in the order, in which A has them",
             field="B",

@@ -32,6 +32,7 @@ from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import ColumnScaling, positive
+from hpc_sla.row_order import check_order, made
 from hpc_sla.storage.limits import machine_memory
 
 DTOL = 1e5
@@ -215,7 +216,7 @@ def solve(
         watch(operator.world, x)(x)  # a sum over ranks does it on the CPU
     info.seconds = time.perf_counter() - started
     log.solved("solve", info)
-    return x, info
+    return made(x, operator.columns), info
 
 
 def _no_columns(
@@ -505,6 +506,9 @@ def _check(
     expected = (operator.columns.n_owned, *b.shape[1:])
     if x0 is not None and x0.shape != expected:
         raise InputError(f"shape {tuple(x0.shape)} is not that of x, {expected}", field="x0")
+    check_order(b, operator.layout, "b")
+    if x0 is not None:
+        check_order(x0, operator.columns, "x0")
     dtype = operator.dtype or b.dtype
     if dtype not in _SQUARES:
         raise InputError(f"{dtype} is not supported", field="b", remedy="Pass float64 or float32")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
@@ -125,14 +124,12 @@ def check_matrix(
     """`matrix`, if it is a square one on these rows. Local."""
     if not isinstance(matrix, DSparseMatrix):
         raise InputError(f"a {type(matrix).__name__} is not a DSparseMatrix", field=field)
-    if matrix.columns is not matrix.layout or not np.array_equal(
-        matrix.layout.offsets, layout.offsets
-    ):
+    if matrix.columns is not matrix.layout or not matrix.layout.same(layout):
         raise InputError(
             f"a {matrix.shape[0]} x {matrix.shape[1]} matrix does not have the layout of the "
             f"{layout.n_global} unknowns in its rows and columns",
             field=field,
-            remedy="Make it with the same rows on the same ranks as u",
+            remedy="Make it with the layout of u: from_scipy and from_coo take layout=",
         )
     if dtype is not None and matrix.dtype != dtype:
         raise InputError(f"{matrix.dtype} does not go with unknowns of {dtype}", field=field)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from hpc_sla import adjoint, log
@@ -24,6 +23,8 @@ from hpc_sla.nonlinear.linearise import Settings
 from hpc_sla.nonlinear.methods import Choices, make_method
 from hpc_sla.nonlinear.newton import Callback
 from hpc_sla.nonlinear.problem import Problem
+from hpc_sla.row_order import check_order
+from hpc_sla.row_order import made as in_order_of
 
 _LIMITS = {"newton": 50, "picard": 1000, "anderson": 1000}
 
@@ -176,7 +177,7 @@ def nonlinear_solve(
             raise InputTypeError(f"a {type(residual).__name__} cannot be called", field="residual")
     warn_of_trainable(precond)
     columns = u0.shape[1] if u0.dim() == 2 else None
-    inner = layout if columns is None else _blocked(layout, columns)
+    inner = layout if columns is None else layout.blocked(columns)
     choices = Choices(
         method=method,
         rtol=rtol,
@@ -267,7 +268,7 @@ def nonlinear_solve(
         warn_behind(u)
     problem.info.seconds = time.perf_counter() - started
     log.solved("nonlinear_solve", problem.info)
-    return u.view(shape), problem.info
+    return in_order_of(u.view(shape), layout), problem.info
 
 
 def _layout(layout: Any, pattern: Any, arguments: Arguments) -> RowLayout:
@@ -285,12 +286,6 @@ def _layout(layout: Any, pattern: Any, arguments: Arguments) -> RowLayout:
     return layout
 
 
-def _blocked(layout: RowLayout, k: int) -> RowLayout:
-    """That of k unknowns at each row, one after another."""
-    rows = layout.rows[:, None] * k + np.arange(k)
-    return RowLayout(layout.world, layout.offsets * k, rows.reshape(-1))
-
-
 def _check_start(u0: Any, layout: RowLayout) -> None:
     n = layout.n_owned
     if u0.dtype not in (torch.float64, torch.float32):
@@ -305,6 +300,7 @@ def _check_start(u0: Any, layout: RowLayout) -> None:
         )
     if u0.device != layout.world.device:
         raise InputError(f"on {u0.device}, this rank's device is {layout.world.device}", field="u0")
+    check_order(u0, layout, "u0")
 
 
 def _check_residual(r: Any, shape: torch.Size, u: torch.Tensor) -> None:

@@ -80,7 +80,7 @@ def _unknowns_a_row(pattern: DistributedPattern, layout: RowLayout) -> int:
     if pattern.columns is not own or not own.n_global or layout.n_global % own.n_global:
         return 0
     ratio = layout.n_global // own.n_global
-    return ratio if np.array_equal(own.offsets * ratio, layout.offsets) else 0
+    return ratio if layout.same(own.blocked(ratio) if ratio > 1 else own) else 0
 
 
 def _count(layout: RowLayout, columns: int, fit: Sequence[Use]) -> int:

@@ -9,10 +9,12 @@ differences of the residual.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 import torch
 
+from hpc_sla import leaving
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.hashing import noise
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
@@ -51,7 +53,7 @@ def serving_products(
     def gap(at: torch.Tensor, d: torch.Tensor) -> float:
         return equations.norm(d - product(at))
 
-    found, why = u, ""
+    found, why, failed = u, "", None
     try:
         found = product(u)
     except (HpcSlaError, torch.OutOfMemoryError):
@@ -59,6 +61,8 @@ def serving_products(
     except (NotImplementedError, RuntimeError) as error:
         # What is no fault of torch's derivatives has shown in F(u).
         why = str(error).strip().partition("\n")[0] or type(error).__name__
+        failed = error
+    _meet(equations, failed)
     why = next(filter(None, equations.layout.world.comm.allgather(why)), "")
     if why:
         return "fd", f"differences of the residual, since torch cannot differentiate it: {why}"
@@ -69,6 +73,23 @@ def serving_products(
         "differences of the residual, since the products that torch gives are not those of its "
         "values (does it detach u, use another library, or have a derivative of its own?)"
     )
+
+
+def _meet(equations: Equations, failed: Exception | None) -> None:
+    """Wait for all ranks; raise `failed` where they do not come. **Collective.**
+
+    They may be in the midst of a product, waiting for what this rank would have sent there: its
+    error then is no lack of a derivative, and ends the job.
+    """
+    comm = equations.layout.world.comm
+    if comm.size == 1:
+        return
+    request = comm.Ibarrier()
+    end = time.monotonic() + leaving.PATIENCE_SECONDS
+    while not request.Test():
+        if failed is not None and time.monotonic() > end:
+            raise failed
+        time.sleep(1e-4)
 
 
 def reverse_mode_fits(equations: Equations, u: torch.Tensor, products: JacobianProducts) -> bool:

@@ -75,6 +75,16 @@ def reading(path: str | os.PathLike[str], field: str | None = None) -> Iterator[
         ) from error
 
 
+def path_of(given: Any) -> str:
+    """A path as text. Local."""
+    try:
+        return os.fsdecode(given)
+    except TypeError as error:
+        raise InputError(
+            f"{given!r} is not a path", field="path", remedy="Pass a str or a pathlib.Path"
+        ) from error
+
+
 def open_read(path: str | os.PathLike[str], remedy: str = HOW_TO_MAKE) -> h5py.File:
     """Open `path` read-only, after telling apart missing, unreadable, foreign and truncated.
 

@@ -26,6 +26,7 @@ from hpc_sla.storage.hdf5 import (
     has,
     members,
     open_read,
+    path_of,
     read_slab,
 )
 from hpc_sla.storage.limits import check_fits
@@ -81,7 +82,7 @@ class MatrixFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = path_of(path)
         self._file = open_read(path)
         try:
             self._read_header()

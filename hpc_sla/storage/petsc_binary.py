@@ -10,8 +10,8 @@ Vec       I 1211214, I rows; float64[rows] values
 ========  =====================================================================================
 
 Builds of PETSc for other numbers write those in the place of float64, and nothing in the file says
-so but its length: objects of the right width follow one another to its end. (Complex numbers of
-single precision are as long as float64, and cannot be told from them.)
+so but its length: objects of the right width follow one another to its end. Complex numbers of
+single precision are as long as float64; those are told by their values, but for few or equal ones.
 
 The ``.info`` file that PETSc writes beside it holds options only and is not looked at.
 """
@@ -25,6 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.complex_single import looks_complex
 
 _MAT, _VEC, _INDEX_SET = 1211216, 1211214, 1211218
 _DENSE = -1  # in the place of the number of entries
@@ -139,7 +140,7 @@ class _Reader:
         if entries and (indices.min() < 0 or indices.max() >= columns):
             raise self._bad(f"a column is outside 0 to {columns - 1}")
         indices = indices.astype(np.int32 if columns < 2**31 else np.int64)
-        data = self._array(np.dtype(">f8"), entries, "values")
+        data = self._numbers(entries)
         return sp.csr_array((data.astype(np.float64), indices, indptr), shape=(rows, columns))
 
     def vector(self) -> np.ndarray:
@@ -147,7 +148,18 @@ class _Reader:
         rows = int(self._array(self._integer, 1, "header")[0])
         if rows < 0:
             raise self._bad(f"declares a vector of {rows} rows")
-        return self._array(np.dtype(">f8"), rows, "values").astype(np.float64)
+        return self._numbers(rows).astype(np.float64)
+
+    def _numbers(self, count: int) -> np.ndarray:
+        data = self._array(np.dtype(">f8"), count, "values")
+        if looks_complex(data):
+            raise self._bad(
+                "holds complex numbers of single precision, as it seems: as real ones, which take "
+                f"as many bytes, they would be {data[data != 0][0]:.6g} and the like",
+                "Write it with a PETSc of real scalars in double precision; if they are real, "
+                "convert the file to .npz or .npy.",
+            )
+        return data
 
     def _class_id(self, wanted: int, what: str) -> None:
         found = int(self._array(self._integer, 1, "class id")[0])

@@ -84,6 +84,29 @@ def test_ranks_that_leave_by_themselves_may_take_their_time(tmp_path, leave, cod
     assert done.stdout == ("done\n" if code == 0 else "")
 
 
+@pytest.mark.parametrize("error", ["RuntimeError", "torch.OutOfMemoryError"])
+def test_an_error_of_one_rank_within_newton_ends_the_job(tmp_path, error):
+    """Others wait in the halo exchange of a product that this rank does not come to."""
+    done = _run(
+        f"""
+        from hpc_sla import problems
+        A = problems.distribute(problems.make("poisson2d:n=6"), world)
+        calls = []
+        def residual(u):
+            calls.append(1)
+            if world.rank == 1 and len(calls) == 3:
+                raise {error}("only here")
+            return A @ u + u**3 - 1
+        u0 = torch.zeros(A.layout.n_owned, dtype=torch.float64)
+        hs.nonlinear_solve(residual, u0, layout=A.layout)
+        """,
+        tmp_path,
+        ranks=2,
+    )
+    assert done.returncode == 1
+    assert "only here" in done.stderr and "rank 1" in done.stderr
+
+
 LEAVING = {
     "x = 1": 0,
     "raise SystemExit": 0,

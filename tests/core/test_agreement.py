@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -85,6 +88,115 @@ def test_what_does_not_matter_may_differ(world, system):
         precond=(lambda r: r) if first else (lambda r: 1.0 * r),
     )
     assert info.status in ("converged", "max_iterations")
+
+
+def other_file(world, A, b, last):
+    path = world.comm.bcast(tempfile.mkdtemp() if world.rank == 0 else None) + "/a.h5"
+    if world.rank == 0:
+        hs.SparseTensor(torch.ones(3), range(3), range(3), (3, 3)).save(path)
+    world.barrier()
+    return hs.DSparseMatrix.from_hdf5(5 if last else path, world)
+
+
+def spread(world, seed=0, **how):
+    matrix = spd_matrix(12, 1 + seed)
+    return hs.DSparseMatrix.from_scipy(matrix, world, **how)
+
+
+def ring(world, *, wide=0, columns=None, layout=None):
+    rows = hs.RowLayout.even(8, world).rows
+    shape = (8, 8 + wide)
+    return hs.DSparseMatrix.from_coo(rows, rows, rows * 1.0, shape, world, columns, layout)
+
+
+def replicated_loss(world, theta):
+    world.all_sum((world.replicate(theta * 2) ** 2).sum()).backward()
+
+
+def two(last, requires_grad=False, dtype=torch.float64):
+    return torch.ones(2 + last, dtype=dtype, requires_grad=requires_grad)
+
+
+def newton(name, values, world, A, b, last):
+    argument = {name.rstrip("."): values(A)[last]}
+    return hs.nonlinear_solve(lambda u: A @ u - b, b, layout=A.layout, **argument)
+
+
+NEWTON = {
+    "jacobian": lambda A: ("auto", "matrix_free"),
+    "jacobian.": lambda A: ("auto", lambda u: A),
+    "pattern": lambda A: (None, A),
+    "atol": lambda A: (0.0, 1e-3),
+    "forcing": lambda A: (None, 0.1),
+    "linear_max_iterations": lambda A: (None, 7),
+    "adjoint_rtol": lambda A: (None, 1e-9),
+    "fixed_point": lambda A: (None, lambda u: u),
+    "precond": lambda A: ("none", "jacobi"),
+}
+
+COLLECTIVE = {
+    "World: transport": lambda w, A, b, i: hs.World(w.comm, "cpu", ("mpi", "gloo")[i]),
+    "path: 5 is not a path": other_file,
+    "from_scipy: partition": lambda w, A, b, i: spread(w, partition=("metis", "contiguous")[i]),
+    "from_scipy: partition.": lambda w, A, b, i: spread(w, partition=(None, "metis")[i]),
+    "from_scipy: partition..": lambda w, A, b, i: spread(
+        w, partition=(np.zeros(12, dtype=int), "metis")[i]
+    ),
+    "from_scipy: column_partition": lambda w, A, b, i: hs.DSparseMatrix.from_scipy(
+        sp.csr_matrix((3, 5)), w, column_partition=("majority", "contiguous")[i]
+    ),
+    "from_scipy: matrix": lambda w, A, b, i: spread(w, seed=i),
+    "from_scipy: matrix.": lambda w, A, b, i: hs.DSparseMatrix.from_scipy(
+        sp.csr_matrix(np.diag([1.0, 2.0 + i])), w
+    ),
+    "from_scipy: layout": lambda w, A, b, i: hs.DSparseMatrix.from_scipy(
+        None, w, layout=(A.layout, None)[i]
+    ),
+    "from_scipy: columns": lambda w, A, b, i: hs.DSparseMatrix.from_scipy(
+        None, w, columns=(A.layout, None)[i]
+    ),
+    "from_scipy: block_size": lambda w, A, b, i: spread(w, block_size=1 + i),
+    "from_coo: shape": lambda w, A, b, i: ring(w, wide=i),
+    "from_coo: layout": lambda w, A, b, i: ring(w, layout=(None, hs.RowLayout.even(8, w))[i]),
+    "from_coo: columns": lambda w, A, b, i: ring(
+        w, wide=1, columns=(None, np.zeros(0, dtype=int))[i]
+    ),
+    "replicate: tensor": lambda w, A, b, i: w.replicate(two(i, True)),
+    "replicate: tensor.": lambda w, A, b, i: w.replicate(
+        two(0, True, (torch.float64, torch.float32)[i])
+    ),
+    "replicate: tensor..": lambda w, A, b, i: replicated_loss(w, two(i, True)),
+    "replicate_module: broadcast": lambda w, A, b, i: w.replicate_module(
+        torch.nn.Linear(1, 1), broadcast=not i
+    ),
+    "requires_grad of the parameters": lambda w, A, b, i: w.replicate_module(
+        torch.nn.Linear(1, 1 + i)
+    ),
+    "gather: x": lambda w, A, b, i: A.layout.gather((b, b[:, None])[i]),
+    "solve: dtol": lambda w, A, b, i: hs.solve(A, b, dtol=1e5 + i),
+    "eigsh: max_iterations": lambda w, A, b, i: hs.eigsh(A, 1, max_iterations=5 + i),
+    "eigsh: B": lambda w, A, b, i: hs.eigsh(A, 1, B=(None, A)[i]),
+    "eigsh: precond": lambda w, A, b, i: hs.eigsh(A, 1, precond=("jacobi", None)[i]),
+    "eigsh: deflate": lambda w, A, b, i: hs.eigsh(A, 1, deflate=(None, b)[i]),
+    "eigsh: adjoint_rtol": lambda w, A, b, i: hs.eigsh(A, 1, adjoint_rtol=(None, 1e-3)[i]),
+    "AMG: options": lambda w, A, b, i: AMG(A, AmgOptions(cycle="VW"[i])),
+    "AMG: near_nullspace": lambda w, A, b, i: AMG(A, near_nullspace=(None, b)[i]),
+    "Chebyshev: eigenvalue_ratio": lambda w, A, b, i: Chebyshev(A, 3, eigenvalue_ratio=4.0 + i),
+    "AdditiveSchwarz: type": lambda w, A, b, i: AdditiveSchwarz(A, 1, ("restrict", "basic")[i]),
+    "AdditiveSchwarz: factor": lambda w, A, b, i: AdditiveSchwarz(A, 1, factor=("ilu0", "lu")[i]),
+    "BlockJacobi: backend": lambda w, A, b, i: BlockJacobi(A, "lu", ("auto", "scipy")[i]),
+    **{
+        f"nonlinear_solve: {name}": partial(newton, name, values) for name, values in NEWTON.items()
+    },
+}
+
+
+@pytest.mark.parametrize("words", COLLECTIVE)
+def test_of_all_collective_functions(world, system, words):
+    """The last rank says something else: all hear of it, and nobody waits."""
+    A, b = system
+    last = int(several(world))
+    refused(world, lambda: COLLECTIVE[words](world, A, b, last), words.rstrip("."), "rank")
 
 
 @pytest.mark.parametrize(

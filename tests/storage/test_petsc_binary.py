@@ -228,7 +228,12 @@ def petscs_own_writer():
 @pytest.mark.parametrize("indices", ["32bit", "64bit"])
 @pytest.mark.parametrize(
     ("precision", "complex_scalars", "word"),
-    [("double", False, ""), ("single", False, "single"), ("double", True, "complex")],
+    [
+        ("double", False, ""),
+        ("single", False, "single"),
+        ("double", True, "complex"),
+        ("single", True, "complex numbers of single"),
+    ],
 )
 def test_files_of_other_builds(
     tmp_path, petscs_own_writer, indices, precision, complex_scalars, word

@@ -21,6 +21,7 @@ from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows, decoupled_rows
 from hpc_sla.precond.workspace import Workspace
+from hpc_sla.row_order import check_order
 
 KEEP = ("prolongators", "aggregates")
 
@@ -62,7 +63,10 @@ class AMG(Preconditioner):
         self.options = AmgOptions() if options is None else options
         self.name = str(self.options)
         self._belongs_to(A.layout.n_owned, A.values)
-        with A.world.agree("AMG", A=A.shape, options=self.options):
+        given = near_nullspace is not None
+        with A.world.agree("AMG", A=A.shape, options=self.options, near_nullspace=given):
+            if isinstance(near_nullspace, torch.Tensor):
+                check_order(near_nullspace, A.layout, "near_nullspace")
             B = self._near_nullspace(A, near_nullspace)
         vectors = A.world.comm.allgather(B.shape[1])
         with A.world.agree():
