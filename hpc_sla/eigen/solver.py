@@ -90,11 +90,13 @@ def eigsh(
     x0 : torch.Tensor [n_owned] or [n_owned, j], optional
         Guesses, such as the vectors of a matrix nearby. Not modified. Without, and beside them,
         the start is pseudo-random in the user's row numbers, the same on any number of ranks.
+        Guesses may be eigenvectors of other pairs: so it ends only when a guard beside them, from
+        a random start, has found nothing nearer to the wanted end.
     deflate : torch.Tensor [n_owned, c], optional
         Eigenvectors already known; those found are B-orthogonal to them.
     guard : int, optional
         Replicated. How many vectors beyond k are iterated on, for convergence to depend on the
-        gap after those. Default: 2 or k / 5, the larger.
+        gap after those. Default: 2 or k / 5, the larger; at least 1 beside x0.
     callback : callable(iteration, residual_norm), optional
         Called on every rank, with the largest norm of the k.
     adjoint_rtol : float, optional
@@ -143,6 +145,8 @@ def eigsh(
     a, b = as_operator(A), None if B is None else as_operator(B)
     if guard is None:
         guard = max(2, k // 5)
+    elif x0 is not None and guard == 0:
+        guard = 1  # guesses may be good and of other pairs: one vector looks for what they lack
     if max_iterations is None:
         max_iterations = 5000
     with a.world.agree("eigsh"):
