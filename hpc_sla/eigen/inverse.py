@@ -44,9 +44,7 @@ def improved(
         if off <= _ROUNDED or turn == turns:
             break
         spread = float(values[-1] - values[0])
-        shift = float(values[0]) - max(
-            0.1 * spread, 1e-3 * abs(float(values[0])), nearest, tiny
-        )
+        shift = float(values[0]) - max(0.1 * spread, 1e-3 * abs(float(values[0])), nearest, tiny)
         shifted = A - shift * (torch.eye(len(A), dtype=A.dtype) if B is None else B)
         scale = shifted.diagonal().abs()
         scale = torch.where(scale > tiny**0.5, scale, 1.0).rsqrt()

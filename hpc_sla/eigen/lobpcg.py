@@ -436,8 +436,7 @@ class Lobpcg:
         pick = order.tolist()
         norms, scales = ([all_[i] for i in pick] for all_ in (self._norms, self._scales))
         met = [
-            self._probed and norm <= problem.tol * s
-            for norm, s in zip(norms, scales, strict=True)
+            self._probed and norm <= problem.tol * s for norm, s in zip(norms, scales, strict=True)
         ]
         return Found(
             self.values[:k][order],
