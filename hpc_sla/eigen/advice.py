@@ -19,7 +19,7 @@ _NULL = 1e-10
 _LOOK = 100
 """Iterations to look for such a v."""
 
-_HUGE = 1e10
+_HUGE = 1e6
 """Ratio of diagonal entries that a hierarchy does not bridge."""
 
 _NEAR = 1e3
@@ -64,7 +64,7 @@ def advice(problem: Problem, info: SolveInfo, matrix: object, mass: object) -> l
             if graded >= GRADED
             else "another preconditioner: it is to approximate A, and to be positive definite"
         )
-    if graded >= _HUGE:
+    if graded >= _HUGE and not largest:
         tries.append(_TAKE_OUT)
     if problem.dtype == torch.float32:
         tries.append("float64: rounding in float32 may allow no smaller residual")
