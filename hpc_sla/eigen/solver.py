@@ -61,8 +61,9 @@ def eigsh(
     single precision), when it is at the level of rounding: see `hpc_sla.eigen.problem.Yardstick`.
     Few rows (at most five times k + guard, or 100) are gathered for LAPACK instead.
 
-    Differentiable in the values of A and B: eigenvalues twice, at the cost of no solve the first
-    time; eigenvectors once, by one more solve with all of them as columns. The eigenvalues of a
+    Differentiable in the values of A and B: eigenvalues twice, the first time at the cost of no
+    solve (unless the pair after the k is not known well enough to tell whether it belongs to a
+    cluster: then it is looked for); eigenvectors once, by one more solve with all of them as columns. The eigenvalues of a
     cluster have a gradient in their sum (or another symmetric function of all of them), its
     vectors in what depends on the space they span.
 
