@@ -18,18 +18,23 @@ pytestmark = pytest.mark.mpi
 
 RUNS = [
     ("smallest", None, 1, np.float64),
-    ("smallest", "amg", 10, np.float64),
+    ("smallest", "amg", 6, np.float64),
     ("largest", None, 6, np.float64),
     ("smallest", "jacobi", 3, np.float32),
 ]
 
 
-def hold(A, matrix, w, V, info, which):
+def near_one(matrix):
+    """In units of its largest entry, and that."""
+    unit = 2.0 ** math.frexp(abs(matrix.data).max(initial=0.0) or 1.0)[1]
+    return sp.csr_matrix(matrix.astype(np.float64) / unit), unit
+
+
+def hold(A, matrix, w, V, info, which, known=None):
     """Everything that can be said of the pairs, in units of the matrix's largest entry."""
     k, eps = len(w), np.finfo(matrix.dtype).eps
-    unit = 2.0 ** math.frexp(abs(matrix.data).max(initial=0.0) or 1.0)[1]
-    # By halves: a unit near the end of the range has no inverse.
-    M = matrix.toarray().astype(np.float64) / unit
+    near, unit = near_one(matrix)
+    M = near.toarray()
     w = w.numpy().astype(np.float64) / unit
     told = np.array([one.residual_norm for one in info.columns]) / unit
     V = full(A.layout, V).astype(np.float64)
@@ -43,9 +48,9 @@ def hold(A, matrix, w, V, info, which):
     residuals = np.linalg.norm(M @ V - V * w, axis=0)
     slack = terms * np.linalg.norm(abs(M) @ abs(V) + abs(V * w), axis=0)
     assert (abs(told - residuals) <= 1e-3 * residuals + slack).all()
+    values, errors = known or spectrum(sp.csr_matrix(M))
     sign = 1 if which == "smallest" else -1
     assert (np.diff(sign * w) >= -1e-300).all()
-    values, errors = spectrum(sp.csr_matrix(M))
     for i, one in enumerate(info.columns):
         if one.converged:
             place = i if which == "smallest" else -1 - i
@@ -59,18 +64,21 @@ def test_nothing_false_is_called_converged(world, name):
     A = {np.float64: distribute(matrix, world)} if matrix.dtype == np.float64 else {}
     if 1e-30 < abs(matrix.data).max(initial=1.0) < 1e30 or matrix.dtype == np.float32:
         A[np.float32] = distribute(matrix.astype(np.float32), world)
+    known = {dtype: spectrum(near_one(matrix.astype(dtype))[0]) for dtype in A}
     for which, precond, k, dtype in RUNS:
         if dtype not in A:
             continue
-        B = A[dtype]
-        w, V, info = hs.eigsh(B, k=k, which=which, precond=precond, max_iterations=150)
+        # Of the same matrix in other units once is enough.
+        if precond == "amg" and name in ("large", "small"):
+            continue
+        against = ("rows", "semi") if precond != "amg" else ("1e16", "negative", "indefinite")
+        hard = any(word in name for word in against)
+        most = 40 if precond == "amg" and hard else 150
+        w, V, info = hs.eigsh(A[dtype], k=k, which=which, precond=precond, max_iterations=most)
         assert info.method == "lobpcg"
-        hold(B, matrix.astype(dtype), w, V, info, which)
+        hold(A[dtype], matrix.astype(dtype), w, V, info, which, known[dtype])
         # Where nothing is against it, it does converge.
-        fit = (
-            ("penalty", "rows", "semi") if precond != "amg" else ("1e16", "negative", "indefinite")
-        )
-        if dtype == np.float64 and which == "smallest" and not any(word in name for word in fit):
+        if dtype == np.float64 and which == "smallest" and not hard:
             assert info.converged, (which, precond, [one.status for one in info.columns])
 
 
@@ -174,7 +182,7 @@ def test_a_singular_mass_is_named(world):
         w, _, info = hs.eigsh(A, k=3, B=B)
         assert info.converged
         np.testing.assert_allclose(w.numpy(), finite, rtol=1e-8)
-        _, _, info = hs.eigsh(A, k=3, which="largest", B=B, max_iterations=150)
+        _, _, info = hs.eigsh(A, k=3, which="largest", B=B, max_iterations=40)
         assert not info.converged and "B is singular" in info.advice[0]
 
 
@@ -193,7 +201,9 @@ def test_what_is_chosen_where_nothing_is_named(world):
             None if X is None else distribute(sp.csr_matrix(X), world, "cyclic")
             for X in (matrix, B)
         )
-        _, _, info = hs.eigsh(A, k=2, which=which, B=B)
+        _, _, info = hs.eigsh(
+            A, k=2, which=which, B=B, max_iterations=3 if name == "indefinite" else None
+        )
         assert info.precond == expected, name
         assert info.converged or name == "indefinite"
     A = distribute(penalty(1e10), world)
