@@ -63,9 +63,9 @@ def eigsh(
 
     Differentiable in the values of A and B: eigenvalues twice, the first time at the cost of no
     solve (unless the pair after the k is not known well enough to tell whether it belongs to a
-    cluster: then it is looked for); eigenvectors once, by one more solve with all of them as columns. The eigenvalues of a
-    cluster have a gradient in their sum (or another symmetric function of all of them), its
-    vectors in what depends on the space they span.
+    cluster: then it is looked for); eigenvectors once, by one more solve with all of them as
+    columns. The eigenvalues of a cluster have a gradient in their sum (or another symmetric
+    function of all of them), its vectors in what depends on the space they span.
 
     Parameters
     ----------
