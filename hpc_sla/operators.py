@@ -97,7 +97,6 @@ class Operator(ABC):
         """Whether x and A x live in the same layout."""
         return self.columns is self.layout
 
-    @abstractmethod
     def __call__(
         self,
         x: torch.Tensor,
@@ -121,6 +120,17 @@ class Operator(ABC):
         square : torch.Tensor [] or [k], optional
             Overwritten with this rank's part of out . out, by columns.
         """
+        self.product(x, out)
+        if dot is not None:
+            if weights is None and not self.square:
+                raise ValueError("x . (A x) needs an operator with one layout of rows and columns")
+            dot_into(dot, x if weights is None else weights, out)
+        if square is not None:
+            dot_into(square, out, out)
+
+    @abstractmethod
+    def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A x` and no more. **Collective.** Arguments as of a call."""
 
     @abstractmethod
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
@@ -242,7 +252,11 @@ class _Matrix(Operator):
         weights: torch.Tensor | None = None,
         square: torch.Tensor | None = None,
     ) -> None:
+        # In one pass.
         self._pattern.matmul(self._values, x, out, dot, weights, square)
+
+    def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        self._pattern.matmul(self._values, x, out)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if self._transposed is None:
@@ -274,16 +288,8 @@ class _Free(Operator):
         self._object = A
         self.transposable = callable(getattr(A, "rmatvec", None))
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        out: torch.Tensor,
-        dot: torch.Tensor | None = None,
-        weights: torch.Tensor | None = None,
-        square: torch.Tensor | None = None,
-    ) -> None:
+    def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
         self._put(self._object.matvec(x), out, "matvec")
-        inner_products(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if not self.transposable:
@@ -321,16 +327,8 @@ class _Transposed(Operator):
         super().__init__(operator.columns, operator.layout, operator.dtype, operator.device)
         self._operator = operator
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        out: torch.Tensor,
-        dot: torch.Tensor | None = None,
-        weights: torch.Tensor | None = None,
-        square: torch.Tensor | None = None,
-    ) -> None:
+    def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
         self._operator.adjoint(x, out)
-        inner_products(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         self._operator(y, out)
@@ -350,26 +348,6 @@ class _TransposedMatrix(_Transposed):
         matrix = self._operator
         matrix._pattern.rmatmul(matrix._values.abs(), x.abs(), out)
         return True
-
-
-def inner_products(
-    A: Operator,
-    x: torch.Tensor,
-    out: torch.Tensor,
-    dot: torch.Tensor | None,
-    weights: torch.Tensor | None,
-    square: torch.Tensor | None,
-) -> None:
-    """The products that `Operator.__call__` gives beside `out = A x`, for one that has only that.
-
-    Local: this rank's parts.
-    """
-    if dot is not None:
-        if weights is None and not A.square:
-            raise ValueError("x . (A x) needs an operator with one layout of rows and columns")
-        dot_into(dot, x if weights is None else weights, out)
-    if square is not None:
-        dot_into(square, out, out)
 
 
 def _check(A: Any, needs: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ class Settings:
 
     k: int
     which: str
-    precond: str
+    precond: str | None
     tol: float | None
     max_iterations: int | None
     guard: int | None
@@ -65,10 +65,9 @@ class Settings:
 )
 @click.option(
     "--precond",
-    default="none",
-    show_default=True,
     metavar="NAME[:OPTION=VALUE,...]",
-    help="Preconditioner, as for 'solve': amg for the smallest pairs of elliptic problems.",
+    help="Preconditioner, as for 'solve': amg for the smallest pairs of elliptic problems. "
+    "Default: none; jacobi where rows are of very different size.",
 )
 @click.option(
     "--tol",
@@ -98,7 +97,7 @@ def command(
     k: int,
     which: str,
     mass: str | None,
-    precond: str,
+    precond: str | None,
     tol: float | None,
     max_iterations: int | None,
     guard: int | None,
@@ -183,7 +182,8 @@ def _check(settings: Settings) -> None:
         if number is not None and number < 0:
             raise InputError(f"is {number}", field=field, remedy="Give 0 or more.")
     try:
-        parse(settings.precond)
+        if settings.precond is not None:
+            parse(settings.precond)
     except InputError as error:
         raise InputError(error.problem, field="--precond", remedy=error.remedy) from error
 
@@ -228,7 +228,8 @@ def _run(
     from hpc_sla.report.progress import LiveLine
 
     with stages("setup"):
-        M = make_preconditioner(settings.precond, A)
+        # Where none is named eigsh chooses.
+        M = None if settings.precond is None else make_preconditioner(settings.precond, A)
     start = time.perf_counter()
     stages.begin("solve")
     with LiveLine(A.world.rank, 1.0, 0.0) as line, torch.no_grad():

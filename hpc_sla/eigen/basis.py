@@ -146,6 +146,7 @@ def rayleigh_ritz(
     active: torch.Tensor,
     sign: float,
     allowed: float,
+    probe: bool = False,
 ) -> Ritz:
     """The m Ritz pairs at the wanted end, and directions to remember.
 
@@ -162,6 +163,8 @@ def rayleigh_ritz(
         1 for the smallest values, -1 for the largest.
     allowed : float
         How far a value may be off.
+    probe : bool
+        Whether the last vector is to be of all directions that the others leave.
     """
     T, first = chosen.basis, chosen.first
     small = T.T @ gram @ T
@@ -169,6 +172,11 @@ def rayleigh_ritz(
     X, rest = Z[:, :m], Z[:, m:]
     if 8 * torch.finfo(values.dtype).eps * float(values.abs().max()) > 0.1 * allowed:
         X = improved((small + small.T) * (0.5 * sign), None, X, m, _TURNS)
+        values = sign * (X * (small @ X)).sum(dim=0)
+    if probe:
+        last = X[:, -1] + rest.sum(dim=1)
+        last = last / torch.linalg.vector_norm(last)
+        X = torch.cat([X[:, :-1], last.unsqueeze(1)], dim=1)
         values = sign * (X * (small @ X)).sum(dim=0)
     # The change X - (its part in the old X), orthogonal to the new X: in the span of the rest.
     change = rest[:first].T @ X[:first][:, active]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from hpc_sla.eigen.inverse import improved
 from hpc_sla.eigen.problem import Problem
@@ -42,9 +44,31 @@ def gathered_pairs(problem: Problem) -> torch.Tensor:
         B_Y = problem.all_sum(B_Y.to(problem.A.device)).cpu()
     # By rank 0: another processor's LAPACK may choose other vectors of a multiple value.
     vectors = torch.from_numpy(
-        layout.world.on_root(lambda: _pairs(problem.sign * A, B, B_Y, problem.k + 1).numpy())
+        layout.world.on_root(lambda: _by_parts(problem.sign * A, B, B_Y, problem.k + 1).numpy())
     )
     return vectors[mine].to(problem.A.device, problem.dtype).contiguous()
+
+
+def _by_parts(A: torch.Tensor, B: torch.Tensor, B_Y: torch.Tensor, count: int) -> torch.Tensor:
+    """As `_pairs`, each set of rows that are coupled by itself. Local.
+
+    So rows without entries, or of other units, have none of the rounding errors of the others.
+    """
+    labels = connected_components(csr_array(((A != 0) | (B != 0)).numpy()), directed=False)[1]
+    if B_Y.shape[1] or not labels.any():
+        return _pairs(A, B, B_Y, count)
+    order = np.argsort(labels, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(labels))[:-1])
+    found, values = [], []
+    for part in map(torch.from_numpy, parts):
+        own, mass = A[part][:, part], B[part][:, part]
+        X = _pairs(own, mass, B_Y[part], count)
+        vectors = torch.zeros((len(A), X.shape[1]), dtype=A.dtype)
+        vectors[part] = X
+        found.append(vectors)
+        values.append((X * (own @ X)).sum(dim=0) / (X * (mass @ X)).sum(dim=0))
+    lowest = torch.argsort(torch.cat(values), stable=True)[:count]
+    return torch.cat(found, dim=1)[:, lowest].contiguous()
 
 
 def _pairs(A: torch.Tensor, B: torch.Tensor, B_Y: torch.Tensor, count: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from hpc_sla.errors import AdjointSolveError, DegenerateEigenvaluesError
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.methods import make_method
 from hpc_sla.linear.solver import Run
-from hpc_sla.operators import Operator, inner_products
+from hpc_sla.operators import Operator
 from hpc_sla.precond import Preconditioner
 
 _ONE_SPACE = 1e-5
@@ -182,19 +182,11 @@ class _Shifted(Operator):
         super().__init__(A.layout, A.columns, shifts.dtype, A.device)
         self._of, self._shifts = of, shifts
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        out: torch.Tensor,
-        dot: torch.Tensor | None = None,
-        weights: torch.Tensor | None = None,
-        square: torch.Tensor | None = None,
-    ) -> None:
+    def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
         problem = self._of._problem
         problem.A(x, out)
         out.sub_(problem.B_times(x) * self._shifts)
         out.copy_(self._of._from_images(out))
-        inner_products(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         self(y, out)

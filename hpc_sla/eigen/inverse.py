@@ -28,9 +28,13 @@ def improved(
     """
     eps, tiny = torch.finfo(A.dtype).eps, torch.finfo(A.dtype).tiny
     best, least = X[:, :count], math.inf
+    # Of a shift that is nothing beside zero eigenvalues the inverse would overflow.
+    nearest = eps**2 * float(A.abs().max()) / (1.0 if B is None else float(B.abs().max()))
     for turn in range(turns + 1):
         X, values = _ritz(A, B, X)
         B_X = X if B is None else B @ X
+        if not bool(((X * B_X).sum(dim=0) - 1).abs().max() < _LENGTH):
+            break
         sizes = X.abs() if B is None else B.abs() @ X.abs()
         sizes = torch.linalg.vector_norm(A.abs() @ X.abs() + sizes * values.abs(), dim=0)
         residuals = torch.linalg.vector_norm(A @ X - B_X * values, dim=0)
@@ -40,7 +44,7 @@ def improved(
         if off <= _ROUNDED or turn == turns:
             break
         spread = float(values[-1] - values[0])
-        shift = float(values[0]) - max(0.1 * spread, 1e-3 * abs(float(values[0])), tiny)
+        shift = float(values[0]) - max(0.1 * spread, 1e-3 * abs(float(values[0])), nearest, tiny)
         shifted = A - shift * (torch.eye(len(A), dtype=A.dtype) if B is None else B)
         scale = shifted.diagonal().abs()
         scale = torch.where(scale > tiny**0.5, scale, 1.0).rsqrt()
@@ -50,11 +54,15 @@ def improved(
         if int(failed) or not bool(solved.isfinite().all()):
             break
         X = solved * scale.unsqueeze(1)
+        X = X / X.abs().amax(dim=0).clamp(min=tiny)  # of which squares would overflow
     return best
 
 
 _ROUNDED = 2.0
 """Residuals of so many units of rounding error are as small as they get."""
+
+_LENGTH = 1e-6
+"""How far from 1 the squares of vectors may be that are independent."""
 
 
 def _ritz(

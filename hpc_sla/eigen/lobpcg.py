@@ -11,7 +11,7 @@ from hpc_sla.eigen.basis import rayleigh_ritz, select
 from hpc_sla.eigen.found import Found
 from hpc_sla.eigen.problem import Problem, Yardstick, apply, column_norms, magnitudes
 from hpc_sla.eigen.scaling import unit_columns
-from hpc_sla.eigen.space import Space, symmetric
+from hpc_sla.eigen.space import Space, inner, symmetric
 from hpc_sla.errors import InputError
 from hpc_sla.linear.info import Status, worst
 
@@ -36,6 +36,15 @@ _DRIFT = 0.5
 _EVIDENCE = 100.0
 """Units of rounding error beyond which v . B v < 0 says that B is not positive definite."""
 
+_OVERLAP = 100.0
+"""Units of rounding error that X may have of vectors it is to be orthogonal to."""
+
+_PROBED = 1e-2
+"""Of the gap to the pairs wanted, the residual at which guards that look for others tell."""
+
+_SEEN = 1e3
+"""Times the tolerance, the residual at which they tell in any case."""
+
 _REFILL = 301
 """Seed of vectors that stand in for lost ones."""
 
@@ -51,19 +60,23 @@ class Lobpcg:
     is a diagonal (an iteration late); else they are summed first, lest an application be wasted.
     What has met the tolerance stays in X and gets no new direction (soft locking).
 
+    Guesses may be eigenvectors already, of other values than those wanted: no residual tells. So
+    beside them the last of the guards starts from what they leave out, and nothing is claimed
+    before it has come down to an eigenvector.
+
     Parameters
     ----------
     problem : Problem
     x0 : torch.Tensor [n_owned, j] or None
-        Guesses, of any length.
+        Guesses, of any length; then m > k.
     """
 
     def __init__(self, problem: Problem, x0: torch.Tensor | None) -> None:
         self.problem = problem
         self.m, self.k = problem.m, problem.k
         start = problem.noise(self.m)
-        self._seeded = 0 if x0 is None else x0.shape[1]
-        width = self.m + max(self.m, self._seeded)
+        width = self.m + max(self.m, 0 if x0 is None else x0.shape[1])
+        self._probed = x0 is None
         self.space = Space(problem.A, problem.B, start, width, self.m)
         self.yardstick = Yardstick(problem)
         if x0 is not None:
@@ -167,10 +180,19 @@ class Lobpcg:
         largest = worst(relative[: self.k])
         if problem.callback:
             problem.callback(self.iterations, worst(norms[: self.k]))
-        self._watch(worst(norms[: self.k]))
+        if not self._probed and self.iterations:
+            # Of all guards: the last may be a guess that the random one has passed.
+            self._probed = all(
+                norms[i] <= max(
+                    _PROBED * abs(values[i] - values[self.k - 1]) * B_norms[i],
+                    _SEEN * problem.tol * self._scales[i],
+                )
+                for i in range(self.k, m)
+            )  # fmt: skip
+        self._watch(norms)
         if not math.isfinite(largest):
             return "not_finite"
-        if largest <= problem.tol and self.iterations >= self._claim_after:
+        if largest <= problem.tol and self._probed and self.iterations >= self._claim_after:
             return "converged"
         if self.iterations >= problem.max_iterations:
             return "max_iterations"
@@ -178,9 +200,11 @@ class Lobpcg:
             return "stagnated"
         return None
 
-    def _watch(self, norm: float) -> None:
+    def _watch(self, norms: list[float]) -> None:
         """Note when it last got better."""
-        total = self.problem.sign * float(self.values[: self.k].sum())
+        count = self.k if self._probed else self.m
+        norm = worst(norms[:count])
+        total = self.problem.sign * float(self.values[:count].sum())
         rounding = self.problem.eps * self.yardstick.A_size / (self.yardstick.B_size or 1.0)
         lower = self._lowest - total > max(1e-8 * abs(total), rounding)
         if norm < self._best or lower:
@@ -208,6 +232,7 @@ class Lobpcg:
             self.problem.constraints.remove_from(W)
 
     def _refresh(self) -> None:
+        self._constrain(self.space.kept)
         self.space.refresh()
         self._refreshed_at = self.iterations
 
@@ -216,15 +241,27 @@ class Lobpcg:
 
         S^T (A S) is symmetric; that it no longer is tells, for nothing, how far images have
         drifted from the vectors they belong to, while those of W are fresh. Left alone that grows
-        as fast as the method finds low values among the errors.
+        as fast as the method finds low values among the errors. So does what X has of the vectors
+        of `deflate`, which rides on the same reduction.
         """
-        raw_A, raw_B, sums = self.space.grams(extra)
+        overlap = self._overlap()
+        raw_A, raw_B, sums = self.space.grams(torch.cat([extra, overlap]))
+        sums, overlap = sums.split([len(extra), len(overlap)])
         drift = self._drift(raw_A, raw_B)
+        if overlap.numel():
+            drift = max(drift, float(overlap.abs().max()) / (_OVERLAP * self.problem.eps))
         if self._started and drift > self._tolerated:
             self._refresh()
             raw_A, raw_B, _ = self.space.grams(self._none)
             self._tolerated = max(1.0, 4 * self._drift(raw_A, raw_B))
         return symmetric(raw_A), symmetric(raw_B), sums
+
+    def _overlap(self) -> torch.Tensor:
+        """This rank's part of the products of X with vectors it is to be orthogonal to."""
+        constraints = self.problem.constraints
+        if not (constraints and self._started):
+            return self._none
+        return inner(constraints.B_Y, self.space.kept[:, : self.m]).reshape(-1)
 
     def _drift(self, raw_A: torch.Tensor, raw_B: torch.Tensor) -> float:
         """How much of what may be, of the pair that suffers most. Replicated."""
@@ -304,7 +341,10 @@ class Lobpcg:
                 return "mixed", (old[:kept] @ (old.T @ gram_B[:, kept:])).numpy()
             if chosen.basis.shape[1] < m:
                 return ("short",)
-            ritz = rayleigh_ritz(gram_A, chosen, m, self.active, self.problem.sign, self._allowed)
+            probe = not (self._started or self._probed)
+            ritz = rayleigh_ritz(
+                gram_A, chosen, m, self.active, self.problem.sign, self._allowed, probe
+            )
             return "ritz", ritz.values.numpy(), ritz.coefficients.numpy()
 
         what, *found = self.problem.A.world.on_root(decide)
@@ -395,7 +435,9 @@ class Lobpcg:
         order = torch.argsort(problem.sign * self.values[:k], stable=True)
         pick = order.tolist()
         norms, scales = ([all_[i] for i in pick] for all_ in (self._norms, self._scales))
-        met = [norm <= problem.tol * s for norm, s in zip(norms, scales, strict=True)]
+        met = [
+            self._probed and norm <= problem.tol * s for norm, s in zip(norms, scales, strict=True)
+        ]
         return Found(
             self.values[:k][order],
             self.space.kept[:, :k].contiguous()[:, order.to(self._R.device)].contiguous(),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hpc_sla.eigen.advice import advice
 from hpc_sla.eigen.dense import gathered_pairs, serves
 from hpc_sla.eigen.derivative import Derivative
 from hpc_sla.eigen.found import Found
@@ -73,6 +74,7 @@ class EigenPencil:
         self._found = found
         units = problem.units
         self.info = _summary(found, method, problem.precond.name, units.residuals)
+        self.info.tries = advice(problem, self.info, plain_A, plain_B)
         values = times_power(found.values, units.values).to(found.vectors)
         return values, times_power(found.vectors, units.vectors)
 

@@ -23,6 +23,7 @@ _FACTS = (
     "_best_at",
     "_last_claim",
     "_failed_claims",
+    "_probed",
     "_claim_after",
     "_refreshed_at",
     "_tolerated",

@@ -12,7 +12,7 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
 from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.operators import Operator, as_operator, inner_products
+from hpc_sla.operators import Operator, as_operator
 from hpc_sla.precond import Preconditioner
 from hpc_sla.world import World
 
@@ -120,17 +120,9 @@ class _Scaled(Operator):
         super().__init__(operator.layout, operator.columns, operator.dtype, operator.device)
         self._operator, self._power = operator, power
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        out: torch.Tensor,
-        dot: torch.Tensor | None = None,
-        weights: torch.Tensor | None = None,
-        square: torch.Tensor | None = None,
-    ) -> None:
+    def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
         self._operator(x, out)
         out.copy_(times_power(out, self._power))
-        inner_products(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         self._operator.adjoint(y, out)

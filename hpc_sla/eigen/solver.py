@@ -15,11 +15,11 @@ from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.eigen.dense import serves
 from hpc_sla.eigen.mass import aligned
 from hpc_sla.eigen.pencil import EigenPencil
+from hpc_sla.eigen.precondition import precondition
 from hpc_sla.eigen.problem import Callback, Constraints, Problem
 from hpc_sla.eigen.resume import Resume
 from hpc_sla.eigen.scaling import (
     Exponents,
-    ScaledPreconditioner,
     exponent,
     number_times_power,
     scaled,
@@ -33,8 +33,7 @@ from hpc_sla.linear.systems import parameters_of
 from hpc_sla.linear.tolerance import default_rtol
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
-from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
-from hpc_sla.precond.scaling import positive
+from hpc_sla.precond import make_preconditioner
 from hpc_sla.row_order import check_order, made
 
 WHICH = {"smallest": 1.0, "largest": -1.0}
@@ -63,10 +62,11 @@ def eigsh(
     single precision), when it is at the level of rounding: see `hpc_sla.eigen.problem.Yardstick`.
     Few rows (at most five times k + guard, or 100) are gathered for LAPACK instead.
 
-    Differentiable in the values of A and B: eigenvalues twice, at the cost of no solve the first
-    time; eigenvectors once, by one more solve with all of them as columns. The eigenvalues of a
-    cluster have a gradient in their sum (or another symmetric function of all of them), its
-    vectors in what depends on the space they span.
+    Differentiable in the values of A and B: eigenvalues twice, the first time at the cost of no
+    solve (unless the pair after the k is not known well enough to tell whether it belongs to a
+    cluster: then it is looked for); eigenvectors once, by one more solve with all of them as
+    columns. The eigenvalues of a cluster have a gradient in their sum (or another symmetric
+    function of all of them), its vectors in what depends on the space they span.
 
     Parameters
     ----------
@@ -83,7 +83,8 @@ def eigsh(
     precond : str, callable or object with `apply`, optional
         Symmetric and positive definite, an approximation of A, set up once: see
         `hpc_sla.precond.make_preconditioner`. "amg" for the smallest pairs of elliptic problems;
-        for the largest pairs none helps. Default: none.
+        for the largest pairs none of A helps. Default: none; where rows are of very different size
+        (penalties, units) jacobi, of A for the smallest and of B for the largest.
     tol : float, optional
         Replicated; positive. Default: 1e-8, and 1e-5 in single precision.
     max_iterations : int, optional
@@ -91,11 +92,13 @@ def eigsh(
     x0 : torch.Tensor [n_owned] or [n_owned, j], optional
         Guesses, such as the vectors of a matrix nearby. Not modified. Without, and beside them,
         the start is pseudo-random in the user's row numbers, the same on any number of ranks.
+        Guesses may be eigenvectors of other pairs: so it ends only when a guard beside them, from
+        a random start, has found nothing nearer to the wanted end.
     deflate : torch.Tensor [n_owned, c], optional
         Eigenvectors already known; those found are B-orthogonal to them.
     guard : int, optional
         Replicated. How many vectors beyond k are iterated on, for convergence to depend on the
-        gap after those. Default: 2 or k / 5, the larger.
+        gap after those. Default: 2 or k / 5, the larger; at least 1 beside x0.
     callback : callable(iteration, residual_norm), optional
         Called on every rank, with the largest norm of the k.
     adjoint_rtol : float, optional
@@ -113,8 +116,9 @@ def eigsh(
         vector, so that other ranks or a small change of A do not turn it.
     info : SolveInfo
         Replicated but for `seconds`. `info.columns` has one a pair, `relative_residual` relative
-        to what tol is; a pair that did not converge is not an exception. After a backward pass
-        through V `info.adjoint` tells of its solve.
+        to what tol is; a pair that did not converge is not an exception. Then
+        `info.advice` says what to try. After a backward pass through V `info.adjoint` tells of its
+        solve.
 
     Raises
     ------
@@ -144,6 +148,8 @@ def eigsh(
     a, b = as_operator(A), None if B is None else as_operator(B)
     if guard is None:
         guard = max(2, k // 5)
+    elif x0 is not None and guard == 0:
+        guard = 1  # guesses may be good and of other pairs: one vector looks for what they lack
     if max_iterations is None:
         max_iterations = 5000
     with a.world.agree("eigsh"):
@@ -209,9 +215,10 @@ def eigsh(
                 remedy=f"Ask for {a.n_global - known} at most",
             )
         if any(wanted.gradients) or not serves(a.n_global, known, problem.m):
-            problem.precond = _precondition(
-                precond, plain_A, near_A, units.A, dtype, any(wanted.gradients)
-            )
+            problem.precond = precondition(
+                precond, plain_A, near_A, near_B, problem.sign, units.A, dtype,
+                any(wanted.gradients),
+            )  # fmt: skip
         if checkpoint is not None:
             asked = {
                 "pairs": k,
@@ -243,27 +250,6 @@ def _identity(A: Any, B: Any) -> dict[str, Any]:
         "matrix": identify_matrix(A, as_operator(A)),
         "B": None if B is None else identify_matrix(B, as_operator(B)),
     }
-
-
-def _precondition(
-    precond: Any, A: Any, scaled_A: Any, power: int, dtype: torch.dtype, gradient: bool
-) -> Preconditioner:
-    """Of the scaled matrix; by an object made already, of A itself. **Collective.**"""
-    named = precond is None or isinstance(precond, str)
-    M = make_preconditioner(precond, scaled_A if named else A)
-    if isinstance(M, Jacobi):
-        M = positive(M)
-    operator = as_operator(A)
-    with operator.world.agree():
-        M.check(operator.columns.n_owned, operator.dtype or dtype, operator.device)
-        if gradient and not M.symmetric:
-            raise InputError(
-                f"the gradient of eigenvectors needs a symmetric preconditioner, and {M.name} is "
-                "none",
-                field="precond",
-                remedy="Choose another",
-            )
-    return M if named or not power else ScaledPreconditioner(M, power)
 
 
 def _dtype(a: Operator, b: Operator | None, *vectors: torch.Tensor | None) -> torch.dtype:

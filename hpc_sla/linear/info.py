@@ -83,6 +83,8 @@ class SolveInfo:
         first status that is not `converged`, the most iterations, the largest norms.
     adjoint : SolveInfo or None
         Of the last solve for a derivative of this one's solution.
+    tries : list of str or None
+        Advice of what knows better than `hpc_sla.linear.advice`: of eigenpairs.
     """
 
     status: Status
@@ -103,6 +105,7 @@ class SolveInfo:
     dtype: str = ""
     columns: tuple[SolveInfo, ...] = field(default=(), repr=False)
     adjoint: SolveInfo | None = field(default=None, repr=False)
+    tries: list[str] | None = field(default=None, repr=False)
 
     _warned = False  # of a derivative
 
@@ -115,6 +118,8 @@ class SolveInfo:
         """What to try, or to look at, the likeliest first; nothing where all is well."""
         from hpc_sla.linear.advice import advice
 
+        if self.tries is not None:
+            return self.tries
         return advice(self)
 
 

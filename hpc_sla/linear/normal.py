@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.operators import Operator, inner_products
+from hpc_sla.operators import Operator
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.workspace import Workspace
 
@@ -18,18 +18,10 @@ class NormalOperator(Operator):
         self._operator = operator
         self._work = Workspace(1, operator.layout.n_owned)
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        out: torch.Tensor,
-        dot: torch.Tensor | None = None,
-        weights: torch.Tensor | None = None,
-        square: torch.Tensor | None = None,
-    ) -> None:
+    def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
         (image,) = self._work.like(x)
         self._operator(x, image)
         self._operator.adjoint(image, out)
-        inner_products(self, x, out, dot, weights, square)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         self(y, out)
