@@ -58,9 +58,17 @@ def check_precond(method: Method, precond: Preconditioner) -> None:
             field="precond",
             remedy="Pass an object with apply and apply_transpose",
         )
+    if method.needs_symmetric and precond.of_nonsymmetric:
+        raise InputError(
+            f"{method.name} needs a symmetric matrix, and this one is not symmetric: its entries "
+            f"were seen when {precond.name} was made",
+            field="method",
+            remedy="Use gmres or bicgstab",
+        )
     if method.needs_symmetric and not precond.symmetric:
         raise InputError(
-            f"{method.name} needs a symmetric preconditioner, and {precond.name} is none",
+            f"{method.name} needs a symmetric preconditioner, and {precond.name} is none, "
+            "whatever the matrix",
             field="precond",
             remedy="Choose another, or a method for non-symmetric systems such as gmres",
         )

@@ -30,6 +30,9 @@ class Preconditioner(ABC):
     symmetric: bool
     """Whether M^-1 is symmetric where A is: what cg and minres need."""
 
+    of_nonsymmetric = False
+    """Whether A was seen not to be symmetric when it was made."""
+
     inverse: torch.Tensor | None = None
     """`[n_owned]`, where all that applying does is multiply by it: loops can fuse that."""
 

@@ -52,7 +52,8 @@ class BlockJacobi(Preconditioner):
         with world.agree():
             self._factor = make_factor(block, A.layout.rows, A.device, factor, backend)
         self.shift = world.max(self._factor.shift)
-        self.symmetric = factor == "ic0" or world.sum(not block.is_symmetric()) == 0
+        self.of_nonsymmetric = factor != "ic0" and world.sum(not block.is_symmetric()) > 0
+        self.symmetric = not self.of_nonsymmetric
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Local."""

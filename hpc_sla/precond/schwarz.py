@@ -87,8 +87,8 @@ class AdditiveSchwarz(Preconditioner):
         with world.agree():
             self._factor = make_factor(block, user_rows, A.device, factor, backend)
         self.shift = world.max(self._factor.shift)
-        symmetric = factor == "ic0" or world.sum(not block.is_symmetric()) == 0
-        self.symmetric = symmetric and not (self._restrict and self._overlaps)
+        self.of_nonsymmetric = factor != "ic0" and world.sum(not block.is_symmetric()) > 0
+        self.symmetric = not (self.of_nonsymmetric or (self._restrict and self._overlaps))
         self._work = Workspace(2, n + self._extra)
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,17 @@ from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond.amg.cycle import Cycle
 from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
 from hpc_sla.precond.amg.options import AmgOptions
+from hpc_sla.precond.amg.rows import row_factors
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows, decoupled_rows
-from hpc_sla.precond.workspace import Workspace
+from hpc_sla.precond.workspace import Workspace, scale
 from hpc_sla.row_order import check_order
+from hpc_sla.world import World
 
 KEEP = ("prolongators", "aggregates")
+
+_NEARER = 0.1
+"""Of one Rayleigh quotient is another, where its vectors are worth leaving constants for."""
 
 
 class AMG(Preconditioner):
@@ -34,8 +39,9 @@ class AMG(Preconditioner):
     coupled through halos, as in Tuminaro and Tong, "Parallel smoothed aggregation multigrid:
     aggregation strategies on massively parallel machines", SC 2000. For matrices of elliptic
     problems; a mildly non-symmetric one is treated as if symmetric, with gmres or bicgstab
-    around it. Rows without a nonzero beside the diagonal, as Dirichlet conditions leave them,
-    are solved exactly and take no part (`DecoupledRows`).
+    around it, in the units that `row_factors` finds for its rows. Rows without a nonzero beside
+    the diagonal, as Dirichlet conditions leave them, are solved exactly and take no part
+    (`DecoupledRows`).
 
     Parameters
     ----------
@@ -45,7 +51,8 @@ class AMG(Preconditioner):
     near_nullspace : tensor or array [n_owned, m], optional
         Per rank: what A hardly changes, such as rigid-body modes for elasticity
         (`hpc_sla.problems.rigid_body_modes`). Default: constants, one vector for each unknown
-        of a node.
+        of a node, or constants over the roots of the diagonal where A hardly changes those and
+        does change the constants: unknowns in units of their own.
 
     Raises
     ------
@@ -74,46 +81,30 @@ class AMG(Preconditioner):
                 raise InputError(
                     f"{min(vectors)} to {max(vectors)} vectors, by rank", field="near_nullspace"
                 )
-        largest = A.world.max(float(abs(B).max(initial=0.0)))
-        if largest > 0:  # P has B's size, and may be float32
-            B = B * 2.0 ** -round(math.log2(largest))
+        self._constants = near_nullspace is None
         with torch.no_grad():
-            inner, scale, decoupled = self._inner(A)
-            mask = None if decoupled is None else decoupled.mask
-            made = Hierarchy(inner, B, self.options, mask)
+            system = _System.of(A, self.options.block_size)
+            if self._constants:
+                B = system.in_units(B)
+            made = Hierarchy(system.matrix, _near_one(A.world, B), self.options, system.mask)
         self.symmetric = self.options.cycle != "K"
         self.transposable = self.options.cycle != "K"
-        self._use(A, made, scale, decoupled)
+        self._use(A, made, system)
         self._work = Workspace(1, A.layout.n_owned)
         self._rest = Workspace(1, A.layout.n_owned)
+        self._units = Workspace(1, A.layout.n_owned)
 
     @property
     def pattern(self) -> DistributedPattern:
         """Of the matrices that `update` takes."""
         return self._matrix.pattern
 
-    def _use(
-        self,
-        A: DSparseMatrix,
-        hierarchy: Hierarchy,
-        scale: float,
-        decoupled: DecoupledRows | None,
-    ) -> None:
+    def _use(self, A: DSparseMatrix, hierarchy: Hierarchy, system: _System) -> None:
         self._matrix, self._hierarchy = A, hierarchy
-        self._scale, self._decoupled = scale, decoupled
+        self._scale, self._rows = system.scale, system.rows
+        self._decoupled, self._of_symmetric = system.decoupled, system.symmetric
         self._cycle = Cycle(self._hierarchy.levels, self.options.cycle)
         self._transposed: Cycle | None = None
-        self._of_symmetric: bool | None = None
-
-    _decoupled: DecoupledRows | None = None
-
-    def _inner(self, A: DSparseMatrix) -> tuple[DSparseMatrix, float, DecoupledRows | None]:
-        """What the levels are made of: A scaled, without its decoupled rows. **Collective.**"""
-        decoupled = decoupled_rows(A)
-        if decoupled is not None:
-            A = decoupled.rest(A, self.options.block_size)
-        scale, values = _scale(A), A.values.detach()
-        return A.with_values(values if scale == 1 else values * scale), scale, decoupled
 
     def update(self, A: DSparseMatrix, keep: str = "prolongators") -> AMG:
         """Set up for other values on the same pattern, in less time. **Collective.**
@@ -152,11 +143,13 @@ class AMG(Preconditioner):
                     remedy=f"Choose one of {', '.join(KEEP)}",
                 )
         with torch.no_grad():
-            inner, scale, decoupled = self._inner(A)
-            mask = None if decoupled is None else decoupled.mask
-            made = self._hierarchy.updated(inner, keep, mask)
+            system = _System.of(A, self.options.block_size)
+            B = None
+            if self._constants and keep == "aggregates":
+                B = _near_one(A.world, system.in_units(self._near_nullspace(A, None)))
+            made = self._hierarchy.updated(system.matrix, keep, system.mask, B)
         with self._turns:
-            self._use(A, made, scale, decoupled)
+            self._use(A, made, system)
         return self
 
     def _near_nullspace(
@@ -205,27 +198,34 @@ class AMG(Preconditioner):
         """**Collective.**"""
         with self._turns:
             if self._decoupled is None:
-                return self._apply(self._cycle, r, out)
+                return self._solve(r, out)
             (b,) = self._rest.like(r)
-            self._apply(self._cycle, self._decoupled.eliminate(r, b), out)
+            self._solve(self._decoupled.eliminate(r, b), out)
             return self._decoupled.solve(r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
         with self._turns:
-            cycle = self._cycle_transpose()
             if self._decoupled is None:
-                return self._apply(cycle, r, out)
+                return self._solve_transpose(r, out)
             (b,) = self._rest.like(r)
-            self._apply(cycle, self._decoupled.clear(b.copy_(r)), out)
+            self._solve_transpose(self._decoupled.clear(b.copy_(r)), out)
             return self._decoupled.solve_transpose(r, out)
 
+    def _solve(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """The cycle of S A for S r, with S the factors of rows. **Collective.**"""
+        if self._rows is not None:
+            (b,) = self._units.like(r)
+            r = scale(r, self._rows, b)
+        return self._apply(self._cycle, r, out)
+
+    def _solve_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """S times the transposed cycle. **Collective.**"""
+        self._apply(self._cycle_transpose(), r, out)
+        return out if self._rows is None else scale(out, self._rows, out)
+
     def _cycle_transpose(self) -> Cycle:
-        """The transposed cycle, of a symmetric matrix the cycle itself. **Collective.**"""
-        if self._of_symmetric is None:
-            A = self._matrix
-            inner = A if self._decoupled is None else self._decoupled.rest(A)
-            self._of_symmetric = as_operator(inner).symmetric()
+        """The transposed cycle, of a symmetric matrix the cycle itself. Local."""
         if self._of_symmetric:
             return self._cycle
         if self._transposed is None:
@@ -244,6 +244,74 @@ class AMG(Preconditioner):
             return out
         # In r's dtype: the cycle's may have no room for the scale.
         return torch.mul(z.to(out.dtype), self._scale, out=out)
+
+
+@dataclass(frozen=True)
+class _System:
+    """What the levels are made of: A without its decoupled rows, in units that suit them.
+
+    Attributes
+    ----------
+    matrix : DSparseMatrix
+    scale : float
+        What all of A was multiplied by. Replicated.
+    rows : torch.Tensor [n_owned] or None
+        What its rows were multiplied by before.
+    decoupled : DecoupledRows or None
+    symmetric : bool
+        Whether `matrix` is. Replicated.
+    """
+
+    matrix: DSparseMatrix
+    scale: float
+    rows: torch.Tensor | None
+    decoupled: DecoupledRows | None
+    symmetric: bool
+
+    @classmethod
+    def of(cls, A: DSparseMatrix, block_size: int) -> _System:
+        """**Collective.**"""
+        decoupled = decoupled_rows(A)
+        if decoupled is not None:
+            A = decoupled.rest(A, block_size)
+        symmetric = as_operator(A).symmetric()
+        rows = None if symmetric else row_factors(A, AMG)
+        if rows is not None:
+            A = A.with_values(A.values.detach() * rows.index_select(0, A.pattern.local_rows()))
+            symmetric = as_operator(A).symmetric()
+        factor, values = _scale(A), A.values.detach()
+        matrix = A.with_values(values if factor == 1 else values * factor)
+        return cls(matrix, factor, rows, decoupled, symmetric)
+
+    @property
+    def mask(self) -> torch.Tensor | None:
+        """Which rows are decoupled: bool [n_owned]."""
+        return None if self.decoupled is None else self.decoupled.mask
+
+    def in_units(self, B: np.ndarray) -> np.ndarray:
+        """B over the roots of the diagonal where those vectors are the nearer to the nullspace.
+
+        **Collective.** B [n_owned, m] has constants. By the Rayleigh quotients of D^-1 A.
+        """
+        A, size = self.matrix, self.matrix.diagonal().abs()
+        if A.world.sum(int(not bool((size > 0).all()))):
+            return B
+        ones = torch.from_numpy(B).to(A.values)
+        if self.mask is not None:
+            ones[self.mask] = 0
+        sums = []
+        for x in (ones, ones * size.rsqrt().unsqueeze(1)):
+            sums += [(x * (A @ x)).sum(), (x * x * size.unsqueeze(1)).sum()]
+        a, b, c, d = A.world.all_sum(torch.stack(sums).double()).tolist()
+        if not (b > 0 and d > 0 and c / d < _NEARER * (a / b)):
+            return B
+        return B * size.rsqrt().double().cpu().numpy()[:, None]
+
+
+def _near_one(world: World, B: np.ndarray) -> np.ndarray:
+    """B times a power of two: the prolongator has its size, and may be float32. **Collective.**"""
+    largest = world.max(float(abs(B).max(initial=0.0)))
+    return B * 2.0 ** -round(math.log2(largest)) if largest > 0 else B
 
 
 def _scale(A: DSparseMatrix) -> float:
@@ -274,7 +342,7 @@ amg.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         inspect.Parameter("A", inspect.Parameter.POSITIONAL_OR_KEYWORD),
         *(
             inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
-            for f in dataclasses.fields(AmgOptions)
+            for f in fields(AmgOptions)
         ),
     ]
 )

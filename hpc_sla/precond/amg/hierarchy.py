@@ -122,6 +122,8 @@ class Hierarchy:
             inverse = self._add_level(current, estimate, decoupled)
             level = self.levels[-1]
             before = previous._kept[depth] if previous and depth < len(previous._kept) else None
+            if before is not None and depth == 0:
+                before = replace(before, B=B)
             if previous is None and not self._ends_here(current):
                 before = self._aggregate(current, B, block_size, decoupled)
             if before is None:
@@ -172,7 +174,11 @@ class Hierarchy:
         self.summaries = A.world.comm.bcast(self.summaries)
 
     def updated(
-        self, A: DSparseMatrix, keep: str, decoupled: torch.Tensor | None = None
+        self,
+        A: DSparseMatrix,
+        keep: str,
+        decoupled: torch.Tensor | None = None,
+        B: np.ndarray | None = None,
     ) -> Hierarchy:
         """The hierarchy of other values on the same pattern. **Collective.**
 
@@ -181,8 +187,11 @@ class Hierarchy:
         A : DSparseMatrix
         keep : {"prolongators", "aggregates"}
         decoupled : bool tensor [n_owned], optional
+        B : float64 array [n_owned, m], optional
+            Another near-nullspace of as many vectors, on every rank or on none.
         """
-        B = self._kept[0].B if self._kept else np.empty((A.layout.n_owned, 0))
+        if B is None:
+            B = self._kept[0].B if self._kept else np.empty((A.layout.n_owned, 0))
         return Hierarchy(A, B, self._options, decoupled, self, keep)
 
     def _ends_here(self, A: DSparseMatrix) -> bool:
