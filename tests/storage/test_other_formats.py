@@ -296,6 +296,10 @@ def test_mat(tmp_path, compressed, dtype):
     scipy.io.savemat(path, {"K": 2 * a, "A": a, "b": np.ones((1, 4))}, **options)
     np.testing.assert_array_equal(dense(path), a.toarray())
     assert read_source(path).rhs is None
+    for b in (np.arange(3.0), sp.csc_array(np.arange(3.0)[:, None])):  # SciPy makes a row of [n]
+        for content in ({"K": a, "b": b}, {"Problem": {"A": a, "b": b}}):
+            scipy.io.savemat(path, content, **options)
+            assert read_source(path).rhs.tolist() == [0, 1, 2]
     problem = {"title": "x", "A": a, "b": np.arange(3.0)[:, None], "aux": {"c": np.eye(2)}}
     scipy.io.savemat(path, {"Problem": problem}, **options)
     found = read_source(path)
