@@ -117,7 +117,7 @@ def read_mat_vector(path: str) -> np.ndarray:
 
 
 def _beside(matrix: Any, rhs: Any, path: str) -> np.ndarray | None:
-    """What is called b, as a right-hand side, if it can be one: full or sparse, a row or columns."""
+    """What is called b as a right-hand side, if it can be one: full or sparse, a row or columns."""
     if sp.issparse(rhs) and matrix.shape[0] in rhs.shape:
         check_fits(rhs.dtype.itemsize * math.prod(rhs.shape), path, _B)
         rhs = rhs.toarray()
