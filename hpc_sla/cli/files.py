@@ -170,7 +170,8 @@ def _check_place(path: str, hdf5: bool) -> None:
 
 
 def _named(context: click.Context, ranks: int) -> tuple[list[_Named], list[_Named]]:
-    inputs, outputs = [], []
+    inputs: list[_Named] = []
+    outputs: list[_Named] = []
     params = context.params
     config = context.meta.get(CONFIG)
     if config is not None:
