@@ -307,6 +307,14 @@ def test_mat(tmp_path, compressed, dtype):
     assert found.rhs.tolist() == [0, 1, 2]
 
 
+def test_hdf5_of_another_program_is_told_what_is_read(tmp_path):
+    """And not to be made a matrix file by the very command that was asked to."""
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = np.ones(3)
+    refused(path, "holds no sparse matrix", "save_npz")
+
+
 def test_mat_files_that_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "m.mat"
     a = sp.csc_array(DENSE)
