@@ -7,7 +7,7 @@ import json
 import click
 
 from hpc_sla.cli import exits
-from hpc_sla.cli.files import Read
+from hpc_sla.cli.files import Read, settle
 from hpc_sla.cli.launch import serial
 from hpc_sla.errors import InputError
 
@@ -44,6 +44,7 @@ def command(a: str, b: str, rtol: float, strict: bool, as_json: bool) -> int:
 
     if not 0 <= rtol < float("inf"):
         raise InputError(f"is {rtol:g}", field="--rtol", remedy="Give 0 or a small number.")
+    settle()
     with ResultVectors(a) as one, ResultVectors(b) as other:
         vectors = compare_vectors(one, other)
         attributes = compare_attributes(one, other)

@@ -60,7 +60,7 @@ class Settings:
 @click.option(
     "--mass",
     metavar="FILE.h5|GENERATOR",
-    type=Read(),
+    type=Read(is_file, makes=lambda mass, ranks: any_problem(mass, ranks) if mass else None),
     help="Solve A x = w M x, M of this file: symmetric positive definite, partitioned as it likes.",
 )
 @click.option(

@@ -170,7 +170,8 @@ def _check_place(path: str, hdf5: bool) -> None:
 
 
 def _named(context: click.Context, ranks: int) -> tuple[list[_Named], list[_Named]]:
-    inputs, outputs = [], []
+    inputs: list[_Named] = []
+    outputs: list[_Named] = []
     params = context.params
     config = context.meta.get(CONFIG)
     if config is not None:
@@ -184,7 +185,8 @@ def _named(context: click.Context, ranks: int) -> tuple[list[_Named], list[_Name
                 _Named(option, path, folders=kind.folders) for path in filter(kind.chosen, values)
             ]
             made = kind.makes(value, ranks) if kind.makes else None
-            if made is not None:
+            # The same generator's twice is one file, made again.
+            if made is not None and made not in (output.path for output in outputs):
                 outputs.append(_Named(f"the file made of {value or 'the default problem'}", made))
         elif isinstance(kind, Written):
             value = kind.default(params) if value is None else value
@@ -211,6 +213,13 @@ def _with_members(path: str) -> Iterator[str]:
 def _refuse_pipe(option: str, path: str) -> None:
     try:
         mode = os.stat(path).st_mode
+    except NotADirectoryError as error:
+        raise InputError(
+            "no such file: what stands before a / in it is no folder",
+            file=path,
+            field=option,
+            remedy="Check the name.",
+        ) from error
     except OSError:
         return  # its reader tells what is missing
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

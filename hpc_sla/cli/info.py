@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hpc_sla.cli import exits
-from hpc_sla.cli.files import Read
+from hpc_sla.cli.files import Read, settle
 from hpc_sla.cli.launch import serial
 
 
@@ -20,6 +20,7 @@ def command(file: str) -> int:
     from hpc_sla.report.tables import print_facts
     from hpc_sla.storage.kind import kind_of
 
+    settle()
     kind = kind_of(file)
     facts = _matrix_facts(file) if kind == "matrix" else _result_facts(file)
     print_facts(f"{file}: {kind} file", facts)

@@ -28,7 +28,7 @@ class Choice:
 
     def gives_up(self, info: SolveInfo) -> bool:
         """Whether the fallback should have its turn."""
-        failed = ("indefinite", "breakdown", "stagnated", "not_finite")
+        failed = ("indefinite", "breakdown", "stagnated", "diverged", "not_finite")
         return bool(self.fallback) and info.status in failed
 
 

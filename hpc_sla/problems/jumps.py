@@ -15,6 +15,7 @@ from hpc_sla.problems.grid import bubble, check_size
 
 # Of the square's area, before overlaps are taken off.
 _COVERED = 0.35
+_MOST = 10**6
 
 
 def jumps2d(
@@ -35,7 +36,7 @@ def jumps2d(
     contrast : float
         k inside over k outside; less than 1 makes the discs insulate.
     inclusions : int
-        How many discs.
+        How many discs, up to a million.
     seed : int
         Another seed, other discs.
     """
@@ -50,11 +51,11 @@ class JumpsProblem(Problem):
     def __init__(self, n: int, contrast: float, inclusions: int, seed: int) -> None:
         name = "jumps2d"
         check_size(name, n)
-        if not (math.isfinite(contrast) and contrast > 0 and inclusions >= 0):
+        if not (math.isfinite(contrast) and contrast > 0 and 0 <= inclusions <= _MOST):
             raise InputError(
                 f"contrast={contrast}, inclusions={inclusions}",
                 field=name,
-                remedy="Give a positive contrast and at least 0 inclusions.",
+                remedy=f"Give a positive contrast and 0 to {_MOST} inclusions.",
             )
         parameters = {"n": n, "contrast": contrast, "inclusions": inclusions, "seed": seed}
         super().__init__(name, parameters, n * n)

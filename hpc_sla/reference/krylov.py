@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hpc_sla.linear.gmres import GMRES
 from hpc_sla.linear.methods import make_method
 
@@ -60,7 +62,7 @@ def counterpart(
         Estimate the extreme ones on the way (cg and gmres can).
     """
     ours = make_method(method)
-    name = ours.name
+    name, rows = ours.name, int(mat.getSize()[0])
     ksp = petsc.KSP().create(mat.getComm())
     ksp.setOptionsPrefix(_PREFIX)
     ksp.setOperators(mat)
@@ -70,16 +72,18 @@ def counterpart(
     if ours.side == "right" and not ours.transposes:
         ksp.setPCSide(petsc.PC.Side.RIGHT)
     if isinstance(ours, GMRES):
-        ksp.setGMRESRestart(ours.restart)
+        # As ours does; PETSc makes room for the square of it.
+        ksp.setGMRESRestart(min(ours.restart, max(rows, 1)))
     if name not in ("minres", "lsqr"):
         ksp.setNormType(petsc.KSP.NormType.UNPRECONDITIONED)
-    same = _set_precond(petsc, ksp, name, precond)
-    ksp.setTolerances(rtol=rtol, atol=atol, divtol=_DIVERGENCE, max_it=max_iterations)
+    same = _set_precond(petsc, ksp, name, precond, rows)
+    limit = min(max_iterations, int(np.iinfo(petsc.IntType).max))
+    ksp.setTolerances(rtol=rtol, atol=atol, divtol=_DIVERGENCE, max_it=limit)
     ksp.setInitialGuessNonzero(False)
     return Counterpart(ksp, same and name not in ("minres", "lsqr"))
 
 
-def _set_precond(petsc: Any, ksp: Any, method: str, precond: str) -> bool:
+def _set_precond(petsc: Any, ksp: Any, method: str, precond: str, rows: int) -> bool:
     """Choose the PC; whether it is the same as ours."""
     name, _, options = precond.partition(":")
     chosen = _pairs(options)
@@ -93,7 +97,7 @@ def _set_precond(petsc: Any, ksp: Any, method: str, precond: str) -> bool:
         database["sub_pc_type"] = sub
     elif name == "additive_schwarz":
         pc.setType("asm")
-        pc.setASMOverlap(int(chosen.get("overlap", "1")))
+        pc.setASMOverlap(min(int(chosen.get("overlap", "1")), rows))
         database["sub_pc_type"] = sub
         database["pc_asm_type"] = chosen.get("type", "restrict")
     elif name == "amg":

@@ -20,7 +20,7 @@ from hpc_sla.storage.checks import check_finite
 from hpc_sla.storage.compressed import COMPRESSIONS, open_bytes
 from hpc_sla.storage.harwell_boeing import read_harwell_boeing
 from hpc_sla.storage.hdf5 import open_read
-from hpc_sla.storage.hdf5_sparse import read_hdf5_sparse, sparse_groups
+from hpc_sla.storage.hdf5_sparse import read_hdf5_sparse
 from hpc_sla.storage.matlab import read_mat, read_mat_vector
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.matrix_market import read_dense_matrix_market, read_matrix_market
@@ -174,8 +174,7 @@ def _with_rhs(path: str, matrix: Any, rhs: np.ndarray | None) -> ImportedMatrix:
 def _read_own_or_other(path: str) -> ImportedMatrix:
     with open_read(path) as file:
         ours = attribute(file, "format") is not None
-        other = not ours and bool(sparse_groups(file))
-    return _read_hdf5(path) if other else _read_own(path)
+    return _read_own(path) if ours else _read_hdf5(path)
 
 
 def _read_own(path: str) -> ImportedMatrix:

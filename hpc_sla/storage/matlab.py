@@ -8,6 +8,7 @@ process.)
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
@@ -76,8 +77,10 @@ def read_mat(path: str) -> tuple[Any, np.ndarray | None]:
         if _PROBLEM in there and there[_PROBLEM].kind == _STRUCT:
             found = file.read(_PROBLEM, (_A, _B))
             if sp.issparse(found.get(_A)):
-                return found[_A], _beside(found[_A], found.get(_B))
+                return found[_A], _beside(found[_A], found.get(_B), path)
         sparse = [name for name, variable in there.items() if variable.kind == _SPARSE]
+        if len(sparse) == 2 and _B in sparse:
+            sparse.remove(_B)
         chosen = _A if _A in sparse else sparse[0] if len(sparse) == 1 else None
         if chosen is None:
             raise InputError(
@@ -87,9 +90,9 @@ def read_mat(path: str) -> tuple[Any, np.ndarray | None]:
                 file=path,
                 remedy="Save the one you mean alone: save('A.mat', 'A'), sparse(A) of a full one.",
             )
-        rhs = file.read(_B) if _B in there and there[_B].kind in _FULL else None
         matrix = file.read(chosen)
-        return matrix, _beside(matrix, rhs)
+        beside = chosen != _B and _B in there and there[_B].kind in (_SPARSE, *_FULL)
+        return matrix, _beside(matrix, file.read(_B) if beside else None, path)
 
 
 def read_mat_vector(path: str) -> np.ndarray:
@@ -113,9 +116,15 @@ def read_mat_vector(path: str) -> np.ndarray:
         return _column(file.read(chosen))
 
 
-def _beside(matrix: Any, rhs: Any) -> np.ndarray | None:
-    fits = isinstance(rhs, np.ndarray) and rhs.ndim == 2 and len(rhs) == matrix.shape[0]
-    return _column(rhs) if fits else None
+def _beside(matrix: Any, rhs: Any, path: str) -> np.ndarray | None:
+    """What is called b as a right-hand side, if it can be one: full or sparse, a row or columns."""
+    if sp.issparse(rhs) and matrix.shape[0] in rhs.shape:
+        check_fits(rhs.dtype.itemsize * math.prod(rhs.shape), path, _B)
+        rhs = rhs.toarray()
+    if not isinstance(rhs, np.ndarray):
+        return None
+    rhs = _column(rhs)
+    return rhs if rhs.ndim in (1, 2) and len(rhs) == matrix.shape[0] else None
 
 
 def _column(array: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from hpc_sla.storage.atomic import PendingFile
 RANK = MPI.COMM_WORLD.rank
 
 
-def wait_here(seconds: float = 40) -> None:
+def wait_here(seconds: float = 600) -> None:
     Path(f"there.{RANK}").touch()
     time.sleep(seconds)
 

@@ -70,7 +70,7 @@ class Running:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.communicate()
 
-    def wait_for(self, condition, seconds=150.0):
+    def wait_for(self, condition, seconds=300.0):
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
@@ -82,7 +82,7 @@ class Running:
         self.wait_for(lambda: path.exists() and path.read_text())
         return int(path.read_text())
 
-    def end(self, seconds=100.0):
+    def end(self, seconds=300.0):
         out, err = self.process.communicate(timeout=seconds)
         return self.process.returncode, out, err
 

@@ -31,6 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.save("b.npy", np.ones(N))
     np.save("c.npy", np.random.default_rng(0).random((N, 2)))
     write_partitioned(load_source("poisson2d:n=4"), "a.h5", 2, "metis")
+    shutil.copy("a.h5", "m.h5")
     Path("run.toml").write_text("rtol = 1e-6\n")
     for name in ("x.h5", "runs/y.h5"):
         Path(name).parent.mkdir(exist_ok=True)
@@ -88,6 +89,7 @@ INPUTS = [
     (["solve", "a.h5", "--config", "run.toml"], "-o", "run.toml", "--config"),
     (["solve", "a.h5", "--config", "run.toml"], "--log-file", "run.toml", "--config"),
     (["eigsh", "a.h5"], "-o", "a.h5", "FILE.h5"),
+    (["eigsh", "a.h5", "--mass", "m.h5"], "-o", "m.h5", "--mass"),
     (["newton", "--config", "run.toml"], "-o", "run.toml", "--config"),
     (GRAD, "-o", "a.h5", "FILE.h5"),
     (GRAD, "-o", "b.npy", "--target"),
@@ -132,6 +134,11 @@ OUTPUTS = [
     (["solve", "-o", "poisson2d-n256-p1.h5"], "--output", "the file made of the default problem"),
     (["eigsh", "poisson2d:n=5", "-o", "poisson2d-n5-p1.h5"], "--output", "made of poisson2d:n=5"),
     (
+        ["eigsh", "a.h5", "--mass", "poisson2d:n=4", "-o", "poisson2d-n4-p1.h5"],
+        "--output",
+        "made of poisson2d:n=4",
+    ),
+    (
         ["solve", "a.h5", "-o", "r.0.h5", "--log-file", "r.h5", "--log-all-ranks"],
         "--log-file",
         "--output",
@@ -151,6 +158,18 @@ def test_two_outputs_are_two_files(
     assert f"{one}: is the same file as " in line
     assert f"{other}." in line
     assert everything(here) == before
+
+
+def test_a_generator_named_twice_is_one_file(here: Path) -> None:
+    assert main(["eigsh", "poisson2d:n=4", "-k", "1", "--mass", "poisson2d:n=4", "-o", "w.h5"]) == 0
+
+
+@pytest.mark.parametrize("command", [["info"], ["solve"], ["eigsh"], ["diff", "x.h5"], ["collect"]])
+def test_a_file_is_no_folder(
+    here: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    assert main([*command, "a.h5/"]) == 2
+    assert "a.h5/: " in (told := capsys.readouterr().err) and "is no folder" in told
 
 
 def test_links_that_lead_nowhere_yet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

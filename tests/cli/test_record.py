@@ -152,7 +152,7 @@ def test_log_of_a_run_that_is_told_to_end(ranks, folder):  # noqa: F811
     with Running(ranks, "iterate", arguments, folder) as running:
         running.wait_for((folder / "there.0").exists)
         os.kill(running.pid(0), signal.SIGTERM)
-        running.process.communicate(timeout=150)
+        running.process.communicate(timeout=300)
         assert running.process.returncode == 75
     log = lines_of(folder / "run.jsonl")
     assert one(log, "signal")["name"] == "SIGTERM"

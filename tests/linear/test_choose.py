@@ -18,11 +18,19 @@ def _indefinite_behind_a_positive_diagonal():
     return sp.csr_matrix(np.kron(np.eye(6), [[1.0, 3.0], [3.0, 1.0]]))
 
 
+def _stabilised_saddle_point():
+    """Behind a diagonal of 1e-8, after which cg's first step leaves a residual of 1e6 ||b||."""
+    K = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(8, 8))
+    B = 0.1 * sp.eye(4, 8)
+    return sp.bmat([[K, B.T], [B, 1e-8 * sp.eye(4)]]).tocsr()
+
+
 CASES = {
     "spd": (FAMILIES["spd"], "cg", "its diagonal positive"),
     "indefinite": (FAMILIES["indefinite"], "minres", "its diagonal not positive"),
     "convection": (FAMILIES["convection"], "bicgstab", "not symmetric"),
     "hidden": (_indefinite_behind_a_positive_diagonal, "minres", "ended indefinite: minres"),
+    "saddle": (_stabilised_saddle_point, "minres", "ended diverged: minres"),
     "skew": (
         lambda: sp.csr_matrix(np.kron(np.eye(4), [[0.0, 1.0], [-1.0, 0.0]])),
         "gmres",

@@ -235,6 +235,7 @@ def test_help_names_and_defaults():
         ("jumps2d:contrast=0", ["contrast=0.0", "positive"]),
         ("jumps2d:contrast=inf", ["contrast=inf"]),
         ("jumps2d:inclusions=-1", ["inclusions=-1"]),
+        (f"jumps2d:inclusions={2**63}", [f"inclusions={2**63}", "0 to 1000000"]),
         ("unstructured3d:n=0", ["n=0"]),
         ("unstructured3d:jitter=0", ["jitter=0.0", "0.8"]),
         ("unstructured3d:jitter=0.9", ["jitter=0.9"]),

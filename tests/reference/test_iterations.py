@@ -51,3 +51,17 @@ def test_iterations_are_petscs(world, problem, method, precond):
     # BiCGStab's residual jumps about: where it first dips below the target is a matter of rounding.
     room = 0.25 if method == "bicgstab" and precond == "none" else 0.1
     assert abs(info.iterations - theirs) <= max(2, room * theirs)
+
+
+def test_numbers_beyond_petscs(world):
+    """What the matrix does not have is not asked for, and the limit is PETSc's largest."""
+    from hpc_sla.reference.petsc import PetscMatrix
+
+    matrix = _poisson(6)
+    A = distribute_once(matrix, world)
+    reference = PetscMatrix.from_matrix(A)
+    precond = "additive_schwarz:overlap=999999999,factor=lu"
+    ksp = reference.solver("gmres:restart=999999999", precond, 1e-8, 0.0, 2**63).ksp
+    right = reference.vector(np.ones(A.layout.n_owned))
+    ksp.solve(right, right.duplicate())
+    assert ksp.getConvergedReason() > 0 and ksp.getIterationNumber() <= 2

@@ -181,6 +181,25 @@ def test_arrays_of_every_symmetry(path, symmetry):
     np.testing.assert_array_equal(read_vector(path), a)
 
 
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("array real skew-symmetric", (1, 1)),
+        ("array real skew-symmetric", (0, 0)),
+        ("array integer symmetric", (0, 0)),
+        ("array real general", (0, 3)),
+        ("array real general", (3, 0)),
+    ],
+)
+def test_arrays_without_a_number(path, kind, sizes):
+    """SciPy's reader divides by how many there are, which ended the process."""
+    market(path, kind, "{} {}".format(*sizes))
+    np.testing.assert_array_equal(read_vector(path).reshape(sizes), np.zeros(sizes))
+    market(path, kind, "{} {}\n% none\n7".format(*sizes))
+    with pytest.raises(InputError, match="0 entries are announced, there are more"):
+        read_vector(path)
+
+
 def test_integers_beyond_two_to_the_53(path):
     numbers = [2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1, 10**30]
     body = "\n".join(f"{k + 1} {k + 1} {number}" for k, number in enumerate(numbers))

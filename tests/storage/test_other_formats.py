@@ -296,11 +296,23 @@ def test_mat(tmp_path, compressed, dtype):
     scipy.io.savemat(path, {"K": 2 * a, "A": a, "b": np.ones((1, 4))}, **options)
     np.testing.assert_array_equal(dense(path), a.toarray())
     assert read_source(path).rhs is None
+    for b in (np.arange(3.0), sp.csc_array(np.arange(3.0)[:, None])):  # SciPy makes a row of [n]
+        for content in ({"K": a, "b": b}, {"Problem": {"A": a, "b": b}}):
+            scipy.io.savemat(path, content, **options)
+            assert read_source(path).rhs.tolist() == [0, 1, 2]
     problem = {"title": "x", "A": a, "b": np.arange(3.0)[:, None], "aux": {"c": np.eye(2)}}
     scipy.io.savemat(path, {"Problem": problem}, **options)
     found = read_source(path)
     np.testing.assert_array_equal(found.matrix.toarray(), a.toarray())
     assert found.rhs.tolist() == [0, 1, 2]
+
+
+def test_hdf5_of_another_program_is_told_what_is_read(tmp_path):
+    """And not to be made a matrix file by the very command that was asked to."""
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = np.ones(3)
+    refused(path, "holds no sparse matrix", "save_npz")
 
 
 def test_mat_files_that_are_refused(tmp_path, monkeypatch):

@@ -204,7 +204,7 @@ def test_what_petsc_wrote(tmp_path):
     np.savez(given, indptr=matrix.indptr, indices=matrix.indices, data=matrix.data, b=b)
     path = tmp_path / "m.petsc"
     # In a process of its own: initialising PETSc here would initialise MPI for every test.
-    subprocess.run([sys.executable, "-c", WRITER, str(given), str(path)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", WRITER, str(given), str(path)], check=True, timeout=300)
     found = read_source(path)
     np.testing.assert_array_equal(found.matrix.toarray(), matrix.toarray())
     np.testing.assert_array_equal(found.rhs, b)

@@ -144,14 +144,14 @@ def test_between_nodes_the_store_listens_on_one_address_and_behind_a_secret(worl
     monkeypatch.setattr(rendezvous.socket, "gethostname", lambda: f"node{world.rank}")
     if world.size == 1:
         pytest.skip("one rank is on one node")
-    store, name = rendezvous.make_store(world.comm, False, timedelta(seconds=60))
+    store, name = rendezvous.make_store(world.comm, False, timedelta(seconds=300))
     if world.rank == 0:
         store.set("key", "value")
     world.barrier()
     port = int(name.rpartition(":")[2])
     there = [line.split()[1:4:2] for line in Path("/proc/self/net/tcp").read_text().splitlines()]
     ours = [here for here, state in there if state == "0A" and here.endswith(f":{port:04X}")]
-    plain = torch.distributed.TCPStore("127.0.0.1", port, timeout=timedelta(seconds=60))
+    plain = torch.distributed.TCPStore("127.0.0.1", port, timeout=timedelta(seconds=300))
     ok = store.get("key") == b"value" and not plain.check(["key"])
     assert everywhere(world, ok and ours == [f"0100007F:{port:04X}"])
     world.barrier()
@@ -167,7 +167,7 @@ def test_the_address_between_nodes():
 
 
 def test_the_folder_where_ranks_meet_is_closed_to_others(world):
-    store, folder = rendezvous.make_store(world.comm, True, timedelta(seconds=60))
+    store, folder = rendezvous.make_store(world.comm, True, timedelta(seconds=300))
     ok = os.stat(folder).st_mode & 0o777 == 0o700 and os.stat(folder).st_uid == os.getuid()
     if world.rank == 0:
         store.set("key", "value")
