@@ -14,7 +14,7 @@ from hpc_sla.adjoint import MatrixForm
 from hpc_sla.entry import warn
 from hpc_sla.errors import AdjointSolveError, NotConvergedWarning
 from hpc_sla.linear import MEANINGS, SolveInfo, solve
-from hpc_sla.linear.accuracy import accuracy
+from hpc_sla.linear.accuracy import accuracy, judge
 from hpc_sla.linear.info import Status, warn_of_gradient
 from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
 from hpc_sla.matrix import DSparseMatrix
@@ -151,10 +151,7 @@ class _Refined:
         if not all(info.converged for info in infos):
             operator = as_operator(self._matrix)
             found = accuracy(operator.T if transpose else operator, b, x, r, rtol)
-            for info, one in zip(infos, found, strict=True):
-                info.backward_error, info.at_rounding = one.backward_error, one.at_rounding
-                if one.at_rounding and info.relative_residual <= loosest:
-                    info.status = "converged"
+            judge(infos, found, loosest)
         return x * scale, infos
 
 
