@@ -37,7 +37,12 @@ def _made(text, world, solve=True):
 
 
 POISSON = "poisson2d:n=32"
-TABLE = ["poisson2d:n=6", "jumps2d:n=6,contrast=1e3", "jumps2d:n=6,contrast=1e5", "convection2d:n=6"]
+TABLE = [
+    "poisson2d:n=6",
+    "jumps2d:n=6,contrast=1e3",
+    "jumps2d:n=6,contrast=1e5",
+    "convection2d:n=6",
+]
 _EXACT: dict = {}
 
 
