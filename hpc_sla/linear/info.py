@@ -64,7 +64,8 @@ class SolveInfo:
         The relative tolerance in effect.
     backward_error : float or None
         max_i |b - A x|_i / (|A||x| + |b|)_i: how well each row is solved beside its own size (W.
-        Oettli and W. Prager, 1964). Where rows differ much in scale it may be near 1 though
+        Oettli and W. Prager, 1964; rows of numbers that are nothing beside the largest of x as in
+        `hpc_sla.linear.accuracy.Accuracy`). Where rows differ much in scale it may be near 1 though
         `relative_residual` is tiny. None of a rectangular system, of an operator without entries,
         and of a solve for a derivative.
     hidden : bool

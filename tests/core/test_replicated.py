@@ -334,7 +334,7 @@ def test_a_warning_made_an_error_is_one_on_every_rank(world):
     forgotten, other = _theta(world), _theta(world)
     with torch.no_grad():
         other += 0.0 if world.rank else 1.0
-    for theta, given in ((forgotten, forgotten), (other, world.replicate(other))):
+    for given in (forgotten, world.replicate(other)):
         loss = A.layout.norm(_by_solve(A, given))
         with warnings.catch_warnings():
             warnings.simplefilter("error", PartialGradientWarning)
