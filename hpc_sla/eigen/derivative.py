@@ -149,7 +149,7 @@ class Derivative:
         if not wanted:
             return Y, None
         which = torch.tensor(wanted, device=C.device)
-        shifts = torch.tensor([self._values[i] for i in wanted]).to(C)
+        shifts = torch.tensor([self._values[i] for i in wanted], device="cpu").to(C)
         run = Run(
             _Shifted(self, shifts),
             _Projected(self),

@@ -221,7 +221,7 @@ def test_a_gradient_of_a_nonlinear_solve_that_did_not_converge(world):
     assert info.status == "max_iterations"
     with warnings.catch_warnings():
         warnings.simplefilter("error", NotConvergedWarning)
-        with pytest.raises(NotConvergedWarning, match="nonlinear solve .* max_iterations"):
+        with pytest.raises(NotConvergedWarning, match="a nonlinear solve"):
             A.layout.norm(u).backward(retain_graph=True)
     assert len(_caught(NotConvergedWarning, lambda: A.layout.norm(u).backward())) == 1
 
