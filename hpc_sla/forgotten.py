@@ -208,6 +208,8 @@ def _walk(tensor: torch.Tensor) -> Walk:
         if function is not None:
             walk.lengths.update(_lengths(node))
         leads_to = getattr(function, "leads_to", None)
+        if getattr(function, "__module__", "") == "torch.utils.checkpoint":
+            continue  # a whole computation, which may replicate what it takes
         if leads_to is None:
             todo.extend(before for before, _ in node.next_functions)
         else:

@@ -259,10 +259,17 @@ def test_the_default_device_is_none_of_the_solvers_business(world):
             x, info = hs.solve(A, b, method, precond)
             A.layout.dot(x, x).backward()
             statuses.append(info.status)
-        u, info = hs.nonlinear_solve(lambda u: A @ u + u**3 - 1, b.detach(), layout=A.layout)
+        _, info = hs.nonlinear_solve(lambda u: A @ u + u**3 - 1, b.detach(), layout=A.layout)
         statuses.append(info.status)
         statuses.append(hs.eigsh(A, 2)[2].status)
         small = hs.SparseTensor(one.reshape(1) * 2, index, index, (1, 1)).solve(one.reshape(1))
     finally:
         torch.set_default_device(None)
     assert statuses == ["converged"] * 5 and float(small) == 0.5
+
+
+def test_vmap_is_refused_in_words(world):
+    A = distribute(sp.csr_matrix(2.0 * sp.eye_array(6)), world)
+    block = torch.ones(3, A.layout.n_owned, dtype=torch.float64, device=world.device)
+    with pytest.raises(hs.InputError, match="columns"):
+        torch.vmap(lambda b: hs.solve(A, b)[0])(block)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+import torch.utils.checkpoint
 
 import hpc_sla as hs
 import hpc_sla.forgotten
@@ -235,8 +236,17 @@ def _by_operator_inside(A, theta):
     return hs.solve(_Shifted(A, theta, True), b, method="gmres", precond="none")[0]
 
 
+def _by_checkpoint(A, theta):
+    """Replicated within, and run again in backward."""
+
+    def inside(t):
+        return _by_solve(A, A.world.replicate(t))
+
+    return torch.utils.checkpoint.checkpoint(inside, theta, use_reentrant=True)
+
+
 USES = [_by_solve, _by_values, _by_product, _by_halo, _by_nothing, _by_nonlinear, _by_operator]
-INSIDE = [_by_nonlinear_inside, _by_operator_inside]
+INSIDE = [_by_nonlinear_inside, _by_operator_inside, _by_checkpoint]
 
 
 def _theta(world):
