@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hpc_sla.entry import warn
-from hpc_sla.errors import InputTypeError
+from hpc_sla.errors import InputError, InputTypeError
 
 
 def tensor_of(
@@ -25,8 +25,16 @@ def tensor_of(
     ------
     InputTypeError
         Neither, or not of real numbers.
+    InputError
+        Within torch.vmap.
     """
     if isinstance(given, torch.Tensor):
+        if torch._C._functorch.is_batchedtensor(given):
+            raise InputError(
+                "torch.vmap does not go through a solve",
+                field=field,
+                remedy="Pass several vectors as columns [n_owned, k]",
+            )
         return given
     try:
         array = np.asarray(given)

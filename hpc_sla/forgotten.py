@@ -30,10 +30,12 @@ _SMALL = 4
 """Up to so many equal numbers still are taken for a parameter, not for a vector at its start."""
 
 _LARGE = 64
-"""Beyond so many numbers, what belongs to no layer of torch.nn is taken for this rank's own."""
+"""Beyond so many numbers, what belongs to no layer of torch.nn is taken for this rank's own; beyond
+a quarter of it, what is no torch.nn.Parameter either: a field that starts alike on all ranks is as
+likely as a parameter that nobody called one."""
 
-_COMPARISONS = 100
-"""So often leaves are compared; who makes new ones in every step is not slowed down for ever."""
+_LOOKS = 100
+"""So often new leaves are looked at; who makes them in every step is not slowed down for ever."""
 
 _SEEN = "hpc_sla has looked here"
 
@@ -54,10 +56,10 @@ class _Leaf:
 
 @dataclass
 class Tags:
-    """Two numbers that travel with a sum over ranks, and their sums."""
+    """Three numbers that travel with a sum over ranks, and their sums."""
 
-    mine: tuple[float, float] = (0.0, 0.0)
-    sums: tuple[float, float] = (0.0, 0.0)
+    mine: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass
@@ -75,7 +77,7 @@ class Forgotten:
     def __init__(self, world: World) -> None:
         self._world = world
         self._known = WeakIdKeyDictionary()
-        self._compared = 0
+        self._looks = 0
 
     def look(self, tensor: torch.Tensor, lengths: Iterable[int] = ()) -> Look:
         """Go back from `tensor` to its leaves. Local.
@@ -91,9 +93,10 @@ class Forgotten:
             return _NOTHING
         walk = _walk(tensor)
         walk.lengths.update(lengths)
-        new = [t for t in walk.leaves if t not in self._known]
         told = []
-        if new and self._compared < _COMPARISONS:
+        if self._looks < _LOOKS:
+            new = [t for t in walk.leaves if t not in self._known]
+            self._looks += bool(new)
             owners = _owners(new)
             for leaf in new:
                 found = self._known[leaf] = _describe(leaf, walk.lengths, owners)
@@ -103,20 +106,13 @@ class Forgotten:
 
     def compare(self, look: Look) -> None:
         """Compare what ranks found, where one found something new. **Collective.**"""
-        self._compared += 1
-        world = self._world
-        everyone = world.comm.allgather([(leaf.key, leaf.digest) for leaf in look.new])
+        everyone = self._world.comm.allgather([(leaf.key, leaf.digest) for leaf in look.new])
         for leaf in look.new:
             digests = [{d for key, d in told if key == leaf.key} for told in everyone]
-            layer, shape, _ = leaf.key
-            among = [leaf.digest in d for d in digests]
-            alone = torch.Size(shape).numel() == 1 and not layer
-            if layer:
-                suspect = all(digests)
-            else:
-                suspect = sum(among) > 1 if alone else all(among)
-            if suspect:
-                leaf.suspect = _called(leaf, not all(among))
+            alike = all(leaf.digest in d for d in digests)
+            # On all ranks or on none: a filter may make an error of the warning.
+            if alike or (leaf.key[0] and all(digests)):
+                leaf.suspect = _called(leaf, not alike)
 
     def own(self, tensor: object) -> None:
         """Whatever it looks like: each rank has its own. Local."""
@@ -212,6 +208,8 @@ def _walk(tensor: torch.Tensor) -> Walk:
         if function is not None:
             walk.lengths.update(_lengths(node))
         leads_to = getattr(function, "leads_to", None)
+        if getattr(function, "__module__", "") == "torch.utils.checkpoint":
+            continue  # a whole computation, which may replicate what it takes
         if leads_to is None:
             todo.extend(before for before, _ in node.next_functions)
         else:
@@ -247,7 +245,8 @@ def _describe(
     if not numbers:
         return None
     if not layer:
-        if numbers > _LARGE or (leaf.dim() and leaf.shape[0] in lengths):
+        most = _LARGE if isinstance(leaf, torch.nn.Parameter) else _LARGE // 4
+        if numbers > most or (leaf.dim() and leaf.shape[0] in lengths):
             return None
         if numbers > _SMALL and bool((leaf == leaf.reshape(-1)[0]).all()):
             return None
@@ -264,8 +263,7 @@ def _owners(leaves: list[torch.Tensor]) -> dict[int, tuple[str, str]]:
     found: dict[int, tuple[str, str]] = {}
     if not wanted:
         return found
-    modules = [m for m in gc.get_objects() if issubclass(type(m), torch.nn.Module)]
-    for module in modules:
+    for module in [m for m in gc.get_objects() if issubclass(type(m), torch.nn.Module)]:
         for prefix, part in module.named_modules():
             for name, parameter in part._parameters.items():
                 if id(parameter) not in wanted:

@@ -218,7 +218,7 @@ class World(Shared):
         if not tagged(self, tensor):
             return AllSum.apply(tensor, self)
         look = self.forgotten.look(tensor, lengths)
-        tags = Tags((float(len(look.new)), 0.0))
+        tags = Tags((float(len(look.new)), 0.0, 0.0))
         total = AllSum.apply(tensor, self, tags)
         if tags.sums[0]:
             self.forgotten.compare(look)
@@ -252,7 +252,7 @@ class World(Shared):
         Warns
         -----
         PartialGradientWarning
-            In backward, on some rank: a leaf whose values differ between ranks. On the CPU only.
+            In backward: a leaf whose values differ between ranks. On the CPU only.
         """
         tensor = tensor_of(tensor, "tensor", None, self.device)
         digest = None

@@ -87,14 +87,16 @@ def select(gram: torch.Tensor, sizes: Sequence[int], eps: float, doubt: float = 
     q = gram.shape[0]
     squares = gram.diagonal()
     negative = (
-        torch.eye(q, dtype=gram.dtype)[int(squares.argmin())] if (squares < 0).any() else None
+        torch.eye(q, dtype=gram.dtype, device="cpu")[int(squares.argmin())]
+        if (squares < 0).any()
+        else None
     )
     scale = torch.where(squares > 0, squares.clamp(min=0).sqrt().reciprocal(), 0.0)
     gram = gram * scale * scale.unsqueeze(1)
     noise = _NOISE * max(q * torch.finfo(gram.dtype).eps, q * _NOISE * eps**2, doubt)
     basis, start, first, before, kept = gram.new_zeros((q, 0)), 0, 0, 0, 1.0
     for group, size in enumerate(sizes):
-        members = torch.eye(q, dtype=gram.dtype)[:, start : start + size]
+        members = torch.eye(q, dtype=gram.dtype, device="cpu")[:, start : start + size]
         members = members[:, scale[start : start + size] > 0]
         start, before = start + size, basis.shape[1]
         for turn in range(2):

@@ -35,11 +35,15 @@ def gathered_pairs(problem: Problem) -> torch.Tensor:
     layout = problem.A.layout
     A = _gathered(problem.A, problem.dtype)
     n = len(A)
-    B = torch.eye(n, dtype=A.dtype) if problem.B is None else _gathered(problem.B, problem.dtype)
+    B = (
+        torch.eye(n, dtype=A.dtype, device="cpu")
+        if problem.B is None
+        else _gathered(problem.B, problem.dtype)
+    )
     mine = slice(layout.start, layout.start + layout.n_owned)
-    B_Y = torch.zeros((n, 0), dtype=A.dtype)
+    B_Y = torch.zeros((n, 0), dtype=A.dtype, device="cpu")
     if problem.constraints:
-        B_Y = torch.zeros((n, problem.constraints.count), dtype=A.dtype)
+        B_Y = torch.zeros((n, problem.constraints.count), dtype=A.dtype, device="cpu")
         B_Y[mine] = problem.constraints.B_Y.double().cpu()
         B_Y = problem.all_sum(B_Y.to(problem.A.device)).cpu()
     # By rank 0: another processor's LAPACK may choose other vectors of a multiple value.
@@ -73,7 +77,7 @@ def _by_parts(A: torch.Tensor, B: torch.Tensor, B_Y: torch.Tensor, count: int) -
 
 def _pairs(A: torch.Tensor, B: torch.Tensor, B_Y: torch.Tensor, count: int) -> torch.Tensor:
     """B-orthonormal vectors of the first values of a dense pencil, B-orthogonal to Y. Local."""
-    basis = torch.eye(len(A), dtype=A.dtype)
+    basis = torch.eye(len(A), dtype=A.dtype, device="cpu")
     if B_Y.shape[1]:
         basis = torch.linalg.qr(B_Y, mode="complete")[0][:, B_Y.shape[1] :].contiguous()
         A, B = (basis.T @ matrix @ basis for matrix in (A, B))

@@ -45,7 +45,7 @@ def improved(
             break
         spread = float(values[-1] - values[0])
         shift = float(values[0]) - max(0.1 * spread, 1e-3 * abs(float(values[0])), nearest, tiny)
-        shifted = A - shift * (torch.eye(len(A), dtype=A.dtype) if B is None else B)
+        shifted = A - shift * (torch.eye(len(A), dtype=A.dtype, device="cpu") if B is None else B)
         scale = shifted.diagonal().abs()
         scale = torch.where(scale > tiny**0.5, scale, 1.0).rsqrt()
         solved, failed = torch.linalg.solve_ex(

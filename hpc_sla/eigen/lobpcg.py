@@ -86,8 +86,8 @@ class Lobpcg:
             problem.constraints.remove_from(start)
         self.space.keep(start)
         self.iterations = 0
-        self.active = torch.zeros(self.m, dtype=torch.bool)
-        self.values = torch.zeros(self.m, dtype=torch.float64)
+        self.active = torch.zeros(self.m, dtype=torch.bool, device="cpu")
+        self.values = torch.zeros(self.m, dtype=torch.float64, device="cpu")
         self._started = False
         self._history: list[list[float]] = []
         self._met: list[int | None] = [None] * self.k
@@ -176,7 +176,7 @@ class Lobpcg:
                 self._met[i] = None
             elif self._met[i] is None:
                 self._met[i] = self.iterations
-        self.active = ~torch.tensor(met)
+        self.active = ~torch.tensor(met, device="cpu")
         largest = worst(relative[: self.k])
         if problem.callback:
             problem.callback(self.iterations, worst(norms[: self.k]))
@@ -270,7 +270,7 @@ class Lobpcg:
         wrong_A, wrong_B = ((raw - raw.T).abs() * scale * scale[:, None] for raw in (raw_A, raw_B))
         self._doubt = float(wrong_B.max())
         sizes = self.values.abs()
-        floors = torch.tensor(self.yardstick.floors(self.values.tolist())).double()
+        floors = torch.tensor(self.yardstick.floors(self.values.tolist()), device="cpu").double()
         allowed = torch.maximum(self.problem.tol * sizes, floors / (self.yardstick.B_size or 1.0))
         self._allowed = float(allowed[: self.k].min())
         wrong = (wrong_A[: self.m] + sizes[:, None] * wrong_B[: self.m]).amax(dim=1)

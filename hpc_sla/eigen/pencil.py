@@ -16,8 +16,9 @@ from hpc_sla.eigen.lobpcg import Lobpcg
 from hpc_sla.eigen.problem import Constraints, Problem, Yardstick, column_norms
 from hpc_sla.eigen.scaling import number_times_power, times_power
 from hpc_sla.eigen.space import inner
-from hpc_sla.linear.info import SolveInfo, summarise, warn_of_gradient
+from hpc_sla.linear.info import SolveInfo, summarise
 from hpc_sla.linear.systems import Theta, form_of, parameters_of, with_parameters
+from hpc_sla.linear.unconverged import warn_of_gradient
 
 _ROUGHLY = 1e-6
 """To what an eigenvalue is found that only has to be told from others."""

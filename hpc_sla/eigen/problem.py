@@ -77,7 +77,7 @@ class Problem:
     def noise(self, columns: int, seed: int = 1) -> torch.Tensor:
         """[n_owned, columns] in [-1, 1), by the user's rows: the same on any rank count. Local."""
         rows = self.A.layout.rows
-        block = torch.empty((len(rows), columns), dtype=torch.float64)
+        block = torch.empty((len(rows), columns), dtype=torch.float64, device="cpu")
         for j in range(columns):
             block[:, j] = torch.from_numpy(noise(rows, seed + j))
         return block.to(self.A.device, self.dtype)

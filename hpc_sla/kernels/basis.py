@@ -38,7 +38,7 @@ class Basis:
         self._compiled = native.serves(like)
         self._sums: dict[tuple[int, int], torch.Tensor] = {}
         if self._compiled:
-            room = torch.empty((2, count, *like.shape[1:]), dtype=torch.float64)
+            room = torch.empty((2, count, *like.shape[1:]), dtype=torch.float64, device="cpu")
             self._room, self._address = room, self.tensor.data_ptr()
 
     def dots(self, count: int, first: int, targets: int) -> torch.Tensor:

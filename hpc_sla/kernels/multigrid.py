@@ -283,7 +283,7 @@ def _call(function: str, rows: int, *arguments: Any) -> int:
             kind = dtype if argument.dtype.kind == "f" else np.int32
             argument = torch.from_numpy(np.ascontiguousarray(argument, dtype=kind))
         tensors.append(argument)
-    like = torch.empty(0, dtype=torch.from_numpy(np.empty(0, dtype=dtype)).dtype)
+    like = torch.empty(0, dtype=torch.from_numpy(np.empty(0, dtype=dtype)).dtype, device="cpu")
     result = native.call(function, like, rows, *tensors)
     assert result is not None
     return result

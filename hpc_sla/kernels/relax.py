@@ -104,7 +104,7 @@ def _native(
     after: Tensor | None,
     out: Tensor,
 ) -> None:
-    coefficients = torch.tensor([alpha, beta], dtype=x.dtype)
+    coefficients = torch.tensor([alpha, beta], dtype=x.dtype, device="cpu")
     arrays = (pattern.indptr, pattern.indices, values)
     vectors = (x, here, rows, b, inverse, coefficients, before, after, out)
     native.call("csr_relax", x, pattern.n_rows, *arrays, *vectors)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from hpc_sla.linear.info import worst
+from hpc_sla.linear.info import SolveInfo
 from hpc_sla.operators import Operator
 from hpc_sla.world import World
 
@@ -31,7 +32,11 @@ class Accuracy:
     backward_error : float or None
         max_i |b - A x|_i / (|A||x| + |b|)_i: how far the entries of A and b would have to be
         changed, relative to each, for x to be exact (W. Oettli and W. Prager, Numer. Math. 6,
-        1964). None where A has no entries to see.
+        1964). Where that exceeds the relative residual, a row whose divisor is below rtol of
+        (|A| max|x| + |b|)_i is measured by the sum of the two: of numbers that are nothing beside
+        x, as where b = 0 in a decoupled row, nobody asks how exact they are (M. Arioli, J. W.
+        Demmel and I. S. Duff, SIAM J. Matrix Anal. Appl. 10, 1989). None where A has no entries
+        to see.
     at_rounding : bool
         Whether b - A x is what rounding makes of a product, by norms and, to some thousand times
         as much, row by row: no better x can be expected in this dtype.
@@ -62,34 +67,49 @@ def accuracy(
     scale = torch.empty_like(b)
     if not operator.absolute(x, scale):
         return _without_entries(operator, b, x, r)
-    scale.add_(b.abs())
+    size = b.abs()
+    scale.add_(size)
     errors = r.abs()
-    componentwise, squares = _maxima(_ratio(errors, scale)), _squares(errors, scale, b)
-    told = operator.world.comm.allgather((componentwise, squares))
-    found = [worst(column) for column in zip(*(c for c, _ in told), strict=True)]
-    sums = _summed([s for _, s in told])
+    told = _everyone(
+        operator.world, _maxima(_ratio(errors, scale), x.abs()), _squares(errors, scale, b)
+    )
+    found, largest = told[:, :2].amax(dim=0).tolist()
+    errors2, scale2, b2 = told[:, 2:].sum(dim=0).tolist()
     unit = _ROUNDING * torch.finfo(b.dtype).eps
-    rounded, relative = [], []
-    for errors2, scale2, b2 in zip(*sums, strict=True):
-        rounded.append(_root_ratio(errors2, scale2) <= unit)
-        relative.append(_root_ratio(errors2, b2))
+    rounded = [_root_ratio(*pair) <= unit for pair in zip(errors2, scale2, strict=True)]
+    relative = [_root_ratio(*pair) for pair in zip(errors2, b2, strict=True)]
     rows = found
     if any(
-        error > _HIDDEN * norm or (low and error > _UNEVEN * unit)
+        error > norm or (low and error > _UNEVEN * unit)
         for error, norm, low in zip(found, relative, rounded, strict=True)
     ):
         # An x that decays has rows of tiny numbers that nobody asks of: beside the largest of x
-        # their errors are none (M. Arioli, J. W. Demmel and I. S. Duff, SIAM J. Matrix Anal.
-        # Appl. 10, 1989).
+        # their errors are none.
         sizes = torch.empty_like(b)
-        largest = _agreed_maxima(operator.world, x.abs())
         operator.absolute(torch.ones_like(x), sizes)
-        scale.addcmul_(sizes, b.new_tensor(largest).reshape(b.shape[1:]))
-        rows = _agreed_maxima(operator.world, _ratio(errors, scale))
+        sizes.mul_(b.new_tensor(largest).reshape(b.shape[1:]))
+        safe = scale + sizes
+        componentwise = torch.where(scale < rtol * size.add_(sizes), safe, scale)
+        ratios = _maxima(_ratio(errors, componentwise), _ratio(errors, safe))
+        guarded, rows = _everyone(operator.world, ratios).amax(dim=0).tolist()
+        pairs = zip(found, guarded, relative, strict=True)
+        found = [other if error > norm else error for error, other, norm in pairs]
     return [
         Accuracy(error, low and row <= _UNEVEN * unit, row > _HIDDEN * norm and row > rtol)
         for error, row, norm, low in zip(found, rows, relative, rounded, strict=True)
     ]
+
+
+def judge(infos: Sequence[SolveInfo], found: Sequence[Accuracy], loosest: float) -> None:
+    """Take in how good the solutions are. Local.
+
+    `loosest` is the relative residual up to which one that rounding stops has converged.
+    """
+    for info, one in zip(infos, found, strict=True):
+        info.backward_error, info.hidden = one.backward_error, one.hidden
+        info.at_rounding = one.at_rounding and info.status != "not_finite"
+        if info.at_rounding and info.relative_residual <= loosest:
+            info.status = "converged"
 
 
 def _without_entries(
@@ -99,11 +119,10 @@ def _without_entries(
     noise = operator.noise(1, b.dtype).reshape(-1, *[1] * (b.dim() - 1)).expand_as(x).contiguous()
     image = torch.empty_like(b)
     operator(noise, image)
-    mine = _squares(r, x, b, image, noise)
-    sums = _summed(operator.world.comm.allgather(mine))
+    sums = _everyone(operator.world, _squares(r, x, b, image, noise)).sum(dim=0).T.tolist()
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     found = []
-    for r2, x2, b2, image2, noise2 in zip(*sums, strict=True):
+    for r2, x2, b2, image2, noise2 in sums:
         size = _root_ratio(image2, noise2) * math.sqrt(x2) + math.sqrt(b2)
         found.append(Accuracy(None, math.sqrt(r2) <= unit * size))
     return found
@@ -119,28 +138,26 @@ def _columns(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
 
 
-def _maxima(tensor: torch.Tensor) -> list[float]:
-    """This rank's largest by columns: NaN where there is one."""
-    columns = _columns(tensor)
-    return columns.amax(dim=0).tolist() if len(columns) else [0.0] * columns.shape[1]
+def _maxima(*tensors: torch.Tensor) -> torch.Tensor:
+    """This rank's largest of each tensor, none below 0, by columns: NaN where there is one."""
+    columns = [_columns(tensor) for tensor in tensors]
+    found = [c.amax(dim=0) if len(c) else c.new_zeros(c.shape[1]) for c in columns]
+    return torch.stack(found).double()
 
 
-def _agreed_maxima(world: World, tensor: torch.Tensor) -> list[float]:
-    """**Collective.**"""
-    told = world.comm.allgather(_maxima(tensor))
-    return [worst(column) for column in zip(*told, strict=True)]
-
-
-def _squares(*tensors: torch.Tensor) -> list[list[float]]:
+def _squares(*tensors: torch.Tensor) -> torch.Tensor:
     """This rank's parts of the square norms, of each tensor by columns."""
-    squares = [_columns(tensor).double().square().sum(dim=0) for tensor in tensors]
-    return torch.stack(squares).tolist()
+    return torch.stack([_columns(tensor).double().square().sum(dim=0) for tensor in tensors])
 
 
-def _summed(told: list[list[list[float]]]) -> list[list[float]]:
-    """Every rank's squares, added up."""
-    rows = zip(*told, strict=True)
-    return [[math.fsum(parts) for parts in zip(*row, strict=True)] for row in rows]
+def _everyone(world: World, *mine: torch.Tensor) -> torch.Tensor:
+    """What every rank has, float64 [ranks, rows, columns] on the CPU. **Collective.**"""
+    packed = torch.cat(mine).cpu()
+    if world.size == 1:
+        return packed.unsqueeze(0)
+    told = packed.new_empty(world.size, *packed.shape)
+    world.comm.Allgather(packed.numpy(), told.numpy())
+    return told
 
 
 def _root_ratio(square: float, other: float) -> float:

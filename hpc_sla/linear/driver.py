@@ -97,6 +97,7 @@ def iterate(
     method: Method,
     system: System,
     x0: torch.Tensor | None,
+    measures: Sequence[float],
     max_iterations: int,
     on_one_rank: bool,
     callback: Callback | None = None,
@@ -111,6 +112,8 @@ def iterate(
         Its x is updated in place; r is b - A x at the end.
     x0 : torch.Tensor like x, or None
         What x is, to go back to; not modified. None for 0, which saves a product.
+    measures : sequence of float
+        Replicated. The norms to stop by at x = 0.
     max_iterations : int
         Replicated.
     on_one_rank : bool
@@ -129,7 +132,7 @@ def iterate(
     if restored is not None:
         outcomes, iterations = restored.outcomes, restored.iterations
     else:
-        outcomes, iterations = _first_look(system, x0 is None), 0
+        outcomes, iterations = _first_look(system, measures if x0 is None else None), 0
     if callback:
         callback(iterations, worst(o.history[-1] for o in outcomes))
     if keeper:
@@ -169,14 +172,13 @@ def iterate(
     return outcomes
 
 
-def _first_look(system: System, x_is_zero: bool) -> list[Outcome]:
-    """**Collective.**"""
-    if x_is_zero:
-        system.r.copy_(system.b)
-        square = system.measure()
+def _first_look(system: System, measures: Sequence[float] | None) -> list[Outcome]:
+    """Where x begins; at 0, where these are its norms. **Collective.**"""
+    if measures is None:
+        measures = norms_of(system.residual())
     else:
-        square = system.residual()
-    return [_outcome(system, column, norm) for column, norm in enumerate(norms_of(square))]
+        system.r.copy_(system.b)
+    return [_outcome(system, column, norm) for column, norm in enumerate(measures)]
 
 
 def _outcome(system: System, column: int, norm: float) -> Outcome:

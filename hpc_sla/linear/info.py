@@ -64,7 +64,8 @@ class SolveInfo:
         The relative tolerance in effect.
     backward_error : float or None
         max_i |b - A x|_i / (|A||x| + |b|)_i: how well each row is solved beside its own size (W.
-        Oettli and W. Prager, 1964). Where rows differ much in scale it may be near 1 though
+        Oettli and W. Prager, 1964; rows of numbers that are nothing beside the largest of x as in
+        `hpc_sla.linear.accuracy.Accuracy`). Where rows differ much in scale it may be near 1 though
         `relative_residual` is tiny. None of a rectangular system, of an operator without entries,
         and of a solve for a derivative.
     hidden : bool
@@ -157,25 +158,4 @@ def summarise(columns: list[SolveInfo], single: bool) -> SolveInfo:
         hidden=any(c.hidden for c in columns),
         at_rounding=all(c.at_rounding for c in judged),
         columns=tuple(columns),
-    )
-
-
-def warn_of_gradient(*infos: SolveInfo, what: str = "solve") -> None:
-    """Say, once for these solves, that a derivative is not that of a solution. Local.
-
-    The derivative's formula holds where A x = b; at another x it is the derivative of nothing.
-    """
-    failed = [info for info in infos if not (info.converged or info.at_rounding)]
-    if not failed or any(info._warned for info in failed):
-        return
-    info = failed[0]
-    from hpc_sla.entry import warn  # and torch with it, which the meanings do without
-    from hpc_sla.errors import NotConvergedWarning
-
-    info._warned = True
-    warn(
-        f"a gradient (or a tangent) is taken of a {what} that did not converge: {info.status} "
-        f"after {info.iterations} iterations, relative residual {info.relative_residual:.1e}. It "
-        "may be as wrong as that; look at info.converged before you go back",
-        NotConvergedWarning,
     )

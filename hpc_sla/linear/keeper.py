@@ -169,7 +169,9 @@ class Keeper:
         }
         arrays = {f"method.{name}": array for name, array in numbers.items()}
         for i, o in enumerate(outcomes):
-            arrays[f"residual_history.{i}"] = torch.tensor(o.history, dtype=torch.float64).numpy()
+            arrays[f"residual_history.{i}"] = torch.tensor(
+                o.history, dtype=torch.float64, device="cpu"
+            ).numpy()
         self._checkpoint.save(
             self._world, State(iterations, self._identity, vectors, arrays, facts)
         )

@@ -18,7 +18,7 @@ from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.fingerprint import vector_fingerprint
 from hpc_sla.forgotten import watch
-from hpc_sla.linear.accuracy import Accuracy, accuracy
+from hpc_sla.linear.accuracy import accuracy, judge
 from hpc_sla.linear.choose import choose
 from hpc_sla.linear.driver import Callback, Outcome, iterate
 from hpc_sla.linear.info import SolveInfo, summarise
@@ -242,9 +242,14 @@ def _precondition(
     """The preconditioner, fit for the method. **Collective.**"""
     if precond == "jacobi" and not operator.square:
         return ColumnScaling(A, operator)
-    M = make_preconditioner(precond, A)
+    M = make_preconditioner(precond, A, agreed=True)
     if isinstance(M, Jacobi) and chosen and chosen.solves == "symmetric":
         M = positive(M)
+    if isinstance(precond, str):
+        # It is of this very matrix, and what it says of itself is the same on every rank.
+        if chosen:
+            check_precond(chosen, M)
+        return M
     with operator.world.agree():
         M.check(operator.columns.n_owned, operator.dtype or dtype, operator.device)
         if chosen:
@@ -410,7 +415,14 @@ class Run:
         one_rank = world.size == 1
         keeper = self.watch.keeper(str(make), system) if self.watch else None
         outcomes = iterate(
-            make.on(system), system, x0, self.max_iterations, one_rank, callback, keeper
+            make.on(system),
+            system,
+            x0,
+            measures,
+            self.max_iterations,
+            one_rank,
+            callback,
+            keeper,
         )
         norms = b_norms
         if not square:
@@ -425,16 +437,8 @@ class Run:
         for info in infos:
             info.rtol, info.dtype = self.rtol, str(b.dtype).removeprefix("torch.")
         if square and (self.told or not all(info.converged for info in infos)):
-            self._judge(infos, accuracy(self.operator, b, x, r, self.rtol))
+            judge(infos, accuracy(self.operator, b, x, r, self.rtol), self.loosest)
         return infos
-
-    def _judge(self, infos: list[SolveInfo], found: list[Accuracy]) -> None:
-        """Take in how good the solutions are. Local."""
-        for info, one in zip(infos, found, strict=True):
-            info.backward_error, info.hidden = one.backward_error, one.hidden
-            info.at_rounding = one.at_rounding and info.status != "not_finite"
-            if info.at_rounding and info.relative_residual <= self.loosest:
-                info.status = "converged"
 
     def _measures(self, system: System) -> list[float]:
         """||M^-T A^T b||_2 by columns. **Collective.**"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpc_sla.adjoint import Form, MatrixForm, NormalForm, OperatorForm
-from hpc_sla.errors import AdjointSolveError, InputError
-from hpc_sla.linear.info import SolveInfo, warn_of_gradient
+from hpc_sla.errors import InputError
+from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import make_method
 from hpc_sla.linear.normal import NormalOperator, NormalPreconditioner
+from hpc_sla.linear.unconverged import settle, warn_of_gradient
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import Operator
 from hpc_sla.precond.transposed import transposed
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
     from hpc_sla.linear.solver import Run
 
 _STRONGER = {
-    "pipelined_cg": "cg",
-    "cg": "minres",
-    "richardson": "gmres",
-    "bicgstab": "gmres",
-    "gmres": "bicgstab",
+    "pipelined_cg": ("cg", "minres"),
+    "cg": ("minres", "gmres"),
+    "minres": ("cg", "gmres"),
+    "richardson": ("gmres", "bicgstab"),
+    "bicgstab": ("gmres",),
+    "gmres": ("bicgstab",),
+    "lsqr": ("gmres", "bicgstab"),
 }
-"""What a derivative's solve goes on with where the method fails: it may do so for one right-hand
-side and not for another."""
+"""What a derivative's solve goes on with, one after another, where the method fails: it may do so
+for one right-hand side and not for another."""
 
 _FAILED = ("indefinite", "breakdown", "stagnated", "diverged")
 
@@ -117,6 +120,11 @@ class KrylovSystem:
             self._check()
             x, self.info = run.solve(self._maker, b, x0)
         return x
+
+    @property
+    def loosest(self) -> float:
+        """The relative residual up to which one for a derivative will do, with a word."""
+        return 0.0 if self._run is None or self.strict else self._run.loosest
 
     @property
     def _one_way(self) -> bool:
@@ -245,14 +253,17 @@ class _Derived:
         maker = self._maker or origin._maker
         assert maker is not None
         x, info = self._run.solve(maker, b, None)
-        other = "" if self._serves(info) else self._stronger(maker, info)
-        if other:
+        others = () if self._serves(info) else self._stronger(maker, info)
+        for other in others:
             y, found = self._run.solve(self._run.maker(other), b, None)
             if self._serves(found) or found.relative_residual < info.relative_residual:
                 x, info = y, found
+            if self._serves(info):
+                break
         origin.info.adjoint = info
-        if not self._serves(info):
-            raise AdjointSolveError(info)
+        if not info.converged:
+            loosest = 1.0 if self._serves(info) else origin.loosest
+            settle(info, loosest=loosest)
         return x
 
     def _serves(self, info: SolveInfo) -> bool:
@@ -260,15 +271,18 @@ class _Derived:
         rounded = info.at_rounding and info.relative_residual <= 1.0
         return info.converged or (rounded and not self._origin.strict)
 
-    def _stronger(self, maker: Method, info: SolveInfo) -> str:
-        """The method to go on with where one failed; empty for none. **Collective.**"""
+    def _stronger(self, maker: Method, info: SolveInfo) -> Sequence[str]:
+        """The methods to go on with where one failed. **Collective.**"""
+        origin = self._origin
         if self._maker is not None:
-            return ""
-        if self._origin._fallback:
-            return self._origin._fallback
-        if info.status not in _FAILED:
-            return ""
-        return "gmres" if self._origin.lopsided else _STRONGER.get(maker.name, "")
+            return ()
+        if origin._fallback:
+            return (origin._fallback,)
+        # Where the solve itself took less than its limit, another method may here.
+        short = info.status == "max_iterations" and origin.info.converged
+        if not (short or info.status in _FAILED):
+            return ()
+        return ("gmres",) if origin.lopsided else _STRONGER.get(maker.name, ())
 
     @property
     def T(self) -> _Derived:

@@ -10,11 +10,10 @@ import torch
 from torch.autograd import forward_ad
 
 from hpc_sla.adjoint import JacobianForm
-from hpc_sla.entry import warn
-from hpc_sla.errors import AdjointSolveError, NotConvergedWarning
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import make_method
+from hpc_sla.linear.unconverged import settle, warn_of_gradient
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.equations import JacobianProducts
 from hpc_sla.nonlinear.fitting import fitting_method
@@ -62,7 +61,7 @@ class JacobianSystem:
         """
         problem = self._problem
         u, *rest = map(plain, theta)
-        problem.warn_of_its_status()
+        warn_of_gradient(problem.info, what="nonlinear solve")
         linear = problem.linearisation(tuple(rest))
         equations, goal = linear.equations, problem.rtol
         exact = problem.exact_products(linear, u)
@@ -98,17 +97,9 @@ class JacobianSystem:
     def _end(self, told: SolveInfo) -> None:
         """Of attempts that all fell short: whether what they came to will do. Replicated."""
         usual, loosest = self._problem.loosest
-        if not told.relative_residual <= loosest:
-            if told.status == "converged":
-                told.status = "stagnated"
-            raise AdjointSolveError(told)
-        if told.relative_residual > usual:
-            warn(
-                f"the solve for a gradient came to a relative residual of "
-                f"{told.relative_residual:.1e} and no further; give adjoint_rtol to have that "
-                "accepted, or refused",
-                NotConvergedWarning,
-            )
+        if told.status == "converged" and not told.relative_residual <= loosest:
+            told.status = "stagnated"
+        settle(told, usual=usual, loosest=loosest)
 
     def _attempts(
         self, linear: Linearisation, exact: JacobianProducts, u: torch.Tensor

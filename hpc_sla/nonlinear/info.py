@@ -100,6 +100,8 @@ class NonlinearInfo:
     reason: str = ""
     adjoint: SolveInfo | None = field(default=None, repr=False)
 
+    _warned = False  # of a derivative
+
     @property
     def converged(self) -> bool:
         return self.status == "converged"

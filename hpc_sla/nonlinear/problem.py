@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hpc_sla.entry import warn
-from hpc_sla.errors import InputError, NotConvergedWarning
+from hpc_sla.errors import InputError
 from hpc_sla.layout import RowLayout
 from hpc_sla.linear.keeper import Watch
 from hpc_sla.linear.method import Method as LinearMethod
@@ -16,7 +16,7 @@ from hpc_sla.nonlinear.anderson import anderson
 from hpc_sla.nonlinear.derivatives import JacobianSystem, plain
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.nonlinear.fixed_point import FixedPoint, picard
-from hpc_sla.nonlinear.info import MEANINGS, NonlinearInfo, Status
+from hpc_sla.nonlinear.info import NonlinearInfo, Status
 from hpc_sla.nonlinear.linearise import Found, Linearisation, Settings
 from hpc_sla.nonlinear.methods import Choices, Method
 from hpc_sla.nonlinear.newton import newton
@@ -63,7 +63,7 @@ class Problem:
         self.precond: Any = None
         self._found: torch.Tensor | None = None
         self._known = Found()
-        self._warned = self._compared = False
+        self._compared = False
         self.rtol = choices.adjoint_rtol or 0.0
         self.loosest = choices.loosest_adjoint_rtol
 
@@ -188,19 +188,6 @@ class Problem:
                     field="precond",
                     remedy="Pass an object with apply and apply_transpose",
                 )
-
-    def warn_of_its_status(self) -> None:
-        """Before the first derivative of what is not a root."""
-        info = self.info
-        if info.converged or self._warned:
-            return
-        self._warned = True
-        warn(
-            f"a gradient is taken of a nonlinear solve that did not converge: it ended "
-            f"{info.status} ({MEANINGS[info.status]}), relative residual "
-            f"{info.relative_residual:.1e}. It is that of a root only as far as u is one",
-            NotConvergedWarning,
-        )
 
     def exact_products(self, linear: Linearisation, u: torch.Tensor) -> JacobianProducts:
         """Those with J(u) that a derivative must satisfy. **Collective.**

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
 
 @entry
 @torch.no_grad()
-def make_preconditioner(precond: Any, A: Any) -> Preconditioner:
+def make_preconditioner(precond: Any, A: Any, agreed: bool = False) -> Preconditioner:
     """The preconditioner asked for, ready to apply. **Collective.**
 
     Parameters
@@ -64,6 +65,8 @@ def make_preconditioner(precond: Any, A: Any) -> Preconditioner:
     A : DSparseMatrix, its transpose, or LinearOperator
         Of the last two, "none", "jacobi" (given a `diagonal`), and preconditioners that are made
         already.
+    agreed : bool
+        Whether ranks know already that `precond` and the kind of A are the same on all.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def make_preconditioner(precond: Any, A: Any) -> Preconditioner:
             precond.check(operator.columns.n_owned, operator.dtype, operator.device)
         return precond
     if isinstance(precond, str):
-        with world.agree():
+        with nullcontext() if agreed else world.agree():
             name, options = parse(precond)
             if not isinstance(A, DSparseMatrix) and name not in ("none", "jacobi"):
                 raise InputError(

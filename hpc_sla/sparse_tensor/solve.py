@@ -12,12 +12,13 @@ import torch
 from hpc_sla import adjoint, direct
 from hpc_sla.adjoint import MatrixForm
 from hpc_sla.entry import warn
-from hpc_sla.errors import AdjointSolveError, NotConvergedWarning
+from hpc_sla.errors import NotConvergedWarning
 from hpc_sla.linear import MEANINGS, SolveInfo, solve
-from hpc_sla.linear.accuracy import accuracy
-from hpc_sla.linear.info import Status, warn_of_gradient
+from hpc_sla.linear.accuracy import accuracy, judge
+from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
+from hpc_sla.linear.unconverged import settle, warn_of_gradient
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import as_operator
 
@@ -109,10 +110,10 @@ class _Refined:
         x, infos = self.refined(b, theta, transpose, self._adjoint_rtol, 0.0, 0.0)
         for mine, info in zip(self.infos, infos, strict=True):
             mine.adjoint = info
-        rounded = [info.at_rounding and not self._strict for info in infos]
-        pairs = zip(infos, rounded, strict=True)
-        if failed := [info for info, ok in pairs if not (info.converged or ok)]:
-            raise AdjointSolveError(failed[0])
+        for info in infos:
+            if not info.converged:
+                rounded = info.at_rounding and not self._strict
+                settle(info, loosest=1.0 if rounded else 0.0)
         return x
 
     def refined(
@@ -152,10 +153,7 @@ class _Refined:
         if not all(info.converged for info in infos):
             operator = as_operator(self._matrix)
             found = accuracy(operator.T if transpose else operator, b, x, r, rtol)
-            for info, one in zip(infos, found, strict=True):
-                info.backward_error, info.at_rounding = one.backward_error, one.at_rounding
-                if one.at_rounding and info.relative_residual <= loosest:
-                    info.status = "converged"
+            judge(infos, found, loosest)
         return x * scale, infos
 
 

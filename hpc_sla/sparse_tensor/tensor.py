@@ -478,7 +478,8 @@ def _floats(values: Any, field: str) -> torch.Tensor:
     if isinstance(values, np.ndarray):
         values = native(values)
     try:
-        tensor = torch.as_tensor(values)
+        # A tensor stays where it is, whatever the default device.
+        tensor = values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError):
         tensor = tensor_of(values, field)  # says what it is
     if tensor.dtype not in _DTYPES:

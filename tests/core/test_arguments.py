@@ -184,6 +184,11 @@ def test_a_gradient_of_what_did_not_converge(world, method, twice):
         if twice:
             A.layout.norm(slope).backward()
 
+    for _ in range(2):  # made an error, it is one on every rank, and each time
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", NotConvergedWarning)
+            with pytest.raises(NotConvergedWarning, match=info.status):
+                A.layout.norm(x).backward(retain_graph=True)
     told = _caught(NotConvergedWarning, back)
     assert len(told) == 1 and f"{info.status} after {info.iterations}" in str(told[0].message)
     assert told[0].filename == __file__
@@ -198,7 +203,27 @@ def test_a_gradient_of_eigenpairs_that_did_not_converge(world):
     values = A.values.clone().requires_grad_()
     w, _, info = hs.eigsh(A.with_values(values), 1, max_iterations=45)
     assert not info.converged
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotConvergedWarning)
+        with pytest.raises(NotConvergedWarning, match="max_iterations"):
+            w.sum().backward(retain_graph=True)
     assert len(_caught(NotConvergedWarning, lambda: w.sum().backward())) == 1
+
+
+@pytest.mark.mpi
+def test_a_gradient_of_a_nonlinear_solve_that_did_not_converge(world):
+    A = distribute(MATRIX, world)
+    theta = torch.ones(A.layout.n_owned, dtype=torch.float64, requires_grad=True)
+    u, info = hs.nonlinear_solve(
+        lambda u, t: A @ u + u.exp() - 5 * t, torch.zeros_like(theta), theta, layout=A.layout,
+        max_iterations=1, rtol=1e-12,
+    )  # fmt: skip
+    assert info.status == "max_iterations"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotConvergedWarning)
+        with pytest.raises(NotConvergedWarning, match="a nonlinear solve"):
+            A.layout.norm(u).backward(retain_graph=True)
+    assert len(_caught(NotConvergedWarning, lambda: A.layout.norm(u).backward())) == 1
 
 
 # Of one process

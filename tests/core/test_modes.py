@@ -243,3 +243,33 @@ def test_a_compiled_module(world):
         grads.append(model.layer.weight.grad.clone())
         model.zero_grad()
     assert everywhere(world, torch.allclose(*grads, rtol=1e-12, atol=0))
+
+
+def test_the_default_device_is_none_of_the_solvers_business(world):
+    """What they make for themselves says where: the C loops read no memory of another device."""
+    matrix = sp.csr_matrix(sp.diags_array([-1.0, 4.0, -1.0], offsets=[-1, 0, 1], shape=(290, 290)))
+    A = distribute(matrix, world)
+    b = torch.ones(A.layout.n_owned, dtype=torch.float64, device=world.device, requires_grad=True)
+    one = torch.ones((), dtype=torch.float64, device="cpu")
+    index = torch.zeros(1, dtype=torch.int64, device="cpu")
+    torch.set_default_device("meta")
+    try:
+        statuses = []
+        for method, precond in (("gmres", "amg"), ("lsqr", "jacobi"), ("minres", "chebyshev")):
+            x, info = hs.solve(A, b, method, precond)
+            A.layout.dot(x, x).backward()
+            statuses.append(info.status)
+        _, info = hs.nonlinear_solve(lambda u: A @ u + u**3 - 1, b.detach(), layout=A.layout)
+        statuses.append(info.status)
+        statuses.append(hs.eigsh(A, 2)[2].status)
+        small = hs.SparseTensor(one.reshape(1) * 2, index, index, (1, 1)).solve(one.reshape(1))
+    finally:
+        torch.set_default_device(None)
+    assert statuses == ["converged"] * 5 and float(small) == 0.5
+
+
+def test_vmap_is_refused_in_words(world):
+    A = distribute(sp.csr_matrix(2.0 * sp.eye_array(6)), world)
+    block = torch.ones(3, A.layout.n_owned, dtype=torch.float64, device=world.device)
+    with pytest.raises(hs.InputError, match="columns"):
+        torch.vmap(lambda b: hs.solve(A, b)[0])(block)

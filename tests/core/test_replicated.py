@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+import torch.utils.checkpoint
 
 import hpc_sla as hs
+import hpc_sla.forgotten
 from hpc_sla.errors import InputError, PartialGradientWarning
 from tests.collective import distribute, everywhere, spread
 
@@ -234,8 +236,17 @@ def _by_operator_inside(A, theta):
     return hs.solve(_Shifted(A, theta, True), b, method="gmres", precond="none")[0]
 
 
+def _by_checkpoint(A, theta):
+    """Replicated within, and run again in backward."""
+
+    def inside(t):
+        return _by_solve(A, A.world.replicate(t))
+
+    return torch.utils.checkpoint.checkpoint(inside, theta, use_reentrant=True)
+
+
 USES = [_by_solve, _by_values, _by_product, _by_halo, _by_nothing, _by_nonlinear, _by_operator]
-INSIDE = [_by_nonlinear_inside, _by_operator_inside]
+INSIDE = [_by_nonlinear_inside, _by_operator_inside, _by_checkpoint]
 
 
 def _theta(world):
@@ -314,8 +325,9 @@ def test_what_a_rank_owns_is_left_alone(world, partition):
         A.layout.norm(A.with_values(entries).diagonal()).backward()
         x = torch.linspace(1, 2, A.layout.n_owned, **own).requires_grad_()
         world.all_sum((A @ x).sum() + A.halo(x).sum()).backward()
-        many = torch.rand(100, **own).requires_grad_()
-        world.all_sum(many.square().sum()).backward()
+        for numbers in (20, 100):
+            many = torch.rand(numbers, **own).requires_grad_()
+            world.all_sum(many.square().sum()).backward()
         mine = torch.full((), 1.0 + world.rank, **own).requires_grad_()
         world.all_sum(mine.square()).backward()
         # Of one rank alone.
@@ -325,6 +337,37 @@ def test_what_a_rank_owns_is_left_alone(world, partition):
             total.backward()
 
     assert everywhere(world, not _told(steps))
+
+
+def test_a_warning_made_an_error_is_one_on_every_rank(world):
+    A = distribute(MATRIX, world, "contiguous")
+    forgotten, other = _theta(world), _theta(world)
+    with torch.no_grad():
+        other += 0.0 if world.rank else 1.0
+    for given in (forgotten, world.replicate(other)):
+        loss = A.layout.norm(_by_solve(A, given))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PartialGradientWarning)
+            try:
+                loss.backward()
+                raised = False
+            except PartialGradientWarning:
+                raised = True
+        expected = world.size > 1 and world.device.type == "cpu"
+        assert everywhere(world, raised == expected)
+
+
+def test_modules_are_searched_for_seldom(world, monkeypatch):
+    """Parameters that are new in every step cost no search each time."""
+    searches = []
+    own = hpc_sla.forgotten._owners
+    monkeypatch.setattr(
+        hpc_sla.forgotten, "_owners", lambda leaves: [searches.append(len(leaves)), own([])][1]
+    )
+    for _ in range(150):
+        large = torch.nn.Parameter(torch.full((70,), 1.0 + world.rank, device=world.device))
+        world.all_sum((large * 2).sum())
+    assert everywhere(world, sum(map(bool, searches)) <= 100)
 
 
 def test_triplets_are_owned(world):
@@ -343,8 +386,8 @@ def test_values_that_differ_are_seen_by_replicate(world):
     theta = torch.tensor(1.0 + world.rank, dtype=torch.float64, device=world.device)
     theta.requires_grad_()
     told = _told(lambda: A.layout.norm(_by_product(A, world.replicate(theta))).backward())
-    some = sum(world.comm.allgather(len(told)))
-    assert (some > 0) == (world.size > 1 and world.device.type == "cpu")
+    expected = int(world.size > 1 and world.device.type == "cpu")
+    assert everywhere(world, len(told) == expected)
     if told:
         assert "differs between ranks" in told[0]
 

@@ -13,7 +13,7 @@ import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.linear import default_rtol
 from hpc_sla.precond import CHOICES
-from tests.collective import distribute, full, spread
+from tests.collective import dense, distribute, full, spread
 from tests.methods import ENTRIES
 
 pytestmark = pytest.mark.mpi
@@ -21,12 +21,14 @@ pytestmark = pytest.mark.mpi
 _MADE: dict = {}
 
 
-def _made(text, world):
+def _made(text, world, solve=True):
     """In single precision, and its solution in double for a right-hand side of ones."""
     key = text, id(world)
     if key not in _MADE:
         A = problems.distribute(problems.make(text), world)
         single = A.with_values(A.values.float())
+        if not solve:
+            return single, None
         b = torch.ones(A.layout.n_owned, dtype=torch.float64)
         exact, info = hs.solve(A.with_values(single.values.double()), b, "gmres", "amg", rtol=1e-11)
         assert info.converged
@@ -34,38 +36,76 @@ def _made(text, world):
     return _MADE[key]
 
 
-POISSON, JUMPS, WIND = "poisson2d:n=32", "jumps2d:n=32,contrast=100", "convection2d:n=32"
-CASES = [
-    (text, method, precond)
-    for text in (POISSON, JUMPS, WIND)
+POISSON = "poisson2d:n=32"
+JUMPS, STEEP, WIND = "jumps2d:n=6,contrast=1e3", "jumps2d:n=6,contrast=1e5", "convection2d:n=6"
+TABLE = [
+    (text, method)
+    for text in ("poisson2d:n=6", JUMPS, STEEP, WIND)
     for method, entry in ENTRIES.items()
-    for precond in CHOICES
     if not (text == WIND and entry.needs_symmetric)
-    # Stationary iterations take thousands of steps, or do not converge in any precision.
-    and not (method == "richardson" and (precond != "amg" or text == WIND))
-    and not (text == JUMPS and method in ("gmres", "fgmres", "lsqr", "bicgstab"))
-    # The rounding errors of its recurrences add up.
-    and not (text == JUMPS and method == "pipelined_cg" and precond in ("none", "jacobi"))
-    and not (method == "lsqr" and precond != "block_jacobi")
-    and precond not in ("l1_jacobi", "additive_schwarz")
+    # Thousands of steps that come to nothing.
+    and not (text == STEEP and method in ("richardson", "lsqr", "bicgstab"))
 ]
+_EXACT: dict = {}
 
 
-@pytest.mark.parametrize(("text", "method", "precond"), CASES)
-def test_defaults_can_be_trained_with(world, text, method, precond):
-    A, exact = _made(text, world)
-    values = A.values.clone().requires_grad_()
-    b = torch.ones(A.layout.n_owned, requires_grad=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        x, info = hs.solve(A.with_values(values), b, method, precond)
-        A.layout.dot(x, x).backward()
-    assert info.rtol == 1e-5
-    assert (info.converged and info.relative_residual <= 1e-3) or info.at_rounding
-    error = float(A.layout.norm(x.detach().double() - exact) / A.layout.norm(exact))
-    assert error < 1e-3
-    assert info.adjoint.converged or info.adjoint.at_rounding
-    assert bool(values.grad.isfinite().all()) and bool(b.grad.isfinite().all())
+def _exact(text, world):
+    """Of a loss c . x: the matrix, c, x, the adjoint y, -y_i x_j, and eps times the condition."""
+    if (text, id(world)) not in _EXACT:
+        A, _ = _made(text, world, solve=False)
+        whole = dense(A).astype(float)
+        c = np.random.default_rng(75).standard_normal(len(whole))
+        x = np.linalg.solve(whole, np.ones(len(whole)))
+        y = np.linalg.solve(whole.T, c)
+        rows, columns = A.entries()
+        of_values = torch.from_numpy(-y[rows] * x[columns])
+        floor = np.linalg.cond(whole) * 6e-8
+        x, y, c = (spread(A.layout, v) for v in (x, y, c))
+        _EXACT[text, id(world)] = A, c.float(), x, y, of_values, floor
+    return _EXACT[text, id(world)]
+
+
+def _error(world, found, exact):
+    parts = torch.stack([(found.double() - exact).square().sum(), exact.square().sum()])
+    error, size = world.all_sum(parts).tolist()
+    return (error / size) ** 0.5
+
+
+@pytest.mark.parametrize(("text", "method"), TABLE)
+def test_defaults_can_be_trained_with(world, text, method):
+    """With every preconditioner: a gradient as good as the dtype and the matrix allow, or a word.
+
+    An error only where the solve itself ended short of its tolerance, and not for rounding.
+    """
+    A, c, x_exact, y_exact, values_exact, floor = _exact(text, world)
+    for precond in CHOICES:
+        values = A.values.clone().requires_grad_()
+        b = torch.ones(A.layout.n_owned, requires_grad=True)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                x, info = hs.solve(A.with_values(values), b, method, precond)
+            except hs.InputError as refused:
+                assert "symmetric preconditioner" in str(refused)
+                continue
+            served = info.converged or info.at_rounding
+            assert info.rtol == 1e-5
+            try:
+                A.layout.dot(x, c).backward()
+            except hs.AdjointSolveError:
+                assert not served, (precond, info, info.adjoint)
+                continue
+        named = [w for w in said if issubclass(w.category, hs.NotConvergedWarning)]
+        assert served or named, (precond, info)
+        assert bool(values.grad.isfinite().all()) and bool(b.grad.isfinite().all())
+        if not named:
+            bound = max(1e-3, 10 * floor)
+            errors = [
+                _error(world, x.detach(), x_exact),
+                _error(world, b.grad, y_exact),
+                _error(world, values.grad, values_exact),
+            ]
+            assert max(errors) < bound, (precond, errors, info, info.adjoint)
 
 
 @pytest.mark.parametrize("method", ["cg", "bicgstab"])
