@@ -13,7 +13,7 @@ from hpc_sla.arguments import tensor_of
 from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
 from hpc_sla.partition.offsets import even_offsets
-from hpc_sla.row_order import Order, check_order, digest, made, part_of_order
+from hpc_sla.row_order import Order, check_order, check_together, digest, made, part_of_order
 from hpc_sla.shared import Shared
 from hpc_sla.user_order import UserOrder
 from hpc_sla.world import World
@@ -133,7 +133,8 @@ class RowLayout(Shared):
         torch.Tensor [] or [k]
             Replicated; one value a column.
         """
-        x, y = self._checked(x), self._checked(y, "y")
+        x, y = self._checked(x, ordered=False), self._checked(y, "y", ordered=False)
+        check_together(x, y, "y")
         if x.dim() != y.dim():  # torch would make a product of every entry with every one
             raise InputError(
                 f"shapes {tuple(x.shape)} and {tuple(y.shape)} do not go together", field="y"
@@ -146,7 +147,7 @@ class RowLayout(Shared):
 
         Differentiable away from zero; at zero the gradient is 0, as in torch.
         """
-        x = self._checked(x)
+        x = self._checked(x, ordered=False)
         square = self.dot(x, x)
         # sqrt has an infinite slope at 0, which would turn a zero cotangent into NaN.
         nonzero = square != 0  # true for NaN, which must come out as NaN
@@ -252,7 +253,9 @@ class RowLayout(Shared):
             block = read(*self._user_order.home)
         return made(torch.from_numpy(self._user_order.from_home(block)).to(self.world.device), self)
 
-    def _checked(self, x: Any, field: str = "x", dtype: torch.dtype | None = None) -> torch.Tensor:
+    def _checked(
+        self, x: Any, field: str = "x", dtype: torch.dtype | None = None, ordered: bool = True
+    ) -> torch.Tensor:
         """A distributed vector, made of an array or a list where that is given. Local."""
         x = tensor_of(x, field, dtype, self.world.device)
         # Local on purpose: one rank's wrong shape is a bug that must stop the job, and a check
@@ -264,7 +267,8 @@ class RowLayout(Shared):
                 f"as its first dimension; got shape {tuple(x.shape)}",
                 field=field,
             )
-        check_order(x, self, field)
+        if ordered:
+            check_order(x, self, field)
         self.world.forgotten.own(x)
         return x
 

@@ -54,6 +54,19 @@ def made(x: torch.Tensor, layout: RowLayout) -> torch.Tensor:
     return x
 
 
+def order_of(x: torch.Tensor) -> Order | None:
+    """That of a vector which the library made; None where it is not known. Local."""
+    known: Order | None = _made.get(x)
+    return _made.get(x._base) if known is None and x._is_view() else known
+
+
+def check_together(x: torch.Tensor, y: torch.Tensor, field: str) -> None:
+    """Raise InputError where two vectors are known to be in different orders. Local, replicated."""
+    one, other = order_of(x), order_of(y)
+    if None not in (one, other) and one != other:
+        raise InputError("is in the row order of another matrix", field=field, remedy=_REMEDY)
+
+
 def check_order(x: torch.Tensor, layout: RowLayout, field: str) -> None:
     """Hold x against what is known of it. Local, and the same on every rank.
 
@@ -70,9 +83,7 @@ def check_order(x: torch.Tensor, layout: RowLayout, field: str) -> None:
     order = layout.order
     if order is None:
         return
-    known = _made.get(x)
-    if known is None and x._is_view():
-        known = _made.get(x._base)
+    known = order_of(x)
     if known is not None:
         if known != order:
             raise InputError("is in the row order of another matrix", field=field, remedy=_REMEDY)

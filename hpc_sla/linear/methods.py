@@ -23,7 +23,7 @@ def make_method(method: str | Method) -> Method:
         return method
     if not isinstance(method, str):
         raise InputError(
-            f"{method!r} is not a method",
+            f"unknown method {method!r}",
             field="method",
             remedy="Pass a name such as 'gmres:restart=50', or an object such as GMRES(restart=50)",
         )

@@ -274,9 +274,18 @@ def nonlinear_solve(
 def _layout(layout: Any, pattern: Any, arguments: Arguments) -> RowLayout:
     """Local: without a layout there are no other ranks to agree with."""
     if layout is None:
-        for matrix in (pattern, *arguments.matrices):
-            if isinstance(matrix, DSparseMatrix):
-                return matrix.layout
+        known = [m for m in (pattern, *arguments.matrices) if isinstance(m, DSparseMatrix)]
+        for other in known if isinstance(pattern, DSparseMatrix) else []:
+            square = other.columns is other.layout and other.shape == known[0].shape
+            if square and not other.layout.same(known[0].layout):
+                raise InputError(
+                    "orders rows otherwise than a matrix that is passed to the residual",
+                    field="pattern",
+                    remedy="Give it layout=A.layout where it is made, or say whose layout is that "
+                    "of u",
+                )
+        if known:
+            return known[0].layout
     if not isinstance(layout, RowLayout):
         raise InputError(
             "whose unknowns these are is not known" if layout is None else "not a RowLayout",

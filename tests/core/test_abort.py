@@ -26,6 +26,7 @@ def _run(body, folder, transport="mpi", ranks=3, patience=1.0):
     return launch_python(ranks, "-c", program, timeout=200, cwd=folder)
 
 
+@pytest.mark.slow
 def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(tmp_path):
     done = _run(
         """
@@ -39,6 +40,7 @@ def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(tmp_path):
     assert "rank 1" in done.stderr and "KeyError: 'only here'" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("leave", "code"),
     [("sys.exit(4)", 4), ("leave()", 1)],
@@ -60,6 +62,7 @@ def test_sys_exit_on_one_rank_ends_the_job(tmp_path, leave, code):
     assert code == 4 or "no such thing" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("leave", "code"), [("sys.exit(3)", 3), ("raise SystemExit(main())", 0)])
 def test_ranks_that_leave_by_themselves_may_take_their_time(tmp_path, leave, code):
     """With an error within the patience, without one as long as they like."""
@@ -85,6 +88,7 @@ def test_ranks_that_leave_by_themselves_may_take_their_time(tmp_path, leave, cod
     assert done.stdout == ("done\n" if code == 0 else "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ["RuntimeError", "torch.OutOfMemoryError"])
 def test_an_error_of_one_rank_within_newton_ends_the_job(tmp_path, error):
     """Others wait in the halo exchange of a product that this rank does not come to."""
@@ -131,6 +135,7 @@ LEAVING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", LEAVING)
 def test_which_exit_code_a_program_ends_with(program, monkeypatch):
     """In one process, as the end of the interpreter finds it."""
@@ -151,6 +156,7 @@ def _leave(status):
     raise SystemExit(status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["mpi", "gloo"], ids=["mpi4py", "torch.distributed"])
 def test_a_program_that_just_ends_ends_cleanly(tmp_path, transport, monkeypatch):
     """With persistent requests and a process group still alive at exit."""

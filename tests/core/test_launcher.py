@@ -84,6 +84,7 @@ def run(program, **extra):
     )
 
 
+@pytest.mark.slow
 def test_worlds_that_are_meant_to_be_alone_are_made():
     program = (
         "import hpc_sla as hs; from mpi4py import MPI\n"
@@ -95,6 +96,7 @@ def test_worlds_that_are_meant_to_be_alone_are_made():
     assert done.stdout.split() == ["1", "1", "launcher"], done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_line_ends_with_one_message(tmp_path):
     done = run(["-m", "hpc_sla", "solve", "-o", str(tmp_path / "x.h5")], **TORCHRUN | {"RANK": "0"})
     assert done.returncode == 2

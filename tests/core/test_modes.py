@@ -177,6 +177,7 @@ def _step(A, theta, b):
     return total + A.layout.dot(V[:, 0], y) ** 2, info.iterations
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_compiled_code_leaves_these_calls_alone(world):
     """With the same values as without."""
@@ -205,6 +206,7 @@ def _serial_step(S, values, b):
     return (x * u).sum() + w.sum() + T.norm() + V[:, 0].square().sum()
 
 
+@pytest.mark.slow
 def test_compiled_code_leaves_a_sparse_tensor_alone():
     S = _tensor()
 
@@ -265,7 +267,7 @@ def test_the_default_device_is_none_of_the_solvers_business(world):
         small = hs.SparseTensor(one.reshape(1) * 2, index, index, (1, 1)).solve(one.reshape(1))
     finally:
         torch.set_default_device(None)
-    assert statuses == ["converged"] * 5 and float(small) == 0.5
+    assert statuses == ["converged"] * 5 and abs(float(small) - 0.5) < 1e-15
 
 
 def test_vmap_is_refused_in_words(world):

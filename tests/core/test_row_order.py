@@ -66,7 +66,7 @@ USES = {
     "A @ x": lambda B, u: B @ u,
     "A.T @ x": lambda B, u: B.T @ u,
     "halo": lambda B, u: B.with_halo(u),
-    "dot": lambda B, u: B.layout.dot(u, u),
+    "dot": lambda B, u: B.layout.dot(B @ torch.ones_like(u), u),
     "gather": lambda B, u: B.layout.gather(u),
     "a view": lambda B, u: B @ u[:],
     "solve": lambda B, u: hs.solve(B, u, method="gmres"),
@@ -83,6 +83,13 @@ def test_a_vector_of_another_order_is_refused(world, pair, use):
     for vector in (u, A @ u, A.T @ u, solution):
         with pytest.raises(hs.InputError, match=r"row order of another matrix.*layout=A\.layout"):
             USES[use](B, vector)
+
+
+def test_inner_products_of_one_order_are_the_same_in_any_layout(world, pair):
+    A, B = pair
+    u = A.layout.scatter(VECTOR)
+    assert torch.equal(B.layout.dot(u, A @ u), A.layout.dot(u, A @ u))
+    assert torch.equal(hs.RowLayout.even(N, world).norm(u), A.layout.norm(u))
 
 
 def test_one_of_unknown_order_is_warned_of_at_the_second_matrix(world, pair):
@@ -173,6 +180,8 @@ def test_other_functions_of_two_matrices(world, pair, folder):
     u0 = torch.zeros(A.layout.n_owned, dtype=torch.float64, device=world.device)
     with pytest.raises(hs.InputError, match=r"pattern: .*does not have the layout"):
         hs.nonlinear_solve(lambda u: A @ u - 1.0, u0, layout=A.layout, pattern=B)
+    with pytest.raises(hs.InputError, match=r"pattern: orders rows otherwise"):
+        hs.nonlinear_solve(lambda u, A: A @ u - 1.0, u0, A, pattern=B)
     K, M = (spread(sp.csr_matrix(matrix + matrix.T), world) for matrix in (ONE, OTHER))
     _, V, _ = hs.eigsh(K, 1)
     with pytest.raises(hs.InputError, match="x0: is in the row order"):

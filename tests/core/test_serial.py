@@ -35,6 +35,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [True, False])
 def test_a_sparse_tensor_neither_starts_nor_needs_mpi(hidden, tmp_path):
     ran = launch_python(0, "-c", WITHOUT_MPI.format(hidden=hidden), cwd=tmp_path)

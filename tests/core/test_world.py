@@ -106,6 +106,7 @@ def test_one_rank_alone_is_a_world(torch_world):
         assert alone.size == 1 and float(alone.all_sum(torch.ones(()))) == 1
 
 
+@pytest.mark.slow
 def test_worlds_that_nobody_closes_do_not_use_mpi_up(world, torch_world):
     """MPICH can make about 2000 communicators."""
     if world.size > 2:
@@ -117,6 +118,7 @@ def test_worlds_that_nobody_closes_do_not_use_mpi_up(world, torch_world):
     assert float(again.all_sum(torch.ones(()))) == world.size
 
 
+@pytest.mark.slow
 def test_communicators_come_and_go_with_the_users(world):
     """Whether a World or the communicator that it was made of goes first."""
     for i in range(1100):

@@ -149,6 +149,7 @@ def test_a_flipped_byte_of_a_dataset_is_its_checksums_business(tmp_path, name):
 CASES = 252
 
 
+@pytest.mark.slow
 def test_hundreds_of_damaged_files(tmp_path):
     """Never a wrong answer, a crash, a hang, or an error that is not for the user."""
     counts = damage.tally(checksummed(), range(CASES), tmp_path)
@@ -157,6 +158,7 @@ def test_hundreds_of_damaged_files(tmp_path):
     assert counts["clear error"] > CASES * 3 // 4
 
 
+@pytest.mark.slow
 def test_damaged_files_of_other_programs(tmp_path):
     """They have no checksums, and may come to say something else; nothing worse."""
     counts = damage.tally(foreign(), range(168), tmp_path)

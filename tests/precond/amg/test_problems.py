@@ -72,6 +72,7 @@ def test_more_ranks_hardly_cost_iterations(world):
     assert many <= 1.2 * one + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [5, 8])
 def test_other_rank_counts_from_the_command_line(ranks, tmp_path):
     made = launch(1, "partition", "poisson2d:n=40", "-o", "p.h5", "--parts", "2", cwd=tmp_path)
