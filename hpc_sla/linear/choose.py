@@ -29,7 +29,7 @@ class Choice:
     def gives_up(self, info: SolveInfo) -> bool:
         """Whether the fallback should have its turn."""
         failed = ("indefinite", "breakdown", "stagnated", "diverged", "not_finite")
-        return bool(self.fallback) and info.status in failed
+        return bool(self.fallback) and info.status in failed and not info.at_rounding
 
 
 def choose(A: Operator, dtype: torch.dtype, symmetric_precond: bool) -> Choice:

@@ -31,6 +31,7 @@ from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
 from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
+from hpc_sla.precond.decoupled import DecoupledRows, any_decoupled, given_rows
 from hpc_sla.precond.scaling import ColumnScaling, positive
 from hpc_sla.row_order import check_order, made
 from hpc_sla.storage.limits import machine_memory
@@ -181,8 +182,9 @@ def solve(
         if chosen:
             check_shape(chosen, operator.shape, operator.square)
         wanted = adjoint.Wanted((b, x0, *theta))
-        agreed.say(wanted.mine)
-    wanted.follow(agreed.heard)
+        agreed.say((wanted.mine, isinstance(A, DSparseMatrix) and any_decoupled(A)))
+    wanted.follow([mine for mine, _ in agreed.heard])
+    decoupled = any(some for _, some in agreed.heard)
     rhs, guess, *rest = wanted.tensors
     assert rhs is not None
     if rhs.shape[1:] == (0,):
@@ -204,7 +206,14 @@ def solve(
         watch = None
         if checkpoint is not None:
             watch = Watch(checkpoint).of(str(method), lambda: _identity(plain, operator, b))
-        return Run(operator, M, rtol, atol, max_iterations, callback, watch, dtol, True, loosest)
+        run = Run(operator, M, rtol, atol, max_iterations, callback, watch, dtol, True, loosest)
+        if decoupled and operator.square:
+            run.given = given_rows(plain)
+        if run.given is not None and loosest:
+            # What rounding leaves is of the scale of the rows that these values are given to, and
+            # b need not be.
+            run.loosest = max(loosest, loosest_rtol(torch.float32))
+        return run
 
     system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients), strict)
     differentiable = adjoint.solve if operator.square else adjoint.least_squares
@@ -273,6 +282,8 @@ class Run:
     """Whether the accuracy of each solution is wanted, and not only that of a failed one."""
     loosest: float = 0.0
     """The relative residual up to which a solution that rounding stops has converged."""
+    given: DecoupledRows | None = None
+    """Rows that give their unknowns to the others: x starts from these values."""
 
     def choose(
         self, b: torch.Tensor, x0: torch.Tensor | None
@@ -311,6 +322,8 @@ class Run:
     ) -> tuple[torch.Tensor, SolveInfo]:
         """**Collective.**"""
         self._check_room(make, b)
+        if self.given is not None and x0 is None:
+            x0 = self.given.solve(b, self._zeros(b))
         scalars = scalars_for(self.operator.world, b)
         (square,) = scalars.dots((b, b))
         squares = values_of(square)
@@ -406,6 +419,8 @@ class Run:
         if not square:
             r.copy_(b)
             measures = self._measures(system)
+        elif self.given is not None:
+            measures = self._beside_given(system, b_norms)
         system.target = [
             max(self.rtol * norm, min(self.atol / scale, sys.float_info.max))
             for norm, scale in zip(measures, scales or [1.0] * len(b_norms), strict=True)
@@ -439,6 +454,18 @@ class Run:
         if square and (self.told or not all(info.converged for info in infos)):
             judge(infos, accuracy(self.operator, b, x, r, self.rtol), self.loosest)
         return infos
+
+    def _beside_given(self, system: System, b_norms: list[float]) -> list[float]:
+        """What to be small against where rows are given: b, or what is left of it where that is
+        less, by columns; but for rounding. **Collective.**
+        """
+        assert self.given is not None
+        start = self.given.solve(system.b, torch.zeros_like(system.x))
+        self.operator(start, system.r)
+        torch.sub(system.b, system.r, out=system.r)
+        floor = 100 * torch.finfo(start.dtype).eps / max(self.rtol, sys.float_info.min)
+        left = norms_of(system.measure())
+        return [min(b, max(r, floor * b)) for b, r in zip(b_norms, left, strict=True)]
 
     def _measures(self, system: System) -> list[float]:
         """||M^-T A^T b||_2 by columns. **Collective.**"""

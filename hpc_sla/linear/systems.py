@@ -18,6 +18,7 @@ from hpc_sla.linear.normal import NormalOperator, NormalPreconditioner
 from hpc_sla.linear.unconverged import settle, warn_of_gradient
 from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import Operator
+from hpc_sla.precond.decoupled import DecoupledRows
 from hpc_sla.precond.transposed import transposed
 
 if TYPE_CHECKING:
@@ -209,9 +210,11 @@ class KrylovSystem:
     def _derived_run(self, transpose: bool) -> Run:
         assert self._run is not None
         operator, M = self._run.operator, self._run.precond
-        return self._derive(*((operator.T, transposed(M)) if transpose else (operator, M)))
+        if transpose:
+            return self._derive(operator.T, transposed(M))
+        return self._derive(operator, M, self._run.given)
 
-    def _derive(self, operator: Operator, M: Any) -> Run:
+    def _derive(self, operator: Operator, M: Any, given: DecoupledRows | None = None) -> Run:
         assert self._run is not None
         return replace(
             self._run,
@@ -223,6 +226,7 @@ class KrylovSystem:
             watch=None,
             told=False,
             loosest=0.0,
+            given=given,
         )
 
 

@@ -57,6 +57,11 @@ class DecoupledRows:
             self._coupling = _matrix(A, row, entries, found)
         self._work = Workspace(1, A.layout.n_owned)
 
+    @property
+    def coupled(self) -> bool:
+        """Whether other rows refer to these: their columns were not eliminated with them."""
+        return self._coupling is not None
+
     def rest(self, A: DSparseMatrix, block_size: int = 1) -> DSparseMatrix:
         """K on A's pattern: no entry in a decoupled row or column but a diagonal. **Collective.**
 
@@ -107,10 +112,27 @@ class DecoupledRows:
         return self.solve(torch.sub(r, above, out=above), out)
 
 
+def any_decoupled(A: DSparseMatrix) -> bool:
+    """Whether this rank has rows that are equations of their own. Local."""
+    return bool(_mask(A.pattern, A.values.detach()).any())
+
+
 def decoupled_rows(A: DSparseMatrix) -> DecoupledRows | None:
     """The rows of A that are equations of their own, None where no rank has any. **Collective.**"""
     mask = _mask(A.pattern, A.values.detach())
     return DecoupledRows(A, mask) if A.world.sum(int(mask.sum())) else None
+
+
+def given_rows(A: DSparseMatrix) -> DecoupledRows | None:
+    """The same, where they give their unknowns to other rows: None if their columns were eliminated
+    with them. **Collective.**
+
+    From x = D^-1 b there, the residual is 0 in these rows and stays so, whatever the method: on
+    what is left A is K, which conjugate gradients may take for symmetric if it is. From 0 it is
+    not, and the residual rises at first by the scale of C, a stiffness.
+    """
+    found = decoupled_rows(A)
+    return found if found is not None and found.coupled else None
 
 
 def for_spectrum(A: DSparseMatrix) -> tuple[DSparseMatrix, torch.Tensor]:
