@@ -60,6 +60,7 @@ class RowLayout(Shared):
         self.n_owned = int(self.offsets[world.rank + 1]) - self.start
         self.n_global = int(self.offsets[-1])
         self._rows = rows
+        self._blocked: dict[int, RowLayout] = {}
         if rows is None or world.size == 1:
             code = part_of_order(self.start, rows)
         self._code = code
@@ -73,10 +74,13 @@ class RowLayout(Shared):
         return cls(world, offsets, rows if code else None, code)
 
     def blocked(self, k: int) -> RowLayout:
-        """That of k unknowns at each row, one after another. Local."""
-        rows = self.rows[:, None] * k + np.arange(k)
-        code = self._code and digest(f"{self._code} {k}".encode())
-        return RowLayout(self.world, self.offsets * k, rows.reshape(-1), code)
+        """That of k unknowns at each row, one after another. **Collective** the first time."""
+        if k == 1:
+            return self
+        if k not in self._blocked:
+            rows = self.rows[:, None] * k + np.arange(k)
+            self._blocked[k] = RowLayout.numbered(self.world, self.offsets * k, rows.reshape(-1))
+        return self._blocked[k]
 
     @classmethod
     def even(cls, n_global: int, world: World) -> RowLayout:
@@ -111,6 +115,12 @@ class RowLayout(Shared):
             return self.order == other.order
         same = np.array_equal(self.offsets, other.offsets)
         return same and np.array_equal(self.rows, other.rows)
+
+    def fits(self, other: RowLayout) -> bool:
+        """Whether vectors of one may be the other's, as far as is known. Local; replicated."""
+        if None in (self.order, other.order):
+            return np.array_equal(self.offsets, other.offsets)
+        return self.order == other.order
 
     @property
     def natural(self) -> bool:

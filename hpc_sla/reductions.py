@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,19 +50,16 @@ class AllSum(torch.autograd.Function):
 class Replicate(torch.autograd.Function):
     """A replicated value in, the same value out, its cotangents summed over ranks.
 
-    `digest` is one of the value's numbers, for ranks to see in backward that they have the same;
-    with `unknown` they first see whether it is of one kind.
+    `digest` is one of the value's numbers, for ranks to see in backward that they have the same.
     """
 
     @staticmethod
-    def forward(
-        tensor: torch.Tensor, world: World, digest: int | None = None, unknown: bool = False
-    ) -> torch.Tensor:
+    def forward(tensor: torch.Tensor, world: World, digest: int | None = None) -> torch.Tensor:
         return tensor.view_as(tensor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        _, ctx.world, ctx.digest, ctx.unknown = (*inputs, None, None)[:4]
+        _, ctx.world, ctx.digest = (*inputs, None)[:3]
         ctx.shape = output.shape
 
     @staticmethod
@@ -72,12 +70,14 @@ class Replicate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         world, digest = ctx.world, ctx.digest
-        if ctx.unknown:
-            world._same_kind(grads[0].shape, grads[0].dtype)
+        kind = f"{grads[0].dtype} {list(grads[0].shape)}".removeprefix("torch.")
+        with world.agree("replicate", tensor=kind):
+            pass
         tags = Tags()
         if digest is not None:
             # Sums of their squares are exact up to 2^53, in single precision up to 2^24.
-            digest &= 0xFFFFF if grads[0].dtype == torch.float64 else 0xFF
+            exact = 2**53 if grads[0].dtype == torch.float64 else 2**24
+            digest %= math.isqrt(exact // world.size) + 1
             tags.mine = (1.0, float(digest), float(digest * digest))
         found = AllSum.apply(kept(grads[0]), world, tags)
         told, total, squares = map(int, tags.sums)
@@ -88,7 +88,7 @@ class Replicate(torch.autograd.Function):
                 "ranks: give it the same value on all, as world.replicate_module and comm.bcast do",
                 PartialGradientWarning,
             )
-        return found, None, None, None
+        return found, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 Two matrices of one size may order their rows differently within a rank, and a vector is a plain
 tensor: a product with the wrong one is of the right shape. So what the library makes is remembered
-together with its order, as is what was used with a matrix, and looked up where it is used.
+together with its order, until it is changed, and looked up where it is used.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from hpc_sla.entry import warn
 from hpc_sla.errors import InputError
 
 if TYPE_CHECKING:
     from hpc_sla.layout import RowLayout
 
 Order = tuple[int, int]
-"""Equal where two layouts have the same rows in the same order, on every rank."""
+"""Of the offsets, and of the rows of all ranks: equal where two layouts have the same rows in the
+same order on every rank. Of other offsets they cannot be compared: a vector there is another's
+part, or of several fields."""
 
 _REMEDY = (
     "Give the other matrix layout=A.layout where it is made, so that both order rows alike, or "
@@ -29,7 +30,6 @@ _REMEDY = (
 )
 
 _made = WeakIdKeyDictionary()
-_used = WeakIdKeyDictionary()
 
 
 def part_of_order(start: int, rows: np.ndarray | None) -> int:
@@ -49,52 +49,34 @@ def digest(*parts: Any) -> int:
 
 def made(x: torch.Tensor, layout: RowLayout) -> torch.Tensor:
     """Remember that x, which is new, is in this layout's order. Local."""
-    if layout.order is not None:
-        _made[x] = layout.order
+    if layout.order is not None and not x.is_inference():
+        _made[x] = layout.order, x._version
     return x
 
 
 def order_of(x: torch.Tensor) -> Order | None:
-    """That of a vector which the library made; None where it is not known. Local."""
-    known: Order | None = _made.get(x)
-    return _made.get(x._base) if known is None and x._is_view() else known
-
-
-def check_together(x: torch.Tensor, y: torch.Tensor, field: str) -> None:
-    """Raise InputError where two vectors are known to be in different orders. Local, replicated."""
-    one, other = order_of(x), order_of(y)
-    if None not in (one, other) and one != other:
-        raise InputError("is in the row order of another matrix", field=field, remedy=_REMEDY)
+    """That of a vector which the library made, and nobody has changed since. Local."""
+    if x.is_inference():
+        return None
+    order, version = _made.get(x, (None, 0))
+    if order is None and x._is_view():
+        base = x._base
+        assert base is not None
+        whole = (x.shape, x.stride(), x.data_ptr()) == (base.shape, base.stride(), base.data_ptr())
+        order, version = _made.get(base, (None, 0)) if whole else (None, 0)
+    return order if x._version == version else None
 
 
 def check_order(x: torch.Tensor, layout: RowLayout, field: str) -> None:
-    """Hold x against what is known of it. Local, and the same on every rank.
+    """Raise InputError where the library made x in another order. Local; replicated."""
+    _compare(order_of(x), layout.order, field)
 
-    Raises
-    ------
-    InputError
-        The library made it in another order.
 
-    Warns
-    -----
-    UserWarning
-        It was used in another order, and where it came from is not known. Not of equal numbers.
-    """
-    order = layout.order
-    if order is None:
-        return
-    known = order_of(x)
-    if known is not None:
-        if known != order:
-            raise InputError("is in the row order of another matrix", field=field, remedy=_REMEDY)
-        return
-    before = _used.setdefault(x, order)
-    if before == order:
-        return
-    _used[x] = order
-    if x.shape[:1] and x.numel() and not bool((x == x[:1]).all()):
-        warn(
-            f"{field} was used with a matrix that orders rows otherwise than this one: if both "
-            f"mean the same unknowns, one of the results is wrong. {_REMEDY}",
-            UserWarning,
-        )
+def check_together(x: torch.Tensor, y: torch.Tensor, field: str) -> None:
+    """Raise InputError where it made two vectors in different orders. Local; replicated."""
+    _compare(order_of(x), order_of(y), field)
+
+
+def _compare(one: Order | None, other: Order | None, field: str) -> None:
+    if one is not None and other is not None and one[0] == other[0] and one != other:
+        raise InputError("is in the row order of another matrix", field=field, remedy=_REMEDY)

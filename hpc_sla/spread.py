@@ -51,14 +51,14 @@ def spread_rows(
     with world.agree(
         "from_scipy",
         block_size=block_size,
-        layout=layout is not None,
-        columns=columns is not None,
+        layout=layout is not None and ("given", getattr(layout, "order", None)),
+        columns=columns is not None and ("given", getattr(columns, "order", None)),
     ) as agreed:
         for given, field in ((layout, "layout"), (columns, "columns")):
             if given is not None:
                 check_layout(given, world, None, field)
-        agreed.say((_told(method), _told(column_method), _fingerprint(matrix, world)))
-    _compare(agreed.heard)
+        agreed.say((_told(method), _told(column_method), sp.issparse(matrix)))
+    _compare(agreed.heard, matrix, world)
     row_numbers = None if layout is None else comm.gather(layout.rows)
     column_numbers = None if columns is None else comm.gather(columns.rows)
     with world.agree():
@@ -174,36 +174,43 @@ def _told(method: Any) -> str | None:
     return method if method is None or isinstance(method, str) else _NUMBERS
 
 
-def _fingerprint(matrix: Any, world: World) -> str | None:
-    """What tells a matrix from another; None where there is none. Local."""
-    if not sp.issparse(matrix) or world.size == 1:
+def _fingerprint(matrix: Any) -> str | None:
+    """What tells a matrix from another, whatever its format; None where it is none. Local."""
+    if not sp.issparse(matrix):
         return None
-    arrays = [getattr(matrix, name, None) for name in ("data", "indices", "indptr", "row", "col")]
-    found = digest(
-        *(
-            np.ascontiguousarray(array)
-            for array in arrays
-            if isinstance(array, np.ndarray) and array.dtype.kind in "fiubc"
-        )
-    )
-    shape = " x ".join(map(str, matrix.shape))
-    return f"a {shape} matrix of {matrix.nnz} entries ({found:x})"
+    try:
+        csr = sp.csr_matrix(matrix, copy=True)
+        csr.sum_duplicates()
+    except Exception as error:  # damaged: where it is read, it is refused
+        return f"a matrix that is none ({type(error).__name__})"
+    arrays = csr.data, csr.indices.astype(np.int64), csr.indptr.astype(np.int64)
+    shape = " x ".join(map(str, csr.shape))
+    return f"a {shape} matrix of {csr.nnz} entries ({digest(*arrays):x})"
 
 
-def _compare(heard: list[tuple[str | None, str | None, str | None]]) -> None:
-    """Refuse what other ranks pass beside rank 0, which alone is read. Local: all have heard it.
+def _compare(heard: list[tuple[str | None, str | None, bool]], matrix: Any, world: World) -> None:
+    """Refuse what other ranks pass beside rank 0, which alone is read. **Collective.**
 
     Where rank 0 passes a matrix, or arrays, they may pass None.
     """
-    remedies = ["Pass the same on every rank"] * 2
-    remedies.append("Pass None on all ranks but rank 0, which alone is read, or the same matrix")
-    names = ("partition", "column_partition", "matrix")
-    for name, values, remedy in zip(names, zip(*heard, strict=True), remedies, strict=True):
+    for i, name in enumerate(("partition", "column_partition")):
+        values = [told[i] for told in heard]
         others = set(values[1:]) - {values[0]}
-        if values[0] == _NUMBERS or (name == "matrix" and values[0] is not None):
+        if values[0] == _NUMBERS:
             others -= {None}
         if others:
-            raise difference("from_scipy", name, list(values), remedy)
+            raise difference("from_scipy", name, values, "Pass the same on every rank")
+    if world.size == 1 or sum(has for *_, has in heard) + (len(heard) == 1) < 2:
+        return
+    # A hash of all entries is worth it only where there is something to compare.
+    found = world.comm.allgather(_fingerprint(matrix))
+    if set(found[1:]) - {found[0], None}:
+        raise difference(
+            "from_scipy",
+            "matrix",
+            found,
+            "Pass None on all ranks but rank 0, which alone is read, or the same matrix",
+        )
 
 
 def _spread(array: np.ndarray | None, offsets: np.ndarray, world: World) -> np.ndarray:

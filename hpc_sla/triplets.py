@@ -200,7 +200,7 @@ def _kind(given: Any) -> str:
     """Whether, and in which of the ways, it was given: for what ranks agree on."""
     if given is None:
         return "none"
-    return "a RowLayout" if isinstance(given, RowLayout) else "numbers"
+    return f"a RowLayout {given.order}" if isinstance(given, RowLayout) else "numbers"
 
 
 def _check_owned(rows: np.ndarray, layout: RowLayout) -> None:

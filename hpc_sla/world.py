@@ -229,8 +229,7 @@ class World(Shared):
     def replicate(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mark a value that is the same on every rank. **Collective** in backward.
 
-        And in the call for a parameter (a leaf that requires grad): ranks see whether theirs are
-        alike. Forward it returns `tensor` itself. Its gradient is summed over ranks, so a parameter
+        Forward it returns `tensor` itself. Its gradient is summed over ranks, so a parameter
         (a material constant, the weights of a network) gets the whole gradient on every rank.
 
         Parameters
@@ -246,8 +245,7 @@ class World(Shared):
         Raises
         ------
         InputError
-            On every rank: tensors that differ in shape or dtype between ranks; of what is computed
-            from a parameter, in backward.
+            On every rank, in backward: tensors that differ in shape or dtype between ranks.
 
         Warns
         -----
@@ -257,16 +255,9 @@ class World(Shared):
         tensor = tensor_of(tensor, "tensor", None, self.device)
         digest = None
         parameter = tensor.is_leaf and tensor.requires_grad and torch.is_grad_enabled()
-        if parameter:
-            self._same_kind(tensor.shape, tensor.dtype)
-            if tagged(self, tensor):
-                digest = digest_of(tensor)
-        return Replicate.apply(tensor, self, digest, not parameter)
-
-    def _same_kind(self, shape: torch.Size, dtype: torch.dtype) -> None:
-        """Of what goes through `replicate`. **Collective.**"""
-        with self.agree("replicate", tensor=f"{dtype} {list(shape)}".removeprefix("torch.")):
-            pass
+        if parameter and tagged(self, tensor):
+            digest = digest_of(tensor)
+        return Replicate.apply(tensor, self, digest)
 
     @entry
     def replicate_module(self, module: torch.nn.Module, broadcast: bool = True) -> Replicated:

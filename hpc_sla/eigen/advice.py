@@ -51,6 +51,8 @@ def advice(problem: Problem, info: SolveInfo, matrix: object, mass: object) -> l
         return [SINGULAR]
     kind = problem.precond.name.partition(":")[0]
     graded = spread(matrix)
+    if info.method == "dense":  # without a preconditioner or guesses
+        return ["float64"] if problem.dtype == torch.float32 else [_TAKE_OUT, "a larger tol"]
     tries = []
     if any(not c.converged and c.relative_residual <= problem.tol for c in info.columns):
         tries.append("x0 left out: whether there are pairs beside these guesses is open")

@@ -67,7 +67,7 @@ def _by_parts(A: torch.Tensor, B: torch.Tensor, B_Y: torch.Tensor, count: int) -
     for part in map(torch.from_numpy, parts):
         own, mass = A[part][:, part], B[part][:, part]
         X = _pairs(own, mass, B_Y[part], count)
-        vectors = torch.zeros((len(A), X.shape[1]), dtype=A.dtype)
+        vectors = A.new_zeros((len(A), X.shape[1]))
         vectors[part] = X
         found.append(vectors)
         values.append((X * (own @ X)).sum(dim=0) / (X * (mass @ X)).sum(dim=0))

@@ -39,6 +39,8 @@ class Derivative:
     look : callable() -> (float, float) or None
         **Collective.** The same, for good; None where there is no other.
     rtol : float
+    strict : bool
+        Whether it must be met even where rounding allows no less.
     """
 
     def __init__(
@@ -50,8 +52,9 @@ class Derivative:
         following: tuple[float, float] | None,
         look: Callable[[], tuple[float, float] | None],
         rtol: float,
+        strict: bool,
     ) -> None:
-        self._problem, self._rtol = problem, rtol
+        self._problem, self._rtol, self._strict = problem, rtol, strict
         self._V, self._B_V = V, problem.B_times(V)
         self._values, self._following, self._look = values, following, look
         self._looked = False
@@ -160,7 +163,7 @@ class Derivative:
         )
         found, info = run.solve(make_method("minres"), -right.index_select(1, which), None)
         if not info.converged:
-            settle(info, loosest=1.0 if info.at_rounding else 0.0)
+            settle(info, loosest=1.0 if info.at_rounding and not self._strict else 0.0)
         Y.index_copy_(1, which, self._from_vectors(found))
         return Y, info
 

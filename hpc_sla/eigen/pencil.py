@@ -38,6 +38,8 @@ class EigenPencil:
     x0 : torch.Tensor [n_owned, j] or None
     rtol : float
         Of the solves of derivatives.
+    strict : bool
+        Whether it must be met even where rounding allows no less.
 
     Attributes
     ----------
@@ -53,10 +55,12 @@ class EigenPencil:
         set_up: Callable[[Any, Any], Problem],
         x0: torch.Tensor | None,
         rtol: float,
+        strict: bool,
     ) -> None:
         self.A, self.B = form_of(A), None if B is None else form_of(B)
         self.split, self.world = len(parameters_of(A)), A.layout.world
-        self._matrices, self._set_up, self._x0, self._rtol = (A, B), set_up, x0, rtol
+        self._matrices, self._set_up, self._x0 = (A, B), set_up, x0
+        self._rtol, self._strict = rtol, strict
         self._found: Found | None = None
         self._problem: Problem | None = None
 
@@ -86,7 +90,14 @@ class EigenPencil:
         V = times_power(V, -problem.units.vectors)
         values = found.values.tolist()
         return Derivative(
-            problem, V, values, found.norms, found.following, lambda: self._next(V), self._rtol
+            problem,
+            V,
+            values,
+            found.norms,
+            found.following,
+            lambda: self._next(V),
+            self._rtol,
+            self._strict,
         )
 
     def _next(self, V: torch.Tensor) -> tuple[float, float] | None:

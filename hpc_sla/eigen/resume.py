@@ -88,7 +88,9 @@ class Resume:
             for name, block in _blocks(solver).items():
                 block.copy_(saved.read(name, layout, block))
             for name in _FACTS:
-                setattr(solver, name, saved.facts[name])
+                # Files of before there were probes began without.
+                fact = saved.facts.get(name, True) if name == "_probed" else saved.facts[name]
+                setattr(solver, name, fact)
             arrays = {name: torch.from_numpy(array) for name, array in saved.arrays.items()}
             solver.values = arrays["values"]
             solver._rescale = arrays["rescale"].to(solver._rescale)

@@ -176,6 +176,10 @@ def eigsh(
     ) as agreed:
         dtype = _dtype(a, b, x0, deflate)
         _check(a, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
+        matrix = isinstance(A, (DSparseMatrix, TransposedMatrix))
+        for name, block in (("x0", x0), ("deflate", deflate)) if matrix else ():
+            if block is not None:
+                check_order(block, a.layout, name)
         if b is not None:
             _check_mass(a, B if isinstance(B, DSparseMatrix) else b)
         if tol is None:
@@ -189,6 +193,7 @@ def eigsh(
         tensors = (*tensors[:-1], B.values)
     units = Exponents(exponent(A, "A", dtype), 0 if B is None else exponent(B, "B", dtype))
     _check_symmetric(scaled(A, units.A), None if B is None else scaled(B, units.B), dtype)
+    strict = adjoint_rtol is not None
     if adjoint_rtol is None:
         adjoint_rtol = max(tol, 100 * torch.finfo(dtype).eps)
 
@@ -231,7 +236,7 @@ def eigsh(
             problem.resume = Resume(checkpoint, lambda: {**_identity(plain_A, plain_B), **asked})
         return problem
 
-    pencil = EigenPencil(A, B, set_up, x0, adjoint_rtol)
+    pencil = EigenPencil(A, B, set_up, x0, adjoint_rtol, strict)
     w, V = adjoint.eigenpairs(pencil, tensors)
     if torch.is_grad_enabled():
         for operator, own in ((A, tensors[: pencil.split]), (B, tensors[pencil.split :])):
@@ -241,7 +246,7 @@ def eigsh(
     info = pencil.info
     info.seconds = time.perf_counter() - started
     log.solved("eigsh", info)
-    return w, made(V, a.layout), info
+    return w, (made(V, a.layout) if matrix else V), info
 
 
 def _identity(A: Any, B: Any) -> dict[str, Any]:
@@ -311,7 +316,6 @@ def _check(
             )
         if block.device != a.device:
             raise InputError(f"is on {block.device} and the matrix on {a.device}", field=name)
-        check_order(block, a.layout, name)
 
 
 def _check_mass(a: Operator, B: Any) -> None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -243,7 +244,7 @@ class Method(ABC):
 
 def check_count(method: str, name: str, value: int) -> None:
     """Raise InputError unless an option is a whole number above 0. Local."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < 1:
         wrong = "is not positive" if whole else "is not a whole number"
         raise InputError(f"{name}={value!r} {wrong}", field=f"method: {method}")

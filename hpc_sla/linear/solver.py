@@ -28,7 +28,7 @@ from hpc_sla.linear.methods import check_precond, check_shape, make_method
 from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.linear.systems import KrylovSystem, parameters_of
 from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.operators import LinearOperator, Operator, as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows, any_decoupled, given_rows
@@ -118,7 +118,7 @@ def solve(
     x : torch.Tensor [n_owned] or [n_owned, k]
         Like b; of a rectangular A, in the layout of its columns. The best the method has, whatever
         the status: where it lost its way, the x of the least residual on it, and never one that is
-        worse than x0.
+        worse than x0, but for the rounding of an x of its size.
     info : SolveInfo
         Replicated but for `seconds`. Look at `info.converged`: a solve that does not converge
         is not an exception. For b `[n_owned, k]`, `info.columns` has one SolveInfo a column.
@@ -164,7 +164,7 @@ def solve(
     theta = parameters_of(A)
     with operator.world.agree(
         "solve",
-        A=(operator.shape, operator.dtype),
+        A=(operator.shape, operator.dtype, type(A).__name__),
         b=b,
         method=method,
         precond=precond,
@@ -178,6 +178,10 @@ def solve(
         parameters=len(theta),
     ) as agreed:
         _check(operator, b, rtol, atol, max_iterations, x0, adjoint_rtol, dtol)
+        if _has_order(A):
+            check_order(b, operator.layout, "b")
+            if x0 is not None:
+                check_order(x0, operator.columns, "x0")
         chosen = None if method == "auto" else make_method(method)
         if chosen:
             check_shape(chosen, operator.shape, operator.square)
@@ -225,7 +229,12 @@ def solve(
         watch(operator.world, x)(x)  # a sum over ranks does it on the CPU
     info.seconds = time.perf_counter() - started
     log.solved("solve", info)
-    return made(x, operator.columns), info
+    return (made(x, operator.columns) if _has_order(A) else x), info
+
+
+def _has_order(A: Any) -> bool:
+    """A matrix has; in which order an operator of the user's works it alone knows."""
+    return isinstance(A, (DSparseMatrix, TransposedMatrix))
 
 
 def _no_columns(
@@ -254,7 +263,7 @@ def _precondition(
     M = make_preconditioner(precond, A, agreed=True)
     if isinstance(M, Jacobi) and chosen and chosen.solves == "symmetric":
         M = positive(M)
-    if isinstance(precond, str):
+    if isinstance(precond, str) and _has_order(A):
         # It is of this very matrix, and what it says of itself is the same on every rank.
         if chosen:
             check_precond(chosen, M)
@@ -537,9 +546,6 @@ def _check(
     expected = (operator.columns.n_owned, *b.shape[1:])
     if x0 is not None and x0.shape != expected:
         raise InputError(f"shape {tuple(x0.shape)} is not that of x, {expected}", field="x0")
-    check_order(b, operator.layout, "b")
-    if x0 is not None:
-        check_order(x0, operator.columns, "x0")
     dtype = operator.dtype or b.dtype
     if dtype not in _SQUARES:
         raise InputError(f"{dtype} is not supported", field="b", remedy="Pass float64 or float32")

@@ -266,8 +266,10 @@ class _Derived:
                 break
         origin.info.adjoint = info
         if not info.converged:
-            loosest = 1.0 if self._serves(info) else origin.loosest
-            settle(info, loosest=loosest)
+            if self._serves(info):
+                settle(info, loosest=1.0)
+            else:
+                settle(info, usual=0.0, loosest=origin.loosest)
         return x
 
     def _serves(self, info: SolveInfo) -> bool:

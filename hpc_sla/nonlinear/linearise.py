@@ -124,7 +124,7 @@ def check_matrix(
     """`matrix`, if it is a square one on these rows. Local."""
     if not isinstance(matrix, DSparseMatrix):
         raise InputError(f"a {type(matrix).__name__} is not a DSparseMatrix", field=field)
-    if matrix.columns is not matrix.layout or not matrix.layout.same(layout):
+    if matrix.columns is not matrix.layout or not matrix.layout.fits(layout):
         raise InputError(
             f"a {matrix.shape[0]} x {matrix.shape[1]} matrix does not have the layout of the "
             f"{layout.n_global} unknowns in its rows and columns",

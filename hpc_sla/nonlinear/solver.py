@@ -23,8 +23,6 @@ from hpc_sla.nonlinear.linearise import Settings
 from hpc_sla.nonlinear.methods import Choices, make_method
 from hpc_sla.nonlinear.newton import Callback
 from hpc_sla.nonlinear.problem import Problem
-from hpc_sla.row_order import check_order
-from hpc_sla.row_order import made as in_order_of
 
 _LIMITS = {"newton": 50, "picard": 1000, "anderson": 1000}
 
@@ -268,7 +266,7 @@ def nonlinear_solve(
         warn_behind(u)
     problem.info.seconds = time.perf_counter() - started
     log.solved("nonlinear_solve", problem.info)
-    return in_order_of(u.view(shape), layout), problem.info
+    return u.view(shape), problem.info
 
 
 def _layout(layout: Any, pattern: Any, arguments: Arguments) -> RowLayout:
@@ -277,7 +275,7 @@ def _layout(layout: Any, pattern: Any, arguments: Arguments) -> RowLayout:
         known = [m for m in (pattern, *arguments.matrices) if isinstance(m, DSparseMatrix)]
         for other in known if isinstance(pattern, DSparseMatrix) else []:
             square = other.columns is other.layout and other.shape == known[0].shape
-            if square and not other.layout.same(known[0].layout):
+            if square and not other.layout.fits(known[0].layout):
                 raise InputError(
                     "orders rows otherwise than a matrix that is passed to the residual",
                     field="pattern",
@@ -309,7 +307,6 @@ def _check_start(u0: Any, layout: RowLayout) -> None:
         )
     if u0.device != layout.world.device:
         raise InputError(f"on {u0.device}, this rank's device is {layout.world.device}", field="u0")
-    check_order(u0, layout, "u0")
 
 
 def _check_residual(r: Any, shape: torch.Size, u: torch.Tensor) -> None:

@@ -72,19 +72,19 @@ def _zeros(pattern: DistributedPattern, dtype: torch.dtype) -> DSparseMatrix:
 
 
 def _unknowns_a_row(pattern: DistributedPattern, layout: RowLayout) -> int:
-    """How many of the layout's unknowns each row has; 0 for a matrix of something else. Local.
+    """How many of the layout's unknowns each row has; 0 for a matrix of something else.
 
-    Replicated.
+    **Collective.**
     """
     own = pattern.layout
     if pattern.columns is not own or not own.n_global or layout.n_global % own.n_global:
         return 0
     ratio = layout.n_global // own.n_global
-    return ratio if layout.same(own.blocked(ratio) if ratio > 1 else own) else 0
+    return ratio if layout.fits(own.blocked(ratio)) else 0
 
 
 def _count(layout: RowLayout, columns: int, fit: Sequence[Use]) -> int:
-    """Entries at most, of this rank. Local."""
+    """Entries at most, of this rank. **Collective.**"""
     blocks = sum(pattern.nnz_owned * _unknowns_a_row(pattern, layout) ** 2 for pattern, _ in fit)
     return blocks + layout.n_owned * columns
 

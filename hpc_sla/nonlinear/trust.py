@@ -62,7 +62,10 @@ def serving_products(
         # What is no fault of torch's derivatives has shown in F(u).
         why = str(error).strip().partition("\n")[0] or type(error).__name__
         failed = error
-    _meet(equations, failed)
+    try:
+        _meet(equations, failed)
+    finally:
+        failed = None  # it holds the frames that hold it
     why = next(filter(None, equations.layout.world.comm.allgather(why)), "")
     if why:
         return "fd", f"differences of the residual, since torch cannot differentiate it: {why}"

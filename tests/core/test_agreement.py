@@ -110,7 +110,7 @@ def ring(world, *, wide=0, columns=None, layout=None):
 
 
 def replicated_loss(world, theta):
-    world.all_sum((world.replicate(theta * 2) ** 2).sum()).backward()
+    world.all_sum((world.replicate(theta).double() ** 2).sum()).backward()
 
 
 def two(last, requires_grad=False, dtype=torch.float64):
@@ -161,11 +161,11 @@ COLLECTIVE = {
     "from_coo: columns": lambda w, A, b, i: ring(
         w, wide=1, columns=(None, np.zeros(0, dtype=int))[i]
     ),
-    "replicate: tensor": lambda w, A, b, i: w.replicate(two(i, True)),
-    "replicate: tensor.": lambda w, A, b, i: w.replicate(
-        two(0, True, (torch.float64, torch.float32)[i])
+    "replicate: tensor": lambda w, A, b, i: replicated_loss(w, two(i, True)),
+    "replicate: tensor.": lambda w, A, b, i: replicated_loss(
+        w, two(0, True, (torch.float64, torch.float32)[i])
     ),
-    "replicate: tensor..": lambda w, A, b, i: replicated_loss(w, two(i, True)),
+    "replicate: tensor..": lambda w, A, b, i: replicated_loss(w, two(i, True) * 2),
     "replicate_module: broadcast": lambda w, A, b, i: w.replicate_module(
         torch.nn.Linear(1, 1), broadcast=not i
     ),

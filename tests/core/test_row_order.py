@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -40,6 +38,13 @@ def triplets(matrix, on, **how):
     )
 
 
+class Free:
+    """A's products, in a layout that only counts."""
+
+    def __init__(self, A):
+        self.layout, self.matvec = hs.RowLayout(A.world, A.layout.offsets), A.matvec
+
+
 @pytest.fixture
 def pair(world):
     A, B = spread(ONE, world), spread(OTHER, world)
@@ -58,10 +63,6 @@ def test_orders_are_told_apart(world, pair):
     assert triplets(ONE, even).layout.order == even.order
 
 
-def no_gradient(B, u):
-    return hs.nonlinear_solve(lambda v: B @ v - 1.0, u, layout=B.layout)
-
-
 USES = {
     "A @ x": lambda B, u: B @ u,
     "A.T @ x": lambda B, u: B.T @ u,
@@ -71,7 +72,6 @@ USES = {
     "a view": lambda B, u: B @ u[:],
     "solve": lambda B, u: hs.solve(B, u, method="gmres"),
     "x0": lambda B, u: hs.solve(B, torch.ones_like(u), x0=u, method="gmres"),
-    "u0": no_gradient,
 }
 
 
@@ -92,21 +92,48 @@ def test_inner_products_of_one_order_are_the_same_in_any_layout(world, pair):
     assert torch.equal(hs.RowLayout.even(N, world).norm(u), A.layout.norm(u))
 
 
-def test_one_of_unknown_order_is_warned_of_at_the_second_matrix(world, pair):
+def test_what_is_no_vector_of_another_order_passes(world, pair):
+    """Parts, several fields, reused memory, another World, and operators of the user's."""
     A, B = pair
-    u = torch.from_numpy(VECTOR[A.layout.rows]).to(world.device)
-    A @ u
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        B @ u
-    said = [w for w in told if "orders rows otherwise" in str(w.message)]
-    assert everywhere(world, len(said) == 1 and said[0].filename == __file__)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        ones = torch.ones_like(u)
-        A @ ones
-        B @ ones
-    assert everywhere(world, not told)
+    u = A.layout.scatter(VECTOR)
+    # A part of a vector of two fields is one of the other's rows.
+    two = sp.block_diag([ONE, ONE]).tocsr()
+    fields = spread(two, world).layout.scatter(np.concatenate([VECTOR, VECTOR]))
+    if everywhere(world, len(fields) >= A.layout.n_owned):
+        A @ fields[: A.layout.n_owned]
+    # Points of two unknowns, as one vector.
+    points = A.layout.scatter(np.stack([VECTOR, VECTOR], axis=1))
+    blocked = A.layout.blocked(2)
+    assert np.isclose(float(blocked.norm(points.reshape(-1))), 2**0.5 * np.linalg.norm(VECTOR))
+    # Memory that was filled anew.
+    x = A.layout.scatter(VECTOR)
+    x.copy_(B.layout.scatter(VECTOR))
+    assert np.allclose(full(B.layout, B @ x), OTHER @ VECTOR)
+    # In what order an operator works it alone knows.
+    x, info = hs.solve(Free(A), A @ u, "bicgstab", precond="none")
+    assert info.converged and np.allclose(full(A.layout, x), VECTOR, atol=1e-6)
+    even = hs.RowLayout(world, A.layout.offsets)
+    x, info = hs.nonlinear_solve(lambda v: A @ v - A @ u, torch.zeros_like(u), layout=even)
+    assert info.converged and np.allclose(full(A.layout, A @ x), ONE @ VECTOR, atol=1e-6)
+
+
+def test_fields_of_points_fit_where_their_rows_do(world):
+    """[n, k] unknowns, and a matrix of k n rows made of triplets."""
+    A = spread(ONE, world, partition="metis")
+    twice = sp.csr_matrix(sp.kron(ONE, np.eye(2)))
+    K = triplets(twice, A.layout.blocked(2), layout=A.layout.blocked(2))
+    assert K.layout.fits(A.layout.blocked(2)) and A.layout.blocked(1) is A.layout
+    target = torch.from_numpy(np.stack([VECTOR, -VECTOR], axis=1)[A.layout.rows])
+
+    def residual(u):
+        return (A @ (u - target)) * 2
+
+    u0 = torch.zeros_like(target)
+    u, info = hs.nonlinear_solve(residual, u0, layout=A.layout, pattern=K)
+    assert info.converged and np.allclose(full(A.layout, u[:, 0].contiguous()), VECTOR, atol=1e-6)
+    u, info = hs.nonlinear_solve(lambda u: A @ u - A @ target[:, :1], u0[:, :1], layout=A.layout,
+                                 pattern=A)  # fmt: skip
+    assert info.converged
 
 
 @pytest.mark.parametrize("how", ["from_scipy", "from_coo"])

@@ -95,6 +95,8 @@ def test_defaults_can_be_trained_with(world, text, method):
             except hs.AdjointSolveError:
                 assert not served, (precond, info, info.adjoint)
                 continue
+        if text == "poisson2d:n=6" and method != "richardson":
+            assert served and not said, (precond, info, [str(w.message) for w in said])
         named = [w for w in said if issubclass(w.category, hs.NotConvergedWarning)]
         assert served or named, (precond, info)
         assert bool(values.grad.isfinite().all()) and bool(b.grad.isfinite().all())

@@ -296,14 +296,14 @@ class _System:
         A, size = self.matrix, self.matrix.diagonal().abs()
         if A.world.sum(int(not bool((size > 0).all()))):
             return B
-        ones = torch.from_numpy(B).to(A.values)
+        ones = torch.from_numpy(B.copy()).to(A.values)
         if self.mask is not None:
             ones[self.mask] = 0
         sums = []
         for x in (ones, ones * size.rsqrt().unsqueeze(1)):
             sums += [(x * (A @ x)).sum(), (x * x * size.unsqueeze(1)).sum()]
         a, b, c, d = A.world.all_sum(torch.stack(sums).double()).tolist()
-        if not (b > 0 and d > 0 and c / d < _NEARER * (a / b)):
+        if not (b > 0 and d > 0 and abs(c / d) < _NEARER * abs(a / b)):
             return B
         return B * size.rsqrt().double().cpu().numpy()[:, None]
 

@@ -175,7 +175,7 @@ def row_factors(A: DSparseMatrix, multigrid: Multigrid) -> torch.Tensor | None:
         g, after = even, without
     # A factor that grows steadily from row to row is a matter of what flows, not of units.
     apart = edges.average(edges.difference(A, log_d - g), len(g))
-    if world.max(float(abs(apart).max(initial=0.0))) <= _BAD or after > _BETTER * before:
+    if world.max(float(abs(apart).max(initial=0.0))) <= _BAD or not after <= _BETTER * before:
         return None
     return torch.from_numpy(np.exp(g - log_d)).to(A.values.detach())
 
