@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,8 @@ _LARGE = 64
 a quarter of it, what is no torch.nn.Parameter either: a field that starts alike on all ranks is as
 likely as a parameter that nobody called one."""
 
-_LOOKS = 100
-"""So often new leaves are looked at; who makes them in every step is not slowed down for ever."""
+_SEARCHES = 100
+"""So often modules are searched for; who makes some in every step is not slowed down for ever."""
 
 _SEEN = "hpc_sla has looked here"
 
@@ -77,7 +77,7 @@ class Forgotten:
     def __init__(self, world: World) -> None:
         self._world = world
         self._known = WeakIdKeyDictionary()
-        self._looks = 0
+        self._searches = 0
 
     def look(self, tensor: torch.Tensor, lengths: Iterable[int] = ()) -> Look:
         """Go back from `tensor` to its leaves. Local.
@@ -94,14 +94,16 @@ class Forgotten:
         walk = _walk(tensor)
         walk.lengths.update(lengths)
         told = []
-        if self._looks < _LOOKS:
-            new = [t for t in walk.leaves if t not in self._known]
-            self._looks += bool(new)
-            owners = _owners(new)
-            for leaf in new:
-                found = self._known[leaf] = _describe(leaf, walk.lengths, owners)
-                if found is not None:
-                    told.append(found)
+        new = [t for t in walk.leaves if t not in self._known]
+        parameters = [t for t in new if isinstance(t, torch.nn.Parameter)]
+        owners: dict[int, tuple[str, str]] = {}
+        if parameters and self._searches < _SEARCHES:
+            self._searches += 1
+            owners = _owners(parameters)
+        for leaf in new:
+            found = self._known[leaf] = _describe(leaf, walk.lengths, owners)
+            if found is not None:
+                told.append(found)
         return Look(self, walk, told)
 
     def compare(self, look: Look) -> None:
@@ -254,15 +256,13 @@ def _describe(
     return _Leaf(key, digest_of(leaf), name)
 
 
-def _owners(leaves: list[torch.Tensor]) -> dict[int, tuple[str, str]]:
+def _owners(parameters: Sequence[torch.Tensor]) -> dict[int, tuple[str, str]]:
     """Of parameters of modules: their name, and the layer of torch.nn they belong to, or "".
 
     By a search for the modules there are, which is made seldom.
     """
-    wanted = {id(leaf) for leaf in leaves if isinstance(leaf, torch.nn.Parameter)}
+    wanted = {id(parameter) for parameter in parameters}
     found: dict[int, tuple[str, str]] = {}
-    if not wanted:
-        return found
     for module in [m for m in gc.get_objects() if issubclass(type(m), torch.nn.Module)]:
         for prefix, part in module.named_modules():
             for name, parameter in part._parameters.items():
