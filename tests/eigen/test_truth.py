@@ -73,7 +73,9 @@ def test_nothing_false_is_called_converged(world, name):
             continue
         # Of rank five zero is found at once, or lost again to rounding: 3 iterations or 292 on 2
         # ranks, by the order of sums.
-        against = ("rows", "semi", "rank") if precond != "amg" else ("1e16", "negative", "indefinite")
+        against = (
+            ("rows", "semi", "rank") if precond != "amg" else ("1e16", "negative", "indefinite")
+        )
         hard = any(word in name for word in against)
         most = 40 if precond == "amg" and hard else 150
         w, V, info = hs.eigsh(A[dtype], k=k, which=which, precond=precond, max_iterations=most)
