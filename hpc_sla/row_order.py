@@ -62,7 +62,8 @@ def order_of(x: torch.Tensor) -> Order | None:
     if order is None and x._is_view():
         base = x._base
         assert base is not None
-        whole = (x.shape, x.stride(), x.data_ptr()) == (base.shape, base.stride(), base.data_ptr())
+        whole = x.shape == base.shape and x.stride() == base.stride()
+        whole = whole and x.storage_offset() == base.storage_offset()
         order, version = _made.get(base, (None, 0)) if whole else (None, 0)
     return order if x._version == version else None
 

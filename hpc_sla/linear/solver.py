@@ -98,7 +98,8 @@ def solve(
     max_iterations : int, optional
         Replicated. Default: ten times the number of unknowns, at least 1000 and at most 100000.
     x0 : torch.Tensor like x, optional
-        Initial guess; default 0. Not modified.
+        Initial guess; default 0, but where a row gives its unknown to others (a Dirichlet value
+        whose column was not eliminated) that value. Not modified.
     callback : callable(iteration, residual_norm), optional
         Called on every rank; with the method's own residual norm (the largest, of several
         columns); on an accelerator in bursts.
@@ -213,10 +214,6 @@ def solve(
         run = Run(operator, M, rtol, atol, max_iterations, callback, watch, dtol, True, loosest)
         if decoupled and operator.square:
             run.given = given_rows(plain)
-        if run.given is not None and loosest:
-            # What rounding leaves is of the scale of the rows that these values are given to, and
-            # b need not be.
-            run.loosest = max(loosest, loosest_rtol(torch.float32))
         return run
 
     system = KrylovSystem(A, set_up, chosen, adjoint_rtol, any(wanted.gradients), strict)
@@ -332,7 +329,7 @@ class Run:
         """**Collective.**"""
         self._check_room(make, b)
         if self.given is not None and x0 is None:
-            x0 = self.given.solve(b, self._zeros(b))
+            x0 = self.given.start(b)
         scalars = scalars_for(self.operator.world, b)
         (square,) = scalars.dots((b, b))
         squares = values_of(square)
@@ -461,7 +458,12 @@ class Run:
         for info in infos:
             info.rtol, info.dtype = self.rtol, str(b.dtype).removeprefix("torch.")
         if square and (self.told or not all(info.converged for info in infos)):
-            judge(infos, accuracy(self.operator, b, x, r, self.rtol), self.loosest)
+            loosest = self.loosest
+            if self.given is not None and loosest:
+                # What rounding leaves is of the scale of the rows that these values are given to,
+                # and b need not be.
+                loosest = max(loosest, loosest_rtol(torch.float32))
+            judge(infos, accuracy(self.operator, b, x, r, self.rtol), loosest)
         return infos
 
     def _beside_given(self, system: System, b_norms: list[float]) -> list[float]:
@@ -469,7 +471,7 @@ class Run:
         less, by columns; but for rounding. **Collective.**
         """
         assert self.given is not None
-        start = self.given.solve(system.b, torch.zeros_like(system.x))
+        start = self.given.start(system.b)
         self.operator(start, system.r)
         torch.sub(system.b, system.r, out=system.r)
         floor = 100 * torch.finfo(start.dtype).eps / max(self.rtol, sys.float_info.min)

@@ -37,7 +37,9 @@ class DecoupledRows:
         pattern, values = A.pattern, A.values.detach()
         self.mask = mask
         self._rows = mask.nonzero().squeeze(1)
-        self._inverse = Jacobi(A.diagonal().detach().index_select(0, self._rows)).inverse
+        diagonal = A.diagonal().detach().index_select(0, self._rows)
+        self._inverse = Jacobi(diagonal).inverse
+        self._values = torch.where(diagonal == 0, 0.0, self._inverse)
         there = pattern.plan.exchange(mask.to(values.dtype)) != 0
         column = torch.cat(
             [
@@ -102,6 +104,11 @@ class DecoupledRows:
         """`D^-1 r` into the decoupled rows of `out`. Local."""
         mine = r.index_select(0, self._rows)
         return out.index_copy_(0, self._rows, scale(mine, self._inverse, mine))
+
+    def start(self, b: torch.Tensor) -> torch.Tensor:
+        """A new vector with `D^-1 b` in the decoupled rows, 0 in others and where D is 0. Local."""
+        mine = b.index_select(0, self._rows)
+        return torch.zeros_like(b).index_copy_(0, self._rows, scale(mine, self._values, mine))
 
     def solve_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """`D^-1 (r - C^T out)` into the decoupled rows of `out`. **Collective.**"""
