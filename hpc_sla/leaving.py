@@ -115,6 +115,7 @@ def _leave_together(process: int) -> None:
                 file=sys.stderr,
                 flush=True,
             )
+            time.sleep(_FORWARDING_SECONDS)
             MPI.COMM_WORLD.Abort(code)
         time.sleep(nap)
         nap = min(2 * nap, 0.02)

@@ -40,7 +40,7 @@ def looks_complex(data: np.ndarray) -> bool:
     # -1 and 4, say, would be -1/128 and 512.
     numbers = np.abs(some[some != 0])
     fractions = bool((numbers != np.floor(numbers)).any())
-    return fractions and _whole(real) and len(np.unique(numbers)) > 2
+    return fractions and _whole(real) and len(np.unique(numbers)) > 1
 
 
 def _whole(magnitudes: np.ndarray) -> bool:
