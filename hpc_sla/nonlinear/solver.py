@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hpc_sla import adjoint, log
+from hpc_sla.agreement import difference
 from hpc_sla.arguments import tensor_of, warn_of_trainable
 from hpc_sla.checkpoint import Checkpoint
 from hpc_sla.entry import entry
@@ -168,11 +169,14 @@ def nonlinear_solve(
     started = time.perf_counter()
     arguments = Arguments(theta)
     layout = _layout(layout, pattern, arguments)
-    with layout.world.agree("nonlinear_solve"):
+    with layout.world.agree("nonlinear_solve") as agreed:
         u0 = tensor_of(u0, "u0", None, layout.world.device)
         _check_start(u0, layout)
         if not callable(residual):
             raise InputTypeError(f"a {type(residual).__name__} cannot be called", field="residual")
+        agreed.say(["n", *u0.shape[1:]])
+    if any(shape != agreed.heard[0] for shape in agreed.heard):
+        raise difference("nonlinear_solve", "u0", agreed.heard)
     warn_of_trainable(precond)
     columns = u0.shape[1] if u0.dim() == 2 else None
     inner = layout if columns is None else layout.blocked(columns)

@@ -172,6 +172,9 @@ COLLECTIVE = {
     "requires_grad of the parameters": lambda w, A, b, i: w.replicate_module(
         torch.nn.Linear(1, 1 + i)
     ),
+    "nonlinear_solve: u0": lambda w, A, b, i: hs.nonlinear_solve(
+        lambda u: u - 1, (b, torch.stack([b, b], 1))[i], layout=A.layout
+    ),
     "gather: x": lambda w, A, b, i: A.layout.gather((b, b[:, None])[i]),
     "solve: dtol": lambda w, A, b, i: hs.solve(A, b, dtol=1e5 + i),
     "eigsh: max_iterations": lambda w, A, b, i: hs.eigsh(A, 1, max_iterations=5 + i),
