@@ -311,3 +311,20 @@ def test_a_rank_without_rows_follows(world):
     (w.sum() + world.all_sum((V**3).sum())).backward()
     grads = world.comm.allgather(mine.grad is not None)
     assert grads[-1]
+
+
+def test_an_adjoint_rtol_that_is_named_is_held_to(world):
+    """Left open, what rounding allows will do."""
+    matrix = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(130, 130)).tocsr()
+    A = distribute(sp.csr_matrix(matrix), world)
+    values = A.values.clone().requires_grad_()
+    for rtol in (None, 1e-17):
+        _, V, info = hs.eigsh(A.with_values(values), 2, precond="amg", adjoint_rtol=rtol)
+        assert info.method == "lobpcg"
+        loss = world.all_sum((V[:, 0] ** 4).sum())
+        if rtol is None:
+            loss.backward()
+            assert info.adjoint.relative_residual < 1e-7
+        else:
+            with pytest.raises(hs.AdjointSolveError):
+                loss.backward()

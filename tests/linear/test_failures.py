@@ -248,3 +248,17 @@ def test_advice_for_a_cyclic_shift(world):
     assert any("lsqr" in one and "direct" in one for one in info.advice)
     for method in ("gmres:restart=80", "lsqr"):
         assert hs.solve(A, b, method)[1].converged
+
+
+class _SingleDiagonal(_Free):
+    def diagonal(self):
+        return self.A.diagonal().float()
+
+
+@pytest.mark.parametrize("method", ["cg", "bicgstab", "minres"])
+def test_a_diagonal_of_another_dtype_is_refused(world, method):
+    """A loop in C takes its numbers for those of b."""
+    A = distribute_once(_laplacian(7), world)
+    b = torch.ones(A.layout.n_owned, dtype=torch.float64)
+    with pytest.raises(hs.InputError, match="float32"):
+        hs.solve(_SingleDiagonal(A), b, method, "jacobi")

@@ -12,6 +12,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.linear import default_rtol
+from hpc_sla.linear.unconverged import settle
 from hpc_sla.precond import CHOICES
 from tests.collective import dense, distribute, full, spread
 from tests.methods import ENTRIES
@@ -191,3 +192,18 @@ def test_the_gradient_of_cg_on_what_is_not_symmetric_after_all(world):
     A.layout.dot(spread(A.layout, c), x).backward()
     expected = np.linalg.solve(matrix.toarray().T, c)
     np.testing.assert_allclose(full(A.layout, b.grad), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("residual", "usual", "said"), [(8e-4, 0.0, 1), (8e-4, 1e-3, 0), (2e-3, 0.0, 2)]
+)
+def test_a_derivative_that_falls_short_is_said_or_refused(world, residual, usual, said):
+    info = hs.SolveInfo("max_iterations", 40, residual, residual, [1.0, residual])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if said == 2:
+            with pytest.raises(hs.AdjointSolveError):
+                settle(info, usual=usual, loosest=1e-3)
+            return
+        settle(info, usual=usual, loosest=1e-3)
+    assert [w.category for w in told] == [hs.NotConvergedWarning] * said
