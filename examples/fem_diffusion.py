@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import hpc_sla as hs
-from hpc_sla.halo import HaloPlan
+from hpc_sla.distributed.halo import HaloPlan
 
 # Of a square with conductivity 1, corners counter-clockwise. Its size does not matter in 2D.
 STIFFNESS = np.array([[4, -1, -2, -1], [-1, 4, -1, -2], [-2, -1, 4, -1], [-1, -2, -1, 4]]) / 6

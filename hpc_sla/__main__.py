@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # First of all: the imports below take longer than Slurm waits before it tells the ranks to end.
-from hpc_sla import preemption
+from hpc_sla.distributed import preemption
 
 if __name__ == "__main__":
     preemption.install()

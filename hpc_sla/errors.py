@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -120,3 +122,15 @@ class PartialGradientWarning(RuntimeWarning):
     Every rank then trains a parameter of its own. `world.replicate` and `world.replicate_module`
     are for those that all ranks hold.
     """
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """A warning at the user's own line, however deep in here or in torch it was met."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and _inside(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _inside(module: str) -> bool:
+    return module.partition(".")[0] in ("hpc_sla", "torch")

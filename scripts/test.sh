@@ -92,7 +92,7 @@ run mypy || checked=1
 pytest=(python -m pytest --durations=5 "${arguments[@]}")
 phase serial "${pytest[@]}" -m "not mpi"
 for ranks in "${rank_counts[@]}"; do
-    # As the package itself does (hpc_sla/node.py), where it is not pytest that starts MPI.
+    # As the package itself does (hpc_sla/distributed/node.py), where it is not pytest that starts MPI.
     crowded=()
     ((ranks <= $(nproc))) || crowded=(env MPIR_CVAR_ENABLE_HEAVY_YIELD=1)
     # Every rank keeps to a temporary folder of its own, and none to pytest's cache.

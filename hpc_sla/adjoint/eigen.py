@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import torch
 
 from hpc_sla.adjoint.forms import Changes, Form, Theta
-from hpc_sla.entry import ordinary
+from hpc_sla.distributed.reductions import Replicate
+from hpc_sla.distributed.world import World
 from hpc_sla.errors import HpcSlaError
-from hpc_sla.reductions import Replicate
-from hpc_sla.world import World
+from hpc_sla.kernels.modes import ordinary
 
 
 class Pencil(Protocol):

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from hpc_sla.distributed.keep_in_graph import tied
 from hpc_sla.errors import HpcSlaError
-from hpc_sla.kept import tied
-from hpc_sla.product import product, rproduct, sample
+from hpc_sla.sparse.product import product, rproduct, sample
 
 Theta = tuple[torch.Tensor, ...]
 Changes = tuple[torch.Tensor | None, ...]
@@ -201,7 +201,7 @@ class NormalForm(Form):
 
 
 def leads_to(node: Any, plain: bool) -> tuple[Any, ...]:
-    """Where `hpc_sla.forgotten` goes on from a solve of b: to theta too, if that is `plain`."""
+    """Where `distributed.forgotten` goes on from a solve of b: to theta too, if that is `plain`."""
     before = tuple(node for node, _ in node.next_functions)
     return before if plain else before[:1]
 

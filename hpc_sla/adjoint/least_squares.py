@@ -14,8 +14,8 @@ import torch
 
 from hpc_sla.adjoint.forms import Form, leads_to, minus, plus
 from hpc_sla.adjoint.linear import System, solve
-from hpc_sla.entry import ordinary
-from hpc_sla.kept import kept
+from hpc_sla.distributed.keep_in_graph import kept
+from hpc_sla.kernels.modes import ordinary
 
 
 class LeastSquaresSystem(Protocol):

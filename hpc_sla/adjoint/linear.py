@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import torch
 
 from hpc_sla.adjoint.forms import Form, leads_to
-from hpc_sla.entry import ordinary
-from hpc_sla.kept import kept
+from hpc_sla.distributed.keep_in_graph import kept
+from hpc_sla.kernels.modes import ordinary
 
 
 class System(Protocol):

@@ -15,7 +15,7 @@ class _Rows:
 
 
 class LocalPattern:
-    """A CsrPattern that `hpc_sla.product` can differentiate the products of. Local."""
+    """A CsrPattern that `hpc_sla.sparse.product` can differentiate the products of. Local."""
 
     def __init__(self, pattern: CsrPattern) -> None:
         self._pattern = pattern

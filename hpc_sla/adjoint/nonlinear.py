@@ -19,9 +19,9 @@ import torch
 
 from hpc_sla.adjoint import linear
 from hpc_sla.adjoint.forms import Changes, Form, Theta, minus
-from hpc_sla.entry import ordinary
+from hpc_sla.distributed.keep_in_graph import kept, tied
 from hpc_sla.errors import HpcSlaError
-from hpc_sla.kept import kept, tied
+from hpc_sla.kernels.modes import ordinary
 
 Residual = Callable[..., torch.Tensor]
 """`residual(u, *theta)`, of tensors, by differentiable torch code. **Collective** in general."""

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from hpc_sla.distributed.forgotten import watch
 from hpc_sla.errors import InputError
-from hpc_sla.forgotten import watch
-from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
-from hpc_sla.operators import Operator
+from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.operators import Operator
 
 Tensors = Sequence[torch.Tensor | None]
 
@@ -96,7 +96,7 @@ def refuse_hidden(
     operator : Operator
         Over the same ranks.
     x : torch.Tensor
-        The solution: to multiply by, and what to warn behind, see `hpc_sla.forgotten`.
+        The solution: to multiply by, and what to warn behind, see `hpc_sla.distributed.forgotten`.
     theta : sequence of torch.Tensor
         What is known to want a gradient.
 

@@ -24,7 +24,7 @@ def command(as_json: bool) -> int:
     The direct ones also factor a rank's own block: block_jacobi:factor=lu,backend=NAME, and
     additive_schwarz alike.
     """
-    from hpc_sla.backends import BACKENDS
+    from hpc_sla.sparse_tensor.backends import BACKENDS
 
     if as_json:
         told = [

@@ -20,7 +20,7 @@ from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
 
 if TYPE_CHECKING:
-    from hpc_sla.world import World
+    from hpc_sla.distributed.world import World
 
 _WARM_UP = "poisson2d:n=48"
 _MAX_ITERATIONS = 100_000

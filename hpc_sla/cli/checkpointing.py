@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpc_sla import log, preemption
 from hpc_sla.cli import exits
 from hpc_sla.cli.files import Written
 from hpc_sla.cli.options import Function
 from hpc_sla.cli.record import MEANINGS
+from hpc_sla.distributed import preemption
+from hpc_sla.distributed.launcher import launch
 from hpc_sla.errors import InputError
-from hpc_sla.launcher import launch
+from hpc_sla.observe import log
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from hpc_sla.checkpoint import Checkpoint
-    from hpc_sla.world import World
+    from hpc_sla.checkpoint.checkpoint import Checkpoint
+    from hpc_sla.distributed.world import World
 
 
 def checkpoint_options(function: Function) -> Function:
@@ -81,7 +82,7 @@ class Guard:
         InputError
             On every rank: options that cannot be, a file that is in the way or cannot be written.
         """
-        from hpc_sla.checkpoint import Checkpoint, parse_every
+        from hpc_sla.checkpoint.checkpoint import Checkpoint, parse_every
 
         try:
             parse_every(self._every)
@@ -98,7 +99,7 @@ class Guard:
         return self._checkpoint
 
     def _check(self) -> None:
-        from hpc_sla.storage.checkpoint_file import check_replaceable
+        from hpc_sla.checkpoint.file import check_replaceable
 
         if self._path is not None:
             check_replaceable(self._path)

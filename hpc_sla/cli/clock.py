@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from hpc_sla import log
+from hpc_sla.observe import log
 
 _STARTED = time.perf_counter()
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc_sla import log
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
@@ -22,15 +21,16 @@ from hpc_sla.cli.record import conclude, gather_profile, record_options
 from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
 from hpc_sla.errors import InputError
+from hpc_sla.observe import log
 
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.checkpoint import Checkpoint
+    from hpc_sla.checkpoint.checkpoint import Checkpoint
     from hpc_sla.cli.plan import Plan
+    from hpc_sla.distributed.world import World
     from hpc_sla.linear import SolveInfo
-    from hpc_sla.matrix import DSparseMatrix
-    from hpc_sla.world import World
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _eigsh(
 ) -> int:
     from hpc_sla.cli.plan import plan_run
     from hpc_sla.cli.result import write_result
-    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
     _check(settings)
     stages = Stages()
@@ -208,7 +208,7 @@ def _plan_mass(mass: str | None, plan: Plan, ranks: int) -> Plan | None:
 def _read_mass(plan: Plan, A: DSparseMatrix) -> DSparseMatrix:
     """Its rows where A's are. **Collective.**"""
     from hpc_sla.eigen.mass import moved
-    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
     return moved(DSparseMatrix.from_hdf5(plan.path, A.world, A.dtype), A.layout)
 

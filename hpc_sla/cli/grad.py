@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import torch
 
     from hpc_sla.cli.plan import Plan
+    from hpc_sla.distributed.world import World
     from hpc_sla.linear.losses import Comparison, Gradient, Problem
-    from hpc_sla.matrix import DSparseMatrix
-    from hpc_sla.world import World
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 LOSSES = ("sum", "norm2", "misfit")
 
@@ -118,7 +118,7 @@ def _grad(
 ) -> int:
     from hpc_sla.cli.plan import plan_run, right_hand_side
     from hpc_sla.linear import losses
-    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
     options.check_solver_names(settings.method, settings.precond)
     stages = Stages()
@@ -196,8 +196,8 @@ def _about(problem: Problem, found: Gradient, wanted: dict[str, Any]) -> dict[st
 
 def _write(path: str, A: DSparseMatrix, found: Gradient, about: dict[str, Any]) -> None:
     """Write x and the gradients in the user's order, through rank 0. **Collective.**"""
+    from hpc_sla.sparse.user_rows import user_rows
     from hpc_sla.storage.result_file import ResultWriter
-    from hpc_sla.user_rows import user_rows
 
     world = A.world
     vectors = {"x": (A.columns, found.x)}

@@ -1,8 +1,8 @@
 """How all processes of a launch end a command with one message, with or without MPI.
 
 Option parsing happens on every rank and needs no MPI. All that must be known by then is which
-process speaks for the rest (`hpc_sla.launcher`), so that one message is printed and not one per
-rank.
+process speaks for the rest (`hpc_sla.distributed.launcher`), so that one message is printed and
+not one per rank.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from hpc_sla.cli import exits
+from hpc_sla.distributed.launcher import Launch, launch
 from hpc_sla.errors import HpcSlaError, InputError
-from hpc_sla.launcher import Launch, launch
 
 P = ParamSpec("P")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hpc_sla.cli.clock import Stages
 
 if TYPE_CHECKING:
-    from hpc_sla.world import World
+    from hpc_sla.distributed.world import World
 
 
 def measured(world: World, stages: Stages) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc_sla import log
 from hpc_sla.cli import exits, options
 from hpc_sla.cli.checkpointing import Guard, checkpoint_options
 from hpc_sla.cli.clock import Stages
@@ -19,13 +18,14 @@ from hpc_sla.cli.session import open_world
 from hpc_sla.cli.stall import Watchdog, stall_option
 from hpc_sla.errors import InputError
 from hpc_sla.nonlinear.choices import JACOBIANS, METHODS
+from hpc_sla.observe import log
 
 if TYPE_CHECKING:
     import torch
 
+    from hpc_sla.distributed.world import World
     from hpc_sla.nonlinear.info import NonlinearInfo
     from hpc_sla.problems import NonlinearProblem, NonlinearSystem
-    from hpc_sla.world import World
 
 DEFAULT_PROBLEM = "bratu2d:n=128,lambda=6"
 

@@ -11,7 +11,7 @@ from hpc_sla.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.layout import RowLayout
+    from hpc_sla.distributed.layout import RowLayout
     from hpc_sla.storage.matrix_file import MatrixFile
 
 DEFAULT_PROBLEM = "poisson2d:n=256"
@@ -192,7 +192,7 @@ def _choose_rhs(matrix: MatrixFile, file: str, asked: str | None, one_column: bo
 
 def right_hand_side(plan: Plan, layout: RowLayout) -> torch.Tensor:
     """B of a plan, `[n_owned]`, or `[n_owned, k]` for several columns. **Collective.**"""
-    from hpc_sla.matrix import read_rhs
+    from hpc_sla.sparse.matrix import read_rhs
 
     b = read_rhs(plan.path, plan.rhs, layout)
     return b[:, 0].contiguous() if b.shape[1:] == (1,) else b

@@ -17,18 +17,18 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hpc_sla import log
 from hpc_sla.cli import clock, exits
 from hpc_sla.cli.files import Params, Written, settle
 from hpc_sla.cli.launch import Launch, launch, told
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.observe import log
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hpc_sla.cli.plan import Plan
-    from hpc_sla.profile import Profile
-    from hpc_sla.world import World
+    from hpc_sla.distributed.world import World
+    from hpc_sla.observe.profile import Profile
 
 _JOB = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_NODELIST", "OMP_NUM_THREADS")
 _SUMMARY = {"seconds": "stage_seconds"}
@@ -238,7 +238,7 @@ class Record:
             hosts = world.gather_objects((platform.node(), os.getpid(), str(world.device)))
             self._tell_world(world, hosts)
         if self._profiled:
-            from hpc_sla.profile import Profile
+            from hpc_sla.observe.profile import Profile
 
             self.profile = Profile(world)
             self.profile.__enter__()

@@ -11,7 +11,7 @@ from hpc_sla.errors import HpcSlaError
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.layout import RowLayout
+    from hpc_sla.distributed.layout import RowLayout
 
 
 def write_result(

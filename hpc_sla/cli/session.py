@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hpc_sla.cli.record import running
 
 if TYPE_CHECKING:
-    from hpc_sla.world import World
+    from hpc_sla.distributed.world import World
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def open_world(device: str = "auto", transport: str = "auto") -> Iterator[World]
     # of the time.
     gc.disable()
     try:
-        from hpc_sla.world import World
+        from hpc_sla.distributed.world import World
     finally:
         gc.freeze()
         gc.enable()

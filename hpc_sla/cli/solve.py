@@ -26,13 +26,13 @@ from hpc_sla.report.run import finite
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.checkpoint import Checkpoint
+    from hpc_sla.checkpoint.checkpoint import Checkpoint
     from hpc_sla.cli.plan import Plan
+    from hpc_sla.distributed.world import World
     from hpc_sla.linear import SolveInfo
-    from hpc_sla.matrix import DSparseMatrix
     from hpc_sla.precond import Preconditioner
     from hpc_sla.report.progress import LiveLine
-    from hpc_sla.world import World
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _solve(
 ) -> int:
     from hpc_sla.cli.plan import plan_run, right_hand_side
     from hpc_sla.cli.result import write_result
-    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
     options.check_solver_names(settings.method, settings.precond)
     stages = Stages()

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpc_sla import log
 from hpc_sla.cli import exits
 from hpc_sla.cli.launch import launch
 from hpc_sla.cli.options import Function
 from hpc_sla.errors import InputError
-from hpc_sla.heartbeat import beats
+from hpc_sla.observe import log
+from hpc_sla.observe.heartbeat import beats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -50,8 +50,8 @@ def stall_option(function: Function) -> Function:
 class Watchdog:
     """Ends the job once this process has made no progress for `seconds`. A context manager.
 
-    Progress is `hpc_sla.heartbeat`: each agreement of the ranks, each batch of iterations, each
-    slab of a file.
+    Progress is `hpc_sla.observe.heartbeat`: each agreement of the ranks, each batch of iterations,
+    each slab of a file.
 
     Parameters
     ----------

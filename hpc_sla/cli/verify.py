@@ -19,11 +19,11 @@ from hpc_sla.cli.solve import Settings, run_solver
 if TYPE_CHECKING:
     import torch
 
+    from hpc_sla.distributed.world import World
     from hpc_sla.linear import SolveInfo
-    from hpc_sla.matrix import DSparseMatrix
     from hpc_sla.reference.base import Reference
     from hpc_sla.reference.compare import Check
-    from hpc_sla.world import World
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 @click.command("verify", short_help="Compare products and solution with PETSc or SciPy.")
@@ -73,9 +73,9 @@ def _verify(
     as_json: bool,
 ) -> int:
     from hpc_sla.cli.plan import plan_run, right_hand_side
-    from hpc_sla.matrix import DSparseMatrix
     from hpc_sla.reference.choose import choose, make_reference
     from hpc_sla.reference.compare import compare_products
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
     options.check_solver_names(settings.method, settings.precond)
     plan = world.on_root(lambda: plan_run(file, rhs, "", world.size))

@@ -12,11 +12,11 @@ import torch
 
 from hpc_sla import adjoint
 from hpc_sla.adjoint import LocalPattern, MatrixForm
-from hpc_sla.arguments import tensor_of
-from hpc_sla.entry import entry
+from hpc_sla.distributed.arguments import tensor_of
+from hpc_sla.distributed.shared import Shared, refuse_pickling
 from hpc_sla.errors import InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
-from hpc_sla.shared import Shared, refuse_pickling
+from hpc_sla.kernels.modes import entry
 from hpc_sla.storage.scipy_matrix import as_csr
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import torch
 
 from hpc_sla.direct.base import Empty, Factorization, LocalMatrix
 from hpc_sla.direct.registry import BACKENDS, Backend
-from hpc_sla.entry import entry
 from hpc_sla.errors import InputError, MissingDependencyError, SingularMatrixError
+from hpc_sla.kernels.modes import entry
 
 METHODS = tuple(dict.fromkeys(method for b in BACKENDS.values() for method in b.methods))
 """Every method that some backend has."""

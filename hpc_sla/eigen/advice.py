@@ -10,8 +10,8 @@ from hpc_sla.eigen.lobpcg import Lobpcg
 from hpc_sla.eigen.precondition import GRADED, spread
 from hpc_sla.eigen.problem import Problem, magnitudes
 from hpc_sla.linear.info import SolveInfo, Status
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond import make_preconditioner
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 _NULL = 1e-10
 """v . B v beside |v| |B||v|, below which B is as good as singular."""

@@ -15,8 +15,8 @@ from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.methods import make_method
 from hpc_sla.linear.solver import Run
 from hpc_sla.linear.unconverged import settle
-from hpc_sla.operators import Operator
 from hpc_sla.precond import Preconditioner
+from hpc_sla.sparse.operators import Operator
 
 _ONE_SPACE = 1e-5
 """How far, relative to its cotangents, a loss may tell the vectors of a cluster apart."""

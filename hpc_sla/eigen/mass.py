@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.ownership import Directory
 from hpc_sla.errors import InputError
-from hpc_sla.layout import RowLayout
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.ownership import Directory
-from hpc_sla.pattern import DistributedPattern
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.pattern import DistributedPattern
 
 
 def aligned(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:

@@ -9,10 +9,10 @@ import torch
 
 from hpc_sla.eigen.scaling import ScaledPreconditioner
 from hpc_sla.errors import InputError
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.operators import as_operator
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import positive
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.operators import as_operator
 
 GRADED = 100.0
 """Ratio of diagonal entries from which on a diagonal is worth dividing by."""

@@ -13,8 +13,8 @@ from hpc_sla.eigen.scaling import NEAR_ONE, Exponents, unit_columns
 from hpc_sla.eigen.space import inner
 from hpc_sla.hashing import noise
 from hpc_sla.kernels.vectors import copy_
-from hpc_sla.operators import Operator
 from hpc_sla.precond import Preconditioner
+from hpc_sla.sparse.operators import Operator
 
 if TYPE_CHECKING:
     from hpc_sla.eigen.resume import Resume

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hpc_sla.checkpoint import Checkpoint
-from hpc_sla.saved_state import State
+from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.checkpoint.saved_state import State
 
 if TYPE_CHECKING:
     from hpc_sla.eigen.lobpcg import Lobpcg

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
-from hpc_sla import adjoint, log
-from hpc_sla.arguments import number_of, tensor_of, warn_of_trainable
-from hpc_sla.checkpoint import Checkpoint
+from hpc_sla import adjoint
+from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.distributed.arguments import number_of, tensor_of, warn_of_trainable
+from hpc_sla.distributed.forgotten import watch
+from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.eigen.dense import serves
 from hpc_sla.eigen.mass import aligned
 from hpc_sla.eigen.pencil import EigenPencil
@@ -24,17 +26,16 @@ from hpc_sla.eigen.scaling import (
     number_times_power,
     scaled,
 )
-from hpc_sla.entry import entry
 from hpc_sla.errors import InputError, InputTypeError
-from hpc_sla.forgotten import watch
+from hpc_sla.kernels.modes import entry
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import identify_matrix
 from hpc_sla.linear.systems import parameters_of
 from hpc_sla.linear.tolerance import default_rtol
-from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
-from hpc_sla.operators import LinearOperator, Operator, as_operator
+from hpc_sla.observe import log
 from hpc_sla.precond import make_preconditioner
-from hpc_sla.row_order import check_order, made
+from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.operators import LinearOperator, Operator, as_operator
 
 WHICH = {"smallest": 1.0, "largest": -1.0}
 

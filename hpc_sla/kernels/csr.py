@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hpc_sla.entry import lasting
 from hpc_sla.kernels import native
+from hpc_sla.kernels.modes import lasting
 
 _LIBRARY = torch.library.Library("hpc_sla", "DEF")
 _LIBRARY.define(

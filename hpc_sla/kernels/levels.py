@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hpc_sla.entry import lasting
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.modes import lasting
 
 
 @dataclass(frozen=True, eq=False)

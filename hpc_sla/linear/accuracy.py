@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from hpc_sla.distributed.world import World
 from hpc_sla.linear.info import SolveInfo
-from hpc_sla.operators import Operator
-from hpc_sla.world import World
+from hpc_sla.sparse.operators import Operator
 
 _ROUNDING = 10.0
 """What a method at its limit leaves of |A||x| + |b|, in units of rounding, at most. The

@@ -8,7 +8,7 @@ import torch
 
 from hpc_sla.errors import InputError
 from hpc_sla.linear.info import SolveInfo
-from hpc_sla.operators import Operator
+from hpc_sla.sparse.operators import Operator
 
 
 @dataclass(frozen=True)

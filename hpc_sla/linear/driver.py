@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hpc_sla.heartbeat import beat
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.info import Status, worst
 from hpc_sla.linear.method import Method, System, norms_of
 from hpc_sla.linear.recover import Recovery
+from hpc_sla.observe.heartbeat import beat
 
 if TYPE_CHECKING:
     from hpc_sla.linear.keeper import Keeper

@@ -14,7 +14,7 @@ from hpc_sla.linear.hessenberg import Hessenberg, HostHessenberg
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, check_count
 from hpc_sla.linear.scalars import Flag
-from hpc_sla.operators import Operator
+from hpc_sla.sparse.operators import Operator
 
 
 class GMRES(Method):

@@ -73,7 +73,7 @@ class Hessenberg:
                 array = array.reshape(self.shape).to(self.target.device)
                 setattr(self, name, array.to(torch.bool if name == "live" else self.target.dtype))
 
-    # narrow() and select(), not slicing: see hpc_sla.pattern.
+    # narrow() and select(), not slicing: see hpc_sla.sparse.pattern.
 
     def step(self, j: int, sums: torch.Tensor) -> torch.Tensor:
         """Take in the sums `[2, j + 2]` of step j, the first j of which are s and c.

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpc_sla.checkpoint import Checkpoint
-from hpc_sla.fingerprint import layout_fingerprint, matrix_fingerprint
+from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.checkpoint.saved_state import Saved, State
 from hpc_sla.hashing import noise
-from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
-from hpc_sla.operators import Operator
-from hpc_sla.saved_state import Saved, State
+from hpc_sla.sparse.fingerprint import layout_fingerprint, matrix_fingerprint
+from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.operators import Operator
 
 if TYPE_CHECKING:
     from hpc_sla.linear.driver import Outcome

@@ -15,7 +15,7 @@ from hpc_sla.hashing import noise
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.methods import make_method
 from hpc_sla.linear.solver import solve
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 """Of the central differences, relative to the size of the data."""

@@ -17,9 +17,9 @@ from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import Scalar, copy_
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.scalars import Flag, Scalars
-from hpc_sla.operators import Operator
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.options import options_of
+from hpc_sla.sparse.operators import Operator
 
 
 @dataclass

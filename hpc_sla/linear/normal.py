@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.operators import Operator
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.workspace import Workspace
+from hpc_sla.sparse.operators import Operator
 
 
 class NormalOperator(Operator):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hpc_sla.heartbeat import beat
 from hpc_sla.linear.accuracy import accuracy
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.method import Method, norms_of
+from hpc_sla.observe.heartbeat import beat
 
 if TYPE_CHECKING:
     from hpc_sla.linear.driver import Outcome

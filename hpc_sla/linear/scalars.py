@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from hpc_sla.distributed.world import World
 from hpc_sla.kernels.vectors import Scalar, dot_into
-from hpc_sla.world import World
 
 Flag = Any
 """A condition: a bool, or a bool tensor of the scalars' shape."""

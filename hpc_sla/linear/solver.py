@@ -11,13 +11,19 @@ from typing import Any
 
 import torch
 
-from hpc_sla import adjoint, log
-from hpc_sla.arguments import empty_result, number_of, tensor_if, tensor_of, warn_of_trainable
-from hpc_sla.checkpoint import Checkpoint
-from hpc_sla.entry import entry
+from hpc_sla import adjoint
+from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.distributed.arguments import (
+    empty_result,
+    number_of,
+    tensor_if,
+    tensor_of,
+    warn_of_trainable,
+)
+from hpc_sla.distributed.forgotten import watch
+from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
-from hpc_sla.fingerprint import vector_fingerprint
-from hpc_sla.forgotten import watch
+from hpc_sla.kernels.modes import entry
 from hpc_sla.linear.accuracy import accuracy, judge
 from hpc_sla.linear.choose import choose
 from hpc_sla.linear.driver import Callback, Outcome, iterate
@@ -28,12 +34,13 @@ from hpc_sla.linear.methods import check_precond, check_shape, make_method
 from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.linear.systems import KrylovSystem, parameters_of
 from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
-from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
-from hpc_sla.operators import LinearOperator, Operator, as_operator
+from hpc_sla.observe import log
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows, any_decoupled, given_rows
 from hpc_sla.precond.scaling import ColumnScaling, positive
-from hpc_sla.row_order import check_order, made
+from hpc_sla.sparse.fingerprint import vector_fingerprint
+from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.operators import LinearOperator, Operator, as_operator
 from hpc_sla.storage.limits import machine_memory
 
 DTOL = 1e5

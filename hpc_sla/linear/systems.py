@@ -16,10 +16,10 @@ from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import make_method
 from hpc_sla.linear.normal import NormalOperator, NormalPreconditioner
 from hpc_sla.linear.unconverged import settle, warn_of_gradient
-from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
-from hpc_sla.operators import Operator
 from hpc_sla.precond.decoupled import DecoupledRows
 from hpc_sla.precond.transposed import transposed
+from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.operators import Operator
 
 if TYPE_CHECKING:
     from hpc_sla.linear.solver import Run

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from hpc_sla.entry import warn
-from hpc_sla.errors import AdjointSolveError, NotConvergedWarning
+from hpc_sla.errors import AdjointSolveError, NotConvergedWarning, warn
 from hpc_sla.linear.info import SolveInfo
 
 _GOOD_ENOUGH = 1e-3

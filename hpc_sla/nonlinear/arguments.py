@@ -11,7 +11,7 @@ import torch
 
 from hpc_sla.errors import InputError
 from hpc_sla.linear.systems import parameters_of, with_parameters
-from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
 
 Rebuild = Callable[[Iterator[torch.Tensor]], Any]
 _MATRICES = (DSparseMatrix, TransposedMatrix)

@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.colouring import colour_columns
-from hpc_sla.pattern import DistributedPattern
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.pattern import DistributedPattern
 
 
 class ColouredJacobian:

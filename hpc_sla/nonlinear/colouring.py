@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
-from hpc_sla.halo import HaloPlan
 from hpc_sla.hashing import noise
-from hpc_sla.layout import RowLayout
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.lattice import lattice_colours
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 def colour_columns(A: DSparseMatrix) -> tuple[np.ndarray, int]:

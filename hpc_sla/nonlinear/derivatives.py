@@ -14,13 +14,13 @@ from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import make_method
 from hpc_sla.linear.unconverged import settle, warn_of_gradient
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.equations import JacobianProducts
 from hpc_sla.nonlinear.fitting import fitting_method
 from hpc_sla.nonlinear.linearise import Linearisation
-from hpc_sla.operators import as_operator
 from hpc_sla.precond import Preconditioner, make_preconditioner
 from hpc_sla.precond.transposed import transposed
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.operators import as_operator
 
 if TYPE_CHECKING:
     from hpc_sla.nonlinear.problem import Problem

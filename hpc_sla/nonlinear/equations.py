@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch.autograd import forward_ad
 
-from hpc_sla.kept import tied
-from hpc_sla.layout import RowLayout
+from hpc_sla.distributed.keep_in_graph import tied
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.nonlinear.info import NonlinearInfo
-from hpc_sla.uses import Use, uses
+from hpc_sla.sparse.uses import Use, uses
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hpc_sla.layout import RowLayout
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import make_method
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.operators import Operator
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.operators import Operator
 
 # Bytes of a rank for a Krylov basis, and for the products that a coloured Jacobian is made of.
 _MEMORY = 2**28

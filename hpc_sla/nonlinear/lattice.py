@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 _MOST_OFFSETS = 64
 _MOST_TRIED = 20_000

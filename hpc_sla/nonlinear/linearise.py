@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
-from hpc_sla.layout import RowLayout
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import Watch
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import check_precond, make_method
 from hpc_sla.linear.solver import Run
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.choices import JACOBIANS, PRODUCTS
 from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
@@ -28,9 +27,10 @@ from hpc_sla.nonlinear.fitting import (
 )
 from hpc_sla.nonlinear.sparsity import guess
 from hpc_sla.nonlinear.trust import direction, serving_products
-from hpc_sla.operators import as_operator
 from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.scaling import positive
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.operators import as_operator
 
 Jacobian = str | Callable[[torch.Tensor], DSparseMatrix]
 

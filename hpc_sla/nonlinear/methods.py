@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hpc_sla.checkpoint import Checkpoint
+from hpc_sla.checkpoint.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
 from hpc_sla.linear.tolerance import default_rtol
 from hpc_sla.nonlinear.choices import METHODS

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from hpc_sla.entry import warn
-from hpc_sla.errors import InputError
-from hpc_sla.layout import RowLayout
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.errors import InputError, warn
 from hpc_sla.linear.keeper import Watch
 from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.nonlinear.anderson import anderson

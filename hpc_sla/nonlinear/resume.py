@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hpc_sla.checkpoint import Checkpoint
+from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.checkpoint.saved_state import Saved, State
 from hpc_sla.errors import InputError
 from hpc_sla.nonlinear.equations import Equations
 from hpc_sla.nonlinear.linearise import Linearisation
 from hpc_sla.precond import AMG
-from hpc_sla.saved_state import Saved, State
 
 if TYPE_CHECKING:
     from hpc_sla.nonlinear.newton import Forcing

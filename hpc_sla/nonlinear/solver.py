@@ -8,22 +8,23 @@ from typing import Any
 
 import torch
 
-from hpc_sla import adjoint, log
-from hpc_sla.agreement import difference
-from hpc_sla.arguments import tensor_of, warn_of_trainable
-from hpc_sla.checkpoint import Checkpoint
-from hpc_sla.entry import entry
+from hpc_sla import adjoint
+from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.distributed.agreement import difference
+from hpc_sla.distributed.arguments import tensor_of, warn_of_trainable
+from hpc_sla.distributed.forgotten import watch
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError, InputTypeError
-from hpc_sla.forgotten import watch
-from hpc_sla.layout import RowLayout
+from hpc_sla.kernels.modes import entry
 from hpc_sla.linear.method import Method as LinearMethod
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.nonlinear.arguments import Arguments
 from hpc_sla.nonlinear.info import NonlinearInfo
 from hpc_sla.nonlinear.linearise import Settings
 from hpc_sla.nonlinear.methods import Choices, make_method
 from hpc_sla.nonlinear.newton import Callback
 from hpc_sla.nonlinear.problem import Problem
+from hpc_sla.observe import log
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 _LIMITS = {"newton": 50, "picard": 1000, "anderson": 1000}
 
@@ -341,7 +342,7 @@ def _refuse_hidden(
 ) -> Callable[..., None]:
     """Refuse a residual whose gradient would be lost without a word. **Collective.**
 
-    Also what warns behind u of parameters that are not replicated: see `hpc_sla.forgotten`.
+    Also what warns behind u of parameters that are not replicated: see `distributed.forgotten`.
     """
     with torch.enable_grad():
         image = flat(u0.detach().reshape(-1), *tensors)

@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 import torch
 
-from hpc_sla.layout import RowLayout
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.pattern import DistributedPattern
-from hpc_sla.uses import Use
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.sparse.uses import Use
 
 # Entries a row and its share of a rank's memory beyond which a guess costs more than it saves.
 _MOST_A_ROW = 512

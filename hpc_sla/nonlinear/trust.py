@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from hpc_sla import leaving
+from hpc_sla.distributed import leaving
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.hashing import noise
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts

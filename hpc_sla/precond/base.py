@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hpc_sla.arguments import tensor_of
+from hpc_sla.distributed.arguments import tensor_of
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond.workspace import Turns

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from hpc_sla.kernels.incomplete import Block
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.local_solve import check_factor, factor_options, make_factor
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 class BlockJacobi(Preconditioner):

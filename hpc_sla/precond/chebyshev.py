@@ -8,13 +8,13 @@ import torch
 
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import copy_
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.decoupled import for_spectrum
 from hpc_sla.precond.jacobi import Jacobi
 from hpc_sla.precond.options import check_products
 from hpc_sla.precond.spectrum import largest_eigenvalue, spectral_bound
 from hpc_sla.precond.workspace import Workspace, scale
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 _SAFETY = 1.1
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond.jacobi import Jacobi
 from hpc_sla.precond.workspace import Workspace, scale
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.pattern import DistributedPattern
 
 
 class DecoupledRows:

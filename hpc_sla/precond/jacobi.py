@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 class Jacobi(Preconditioner):

@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 
-from hpc_sla.entry import entry
 from hpc_sla.errors import InputError
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.operators import as_operator
+from hpc_sla.kernels.modes import entry
 from hpc_sla.precond.amg import amg
 from hpc_sla.precond.base import Identity, Preconditioner, Wrapped
 from hpc_sla.precond.block_jacobi import BlockJacobi
@@ -20,6 +18,8 @@ from hpc_sla.precond.jacobi import Jacobi, L1Jacobi
 from hpc_sla.precond.options import options_of, parse_options
 from hpc_sla.precond.polynomial import Polynomial
 from hpc_sla.precond.schwarz import AdditiveSchwarz
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.operators import as_operator
 
 _KINDS: dict[str, Any] = {
     "none": lambda A: Identity(),

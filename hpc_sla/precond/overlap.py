@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpc_sla.distributed.world import World
 from hpc_sla.kernels.incomplete import Block
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.world import World
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 class _Rows:

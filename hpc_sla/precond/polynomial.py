@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.chebyshev import Product
 from hpc_sla.precond.decoupled import for_spectrum
@@ -12,6 +11,7 @@ from hpc_sla.precond.jacobi import Jacobi
 from hpc_sla.precond.options import check_products
 from hpc_sla.precond.spectrum import spectral_bound
 from hpc_sla.precond.workspace import Workspace, scale
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 class Polynomial(Preconditioner):

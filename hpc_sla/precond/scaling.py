@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from hpc_sla.errors import InputError
-from hpc_sla.matrix import DSparseMatrix, TransposedMatrix
-from hpc_sla.operators import Operator
 from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.operators import Operator
 
 
 class ColumnScaling(Jacobi):

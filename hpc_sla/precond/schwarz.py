@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.errors import InputError
-from hpc_sla.halo import HaloPlan
 from hpc_sla.kernels.vectors import copy_
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.local_solve import check_factor, factor_options, make_factor
 from hpc_sla.precond.overlap import overlapping_block
 from hpc_sla.precond.workspace import Workspace
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 TYPES = ("restrict", "basic")
 

@@ -11,9 +11,9 @@ import math
 import numpy as np
 import torch
 
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.hashing import noise
-from hpc_sla.layout import RowLayout
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 STEPS = 10
 """Of Arnoldi's method, as many as PETSc's Chebyshev takes."""

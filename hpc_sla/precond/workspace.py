@@ -7,7 +7,7 @@ from types import TracebackType
 
 import torch
 
-from hpc_sla.entry import lasting
+from hpc_sla.kernels.modes import lasting
 
 
 class Turns:

@@ -12,8 +12,8 @@ from hpc_sla.problems.waves import wave
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.matrix import DSparseMatrix
-    from hpc_sla.world import World
+    from hpc_sla.distributed.world import World
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 def bratu2d(n: int = 128, lambda_: float = 6.0, manufactured: bool = False) -> NonlinearProblem:

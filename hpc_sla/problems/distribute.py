@@ -12,8 +12,8 @@ from hpc_sla.problems.base import Problem
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.matrix import DSparseMatrix
-    from hpc_sla.world import World
+    from hpc_sla.distributed.world import World
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 def distribute(problem: Problem, world: World, dtype: torch.dtype | None = None) -> DSparseMatrix:
@@ -33,8 +33,8 @@ def distribute(problem: Problem, world: World, dtype: torch.dtype | None = None)
     """
     import torch
 
-    from hpc_sla.layout import RowLayout
-    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.distributed.layout import RowLayout
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
     block = problem.block_size
     offsets = even_offsets(problem.n_rows // block, world.size) * block

@@ -17,9 +17,9 @@ from hpc_sla.problems.grid import check_size
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.layout import RowLayout
-    from hpc_sla.matrix import DSparseMatrix
-    from hpc_sla.world import World
+    from hpc_sla.distributed.layout import RowLayout
+    from hpc_sla.distributed.world import World
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 Offsets = list[tuple[int, ...]]
 
@@ -135,8 +135,8 @@ class Placed:
     def __init__(self, problem: NonlinearProblem, world: World, dtype: Any) -> None:
         import torch
 
-        from hpc_sla.layout import RowLayout
-        from hpc_sla.matrix import DSparseMatrix
+        from hpc_sla.distributed.layout import RowLayout
+        from hpc_sla.sparse.matrix import DSparseMatrix
 
         block = problem.block_size
         cuts = even_offsets(problem.n_points, world.size)

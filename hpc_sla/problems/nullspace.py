@@ -11,7 +11,7 @@ from hpc_sla.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.world import World
+    from hpc_sla.distributed.world import World
 
 Points = TypeVar("Points", np.ndarray, "torch.Tensor")
 

@@ -13,7 +13,7 @@ from hpc_sla.problems.waves import wave
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.world import World
+    from hpc_sla.distributed.world import World
 
 # Linear elements on squares cut from (0, 0) to (1, 1). Below the cut the legs of a triangle go from
 # its right angle to (-1, 0) and (0, 1), above it to (1, 0) and (0, -1). Of the six triangles around

@@ -12,7 +12,7 @@ from hpc_sla.problems.waves import wave
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.world import World
+    from hpc_sla.distributed.world import World
 
 
 def reaction2d(

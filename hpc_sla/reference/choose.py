@@ -8,7 +8,7 @@ from hpc_sla.reference import petsc, scipy
 from hpc_sla.reference.base import Reference
 
 if TYPE_CHECKING:
-    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 CHOICES = ("petsc", "scipy")
 

@@ -14,8 +14,8 @@ from hpc_sla.reference.base import Reference, ReferenceSolution
 if TYPE_CHECKING:
     import torch
 
-    from hpc_sla.layout import RowLayout
-    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.distributed.layout import RowLayout
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 _SEED = 20240229
 # Room for the few roundings around the sums that the bounds below count.

@@ -16,7 +16,7 @@ from hpc_sla.reference.krylov import Counterpart, counterpart
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 HOW_TO_GET = (
     "Install it with `bash scripts/setup.sh --test`, or `pip install 'hpc_sla[petsc]'` where a C "

@@ -38,7 +38,7 @@ import numpy as np
 from hpc_sla.report.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
 
 if TYPE_CHECKING:
-    from hpc_sla.world import World
+    from hpc_sla.distributed.world import World
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Ours:
         self._state: Any = None
 
     def set_up(self, task: Task) -> None:
-        from hpc_sla.matrix import DSparseMatrix, read_rhs
+        from hpc_sla.sparse.matrix import DSparseMatrix, read_rhs
 
         A = DSparseMatrix.from_hdf5(task.path, self._world)
         self._state = (A, read_rhs(task.path, task.rhs, A.layout).flatten(), task)

@@ -11,8 +11,8 @@ from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.reference.base import ReferenceSolution
 
 if TYPE_CHECKING:
-    from hpc_sla.layout import RowLayout
-    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.distributed.layout import RowLayout
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 MAX_ROWS = 200_000
 """A direct solve of more rows than this may exhaust one rank's memory."""

@@ -13,7 +13,7 @@ def print_profile(measured: dict[str, Any], file: IO[str] | None = None) -> None
     Parameters
     ----------
     measured : dict
-        Of `hpc_sla.profile.summarise`.
+        Of `hpc_sla.observe.profile.summarise`.
     file : text stream, default ``sys.stdout``
     """
     rows = []

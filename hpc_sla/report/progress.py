@@ -6,7 +6,7 @@ import sys
 import time
 from types import TracebackType
 
-from hpc_sla import log
+from hpc_sla.observe import log
 from hpc_sla.report.terminal import stderr_reaches_terminal
 
 REDRAWS_PER_SECOND = 10.0
@@ -18,7 +18,7 @@ class LiveLine:
 
     It draws on one rank only, and only where somebody can see it (see
     `hpc_sla.report.terminal`): redirected it writes nothing at all. Where somebody listens to
-    `hpc_sla.log`, an iteration a second goes there. Between two redraws a call costs
+    `hpc_sla.observe.log`, an iteration a second goes there. Between two redraws a call costs
     one look at the clock (below a microsecond).
 
     Parameters

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpc_sla.matrix import DSparseMatrix
+    from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from hpc_sla import direct
-from hpc_sla.backends import BACKENDS
 from hpc_sla.errors import InputError
 from hpc_sla.linear import METHODS as KRYLOV_METHODS
 from hpc_sla.linear.method import Method
+from hpc_sla.sparse_tensor.backends import BACKENDS
 
 DIRECT_ROWS = 20_000
 """Up to so many rows `backend="auto"` takes a direct solver on the CPU."""

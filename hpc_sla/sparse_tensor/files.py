@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.storage.atomic import replacing
 from hpc_sla.storage.limits import check_fits
 from hpc_sla.storage.matrix_writer import write_matrix
 from hpc_sla.storage.numpy_files import check_npz
-from hpc_sla.world import World
 
 _FORMAT = "hpc_sla.SparseTensor 1"
 

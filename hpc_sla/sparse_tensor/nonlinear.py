@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from hpc_sla.entry import entry, warn
-from hpc_sla.errors import InputError, NotConvergedWarning
+from hpc_sla.errors import InputError, NotConvergedWarning, warn
+from hpc_sla.kernels.modes import entry
 from hpc_sla.nonlinear import MEANINGS, NonlinearInfo
 from hpc_sla.nonlinear.solver import nonlinear_solve
 

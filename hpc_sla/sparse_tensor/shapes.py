@@ -25,7 +25,7 @@ from typing import TypeVar
 
 import torch
 
-from hpc_sla.arguments import empty_result
+from hpc_sla.distributed.arguments import empty_result
 from hpc_sla.errors import InputError
 
 M = TypeVar("M")

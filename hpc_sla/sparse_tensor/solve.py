@@ -11,16 +11,15 @@ import torch
 
 from hpc_sla import adjoint, direct
 from hpc_sla.adjoint import MatrixForm
-from hpc_sla.entry import warn
-from hpc_sla.errors import NotConvergedWarning
+from hpc_sla.errors import NotConvergedWarning, warn
 from hpc_sla.linear import MEANINGS, SolveInfo, solve
 from hpc_sla.linear.accuracy import accuracy, judge
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
 from hpc_sla.linear.unconverged import settle, warn_of_gradient
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.operators import as_operator
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.operators import as_operator
 
 _REFINEMENTS = 3
 

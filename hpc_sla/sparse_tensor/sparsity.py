@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla.arguments import tensor_of
+from hpc_sla.distributed.arguments import tensor_of
+from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError, InputTypeError
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.storage.checks import native
-from hpc_sla.world import World
 
 _INT64 = 2**63
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from hpc_sla import direct
-from hpc_sla.arguments import empty_result, tensor_of
-from hpc_sla.entry import entry
+from hpc_sla.distributed.arguments import empty_result, tensor_of
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.modes import entry
 from hpc_sla.linear import SolveInfo
 from hpc_sla.linear.method import Method
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse_tensor import files
 from hpc_sla.sparse_tensor.choose import choose_backend
 from hpc_sla.sparse_tensor.nonlinear import NonlinearSolves
@@ -305,7 +305,8 @@ class SparseTensor(NonlinearSolves):
         b : torch.Tensor [m], [m, k] or [B, m, k]; for a batch [m], [B, m] or [B, m, k]
             As for `@`; of the matrix's dtype and on its device.
         backend : str
-            One of `hpc_sla.backends.BACKENDS`: `torch` is `hpc_sla.solve`, the others factorise.
+            One of `hpc_sla.sparse_tensor.backends.BACKENDS`: `torch` is `hpc_sla.solve`, the others
+            factorise.
             `auto` factorises a square matrix on the CPU with up to `DIRECT_ROWS` (20 000) rows,
             and iterates otherwise, or where `method` or an option of an iteration says so.
         method : str or Method

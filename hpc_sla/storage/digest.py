@@ -2,7 +2,7 @@
 
 It is fed, for each dataset in the order of `names`, with one line of ASCII,
 ``/data float64 1216`` (name, dtype, shape joined by ``x``, newline), then the values, row-major
-and little-endian. The first line of all is ``hpc_sla.matrix <n_rows> <n_cols>``.
+and little-endian. The first line of all is ``hpc_sla.sparse.matrix <n_rows> <n_cols>``.
 """
 
 from __future__ import annotations

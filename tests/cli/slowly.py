@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-import hpc_sla.checkpoint
-import hpc_sla.matrix
+import hpc_sla.checkpoint.checkpoint
+import hpc_sla.sparse.matrix
 from hpc_sla.cli import main
 from hpc_sla.storage.atomic import PendingFile
 
@@ -28,7 +28,7 @@ def wait_here(seconds: float = 600) -> None:
 
 
 def slow_down(stage: str) -> None:
-    checkpoint = hpc_sla.checkpoint.Checkpoint
+    checkpoint = hpc_sla.checkpoint.checkpoint.Checkpoint
     if stage == "iterate":
         ask = checkpoint.ask
 
@@ -38,7 +38,7 @@ def slow_down(stage: str) -> None:
 
         checkpoint.ask = slowly
     elif stage == "read":
-        matrix = hpc_sla.matrix.DSparseMatrix
+        matrix = hpc_sla.sparse.matrix.DSparseMatrix
         read = matrix.from_hdf5.__func__
 
         def late(cls, *args):

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from hpc_sla.backends import BACKENDS
 from hpc_sla.cli import main
 from hpc_sla.linear import METHODS
+from hpc_sla.sparse_tensor.backends import BACKENDS
 from tests.launch import launch_python
 
 

@@ -10,9 +10,9 @@ import signal
 
 import pytest
 
-import hpc_sla.log
+import hpc_sla.observe.log
 from hpc_sla.errors import InputError
-from hpc_sla.profile import Event, summarise
+from hpc_sla.observe.profile import Event, summarise
 from hpc_sla.storage.result_file import read_result
 from tests.cli.cases import run_cases
 from tests.cli.test_checkpoint import COMMANDS, Running, folder, matrix  # noqa: F401
@@ -171,36 +171,36 @@ def told():
             records.append(record)
 
     handler = Keep()
-    hpc_sla.log.logger.addHandler(handler)
+    hpc_sla.observe.log.logger.addHandler(handler)
     yield records
-    hpc_sla.log.logger.removeHandler(handler)
-    hpc_sla.log.logger.setLevel(logging.NOTSET)
+    hpc_sla.observe.log.logger.removeHandler(handler)
+    hpc_sla.observe.log.logger.setLevel(logging.NOTSET)
 
 
 def test_nothing_is_emitted_unless_asked(told):
-    hpc_sla.log.emit("something", number=1)
+    hpc_sla.observe.log.emit("something", number=1)
     assert not told
-    hpc_sla.log.logger.setLevel(logging.INFO)
-    hpc_sla.log.emit("something", number=1)
+    hpc_sla.observe.log.logger.setLevel(logging.INFO)
+    hpc_sla.observe.log.emit("something", number=1)
     (record,) = told
     assert (record.event, record.fields) == ("something", {"number": 1})
     assert record.getMessage() == "something number=1"
 
 
 def test_lines_are_json_whatever_the_numbers(tmp_path, told):
-    handler = hpc_sla.log.JsonLines(tmp_path / "a.jsonl", rank=3)
-    hpc_sla.log.logger.addHandler(handler)
-    hpc_sla.log.logger.setLevel(logging.INFO)
-    hpc_sla.log.emit("odd", norm=float("nan"), many=[float("inf"), 1], text="a\nb", rank=7)
-    hpc_sla.log.logger.warning("of %s", "somebody else")
-    hpc_sla.log.logger.removeHandler(handler)
+    handler = hpc_sla.observe.log.JsonLines(tmp_path / "a.jsonl", rank=3)
+    hpc_sla.observe.log.logger.addHandler(handler)
+    hpc_sla.observe.log.logger.setLevel(logging.INFO)
+    hpc_sla.observe.log.emit("odd", norm=float("nan"), many=[float("inf"), 1], text="a\nb", rank=7)
+    hpc_sla.observe.log.logger.warning("of %s", "somebody else")
+    hpc_sla.observe.log.logger.removeHandler(handler)
     handler.close()
     odd, other = lines_of(tmp_path / "a.jsonl")
     assert (odd["norm"], odd["many"], odd["text"]) == (None, [None, 1], "a\nb")
     assert (odd["rank"], odd["rank_"], other["text"]) == (3, 7, "of somebody else")
     (tmp_path / "b").write_text("something else")
     with pytest.raises(InputError, match="is no log"):
-        hpc_sla.log.JsonLines(tmp_path / "b")
+        hpc_sla.observe.log.JsonLines(tmp_path / "b")
 
 
 def test_profile_over_ranks():

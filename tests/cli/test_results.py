@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import scipy.io
 
+from hpc_sla.checkpoint.file import CheckpointWriter
 from hpc_sla.cli import main
 from hpc_sla.cli.prepare import load_source, write_partitioned
-from hpc_sla.storage.checkpoint_file import CheckpointWriter
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.result_file import ResultWriter, read_result
 

@@ -9,13 +9,13 @@ from contextlib import suppress
 
 import pytest
 
-from hpc_sla import leaving
+from hpc_sla.distributed import leaving
 from tests.launch import launch_python
 
 HEADER = """\
 import sys, time
-import hpc_sla.leaving
-hpc_sla.leaving.PATIENCE_SECONDS = {}
+import hpc_sla.distributed.leaving
+hpc_sla.distributed.leaving.PATIENCE_SECONDS = {}
 import hpc_sla as hs, torch
 world = hs.World(device='cpu', transport={!r})
 """

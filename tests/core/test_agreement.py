@@ -12,7 +12,7 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla import problems
-from hpc_sla.agreement import describe
+from hpc_sla.distributed.agreement import describe
 from hpc_sla.precond import AMG, AdditiveSchwarz, AmgOptions, BlockJacobi, Chebyshev, Polynomial
 from tests.collective import distribute, distribute_once, everywhere, spd_matrix
 

@@ -14,14 +14,14 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from hpc_sla.halo import HaloPlan
+from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.transport import Neighbours
 from hpc_sla.kernels import fused
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.linear.method import System
 from hpc_sla.linear.scalars import TensorScalars, scalars_for
-from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond import Identity, Jacobi
-from hpc_sla.transport import Neighbours
+from hpc_sla.sparse.pattern import DistributedPattern
 from tests.methods import ENTRIES
 
 fused_load = fused._load_triton

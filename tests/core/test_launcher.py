@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from hpc_sla.distributed.launcher import launch, refuse_lone_ranks
 from hpc_sla.errors import InputError
-from hpc_sla.launcher import launch, refuse_lone_ranks
 from tests.launch import environment
 
 NAMES = ("PMI", "OMPI", "MV2", "SLURM", "TORCHELASTIC", "WORLD_SIZE", "RANK", "LOCAL_RANK")

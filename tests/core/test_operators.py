@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from hpc_sla.operators import Operator, as_operator
+from hpc_sla.sparse.operators import Operator, as_operator
 from tests.collective import (
     ALL_SHAPES,
     MATRICES,

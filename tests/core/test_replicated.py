@@ -12,7 +12,7 @@ import torch
 import torch.utils.checkpoint
 
 import hpc_sla as hs
-import hpc_sla.forgotten
+import hpc_sla.distributed.forgotten
 from hpc_sla.errors import InputError, PartialGradientWarning
 from tests.collective import distribute, everywhere, spread
 
@@ -361,7 +361,9 @@ def test_modules_are_searched_for_seldom(world, monkeypatch):
     """Parameters that are new in every step cost no search each time."""
     searches = []
     monkeypatch.setattr(
-        hpc_sla.forgotten, "_owners", lambda leaves: [searches.append(len(leaves)), {}][1]
+        hpc_sla.distributed.forgotten,
+        "_owners",
+        lambda leaves: [searches.append(len(leaves)), {}][1],
     )
     for _ in range(150):
         large = torch.nn.Parameter(torch.full((70,), 1.0 + world.rank, device=world.device))

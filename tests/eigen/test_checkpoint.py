@@ -17,7 +17,7 @@ pytestmark = pytest.mark.mpi
 @pytest.fixture(autouse=True)
 def asked_each_time(monkeypatch):
     """These pairs are found in less time than lies between two questions."""
-    monkeypatch.setattr("hpc_sla.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
+    monkeypatch.setattr("hpc_sla.checkpoint.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
 
 
 MATRIX = grid(17, 13)

@@ -331,8 +331,8 @@ def test_bad_input(world):
 def test_constraints_are_orthonormal(world):
     """However long and dependent the vectors given."""
     from hpc_sla.eigen.problem import Problem
-    from hpc_sla.operators import as_operator
     from hpc_sla.precond.base import Identity
+    from hpc_sla.sparse.operators import as_operator
 
     A = distribute(grid(10, 10), world)
     problem = Problem(as_operator(A), None, Identity(), 1, 2, 1.0, 1e-8, 10, torch.float64)

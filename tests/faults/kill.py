@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hpc_sla.checkpoint.file import CheckpointFile
 from hpc_sla.cli.prepare import load_source, write_partitioned
 from hpc_sla.errors import InputError
-from hpc_sla.storage.checkpoint_file import CheckpointFile
 from hpc_sla.storage.result_file import read_result
 from tests.cli.cases import run_cases
 from tests.launch import environment, mpiexec

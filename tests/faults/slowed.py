@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hpc_sla.checkpoint
+import hpc_sla.checkpoint.checkpoint
 import hpc_sla.cli.result
 import hpc_sla.linear.driver
-import hpc_sla.matrix
 import hpc_sla.precond
+import hpc_sla.sparse.matrix
 from hpc_sla.cli import main
 from hpc_sla.cli.launch import launch
 from hpc_sla.storage import atomic, hdf5_write
@@ -53,7 +53,7 @@ def around(owner: Any, name: str, stage: str = "", pause: float = PAUSE) -> None
 
 
 def slow_down() -> None:
-    matrix = hpc_sla.matrix.DSparseMatrix
+    matrix = hpc_sla.sparse.matrix.DSparseMatrix
     read = matrix.from_hdf5.__func__
 
     def read_slowly(cls: Any, *args: Any) -> Any:
@@ -66,8 +66,8 @@ def slow_down() -> None:
     matrix.from_hdf5 = classmethod(read_slowly)  # type: ignore[method-assign,assignment]
     around(hpc_sla.precond, "make_preconditioner", "setup")
     around(hpc_sla.linear.driver, "_round", "iterate", 0.0)
-    around(hpc_sla.checkpoint.Checkpoint, "ask", pause=PER_ITERATION / 2)
-    around(hpc_sla.checkpoint.Checkpoint, "_write", "checkpoint", 0.0)
+    around(hpc_sla.checkpoint.checkpoint.Checkpoint, "ask", pause=PER_ITERATION / 2)
+    around(hpc_sla.checkpoint.checkpoint.Checkpoint, "_write", "checkpoint", 0.0)
     around(hpc_sla.cli.result, "write_result", "write", 0.0)
     around(hdf5_write.Output, "write")
     around(hdf5_write.Output, "close")

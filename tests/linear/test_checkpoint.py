@@ -11,8 +11,8 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from hpc_sla.checkpoint import parse_every
-from hpc_sla.storage.checkpoint_file import CheckpointWriter
+from hpc_sla.checkpoint.checkpoint import parse_every
+from hpc_sla.checkpoint.file import CheckpointWriter
 from tests.collective import distribute, everywhere, full, random_matrix, spd_matrix, spread
 from tests.interrupted import Interrupted, interrupt
 from tests.methods import ENTRIES
@@ -21,7 +21,7 @@ from tests.methods import ENTRIES
 @pytest.fixture(autouse=True)
 def asked_each_time(monkeypatch):
     """These systems are solved in less time than lies between two questions."""
-    monkeypatch.setattr("hpc_sla.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
+    monkeypatch.setattr("hpc_sla.checkpoint.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
 
 
 def _poisson(n):
@@ -374,7 +374,7 @@ def test_one_that_fails_leaves_the_one_before(world, folder, monkeypatch, capsys
     def callback(iteration, norm):
         if iteration == 6:
             if where == "opened":
-                monkeypatch.setattr("hpc_sla.checkpoint.CheckpointWriter", fail)
+                monkeypatch.setattr("hpc_sla.checkpoint.checkpoint.CheckpointWriter", fail)
             else:
                 monkeypatch.setattr(CheckpointWriter, where, fail)
         calls.append(checkpoint.iteration)

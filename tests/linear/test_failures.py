@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from hpc_sla.operators import as_operator
+from hpc_sla.sparse.operators import as_operator
 from tests.collective import dense, distribute, distribute_once, everywhere, full, spread
 from tests.methods import ENTRIES
 

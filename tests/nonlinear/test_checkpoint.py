@@ -27,7 +27,7 @@ WAYS = [
 @pytest.fixture(autouse=True)
 def asked_each_time(monkeypatch):
     """These roots are found in less time than lies between two questions."""
-    monkeypatch.setattr("hpc_sla.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
+    monkeypatch.setattr("hpc_sla.checkpoint.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
 
 
 def _find(world, partition="metis", factor=1.0, **options):

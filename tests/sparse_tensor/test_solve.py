@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import hpc_sla as hs
-from hpc_sla.backends import BACKENDS
 from hpc_sla.linear import METHODS
 from hpc_sla.sparse_tensor import DIRECT_ROWS
+from hpc_sla.sparse_tensor.backends import BACKENDS
 from hpc_sla.sparse_tensor.choose import choose_backend
 from tests.collective import spd_matrix
 

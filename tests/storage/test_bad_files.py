@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from hpc_sla.checkpoint.file import CheckpointFile, check_replaceable
 from hpc_sla.errors import InputError
-from hpc_sla.storage.checkpoint_file import CheckpointFile, check_replaceable
 from hpc_sla.storage.hdf5 import AccessError, reading
 from hpc_sla.storage.kind import kind_of
 from hpc_sla.storage.matrix_file import MatrixFile

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_sla.transport import Neighbours, rendezvous
+from hpc_sla.distributed.transport import Neighbours, rendezvous
 from tests.collective import everywhere
 
 pytestmark = pytest.mark.mpi

@@ -6,8 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels import multigrid as kernels
-from hpc_sla.layout import RowLayout
 from hpc_sla.precond.amg.strength import Graph, strong_halo
 from hpc_sla.precond.spectrum import start_vector
 

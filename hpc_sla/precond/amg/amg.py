@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_sla.distributed.row_order import check_order
+from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import copy_
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.operators import as_operator
-from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond.amg.cycle import Cycle
 from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
 from hpc_sla.precond.amg.options import AmgOptions
@@ -22,8 +21,9 @@ from hpc_sla.precond.amg.rows import row_factors
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows, decoupled_rows
 from hpc_sla.precond.workspace import Workspace, scale
-from hpc_sla.row_order import check_order
-from hpc_sla.world import World
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.operators import as_operator
+from hpc_sla.sparse.pattern import DistributedPattern
 
 KEEP = ("prolongators", "aggregates")
 

@@ -8,12 +8,12 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from hpc_sla.halo import HaloPlan
+from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.multigrid import split
-from hpc_sla.layout import RowLayout
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.pattern import DistributedPattern
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.pattern import DistributedPattern
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hpc_sla.entry import lasting
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.kernels.modes import lasting
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 _SINGULAR = {torch.float64: 1e-11, torch.float32: 2e-6}
 """Singular values below this part of the largest are those of a nullspace, by the dtype that the

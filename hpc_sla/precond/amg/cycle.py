@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.layout import RowLayout
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.precond.amg.coarse import DenseSolve
 from hpc_sla.precond.amg.products import Operator, Transfer, TransposedOperator
 from hpc_sla.precond.amg.shrink import Shrink

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.world import World
 from hpc_sla.kernels.passes import minres_lanczos
-from hpc_sla.layout import RowLayout
 from hpc_sla.precond.amg.products import Operator
 from hpc_sla.precond.spectrum import start_vector
-from hpc_sla.world import World
 
 STEPS = 8
 

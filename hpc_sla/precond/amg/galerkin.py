@@ -6,14 +6,14 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from hpc_sla.halo import HaloPlan
+from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.kernels import multigrid as kernels
 from hpc_sla.kernels.csr import CsrPattern
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond.amg.blocks import Blocks, Columns, csr, distribute, some_rows
 from hpc_sla.precond.amg.prolongator import Prolongator
 from hpc_sla.precond.amg.remote import fetch_rows, send_home
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.pattern import DistributedPattern
 
 
 def galerkin(A: DSparseMatrix, blocks: Blocks, P: Prolongator) -> DSparseMatrix:

@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.kernels import native
-from hpc_sla.layout import RowLayout
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
@@ -31,6 +29,8 @@ from hpc_sla.precond.amg.smoother import Steps
 from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
 from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.pattern import DistributedPattern
 
 _STALLED = 0.8
 """A level with more than this part of the rows before it is not worth having."""

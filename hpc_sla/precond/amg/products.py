@@ -9,12 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from hpc_sla.entry import lasting
 from hpc_sla.kernels import relax as kernels
 from hpc_sla.kernels.csr import CsrPattern
-from hpc_sla.pattern import DistributedPattern
+from hpc_sla.kernels.modes import lasting
 from hpc_sla.precond.amg.blocks import as_pattern, as_scipy, some_rows
 from hpc_sla.precond.amg.prolongator import Prolongator
+from hpc_sla.sparse.pattern import DistributedPattern
 
 Tensor = torch.Tensor
 

@@ -8,11 +8,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from hpc_sla.halo import HaloPlan
+from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels import multigrid as kernels
-from hpc_sla.layout import RowLayout
-from hpc_sla.pattern import DistributedPattern
 from hpc_sla.precond.amg.blocks import Blocks, Columns, csr, distribute
+from hpc_sla.sparse.pattern import DistributedPattern
 
 _DAMPING = 4 / 3
 """Vanek, Mandel and Brezina, Computing 56 (1996), section 3: the best for a model problem."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from hpc_sla.halo import HaloPlan
+from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.precond.amg.blocks import Columns, csr
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.amg.blocks import Columns
 from hpc_sla.precond.amg.remote import send_home
 from hpc_sla.precond.base import Preconditioner
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 Multigrid = Callable[[DSparseMatrix], Preconditioner]
 

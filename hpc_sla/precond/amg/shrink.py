@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hpc_sla.layout import RowLayout
-from hpc_sla.matrix import DSparseMatrix
-from hpc_sla.transport import Channel, Neighbours
-from hpc_sla.world import World
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.transport import Channel, Neighbours
+from hpc_sla.distributed.world import World
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 class Shrink:

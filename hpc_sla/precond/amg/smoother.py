@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.matrix import DSparseMatrix
 from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 _SAFETY = 1.1
 _DAMPING = 4 / 3

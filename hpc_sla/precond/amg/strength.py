@@ -8,10 +8,10 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from hpc_sla.halo import HaloPlan
-from hpc_sla.layout import RowLayout
-from hpc_sla.matrix import DSparseMatrix
+from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.precond.amg.blocks import Blocks, csr
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hpc_sla.halo import HaloPlan
-from hpc_sla.layout import RowLayout
+from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.precond.amg.blocks import Columns
 
 _RANK = 1e-10

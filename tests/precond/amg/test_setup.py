@@ -9,7 +9,7 @@ import torch
 from scipy.sparse.csgraph import connected_components
 
 import hpc_sla as hs
-from hpc_sla.layout import RowLayout
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.precond.amg import AMG
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks

@@ -1,0 +1,172 @@
+"""One small reduction in which ranks agree: has nobody failed, do all ask for the same?"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+
+from hpc_sla.distributed.serial import SerialComm
+from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.observe.heartbeat import beat
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+_PLAIN = (str, int, bool)
+
+
+class Agreement:
+    """What ranks may differ in, and hear from each other.
+
+    Attributes
+    ----------
+    heard : list
+        What every rank said, in some order, once the block is over; those who said the same may
+        be left out.
+    """
+
+    def __init__(self) -> None:
+        self.mine: Any = None
+        self.heard: list[Any] = []
+
+    def say(self, mine: Any) -> None:
+        """Within the block, once: something small that pickles."""
+        self.mine = mine
+
+
+@contextmanager
+def agreement(
+    comm: MPI.Comm | SerialComm, function: str, arguments: Mapping[str, Any]
+) -> Iterator[Agreement]:
+    """Run a local block, then agree: see `World.agree`. **Collective.**
+
+    Ranks that agree spend one reduction of five numbers on it, whatever the arguments.
+    """
+    agreed = Agreement()
+    error: HpcSlaError | None = None
+    try:
+        yield agreed
+    except HpcSlaError as caught:
+        error = caught
+    beat()
+    if comm.size == 1:
+        if error is not None:
+            raise error
+        agreed.heard = [agreed.mine]
+        return
+    from mpi4py import MPI
+
+    call = (function, describe(arguments)) if function else None
+    asked, said = _digest(call), _digest(agreed.mine)
+    # The largest and, as its negative, the smallest of each digest.
+    told = np.array([error is not None, asked, -asked, said, -said], dtype=np.int64)
+    cast("MPI.Comm", comm).Allreduce(MPI.IN_PLACE, told, op=MPI.MAX)
+    failed, most_asked, least_asked, most_said, least_said = told.tolist()
+    if failed:
+        _raise_together(comm, error)
+    if most_asked != -least_asked:
+        _raise_difference(comm.allgather(call))
+    agreed.heard = [agreed.mine] if most_said == -least_said else comm.allgather(agreed.mine)
+
+
+def describe(value: Any) -> Any:
+    """What of a value must be the same on every rank, as something that prints alike. Local.
+
+    Of tensors and arrays that is the dtype and all but the first dimension, of objects the class,
+    or what their method `replicated` gives.
+    """
+    kind = type(value)
+    if value is None or kind in _PLAIN:
+        return value
+    if kind is float or isinstance(value, np.number):
+        return _number(value)
+    if kind in (tuple, list):
+        return [describe(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if hasattr(kind, "replicated"):
+        return describe(value.replicated())
+    if isinstance(value, (tuple, list)):  # namedtuples, torch.Size
+        return [describe(item) for item in value]
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        name = str(value.dtype).removeprefix("torch.")
+        return f"{name} [{', '.join(['n', *map(str, value.shape[1:])][: value.ndim])}]"
+    if isinstance(value, (torch.dtype, torch.device)):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": kind.__name__, **fields}
+    return f"a {kind.__name__}"
+
+
+def _number(value: Any) -> Any:
+    """1 and 1.0 are the same tolerance."""
+    plain = value.item() if isinstance(value, np.number) else value
+    return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
+
+
+def _digest(value: Any) -> int:
+    """Fits into int64, its negative too; Python's own hash differs from process to process."""
+    if value is None:
+        return 0
+    text = repr(value).encode("utf-8", "backslashreplace")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+
+
+def _raise_together(comm: Any, error: HpcSlaError | None) -> None:
+    """The error of the first rank that has one, on every rank. **Collective.**"""
+    errors = comm.allgather(None if error is None else (type(error), str(error), vars(error)))
+    ranks = [rank for rank, e in enumerate(errors) if e is not None]
+    kind, text, state = errors[ranks[0]]
+    if 0 < len(ranks) < comm.size and ranks != [0]:
+        text = f"{text} [on {_ranks(ranks)}]"
+    rebuilt = kind.__new__(kind)
+    Exception.__init__(rebuilt, text)
+    vars(rebuilt).update(state)
+    raise rebuilt from error
+
+
+def _raise_difference(calls: list[Any]) -> None:
+    """Name what differs, and where. Local: every rank has heard all."""
+    names = [call[0] if call else "another collective function" for call in calls]
+    if len(set(names)) > 1:
+        raise InputError(
+            f"ranks call different functions at the same time: {_by_rank(names)}",
+            remedy="Call collective functions on every rank, in the same order",
+        )
+    arguments = [call[1] for call in calls]
+    # Of the same function every rank has the same names.
+    name = next(n for n in arguments[0] if any(a[n] != arguments[0][n] for a in arguments))
+    raise difference(names[0], name, [a[name] for a in arguments])
+
+
+def difference(
+    function: str, name: str, values: list[Any], remedy: str = "Pass the same on every rank"
+) -> InputError:
+    """What to raise where an argument's values, in the order of the ranks, differ. Local."""
+    return InputError(
+        f"ranks differ: {_by_rank(values)}",
+        field=f"{function}: {name}",
+        remedy=remedy,
+    )
+
+
+def _by_rank(values: list[Any]) -> str:
+    """``1e-8 on rank 0, 1e-6 on ranks 1, 2``."""
+    who: dict[str, list[int]] = {}
+    for rank, value in enumerate(values):
+        who.setdefault(value if isinstance(value, str) else repr(value), []).append(rank)
+    told = [f"{value} on {_ranks(ranks)}" for value, ranks in who.items()]
+    return ", ".join(told[:4]) + (" ..." if len(told) > 4 else "")
+
+
+def _ranks(ranks: list[int]) -> str:
+    named = ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
+    return f"rank{'s' if len(ranks) > 1 else ''} {named}"

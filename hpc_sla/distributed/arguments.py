@@ -1,0 +1,141 @@
+"""What users pass where a tensor belongs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_sla.errors import InputError, InputTypeError, warn
+
+
+def tensor_of(
+    given: Any,
+    field: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> torch.Tensor:
+    """A tensor as it is; an array, a list or a number as a tensor, of `dtype` if given. Local.
+
+    Raises
+    ------
+    InputTypeError
+        Neither, or not of real numbers.
+    InputError
+        Within torch.vmap.
+    """
+    if isinstance(given, torch.Tensor):
+        if torch._C._functorch.is_batchedtensor(given):
+            raise InputError(
+                "torch.vmap does not go through a solve",
+                field=field,
+                remedy="Pass several vectors as columns [n_owned, k]",
+            )
+        return given
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):  # ragged, say
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiub":
+        raise InputTypeError(
+            f"a {type(given).__name__} is not a tensor, nor an array of real numbers",
+            field=field,
+            remedy="Pass a torch.Tensor",
+        )
+    return torch.tensor(array, dtype=dtype, device=device)
+
+
+def tensor_if(
+    given: Any, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> Any:
+    """`tensor_of`, or what was given where that is none: for what ranks agree on first. Local."""
+    try:
+        return tensor_of(given, "", dtype, device)
+    except InputTypeError:
+        return given
+
+
+def number_of(given: Any, field: str) -> float:
+    """A real number. Local.
+
+    Raises
+    ------
+    InputTypeError
+    """
+    if isinstance(given, (str, bytes)) or given is None:
+        number = None
+    else:
+        try:
+            number = float(given)
+        except (TypeError, ValueError, RuntimeError):
+            number = None
+    if number is None:
+        raise InputTypeError(f"{given!r} is not a number", field=field)
+    return number
+
+
+def empty_result(shape: tuple[int, ...], *inputs: torch.Tensor | None) -> torch.Tensor:
+    """Zeros, or rather nothing, in the graph of `inputs`: a gradient there is 0, not None. Local.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        With a 0 in it.
+    """
+    given = [t for t in inputs if t is not None]
+    return given[0].new_zeros(shape) + sum(t.sum() for t in given)
+
+
+_TOLD: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def warn_of_trainable(precond: Any) -> None:
+    """Say, once, that a preconditioner's parameters get no gradient. Local."""
+    if precond is None or isinstance(precond, str) or not torch.is_grad_enabled():
+        return
+    if not any(t.requires_grad for t in _tensors_in(precond)):
+        return
+    try:
+        if precond in _TOLD:
+            return
+        _TOLD.add(precond)
+    except TypeError:  # cannot be held weakly
+        pass
+    name = getattr(precond, "__name__", type(precond).__name__)
+    warn(
+        f"the preconditioner {name} computes with tensors that require a gradient, and a solution "
+        "does not depend on its preconditioner: they get none. Train them by a loss of "
+        "their own, such as ||r - A M(r)||, or solve under torch.no_grad()",
+        UserWarning,
+    )
+
+
+def _tensors_in(thing: Any, depth: int = 2) -> Iterator[torch.Tensor]:
+    """Those that a callable shows to hold."""
+    if isinstance(thing, torch.Tensor):
+        yield thing
+        return
+    if isinstance(thing, torch.nn.Module):
+        yield from thing.parameters()
+        return
+    if depth == 0 or isinstance(thing, type):
+        return
+    cells = getattr(thing, "__closure__", None) or ()
+    inner = [cell.cell_contents for cell in cells if _filled(cell)]
+    inner += [getattr(thing, "__self__", None), getattr(thing, "func", None)]
+    inner += getattr(thing, "args", None) or () if hasattr(thing, "func") else ()
+    if not inner or not callable(thing) or hasattr(thing, "apply"):
+        inner += list(getattr(thing, "__dict__", {}).values())
+    for part in inner:
+        yield from _tensors_in(part, depth - 1)
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True

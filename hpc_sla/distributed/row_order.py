@@ -1,0 +1,83 @@
+"""Which order of rows a distributed vector is in, as far as that can be seen.
+
+Two matrices of one size may order their rows differently within a rank, and a vector is a plain
+tensor: a product with the wrong one is of the right shape. So what the library makes is remembered
+together with its order, until it is changed, and looked up where it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+from hpc_sla.errors import InputError
+
+if TYPE_CHECKING:
+    from hpc_sla.distributed.layout import RowLayout
+
+Order = tuple[int, int]
+"""Of the offsets, and of the rows of all ranks: equal where two layouts have the same rows in the
+same order on every rank. Of other offsets they cannot be compared: a vector there is another's
+part, or of several fields."""
+
+_REMEDY = (
+    "Give the other matrix layout=A.layout where it is made, so that both order rows alike, or "
+    "carry the vector over: B.layout.scatter(A.layout.gather(x))"
+)
+
+_made = WeakIdKeyDictionary()
+
+
+def part_of_order(start: int, rows: np.ndarray | None) -> int:
+    """This rank's part of a sum over ranks; 0 for rows in the stored order. Local."""
+    if rows is None or np.array_equal(rows, np.arange(start, start + len(rows))):
+        return 0
+    return digest(np.int64(start).tobytes(), np.ascontiguousarray(rows, dtype=np.int64))
+
+
+def digest(*parts: Any) -> int:
+    """Of bytes and contiguous arrays: 52 bits, so that sums over ranks are int64. Local."""
+    found = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        found.update(part)
+    return int.from_bytes(found.digest(), "big") >> 12
+
+
+def made(x: torch.Tensor, layout: RowLayout) -> torch.Tensor:
+    """Remember that x, which is new, is in this layout's order. Local."""
+    if layout.order is not None and not x.is_inference():
+        _made[x] = layout.order, x._version
+    return x
+
+
+def order_of(x: torch.Tensor) -> Order | None:
+    """That of a vector which the library made, and nobody has changed since. Local."""
+    if x.is_inference():
+        return None
+    order, version = _made.get(x, (None, 0))
+    if order is None and x._is_view():
+        base = x._base
+        assert base is not None
+        whole = x.shape == base.shape and x.stride() == base.stride()
+        whole = whole and x.storage_offset() == base.storage_offset()
+        order, version = _made.get(base, (None, 0)) if whole else (None, 0)
+    return order if x._version == version else None
+
+
+def check_order(x: torch.Tensor, layout: RowLayout, field: str) -> None:
+    """Raise InputError where the library made x in another order. Local; replicated."""
+    _compare(order_of(x), layout.order, field)
+
+
+def check_together(x: torch.Tensor, y: torch.Tensor, field: str) -> None:
+    """Raise InputError where it made two vectors in different orders. Local; replicated."""
+    _compare(order_of(x), order_of(y), field)
+
+
+def _compare(one: Order | None, other: Order | None, field: str) -> None:
+    if one is not None and other is not None and one[0] == other[0] and one != other:
+        raise InputError("is in the row order of another matrix", field=field, remedy=_REMEDY)

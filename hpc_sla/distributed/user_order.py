@@ -1,0 +1,172 @@
+"""Moving vectors between the stored row order (by rank) and the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from hpc_sla.distributed.world import World
+from hpc_sla.observe.heartbeat import beat
+from hpc_sla.partition.offsets import even_offsets
+
+_WINDOW_BYTES = 8 << 20
+
+
+class UserOrder:
+    """A repeatable redistribution between stored order and the user's.
+
+    On the way to a file, rank 0 sees one window of the user's rows after another, a few MiB each,
+    and nobody holds more than that beside its own entries. On the way from rank 0, rank r is
+    *home* to the r-th even block of the user's rows.
+
+    Parameters
+    ----------
+    world : World
+    offsets : int64 array [size + 1]
+        Replicated: stored rows by rank.
+    rows : int64 array [n_owned] or None
+        Per rank: the user's rows; None (on every rank) where both orders are the same.
+    """
+
+    def __init__(self, world: World, offsets: np.ndarray, rows: np.ndarray | None) -> None:
+        self._world = world
+        self._n = int(offsets[-1])
+        start, stop = offsets[world.rank], offsets[world.rank + 1]
+        self._rows = np.arange(start, stop, dtype=np.int64) if rows is None else rows
+        order = np.argsort(self._rows)  # no two are the same
+        self._order = order.astype(np.int32 if len(order) < 2**31 else np.int64, copy=False)
+
+    def blocks(self, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Windows of the user's rows, in order, on rank 0. **Collective.**"""
+        width = max(1, x.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
+        rows = max(1, min(_WINDOW_BYTES // width, -(-self._n // self._world.size)))
+        starts = np.arange(0, max(self._n, 1), rows, dtype=np.int64)
+        # Where each window begins among this rank's rows, in ascending order of the user's.
+        edges = np.append(np.searchsorted(self._rows, starts, sorter=self._order), len(self._order))
+        counts = self._gather_counts(np.diff(edges))
+        todo = iter(range(len(starts)))
+
+        def window(k: int) -> tuple[int, np.ndarray] | None:
+            start = int(starts[k])
+            mine = self._order[edges[k] : edges[k + 1]]
+            places = self._rows[mine] - start
+            return self._on_root(start, x[mine], places, None if counts is None else counts[:, k])
+
+        try:
+            for k in todo:
+                found = window(k)
+                beat()
+                if found is not None:
+                    yield found
+        finally:
+            # A caller that stops early (a full disk) must not leave the senders waiting, or their
+            # rows to be taken for the next call's.
+            for k in todo:
+                window(k)
+
+    def _gather_counts(self, mine: np.ndarray) -> np.ndarray | None:
+        """On rank 0, [size, windows]: how many rows of each window come from each rank."""
+        comm = self._world.comm
+        mine = mine.astype(np.int64, copy=False)
+        if comm.size == 1:
+            return mine[None]
+        counts = np.empty((comm.size, len(mine)), dtype=np.int64) if comm.rank == 0 else None
+        comm.Gather(mine, counts)
+        return counts
+
+    def _on_root(
+        self, start: int, values: np.ndarray, places: np.ndarray, counts: np.ndarray | None
+    ) -> tuple[int, np.ndarray] | None:
+        comm = self._world.comm
+        whole = None if counts is None else (int(counts.sum()), *values.shape[1:])
+        if comm.size > 1:
+            from mpi4py import MPI
+
+            places = places.astype(np.int32)  # a window is short
+            every = None if whole is None else np.empty(whole, dtype=values.dtype)
+            where = None if whole is None else np.empty(whole[0], dtype=np.int32)
+            row = _row_type(values)
+            try:
+                comm.Gatherv([values, len(values), row], [every, counts, row], root=0)
+            finally:
+                row.Free()
+            comm.Gatherv([places, len(places), MPI.INT32_T], [where, counts, MPI.INT32_T], root=0)
+            if every is None or where is None:
+                return None
+            values, places = every, where
+        block = np.empty_like(values)
+        block[places] = values
+        return start, block
+
+    def scatter(self, full: np.ndarray | None) -> np.ndarray:
+        """This rank's owned entries of the array on rank 0. **Collective.**"""
+        comm, homes = self._world.comm, even_offsets(self._n, self._world.size)
+        dtype, trailing = comm.bcast(
+            None if full is None or comm.rank else (full.dtype, full.shape[1:])
+        )
+        if comm.rank == 0:
+            assert full is not None
+            for rank in range(1, comm.size):
+                comm.Send(full[homes[rank] : homes[rank + 1]], dest=rank)
+            block = full[: homes[1]]
+        else:
+            block = np.empty((int(homes[comm.rank + 1] - homes[comm.rank]), *trailing), dtype=dtype)
+            comm.Recv(block, source=0)
+        return self.from_home(block)
+
+    @property
+    def home(self) -> tuple[int, int]:
+        """The user's rows whose home this rank is: first, and one past the last. Local."""
+        homes, rank = even_offsets(self._n, self._world.size), self._world.rank
+        return int(homes[rank]), int(homes[rank + 1])
+
+    def from_home(self, block: np.ndarray) -> np.ndarray:
+        """This rank's owned entries, of what each rank has of the rows it is home to.
+
+        **Collective.**
+        """
+        send, recv, places = self._homes
+        arrived = np.empty((len(self._order), *block.shape[1:]), dtype=block.dtype)
+        self._exchange(block[places], arrived, recv, send)
+        owned = np.empty_like(arrived)
+        owned[self._order] = arrived
+        return owned
+
+    @cached_property
+    def _homes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows to and from each home, and where in this rank's block those from it go.
+
+        **Collective.**
+        """
+        world = self._world
+        homes = even_offsets(self._n, world.size)
+        send = np.diff(np.searchsorted(self._rows, homes, sorter=self._order)).astype(np.int64)
+        recv = send.copy()
+        if world.size > 1:
+            world.comm.Alltoall(send, recv)
+        places = np.empty(int(recv.sum()), dtype=np.int64)
+        self._exchange(self._rows[self._order], places, send, recv)
+        return send, recv, places - homes[world.rank]
+
+    def _exchange(
+        self, out: np.ndarray, into: np.ndarray, send: np.ndarray, recv: np.ndarray
+    ) -> None:
+        """Alltoallv of rows. Counted in rows of a derived type, so 2**31 rows is the limit."""
+        if self._world.size == 1:
+            into[...] = out
+            return
+        row = _row_type(out)
+        try:
+            self._world.comm.Alltoallv([out, send, row], [into, recv, row])
+        finally:
+            row.Free()
+
+
+def _row_type(array: np.ndarray) -> Any:
+    from mpi4py import MPI
+
+    width = int(np.prod(array.shape[1:], dtype=np.int64)) * array.itemsize
+    return MPI.BYTE.Create_contiguous(width).Commit()

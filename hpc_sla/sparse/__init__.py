@@ -1,0 +1,1 @@
+"""DSparseMatrix: its pattern, its products and their derivatives, and how it comes to be."""

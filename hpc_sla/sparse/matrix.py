@@ -1,0 +1,520 @@
+"""DSparseMatrix: a sparse matrix whose rows are spread over ranks."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hpc_sla.distributed.arguments import tensor_of
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.row_order import made
+from hpc_sla.distributed.serial import SerialComm
+from hpc_sla.distributed.shared import refuse_pickling
+from hpc_sla.distributed.world import World
+from hpc_sla.errors import InputError, InputTypeError
+from hpc_sla.kernels.modes import entry
+from hpc_sla.partition.offsets import column_offsets_for, offsets_for
+from hpc_sla.sparse import product as products
+from hpc_sla.sparse.from_coo import assemble
+from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.sparse.uses import used
+from hpc_sla.storage import checks
+from hpc_sla.storage.matrix_file import MatrixFile
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+_DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
+
+
+class DSparseMatrix:
+    """A sparse matrix, its rows spread over the ranks of a World.
+
+    Make one with `from_hdf5`, `from_scipy` or `from_coo`. Every rank holds only its own rows
+    as torch tensors on its own device, and knows the few values of other ranks (its halo) that
+    a product needs.
+
+    Attributes
+    ----------
+    layout : RowLayout
+        Rows by rank: A @ x lives there. `layout.rows` gives the user's row of each owned row.
+    columns : RowLayout
+        Columns by rank: x of A @ x, and A.T @ y, live there. Of a square matrix, `layout` itself.
+    values : torch.Tensor [nnz_owned]
+        Per rank: the stored entries, those in owned columns first and those in halo columns
+        after, each block by rows. May require grad. `entries()` says which is where.
+    pattern : DistributedPattern
+    shape : (int, int)
+    """
+
+    def __init__(self, pattern: DistributedPattern, values: torch.Tensor) -> None:
+        self.pattern = pattern
+        self.values = values
+        self.layout = pattern.layout
+        self.columns = pattern.columns
+        self.world = pattern.layout.world
+        self.shape = (self.layout.n_global, self.columns.n_global)
+        self.world.forgotten.own(values)
+
+    # Constructors
+
+    @classmethod
+    @entry
+    def from_hdf5(
+        cls, path: str | os.PathLike[str], world: World, dtype: torch.dtype | None = None
+    ) -> DSparseMatrix:
+        """Read a partitioned matrix file, each rank its own slab of rows. **Collective.**
+
+        Any rank count opens any file: its parts are merged or split to fit.
+
+        Parameters
+        ----------
+        path : path
+            A file made by `python -m hpc_sla partition`; the format is in partitions/README.md.
+        world : World
+        dtype : torch.float64 or torch.float32, optional
+            Default: the file's.
+
+        Raises
+        ------
+        InputError
+            On every rank, naming the file, the dataset and the remedy.
+        """
+        with world.agree("from_hdf5", dtype=dtype) as agreed, MatrixFile(path) as file:
+            agreed.say((file.n_rows, file.n_cols, file.nnz, file.digest, os.fspath(path)))
+            offsets = offsets_for(file.part_offsets, world.size, file.block_size)
+            rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
+            indptr, indices, data = file.read_rows(rows.start, rows.stop)
+            permutation = file.read_permutation(rows.start, rows.stop)
+            square = file.n_rows == file.n_cols
+            if not square:
+                cuts = column_offsets_for(file.part_offsets, file.column_part_offsets, offsets)
+                first, last = int(cuts[world.rank]), int(cuts[world.rank + 1])
+                owned_columns = file.read_column_permutation(first, last)
+        if len({heard[:-1] for heard in agreed.heard}) > 1:
+            names = sorted({heard[-1] for heard in agreed.heard})
+            raise InputError(
+                f"ranks read different files: {', '.join(names)}",
+                field="from_hdf5: path",
+                remedy="Give every rank the same file, or a copy of it",
+            )
+        _check_permutation(world, path, "permutation", rows.start, permutation)
+        if not square:
+            _check_permutation(world, path, "column_permutation", first, owned_columns)
+        layout = RowLayout.numbered(world, offsets, permutation)
+        columns = layout if square else RowLayout.numbered(world, cuts, owned_columns)
+        return cls._from_rows(layout, columns, indptr, indices, _as_dtype(data, dtype))
+
+    @classmethod
+    @entry
+    def from_scipy(
+        cls,
+        matrix: Any,
+        world: World,
+        partition: str | np.ndarray | None = None,
+        coordinates: np.ndarray | None = None,
+        column_partition: str | np.ndarray | None = None,
+        block_size: int = 1,
+        layout: RowLayout | None = None,
+        columns: RowLayout | None = None,
+    ) -> DSparseMatrix:
+        """Spread a SciPy matrix that rank 0 holds. **Collective.**
+
+        Parameters
+        ----------
+        matrix : scipy sparse matrix or array, or None
+            Read on rank 0 only. float64 or float32; other real types become float64. Other ranks
+            may pass None, or the same matrix.
+        world : World
+        partition : {"metis", "rcb", "contiguous"} or int array [m], optional
+            The method, or (on rank 0) the rank of each row. Default: "metis" for a square matrix,
+            "contiguous" for a rectangular one, for which "metis" cuts the bipartite graph of rows
+            and columns.
+        coordinates : array [m, d], optional
+            Of the rows, for `rcb`; on rank 0.
+        column_partition : {"majority", "contiguous"} or int array [n], optional
+            For a rectangular matrix: the method, or (on rank 0) the rank of each column. Default:
+            "majority", the rank with most of the column's entries. Columns of a square matrix are
+            owned as its rows are.
+        block_size : int
+            Of a square matrix, replicated: rows ``block_size * i`` to
+            ``block_size * (i + 1) - 1`` are the unknowns of node i, which stay together and in
+            order on one rank.
+        layout : RowLayout, optional
+            Of another matrix of as many rows: the same rows on the same ranks in the same order,
+            in place of a partition. Vectors of the two then go together; without it their rows
+            may be in different orders within a rank, even where the parts are the same.
+        columns : RowLayout, optional
+            The same for the columns of a rectangular matrix, in place of `column_partition`.
+
+        Raises
+        ------
+        InputError
+            On every rank: not sparse, not finite, complex, a partition or a layout that does not
+            fit, ranks that pass different matrices or partitions.
+        """
+        from hpc_sla.sparse.from_scipy import spread_rows
+
+        return cls._from_rows(
+            *spread_rows(
+                matrix,
+                world,
+                partition,
+                coordinates,
+                column_partition,
+                block_size,
+                layout,
+                columns,
+            )
+        )
+
+    @classmethod
+    @entry
+    def from_coo(
+        cls,
+        rows: torch.Tensor | np.ndarray,
+        cols: torch.Tensor | np.ndarray,
+        values: torch.Tensor | np.ndarray,
+        shape: Sequence[int],
+        world: World,
+        columns: torch.Tensor | np.ndarray | RowLayout | None = None,
+        layout: RowLayout | None = None,
+    ) -> DSparseMatrix:
+        """Assemble from triplets, each rank bringing those of the rows it will own. **Collective.**
+
+        Row and column numbers are the user's own; no order or contiguity is asked of them. A
+        rank owns the rows it passes entries of, in ascending order; a row that nobody passes
+        has no entries and goes to the rank whose even block of rows it lies in. Entries given
+        twice are summed. Differentiable in `values`.
+
+        Columns of a square matrix are owned as its rows are. Those of a rectangular one lie on
+        the ranks in even contiguous blocks of the user's numbering, unless `columns` says else.
+
+        Parameters
+        ----------
+        rows, cols : integer tensor or array [m]
+            Per rank; 0-based.
+        values : tensor or array [m]
+            Per rank; float64 or float32, the same on every rank. May require grad (then on
+            every rank).
+        shape : (int, int)
+            Replicated.
+        world : World
+        columns : integer tensor or array, optional
+            Per rank, on every rank or on none, for a rectangular matrix: the columns this rank
+            will own, each on one rank, in any order (they are stored ascending). A column that
+            nobody names goes to the rank whose even block of columns it lies in.
+            Or a RowLayout, of whose rows these columns are.
+        layout : RowLayout, optional
+            Of another matrix of as many rows: this one's are on the same ranks in the same order,
+            so that vectors of the two go together. Each rank passes entries of its own rows only.
+
+        Raises
+        ------
+        InputError
+            On every rank: lengths differ, an index out of range, a row passed (or a column
+            named) by two ranks, a dtype that is not float32 or float64, columns of a square
+            matrix, a layout that does not fit.
+        """
+        world.forgotten.own(values)
+        return cls(*assemble(rows, cols, values, shape, world, columns, layout))
+
+    @classmethod
+    def _from_rows(
+        cls,
+        layout: RowLayout,
+        columns: RowLayout,
+        indptr: np.ndarray,
+        indices: np.ndarray,
+        data: np.ndarray,
+    ) -> DSparseMatrix:
+        pattern, data = DistributedPattern.from_rows(layout, indptr, indices, data, columns)
+        return cls(pattern, torch.from_numpy(data).to(layout.world.device))
+
+    @entry
+    def with_values(self, values: torch.Tensor) -> DSparseMatrix:
+        """The same pattern and halo with other values. Local; differentiable.
+
+        Parameters
+        ----------
+        values : torch.Tensor or array [nnz_owned]
+            Per rank, in the order of `self.values`; float64 or float32.
+
+        Raises
+        ------
+        InputError
+            Of this rank alone: another length, dtype or device.
+        """
+        values = tensor_of(values, "values", self.dtype, self.device)
+        if values.shape != (self.pattern.nnz_owned,):
+            raise InputError(
+                f"this rank stores {self.pattern.nnz_owned} entries; "
+                f"got values of shape {tuple(values.shape)}",
+                field="values",
+            )
+        if values.dtype not in _DTYPES or values.device != self.device:
+            raise InputTypeError(
+                f"values of {values.dtype} on {values.device}: pass float64 or float32 on "
+                f"{self.device}",
+                field="values",
+            )
+        # Compiled loops run along them.
+        return DSparseMatrix(self.pattern, values.contiguous())
+
+    def __copy__(self) -> DSparseMatrix:
+        return DSparseMatrix(self.pattern, self.values)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DSparseMatrix:
+        """Values of its own, on the same pattern and World. Local."""
+        return DSparseMatrix(self.pattern, copy.deepcopy(self.values, memo))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.world.size > 1 or not isinstance(self.world.comm, SerialComm):
+            refuse_pickling(self)
+        owned, other = self.pattern.owned, self.columns is not self.layout
+        arrays = (owned.indptr.cpu().numpy(), owned.indices.cpu().numpy())
+        return _unpickled, (self.layout, self.columns if other else None, *arrays, self.values)
+
+    # Products
+
+    @entry
+    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
+        """`A x` for x `[n_owned]` or `[n_owned, k]` in `columns`, giving the same in `layout`.
+
+        **Collective.** Differentiable in both.
+        """
+        x = self._checked(x, self.columns)
+        return made(products.product(self.values, x, self.pattern), self.layout)
+
+    matvec = __matmul__
+
+    def _checked(self, x: Any, layout: RowLayout) -> torch.Tensor:
+        x = layout._checked(x, "x", self.dtype)
+        # Before anything is sent: a product that fails half way leaves messages behind.
+        if x.dtype != self.dtype or x.device != self.device:
+            raise InputTypeError(
+                f"a vector of {x.dtype} on {x.device} does not go with a matrix of "
+                f"{self.dtype} on {self.device}",
+                field="x",
+                remedy=f"Pass x.to({self.device}, {self.dtype})",
+            )
+        if x.dim() > 2:
+            raise InputError(f"shape {tuple(x.shape)} is not [n_owned] or [n_owned, k]", field="x")
+        return x
+
+    @entry
+    def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
+        """`A^T x` for x in `layout`, giving a vector in `columns`. **Collective.**
+
+        Differentiable in both.
+        """
+        x = self._checked(x, self.layout)
+        return made(products.rproduct(self.values, x, self.pattern), self.columns)
+
+    @property
+    def T(self) -> TransposedMatrix:
+        """The transpose, as a view. Local."""
+        return TransposedMatrix(self)
+
+    @entry
+    def halo(self, x: torch.Tensor) -> torch.Tensor:
+        """The values of x that this rank's rows need from other ranks. **Collective.**
+
+        Differentiable. [n_halo] or [n_halo, k], in ascending stored column.
+        """
+        x = self.columns._checked(x)
+        used(self.pattern)
+        return self.pattern.plan.exchange(x)
+
+    @entry
+    def with_halo(self, x: torch.Tensor) -> torch.Tensor:
+        """Owned values and behind them `halo(x)`. **Collective.** Differentiable.
+
+        [n_owned + n_halo] or [n_owned + n_halo, k]. Where second derivatives are taken by hand,
+        this rather than `torch.cat([x, A.halo(x)])`, from which they do not find back to the
+        exchange on a rank with an empty halo.
+        """
+        x = self.columns._checked(x)
+        used(self.pattern)
+        return self.pattern.plan.extend(x)
+
+    # What it is
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def nnz_owned(self) -> int:
+        """This rank's stored entries."""
+        return self.pattern.nnz_owned
+
+    @property
+    def nnz_global(self) -> int:
+        """Stored entries over all ranks."""
+        return self.pattern.nnz_global
+
+    @property
+    def n_halo(self) -> int:
+        """Values this rank needs from others for a product."""
+        return self.pattern.plan.n_halo
+
+    @entry
+    def entries(self) -> tuple[np.ndarray, np.ndarray]:
+        """The user's row and column of each of `values`: two int64 [nnz_owned]. **Collective.**"""
+        mine = torch.from_numpy(np.ascontiguousarray(self.columns.rows)).to(self.device)
+        columns = torch.cat([mine, self.pattern.plan.exchange(mine)])
+        owned, halo = self.pattern.owned, self.pattern.halo
+        local = torch.cat([owned.indices.long(), halo.indices.long() + self.columns.n_owned])
+        user = torch.from_numpy(np.ascontiguousarray(self.layout.rows)).to(self.device)
+        rows = user.index_select(0, self.pattern.local_rows())
+        return rows.cpu().numpy(), columns.index_select(0, local).cpu().numpy()
+
+    @entry
+    def diagonal(self) -> torch.Tensor:
+        """The diagonal of the owned rows, 0 where not stored: [n_owned]. Local; differentiable.
+
+        Raises
+        ------
+        InputError
+            On every rank, where the matrix is rectangular.
+        """
+        if self.columns is not self.layout:
+            raise InputError(
+                f"a {self.shape[0]} x {self.shape[1]} matrix has no diagonal that belongs to its "
+                "rows",
+                field="matrix",
+                remedy="Choose what works without one, such as precond='none'",
+            )
+        where = self.pattern.owned.diagonal
+        if not self.pattern.owned.nnz:
+            # In the graph of the values all the same: other ranks go back through theirs.
+            nothing = self.pattern.owned_values(self.values).sum()
+            return nothing.expand(self.layout.n_owned)
+        found = self.values.index_select(0, where.clamp(min=0))
+        return torch.where(where >= 0, found, 0.0)
+
+    @entry
+    def local_csr(self) -> sp.csr_matrix:
+        """This rank's rows with stored column numbers, as SciPy [n_owned, n]. Local."""
+        import scipy.sparse as sp  # slow to load, and a solve does without it
+
+        rows = self.pattern.local_rows().cpu().numpy()
+        columns = self.pattern.stored_columns().cpu().numpy()
+        data = self.values.detach().cpu().numpy()
+        shape = (self.layout.n_owned, self.columns.n_global)
+        return sp.coo_matrix((data, (rows, columns)), shape=shape).tocsr()
+
+    def __repr__(self) -> str:
+        return (
+            f"DSparseMatrix(shape={self.shape}, rank {self.world.rank} of {self.world.size}: "
+            f"{self.layout.n_owned} rows, {self.nnz_owned} entries, {self.n_halo} halo, "
+            f"{self.dtype}, {self.device})"
+        )
+
+
+class TransposedMatrix:
+    """`A.T`: the same storage, multiplied the other way."""
+
+    def __init__(self, matrix: DSparseMatrix) -> None:
+        self.T = matrix
+        self.layout = matrix.columns
+        self.columns = matrix.layout
+        self.world = matrix.world
+        self.shape = matrix.shape[::-1]
+
+    @entry
+    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
+        """`A^T x`. **Collective.** Differentiable in A's values and x."""
+        return self.T.rmatvec(x)
+
+    matvec = __matmul__
+
+    @entry
+    def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
+        """`A x`. **Collective.**"""
+        return self.T.matvec(x)
+
+
+def _unpickled(
+    layout: RowLayout,
+    columns: RowLayout | None,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: torch.Tensor,
+) -> DSparseMatrix:
+    """A matrix of one process."""
+    order = np.arange(len(indices))
+    pattern, _ = DistributedPattern.from_rows(
+        layout, indptr.astype(np.int64), indices.copy(), order, columns
+    )
+    return DSparseMatrix(pattern, values)
+
+
+def read_rhs(
+    path: str | os.PathLike[str],
+    name: str,
+    layout: RowLayout,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """A right-hand side of a matrix file, each rank its owned entries. **Collective.**
+
+    Parameters
+    ----------
+    path : path
+        The file the layout's matrix came from.
+    name : str
+        Which of `/rhs/*`.
+    layout : RowLayout
+        Of the matrix's rows.
+    dtype : torch.dtype, optional
+        Default: the file's.
+
+    Raises
+    ------
+    InputError
+        On every rank: no right-hand side by that name (the message lists those there are).
+    """
+    with layout.world.agree("read_rhs", name=name, dtype=dtype), MatrixFile(path) as file:
+        rows = slice(layout.start, layout.start + layout.n_owned)
+        fits = file.n_rows == layout.n_global
+        if not fits or (file.read_permutation(rows.start, rows.stop) != layout.rows).any():
+            raise InputError(
+                "the layout is not that of this file's matrix",
+                file=path,
+                field="layout",
+                remedy="Pass A.layout of A = DSparseMatrix.from_hdf5(path, world)",
+            )
+        data = file.read_rhs(name, rows.start, rows.stop)
+    return made(torch.from_numpy(_as_dtype(data, dtype)).to(layout.world.device), layout)
+
+
+def _check_permutation(
+    world: World, path: str | os.PathLike[str], field: str, start: int, numbers: np.ndarray
+) -> None:
+    """Each of the user's rows (or columns) must occur once over all ranks. **Collective.**
+
+    `numbers` are those of this rank's, the stored ones from `start` on.
+    """
+    stored = np.arange(start, start + len(numbers), dtype=np.int64)
+    excess = world.comm.allreduce(checks.fingerprint(numbers) - checks.fingerprint(stored))
+    if excess % 2**64:
+        raise InputError(
+            "does not hold every number once",
+            file=path,
+            field=f"/{field}",
+            remedy="Write the file anew: each of 0 to n - 1 occurs exactly once.",
+        )
+
+
+def _as_dtype(data: np.ndarray, dtype: torch.dtype | None) -> np.ndarray:
+    return data if dtype is None else data.astype(_DTYPES[dtype], copy=False)

@@ -1,0 +1,289 @@
+"""DistributedPattern: where a distributed matrix has entries, and the products on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.shared import Shared
+from hpc_sla.errors import InputError
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.modes import lasting
+from hpc_sla.kernels.vectors import dot_into
+
+_INT32 = 2**31
+
+
+class DistributedPattern(Shared):
+    """The sparsity of this rank's rows, split by who owns the columns. **Collective.**
+
+    Columns are owned as `columns` says: in a square matrix as the rows are, and the two layouts
+    are one object. x of A x lives in `columns`, A x in `layout`.
+
+    The entries of one rank are ordered [owned-column block | halo-column block], each in CSR
+    order, so both blocks' values are views of one tensor. The owned block has all owned rows;
+    the halo block only those that reach another rank's columns (`boundary`), so that it costs
+    nothing elsewhere.
+
+    Attributes
+    ----------
+    layout, columns : RowLayout
+        Of the rows, and of the columns.
+    owned : CsrPattern
+        layout.n_owned rows, columns.n_owned columns.
+    halo : CsrPattern
+        len(boundary) rows, n_halo columns.
+    boundary : int32 tensor
+        Owned rows with an entry in a halo column, ascending.
+    plan : HaloPlan
+        Of vectors in `columns`.
+    nnz_owned, nnz_global : int
+        This rank's entries, both blocks; and those of all ranks.
+    """
+
+    def __init__(
+        self,
+        layout: RowLayout,
+        owned: CsrPattern,
+        halo: CsrPattern,
+        boundary: torch.Tensor,
+        plan: HaloPlan,
+    ) -> None:
+        self.layout = layout
+        self.columns = plan.layout
+        self.owned = owned
+        self.halo = halo
+        self.boundary = boundary
+        self.plan = plan
+        self.nnz_owned = owned.nnz + halo.nnz
+        self.nnz_global = int(layout.world.sum(self.nnz_owned))
+        self._halo_product: dict[tuple[torch.dtype, tuple[int, ...]], torch.Tensor] = {}
+
+    @classmethod
+    def from_rows(
+        cls,
+        layout: RowLayout,
+        indptr: np.ndarray,
+        columns: np.ndarray,
+        values: np.ndarray,
+        column_layout: RowLayout | None = None,
+    ) -> tuple[DistributedPattern, np.ndarray]:
+        """Split this rank's rows into blocks and find the halo. **Collective.**
+
+        Works in place where it can, since this is where memory peaks: `columns` and `values`
+        are overwritten.
+
+        Parameters
+        ----------
+        layout : RowLayout
+        indptr : int64 array [n_owned + 1]
+        columns : int32 or int64 array [nnz]
+            Stored (contiguous by rank) column numbers.
+        values : array [nnz] or [nnz, m]
+            Anything that goes with the entries.
+        column_layout : RowLayout, optional
+            Default: `layout` itself, for a square matrix.
+
+        Returns
+        -------
+        DistributedPattern
+        array [nnz]
+            `values` in the pattern's entry order.
+
+        Raises
+        ------
+        InputError
+            On every rank, where a rank has too many entries for 32-bit local indices.
+        """
+        with layout.world.agree():
+            if len(columns) >= _INT32:
+                raise InputError(
+                    f"{len(columns)} entries on one rank do not fit 32-bit local indices",
+                    remedy="Use more ranks",
+                )
+        if column_layout is None:
+            column_layout = layout
+        start, stop = column_layout.start, column_layout.start + column_layout.n_owned
+        mine = (columns >= start) & (columns < stop)
+        away = np.flatnonzero(~mine)
+        away_columns, away_values = columns[away].astype(np.int64), values[away]
+        away_rows = np.searchsorted(indptr, away, side="right") - 1
+        n_mine = len(columns) - len(away)
+        if len(away):
+            _compact(columns, mine)
+            _compact(values, mine)
+            values[n_mine:] = away_values
+        del mine
+
+        owned_columns = columns[:n_mine]
+        owned_columns -= start
+        boundary, boundary_counts = np.unique(away_rows, return_counts=True)
+        lost = np.zeros(layout.n_owned + 1, dtype=np.int64)
+        lost[boundary + 1] = boundary_counts
+        halo_columns, halo_indices = np.unique(away_columns, return_inverse=True)
+        device = layout.world.device
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array.astype(np.int32, copy=False)).to(device)
+
+        pattern = cls(
+            layout,
+            CsrPattern(
+                tensor(indptr - np.cumsum(lost)), tensor(owned_columns), column_layout.n_owned
+            ),
+            CsrPattern(
+                tensor(np.concatenate([[0], np.cumsum(boundary_counts)])),
+                tensor(halo_indices),
+                len(halo_columns),
+            ),
+            tensor(boundary),
+            HaloPlan(column_layout, halo_columns),
+        )
+        return pattern, values
+
+    # narrow() and not slicing, here and in the loops: slicing a fake CUDA tensor needs a CUDA
+    # build, and the CUDA path is tested where there is none.
+
+    def owned_values(self, values: torch.Tensor) -> torch.Tensor:
+        """The part of `values` in owned columns: a view. Local."""
+        return values.narrow(0, 0, self.owned.nnz)
+
+    def halo_values(self, values: torch.Tensor) -> torch.Tensor:
+        """The part of `values` in halo columns: a view. Local."""
+        return values.narrow(0, self.owned.nnz, self.halo.nnz)
+
+    # Raw products: collective, not differentiable, and after the first call without allocation
+
+    def matmul(
+        self,
+        values: torch.Tensor,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        dot: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        square: torch.Tensor | None = None,
+    ) -> None:
+        """`out = A x`, with this rank's parts of inner products where asked. **Collective.**
+
+        The halo travels while the owned block is multiplied. By columns, into [] or [k]: `dot` is
+        weights . out (x . out where no weights are given, and `columns` is `layout`), and `square`
+        is out . out.
+        """
+        if dot is None:
+            weights = None
+        elif weights is None:
+            if self.columns is not self.layout:
+                raise ValueError(
+                    "x . (A x) needs a matrix with the same layout of rows and columns"
+                )
+            weights = x
+        channel = self.plan.start_exchange(x)
+        if self.owned.compiled(x):
+            for sums in (dot, square):
+                if sums is not None:
+                    sums.zero_()
+            self.owned.fused_matmul(self.owned_values(values), x, out, None, weights, dot, square)
+            channel.finish()
+            if self.halo.nnz:
+                there = channel.recv_buffer
+                self.halo.fused_matmul(
+                    self.halo_values(values), there, out, self.boundary, weights, dot, square
+                )
+            return
+        self.owned.matmul(self.owned_values(values), x, out)
+        channel.finish()
+        if self.halo.nnz:
+            part = self._buffer(x)
+            self.halo.matmul(self.halo_values(values), channel.recv_buffer, part)
+            out.index_add_(0, self.boundary, part)
+        if dot is not None and weights is not None:
+            dot_into(dot, weights, out)
+        if square is not None:
+            dot_into(square, out, out)
+
+    def absolute_matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = |A| |x|`. **Collective.**"""
+        x = x.abs()
+        channel = self.plan.start_exchange(x)
+        self.owned.absolute_matmul(self.owned_values(values), x, out)
+        channel.finish()
+        if self.halo.nnz:
+            part = self._buffer(x)
+            self.halo.absolute_matmul(self.halo_values(values), channel.recv_buffer, part)
+            out.index_add_(0, self.boundary, part)
+
+    def rmatmul(
+        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False
+    ) -> None:
+        """`out = A^T x`. **Collective.** Halo contributions travel during the owned product.
+
+        With `transposed`, `values` are in the order of `transpose_values`: for many products
+        with one matrix, which then do not reorder them each time.
+        """
+        channel = self.plan.reduce_channel(x)
+        boundary = self._buffer(x)
+        torch.index_select(x, 0, self.boundary, out=boundary)
+        self.halo.rmatmul(self.halo_values(values), boundary, channel.send_buffer, transposed)
+        channel.start()
+        self.owned.rmatmul(self.owned_values(values), x, out, transposed)
+        self.plan.finish_reduce(channel, out)
+
+    def transpose_values(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` [nnz_owned] in the order of the transposed blocks, for `rmatmul`. Local."""
+        return torch.cat(
+            [
+                self.owned.transpose_values(self.owned_values(values)),
+                self.halo.transpose_values(self.halo_values(values)),
+            ]
+        )
+
+    def sample(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """`g_i . x_j` at each stored entry (i, j), halo columns included. **Collective.**
+
+        g lives in `layout`, x in `columns`.
+
+        The sampled dense-dense product (SDDMM) of the GPU libraries.
+        """
+        channel = self.plan.start_exchange(x)
+        found = g.new_empty(self.nnz_owned)
+        owned, halo = found.split([self.owned.nnz, self.halo.nnz])
+        self.owned.sample(g, x, owned)
+        channel.finish()
+        self.halo.sample(g.index_select(0, self.boundary), channel.recv_buffer, halo)
+        return found
+
+    def _buffer(self, like: torch.Tensor) -> torch.Tensor:
+        key = (like.dtype, tuple(like.shape[1:]))
+        if key not in self._halo_product:
+            with lasting():
+                self._halo_product[key] = like.new_empty((self.halo.n_rows, *like.shape[1:]))
+        return self._halo_product[key]
+
+    # Indices for people
+
+    def local_rows(self) -> torch.Tensor:
+        """The owned row (0 to n_owned) of each entry: int64 [nnz_owned]. Local."""
+        owned = self.owned.rows().long()
+        halo = self.boundary.long().index_select(0, self.halo.rows())
+        return torch.cat([owned, halo])
+
+    def stored_columns(self) -> torch.Tensor:
+        """The stored column number of each entry: int64 [nnz_owned]. Local."""
+        halo = torch.from_numpy(self.plan.halo.astype(np.int64)).to(self.halo.indices.device)
+        return torch.cat(
+            [
+                self.owned.indices.long() + self.columns.start,
+                halo.index_select(0, self.halo.indices),
+            ]
+        )
+
+
+def _compact(array: np.ndarray, keep: np.ndarray, chunk: int = 1 << 18) -> None:
+    """Move the entries to keep to the front, in order, in place and in small pieces."""
+    end = 0
+    for begin in range(0, len(array), chunk):
+        kept = array[begin : begin + chunk][keep[begin : begin + chunk]]
+        array[end : end + len(kept)] = kept
+        end += len(kept)

@@ -1,8 +1,0 @@
-"""How bytes move between ranks: one small protocol, three implementations."""
-
-from __future__ import annotations
-
-from hpc_sla.transport.base import Channel, Neighbours, Pending, Transport
-from hpc_sla.transport.sparse_exchange import sparse_exchange
-
-__all__ = ["Channel", "Neighbours", "Pending", "Transport", "sparse_exchange"]
