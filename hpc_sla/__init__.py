@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hpc_sla.linear.cg import CG as CG
     from hpc_sla.linear.fgmres import FGMRES as FGMRES
     from hpc_sla.linear.gmres import GMRES as GMRES
+    from hpc_sla.linear.linear_solver import LinearSolver as LinearSolver
     from hpc_sla.linear.lsqr import LSQR as LSQR
     from hpc_sla.linear.method import Method as Method
     from hpc_sla.linear.minres import MINRES as MINRES
@@ -51,6 +52,7 @@ _HOMES = {
     "InputError": "hpc_sla.errors",
     "LSQR": "hpc_sla.linear.lsqr",
     "LinearOperator": "hpc_sla.sparse.operators",
+    "LinearSolver": "hpc_sla.linear",
     "MINRES": "hpc_sla.linear.minres",
     "Method": "hpc_sla.linear.method",
     "NonlinearInfo": "hpc_sla.nonlinear",

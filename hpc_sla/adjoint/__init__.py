@@ -6,9 +6,17 @@ They are given the solver to call, so that they know no solver: see `System`.
 from __future__ import annotations
 
 from hpc_sla.adjoint.eigen import Pencil, eigenpairs
-from hpc_sla.adjoint.forms import Form, MatrixForm, NormalForm, OperatorForm
-from hpc_sla.adjoint.least_squares import LeastSquaresSystem, least_squares
-from hpc_sla.adjoint.linear import System, solve
+from hpc_sla.adjoint.forms import (
+    Form,
+    MatrixForm,
+    NormalForm,
+    OperatorForm,
+    form_of,
+    parameters_of,
+    with_parameters,
+)
+from hpc_sla.adjoint.least_squares import LeastSquares, LeastSquaresSystem
+from hpc_sla.adjoint.linear import Solve, System, plainly
 from hpc_sla.adjoint.local import LocalPattern
 from hpc_sla.adjoint.nonlinear import Equation, JacobianForm, root
 from hpc_sla.adjoint.wanted import Wanted, hidden_tensors, refuse_hidden
@@ -17,18 +25,22 @@ __all__ = [
     "Equation",
     "Form",
     "JacobianForm",
+    "LeastSquares",
     "LeastSquaresSystem",
     "LocalPattern",
     "MatrixForm",
     "NormalForm",
     "OperatorForm",
     "Pencil",
+    "Solve",
     "System",
     "Wanted",
     "eigenpairs",
+    "form_of",
     "hidden_tensors",
-    "least_squares",
+    "parameters_of",
+    "plainly",
     "refuse_hidden",
     "root",
-    "solve",
+    "with_parameters",
 ]

@@ -13,21 +13,21 @@ from typing import Any, Protocol
 import torch
 
 from hpc_sla.adjoint.forms import Form, leads_to, minus, plus
-from hpc_sla.adjoint.linear import System, solve
+from hpc_sla.adjoint.linear import System, derivative
 from hpc_sla.distributed.keep_in_graph import kept
-from hpc_sla.kernels.modes import ordinary
 
 
 class LeastSquaresSystem(Protocol):
-    """min ||b - A(theta) x||_2 for any b, with the solver for it."""
+    """min ||b - A(theta) x||_2 for any b, at one theta, with the solver for it."""
+
+    info: Any
+    """What `run` says of itself."""
 
     @property
     def form(self) -> Form:
         """What A(theta) is."""
 
-    def solve(
-        self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
+    def run(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
         """As of `System`."""
 
     @property
@@ -35,22 +35,18 @@ class LeastSquaresSystem(Protocol):
         """A^T A w = c; its form is the `NormalForm` of this one."""
 
 
-def least_squares(
-    system: LeastSquaresSystem,
-    b: torch.Tensor,
-    x0: torch.Tensor | None,
-    theta: tuple[torch.Tensor, ...],
-) -> torch.Tensor:
-    """The x that makes ||b - A(theta) x||_2 least. As `solve` otherwise. **Collective.**"""
-    return _LeastSquares.apply(system, ordinary(b), x0, *map(ordinary, theta))
+class LeastSquares(torch.autograd.Function):
+    """`LeastSquares.apply(system, ordinary(b), x0, *map(ordinary, theta))` is the x.
 
+    It makes ||b - A(theta) x||_2 least. As `Solve` otherwise. **Collective.**
+    """
 
-class _LeastSquares(torch.autograd.Function):
     @staticmethod
     def forward(
         system: LeastSquaresSystem, b: torch.Tensor, x0: torch.Tensor | None, *theta: torch.Tensor
     ) -> torch.Tensor:
-        return system.solve(b, x0, theta)
+        x, system.info = system.run(b, x0)
+        return x
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -71,7 +67,7 @@ class _LeastSquares(torch.autograd.Function):
         if not (wants_b or any(wants_theta)):
             return (None, None, d_x0, *(None for _ in theta))
         form = ctx.system.form
-        w = solve(ctx.system.normal, kept(grads[0], x, *theta), None, theta)
+        w = derivative(ctx.system.normal, kept(grads[0], x, *theta), theta, True)
         y = form.times(theta, w)
         d_theta: tuple[torch.Tensor | None, ...] = tuple(None for _ in theta)
         if any(wants_theta):
@@ -94,4 +90,4 @@ class _LeastSquares(torch.autograd.Function):
             rhs = plus(rhs, form.T.push(theta, d_theta, r) - through_x)
         if rhs is None:
             return torch.zeros_like(x)
-        return solve(ctx.system.normal, rhs, None, theta)
+        return derivative(ctx.system.normal, rhs, theta, False)

@@ -13,7 +13,8 @@ and theta, however the solution was found.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -23,54 +24,57 @@ from hpc_sla.kernels.modes import ordinary
 
 
 class System(Protocol):
-    """A(theta) x = b for any b, with the solver for it."""
+    """A(theta) x = b for any b, at one theta, with the solver for it."""
+
+    info: Any
+    """What `run` says of itself."""
 
     @property
     def form(self) -> Form:
         """What A(theta) is."""
 
-    def solve(
-        self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        """The x, a new tensor. **Collective** in general; not differentiable.
+    def run(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
+        """The x, a new tensor, and what is to be said of it. **Collective** in general.
 
-        theta is what the system was made of, at every call. Raises where an error must not go
-        unnoticed: nobody looks at what became of a solve in a backward pass.
+        Not differentiable.
         """
 
-    @property
-    def T(self) -> System:
-        """The transposed system, for a backward pass: the set-up reused."""
+    def derivative(
+        self, b: torch.Tensor, theta: tuple[torch.Tensor, ...], transposed: bool
+    ) -> torch.Tensor:
+        """The x of A(theta) x = b, or of A(theta)^T x = b, for a derivative.
 
-    @property
-    def again(self) -> System:
-        """This system, for a tangent."""
+        **Collective** in general. Raises where an error must not go unnoticed: nobody looks at what
+        became of a solve in a backward pass. theta is that of the system, and without a graph.
+        """
 
 
-def solve(
-    system: System,
-    b: torch.Tensor,
-    x0: torch.Tensor | None,
-    theta: tuple[torch.Tensor, ...],
-) -> torch.Tensor:
-    """Solve A(theta) x = b. **Collective** as the system's solve is, in backward too.
+class Solve(torch.autograd.Function):
+    """`Solve.apply(system, None, ordinary(b), x0, *map(ordinary, theta))` is the x.
 
-    Differentiable in b and theta, any number of times, and in forward mode. Which of b, x0 and
-    theta require a gradient must be the same on every rank: see `Wanted`.
+    **Collective** as the system's solve is, in backward too. Differentiable in b and theta, any
+    number of times, and in forward mode. Which of b, x0 and theta require a gradient must be the
+    same on every rank: see `Wanted`. The second argument is None for the solve that was asked for;
+    of one for a derivative, whether it is with the transpose.
     """
-    return _Solve.apply(system, ordinary(b), x0, *map(ordinary, theta))
 
-
-class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(
-        system: System, b: torch.Tensor, x0: torch.Tensor | None, *theta: torch.Tensor
+        system: System,
+        transposed: bool | None,
+        b: torch.Tensor,
+        x0: torch.Tensor | None,
+        *theta: torch.Tensor,
     ) -> torch.Tensor:
-        return system.solve(b, x0, theta)
+        if transposed is None:
+            x, system.info = system.run(b, x0)
+            return x
+        return system.derivative(b, theta, transposed)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.system, _, _, *theta = inputs
+        ctx.system, transposed, _, _, *theta = inputs
+        ctx.transposed = bool(transposed)
         ctx.save_for_backward(output, *theta)
         ctx.save_for_forward(output, *theta)
 
@@ -81,25 +85,74 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *theta = ctx.saved_tensors
-        _, wants_b, wants_x0, *wants_theta = ctx.needs_input_grad
+        _, _, wants_b, wants_x0, *wants_theta = ctx.needs_input_grad
         d_x0 = torch.zeros_like(x) if wants_x0 else None
         if not (wants_b or any(wants_theta)):
-            return (None, None, d_x0, *(None for _ in theta))
-        y = _Solve.apply(ctx.system.T, kept(grads[0], x, *theta), None, *theta)
+            return (None, None, None, d_x0, *(None for _ in theta))
+        y = derivative(ctx.system, kept(grads[0], x, *theta), theta, not ctx.transposed)
         d_theta: tuple[torch.Tensor | None, ...] = tuple(None for _ in theta)
         if any(wants_theta):
             # The sign on the vector: there are more entries than rows.
-            d_theta = ctx.system.form.pull(tuple(theta), -y, x, tuple(wants_theta))
-        return (None, y if wants_b else None, d_x0, *d_theta)
+            d_theta = _form(ctx).pull(tuple(theta), -y, x, tuple(wants_theta))
+        return (None, None, y if wants_b else None, d_x0, *d_theta)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
         x, *theta = ctx.saved_tensors
-        _, rhs, _, *d_theta = tangents
+        _, _, rhs, _, *d_theta = tangents
         # Absent tangents are absent on every rank alike.
         if any(d is not None for d in d_theta):
-            change = ctx.system.form.push(tuple(theta), tuple(d_theta), x)
+            change = _form(ctx).push(tuple(theta), tuple(d_theta), x)
             rhs = -change if rhs is None else rhs - change
         if rhs is None:
             return torch.zeros_like(x)
-        return _Solve.apply(ctx.system.again, rhs, None, *theta)
+        return derivative(ctx.system, rhs, theta, ctx.transposed)
+
+
+def derivative(
+    system: System, b: torch.Tensor, theta: Sequence[torch.Tensor], transposed: bool
+) -> torch.Tensor:
+    """`system.derivative`, differentiable as `Solve` is. **Collective.**"""
+    found: torch.Tensor = Solve.apply(system, transposed, ordinary(b), None, *map(ordinary, theta))
+    return found
+
+
+def _form(ctx: Any) -> Form:
+    form: Form = ctx.system.form
+    return form.T if ctx.transposed else form
+
+
+R = TypeVar("R")
+
+
+def plainly(function: Callable[[tuple[torch.Tensor, ...]], R], theta: Sequence[torch.Tensor]) -> R:
+    """What `function` makes of the values of theta, without graphs, tangents and torch.func. Local.
+
+    For what is made of theta once, before a `Solve`: within a transform every new tensor would be
+    wrapped.
+    """
+    made: list[R] = []
+    with torch.no_grad():
+        _Plainly.apply(lambda values: made.append(function(values)), *map(ordinary, theta))
+    return made[0]
+
+
+class _Plainly(torch.autograd.Function):
+    """A forward is where torch has unwrapped its tensors, whatever is at work."""
+
+    @staticmethod
+    def forward(function: Callable[[Any], None], *theta: torch.Tensor) -> torch.Tensor:
+        function(tuple(t.detach() for t in theta))
+        return torch.empty(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[None, ...]:
+        raise AssertionError("nothing comes of it")
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
+        return torch.zeros(0)

@@ -74,7 +74,7 @@ class _Root(torch.autograd.Function):
         if not any(wants):
             return (None, d_u0, *(None for _ in theta))
         c = kept(grads[0], u, *theta)
-        y = linear.solve(ctx.equation.jacobian.T, c, None, (u, *theta))
+        y = linear.derivative(ctx.equation.jacobian, c, (u, *theta), True)
         pulled = pull(ctx.equation.residual, (u, *theta), y, (False, *wants))
         return (None, d_u0, *map(minus, pulled[1:]))
 
@@ -86,7 +86,7 @@ class _Root(torch.autograd.Function):
         if all(d is None for d in changes):
             return torch.zeros_like(u)
         change = push(ctx.equation.residual, (u, *theta), (None, *changes))
-        return linear.solve(ctx.equation.jacobian.again, -change, None, (u, *theta))
+        return linear.derivative(ctx.equation.jacobian, -change, (u, *theta), False)
 
 
 def pull(
@@ -135,12 +135,17 @@ class JacobianForm(Form):
     ----------
     residual : callable(u, *theta)
     transposed : bool
+    symmetric : bool
+        Whether J is taken for its own transpose.
     """
 
     plain = False
 
-    def __init__(self, residual: Residual, transposed: bool = False) -> None:
+    def __init__(
+        self, residual: Residual, transposed: bool = False, symmetric: bool = False
+    ) -> None:
         self._residual, self._transposed = residual, transposed
+        self._symmetric = symmetric
 
     def times(self, theta: Theta, x: torch.Tensor) -> torch.Tensor:
         rest = len(theta) - 1
@@ -168,6 +173,8 @@ class JacobianForm(Form):
 
     @property
     def T(self) -> JacobianForm:
+        if self._symmetric:
+            return self
         return JacobianForm(self._residual, not self._transposed)
 
 

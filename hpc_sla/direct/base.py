@@ -16,7 +16,7 @@ from hpc_sla.distributed.arguments import tensor_of
 from hpc_sla.distributed.shared import Shared, refuse_pickling
 from hpc_sla.errors import InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
-from hpc_sla.kernels.modes import entry
+from hpc_sla.kernels.modes import entry, ordinary
 from hpc_sla.storage.scipy_matrix import as_csr
 
 if TYPE_CHECKING:
@@ -181,7 +181,11 @@ class Factorization(Shared, ABC):
             )
         if b.dtype not in _DTYPES:
             raise InputError(f"type {b.dtype} is neither float64 nor float32", field="b")
-        return adjoint.solve(_System(self, transpose), b, None, self._theta)
+        system = _System(self, transpose)
+        x: torch.Tensor = adjoint.Solve.apply(
+            system, None, ordinary(b), None, *map(ordinary, self._theta)
+        )
+        return x
 
     def _solve_checked(self, b: torch.Tensor, transpose: bool) -> torch.Tensor:
         if b.numel() == 0:
@@ -253,22 +257,19 @@ class Empty(Factorization):
 class _System:
     """A factorisation, for `hpc_sla.adjoint`."""
 
+    info = None
+
     def __init__(self, factors: Factorization, transpose: bool) -> None:
         self._factors, self._transpose = factors, transpose
         self.form = factors._form.T if transpose else factors._form
 
-    def solve(
-        self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]
+    def run(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, None]:
+        return self._factors._solve_checked(b, self._transpose), None
+
+    def derivative(
+        self, b: torch.Tensor, theta: tuple[torch.Tensor, ...], transposed: bool
     ) -> torch.Tensor:
-        return self._factors._solve_checked(b, self._transpose)
-
-    @property
-    def T(self) -> _System:
-        return _System(self._factors, not self._transpose)
-
-    @property
-    def again(self) -> _System:
-        return self
+        return self._factors._solve_checked(b, self._transpose != transposed)
 
 
 def _checked(pattern: CsrPattern) -> CsrPattern:

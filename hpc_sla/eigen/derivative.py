@@ -12,8 +12,7 @@ from hpc_sla.eigen.scaling import number_times_power
 from hpc_sla.eigen.space import inner
 from hpc_sla.errors import DegenerateEigenvaluesError
 from hpc_sla.linear.info import SolveInfo
-from hpc_sla.linear.methods import make_method
-from hpc_sla.linear.solver import Run
+from hpc_sla.linear.linear_solver import LinearSolver
 from hpc_sla.linear.unconverged import settle
 from hpc_sla.precond import Preconditioner
 from hpc_sla.sparse.operators import Operator
@@ -153,15 +152,14 @@ class Derivative:
             return Y, None
         which = torch.tensor(wanted, device=C.device)
         shifts = torch.tensor([self._values[i] for i in wanted], device="cpu").to(C)
-        run = Run(
+        solver = LinearSolver(
             _Shifted(self, shifts),
+            "minres",
             _Projected(self),
             self._rtol,
-            0.0,
-            max(self._problem.max_iterations, 10_000),
-            None,
+            max_iterations=max(self._problem.max_iterations, 10_000),
         )
-        found, info = run.solve(make_method("minres"), -right.index_select(1, which), None)
+        found, info = solver.set_up(C.dtype).run(-right.index_select(1, which))
         if not info.converged:
             settle(info, loosest=1.0 if info.at_rounding and not self._strict else 0.0)
         Y.index_copy_(1, which, self._from_vectors(found))

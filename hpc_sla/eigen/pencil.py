@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hpc_sla.adjoint.forms import Theta, form_of, parameters_of, with_parameters
 from hpc_sla.eigen.advice import advice
 from hpc_sla.eigen.dense import gathered_pairs, serves
 from hpc_sla.eigen.derivative import Derivative
@@ -17,7 +18,6 @@ from hpc_sla.eigen.problem import Constraints, Problem, Yardstick, column_norms
 from hpc_sla.eigen.scaling import number_times_power, times_power
 from hpc_sla.eigen.space import inner
 from hpc_sla.linear.info import SolveInfo, summarise
-from hpc_sla.linear.systems import Theta, form_of, parameters_of, with_parameters
 from hpc_sla.linear.unconverged import warn_of_gradient
 
 _ROUGHLY = 1e-6

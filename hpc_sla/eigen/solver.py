@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hpc_sla import adjoint
+from hpc_sla.adjoint.forms import parameters_of
 from hpc_sla.checkpoint.checkpoint import Checkpoint
 from hpc_sla.distributed.arguments import number_of, tensor_of, warn_of_trainable
 from hpc_sla.distributed.forgotten import watch
@@ -30,7 +31,6 @@ from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import identify_matrix
-from hpc_sla.linear.systems import parameters_of
 from hpc_sla.linear.tolerance import default_rtol
 from hpc_sla.observe import log
 from hpc_sla.precond import make_preconditioner

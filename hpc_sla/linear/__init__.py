@@ -1,4 +1,4 @@
-"""Linear solvers. `solve` is the one entry."""
+"""Linear solvers: `LinearSolver`, and `solve` for one right-hand side."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from hpc_sla.linear.info import MEANINGS as MEANINGS
     from hpc_sla.linear.info import SolveInfo as SolveInfo
     from hpc_sla.linear.info import Status as Status
+    from hpc_sla.linear.linear_solver import LinearSolver as LinearSolver
     from hpc_sla.linear.solver import solve as solve
     from hpc_sla.linear.tolerance import default_rtol as default_rtol
 
 # Loaded on first use: `--help` lists the methods without torch.
 _HOMES = {
+    "LinearSolver": "linear_solver",
     "MEANINGS": "info",
     "METHODS": "choices",
     "SolveInfo": "info",

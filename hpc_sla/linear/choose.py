@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from hpc_sla.errors import InputError
-from hpc_sla.linear.info import SolveInfo
 from hpc_sla.sparse.operators import Operator
+
+GIVES_UP = ("indefinite", "breakdown", "stagnated", "diverged", "not_finite")
+"""Statuses, short of rounding, after which the fallback has its turn."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,6 @@ class Choice:
     method: str
     why: str
     fallback: str = ""
-
-    def gives_up(self, info: SolveInfo) -> bool:
-        """Whether the fallback should have its turn."""
-        failed = ("indefinite", "breakdown", "stagnated", "diverged", "not_finite")
-        return bool(self.fallback) and info.status in failed and not info.at_rounding
 
 
 def choose(A: Operator, dtype: torch.dtype, symmetric_precond: bool) -> Choice:

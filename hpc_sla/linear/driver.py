@@ -97,9 +97,7 @@ def iterate(
     method: Method,
     system: System,
     x0: torch.Tensor | None,
-    measures: Sequence[float],
     max_iterations: int,
-    on_one_rank: bool,
     callback: Callback | None = None,
     keeper: Keeper | None = None,
 ) -> list[Outcome]:
@@ -112,11 +110,8 @@ def iterate(
         Its x is updated in place; r is b - A x at the end.
     x0 : torch.Tensor like x, or None
         What x is, to go back to; not modified. None for 0, which saves a product.
-    measures : sequence of float
-        Replicated. The norms to stop by at x = 0.
     max_iterations : int
         Replicated.
-    on_one_rank : bool
     callback : callable(iteration, residual_norm), optional
         With several right-hand sides, the largest norm.
     keeper : Keeper, optional
@@ -132,12 +127,12 @@ def iterate(
     if restored is not None:
         outcomes, iterations = restored.outcomes, restored.iterations
     else:
-        outcomes, iterations = _first_look(system, measures if x0 is None else None), 0
+        outcomes, iterations = _first_look(system, x0 is None), 0
     if callback:
         callback(iterations, worst(o.history[-1] for o in outcomes))
     if keeper:
         keeper.start(iterations)
-    captured = method.capturable and on_one_rank and system.b.is_cuda
+    captured = method.capturable and system.operator.world.size == 1 and system.b.is_cuda
     bursts = Bursts(method, scalars, captured=captured and system.precond.pointwise)
     # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
     # for more iterations than the method needs in all without rounding.
@@ -172,12 +167,13 @@ def iterate(
     return outcomes
 
 
-def _first_look(system: System, measures: Sequence[float] | None) -> list[Outcome]:
-    """Where x begins; at 0, where these are its norms. **Collective.**"""
-    if measures is None:
-        measures = norms_of(system.residual())
-    else:
+def _first_look(system: System, at_zero: bool) -> list[Outcome]:
+    """Where x begins. **Collective.**"""
+    if at_zero:
+        measures = system.measures
         system.r.copy_(system.b)
+    else:
+        measures = norms_of(system.residual())
     return [_outcome(system, column, norm) for column, norm in enumerate(measures)]
 
 

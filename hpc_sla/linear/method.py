@@ -45,6 +45,10 @@ class System:
         Replicated. As long as it is below that, by columns, it has not.
     least_squares : bool
         Replicated. Stop by `M^-T A^T (b - A x)` instead.
+    b_norms, measures : sequence of float [k]
+        Replicated: ||b||_2, and the norms that targets are relative to.
+    scales : sequence of float [k]
+        Replicated: powers of two that b was divided by, and x is.
     """
 
     operator: Operator
@@ -57,6 +61,9 @@ class System:
     least_squares: bool = False
     dtol: float = math.inf
     ceiling: Sequence[float] = ()
+    b_norms: Sequence[float] = ()
+    measures: Sequence[float] = ()
+    scales: Sequence[float] = ()
 
     def residual(self) -> Scalar:
         """`r = b - A x`, and the square of the norm to stop by. **Collective.**"""

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from hpc_sla.adjoint.forms import parameters_of, with_parameters
 from hpc_sla.errors import InputError
-from hpc_sla.linear.systems import parameters_of, with_parameters
 from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
 
 Rebuild = Callable[[Iterator[torch.Tensor]], Any]

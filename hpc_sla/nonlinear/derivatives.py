@@ -34,16 +34,20 @@ class JacobianSystem:
     Parameters
     ----------
     problem : Problem
-    transpose : bool
     """
 
-    def __init__(self, problem: Problem, transpose: bool) -> None:
-        self._problem, self._transpose = problem, transpose
-        self.form = JacobianForm(problem.residual, transpose)
+    info = None
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.form = JacobianForm(problem.residual, symmetric=problem.one_way)
+
+    def run(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, None]:
+        raise AssertionError("there are solves for derivatives only")
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def solve(self, b: torch.Tensor, x0: torch.Tensor | None, theta: Theta) -> torch.Tensor:
+    def derivative(self, b: torch.Tensor, theta: Theta, transposed: bool) -> torch.Tensor:
         """**Collective.**
 
         With what found u, and then with ever more, until the residual with exact products is what
@@ -67,39 +71,40 @@ class JacobianSystem:
         exact = problem.exact_products(linear, u)
         r = b = plain(b).contiguous()
         norm = b_norm = equations.norm(b)
-        x, told = torch.zeros_like(b), None
+        x, total = torch.zeros_like(b), None
+        # Products with J^T are the cheaper ones; of a symmetric J, always.
+        back = transposed or problem.one_way
         for J, M, maker in self._attempts(linear, exact, u):
             # A matrix rounds otherwise than exact products do.
             asked = goal * b_norm / norm if b_norm else goal
-            part, info = self._solve(
-                linear, J, M, r, min((1.0 if J is exact else 0.9) * asked, 0.5), maker
-            )
-            told = _after(told, info)
+            rtol = min((1.0 if J is exact else 0.9) * asked, 0.5)
+            part, info = self._solve(linear, J, M, r, rtol, maker, back)
+            total = _after(total, info)
             trial = x + part
             if J is exact and info.converged:
                 # Its own residual is true; another would differ by rounding.
                 x, norm = trial, min(info.residual_norm, goal * b_norm)
                 break
-            left = b - (exact.rmatvec(trial) if self._back else exact.matvec(trial))
+            left = b - (exact.rmatvec(trial) if back else exact.matvec(trial))
             found = equations.norm(left)
             if found < norm:
                 x, r, norm = trial, left, found
             if norm <= goal * b_norm or not math.isfinite(b_norm):
                 break
-        assert told is not None
-        told.residual_norm, told.relative_residual = norm, norm / b_norm if b_norm else norm
-        problem.info.adjoint = told
+        assert total is not None
+        total.residual_norm, total.relative_residual = norm, norm / b_norm if b_norm else norm
+        problem.info.adjoint = total
         if not norm <= goal * b_norm:
-            self._end(told)
-        told.status = "converged"
+            self._end(total)
+        total.status = "converged"
         return x
 
-    def _end(self, told: SolveInfo) -> None:
+    def _end(self, total: SolveInfo) -> None:
         """Of attempts that all fell short: whether what they came to will do. Replicated."""
         usual, loosest = self._problem.loosest
-        if told.status == "converged" and not told.relative_residual <= loosest:
-            told.status = "stagnated"
-        settle(told, usual=usual, loosest=loosest)
+        if total.status == "converged" and not total.relative_residual <= loosest:
+            total.status = "stagnated"
+        settle(total, usual=usual, loosest=loosest)
 
     def _attempts(
         self, linear: Linearisation, exact: JacobianProducts, u: torch.Tensor
@@ -137,24 +142,12 @@ class JacobianSystem:
         b: torch.Tensor,
         rtol: float,
         maker: Method | None,
+        back: bool,
     ) -> tuple[torch.Tensor, SolveInfo]:
         operator = as_operator(J)
-        if self._back:
+        if back:
             operator, M = operator.T, M if self._problem.one_way else transposed(M)
         return linear.solve(operator, b, rtol, M, maker=maker)
-
-    @property
-    def _back(self) -> bool:
-        """Whether products are with J^T, which are the cheaper ones; of a symmetric J, always."""
-        return self._transpose or self._problem.one_way
-
-    @property
-    def T(self) -> JacobianSystem:
-        return self if self._problem.one_way else JacobianSystem(self._problem, not self._transpose)
-
-    @property
-    def again(self) -> JacobianSystem:
-        return self
 
 
 def _after(before: SolveInfo | None, info: SolveInfo) -> SolveInfo:

@@ -13,9 +13,9 @@ from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.keeper import Watch
+from hpc_sla.linear.linear_solver import LinearSolver
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import check_precond, make_method
-from hpc_sla.linear.solver import Run
 from hpc_sla.nonlinear.choices import JACOBIANS, PRODUCTS
 from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
@@ -277,17 +277,13 @@ class Linearisation:
     ) -> tuple[torch.Tensor, SolveInfo]:
         """J x = b, by `maker` rather than by what the settings say. **Collective.**"""
         M = self.precond if precond is None else precond
-        assert M is not None
-        operator = as_operator(J)
-        run = Run(operator, M, rtol, 0.0, self.max_iterations, None, self.watch)
         maker = maker or self.maker
         if maker is None and self.settings.linear_method is None:
-            maker = fitting_method(operator)
+            maker = fitting_method(as_operator(J))
         with torch.no_grad():
-            if maker is not None:
-                return run.solve(maker, b, None)
-            x, info, _, _ = run.choose(b, None)
-            return x, info
+            solver = LinearSolver(J, maker or "auto", M, rtol, max_iterations=self.max_iterations)
+            solver.watch = self.watch
+            return solver.set_up(b.dtype).run(b)
 
     def _of_user(self, u: torch.Tensor) -> DSparseMatrix:
         with torch.no_grad():

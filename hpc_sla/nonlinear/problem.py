@@ -213,4 +213,4 @@ class Problem:
     @property
     def jacobian(self) -> JacobianSystem:
         # Not kept: the two would hold each other, and with them all that a step of training made.
-        return JacobianSystem(self, False)
+        return JacobianSystem(self)

@@ -95,6 +95,10 @@ class Preconditioner(ABC):
     def __deepcopy__(self, memo: dict[int, Any]) -> Preconditioner:
         return self  # set up once, and not changed by use
 
+    def describe(self) -> list[str]:
+        """Lines about what it is made of, for `LinearSolver.view`. Local; replicated."""
+        return []
+
     @abstractmethod
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """`M^-1 r`, for r `[n_owned]` or `[n_owned, k]`. **Collective** in general.

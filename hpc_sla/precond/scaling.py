@@ -52,6 +52,12 @@ class ColumnScaling(Jacobi):
 
 def positive(jacobi: Jacobi) -> Jacobi:
     """The same with the absolute values of the diagonal: definite, as minres needs. Local."""
-    made = Jacobi(jacobi.inverse.abs().reciprocal())
+    if isinstance(jacobi, _Positive):
+        return jacobi
+    made = _Positive(jacobi.inverse.abs().reciprocal())
     made.name = jacobi.name
     return made
+
+
+class _Positive(Jacobi):
+    """One that `positive` has made."""

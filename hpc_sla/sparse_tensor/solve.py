@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from hpc_sla import adjoint, direct
-from hpc_sla.adjoint import MatrixForm
+from hpc_sla.adjoint import MatrixForm, plainly
 from hpc_sla.errors import NotConvergedWarning, warn
+from hpc_sla.kernels.modes import ordinary
 from hpc_sla.linear import MEANINGS, SolveInfo, solve
 from hpc_sla.linear.accuracy import accuracy, judge
 from hpc_sla.linear.info import Status
@@ -56,15 +57,15 @@ def by_factorization(
     Accuracy and Stability of Numerical Algorithms, 2nd ed., chapter 12) while that helps.
     """
     system = _Refined(A, backend, method, rtol, atol, adjoint_rtol)
-    x = adjoint.solve(system, b, None, (A.values,))
-    return x, system.infos
+    x = adjoint.Solve.apply(system, None, ordinary(b), None, ordinary(A.values))
+    return x, system.info
 
 
 class _Refined:
     """A factorisation and its refinement, for `hpc_sla.adjoint`."""
 
-    infos: list[SolveInfo]
-    _factors: direct.Factorization
+    info: list[SolveInfo]
+    """One a column."""
 
     def __init__(
         self,
@@ -75,39 +76,31 @@ class _Refined:
         atol: float,
         adjoint_rtol: float | None,
     ) -> None:
-        self.form, self._matrix = MatrixForm(A.pattern), A.with_values(A.values.detach())
+        self.form = MatrixForm(A.pattern)
+        self._values, self._factors = plainly(
+            lambda theta: (
+                theta[0],
+                direct.factorize(A.pattern.owned, theta[0], backend=backend, method=method),
+            ),
+            (A.values,),
+        )
+        self._matrix = A.with_values(self._values)
         self._loosest = loosest_rtol(A.dtype) if rtol is None else 0.0
         rtol = default_rtol(A.dtype) if rtol is None else rtol
         self._strict = adjoint_rtol is not None
-        adjoint_rtol = rtol if adjoint_rtol is None else adjoint_rtol
-        self._pattern, self._backend, self._method = A.pattern.owned, backend, method
-        self._rtol, self._atol, self._adjoint_rtol = rtol, atol, adjoint_rtol
+        self._rtol, self._atol = rtol, atol
+        self._adjoint_rtol = rtol if adjoint_rtol is None else adjoint_rtol
 
-    def solve(
-        self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        values = theta[0].detach()
-        self._factors = direct.factorize(
-            self._pattern, values, backend=self._backend, method=self._method
-        )
-        x, self.infos = self.refined(b, theta, False, self._rtol, self._atol, self._loosest)
-        return x
-
-    @property
-    def T(self) -> _Derived:
-        return _Derived(self, True)
-
-    @property
-    def again(self) -> _Derived:
-        return _Derived(self, False)
+    def run(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, list[SolveInfo]]:
+        return self.refined(b, False, self._rtol, self._atol, self._loosest)
 
     def derivative(
-        self, b: torch.Tensor, theta: tuple[torch.Tensor, ...], transpose: bool
+        self, b: torch.Tensor, theta: tuple[torch.Tensor, ...], transposed: bool
     ) -> torch.Tensor:
         """A solve that must meet its tolerance."""
-        warn_of_gradient(*self.infos)
-        x, infos = self.refined(b, theta, transpose, self._adjoint_rtol, 0.0, 0.0)
-        for mine, info in zip(self.infos, infos, strict=True):
+        warn_of_gradient(*self.info)
+        x, infos = self.refined(b, transposed, self._adjoint_rtol, 0.0, 0.0)
+        for mine, info in zip(self.info, infos, strict=True):
             mine.adjoint = info
         for info in infos:
             if not info.converged:
@@ -118,7 +111,6 @@ class _Refined:
     def refined(
         self,
         b: torch.Tensor,
-        theta: tuple[torch.Tensor, ...],
         transpose: bool,
         rtol: float,
         atol: float,
@@ -132,14 +124,14 @@ class _Refined:
         x = factors.solve(b, transpose)
         b_norms = torch.linalg.vector_norm(b, dim=0)
         targets = torch.maximum(rtol * b_norms, atol_scaled)
-        r = b - form.times(theta, x)
+        r = b - form.times((self._values,), x)
         norms = torch.linalg.vector_norm(r, dim=0)
         history = [norms]
         for _ in range(_REFINEMENTS):
             if bool((norms <= targets).all()) or not bool(norms.isfinite().all()):
                 break
             better = x + factors.solve(r, transpose)
-            r_new = b - form.times(theta, better)
+            r_new = b - form.times((self._values,), better)
             norms_new = torch.linalg.vector_norm(r_new, dim=0)
             gain = norms_new < norms
             if not bool(gain.any()):
@@ -154,27 +146,6 @@ class _Refined:
             found = accuracy(operator.T if transpose else operator, b, x, r, rtol)
             judge(infos, found, loosest)
         return x * scale, infos
-
-
-class _Derived:
-    """A solve of `_Refined`'s matrix, or of its transpose, for a derivative."""
-
-    def __init__(self, origin: _Refined, transpose: bool) -> None:
-        self._origin, self._transpose = origin, transpose
-        self.form = origin.form.T if transpose else origin.form
-
-    def solve(
-        self, b: torch.Tensor, x0: torch.Tensor | None, theta: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        return self._origin.derivative(b, theta, self._transpose)
-
-    @property
-    def T(self) -> _Derived:
-        return _Derived(self._origin, not self._transpose)
-
-    @property
-    def again(self) -> _Derived:
-        return self
 
 
 def _infos(columns: list[list[float]], method: str, started: float) -> list[SolveInfo]:

@@ -189,6 +189,18 @@ class AMG(Preconditioner):
         """Rows of all levels over those of the finest. Replicated."""
         return sum(level.rows for level in self.levels) / max(1, self.levels[0].rows)
 
+    def describe(self) -> list[str]:
+        """A line a level, and the complexities. Local; replicated."""
+        return [
+            *(
+                f"level {depth}: {level.rows} rows, {level.nonzeros} entries, {level.ranks} "
+                f"rank{'s' if level.ranks > 1 else ''}"
+                for depth, level in enumerate(self.levels)
+            ),
+            f"operator complexity {self.operator_complexity:.2f}, grid complexity "
+            f"{self.grid_complexity:.2f}",
+        ]
+
     @property
     def seconds(self) -> dict[str, float]:
         """This rank's time in each step of the set-up."""

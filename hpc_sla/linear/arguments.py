@@ -1,0 +1,85 @@
+"""What a linear solve is given, looked at before any time is spent on it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from hpc_sla.distributed.arguments import number_of, tensor_of
+from hpc_sla.errors import InputError
+from hpc_sla.linear.iteration import SQUARES
+from hpc_sla.sparse.operators import Operator
+
+
+def check_options(
+    rtol: float | None,
+    atol: float,
+    max_iterations: int,
+    adjoint_rtol: float | None,
+    dtol: float,
+) -> None:
+    """Raise InputError for tolerances and limits that are none. Local; replicated."""
+    for name, tolerance in (("rtol", rtol), ("atol", atol), ("adjoint_rtol", adjoint_rtol)):
+        if tolerance is None:
+            continue
+        tolerance = number_of(tolerance, name)
+        if not (math.isfinite(tolerance) and tolerance >= 0):
+            raise InputError(
+                f"{tolerance} is not a tolerance", field=name, remedy="Give a number >= 0"
+            )
+    if rtol == 0 and atol == 0:
+        raise InputError(
+            "both tolerances are zero", field="rtol", remedy="Make rtol or atol positive"
+        )
+    if not number_of(dtol, "dtol") > 1:
+        raise InputError(
+            f"{dtol} is not above 1", field="dtol", remedy="Give a number such as 1e5, or math.inf"
+        )
+    if number_of(max_iterations, "max_iterations") < 0:
+        raise InputError(f"{max_iterations} is negative", field="max_iterations")
+
+
+def check_vectors(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) -> None:
+    """Raise InputError for vectors that do not go with the matrix. Local."""
+    tensor_of(b, "b")
+    if x0 is not None:
+        tensor_of(x0, "x0")
+    n_owned = operator.layout.n_owned
+    if b.dim() not in (1, 2) or b.shape[0] != n_owned:
+        raise InputError(
+            f"shape {tuple(b.shape)} is not this rank's [{n_owned}] or [{n_owned}, k]", field="b"
+        )
+    expected = (operator.columns.n_owned, *b.shape[1:])
+    if x0 is not None and x0.shape != expected:
+        raise InputError(f"shape {tuple(x0.shape)} is not that of x, {expected}", field="x0")
+    dtype = operator.dtype or b.dtype
+    if dtype not in SQUARES:
+        raise InputError(f"{dtype} is not supported", field="b", remedy="Pass float64 or float32")
+    for name, vector in (("b", b), ("x0", x0)):
+        if vector is not None and (vector.dtype != dtype or vector.device != operator.device):
+            raise InputError(
+                f"{vector.dtype} on {vector.device} does not go with a matrix of "
+                f"{dtype} on {operator.device}",
+                field=name,
+                remedy=f"Pass {name}.to({str(operator.device)!r}, {dtype})",
+            )
+
+
+def check_same_kind(operator: Operator, before: Operator) -> None:
+    """Raise InputError where a matrix cannot take the place of another. Local."""
+    if not (operator.layout.fits(before.layout) and operator.columns.fits(before.columns)):
+        raise InputError(
+            f"a {operator.shape[0]} x {operator.shape[1]} matrix does not have the layout of the "
+            f"{before.shape[0]} x {before.shape[1]} one this solver was made for",
+            field="A",
+            remedy="Make another LinearSolver, or A with the same layout (layout= of from_scipy "
+            "and from_coo, or with_values)",
+        )
+    if (operator.dtype, operator.device) != (before.dtype, before.device):
+        raise InputError(
+            f"{operator.dtype} on {operator.device} does not go with {before.dtype} on "
+            f"{before.device}",
+            field="A",
+            remedy="Make another LinearSolver",
+        )

@@ -1,0 +1,320 @@
+"""One solve by a Krylov method that is set up: from b to x, and what is to be said of it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from copy import copy
+from typing import TypeVar
+
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.linear.accuracy import accuracy, judge
+from hpc_sla.linear.choose import GIVES_UP
+from hpc_sla.linear.driver import Callback, Outcome, iterate
+from hpc_sla.linear.info import SolveInfo, summarise
+from hpc_sla.linear.keeper import Watch
+from hpc_sla.linear.method import Method, System, norms_of, values_of
+from hpc_sla.linear.methods import check_precond, make_method
+from hpc_sla.linear.scalars import scalars_for
+from hpc_sla.linear.tolerance import loosest_rtol
+from hpc_sla.precond import Jacobi, Preconditioner
+from hpc_sla.precond.decoupled import DecoupledRows
+from hpc_sla.precond.scaling import positive
+from hpc_sla.sparse.operators import Operator
+from hpc_sla.storage.limits import machine_memory
+
+_SUSPICIOUS = ("max_iterations", "breakdown", "stagnated", "indefinite", "diverged")
+"""Statuses that a matrix may have caused which is not symmetric."""
+
+SQUARES = {torch.float64: 1e-16, torch.float32: 1e-16}
+"""By the dtypes there are solvers for: b . b outside this range and its inverse would lose a
+residual's square to under- or overflow, in float32 as multigrid may work in it for either."""
+
+_WORTH_A_THOUGHT = 1000
+"""Options up to this fit any machine that holds the matrix."""
+
+Self_ = TypeVar("Self_", bound="Iteration")
+
+
+class Iteration:
+    """A matrix, a method and a preconditioner that is set up, with the tolerances of a solve.
+
+    Attributes
+    ----------
+    operator : Operator
+    precond : Preconditioner
+    method : Method
+    fallback : str
+        The method to go on with where `method` fails, which was chosen and not asked for; empty for
+        none.
+    reason : str
+        Why it was chosen.
+    rtol, atol, dtol : float
+    loosest : float
+        The relative residual up to which a solution that rounding stops has converged.
+    max_iterations : int
+    thorough : bool
+        Whether the accuracy of each solution is wanted, and not only that of a failed one.
+    given : DecoupledRows or None
+        Rows that give their unknowns to the others: x starts from these values.
+    callback : callable(iteration, residual_norm) or None
+    watch : Watch or None
+    """
+
+    operator: Operator
+    precond: Preconditioner
+    method: Method
+    fallback: str = ""
+    reason: str = ""
+    rtol: float
+    atol: float
+    dtol: float
+    loosest: float = 0.0
+    max_iterations: int
+    thorough: bool = False
+    given: DecoupledRows | None = None
+    callback: Callback | None = None
+    watch: Watch | None = None
+
+    def run(
+        self, b: torch.Tensor, x0: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        """The solve alone: no gradient, no log, and nothing checked. **Collective.**
+
+        For solvers that are built on this one.
+
+        Parameters
+        ----------
+        b, x0 : torch.Tensor
+            Per rank; as of `solve`, in the dtype and on the device of the matrix.
+        """
+        b = b.detach().contiguous()
+        x0 = None if x0 is None else x0.detach()
+        failed = self._failed_before()
+        while True:
+            if failed:
+                self._fall_back(failed)
+            system, start = self._system(b, x0)
+            outcomes = iterate(
+                self.method.on(system),
+                system,
+                start,
+                self.max_iterations,
+                self._callback(system),
+                self.watch.keeper(str(self.method), system) if self.watch else None,
+            )
+            x, info = self._told(system, outcomes, b.dim() == 1)
+            if not self.fallback or info.status not in GIVES_UP or info.at_rounding:
+                info.reason = self.reason
+                return x, info
+            failed = f"ended {info.status}"
+
+    def by(self: Self_, name: str) -> Self_:
+        """The same by another method, with a preconditioner fit for it. **Collective.**"""
+        other = copy(self)
+        other.use(make_method(name))
+        return other
+
+    def use(self, method: Method) -> None:
+        """Take this method. **Collective.**
+
+        Raises
+        ------
+        InputError
+            On every rank, where the preconditioner does not go with it.
+        """
+        with self.operator.world.agree():
+            check_precond(method, self.precond)
+        if isinstance(self.precond, Jacobi) and method.solves == "symmetric":
+            self.precond = positive(self.precond)
+        self.method = method
+
+    def _failed_before(self) -> str:
+        """Whether the first choice failed in the run that is gone on from. **Collective.**"""
+        if self.fallback and self.watch and self.watch.saved_method(self.operator) == self.fallback:
+            return "failed before it was resumed"
+        return ""
+
+    def _fall_back(self, failed: str) -> None:
+        self.reason += f"; that {failed}: {self.fallback}"
+        self.use(make_method(self.fallback))
+        self.fallback = ""
+
+    # Before the iteration
+
+    def _system(
+        self, b: torch.Tensor, x0: torch.Tensor | None
+    ) -> tuple[System, torch.Tensor | None]:
+        """What to iterate on, and a copy of where x begins, None for 0. **Collective.**"""
+        self._check_room(b)
+        operator, square = self.operator, self.operator.square
+        if self.given is not None and x0 is None:
+            x0 = self.given.start(b)
+        scalars = scalars_for(operator.world, b)
+        (norm2,) = scalars.dots((b, b))
+        squares, smallest = values_of(norm2), SQUARES[b.dtype]
+        scales: list[float] | None = None
+        if all(smallest < s < 1 / smallest or math.isnan(s) for s in squares):
+            x = self._zeros(b) if x0 is None else _copy(x0)
+            b_norms = [math.sqrt(s) for s in squares]
+        else:
+            x, b, scales = self._scaled(b, x0)
+            (norm2,) = scalars.dots((b, b))
+            b_norms, x0 = norms_of(norm2), None if x0 is None else x.clone()
+        system = System(operator, self.precond, b, x, torch.empty_like(b), [], scalars, not square)
+        system.b_norms = system.measures = b_norms
+        system.scales = scales or [1.0] * len(b_norms)
+        if not square:
+            system.r.copy_(b)
+            system.measures = self._measures(system)
+        elif self.given is not None:
+            system.measures = self._beside_given(self.given, system)
+        system.target = [
+            max(self.rtol * norm, min(self.atol / scale, sys.float_info.max))
+            for norm, scale in zip(system.measures, system.scales, strict=True)
+        ]
+        if square:
+            system.dtol, system.ceiling = self.dtol, [self.dtol * norm for norm in b_norms]
+        return system, x0
+
+    def _check_room(self, b: torch.Tensor) -> None:
+        """Raise InputError where the method's options ask for more memory than there is.
+
+        **Collective** where they are so large that it is worth a thought.
+        """
+        method = self.method
+        counts = [value for value in method.options.values() if isinstance(value, int)]
+        if max(counts, default=0) <= _WORTH_A_THOUGHT:
+            return
+        with self.operator.world.agree():
+            columns = 1 if b.dim() == 1 else b.shape[1]
+            needed = method.room(self.operator, columns) * b.element_size()
+            there = machine_memory()
+            if b.is_cuda:
+                there = torch.cuda.get_device_properties(b.device).total_memory
+            if needed > there:
+                raise InputError(
+                    f"{method!s} keeps {needed} bytes, and there are {there}",
+                    field="method",
+                    remedy="Choose a smaller restart, or bicgstab, which keeps a few vectors",
+                )
+
+    def _zeros(self, b: torch.Tensor) -> torch.Tensor:
+        return b.new_zeros((self.operator.columns.n_owned, *b.shape[1:]))
+
+    def _scaled(
+        self, b: torch.Tensor, x0: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+        """X and b where squares of b under- or overflow, or a column is zero. **Collective.**
+
+        A (x / s) = b / s has the same iterates for s a power of two, one a column.
+        """
+        largest = self._largest(b)
+        # To between 1 and 2: the exponent of the largest number is none of its dtype's too many.
+        scales = [2.0 ** (math.frexp(v)[1] - 1) if 0 < v < math.inf else 1.0 for v in largest]
+        scale = torch.tensor(scales, dtype=b.dtype, device=b.device).reshape(b.shape[1:])
+        x = self._zeros(b) if x0 is None else _copy(x0) / scale
+        # Whatever the guess, the answer for a column of zeros is known.
+        nonzero = torch.tensor([v != 0 for v in largest], device=b.device).reshape(b.shape[1:])
+        return torch.where(nonzero, x, 0.0).contiguous(), b / scale, scales
+
+    def _largest(self, b: torch.Tensor) -> list[float]:
+        """The largest absolute entry of each column. **Collective.**"""
+        columns = b.unsqueeze(1) if b.dim() == 1 else b  # -1 would not do for no rows
+        mine = columns.abs().amax(dim=0).tolist() if b.shape[0] else [0.0] * columns.shape[1]
+        return [self.operator.world.max(value) for value in mine]
+
+    def _beside_given(self, given: DecoupledRows, system: System) -> list[float]:
+        """What to be small against where rows are given: b, or what is left of it where that is
+        less, by columns; but for rounding. **Collective.**
+        """
+        start = given.start(system.b)
+        self.operator(start, system.r)
+        torch.sub(system.b, system.r, out=system.r)
+        floor = 100 * torch.finfo(start.dtype).eps / max(self.rtol, sys.float_info.min)
+        left = norms_of(system.measure())
+        return [min(b, max(r, floor * b)) for b, r in zip(system.b_norms, left, strict=True)]
+
+    def _measures(self, system: System) -> list[float]:
+        """||M^-T A^T b||_2 by columns. **Collective.**"""
+        measures = norms_of(system.measure())
+        if 0.0 in measures:
+            # Zero, or squares that underflow?
+            found, work = torch.empty_like(system.x), torch.empty_like(system.x)
+            system.transposed_product(system.r, found, work)
+            pairs = zip(self._largest(found), measures, strict=True)
+            if any(largest and not measure for largest, measure in pairs):
+                raise InputError(
+                    "the entries of A are too small to square",
+                    field="A",
+                    remedy='Scale the matrix, or use precond="jacobi"',
+                )
+        return measures
+
+    def _callback(self, system: System) -> Callback | None:
+        callback, largest = self.callback, max(system.scales)
+        if callback is None or largest == 1.0:
+            return callback
+        return lambda iteration, norm: callback(iteration, norm * largest)
+
+    # After it
+
+    def _told(
+        self, system: System, outcomes: list[Outcome], single: bool
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        """X in the units of b, and what is to be said of it. **Collective.**"""
+        square, b_norms = self.operator.square, system.b_norms
+        norms = b_norms
+        if not square:
+            (left,) = system.scalars.dots((system.r, system.r))
+            norms = norms_of(left)
+        infos = [
+            _info(outcome, b_norm, None if square else (norm, measure))
+            for outcome, b_norm, norm, measure in zip(
+                outcomes, b_norms, norms, system.measures, strict=True
+            )
+        ]
+        for info in infos:
+            info.rtol, info.dtype = self.rtol, str(system.b.dtype).removeprefix("torch.")
+        if square and (self.thorough or not all(info.converged for info in infos)):
+            loosest = self.loosest
+            if self.given is not None and loosest:
+                # What rounding leaves is of the scale of the rows that these values are given to,
+                # and b need not be.
+                loosest = max(loosest, loosest_rtol(torch.float32))
+            found = accuracy(self.operator, system.b, system.x, system.r, self.rtol)
+            judge(infos, found, loosest)
+        x = system.x
+        if any(scale != 1.0 for scale in system.scales):
+            x = x.mul_(
+                torch.tensor(system.scales, dtype=x.dtype, device=x.device).reshape(x.shape[1:])
+            )
+            for info, scale in zip(infos, system.scales, strict=True):
+                info.residual_norm *= scale
+                info.residual_history = [norm * scale for norm in info.residual_history]
+        total = summarise(infos, single)
+        symmetric = None
+        if self.thorough and self.method.needs_symmetric and total.status in _SUSPICIOUS:
+            symmetric = self.operator.symmetric(x.dtype)
+        for info in (total, *infos):
+            info.method, info.precond = str(self.method), self.precond.name
+            info.symmetric = symmetric
+        return x, total
+
+
+def _info(o: Outcome, b_norm: float, least_squares: tuple[float, float] | None) -> SolveInfo:
+    """What became of one column; of a least-squares one its ||b - A x|| and ||M^-T A^T b||."""
+    norm, normal = o.norm, None
+    if least_squares:
+        norm, measure = least_squares
+        normal = o.norm / measure if measure else o.norm
+    relative = norm / b_norm if b_norm else norm
+    info = SolveInfo(o.status or "max_iterations", o.iterations, norm, relative, o.history)
+    info.normal_residual = normal
+    return info
+
+
+def _copy(x: torch.Tensor) -> torch.Tensor:
+    return x.clone(memory_format=torch.contiguous_format)

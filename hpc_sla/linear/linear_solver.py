@@ -1,0 +1,409 @@
+"""LinearSolver: A x = b, set up once for any number of right-hand sides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from copy import copy
+from typing import Any
+
+import torch
+
+from hpc_sla import adjoint
+from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.distributed.arguments import empty_result, tensor_if, warn_of_trainable
+from hpc_sla.distributed.forgotten import watch
+from hpc_sla.distributed.row_order import check_order, made
+from hpc_sla.errors import InputError
+from hpc_sla.kernels.modes import entry, ordinary
+from hpc_sla.linear.arguments import check_options, check_same_kind, check_vectors
+from hpc_sla.linear.choose import choose
+from hpc_sla.linear.derivatives import Differentiable
+from hpc_sla.linear.driver import Callback
+from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.keeper import Watch, identify_matrix
+from hpc_sla.linear.method import Method
+from hpc_sla.linear.methods import check_precond, check_shape, make_method
+from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
+from hpc_sla.linear.view import view
+from hpc_sla.observe import log
+from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
+from hpc_sla.precond.decoupled import any_decoupled, given_rows
+from hpc_sla.precond.scaling import ColumnScaling, positive
+from hpc_sla.precond.transposed import transposed
+from hpc_sla.sparse.fingerprint import vector_fingerprint
+from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.operators import LinearOperator, Operator, as_operator
+
+DTOL = 1e5
+"""PETSc's."""
+
+
+class LinearSolver(Differentiable):
+    """A x = b for any number of right-hand sides, set up once. **Collective.**
+
+    Differentiable as `solve` is, which is this and one call of its `solve`; there the arguments
+    are told of at length. Preconditioner and automatic choices are made by the first solve, or by
+    `set_up`; and made again where A's values were changed in place.
+
+    Parameters
+    ----------
+    A : DSparseMatrix, its transpose, or LinearOperator
+    method : str or Method
+    precond : str, Preconditioner, callable or object with `apply`
+    rtol, atol : float
+    max_iterations : int, optional
+    adjoint_rtol : float, optional
+    dtol : float
+
+    Attributes
+    ----------
+    A
+        What was passed.
+    method : Method
+        The one that is used; of method="auto" once it is chosen.
+    precond : Preconditioner
+        Once it is set up.
+    reason : str
+        Why the method was chosen, where it was left open.
+
+    Raises
+    ------
+    InputError
+        On every rank: arguments that do not fit, or that differ between ranks.
+
+    Examples
+    --------
+    >>> import hpc_sla as hs, scipy.sparse as sp, torch
+    >>> world = hs.World(device="cpu")
+    >>> A = hs.DSparseMatrix.from_scipy(sp.eye(8) * 2.0 if world.rank == 0 else None, world)
+    >>> solver = hs.LinearSolver(A, "cg", "jacobi")
+    >>> for scale in (1.0, 2.0):
+    ...     b = torch.full((A.layout.n_owned,), scale, dtype=torch.float64)
+    ...     x, info = solver.solve(b)
+    >>> info.converged, info.iterations
+    (True, 1)
+    """
+
+    @entry
+    def __init__(
+        self,
+        A: DSparseMatrix | LinearOperator | Operator,
+        method: str | Method = "cg",
+        precond: Any = "jacobi",
+        rtol: float | None = None,
+        atol: float = 0.0,
+        max_iterations: int | None = None,
+        adjoint_rtol: float | None = None,
+        dtol: float = DTOL,
+        *,
+        called: str = "LinearSolver",
+    ) -> None:
+        operator = as_operator(A)
+        if max_iterations is None:
+            max_iterations = min(max(10 * operator.n_global, 1000), 100_000)
+        theta = adjoint.parameters_of(A)
+        with operator.world.agree(
+            called,
+            A=(operator.shape, operator.dtype, type(A).__name__),
+            method=method,
+            precond=precond,
+            rtol=rtol,
+            atol=atol,
+            max_iterations=max_iterations,
+            adjoint_rtol=adjoint_rtol,
+            dtol=dtol,
+            parameters=len(theta),
+        ) as agreed:
+            check_options(rtol, atol, max_iterations, adjoint_rtol, dtol)
+            asked = None if method == "auto" else make_method(method)
+            if asked:
+                check_shape(asked, operator.shape, operator.square)
+            agreed.say(isinstance(A, DSparseMatrix) and any_decoupled(A))
+        warn_of_trainable(precond)
+        self.A, self.operator = A, operator
+        self.form = adjoint.form_of(A)
+        self.atol, self.dtol, self.max_iterations = atol, dtol, max_iterations
+        self._asked, self._asked_precond, self._name = asked, precond, str(method)
+        self._rtol, self.adjoint_rtol = rtol, adjoint_rtol
+        self._decoupled, self._called = any(agreed.heard), called
+        self._ready = False
+        if asked:
+            self.method = asked
+
+    @entry
+    def set_up(self, dtype: torch.dtype | None = None) -> LinearSolver:
+        """Make the preconditioner, and choose what was left open. **Collective.**
+
+        The first solve does so otherwise. Does nothing where it is done.
+
+        Parameters
+        ----------
+        dtype : torch.dtype, optional
+            Of the vectors, where A does not say.
+
+        Returns
+        -------
+        LinearSolver
+            This one.
+        """
+        if self._ready:
+            return self
+        theta = adjoint.parameters_of(self.A)
+        self._versions = _versions(theta)
+        adjoint.plainly(lambda values: self._make(values, dtype), theta)
+        self._ready = True
+        return self
+
+    def _make(self, theta: tuple[torch.Tensor, ...], dtype: torch.dtype | None) -> None:
+        """**Collective.**"""
+        plain = adjoint.with_parameters(self.A, theta)
+        self.operator = operator = as_operator(plain)
+        dtype = operator.dtype or dtype or torch.float64
+        self.rtol = default_rtol(dtype) if self._rtol is None else self._rtol
+        self.loosest = loosest_rtol(dtype) if self._rtol is None else 0.0
+        self.precond = self._precondition(plain, dtype)
+        self.given = given_rows(plain) if self._decoupled and operator.square else None
+        if self._asked is None:
+            choice = choose(operator, dtype, self.precond.symmetric)
+            self.use(make_method(choice.method))
+            self.fallback, self.reason = choice.fallback, f"{choice.why}: {choice.method}"
+
+    def _precondition(self, A: Any, dtype: torch.dtype) -> Preconditioner:
+        """The preconditioner, fit for the method that was asked for. **Collective.**"""
+        operator, precond, method = self.operator, self._asked_precond, self._asked
+        if precond == "jacobi" and not operator.square:
+            return ColumnScaling(A, operator)
+        M = make_preconditioner(precond, A, agreed=True)
+        if isinstance(M, Jacobi) and method and method.solves == "symmetric":
+            M = positive(M)
+        if isinstance(precond, str) and has_order(A):
+            # It is of this very matrix, and what it says of itself is the same on every rank.
+            if method:
+                check_precond(method, M)
+            return M
+        with operator.world.agree():
+            M.check(operator.columns.n_owned, dtype, operator.device)
+            if method:
+                check_precond(method, M)
+        return M
+
+    @entry
+    def solve(
+        self,
+        b: torch.Tensor,
+        x0: torch.Tensor | None = None,
+        callback: Callback | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        """Solve A x = b. **Collective**, in backward too. Differentiable.
+
+        Parameters
+        ----------
+        b : torch.Tensor [n_owned] or [n_owned, k]
+        x0 : torch.Tensor like x, optional
+        callback : callable(iteration, residual_norm), optional
+        checkpoint : Checkpoint, optional
+
+        Returns
+        -------
+        x : torch.Tensor [n_owned] or [n_owned, k]
+        info : SolveInfo
+
+        Raises
+        ------
+        InputError, AdjointSolveError
+            As `hpc_sla.solve`.
+        """
+        started = time.perf_counter()
+        operator, ordered = self.operator, has_order(self.A)
+        b = tensor_if(b, operator.dtype, operator.device)
+        dtype = operator.dtype or getattr(b, "dtype", torch.float64)
+        x0 = None if x0 is None else tensor_if(x0, dtype, operator.device)
+        theta = adjoint.parameters_of(self.A)
+        called = self._called if self._called == "solve" else f"{self._called}.solve"
+        with operator.world.agree(called, b=b, x0=x0, checkpoint=checkpoint) as agreed:
+            check_vectors(operator, b, x0)
+            if ordered:
+                check_order(b, operator.layout, "b")
+                if x0 is not None:
+                    check_order(x0, operator.columns, "x0")
+            wanted = adjoint.Wanted((b, x0, *theta))
+            agreed.say((wanted.mine, self._ready and self._versions != _versions(theta)))
+        wanted.follow([mine for mine, _ in agreed.heard])
+        if any(changed for _, changed in agreed.heard):
+            self._ready = False
+        rhs, guess, *rest = wanted.tensors
+        assert rhs is not None
+        if rhs.shape[1:] == (0,):
+            x = empty_result((operator.columns.n_owned, 0), rhs, *rest)
+            return x, SolveInfo("converged", 0, 0.0, 0.0, [0.0])
+        call = self._call(rhs, callback, checkpoint)
+        gradient = any(wanted.gradients)
+        if gradient and call.adjoint_rtol is None and not call.rtol:
+            raise InputError(
+                "a gradient is wanted, and there is no relative tolerance for its solve",
+                field="adjoint_rtol",
+                remedy="Give adjoint_rtol a positive number",
+            )
+        if gradient:
+            call.check_gradient()
+        function = adjoint.Solve if operator.square else adjoint.LeastSquares
+        leading = (call, None) if operator.square else (call,)
+        tensors = (ordinary(t) for t in rest if t is not None)
+        x = function.apply(*leading, ordinary(rhs), guess, *tensors)
+        if call.method is not self.method:  # it failed
+            if gradient:
+                call.check_gradient()
+            self.method, self.precond = call.method, call.precond
+            self.fallback, self.reason = call.fallback, call.reason
+        info = call.info
+        if torch.is_grad_enabled():
+            adjoint.refuse_hidden(self.A, operator, x, theta)
+        if gradient and operator.device.type != "cpu":
+            watch(operator.world, x)(x)  # a sum over ranks does it on the CPU
+        info.seconds = time.perf_counter() - started
+        log.solved("solve", info)
+        return (made(x, operator.columns) if ordered else x), info
+
+    def _call(
+        self, b: torch.Tensor, callback: Callback | None, checkpoint: Checkpoint | None
+    ) -> LinearSolver:
+        """What this solve and those of its derivatives go by, whatever becomes of the solver.
+
+        **Collective.**
+        """
+        self.set_up(b.dtype)
+        call = copy(self)
+        call.thorough, call.callback = True, callback
+        if checkpoint is not None:
+            operator = self.operator
+
+            def identify() -> dict[str, Any]:
+                return {
+                    "matrix": identify_matrix(self.A, operator),
+                    "rhs": vector_fingerprint(operator.layout, b),
+                    "dtype": str(b.dtype).removeprefix("torch."),
+                }
+
+            call.watch = Watch(checkpoint).of(self._name, identify)
+        return call
+
+    @entry
+    def solve_transpose(
+        self,
+        b: torch.Tensor,
+        x0: torch.Tensor | None = None,
+        callback: Callback | None = None,
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        """Solve A^T x = b with the same set-up. **Collective**, in backward too. Differentiable.
+
+        A method for symmetric matrices takes A for its own transpose where it has no `rmatvec`.
+        Otherwise as `solve`.
+
+        Raises
+        ------
+        InputError
+            On every rank: A is not square, or it or its preconditioner has no transpose.
+        """
+        self.set_up(getattr(b, "dtype", None))
+        operator, M = self.operator, self.precond
+        with operator.world.agree(f"{self._called}.solve_transpose"):
+            if not operator.square:
+                raise InputError(
+                    f"the matrix is {operator.shape[0]} x {operator.shape[1]}",
+                    field="A",
+                    remedy="Make a LinearSolver of A.T",
+                )
+            if not self.one_way and not (operator.transposable and M.transposable):
+                lacking = M.name if operator.transposable else type(self.A).__name__
+                raise InputError(
+                    f"{lacking} has no transpose",
+                    field="precond" if operator.transposable else "A",
+                    remedy="Give it an rmatvec, and the preconditioner an apply_transpose",
+                )
+        back = copy(self)
+        if operator.transposable:
+            back.operator, back.form = operator.T, self.form.T
+            back.given = None
+            if M.transposable:
+                back.precond = transposed(M)
+        return back.solve(b, x0, callback)
+
+    @entry
+    def update(
+        self, A: DSparseMatrix | LinearOperator | Operator, keep: str | None = None
+    ) -> LinearSolver:
+        """Go on with another matrix of the same layout. **Collective.**
+
+        Parameters
+        ----------
+        A : DSparseMatrix, its transpose, or LinearOperator
+            Of the same kind and layout. Solutions of the one before keep their gradients.
+        keep : {"prolongators", "aggregates"}, optional
+            Of multigrid, whose pattern has not changed, keep these: see `AMG.update`. Default:
+            set up the preconditioner again. One that was passed ready to apply stays in any case.
+
+        Returns
+        -------
+        LinearSolver
+            This one.
+
+        Raises
+        ------
+        InputError
+            On every rank: another layout, dtype or device, or a preconditioner that cannot keep
+            anything.
+        """
+        operator, last = as_operator(A), self.operator
+        with last.world.agree(
+            f"{self._called}.update",
+            A=(operator.shape, operator.dtype, type(A).__name__),
+            keep=keep,
+            parameters=len(adjoint.parameters_of(A)),
+        ) as agreed:
+            check_same_kind(operator, last)
+            update = getattr(self.precond, "update", None) if self._ready else None
+            if keep is not None and self._ready and update is None:
+                raise InputError(
+                    f"{self.precond.name} keeps nothing for another matrix",
+                    field="keep",
+                    remedy="Leave it out: the preconditioner is then set up again",
+                )
+            agreed.say(isinstance(A, DSparseMatrix) and any_decoupled(A))
+        asked, kept = self._asked_precond, None
+        if keep is not None and update is not None:
+            kept = adjoint.plainly(
+                lambda theta: update(adjoint.with_parameters(A, theta), keep),
+                adjoint.parameters_of(A),
+            )
+        self.A, self.operator = A, operator
+        self.form, self._decoupled = adjoint.form_of(A), any(agreed.heard)
+        self.fallback, self.reason, self._ready = "", "", False
+        if self._asked:
+            self.method = self._asked
+        if kept is not None:
+            self._asked_precond = kept
+            self.set_up()
+            self._asked_precond = asked
+        return self
+
+    @entry
+    def view(self) -> str:
+        """What is used and why, as several lines of text. **Collective**; replicated.
+
+        The matrix, the method and the side it is preconditioned from, the norm it stops by, the
+        tolerances, the preconditioner and its levels, and PETSc's names for the two.
+        """
+        self.set_up()
+        return view(self)
+
+
+def _versions(theta: Sequence[torch.Tensor]) -> list[int]:
+    """How often the numbers of each have been changed in place. Local."""
+    return [0 if t.is_inference() else t._version for t in theta]
+
+
+def has_order(A: Any) -> bool:
+    """A matrix has; in which order an operator of the user's works it alone knows."""
+    return isinstance(A, (DSparseMatrix, TransposedMatrix))

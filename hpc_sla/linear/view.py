@@ -1,0 +1,57 @@
+"""What a linear solver is made of, as text."""
+
+from __future__ import annotations
+
+from hpc_sla.linear.derivatives import Differentiable
+from hpc_sla.sparse.operators import Operator
+
+
+def view(solver: Differentiable) -> str:
+    """Several lines about a solver that is set up. **Collective**; replicated."""
+    operator, method, M = solver.operator, solver.method, solver.precond
+    side = "symmetrically" if method.side == "split" else f"from the {method.side}"
+    norm = "||b - A x||_2" if operator.square else "||M^-T A^T (b - A x)||_2"
+    beside = "b" if operator.square else "M^-T A^T b"
+    bound = f"{solver.rtol:g} ||{beside}||_2" + (f" or {solver.atol:g}" if solver.atol else "")
+    lines = [
+        f"matrix: {_matrix(solver, operator)}",
+        f"method: {method!s}, preconditioned {side}",
+        f"  chosen: {solver.reason}" if solver.reason else "",
+        f"  where it fails: {solver.fallback}" if solver.fallback else "",
+        f"  stops by: {norm}, recomputed from x, below {bound}",
+        f"  gives up: after {solver.max_iterations} iterations"
+        + (f", or above {solver.dtol:g} ||b||_2" if operator.square else ""),
+        f"  PETSc: {f'-ksp_type {method.petsc}' if method.petsc else 'has none like it'}",
+        f"preconditioner: {M.name}, {'' if M.symmetric else 'not '}symmetric"
+        + ("" if M.transposable else ", without a transpose"),
+        *(f"  {line}" for line in M.describe()),
+        f"derivatives: {_derivatives(solver)}",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _matrix(solver: Differentiable, operator: Operator) -> str:
+    """**Collective.**"""
+    nnz = getattr(solver.A, "nnz_global", None)
+    entries = "" if nnz is None else f", {nnz} entries"
+    dtype = str(operator.dtype or "the dtype of b").removeprefix("torch.")
+    ranks = operator.world.size
+    return (
+        f"{type(solver.A).__name__}, {operator.shape[0]} x {operator.shape[1]}{entries}, {dtype}, "
+        f"on {ranks} rank{'s' if ranks > 1 else ''} ({operator.world.transport.name}, "
+        f"{operator.device.type})"
+    )
+
+
+def _derivatives(solver: Differentiable) -> str:
+    """**Collective.**"""
+    operator = solver.operator
+    if not operator.square:
+        return "by conjugate gradients on A^T A"
+    if solver.one_way and not solver.lopsided:
+        return f"by {solver.method.name} on the same matrix, taken for symmetric"
+    if solver.one_way:
+        return f"by {solver.method.name} on the transpose: the matrix is not symmetric"
+    if operator.transposable and solver.precond.transposable:
+        return f"by {solver.method.name} on the transpose, with the same preconditioner"
+    return "none: there is no transpose"
