@@ -30,6 +30,31 @@ def copy_(y: torch.Tensor, x: torch.Tensor) -> None:
     torch.mul(x, 1.0, out=y)
 
 
+def inner_products(
+    x: torch.Tensor,
+    out: torch.Tensor,
+    dot: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
+    square: torch.Tensor | None = None,
+) -> None:
+    """This rank's parts of the inner products that go with `out = A x`, where asked for. Local.
+
+    Parameters
+    ----------
+    x, out : torch.Tensor [n] or [n, k]
+    dot : torch.Tensor [] or [k], optional
+        Overwritten with weights . out, by columns.
+    weights : torch.Tensor like out, optional
+        Default: x, which is then as long as `out`.
+    square : torch.Tensor [] or [k], optional
+        Overwritten with out . out, by columns.
+    """
+    if dot is not None:
+        dot_into(dot, x if weights is None else weights, out)
+    if square is not None:
+        dot_into(square, out, out)
+
+
 def dot_into(out: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
     """This rank's part of `x . y` into `out` ([] or [k]). Local; no host sync."""
     if x.dim() == 1:

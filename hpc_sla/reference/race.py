@@ -93,7 +93,8 @@ class Ours:
         self._state: Any = None
 
     def set_up(self, task: Task) -> None:
-        from hpc_sla.sparse.matrix import DSparseMatrix, read_rhs
+        from hpc_sla.sparse.from_hdf5 import read_rhs
+        from hpc_sla.sparse.matrix import DSparseMatrix
 
         A = DSparseMatrix.from_hdf5(task.path, self._world)
         self._state = (A, read_rhs(task.path, task.rhs, A.layout).flatten(), task)

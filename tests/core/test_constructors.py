@@ -296,7 +296,7 @@ def test_a_permutation_that_repeats_a_row_is_one_error(world, shared_path):
             del file["permutation"]
             file["permutation"] = rows
     world.barrier()
-    with pytest.raises(hs.InputError, match="/permutation: does not hold every number once"):
+    with pytest.raises(hs.InputError, match="/permutation: does not hold each of the numbers"):
         hs.DSparseMatrix.from_hdf5(path, world)
 
 
