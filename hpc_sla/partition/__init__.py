@@ -9,9 +9,8 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.partition.blocks import check_block_size, node_pattern
 from hpc_sla.partition.columns import column_parts
-from hpc_sla.partition.contiguous import contiguous
 from hpc_sla.partition.metis import metis, metis_rectangular
-from hpc_sla.partition.offsets import column_offsets_for, even_offsets, offsets_for
+from hpc_sla.partition.offsets import column_offsets_for, contiguous, even_offsets, offsets_for
 from hpc_sla.partition.quality import PartitionQuality, quality
 from hpc_sla.partition.rcb import rcb
 from hpc_sla.partition.reorder import StoredOrder, order_by_part, reorder, stored_order

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hpc_sla.errors import InputError
-from hpc_sla.partition.contiguous import contiguous
+from hpc_sla.partition.offsets import contiguous
 
 _SEED = 20240229
 

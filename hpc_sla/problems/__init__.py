@@ -10,7 +10,7 @@ from typing import Any
 
 from hpc_sla.errors import InputError
 from hpc_sla.problems.anisotropic import anisotropic2d
-from hpc_sla.problems.base import RHS_KINDS, Problem, parameter_text
+from hpc_sla.problems.base import RHS_KINDS, Problem, parameter_text, rhs_manufactured, rhs_ones
 from hpc_sla.problems.bratu import bratu2d, bratu3d
 from hpc_sla.problems.convection import convection2d
 from hpc_sla.problems.diffusion import diffusion2d
@@ -24,7 +24,6 @@ from hpc_sla.problems.nullspace import project_out, rigid_body_modes
 from hpc_sla.problems.plaplacian import plaplacian2d
 from hpc_sla.problems.poisson import poisson2d, poisson3d
 from hpc_sla.problems.reaction import reaction2d
-from hpc_sla.problems.rhs import rhs_manufactured, rhs_ones
 from hpc_sla.problems.unstructured import unstructured3d
 
 __all__ = [

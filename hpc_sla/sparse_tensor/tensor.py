@@ -19,7 +19,7 @@ from hpc_sla.linear import SolveInfo
 from hpc_sla.linear.method import Method
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse_tensor import files
-from hpc_sla.sparse_tensor.choose import choose_backend
+from hpc_sla.sparse_tensor.backends import choose_backend
 from hpc_sla.sparse_tensor.nonlinear import NonlinearSolves
 from hpc_sla.sparse_tensor.shapes import for_each_system, take_apart
 from hpc_sla.sparse_tensor.solve import by_factorization, by_iteration, warn_unconverged

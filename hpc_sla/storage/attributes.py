@@ -6,13 +6,20 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 
 from hpc_sla.errors import InputError
-from hpc_sla.storage.hdf5 import DAMAGED, HOW_TO_EITHER, HOW_TO_MAKE, HOW_TO_SOLVE, reading
+from hpc_sla.storage.hdf5 import (
+    DAMAGED,
+    HOW_TO_EITHER,
+    HOW_TO_MAKE,
+    HOW_TO_SOLVE,
+    open_read,
+    reading,
+)
 
 MATRIX_FORMAT = "hpc_sla.matrix"
 RESULT_FORMAT = "hpc_sla.result"
@@ -56,6 +63,19 @@ def check_format(file: h5py.File, *formats: str) -> str:
             f"has format version {version}", file=path, field="version", remedy=DAMAGED
         )
     return str(found)
+
+
+def kind_of(path: str | os.PathLike[str]) -> Literal["matrix", "result"]:
+    """Which of the project's own kinds of file `path` is.
+
+    Raises
+    ------
+    InputError
+        Missing, unreadable, not HDF5, not one of ours, or of a newer format version.
+    """
+    with open_read(path, HOW_TO_EITHER) as file:
+        found = check_format(file, MATRIX_FORMAT, RESULT_FORMAT)
+    return "matrix" if found == MATRIX_FORMAT else "result"
 
 
 def attribute(item: h5py.Group, name: str) -> Any:

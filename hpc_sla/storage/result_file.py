@@ -14,7 +14,6 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.atomic import PendingFile
-from hpc_sla.storage.dimensions import DIMENSIONS, name_dimensions
 from hpc_sla.storage.hdf5 import FLOATS, HOW_TO_SOLVE, dataset, has, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
 from hpc_sla.storage.limits import check_fits
@@ -26,6 +25,11 @@ _HISTORY = "residual_history"
 _EIGENVALUES = "eigenvalues"
 MATRIX_GRADIENT = "matrix_gradient"
 """The group of a gradient with respect to the matrix: compressed rows in the user's order."""
+
+# Named dimensions as netCDF-4 stores them, so that xarray reads the file as it is: HDF5 dimension
+# scales of their length that hold no values and take no room.
+_DIMENSIONS = ("row", "rhs_row", "column", "iteration")
+_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable. {:9d}"
 
 
 class ResultWriter:
@@ -70,7 +74,7 @@ class ResultWriter:
     ) -> None:
         if np.dtype(dtype) not in FLOATS:
             raise TypeError(f"results are float64 or float32, not {np.dtype(dtype)}")
-        if taken := {_HISTORY, _EIGENVALUES, *DIMENSIONS}.intersection(names):
+        if taken := {_HISTORY, _EIGENVALUES, *_DIMENSIONS}.intersection(names):
             raise ValueError(f"{min(taken)!r} is taken")
         self.path = path
         self.n_rows = n_rows
@@ -146,7 +150,7 @@ class ResultWriter:
             array = np.asarray(numbers, dtype=np.float64)
             item = self._output.create(name, array.shape, array.dtype)
             self._output.write(item, 0, array)
-        name_dimensions(self._output.file, self._dimensions(small))
+        _name_dimensions(self._output.file, self._dimensions(small))
         root = {
             "format": attrs.RESULT_FORMAT,
             "version": attrs.VERSIONS[attrs.RESULT_FORMAT],
@@ -217,6 +221,21 @@ class _MatrixRows:
     @property
     def complete(self) -> bool:
         return (self._row, self._entry) == self._shape
+
+
+def _name_dimensions(file: h5py.File, dimensions: Mapping[str, tuple[str, ...]]) -> None:
+    """Give each dataset's axes names out of `_DIMENSIONS`, by dataset name."""
+    scales: dict[str, h5py.Dataset] = {}
+    for dataset_name, names in dimensions.items():
+        item = file[dataset_name]
+        for axis, name in enumerate(names):
+            length = item.shape[axis]
+            if length == 0:
+                continue  # an HDF5 scale of no length means an unlimited one to netCDF
+            if name not in scales:
+                scales[name] = file.create_dataset(name, shape=(length,), dtype=">f4")
+                scales[name].make_scale(_NO_VARIABLE.format(length))
+            item.dims[axis].attach_scale(scales[name])
 
 
 @dataclass(frozen=True)
@@ -315,7 +334,7 @@ def summarise(file: h5py.File) -> ResultSummary:
     attrs.check_format(file, attrs.RESULT_FORMAT)
     n_rows = attrs.integer_attribute(file, "n_rows")
     history = dataset(file, _HISTORY, FLOATS)
-    others = (_HISTORY, _EIGENVALUES, MATRIX_GRADIENT, *DIMENSIONS)
+    others = (_HISTORY, _EIGENVALUES, MATRIX_GRADIENT, *_DIMENSIONS)
     names = [name for name in sorted(file) if name not in others]
     # A gradient with respect to the right-hand side has as many rows as the matrix.
     items = {

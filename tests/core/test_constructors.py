@@ -11,7 +11,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla.cli.prepare import Source, write_partitioned
 from hpc_sla.partition import column_parts, even_offsets
-from hpc_sla.partition.contiguous import contiguous
+from hpc_sla.partition.offsets import contiguous
 from hpc_sla.storage.matrix_writer import write_matrix
 from tests.collective import (
     ALL_SHAPES,

@@ -8,9 +8,8 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.problems import make
-from hpc_sla.reference import petsc
+from hpc_sla.reference import choose, make_reference, petsc
 from hpc_sla.reference.base import Reference
-from hpc_sla.reference.choose import choose, make_reference
 from hpc_sla.reference.compare import compare_products, compare_solutions
 from hpc_sla.reference.scipy import MAX_ROWS
 from tests.collective import MATRICES, PARTITIONS, distribute

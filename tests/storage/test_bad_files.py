@@ -14,8 +14,8 @@ import scipy.sparse as sp
 
 from hpc_sla.checkpoint.file import CheckpointFile, check_replaceable
 from hpc_sla.errors import InputError
+from hpc_sla.storage.attributes import kind_of
 from hpc_sla.storage.hdf5 import AccessError, reading
-from hpc_sla.storage.kind import kind_of
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.matrix_writer import write_matrix
 from hpc_sla.storage.result_file import ResultWriter, describe, read_result
