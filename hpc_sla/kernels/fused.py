@@ -22,7 +22,7 @@ def _load_triton() -> bool:
     """Register the Triton operators, where there is Triton (CUDA builds of torch bring it)."""
     if os.environ.get("HPC_SLA_NATIVE") == "0" or importlib.util.find_spec("triton") is None:
         return False
-    import hpc_sla.kernels.triton_passes  # noqa: F401
+    import hpc_sla.kernels.triton_passes  # noqa: F401 - registers them; Triton is optional
 
     return True
 

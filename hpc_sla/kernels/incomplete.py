@@ -290,20 +290,20 @@ def _factorise(
 
 
 def _ready(
-    made: Block, inverse: np.ndarray, symmetric: bool, device: torch.device, shift: float
+    factor: Block, inverse: np.ndarray, symmetric: bool, device: torch.device, shift: float
 ) -> TriangularFactor:
     """Take the factor apart into its triangles."""
-    rows = made.rows()
-    lower = _triangle(made, made.indices < rows, made.diagonal - made.indptr[:-1])
+    rows = factor.rows()
+    lower = _triangle(factor, factor.indices < rows, factor.diagonal - factor.indptr[:-1])
     upper = None
     if not symmetric:
-        upper = _triangle(made, made.indices > rows, made.indptr[1:] - made.diagonal - 1)
+        upper = _triangle(factor, factor.indices > rows, factor.indptr[1:] - factor.diagonal - 1)
     return TriangularFactor(lower, upper, inverse, device, shift)
 
 
-def _triangle(made: Block, keep: np.ndarray, counts: np.ndarray) -> Triangle:
+def _triangle(factor: Block, keep: np.ndarray, counts: np.ndarray) -> Triangle:
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return Triangle(indptr, made.indices[keep], made.values[keep])
+    return Triangle(indptr, factor.indices[keep], factor.values[keep])
 
 
 def _attempt(

@@ -66,7 +66,7 @@ def partition(
     """
     n_rows, n_cols = matrix.shape
     if parts < 1:
-        raise InputError(f"{parts} parts", field="--parts", remedy="Give at least 1.")
+        raise InputError(f"is {parts}", field="--parts", remedy="Give at least 1.")
     check_block_size(matrix.shape, block_size)
     if method == "rcb":
         coordinates = _points(coordinates, n_rows)
@@ -98,10 +98,10 @@ def _points(coordinates: Any, n_rows: int) -> np.ndarray:
     try:
         points = np.asarray(coordinates, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"is no array of numbers: {error}", field="coordinates") from error
+        raise InputError(f"is not an array of numbers: {error}", field="coordinates") from error
     if points.ndim != 2 or len(points) != n_rows or not points.shape[1]:
         raise InputError(
-            f"has shape {points.shape}, one point for each of {n_rows} rows is needed",
+            f"has shape {points.shape}, and one point for each of {n_rows} rows is needed",
             field="coordinates",
             remedy=f"Give an array of shape ({n_rows}, dimensions).",
         )

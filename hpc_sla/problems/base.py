@@ -26,7 +26,7 @@ def parameter_text(values: Mapping[str, Any]) -> str:
     )
 
 
-class Problem(ABC):
+class LinearProblem(ABC):
     """A sparse linear system that each rank can build its own rows of.
 
     Attributes

@@ -72,7 +72,7 @@ def check_range(values: np.ndarray, bound: int, file: str, field: str, remedy: s
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= bound:
         raise InputError(
-            f"value {low if low < 0 else high} is out of range, 0 to {bound - 1} is allowed",
+            f"value {low if low < 0 else high} is out of range: 0 to {bound - 1} is allowed",
             file=file,
             field=field,
             remedy=remedy,

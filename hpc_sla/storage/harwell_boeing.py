@@ -60,10 +60,10 @@ def read_harwell_boeing(path: str, opener: Open) -> tuple[Any, np.ndarray | None
         Naming the line and its text, where there is one to blame.
     """
     with opener() as stream:
-        return _Reader(stream, path).read()
+        return _BoeingReader(stream, path).read()
 
 
-class _Reader:
+class _BoeingReader:
     def __init__(self, stream: BinaryIO, path: str) -> None:
         self._stream, self._path, self._line = stream, path, 0
 
@@ -73,19 +73,19 @@ class _Reader:
         third = self._next()
         kind, sizes = third[:3].lower(), self._counts(third[3:])
         if len(sizes) < 3 or not re.fullmatch(r"[a-z]{3}", kind):
-            raise self._bad("is no line with a type and the numbers of rows, columns and entries")
+            raise self._bad("does not give a type and the numbers of rows, columns and entries")
         rows, columns, entries = sizes[:3]
         self._check_kind(kind, rows, columns)
         formats = [self._format(found) for found in _FORMAT.finditer(self._next())]
         valued = kind[0] not in "pq"
         rhs_lines = cards[4] if len(cards) > 4 else 0
         if len(formats) < 2 + valued + (rhs_lines > 0):
-            raise self._bad("gives too few formats that are known, as (26I3) or (5E15.8) are")
+            raise self._bad("gives too few formats such as (26I3) or (5E15.8)")
         rhs_kind = self._next() if rhs_lines else ""
         check_fits(24 * entries + 8 * (rows + columns), self._path)
         starts = self._numbers(columns + 1, formats[0], integer=True) - 1
         if starts[0] != 0 or starts[-1] != entries or (np.diff(starts) < 0).any():
-            raise self._bad(f"pointers do not lead from 1 to {entries + 1} without going back")
+            raise self._bad(f"column pointers do not rise from 1 to {entries + 1}")
         row = self._numbers(entries, formats[1], integer=True) - 1
         if entries and (row.min() < 0 or row.max() >= rows):
             raise self._bad(f"a row is outside 1 to {rows}")

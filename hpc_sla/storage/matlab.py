@@ -71,7 +71,7 @@ def read_mat(path: str) -> tuple[Any, np.ndarray | None]:
     if is_hdf5(path):
         return read_hdf5_sparse(path), None
     with open(path, "rb") as stream:
-        file = _File(stream, path)
+        file = _MatFile(stream, path)
         there = file.variables
         # As the SuiteSparse collection has it.
         if _PROBLEM in there and there[_PROBLEM].kind == _STRUCT:
@@ -104,7 +104,7 @@ def read_mat_vector(path: str) -> np.ndarray:
             remedy="Save the vector with save('b.mat', 'b', '-v7').",
         )
     with open(path, "rb") as stream:
-        file = _File(stream, path)
+        file = _MatFile(stream, path)
         full = [name for name, variable in file.variables.items() if variable.kind in _FULL]
         chosen = _B if _B in full else full[0] if len(full) == 1 else None
         if chosen is None:
@@ -143,7 +143,7 @@ class _Variable:
 
 
 @dataclass
-class _File:
+class _MatFile:
     stream: BinaryIO
     path: str
     order: str = "<"
@@ -154,7 +154,7 @@ class _File:
         head = self.stream.read(128)
         if len(head) < 128 or head[126:] not in (b"IM", b"MI"):
             raise InputError(
-                "is of MATLAB's version 4, or no .mat file",
+                "is of MATLAB's version 4, or not a .mat file",
                 file=self.path,
                 remedy="Save it again: save('A.mat', 'A', '-v7').",
             )

@@ -112,15 +112,15 @@ def read_matrix_market(path: str, opener: Open | None = None) -> Any:
             while feed.read(1 << 20):  # what SciPy had no use for is checked all the same
                 pass
         except (ValueError, OverflowError) as error:
-            told = _SCIPYS_LINE.match(str(error))
-            if isinstance(error, InputError) or told is None:
+            named = _SCIPYS_LINE.match(str(error))
+            if isinstance(error, InputError) or named is None:
                 raise
-            number, problem = int(told[1]), told[2].rstrip(".").lower()
-            raise _blame(opener, path, header, number=number, problem=problem) from error
+            number, problem = int(named[1]), named[2].rstrip(".").lower()
+            raise _error_at(opener, path, header, number=number, problem=problem) from error
     values = found.data if header.form == "coordinate" else found.reshape(-1)
     if not np.isfinite(values).all():
         entry = int(np.argmin(np.isfinite(values)))
-        raise _blame(opener, path, header, entry, problem="the number is beyond float64")
+        raise _error_at(opener, path, header, entry, problem="the number is beyond float64")
     if header.form == "array":
         return _dense(values, header)
     row, col = found.row, found.col
@@ -152,7 +152,7 @@ def _check_triangle(
     twice = given_twice(row, col)
     if twice is not None:
         i, j = (int(row[twice[1]]) + 1, int(col[twice[1]]) + 1)
-        raise _blame(
+        raise _error_at(
             opener,
             path,
             header,
@@ -162,7 +162,7 @@ def _check_triangle(
         )
     wrong = (row == col) & (values != 0) if header.sign < 0 else None
     if wrong is not None and wrong.any():
-        raise _blame(
+        raise _error_at(
             opener,
             path,
             header,
@@ -184,7 +184,7 @@ def _dense(values: np.ndarray, header: _Header) -> np.ndarray:
     return found
 
 
-def _blame(
+def _error_at(
     opener: Open,
     path: str,
     header: _Header,

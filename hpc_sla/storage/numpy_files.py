@@ -53,7 +53,7 @@ def read_npz(path: str) -> Any:
     for name in _INDEX_ARRAYS:
         if name in dtypes and dtypes[name].kind not in "iu":
             raise InputError(
-                f"is of {dtypes[name]}, not of integers",
+                f"holds {dtypes[name]} values, not integers",
                 file=path,
                 field=name,
                 remedy="Write it with scipy.sparse.save_npz.",

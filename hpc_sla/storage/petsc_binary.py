@@ -43,7 +43,7 @@ def read_petsc(path: str) -> tuple[Any, np.ndarray | None]:
     rhs : ndarray, float64 [rows], or None
     """
     with open(path, "rb") as stream:
-        reader = _Reader(stream, path)
+        reader = _PetscReader(stream, path)
         matrix = reader.matrix()
         if reader.at_end():
             return matrix, None
@@ -51,7 +51,7 @@ def read_petsc(path: str) -> tuple[Any, np.ndarray | None]:
         reader.check_rest()
     if len(rhs) != matrix.shape[0]:
         raise InputError(
-            f"its vector has {len(rhs)} rows, its matrix {matrix.shape[0]}",
+            f"the vector has {len(rhs)} rows and the matrix {matrix.shape[0]}",
             file=path,
             remedy="Store a right-hand side that belongs to the matrix.",
         )
@@ -61,19 +61,19 @@ def read_petsc(path: str) -> tuple[Any, np.ndarray | None]:
 def read_petsc_vector(path: str) -> np.ndarray:
     """The vector that `path` holds, and nothing besides: float64 ``[rows]``."""
     with open(path, "rb") as stream:
-        reader = _Reader(stream, path)
+        reader = _PetscReader(stream, path)
         vector = reader.vector()
         if not reader.at_end():
             reader.check_rest()
             raise InputError(
-                "holds several objects, one vector is needed",
+                "holds several objects where one vector is needed",
                 file=path,
                 remedy="Write the vector into a file of its own.",
             )
     return vector
 
 
-class _Reader:
+class _PetscReader:
     def __init__(self, stream: BinaryIO, path: str) -> None:
         self._path = path
         self._stream = stream
@@ -97,7 +97,7 @@ class _Reader:
     def check_rest(self) -> None:
         """What follows must be objects, too: else the numbers read may be others than written."""
         if not self._fits(self._size - self._left, 8):
-            raise self._bad(f"goes on with {self._left} bytes that are no PETSc object")
+            raise self._bad(f"ends with {self._left} bytes that are not a PETSc object")
 
     def _fits(self, start: int, scalar: int) -> bool:
         """Whether objects with numbers of that many bytes lead from `start` to the file's end."""

@@ -309,7 +309,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
 def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
     if not has(file, MATRIX_GRADIENT):
         return None
-    import scipy.sparse as sp
+    import scipy.sparse as sp  # slow to load; few results have a matrix
 
     kinds = {"indptr": (np.dtype(np.int64),), "indices": (np.dtype(np.int64),), "data": FLOATS}
     items = {name: dataset(file, f"{MATRIX_GRADIENT}/{name}", kind) for name, kind in kinds.items()}
@@ -322,10 +322,10 @@ def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
         return found
     except ValueError as error:
         raise InputError(
-            f"is no matrix: {error}",
+            f"is not a valid sparse matrix: {error}",
             file=file.filename,
             field=f"/{MATRIX_GRADIENT}",
-            remedy="Run `grad` again.",
+            remedy="Write the file again with `python -m hpc_sla grad`.",
         ) from error
 
 
@@ -344,7 +344,7 @@ def summarise(file: h5py.File) -> ResultSummary:
         for name in names
     }
     if not items:
-        raise InputError("is missing", file=file.filename, field="/x", remedy="Solve again.")
+        raise InputError("is missing", file=file.filename, field="/x", remedy=HOW_TO_SOLVE)
     return ResultSummary(
         n_rows=n_rows,
         dtype=next(iter(items.values())).dtype.newbyteorder("="),

@@ -34,7 +34,7 @@ def as_csr(matrix: Any) -> sp.csr_matrix:
     if matrix.dtype.kind == "c":
         raise InputError("complex matrices are not supported", field="matrix")
     if matrix.dtype.kind not in "fiub":
-        raise InputError(f"entries of type {matrix.dtype} are no numbers", field="matrix")
+        raise InputError(f"entries of type {matrix.dtype} are not numbers", field="matrix")
     if len(matrix.shape) != 2:
         raise InputError(f"shape {matrix.shape} is not that of a matrix", field="matrix")
     try:
@@ -43,7 +43,7 @@ def as_csr(matrix: Any) -> sp.csr_matrix:
         raise InputError(
             f"the arrays of the {type(matrix).__name__} do not make a matrix: {error}",
             field="matrix",
-            remedy="matrix.check_format(full_check=True) says as much; see where it was made",
+            remedy="Check the code that made it; matrix.check_format(full_check=True) finds it too",
         ) from error
     # By kind and size: of another byte order it is a number all the same.
     single = matrix.dtype.kind == "f" and matrix.dtype.itemsize == 4
@@ -68,7 +68,7 @@ def _checked(matrix: Any) -> Any:
         return kind((matrix.data, matrix.offsets), shape=matrix.shape)
     if matrix.format == "lil":
         if [len(row) for row in matrix.rows] != [len(row) for row in matrix.data]:
-            raise ValueError("rows with other numbers of columns than of entries")
+            raise ValueError("rows have different numbers of columns and of entries")
         return _checked(matrix.tocsr())
     if matrix.format == "coo":
         for index, size, name in zip(
@@ -86,4 +86,4 @@ def _checked(matrix: Any) -> Any:
 
 def _integers(array: Any, name: str) -> None:
     if np.ndim(array) != 1 or (np.size(array) and np.asarray(array).dtype.kind not in "iu"):
-        raise ValueError(f"{name} is no row of integers")
+        raise ValueError(f"{name} is not a one-dimensional array of integers")

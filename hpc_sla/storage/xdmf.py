@@ -141,14 +141,14 @@ def _put_fields(
             target.write(item, written, values)
         written += whole
     kind = "Vector" if width > 1 else "Scalar"
-    told = []
+    elements = []
     for column, item in enumerate(items):
         label = quoteattr(_visible(name if columns == 1 else f"{name}_{column}"))
-        told.append(
+        elements.append(
             f'      <Attribute Name={label} AttributeType="{kind}" Center="Node">\n'
             f"        {_data_item(heavy, item)}\n      </Attribute>\n"
         )
-    return told
+    return elements
 
 
 def _page(heavy: str, file: h5py.File, fields: Sequence[str]) -> str:

@@ -404,7 +404,7 @@ def test_kinds(path, tmp_path):
 def test_where_a_result_is_wanted_the_remedy_is_one(path, tmp_path, opener):
     (tmp_path / "text.h5").write_text("text")
     for name, problem in (
-        ("matrix.h5", "is a matrix file, a result file is needed"),
+        ("matrix.h5", "is a matrix file, and a result file is needed"),
         ("none.h5", "no such file"),
         ("text.h5", "is not an HDF5 file"),
     ):

@@ -203,7 +203,7 @@ def test_npz_with_indices_that_are_no_integers(tmp_path, name):
     (tmp_path / "m.npz").write_bytes(npz(**arrays))
     with pytest.raises(InputError) as caught:
         read_source(tmp_path / "m.npz")
-    assert_message(caught.value, tmp_path / "m.npz", name, "float64, not of integers")
+    assert_message(caught.value, tmp_path / "m.npz", name, "float64 values, not integers")
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
