@@ -46,7 +46,7 @@ def _csr_matmul_library(
     x: torch.Tensor,
     y: torch.Tensor,
 ) -> None:
-    """The same in C or through MKL on the CPU, and through cuSPARSE on CUDA."""
+    """`y = A x` in C or through MKL on the CPU, and through cuSPARSE on CUDA."""
     if values.numel() == 0 or x.numel() == 0:
         y.zero_()
         return
@@ -88,7 +88,7 @@ def expand_rows(indptr: torch.Tensor, nnz: int) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class CsrPattern:
-    """Where a rank-local matrix has entries (per rank).
+    """The sparsity pattern of a rank-local matrix in compressed rows (per rank).
 
     Attributes
     ----------
@@ -209,7 +209,7 @@ class CsrPattern:
 
     @property
     def diagonal(self) -> torch.Tensor:
-        """`diagonal_entries`, made once and kept."""
+        """What `diagonal_entries` gives, made once and kept: int32 [n_rows]."""
         if "diagonal" not in self._cache:
             with lasting():
                 self._cache["diagonal"] = self.diagonal_entries()

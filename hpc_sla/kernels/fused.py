@@ -14,7 +14,7 @@ from functools import cache
 import torch
 
 from hpc_sla.kernels import native
-from hpc_sla.kernels.vectors import Scalar
+from hpc_sla.kernels.vectors import Scalar, across
 
 
 @cache
@@ -107,4 +107,4 @@ def direction_reference(
 def _scaled(r: torch.Tensor, inverse: torch.Tensor | None) -> torch.Tensor:
     if inverse is None:
         return r
-    return r * (inverse if r.dim() == 1 else inverse.unsqueeze(1))
+    return r * across(inverse, r)

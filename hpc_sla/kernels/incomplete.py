@@ -111,7 +111,7 @@ class Block:
         return Block(indptr, self.indices[keep], self.values[keep], indptr[1:] - np.int32(1))
 
     def is_symmetric(self) -> bool:
-        """Whether it equals its transpose but for rounding; NaN equals anything."""
+        """Whether the matrix equals its transpose but for rounding; NaN equals anything."""
         other = transpose(self.indptr, self.indices, self.values)
         if not np.array_equal(self.indptr, other[0]) or not np.array_equal(self.indices, other[1]):
             return False
@@ -366,7 +366,7 @@ def ilu0_reference(
 def ic0_reference(
     pattern: Block, values: np.ndarray, inverse: np.ndarray, least: np.ndarray
 ) -> int:
-    """As `ilu0_reference`, of the lower triangle alone: `L D L^T`."""
+    """What `ic0` in incomplete.c does, in NumPy: `L D L^T`. Arguments as of `ilu0_reference`."""
     indptr, indices, diagonal = pattern.indptr, pattern.indices, pattern.diagonal
     for i in range(pattern.n):
         below = slice(indptr[i], diagonal[i])

@@ -8,6 +8,11 @@ Scalar = float | torch.Tensor
 """A coefficient: a float on the CPU; elsewhere a tensor ([] or [k]), which needs no host sync."""
 
 
+def across(scale: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A factor of each row [n] in the shape that multiplies `like`, [n] or [n, k]. Local."""
+    return scale if like.dim() == 1 else scale.unsqueeze(1)
+
+
 def axpy_(y: torch.Tensor, a: Scalar, x: torch.Tensor) -> None:
     """`y += a x` in place; `a` may be one value a column. Local."""
     if isinstance(a, torch.Tensor):

@@ -92,7 +92,7 @@ def summaries() -> dict[str, str]:
 
 
 def summaries_nonlinear() -> dict[str, str]:
-    """The same of the nonlinear problems."""
+    """Each nonlinear problem with its defaults, and what it is in a line."""
     return _summaries(_NONLINEAR)
 
 

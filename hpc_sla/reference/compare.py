@@ -20,7 +20,7 @@ _SLACK = 8
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison.
+    """One comparison of ours with a reference: how far apart they are, and how far they may be.
 
     Attributes
     ----------

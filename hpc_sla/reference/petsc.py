@@ -113,7 +113,7 @@ class PetscMatrix:
 
     @classmethod
     def from_matrix(cls, A: DSparseMatrix) -> PetscMatrix:
-        """The same rows on the same ranks. **Collective.**"""
+        """A DSparseMatrix's rows, on the same ranks. **Collective.**"""
         rows = A.local_csr()
         with A.world.agree():
             load()

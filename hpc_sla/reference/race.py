@@ -47,7 +47,16 @@ from hpc_sla.storage.matrix_file import MatrixFile
 
 @dataclass(frozen=True)
 class Task:
-    """What both contenders solve."""
+    """The system that both contenders solve, and how.
+
+    Attributes
+    ----------
+    path, rhs : str
+        A matrix file, and which of its right-hand sides.
+    rtol : float
+    max_iterations : int
+    method, precond : str
+    """
 
     path: str
     rhs: str
@@ -190,7 +199,7 @@ def race(
 
 
 def run_lap(contender: Contender, task: Task, world: World) -> Lap:
-    """One lap. **Collective.**"""
+    """Run one lap of a contender, from the file to the solution. **Collective.**"""
     release_free_memory()
     before = rss_bytes() or 0
     measured = reset_peak() is None

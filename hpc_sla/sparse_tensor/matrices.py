@@ -133,14 +133,14 @@ class SparseMatrices:
 
     @entry
     def with_values(self, values: torch.Tensor) -> Self:
-        """The same pattern with other values, `[nnz]` or `[B, nnz]`, in the order of `values`."""
+        """Other values on the same pattern: `[nnz]` or `[B, nnz]`, in the order of `values`."""
         values = _floats(values, "values")
         _check_values(values, self.nnz)
         return self._of(values, self._sparsity.to(values.device))
 
     @entry
     def detach(self) -> Self:
-        """The same without a gradient."""
+        """The same matrix or batch without a gradient."""
         return self._of(self.values.detach(), self._sparsity)
 
     # What it is

@@ -90,7 +90,7 @@ class Sparsity:
         return Sparsity(row, col, (self.shape[1], self.shape[0])), order
 
     def to(self, device: torch.device) -> Sparsity:
-        """The same on another device; itself where it is there already."""
+        """The pattern on another device; itself where it is on that already."""
         if device == self.row.device:
             return self
         return Sparsity(self.row.to(device), self.col.to(device), self.shape)

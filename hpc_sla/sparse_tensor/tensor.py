@@ -292,7 +292,7 @@ class SparseTensor(SparseMatrices):
         return torch.stack([w for w, _, _ in found]), torch.stack([V for _, V, _ in found])
 
     def _masses(self, B: SparseTensor) -> list[DSparseMatrix]:
-        """One for each of `_matrices`."""
+        """B as a matrix for each of `_matrices`."""
         if B.shape != self.shape or B.batch_size not in (None, self.batch_size):
             raise InputError(
                 f"of shape {B.shape} and batch {B.batch_size} does not go with shape {self.shape} "

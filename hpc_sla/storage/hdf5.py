@@ -138,7 +138,7 @@ def open_read(path: str | os.PathLike[str], remedy: str = HOW_TO_MAKE) -> h5py.F
 def _no_access(
     error: OSError, path: str | os.PathLike[str], field: str | None = None
 ) -> AccessError:
-    """What the system says, and what helps against that."""
+    """The error that the system's own makes, with what helps against it."""
     remedy = _REMEDIES.get(error.errno or 0, "See whether its disk or network can be read.")
     cause = os.strerror(error.errno) if error.errno else error
     what = "opened" if field is None else "read"

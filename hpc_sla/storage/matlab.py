@@ -19,6 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.checks import complex_values
 from hpc_sla.storage.hdf5 import is_hdf5
 from hpc_sla.storage.hdf5_sparse import read_hdf5_sparse
 from hpc_sla.storage.limits import check_fits
@@ -223,12 +224,7 @@ class _Parts:
         if kind == _STRUCT:
             return self._fields(shape, fields)
         if flags & _COMPLEX:
-            raise InputError(
-                "holds complex values",
-                file=self._path,
-                field="values",
-                remedy="Only real numbers are handled: split real and imaginary parts.",
-            )
+            raise complex_values(self._path)
         if kind == _SPARSE:
             return self._sparse(shape)
         if kind in _FULL:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -291,12 +290,7 @@ class MatrixFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _names(self, group: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.checks import complex_values
 from hpc_sla.storage.compressed import Open, open_bytes
 from hpc_sla.storage.limits import check_fits
 from hpc_sla.storage.market_lines import CheckedLines, cut, line_of_entry
@@ -36,7 +37,7 @@ _GENERAL = "Keep one triangle, or write general in the header, which takes entri
 
 @dataclass(frozen=True)
 class _Header:
-    """What stands before the numbers. `lines` of them; `sizes` as they are written."""
+    """What a file says before its numbers, in `lines` lines; `sizes` as they are written there."""
 
     form: str
     field: str
@@ -65,7 +66,7 @@ class _Header:
         return -1 if self.symmetry == "skew-symmetric" else 1
 
     def plain(self) -> bytes:
-        """As many lines for SciPy, which tells it nothing but where the numbers go."""
+        """A header of as many lines for SciPy, which says nothing but where the numbers go."""
         kind = "pattern" if self.width == 2 else "real"
         sizes = (self.entries, 1) if self.form == "array" else self.sizes
         first = f"%%MatrixMarket matrix {self.form} {kind} general\n"
@@ -220,12 +221,7 @@ def _read_header(stream: BinaryIO, path: str) -> _Header:
         )
     form, field, symmetry = words[2:]
     if field == "complex":
-        raise InputError(
-            "holds complex values",
-            file=path,
-            field="values",
-            remedy="Only real numbers are handled: split real and imaginary parts.",
-        )
+        raise complex_values(path)
     known = form in ("coordinate", "array") and field in _FIELDS and symmetry in _SYMMETRIES
     # The format has no skew-symmetric patterns: of which sign would they be?
     signless = field == "pattern" and (form == "array" or symmetry == "skew-symmetric")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -173,12 +172,7 @@ class ResultWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._abandon()
 
     def _abandon(self) -> None:
@@ -268,7 +262,18 @@ class Result:
 
 @dataclass(frozen=True)
 class ResultSummary:
-    """What a result file holds, told without reading its vectors."""
+    """What a result file holds but the values of its vectors.
+
+    Attributes
+    ----------
+    n_rows : int
+    dtype : numpy.dtype
+        Of every vector.
+    shapes : dict of name to tuple of int
+        Of each vector.
+    residual_history : ndarray, float64
+    attributes : dict
+    """
 
     n_rows: int
     dtype: np.dtype[Any]

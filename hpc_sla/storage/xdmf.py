@@ -103,7 +103,7 @@ def _is_export(path: Path) -> bool:
 
 
 def _shared_points(points: np.ndarray, block_size: int) -> np.ndarray | None:
-    """One point a node, if all unknowns of each node are at the same."""
+    """The point of each node, if all unknowns of each node are at one; else None."""
     if block_size not in (2, 3) or len(points) % block_size:
         return None
     nodes = points.reshape(-1, block_size, points.shape[1])
