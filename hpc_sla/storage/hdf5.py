@@ -316,7 +316,12 @@ def _check_storage(item: h5py.Dataset, path: str, field: str) -> None:
         chunks = math.prod(-(-n // c) for n, c in zip(item.shape, item.chunks, strict=True))
         # Without every chunk there, HDF5 would quietly hand out zeros.
         if held >= declared and item.id.get_num_chunks() != chunks:
-            held = 0
+            raise InputError(
+                f"has {item.id.get_num_chunks()} of its {chunks} chunks",
+                file=path,
+                field=field,
+                remedy=DAMAGED,
+            )
     if held < declared or stored > os.path.getsize(path):
         raise InputError(
             f"declares {declared} bytes but {stored} are stored",

@@ -66,11 +66,11 @@ def test_an_archive_of_the_suitesparse_collection(tmp_path):
 
 def test_archives_that_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.tar.gz"
-    refused(tar(path, {"a/readme": b""}), "no .mtx file")
+    refused(tar(path, {"a/readme": b""}), "no .mtx or .rb file")
     refused(tar(path, {"a/a.mtx": mtx(DENSE)[:-9]}), "a/a.mtx", file=f"{path}/a/a.mtx")
     member = {"a/a.mtx": b""}
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE):
-        refused(tar(path, member, kind=kind), "no .mtx file")
+        refused(tar(path, member, kind=kind), "no .mtx or .rb file")
     content = tar(path, {"a/a.mtx": mtx(DENSE)}).read_bytes()
     path.write_bytes(content[: len(content) // 2])
     refused(path)

@@ -134,8 +134,8 @@ BAD = {
     # name: (edit, field, words in the message)
     "no format": (lambda f: f.attrs.__delitem__("format"), "format", ["not a file of hpc_sla"]),
     "other format": (attribute("format", "netcdf"), "format", ["not a file of hpc_sla"]),
-    "newer version": (attribute("version", 3), "version", ["version 3", "newer hpc_sla"]),
-    "version 0": (attribute("version", 0), "version", ["version 0"]),
+    "newer version": (attribute("version", 3), "version", ["is 3", "newer hpc_sla"]),
+    "version 0": (attribute("version", 0), "version", ["is 0", "start at 1"]),
     "no version": (lambda f: f.attrs.__delitem__("version"), "version", ["missing"]),
     "text for a version": (attribute("version", "one"), "version", ["'one'"]),
     "fractional rows": (attribute("n_rows", 40.5), "n_rows", ["40.5"]),
@@ -202,7 +202,7 @@ BAD = {
     "external link": (external_link, "/data", ["soft or external link"]),
     "external storage": (external_storage, "/data", ["another file"]),
     "link to a device": (hidden_link, "/data", ["soft or external link"]),
-    "a hole in a dataset": (hole, "/rhs/two", ["declares 960 bytes but 960 are stored"]),
+    "a hole in a dataset": (hole, "/rhs/two", ["has 3 of its 4 chunks"]),
     "sums of other blocks": (wrong_sums, "/rhs/b", ["crc32 does not fit"]),
     "edited in place": (edited, "/rhs/b", ["checksum mismatch in rows 0 to 39", "'crc32'"]),
     "virtual dataset": (virtual, "/data", ["another file"]),
@@ -213,7 +213,7 @@ BAD = {
     "columns of a square matrix": (
         lambda f: replace(f, "column_permutation", np.arange(N)),
         "/column_permutation",
-        ["rectangular matrices only"],
+        ["for rectangular matrices"],
     ),
     "unusual filter": (
         lambda f: replace(f, "data", f["data"][()], compression="lzf"),

@@ -29,13 +29,17 @@ BAD_MATRICES = {
     # name: (file name, content, words in the message)
     "empty mtx": ("m.mtx", b"", ["line 1", "not a MatrixMarket header"]),
     "not matrix market": ("m.mtx", b"1 2 3\n", ["not a MatrixMarket header"]),
-    "cut short": ("m.mtx", market(GENERAL, "2 2 2\n1 1 1"), ["2 entries are announced, 1 are"]),
+    "cut short": (
+        "m.mtx",
+        market(GENERAL, "2 2 2\n1 1 1"),
+        ["2 entries, and there are 1"],
+    ),
     "row out of range": ("m.mtx", market(GENERAL, "2 2 1\n3 1 1"), ["line 3", "row", "'3 1 1'"]),
     "row 0": ("m.mtx", market(GENERAL, "2 2 1\n0 1 1"), ["line 3", "row", "'0 1 1'"]),
     "words for numbers": ("m.mtx", market(GENERAL, "2 2 1\n1 1 one"), ["line 3", "'one' is not"]),
     "complex": ("m.mtx", COMPLEX, ["complex", "real"]),
     "NaN": ("m.mtx", market(GENERAL, "2 2 1\n1 1 nan"), ["nan", "finite"]),
-    "half an index": ("m.mtx", market(GENERAL, "2 2 1\n1.5 1 1"), ["line 3", "'1.5' is no row"]),
+    "half an index": ("m.mtx", market(GENERAL, "2 2 1\n1.5 1 1"), ["line 3", "'1.5' is not a row"]),
     "zero byte": ("m.mtx", market(GENERAL, "2 2 1\n1 1 0.\x001"), ["line 3", "is not a number"]),
     "cut inside a line": (
         "m.mtx",
@@ -45,7 +49,7 @@ BAD_MATRICES = {
     "too many": (
         "m.mtx",
         market(GENERAL, "2 2 0\n1 1 1"),
-        ["0 entries are announced, there are more"],
+        ["announces 0 entries, and there are more"],
     ),
     "no sizes": ("m.mtx", market(GENERAL, "% 2 2 0"), ["no line with the 3 sizes"]),
     "negative sizes": ("m.mtx", market(GENERAL, "-2 -2 0"), ["no line with the 3 sizes"]),

@@ -196,7 +196,7 @@ def test_arrays_without_a_number(path, kind, sizes):
     market(path, kind, "{} {}".format(*sizes))
     np.testing.assert_array_equal(read_vector(path).reshape(sizes), np.zeros(sizes))
     market(path, kind, "{} {}\n% none\n7".format(*sizes))
-    with pytest.raises(InputError, match="0 entries are announced, there are more"):
+    with pytest.raises(InputError, match="announces 0 entries, and there are more"):
         read_vector(path)
 
 
