@@ -23,7 +23,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.storage.checks import complex_values
 from hpc_sla.storage.compressed import Open, open_bytes
 from hpc_sla.storage.limits import check_fits
-from hpc_sla.storage.market_lines import CheckedLines, cut, line_of_entry
+from hpc_sla.storage.matrix_market_lines import CheckedLines, cut, line_of_entry
 from hpc_sla.storage.triangles import given_twice, mirrored
 
 _FIELDS = ("real", "double", "integer", "unsigned-integer", "pattern")
