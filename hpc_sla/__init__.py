@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from hpc_sla.linear.solver import solve as solve
     from hpc_sla.nonlinear import NonlinearInfo as NonlinearInfo
     from hpc_sla.nonlinear.solver import nonlinear_solve as nonlinear_solve
+    from hpc_sla.sparse.from_hdf5 import read_rhs as read_rhs
     from hpc_sla.sparse.matrix import DSparseMatrix as DSparseMatrix
-    from hpc_sla.sparse.matrix import read_rhs as read_rhs
     from hpc_sla.sparse.operators import LinearOperator as LinearOperator
     from hpc_sla.sparse_tensor import SparseTensor as SparseTensor
 
@@ -67,7 +67,7 @@ _HOMES = {
     "World": "hpc_sla.distributed.world",
     "eigsh": "hpc_sla.eigen",
     "nonlinear_solve": "hpc_sla.nonlinear",
-    "read_rhs": "hpc_sla.sparse.matrix",
+    "read_rhs": "hpc_sla.sparse.from_hdf5",
     "solve": "hpc_sla.linear",
 }
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hpc_sla.linear.info import SolveInfo
+from typing import Protocol
 
 
 def printable(text: str) -> str:
@@ -69,6 +66,18 @@ class SingularMatrixError(HpcSlaError):
     """A factorisation met a matrix that is singular, or not positive definite for Cholesky."""
 
 
+class SolveOutcome(Protocol):
+    """What an error says of a solve; `SolveInfo` has it all."""
+
+    iterations: int
+    method: str
+    precond: str
+    relative_residual: float
+
+    @property
+    def status(self) -> str: ...
+
+
 class AdjointSolveError(HpcSlaError):
     """The solve for a derivative did not converge, so that there is none to return.
 
@@ -79,7 +88,7 @@ class AdjointSolveError(HpcSlaError):
     status : str
     """
 
-    def __init__(self, info: SolveInfo) -> None:
+    def __init__(self, info: SolveOutcome) -> None:
         self.info = info
         self.status = info.status
         super().__init__(

@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from hpc_sla.distributed.keep_in_graph import tied
 from hpc_sla.errors import HpcSlaError
-from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.sparse.product import product, rproduct, sample
+from hpc_sla.sparse.stored import StoredMatrix
 
 Theta = tuple[torch.Tensor, ...]
 Changes = tuple[torch.Tensor | None, ...]
@@ -220,27 +220,17 @@ def minus(a: torch.Tensor | None) -> torch.Tensor | None:
 
 def parameters_of(A: Any) -> Theta:
     """The tensors whose function A is: the theta of its form. Local."""
-    if isinstance(A, DSparseMatrix):
+    if isinstance(A, StoredMatrix):
         return (A.values,)
-    if isinstance(A, TransposedMatrix):
-        return (A.T.values,)
     parameters = getattr(A, "parameters", None)
     return tuple(parameters()) if callable(parameters) else ()
 
 
 def with_parameters(A: Any, theta: Theta) -> Any:
     """A of these tensors, on the same pattern; a matrix-free operator holds its own. Local."""
-    if isinstance(A, DSparseMatrix):
-        return A.with_values(theta[0])
-    if isinstance(A, TransposedMatrix):
-        return A.T.with_values(theta[0]).T
-    return A
+    return A.with_values(theta[0]) if isinstance(A, StoredMatrix) else A
 
 
 def form_of(A: Any) -> Form:
     """The form of a matrix, its transpose or a matrix-free operator. Local."""
-    if isinstance(A, DSparseMatrix):
-        return MatrixForm(A.pattern)
-    if isinstance(A, TransposedMatrix):
-        return MatrixForm(A.T.pattern, transposed=True)
-    return OperatorForm(A)
+    return MatrixForm(A.pattern, A.transposed) if isinstance(A, StoredMatrix) else OperatorForm(A)

@@ -10,8 +10,8 @@ from torch.autograd import forward_ad
 
 from hpc_sla.distributed.forgotten import watch
 from hpc_sla.errors import InputError
-from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.stored import StoredMatrix
 
 Tensors = Sequence[torch.Tensor | None]
 
@@ -105,7 +105,7 @@ def refuse_hidden(
     InputError
         On every rank.
     """
-    if A is None or isinstance(A, (DSparseMatrix, TransposedMatrix, Operator)):
+    if A is None or isinstance(A, (StoredMatrix, Operator)):
         return
     with torch.enable_grad():
         image = A.matvec(x.detach())

@@ -18,7 +18,7 @@ from hpc_sla.cli.launch import serial
 def command(file: str) -> int:
     """Describe FILE.h5, a matrix or a result, in about ten lines."""
     from hpc_sla.report.tables import print_facts
-    from hpc_sla.storage.kind import kind_of
+    from hpc_sla.storage.attributes import kind_of
 
     settle()
     kind = kind_of(file)

@@ -192,7 +192,7 @@ def _choose_rhs(matrix: MatrixFile, file: str, asked: str | None, one_column: bo
 
 def right_hand_side(plan: Plan, layout: RowLayout) -> torch.Tensor:
     """B of a plan, `[n_owned]`, or `[n_owned, k]` for several columns. **Collective.**"""
-    from hpc_sla.sparse.matrix import read_rhs
+    from hpc_sla.sparse.from_hdf5 import read_rhs
 
     b = read_rhs(plan.path, plan.rhs, layout)
     return b[:, 0].contiguous() if b.shape[1:] == (1,) else b

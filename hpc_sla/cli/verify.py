@@ -73,7 +73,7 @@ def _verify(
     as_json: bool,
 ) -> int:
     from hpc_sla.cli.plan import plan_run, right_hand_side
-    from hpc_sla.reference.choose import choose, make_reference
+    from hpc_sla.reference import choose, make_reference
     from hpc_sla.reference.compare import compare_products
     from hpc_sla.sparse.matrix import DSparseMatrix
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from hpc_sla import adjoint
@@ -18,9 +19,6 @@ from hpc_sla.errors import InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.modes import entry, ordinary
 from hpc_sla.storage.scipy_matrix import as_csr
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 _DTYPES = (torch.float64, torch.float32)
 
@@ -55,11 +53,19 @@ class LocalMatrix:
         if isinstance(matrix, CsrPattern):
             if values is None or values.shape != (matrix.nnz,):
                 got = "none" if values is None else f"values of shape {tuple(values.shape)}"
-                raise InputError(f"the pattern has {matrix.nnz} entries and got {got}")
-            pattern = _checked(matrix)
+                raise InputError(
+                    f"the pattern has {matrix.nnz} entries and got {got}",
+                    field="values",
+                    remedy="Pass one value for each entry of the pattern",
+                )
+            pattern = _checked_pattern(matrix)
         else:
             if values is not None:
-                raise InputError("a SciPy matrix has its own values", field="values")
+                raise InputError(
+                    "a SciPy matrix has values of its own, and others were passed",
+                    field="values",
+                    remedy="Leave them out, or pass a CsrPattern",
+                )
             pattern, values = _from_scipy(matrix)
         if pattern.n_rows != pattern.n_columns:
             raise InputError(
@@ -67,7 +73,7 @@ class LocalMatrix:
             )
         if values.dtype not in _DTYPES:
             raise InputError(
-                f"values of type {values.dtype} are not supported",
+                f"values of dtype {values.dtype} are not supported",
                 field="values",
                 remedy="Pass float64 or float32",
             )
@@ -91,8 +97,6 @@ class LocalMatrix:
         other = self.transposed
         arrays = [t.cpu().numpy() for t in (other.values, other.pattern.indices)]
         data = arrays[0].astype(dtype or arrays[0].dtype, copy=False)
-        import scipy.sparse as sp
-
         indptr = other.pattern.indptr.cpu().numpy()
         return sp.csc_matrix((data, arrays[1], indptr), shape=(self.n, self.n))
 
@@ -180,8 +184,8 @@ class Factorization(Shared, ABC):
                 f"shape {tuple(b.shape)} does not go with {self.n} equations", field="b"
             )
         if b.dtype not in _DTYPES:
-            raise InputError(f"type {b.dtype} is neither float64 nor float32", field="b")
-        system = _System(self, transpose)
+            raise InputError(f"dtype {b.dtype} is neither float64 nor float32", field="b")
+        system = _FactorizedSystem(self, transpose)
         x: torch.Tensor = adjoint.Solve.apply(
             system, None, ordinary(b), None, *map(ordinary, self._theta)
         )
@@ -244,7 +248,7 @@ class Factorization(Shared, ABC):
 
 
 class Empty(Factorization):
-    """Of the 0 x 0 matrix, which some libraries do not survive."""
+    """The factorisation of a 0 x 0 matrix, which some libraries do not survive."""
 
     def __init__(self, matrix: LocalMatrix, method: str, backend: str) -> None:
         super().__init__(matrix, method, matrix.values.dtype, matrix.values.device)
@@ -254,7 +258,7 @@ class Empty(Factorization):
         raise AssertionError("b is empty")
 
 
-class _System:
+class _FactorizedSystem:
     """A factorisation, for `hpc_sla.adjoint`."""
 
     info = None
@@ -272,14 +276,17 @@ class _System:
         return self._factors._solve_checked(b, self._transpose != transposed)
 
 
-def _checked(pattern: CsrPattern) -> CsrPattern:
+def _checked_pattern(pattern: CsrPattern) -> CsrPattern:
     """The pattern itself, looked at once: compiled code that trusts it comes next."""
     if "checked" in pattern._cache:
         return pattern
     indptr, indices, n = pattern.indptr, pattern.indices, pattern.n_columns
     kinds = {(t.dtype, t.dim(), t.device) for t in (indptr, indices)}
     if kinds not in ({(kind, 1, indptr.device)} for kind in (torch.int32, torch.int64)):
-        raise InputError("indptr and indices are not int32 rows on one device", field="matrix")
+        raise InputError(
+            "indptr and indices are not one-dimensional, of one integer dtype, and on one device",
+            field="matrix",
+        )
     ends = indptr.tolist()[:1] + indptr.tolist()[-1:]
     if ends != [0, len(indices)] or bool((indptr.diff() < 0).any()):
         raise InputError(
@@ -298,8 +305,6 @@ def _checked(pattern: CsrPattern) -> CsrPattern:
 
 
 def _from_scipy(matrix: Any) -> tuple[CsrPattern, torch.Tensor]:
-    import scipy.sparse as sp
-
     if not sp.issparse(matrix):
         raise InputError(
             f"a {type(matrix).__name__} is neither a CsrPattern nor a SciPy sparse matrix",

@@ -26,7 +26,7 @@ def why_not(method: str | None) -> str | None:
     if not torch.cuda.is_available():
         return "torch sees no GPU"
     try:
-        import nvmath.sparse.advanced  # noqa: F401
+        import nvmath.sparse.advanced  # noqa: F401 - optional
     except (ImportError, OSError) as error:
         return f"nvmath-python cannot be loaded: {error} (pip install 'hpc_sla[cuda]')"
     return None
@@ -49,7 +49,7 @@ class CuDss(Factorization):
 
     def _factorised(self, matrix: LocalMatrix) -> tuple[Any, bool]:
         """The solver, and whether pivots were replaced."""
-        from nvmath.sparse.advanced import (
+        from nvmath.sparse.advanced import (  # optional
             DirectSolver,
             DirectSolverMatrixType,
             DirectSolverMatrixViewType,

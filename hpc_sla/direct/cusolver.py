@@ -25,6 +25,7 @@ def why_not(method: str | None) -> str | None:
     if not torch.cuda.is_available():
         return "torch sees no GPU"
     try:
+        # CuPy is optional, here and below.
         import cupy  # noqa: F401
         from cupy_backends.cuda.libs import cusolver  # noqa: F401
         from cupyx import cusparse  # noqa: F401

@@ -26,7 +26,7 @@ def make(matrix: LocalMatrix, method: str) -> Factorization:
 def why_not(method: str | None) -> str | None:
     """Why it cannot be used here; None where it can."""
     try:
-        import eigenpy  # noqa: F401
+        import eigenpy  # noqa: F401 - optional
     except ImportError:
         return "eigenpy is not installed (pip install 'hpc_sla[eigen]')"
     return None
@@ -44,7 +44,7 @@ class EigenFactorization(Factorization):
         self._of_transpose: Any = None
 
     def _factorised(self, matrix: LocalMatrix) -> Any:
-        import eigenpy
+        import eigenpy  # optional
 
         solver = getattr(eigenpy, _CLASSES[self.method])()
         solver.compute(matrix.to_csc(np.float64))

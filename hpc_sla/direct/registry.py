@@ -22,6 +22,10 @@ class Backend:
         What it offers, with when to use each.
     best_use : str
         In one line.
+    probe : callable(method or None) -> str or None
+        Why it, or that method of it, cannot be used here; None where it can.
+    make : callable(LocalMatrix, method) -> Factorization, or None
+        Factorise; None where it does not.
     """
 
     name: str
@@ -30,7 +34,6 @@ class Backend:
     best_use: str
     probe: Callable[[str | None], str | None]
     make: Callable[[LocalMatrix, str], Factorization] | None = None
-    """Factorise; None where it does not."""
 
     def why_not(self, method: str | None = None) -> str | None:
         """Why it (or one of its methods) cannot be used here; None where it can."""

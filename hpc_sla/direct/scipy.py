@@ -24,7 +24,7 @@ def why_not(method: str | None) -> str | None:
     if method != "umfpack":
         return None
     try:
-        import scikits.umfpack  # noqa: F401
+        import scikits.umfpack  # noqa: F401 - optional
     except ImportError:
         return "scikit-umfpack is not installed (pip install scikit-umfpack)"
     return None
@@ -51,7 +51,7 @@ def superlu(matrix: LocalMatrix, backend: str) -> Any:
     SingularMatrixError
         A pivot is zero.
     """
-    from scipy.sparse.linalg import splu
+    from scipy.sparse.linalg import splu  # slow to load
 
     try:
         return splu(matrix.to_csc())
@@ -71,7 +71,7 @@ class Umfpack(Factorization):
     def __init__(self, matrix: LocalMatrix) -> None:
         if reason := why_not("umfpack"):
             raise MissingDependencyError(reason, field="method", remedy="Or use method='lu'")
-        from scikits import umfpack
+        from scikits import umfpack  # optional
 
         super().__init__(matrix, "umfpack", torch.float64, _CPU)
         self._matrix = matrix.to_csc(np.float64)

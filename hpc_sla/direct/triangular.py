@@ -34,16 +34,19 @@ class TriangularLU(Factorization):
 
     def __init__(self, matrix: LocalMatrix, method: str) -> None:
         super().__init__(matrix, method, matrix.values.dtype, matrix.values.device)
-        made = superlu(matrix, self.backend)
-        inverse = 1 / made.U.diagonal()
+        lu = superlu(matrix, self.backend)
+        inverse = 1 / lu.U.diagonal()
         # In rows their columns ascend: the diagonal of L comes last, that of U first.
-        lower, upper = made.L.tocsr(), made.U.tocsr()
-        triangles = _without(lower, lower.indptr[1:] - 1), _without(upper, upper.indptr[:-1])
+        lower, upper = lu.L.tocsr(), lu.U.tocsr()
+        triangles = (
+            _without_diagonal(lower, lower.indptr[1:] - 1),
+            _without_diagonal(upper, upper.indptr[:-1]),
+        )
         triangles[1].values[:] *= np.repeat(inverse, np.diff(triangles[1].indptr))
         self._factor = TriangularFactor(*triangles, inverse, self.device)
         # (Pr b)[perm_r[i]] = b[i] and (Pc y)[i] = y[perm_c[i]].
         self._rows, self._columns = (
-            torch.from_numpy(p.astype(np.int64)).to(self.device) for p in (made.perm_r, made.perm_c)
+            torch.from_numpy(p.astype(np.int64)).to(self.device) for p in (lu.perm_r, lu.perm_c)
         )
 
     def _solve(self, b: torch.Tensor, transpose: bool) -> torch.Tensor:
@@ -54,7 +57,7 @@ class TriangularLU(Factorization):
         return torch.index_select(solved, 0, back, out=permuted)
 
 
-def _without(matrix: Any, diagonal: np.ndarray) -> Triangle:
+def _without_diagonal(matrix: Any, diagonal: np.ndarray) -> Triangle:
     """A SciPy CSR matrix less these entries, one of each row."""
     indptr = matrix.indptr - np.arange(len(matrix.indptr), dtype=np.int32)
     return Triangle(indptr, np.delete(matrix.indices, diagonal), np.delete(matrix.data, diagonal))

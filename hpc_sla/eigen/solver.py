@@ -34,8 +34,9 @@ from hpc_sla.linear.keeper import identify_matrix
 from hpc_sla.linear.tolerance import default_rtol
 from hpc_sla.observe import log
 from hpc_sla.precond import make_preconditioner
-from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import LinearOperator, Operator, as_operator
+from hpc_sla.sparse.stored import StoredMatrix
 
 WHICH = {"smallest": 1.0, "largest": -1.0}
 
@@ -144,8 +145,8 @@ def eigsh(
     (True, [1.0, 2.0, 3.0])
     """
     started = time.perf_counter()
-    if isinstance(B, TransposedMatrix):
-        B = B.T  # the same, as it is to be symmetric
+    if isinstance(B, StoredMatrix):
+        B = B.stored  # its transpose is the same, as it is to be symmetric
     a, b = as_operator(A), None if B is None else as_operator(B)
     if guard is None:
         guard = max(2, k // 5)
@@ -177,7 +178,7 @@ def eigsh(
     ) as agreed:
         dtype = _dtype(a, b, x0, deflate)
         _check(a, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
-        matrix = isinstance(A, (DSparseMatrix, TransposedMatrix))
+        matrix = isinstance(A, StoredMatrix)
         for name, block in (("x0", x0), ("deflate", deflate)) if matrix else ():
             if block is not None:
                 check_order(block, a.layout, name)

@@ -46,7 +46,7 @@ def _csr_matmul_library(
     x: torch.Tensor,
     y: torch.Tensor,
 ) -> None:
-    """The same in C or through MKL on the CPU, and through cuSPARSE on CUDA."""
+    """`y = A x` in C or through MKL on the CPU, and through cuSPARSE on CUDA."""
     if values.numel() == 0 or x.numel() == 0:
         y.zero_()
         return
@@ -69,19 +69,11 @@ _LIBRARY.impl("csr_matmul_out", _csr_matmul_library, "CUDA")
 
 
 @torch.library.register_fake("hpc_sla::csr_matmul_out", lib=_LIBRARY)
-def _csr_matmul_fake(
-    indptr: torch.Tensor,
-    indices: torch.Tensor,
-    values: torch.Tensor,
-    x: torch.Tensor,
-    y: torch.Tensor,
-) -> None:
-    devices = {t.device for t in (indptr, indices, values, x, y)}
+def _csr_matmul_fake(*tensors: torch.Tensor) -> None:
+    devices = {tensor.device for tensor in tensors}
     torch._check(len(devices) == 1, lambda: f"csr_matmul_out: tensors on {devices}")
-    torch._check(
-        values.dtype == x.dtype == y.dtype,
-        lambda: f"csr_matmul_out: dtypes {values.dtype}, {x.dtype}, {y.dtype}",
-    )
+    dtypes = {tensor.dtype for tensor in tensors[2:]}  # values, x and y
+    torch._check(len(dtypes) == 1, lambda: f"csr_matmul_out: dtypes {dtypes}")
 
 
 def expand_rows(indptr: torch.Tensor, nnz: int) -> torch.Tensor:
@@ -96,7 +88,7 @@ def expand_rows(indptr: torch.Tensor, nnz: int) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class CsrPattern:
-    """Where a rank-local matrix has entries (per rank).
+    """The sparsity pattern of a rank-local matrix in compressed rows (per rank).
 
     Attributes
     ----------
@@ -136,8 +128,8 @@ class CsrPattern:
         x: torch.Tensor,
         out: torch.Tensor,
         rows: torch.Tensor | None = None,
-        weights: torch.Tensor | None = None,
         dot: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
         square: torch.Tensor | None = None,
     ) -> None:
         """`out = A x`, or `out[rows] += A x`, and inner products, in one pass. Local.
@@ -149,25 +141,15 @@ class CsrPattern:
         out : torch.Tensor [n_rows] or, with `rows`, longer; or [., k]
         rows : int32 tensor [n_rows], optional
             No row twice.
+        dot : torch.Tensor [] or [k], optional
+            Raised by weights . (A x), at `rows`, by columns.
         weights : torch.Tensor like out, optional
-            With it, `dot` ([] or [k]) is raised by weights . (A x), at `rows`, by columns.
+            Goes with `dot`.
         square : torch.Tensor [] or [k], optional
             Raised by what out . out rises by (from nothing, without `rows`).
         """
-        native.call(
-            "csr_matmul",
-            x,
-            self.n_rows,
-            self.indptr,
-            self.indices,
-            values,
-            x,
-            rows,
-            out,
-            weights,
-            dot,
-            square,
-        )
+        matrix = (self.n_rows, self.indptr, self.indices, values)
+        native.call("csr_matmul", x, *matrix, x, rows, out, weights, dot, square)
 
     def absolute_matmul(
         self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, chunk: int = 1 << 15
@@ -227,7 +209,7 @@ class CsrPattern:
 
     @property
     def diagonal(self) -> torch.Tensor:
-        """`diagonal_entries`, made once and kept."""
+        """What `diagonal_entries` gives, made once and kept: int32 [n_rows]."""
         if "diagonal" not in self._cache:
             with lasting():
                 self._cache["diagonal"] = self.diagonal_entries()

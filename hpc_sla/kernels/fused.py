@@ -14,7 +14,7 @@ from functools import cache
 import torch
 
 from hpc_sla.kernels import native
-from hpc_sla.kernels.vectors import Scalar
+from hpc_sla.kernels.vectors import Scalar, across
 
 
 @cache
@@ -22,7 +22,7 @@ def _load_triton() -> bool:
     """Register the Triton operators, where there is Triton (CUDA builds of torch bring it)."""
     if os.environ.get("HPC_SLA_NATIVE") == "0" or importlib.util.find_spec("triton") is None:
         return False
-    import hpc_sla.kernels.triton_passes  # noqa: F401
+    import hpc_sla.kernels.triton_passes  # noqa: F401 - registers them; Triton is optional
 
     return True
 
@@ -107,4 +107,4 @@ def direction_reference(
 def _scaled(r: torch.Tensor, inverse: torch.Tensor | None) -> torch.Tensor:
     if inverse is None:
         return r
-    return r * (inverse if r.dim() == 1 else inverse.unsqueeze(1))
+    return r * across(inverse, r)

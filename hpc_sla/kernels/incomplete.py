@@ -111,7 +111,7 @@ class Block:
         return Block(indptr, self.indices[keep], self.values[keep], indptr[1:] - np.int32(1))
 
     def is_symmetric(self) -> bool:
-        """Whether it equals its transpose but for rounding; NaN equals anything."""
+        """Whether the matrix equals its transpose but for rounding; NaN equals anything."""
         other = transpose(self.indptr, self.indices, self.values)
         if not np.array_equal(self.indptr, other[0]) or not np.array_equal(self.indices, other[1]):
             return False
@@ -290,20 +290,20 @@ def _factorise(
 
 
 def _ready(
-    made: Block, inverse: np.ndarray, symmetric: bool, device: torch.device, shift: float
+    factor: Block, inverse: np.ndarray, symmetric: bool, device: torch.device, shift: float
 ) -> TriangularFactor:
     """Take the factor apart into its triangles."""
-    rows = made.rows()
-    lower = _triangle(made, made.indices < rows, made.diagonal - made.indptr[:-1])
+    rows = factor.rows()
+    lower = _triangle(factor, factor.indices < rows, factor.diagonal - factor.indptr[:-1])
     upper = None
     if not symmetric:
-        upper = _triangle(made, made.indices > rows, made.indptr[1:] - made.diagonal - 1)
+        upper = _triangle(factor, factor.indices > rows, factor.indptr[1:] - factor.diagonal - 1)
     return TriangularFactor(lower, upper, inverse, device, shift)
 
 
-def _triangle(made: Block, keep: np.ndarray, counts: np.ndarray) -> Triangle:
+def _triangle(factor: Block, keep: np.ndarray, counts: np.ndarray) -> Triangle:
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return Triangle(indptr, made.indices[keep], made.values[keep])
+    return Triangle(indptr, factor.indices[keep], factor.values[keep])
 
 
 def _attempt(
@@ -366,7 +366,7 @@ def ilu0_reference(
 def ic0_reference(
     pattern: Block, values: np.ndarray, inverse: np.ndarray, least: np.ndarray
 ) -> int:
-    """As `ilu0_reference`, of the lower triangle alone: `L D L^T`."""
+    """What `ic0` in incomplete.c does, in NumPy: `L D L^T`. Arguments as of `ilu0_reference`."""
     indptr, indices, diagonal = pattern.indptr, pattern.indices, pattern.diagonal
     for i in range(pattern.n):
         below = slice(indptr[i], diagonal[i])

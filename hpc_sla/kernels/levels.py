@@ -19,7 +19,7 @@ from hpc_sla.kernels.modes import lasting
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
+class RowLevel:
     """Rows of one level, as they stand in the order of levels."""
 
     start: int
@@ -52,7 +52,7 @@ class LevelSchedule:
 
         self.order = tensor(order.astype(np.int32))
         self.position = tensor(position.astype(np.int32))
-        self.levels: list[Level] = []
+        self.levels: list[RowLevel] = []
         start = len(groups[0]) if groups else 0  # level 0 has no entries
         for rows in groups[1:]:
             counts = np.diff(indptr)[rows]
@@ -62,7 +62,7 @@ class LevelSchedule:
                 tensor(position[indices[entries]].astype(np.int32)),
                 len(order),
             )
-            self.levels.append(Level(start, len(rows), pattern, tensor(values[entries])))
+            self.levels.append(RowLevel(start, len(rows), pattern, tensor(values[entries])))
             start += len(rows)
         self._buffers: dict[tuple[torch.dtype, tuple[int, ...]], tuple[torch.Tensor, ...]] = {}
 

@@ -56,7 +56,7 @@ _UNTRACED: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     if function not in _UNTRACED:
-        import torch._dynamo
+        import torch._dynamo  # loaded already, see above
 
         _UNTRACED[function] = torch._dynamo.disable(function)
     return _UNTRACED[function]

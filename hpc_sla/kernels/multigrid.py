@@ -43,7 +43,7 @@ def _aggregate_pyamg(
     graph: sp.csr_matrix, root: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, int]:
     try:
-        from pyamg import amg_core
+        from pyamg import amg_core  # optional
     except ImportError as error:
         raise InputError(
             "multigrid needs the compiled kernels, or pyamg in their place",
@@ -118,7 +118,7 @@ def _prolongator_scipy(
     columns: int,
     small: float,
 ) -> sp.csr_matrix:
-    T_here, T_there = (_one_a_row(*part, columns) for part in (here, there))
+    T_here, T_there = (_single_entry_rows(*part, columns) for part in (here, there))
     P = (T_here - sp.diags(damped) @ (owned @ T_here + halo @ T_there)).tocsr()
     if P.nnz == 0:  # of nothing SciPy gives no maximum
         return _matrix(P.data, P.indices, P.indptr, columns)
@@ -134,7 +134,7 @@ def _prolongator_scipy(
     return _matrix(P.data, P.indices, P.indptr, columns)
 
 
-def _one_a_row(column: np.ndarray, value: np.ndarray, columns: int) -> sp.csr_matrix:
+def _single_entry_rows(column: np.ndarray, value: np.ndarray, columns: int) -> sp.csr_matrix:
     inside = column >= 0
     indptr = np.concatenate([[0], np.cumsum(inside)])
     return sp.csr_matrix((value[inside], column[inside], indptr), shape=(len(column), columns))

@@ -1,4 +1,4 @@
-"""The compiled loops of native.c and incomplete.c, where installation could compile them."""
+"""The compiled loops of this folder's C files, where installation could compile them."""
 
 from __future__ import annotations
 

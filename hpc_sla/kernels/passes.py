@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from hpc_sla.kernels import native
-from hpc_sla.kernels.vectors import Scalar, axpy_, aypx_, copy_, dot_into
+from hpc_sla.kernels.vectors import Scalar, across, axpy_, aypx_, copy_, dot_into
 
 Tensor = torch.Tensor
 
@@ -25,7 +25,7 @@ def bicgstab_half(
         native.call("bicgstab_half", r, r.shape[0], *a, v, inverse, r, r_hat)
         return r_hat
     axpy_(r, _minus(alpha), v)
-    return r if inverse is None else torch.mul(r, _across(inverse, r), out=r_hat)
+    return r if inverse is None else torch.mul(r, across(inverse, r), out=r_hat)
 
 
 def bicgstab_full(
@@ -64,7 +64,7 @@ def bicgstab_turn(
         native.call("bicgstab_turn", r, r.shape[0], *coefficients, r, v, inverse, p)
         return
     if inverse is not None:
-        scale = _across(inverse, r)
+        scale = across(inverse, r)
         r, v = r * scale, v * scale
     axpy_(p, _minus(omega), v)
     aypx_(p, beta, r)
@@ -99,7 +99,7 @@ def minres_lanczos(
     if inverse is None:
         copy_(q, v_old)
     else:
-        torch.mul(v_old, _across(inverse, v_old), out=q)
+        torch.mul(v_old, across(inverse, v_old), out=q)
     for i, other in enumerate((q, r, v_old)):
         dot_into(sums.select(0, i), v_old, other)
 
@@ -140,7 +140,3 @@ def _wide(sums: Tensor) -> Tensor:
 
 def _minus(a: Scalar) -> Scalar:
     return -a
-
-
-def _across(inverse: Tensor, like: Tensor) -> Tensor:
-    return inverse if like.dim() == 1 else inverse.unsqueeze(1)

@@ -11,6 +11,7 @@ import torch
 
 from hpc_sla.kernels import native
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.vectors import across
 
 Tensor = torch.Tensor
 
@@ -60,7 +61,7 @@ def relax(
     residual = torch.empty_like(b)
     pattern.matmul(values, x, residual)
     torch.sub(b, residual, out=residual)
-    residual.mul_(_across(inverse, b)).mul_(alpha)
+    residual.mul_(across(inverse, b)).mul_(alpha)
     if before is not None:
         residual.add_(before, alpha=beta)
     torch.add(x, residual, out=out)
@@ -78,13 +79,13 @@ def relax_rest(
     after: Tensor | None,
     out: Tensor,
 ) -> None:
-    """What `relax` did without this part of A: `out[rows]`, `after[rows] -= alpha inverse A x`."""
+    """Add what `relax` lacks of this part of A: `out[rows]`, `after[rows] -= alpha inverse A x`."""
     if pattern.compiled(x):
         _native(pattern, values, x, None, rows, None, inverse, alpha, 0.0, None, after, out)
         return
     lost = x.new_empty((pattern.n_rows, *x.shape[1:]))
     pattern.matmul(values, x, lost)
-    lost.mul_(_across(inverse.index_select(0, rows), lost))
+    lost.mul_(across(inverse.index_select(0, rows), lost))
     for changed in (out, after):
         if changed is not None:
             changed.index_add_(0, rows, lost, alpha=-alpha)
@@ -108,7 +109,3 @@ def _native(
     arrays = (pattern.indptr, pattern.indices, values)
     vectors = (x, here, rows, b, inverse, coefficients, before, after, out)
     native.call("csr_relax", x, pattern.n_rows, *arrays, *vectors)
-
-
-def _across(inverse: Tensor, like: Tensor) -> Tensor:
-    return inverse if like.dim() == 1 else inverse.unsqueeze(1)

@@ -97,7 +97,7 @@ def _fake_residual(
     inverse: torch.Tensor | None,
     out: torch.Tensor,
 ) -> None:
-    _one_device(r, q, alpha, inverse, out)
+    _check_one_device(r, q, alpha, inverse, out)
 
 
 @torch.library.register_fake("hpc_sla::cg_direction_pass", lib=_LIBRARY)
@@ -109,9 +109,9 @@ def _fake_direction(
     alpha: torch.Tensor,
     beta: torch.Tensor,
 ) -> None:
-    _one_device(x, p, r, inverse, alpha, beta)
+    _check_one_device(x, p, r, inverse, alpha, beta)
 
 
-def _one_device(*tensors: torch.Tensor | None) -> None:
+def _check_one_device(*tensors: torch.Tensor | None) -> None:
     devices = {t.device for t in tensors if t is not None}
     torch._check(len(devices) == 1, lambda: f"tensors on {devices}")

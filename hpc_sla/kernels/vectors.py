@@ -8,6 +8,11 @@ Scalar = float | torch.Tensor
 """A coefficient: a float on the CPU; elsewhere a tensor ([] or [k]), which needs no host sync."""
 
 
+def across(scale: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A factor of each row [n] in the shape that multiplies `like`, [n] or [n, k]. Local."""
+    return scale if like.dim() == 1 else scale.unsqueeze(1)
+
+
 def axpy_(y: torch.Tensor, a: Scalar, x: torch.Tensor) -> None:
     """`y += a x` in place; `a` may be one value a column. Local."""
     if isinstance(a, torch.Tensor):
@@ -28,6 +33,31 @@ def copy_(y: torch.Tensor, x: torch.Tensor) -> None:
     """`y = x` in place. Local."""
     # Tensor.copy_ on fake CUDA tensors needs a CUDA build, and the loops are tested without one.
     torch.mul(x, 1.0, out=y)
+
+
+def inner_products(
+    x: torch.Tensor,
+    out: torch.Tensor,
+    dot: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
+    square: torch.Tensor | None = None,
+) -> None:
+    """This rank's parts of the inner products that go with `out = A x`, where asked for. Local.
+
+    Parameters
+    ----------
+    x, out : torch.Tensor [n] or [n, k]
+    dot : torch.Tensor [] or [k], optional
+        Overwritten with weights . out, by columns.
+    weights : torch.Tensor like out, optional
+        Default: x, which is then as long as `out`.
+    square : torch.Tensor [] or [k], optional
+        Overwritten with out . out, by columns.
+    """
+    if dot is not None:
+        dot_into(dot, x if weights is None else weights, out)
+    if square is not None:
+        dot_into(square, out, out)
 
 
 def dot_into(out: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:

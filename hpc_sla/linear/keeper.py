@@ -14,8 +14,8 @@ from hpc_sla.checkpoint.checkpoint import Checkpoint
 from hpc_sla.checkpoint.saved_state import Saved, State
 from hpc_sla.hashing import noise
 from hpc_sla.sparse.fingerprint import layout_fingerprint, matrix_fingerprint
-from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.stored import StoredMatrix
 
 if TYPE_CHECKING:
     from hpc_sla.linear.driver import Outcome
@@ -30,10 +30,8 @@ def identify_matrix(A: Any, operator: Operator) -> str | float:
     The digest of a matrix's entries; of a matrix-free operator, the norm of its product with a
     fixed vector.
     """
-    if isinstance(A, DSparseMatrix):
-        return matrix_fingerprint(A)
-    if isinstance(A, TransposedMatrix):
-        return f"{matrix_fingerprint(A.T)}:T"
+    if isinstance(A, StoredMatrix):
+        return matrix_fingerprint(A.stored) + ":T" * A.transposed
     v = torch.from_numpy(noise(operator.columns.rows, 3))
     v = v.to(operator.device, operator.dtype or torch.float64)
     image = v.new_empty(operator.layout.n_owned)

@@ -32,8 +32,9 @@ from hpc_sla.precond.decoupled import any_decoupled, given_rows
 from hpc_sla.precond.scaling import ColumnScaling, positive
 from hpc_sla.precond.transposed import transposed
 from hpc_sla.sparse.fingerprint import vector_fingerprint
-from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import LinearOperator, Operator, as_operator
+from hpc_sla.sparse.stored import StoredMatrix
 
 DTOL = 1e5
 """PETSc's."""
@@ -406,4 +407,4 @@ def _versions(theta: Sequence[torch.Tensor]) -> list[int]:
 
 def has_order(A: Any) -> bool:
     """A matrix has; in which order an operator of the user's works it alone knows."""
-    return isinstance(A, (DSparseMatrix, TransposedMatrix))
+    return isinstance(A, StoredMatrix)

@@ -11,10 +11,10 @@ import torch
 
 from hpc_sla.adjoint.forms import parameters_of, with_parameters
 from hpc_sla.errors import InputError
-from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.stored import StoredMatrix
 
 Rebuild = Callable[[Iterator[torch.Tensor]], Any]
-_MATRICES = (DSparseMatrix, TransposedMatrix)
 
 
 class Arguments:
@@ -49,8 +49,8 @@ class Arguments:
         if isinstance(item, torch.Tensor):
             found.append(item)
             return next
-        if isinstance(item, _MATRICES):
-            self.matrices.append(item.T if isinstance(item, TransposedMatrix) else item)
+        if isinstance(item, StoredMatrix):
+            self.matrices.append(item.stored)
             found.extend(parameters_of(item))
             return lambda tensors: with_parameters(item, (next(tensors),))
         if isinstance(item, torch.nn.Module):

@@ -9,9 +9,8 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.partition.blocks import check_block_size, node_pattern
 from hpc_sla.partition.columns import column_parts
-from hpc_sla.partition.contiguous import contiguous
 from hpc_sla.partition.metis import metis, metis_rectangular
-from hpc_sla.partition.offsets import column_offsets_for, even_offsets, offsets_for
+from hpc_sla.partition.offsets import column_offsets_for, contiguous, even_offsets, offsets_for
 from hpc_sla.partition.quality import PartitionQuality, quality
 from hpc_sla.partition.rcb import rcb
 from hpc_sla.partition.reorder import StoredOrder, order_by_part, reorder, stored_order
@@ -67,7 +66,7 @@ def partition(
     """
     n_rows, n_cols = matrix.shape
     if parts < 1:
-        raise InputError(f"{parts} parts", field="--parts", remedy="Give at least 1.")
+        raise InputError(f"is {parts}", field="--parts", remedy="Give at least 1.")
     check_block_size(matrix.shape, block_size)
     if method == "rcb":
         coordinates = _points(coordinates, n_rows)
@@ -99,10 +98,10 @@ def _points(coordinates: Any, n_rows: int) -> np.ndarray:
     try:
         points = np.asarray(coordinates, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"is no array of numbers: {error}", field="coordinates") from error
+        raise InputError(f"is not an array of numbers: {error}", field="coordinates") from error
     if points.ndim != 2 or len(points) != n_rows or not points.shape[1]:
         raise InputError(
-            f"has shape {points.shape}, one point for each of {n_rows} rows is needed",
+            f"has shape {points.shape}, and one point for each of {n_rows} rows is needed",
             field="coordinates",
             remedy=f"Give an array of shape ({n_rows}, dimensions).",
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_sla.partition.contiguous import contiguous
+from hpc_sla.partition.offsets import contiguous
 
 
 def column_parts(matrix: Any, part: np.ndarray, parts: int) -> np.ndarray:

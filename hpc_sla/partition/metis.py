@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hpc_sla.errors import InputError
-from hpc_sla.partition.contiguous import contiguous
+from hpc_sla.partition.offsets import contiguous
 
 _SEED = 20240229
 
@@ -42,7 +42,7 @@ def adjacency(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def metis(matrix: Any, parts: int) -> np.ndarray:
     """Part of every row, int32 [n]. Deterministic: the same matrix gives the same parts."""
-    import pymetis
+    import pymetis  # slow to load; ranks that only read do without
 
     n = matrix.shape[0]
     starts, neighbours = adjacency(matrix)
@@ -69,8 +69,8 @@ def metis_rectangular(matrix: Any, parts: int) -> np.ndarray:
     Sci. Comput. 21 (2000)). The columns' own parts are left to `column_parts`, which moves no
     more values.
     """
-    import pymetis
-    import scipy.sparse as sp  # slow to load; ranks that only read do without
+    import pymetis  # slow to load, both; ranks that only read do without
+    import scipy.sparse as sp
 
     n_rows, n_cols = matrix.shape
     if parts == 1 or parts >= n_rows or not matrix.nnz:

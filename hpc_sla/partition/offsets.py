@@ -20,6 +20,11 @@ def even_offsets(n: int, ranks: int) -> np.ndarray:
     return np.arange(ranks + 1, dtype=np.int64) * n // ranks
 
 
+def contiguous(n: int, parts: int) -> np.ndarray:
+    """Part of every row, int32 [n]: equal runs of the user's rows, as `even_offsets` cuts them."""
+    return np.repeat(np.arange(parts, dtype=np.int32), np.diff(even_offsets(n, parts)))
+
+
 def offsets_for(part_offsets: np.ndarray, ranks: int, block_size: int = 1) -> np.ndarray:
     """Row offsets of `ranks` ranks for a file cut into parts.
 

@@ -46,8 +46,16 @@ class PartitionQuality:
 def quality(
     matrix: Any, part_offsets: np.ndarray, column_part_offsets: np.ndarray | None = None
 ) -> PartitionQuality:
-    """Judge a CSR `matrix` in stored order, part p being rows ``part_offsets[p]:part_offsets[p+1]``
-    and the columns ``column_part_offsets[p]:column_part_offsets[p+1]`` (default: as the rows).
+    """What a partition costs: the figures of a matrix that is stored part by part.
+
+    Parameters
+    ----------
+    matrix : SciPy CSR matrix or array [m, n]
+        In stored order; only its pattern is looked at.
+    part_offsets : int array [parts + 1]
+        Part p is the rows ``part_offsets[p]:part_offsets[p+1]``.
+    column_part_offsets : int array [parts + 1], optional
+        Of a rectangular matrix: its columns, likewise. Default: as the rows.
     """
     offsets = np.asarray(part_offsets, dtype=np.int64)
     square = column_part_offsets is None

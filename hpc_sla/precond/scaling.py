@@ -7,8 +7,8 @@ from typing import Any
 
 from hpc_sla.errors import InputError
 from hpc_sla.precond.jacobi import Jacobi
-from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.stored import StoredMatrix
 
 
 class ColumnScaling(Jacobi):
@@ -29,25 +29,21 @@ class ColumnScaling(Jacobi):
     name = "jacobi"
 
     def __init__(self, A: Any, operator: Operator) -> None:
-        if isinstance(A, TransposedMatrix):
-            matrix = A.T
-        elif isinstance(A, DSparseMatrix):
-            matrix = A
-        else:
+        if not isinstance(A, StoredMatrix):
             with operator.world.agree():
                 raise InputError(
                     f"{type(A).__name__} has no columns to scale",
                     field="precond",
                     remedy='Pass precond="none"',
                 )
-        values = matrix.values.detach()
+        values = A.values.detach()
         # Scaled by a power of two, so that squares neither over- nor underflow.
         mine = float(values.abs().max()) if values.numel() else 0.0
         largest = operator.world.max(mine)
         scale = 2.0 ** (math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
-        squares = matrix.with_values((values / scale).square())
-        product = squares if isinstance(A, TransposedMatrix) else squares.T
-        super().__init__((product @ values.new_ones(operator.layout.n_owned)).sqrt() * scale)
+        squares = A.with_values((values / scale).square())
+        sums = squares.rmatvec(values.new_ones(operator.layout.n_owned))
+        super().__init__(sums.sqrt() * scale)
 
 
 def positive(jacobi: Jacobi) -> Jacobi:

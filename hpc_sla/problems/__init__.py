@@ -10,7 +10,13 @@ from typing import Any
 
 from hpc_sla.errors import InputError
 from hpc_sla.problems.anisotropic import anisotropic2d
-from hpc_sla.problems.base import RHS_KINDS, Problem, parameter_text
+from hpc_sla.problems.base import (
+    RHS_KINDS,
+    LinearProblem,
+    parameter_text,
+    rhs_manufactured,
+    rhs_ones,
+)
 from hpc_sla.problems.bratu import bratu2d, bratu3d
 from hpc_sla.problems.convection import convection2d
 from hpc_sla.problems.diffusion import diffusion2d
@@ -24,14 +30,13 @@ from hpc_sla.problems.nullspace import project_out, rigid_body_modes
 from hpc_sla.problems.plaplacian import plaplacian2d
 from hpc_sla.problems.poisson import poisson2d, poisson3d
 from hpc_sla.problems.reaction import reaction2d
-from hpc_sla.problems.rhs import rhs_manufactured, rhs_ones
 from hpc_sla.problems.unstructured import unstructured3d
 
 __all__ = [
     "RHS_KINDS",
+    "LinearProblem",
     "NonlinearProblem",
     "NonlinearSystem",
-    "Problem",
     "distribute",
     "is_spec",
     "make",
@@ -46,7 +51,7 @@ __all__ = [
     "summaries_nonlinear",
 ]
 
-_FAMILIES: dict[str, Callable[..., Problem]] = {
+_FAMILIES: dict[str, Callable[..., LinearProblem]] = {
     family.__name__: family
     for family in (
         poisson2d,
@@ -87,7 +92,7 @@ def summaries() -> dict[str, str]:
 
 
 def summaries_nonlinear() -> dict[str, str]:
-    """The same of the nonlinear problems."""
+    """Each nonlinear problem with its defaults, and what it is in a line."""
     return _summaries(_NONLINEAR)
 
 
@@ -105,7 +110,7 @@ def is_spec(text: str) -> bool:
     return text.split(":", 1)[0] in _FAMILIES
 
 
-def make(spec: str) -> Problem:
+def make(spec: str) -> LinearProblem:
     """Build a problem from text such as ``poisson2d:n=256`` or ``convection2d:n=64,peclet=10``.
 
     Parameters left out keep their defaults.
@@ -116,14 +121,14 @@ def make(spec: str) -> Problem:
         Unknown generator or parameter (the nearest name is suggested), or a value that is not
         a number of the right kind.
     """
-    made: Problem = _build(spec, _FAMILIES)
-    return made
+    problem: LinearProblem = _build(spec, _FAMILIES)
+    return problem
 
 
 def make_nonlinear(spec: str) -> NonlinearProblem:
     """Build a nonlinear problem from text such as ``bratu2d:n=256,lambda=6``; else as `make`."""
-    made: NonlinearProblem = _build(spec, _NONLINEAR)
-    return made
+    problem: NonlinearProblem = _build(spec, _NONLINEAR)
+    return problem
 
 
 def _build(spec: str, families: Mapping[str, Callable[..., Any]]) -> Any:
@@ -157,14 +162,14 @@ def _build(spec: str, families: Mapping[str, Callable[..., Any]]) -> Any:
                 remedy=f"Such as {parameter_text(defaults)}.",
             ) from None
     given_names = {_text_of(p): p for p in inspect.signature(families[name]).parameters}
-    made = families[name](**{given_names[k]: v for k, v in {**defaults, **values}.items()})
-    if made.n_rows > _MOST_ROWS:
+    problem = families[name](**{given_names[k]: v for k, v in {**defaults, **values}.items()})
+    if problem.n_rows > _MOST_ROWS:
         raise InputError(
-            f"has {made.n_rows} rows, more than {_MOST_ROWS}",
+            f"has {problem.n_rows} rows, more than {_MOST_ROWS}",
             field=spec,
             remedy="Give a smaller n.",
         )
-    return made
+    return problem
 
 
 def _defaults(family: Callable[..., Any]) -> dict[str, Any]:

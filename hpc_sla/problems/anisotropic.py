@@ -27,7 +27,7 @@ def anisotropic2d(n: int = 256, epsilon: float = 1e-3, angle: float = 0.0) -> Gr
     """
     if not (math.isfinite(epsilon) and epsilon > 0 and math.isfinite(angle)):
         raise InputError(
-            f"epsilon={epsilon}, angle={angle}",
+            f"epsilon={epsilon}, angle={angle} are out of range",
             field="anisotropic2d",
             remedy="Give a positive epsilon and an angle in degrees.",
         )

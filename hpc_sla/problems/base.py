@@ -14,6 +14,8 @@ from hpc_sla.errors import InputError
 RHS_KINDS = ("ones", "manufactured")
 
 _ROWS = 1 << 18
+# 2^32 over the golden ratio: multiples of it, modulo 2^32, spread evenly and never repeat soon.
+_GOLDEN = 2654435769
 
 
 def parameter_text(values: Mapping[str, Any]) -> str:
@@ -24,7 +26,7 @@ def parameter_text(values: Mapping[str, Any]) -> str:
     )
 
 
-class Problem(ABC):
+class LinearProblem(ABC):
     """A sparse linear system that each rank can build its own rows of.
 
     Attributes
@@ -137,3 +139,28 @@ class Problem(ABC):
         # Only the span of columns this slab refers to, never the whole solution.
         first, last = int(rows.indices.min()), int(rows.indices.max()) + 1
         return rows[:, first:last] @ self.solution(first, last)
+
+
+def rhs_ones(matrix: Any) -> np.ndarray:
+    """A right-hand side of ones, ``[n_rows]``, in the matrix's dtype."""
+    return np.ones(matrix.shape[0], dtype=matrix.dtype)
+
+
+def rhs_manufactured(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A right-hand side for a matrix of which nothing else is known, and its exact solution.
+
+    Entry i of the solution is 1/2 plus the fraction of ``(i + 1)`` times the golden ratio, cut
+    to 32 bits: it has components of every frequency, no chance in it, and the same bits on
+    every machine.
+
+    Returns
+    -------
+    b : ndarray [n_rows]
+        ``matrix @ x_exact``.
+    x_exact : ndarray [n_cols]
+        Between 1/2 and 3/2.
+    """
+    index = np.arange(1, matrix.shape[1] + 1, dtype=np.uint64)
+    fraction = (index * np.uint64(_GOLDEN)) & np.uint64(0xFFFFFFFF)
+    x_exact = (0.5 + fraction / 2.0**32).astype(matrix.dtype)
+    return matrix @ x_exact, x_exact

@@ -25,7 +25,7 @@ def convection2d(n: int = 256, peclet: float = 100.0, angle: float = 30.0) -> Gr
     """
     if not (math.isfinite(peclet) and peclet >= 0 and math.isfinite(angle)):
         raise InputError(
-            f"peclet={peclet}, angle={angle}",
+            f"peclet={peclet}, angle={angle} are out of range",
             field="convection2d",
             remedy="Give a peclet of at least 0 and an angle in degrees.",
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_sla.partition.offsets import even_offsets
-from hpc_sla.problems.base import Problem
+from hpc_sla.problems.base import LinearProblem
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from hpc_sla.sparse.matrix import DSparseMatrix
 
 
-def distribute(problem: Problem, world: World, dtype: torch.dtype | None = None) -> DSparseMatrix:
+def distribute(
+    problem: LinearProblem, world: World, dtype: torch.dtype | None = None
+) -> DSparseMatrix:
     """Every rank builds its own rows of `problem`. **Collective.**
 
     Ranks own even contiguous runs of rows, whole nodes where a node has several unknowns:
@@ -25,12 +27,13 @@ def distribute(problem: Problem, world: World, dtype: torch.dtype | None = None)
 
     Parameters
     ----------
-    problem : Problem
+    problem : LinearProblem
         From `hpc_sla.problems.make`; the same on every rank.
     world : World
     dtype : torch.float64 or torch.float32, optional
         Default: float64.
     """
+    # Here, so that `partition`, which builds problems too, does without torch.
     import torch
 
     from hpc_sla.distributed.layout import RowLayout

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
-from hpc_sla.problems.base import Problem
+from hpc_sla.problems.base import LinearProblem
 from hpc_sla.problems.grid import check_size
 from hpc_sla.problems.nullspace import rigid_body_modes
 
@@ -41,7 +41,7 @@ def elasticity3d(
     return ElasticityProblem(n, E, nu, clamped)
 
 
-class ElasticityProblem(Problem):
+class ElasticityProblem(LinearProblem):
     """Node ``(i, j, k)``, i counted from 1 if clamped, else from 0, lies at ``(i, j, k) h``.
 
     Nodes are numbered with k fastest; rows 3m, 3m + 1, 3m + 2 are node m's displacements along
@@ -55,7 +55,7 @@ class ElasticityProblem(Problem):
         check_size(name, n)
         if not (math.isfinite(E) and E > 0 and -1 < nu < 0.5):
             raise InputError(
-                f"E={E}, nu={nu}",
+                f"E={E}, nu={nu} are out of range",
                 field=name,
                 remedy="Give a positive E, and nu between -1 and 0.5.",
             )

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import uniform
-from hpc_sla.problems.base import Problem
+from hpc_sla.problems.base import LinearProblem
 from hpc_sla.problems.grid import check_size
 
 
@@ -41,7 +41,7 @@ def graph_laplacian(
     return GraphProblem(n, degree, shift, seed)
 
 
-class GraphProblem(Problem):
+class GraphProblem(LinearProblem):
     """Row i is node i: minus one for each link, the number of its links on the diagonal."""
 
     def __init__(self, n: int, degree: float, shift: float, seed: int) -> None:
@@ -49,7 +49,7 @@ class GraphProblem(Problem):
         check_size(name, n)
         if not (0 <= degree < math.inf and 0 <= shift < math.inf):
             raise InputError(
-                f"degree={degree}, shift={shift}",
+                f"degree={degree}, shift={shift} are out of range",
                 field=name,
                 remedy="Give a degree and a shift of at least 0.",
             )

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
-from hpc_sla.problems.base import Problem
+from hpc_sla.problems.base import LinearProblem
 
 Stencil = Mapping[tuple[int, ...], float]
 
@@ -26,10 +26,10 @@ def bubble(points: np.ndarray) -> np.ndarray:
 def check_size(name: str, n: int) -> None:
     """At least one point or element along an axis."""
     if n < 1:
-        raise InputError(f"n={n}", field=name, remedy="Give n of at least 1.")
+        raise InputError(f"n={n} is too small", field=name, remedy="Give n of at least 1.")
 
 
-class GridProblem(Problem):
+class GridProblem(LinearProblem):
     """A stencil applied at the interior points of the unit square or cube.
 
     Grid point ``(i, j, ...)``, counted from 0 along each of the `n` interior points of an axis,
@@ -39,7 +39,7 @@ class GridProblem(Problem):
     Parameters
     ----------
     name, parameters
-        As in `Problem`; `parameters` holds `n`, the interior points along each axis.
+        As in `LinearProblem`; `parameters` holds `n`, the interior points along each axis.
     stencil : mapping of offset to coefficient
         Offset ``(di, dj, ...)`` of a neighbour, ``(0, 0, ...)`` for the point itself.
     symmetric : bool

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import uniform
-from hpc_sla.problems.base import Problem
+from hpc_sla.problems.base import LinearProblem
 from hpc_sla.problems.grid import bubble, check_size
 
 # Of the square's area, before overlaps are taken off.
@@ -43,7 +43,7 @@ def jumps2d(
     return JumpsProblem(n, contrast, inclusions, seed)
 
 
-class JumpsProblem(Problem):
+class JumpsProblem(LinearProblem):
     """Grid point ``(i, j)`` is row ``i * n + j`` and lies at ``((i + 1) h, (j + 1) h)``."""
 
     default_rhs = "manufactured"
@@ -53,7 +53,7 @@ class JumpsProblem(Problem):
         check_size(name, n)
         if not (math.isfinite(contrast) and contrast > 0 and 0 <= inclusions <= _MOST):
             raise InputError(
-                f"contrast={contrast}, inclusions={inclusions}",
+                f"contrast={contrast}, inclusions={inclusions} are out of range",
                 field=name,
                 remedy=f"Give a positive contrast and 0 to {_MOST} inclusions.",
             )

@@ -65,7 +65,7 @@ class NonlinearProblem(ABC):
     Parameters
     ----------
     name, parameters
-        As in `Problem`; `parameters` holds `n`, the interior points along each axis.
+        As in `LinearProblem`; `parameters` holds `n`, the interior points along each axis.
     dimensions : int
     offsets : list of tuple
         Of the points that a point's equations refer to.
@@ -133,6 +133,7 @@ class Placed:
     """
 
     def __init__(self, problem: NonlinearProblem, world: World, dtype: Any) -> None:
+        # Here, so that what only names problems, as `--help` does, does without torch.
         import torch
 
         from hpc_sla.distributed.layout import RowLayout
@@ -167,16 +168,14 @@ class Placed:
 
     def tensor(self, values: Any) -> torch.Tensor:
         """An array as this rank's tensor."""
-        import torch
-
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(self._like)
+        return self._like.new_tensor(np.ascontiguousarray(values, dtype=np.float64))
 
     def around(self, u: torch.Tensor) -> torch.Tensor:
         """Values u around each owned point, zero on the boundary. **Collective.** Differentiable.
 
         [n_points_owned, offsets], or [n_points_owned, offsets, block_size].
         """
-        import torch
+        import torch  # as above
 
         known = torch.nn.functional.pad(self.A.with_halo(u), (0, self._block))
         if self._block > 1:

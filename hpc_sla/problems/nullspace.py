@@ -27,7 +27,7 @@ def rigid_body_modes(coordinates: Points, component: Any = None) -> Points:
     ----------
     coordinates : ndarray or torch.Tensor [n, d], floating, d = 2 or 3
         The point of every row, so that a node's point occurs d times: a matrix file's
-        coordinates, and `Problem.coordinates`, are this way.
+        coordinates, and `LinearProblem.coordinates`, are this way.
     component : int array [n], optional
         Along which axis row i is a displacement. Default: i modulo d, which is so for rows in the
         user's order, and on every rank of a matrix whose `block_size` is d, since its nodes are
@@ -61,7 +61,7 @@ def rigid_body_modes(coordinates: Points, component: Any = None) -> Points:
         )
     if isinstance(coordinates, np.ndarray):
         return _modes(coordinates, along)
-    import torch
+    import torch  # here, so that `partition`, which builds problems too, does without
 
     found = torch.from_numpy(_modes(coordinates.detach().cpu().numpy(), along))
     return found.to(coordinates.device)
@@ -98,7 +98,7 @@ def project_out(b: torch.Tensor, kernel: torch.Tensor, world: World) -> torch.Te
     torch.Tensor
         As b in shape and dtype. Sums are in double precision.
     """
-    import torch
+    import torch  # as above
 
     basis, vectors = kernel.double(), b.double()
     gram = world.all_sum(basis.T @ basis)

@@ -40,7 +40,7 @@ def plaplacian2d(
     """-div((epsilon^2 + |grad u|^2)^(p/2 - 1) grad u) = source on the unit square."""
     if not (p > 1 and epsilon > 0):
         raise InputError(
-            f"p={p}, epsilon={epsilon}",
+            f"p={p}, epsilon={epsilon} are out of range",
             field="plaplacian2d",
             remedy="Give p > 1 and epsilon > 0.",
         )

@@ -75,7 +75,7 @@ class ScatteredMesh:
 
     def _near(self, low: int, high: int, from_layer: int, to_layer: int) -> tuple[np.ndarray, bool]:
         """The tetrahedra by the points of some layers only, and whether those were enough."""
-        from scipy.spatial import Delaunay
+        from scipy.spatial import Delaunay  # slow to load
 
         start, stop = int(self.first(from_layer)), int(self.first(to_layer + 1))
         points = self.coordinates(np.arange(start, stop))

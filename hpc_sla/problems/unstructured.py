@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
-from hpc_sla.problems.base import Problem
+from hpc_sla.problems.base import LinearProblem
 from hpc_sla.problems.grid import bubble, check_size
 from hpc_sla.problems.tetrahedra import ScatteredMesh
 
@@ -34,7 +34,7 @@ def unstructured3d(n: int = 24, jitter: float = 0.4, seed: int = 0) -> Unstructu
     return UnstructuredProblem(n, jitter, seed)
 
 
-class UnstructuredProblem(Problem):
+class UnstructuredProblem(LinearProblem):
     """Rows are the points inside the cube, in the order of `ScatteredMesh`."""
 
     def __init__(self, n: int, jitter: float, seed: int) -> None:
@@ -42,7 +42,7 @@ class UnstructuredProblem(Problem):
         check_size(name, n)
         if not (math.isfinite(jitter) and 0 < jitter <= _MOST_JITTER):
             raise InputError(
-                f"jitter={jitter}",
+                f"jitter={jitter} is out of range",
                 field=name,
                 remedy=f"Give a jitter of more than 0 and at most {_MOST_JITTER}.",
             )

@@ -48,7 +48,7 @@ class Reference(Protocol):
         """A^T x. **Collective.**"""
 
     def map_entries(self, function: Callable[[np.ndarray], np.ndarray]) -> Reference:
-        """The same pattern, `function` applied to its stored entries. **Collective.**"""
+        """The same with `function` applied to the stored entries. **Collective.**"""
 
     def solve(
         self,

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.hashing import noise
 from hpc_sla.reference.base import Reference, ReferenceSolution
-
-if TYPE_CHECKING:
-    import torch
-
-    from hpc_sla.distributed.layout import RowLayout
-    from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 _SEED = 20240229
 # Room for the few roundings around the sums that the bounds below count.
@@ -24,7 +20,7 @@ _SLACK = 8
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison.
+    """One comparison of ours with a reference: how far apart they are, and how far they may be.
 
     Attributes
     ----------
@@ -59,8 +55,6 @@ def compare_products(A: DSparseMatrix, reference: Reference, seed: int = _SEED) 
         Of the same layout.
     seed : int
     """
-    import torch
-
     layout = A.layout
     eps = float(torch.finfo(A.dtype).eps)
     x = torch.from_numpy(noise(layout.rows, seed)).to(device=A.device, dtype=A.dtype)
@@ -118,8 +112,6 @@ def compare_solutions(
         The reference, and what it answered for the same b, rtol and atol.
     rtol, atol : float
     """
-    import torch
-
     layout = A.layout
     eps = float(torch.finfo(A.dtype).eps)
     right, ours = _numpy(b), _numpy(x)

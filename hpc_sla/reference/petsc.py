@@ -8,15 +8,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from hpc_sla.errors import InputError, MissingDependencyError
 from hpc_sla.reference.base import ReferenceSolution
 from hpc_sla.reference.krylov import Counterpart, counterpart
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 if TYPE_CHECKING:
     from mpi4py import MPI
-
-    from hpc_sla.sparse.matrix import DSparseMatrix
 
 HOW_TO_GET = (
     "Install it with `bash scripts/setup.sh --test`, or `pip install 'hpc_sla[petsc]'` where a C "
@@ -44,12 +44,11 @@ def load() -> Any:
     """
     if not available():
         raise MissingDependencyError("PETSc (petsc4py) is not installed", remedy=HOW_TO_GET)
-    import torch
-
     # As many BLAS threads as torch was given: PETSc's vector operations go through BLAS, whose
     # own default is one thread per core in every rank.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(torch.get_num_threads()))
     try:
+        # Optional; and MPI begins where mpi4py is imported.
         import petsc4py
         from mpi4py import MPI
 
@@ -98,7 +97,7 @@ class PetscMatrix:
         limit = np.iinfo(self.petsc.IntType).max
         if max(n_global, int(indptr[-1])) > limit:
             raise InputError(
-                f"this PETSc numbers rows and entries up to {limit}",
+                f"the matrix has more than {limit} rows or entries, which this PETSc cannot number",
                 remedy="Build PETSc with --with-64-bit-indices, or use a smaller matrix.",
             )
         self.mat = self.petsc.Mat().createAIJ(
@@ -114,7 +113,7 @@ class PetscMatrix:
 
     @classmethod
     def from_matrix(cls, A: DSparseMatrix) -> PetscMatrix:
-        """The same rows on the same ranks. **Collective.**"""
+        """A DSparseMatrix's rows, on the same ranks. **Collective.**"""
         rows = A.local_csr()
         with A.world.agree():
             load()

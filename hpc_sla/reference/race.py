@@ -31,19 +31,32 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from hpc_sla.distributed.world import World
+from hpc_sla.linear import solve
+from hpc_sla.partition.offsets import offsets_for
+from hpc_sla.reference.petsc import PetscMatrix
 from hpc_sla.report.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
-
-if TYPE_CHECKING:
-    from hpc_sla.distributed.world import World
+from hpc_sla.sparse.from_hdf5 import read_rhs
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.storage.matrix_file import MatrixFile
 
 
 @dataclass(frozen=True)
 class Task:
-    """What both contenders solve."""
+    """The system that both contenders solve, and how.
+
+    Attributes
+    ----------
+    path, rhs : str
+        A matrix file, and which of its right-hand sides.
+    rtol : float
+    max_iterations : int
+    method, precond : str
+    """
 
     path: str
     rhs: str
@@ -84,7 +97,7 @@ class Contender(Protocol):
 
 
 class Ours:
-    """`hpc_sla.solve`."""
+    """Our solver in the race, `hpc_sla.solve`."""
 
     name = "hpc_sla"
 
@@ -93,14 +106,10 @@ class Ours:
         self._state: Any = None
 
     def set_up(self, task: Task) -> None:
-        from hpc_sla.sparse.matrix import DSparseMatrix, read_rhs
-
         A = DSparseMatrix.from_hdf5(task.path, self._world)
         self._state = (A, read_rhs(task.path, task.rhs, A.layout).flatten(), task)
 
     def solve(self) -> tuple[int, bool]:
-        from hpc_sla.linear import solve
-
         A, b, task = self._state
         _x, info = solve(
             A, b, task.method, task.precond, rtol=task.rtol, max_iterations=task.max_iterations
@@ -112,7 +121,7 @@ class Ours:
 
 
 class Petsc:
-    """The counterpart KSP and PC on a MATAIJ."""
+    """PETSc's solver in the race: the counterpart KSP and PC on a MATAIJ."""
 
     name = "PETSc"
 
@@ -121,8 +130,6 @@ class Petsc:
         self._state: Any = None
 
     def set_up(self, task: Task) -> None:
-        from hpc_sla.reference.petsc import PetscMatrix
-
         n, rows, b = read_slab(task, self._world)
         matrix = PetscMatrix(self._world.comm, n, *rows)
         # PETSc holds its own copy now; ours would be charged to it.
@@ -151,9 +158,6 @@ def read_slab(
     task: Task, world: World
 ) -> tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """Read this rank's rows and right-hand side, cut as for DSparseMatrix. **Collective.**"""
-    from hpc_sla.partition.offsets import offsets_for
-    from hpc_sla.storage.matrix_file import MatrixFile
-
     with world.agree(), MatrixFile(task.path) as file:
         offsets = offsets_for(file.part_offsets, world.size, file.block_size)
         start, stop = int(offsets[world.rank]), int(offsets[world.rank + 1])
@@ -195,7 +199,7 @@ def race(
 
 
 def run_lap(contender: Contender, task: Task, world: World) -> Lap:
-    """One lap. **Collective.**"""
+    """Run one lap of a contender, from the file to the solution. **Collective.**"""
     release_free_memory()
     before = rss_bytes() or 0
     measured = reset_peak() is None

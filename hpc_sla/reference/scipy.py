@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
+import torch
 
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.reference.base import ReferenceSolution
-
-if TYPE_CHECKING:
-    from hpc_sla.distributed.layout import RowLayout
-    from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 MAX_ROWS = 200_000
 """A direct solve of more rows than this may exhaust one rank's memory."""
@@ -42,8 +42,6 @@ class ScipyMatrix:
     @classmethod
     def from_matrix(cls, A: DSparseMatrix) -> ScipyMatrix:
         """Gather every entry on rank 0. **Collective.** Small problems only."""
-        import scipy.sparse as sp
-
         check_size(A.layout.n_global)
         rows, columns = A.entries()
         data = A.values.detach().cpu().numpy().astype(np.float64)
@@ -93,8 +91,6 @@ class ScipyMatrix:
         self._matrix = None
 
     def _on_root(self, function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
-        import torch
-
         full = self._layout.gather(torch.from_numpy(np.ascontiguousarray(x)))
         answer: np.ndarray | None = None
         with self._layout.world.agree():
@@ -114,7 +110,7 @@ def check_size(rows: int) -> None:
 
 
 def _factor(matrix: Any) -> Any:
-    from scipy.sparse.linalg import splu
+    from scipy.sparse.linalg import splu  # slow to load
 
     try:
         # Minimum degree on the symmetrised pattern suits what comes from meshes.

@@ -15,14 +15,14 @@ _BLOCK = 1 << 18
 
 
 def matrix_fingerprint(A: DSparseMatrix) -> str:
-    """Of the shape, the dtype and the entries in the user's numbering. **Collective.**"""
+    """Digest of a matrix's shape, dtype and entries in the user's numbering. **Collective.**"""
     rows, columns = A.entries()
     head = f"{A.shape[0]}x{A.shape[1]}:{_name(A.values)}"
     return f"{head}:{_sum(A.world, (rows, columns), A.values)}"
 
 
 def vector_fingerprint(layout: RowLayout, x: torch.Tensor) -> str:
-    """Of the shape, the dtype and the entries in the user's order. **Collective.**"""
+    """Digest of a vector's shape, dtype and entries in the user's order. **Collective.**"""
     n, trailing = layout.n_owned, tuple(x.shape[1:])
     columns = int(np.prod(trailing, dtype=int))
     keys = (np.repeat(layout.rows, columns), np.tile(np.arange(columns), n))
@@ -31,7 +31,7 @@ def vector_fingerprint(layout: RowLayout, x: torch.Tensor) -> str:
 
 
 def layout_fingerprint(layout: RowLayout) -> str:
-    """Of who owns which rows, in which order. **Collective.**"""
+    """Digest of who owns which rows, in which order. **Collective.**"""
     stored = np.arange(layout.start, layout.start + layout.n_owned)
     ranks = np.full(layout.n_owned, layout.world.rank)
     rows = torch.from_numpy(np.ascontiguousarray(layout.rows))
@@ -58,7 +58,7 @@ def _sum(world: World, keys: tuple[np.ndarray, ...], values: torch.Tensor) -> st
                 mix(state)
             total[i : i + 1] += state.sum(dtype=np.uint64, keepdims=True)
     if world.size > 1:
-        from mpi4py import MPI
+        from mpi4py import MPI  # it begins where it is imported
 
         world.comm.Allreduce(MPI.IN_PLACE, total, op=MPI.SUM)  # wraps around, as it should
     return "".join(f"{int(word):016x}" for word in total)

@@ -14,7 +14,7 @@ from hpc_sla.distributed.row_order import digest
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.partition import StoredOrder, check_block_size, partition, reorder, stored_order
-from hpc_sla.partition.contiguous import contiguous
+from hpc_sla.partition.offsets import contiguous
 from hpc_sla.storage.scipy_matrix import as_csr
 
 _NUMBERS = "an array"

@@ -12,27 +12,24 @@ import torch
 
 from hpc_sla.distributed.arguments import tensor_of
 from hpc_sla.distributed.layout import RowLayout
-from hpc_sla.distributed.row_order import made
 from hpc_sla.distributed.serial import SerialComm
 from hpc_sla.distributed.shared import refuse_pickling
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry
-from hpc_sla.partition.offsets import column_offsets_for, offsets_for
-from hpc_sla.sparse import product as products
 from hpc_sla.sparse.from_coo import assemble
+from hpc_sla.sparse.from_hdf5 import read_rows
 from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.sparse.stored import StoredMatrix
 from hpc_sla.sparse.uses import used
-from hpc_sla.storage import checks
-from hpc_sla.storage.matrix_file import MatrixFile
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-_DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
+_DTYPES = (torch.float64, torch.float32)
 
 
-class DSparseMatrix:
+class DSparseMatrix(StoredMatrix):
     """A sparse matrix, its rows spread over the ranks of a World.
 
     Make one with `from_hdf5`, `from_scipy` or `from_coo`. Every rank holds only its own rows
@@ -53,12 +50,8 @@ class DSparseMatrix:
     """
 
     def __init__(self, pattern: DistributedPattern, values: torch.Tensor) -> None:
-        self.pattern = pattern
-        self.values = values
-        self.layout = pattern.layout
-        self.columns = pattern.columns
-        self.world = pattern.layout.world
-        self.shape = (self.layout.n_global, self.columns.n_global)
+        super().__init__(pattern.layout, pattern.columns)
+        self.pattern, self.values = pattern, values
         self.world.forgotten.own(values)
 
     # Constructors
@@ -85,30 +78,7 @@ class DSparseMatrix:
         InputError
             On every rank, naming the file, the dataset and the remedy.
         """
-        with world.agree("from_hdf5", dtype=dtype) as agreed, MatrixFile(path) as file:
-            agreed.say((file.n_rows, file.n_cols, file.nnz, file.digest, os.fspath(path)))
-            offsets = offsets_for(file.part_offsets, world.size, file.block_size)
-            rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
-            indptr, indices, data = file.read_rows(rows.start, rows.stop)
-            permutation = file.read_permutation(rows.start, rows.stop)
-            square = file.n_rows == file.n_cols
-            if not square:
-                cuts = column_offsets_for(file.part_offsets, file.column_part_offsets, offsets)
-                first, last = int(cuts[world.rank]), int(cuts[world.rank + 1])
-                owned_columns = file.read_column_permutation(first, last)
-        if len({heard[:-1] for heard in agreed.heard}) > 1:
-            names = sorted({heard[-1] for heard in agreed.heard})
-            raise InputError(
-                f"ranks read different files: {', '.join(names)}",
-                field="from_hdf5: path",
-                remedy="Give every rank the same file, or a copy of it",
-            )
-        _check_permutation(world, path, "permutation", rows.start, permutation)
-        if not square:
-            _check_permutation(world, path, "column_permutation", first, owned_columns)
-        layout = RowLayout.numbered(world, offsets, permutation)
-        columns = layout if square else RowLayout.numbered(world, cuts, owned_columns)
-        return cls._from_rows(layout, columns, indptr, indices, _as_dtype(data, dtype))
+        return cls._from_rows(*read_rows(path, world, dtype))
 
     @classmethod
     @entry
@@ -158,6 +128,7 @@ class DSparseMatrix:
             On every rank: not sparse, not finite, complex, a partition or a layout that does not
             fit, ranks that pass different matrices or partitions.
         """
+        # Loads SciPy's sparse matrices, which takes a while and a solve does without.
         from hpc_sla.sparse.from_scipy import spread_rows
 
         return cls._from_rows(
@@ -280,41 +251,10 @@ class DSparseMatrix:
         arrays = (owned.indptr.cpu().numpy(), owned.indices.cpu().numpy())
         return _unpickled, (self.layout, self.columns if other else None, *arrays, self.values)
 
-    # Products
-
-    @entry
-    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
-        """`A x` for x `[n_owned]` or `[n_owned, k]` in `columns`, giving the same in `layout`.
-
-        **Collective.** Differentiable in both.
-        """
-        x = self._checked(x, self.columns)
-        return made(products.product(self.values, x, self.pattern), self.layout)
-
-    matvec = __matmul__
-
-    def _checked(self, x: Any, layout: RowLayout) -> torch.Tensor:
-        x = layout._checked(x, "x", self.dtype)
-        # Before anything is sent: a product that fails half way leaves messages behind.
-        if x.dtype != self.dtype or x.device != self.device:
-            raise InputTypeError(
-                f"a vector of {x.dtype} on {x.device} does not go with a matrix of "
-                f"{self.dtype} on {self.device}",
-                field="x",
-                remedy=f"Pass x.to({self.device}, {self.dtype})",
-            )
-        if x.dim() > 2:
-            raise InputError(f"shape {tuple(x.shape)} is not [n_owned] or [n_owned, k]", field="x")
-        return x
-
-    @entry
-    def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
-        """`A^T x` for x in `layout`, giving a vector in `columns`. **Collective.**
-
-        Differentiable in both.
-        """
-        x = self._checked(x, self.layout)
-        return made(products.rproduct(self.values, x, self.pattern), self.columns)
+    @property
+    def stored(self) -> DSparseMatrix:
+        """The matrix itself."""
+        return self
 
     @property
     def T(self) -> TransposedMatrix:
@@ -344,14 +284,6 @@ class DSparseMatrix:
         return self.pattern.plan.extend(x)
 
     # What it is
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.values.device
 
     @property
     def nnz_owned(self) -> int:
@@ -422,27 +354,34 @@ class DSparseMatrix:
         )
 
 
-class TransposedMatrix:
+class TransposedMatrix(StoredMatrix):
     """`A.T`: the same storage, multiplied the other way."""
 
+    transposed = True
+
     def __init__(self, matrix: DSparseMatrix) -> None:
-        self.T = matrix
-        self.layout = matrix.columns
-        self.columns = matrix.layout
-        self.world = matrix.world
-        self.shape = matrix.shape[::-1]
+        super().__init__(matrix.columns, matrix.layout)
+        self._matrix = matrix
 
-    @entry
-    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
-        """`A^T x`. **Collective.** Differentiable in A's values and x."""
-        return self.T.rmatvec(x)
+    @property
+    def stored(self) -> DSparseMatrix:
+        return self._matrix
 
-    matvec = __matmul__
+    @property
+    def T(self) -> DSparseMatrix:
+        """The matrix that this is the transpose of. Local."""
+        return self._matrix
 
-    @entry
-    def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
-        """`A x`. **Collective.**"""
-        return self.T.matvec(x)
+    @property
+    def pattern(self) -> DistributedPattern:  # type: ignore[override]
+        return self._matrix.pattern
+
+    @property
+    def values(self) -> torch.Tensor:  # type: ignore[override]
+        return self._matrix.values
+
+    def with_values(self, values: torch.Tensor) -> TransposedMatrix:
+        return self._matrix.with_values(values).T
 
 
 def _unpickled(
@@ -458,63 +397,3 @@ def _unpickled(
         layout, indptr.astype(np.int64), indices.copy(), order, columns
     )
     return DSparseMatrix(pattern, values)
-
-
-def read_rhs(
-    path: str | os.PathLike[str],
-    name: str,
-    layout: RowLayout,
-    dtype: torch.dtype | None = None,
-) -> torch.Tensor:
-    """A right-hand side of a matrix file, each rank its owned entries. **Collective.**
-
-    Parameters
-    ----------
-    path : path
-        The file the layout's matrix came from.
-    name : str
-        Which of `/rhs/*`.
-    layout : RowLayout
-        Of the matrix's rows.
-    dtype : torch.dtype, optional
-        Default: the file's.
-
-    Raises
-    ------
-    InputError
-        On every rank: no right-hand side by that name (the message lists those there are).
-    """
-    with layout.world.agree("read_rhs", name=name, dtype=dtype), MatrixFile(path) as file:
-        rows = slice(layout.start, layout.start + layout.n_owned)
-        fits = file.n_rows == layout.n_global
-        if not fits or (file.read_permutation(rows.start, rows.stop) != layout.rows).any():
-            raise InputError(
-                "the layout is not that of this file's matrix",
-                file=path,
-                field="layout",
-                remedy="Pass A.layout of A = DSparseMatrix.from_hdf5(path, world)",
-            )
-        data = file.read_rhs(name, rows.start, rows.stop)
-    return made(torch.from_numpy(_as_dtype(data, dtype)).to(layout.world.device), layout)
-
-
-def _check_permutation(
-    world: World, path: str | os.PathLike[str], field: str, start: int, numbers: np.ndarray
-) -> None:
-    """Each of the user's rows (or columns) must occur once over all ranks. **Collective.**
-
-    `numbers` are those of this rank's, the stored ones from `start` on.
-    """
-    stored = np.arange(start, start + len(numbers), dtype=np.int64)
-    excess = world.comm.allreduce(checks.fingerprint(numbers) - checks.fingerprint(stored))
-    if excess % 2**64:
-        raise InputError(
-            "does not hold every number once",
-            file=path,
-            field=f"/{field}",
-            remedy="Write the file anew: each of 0 to n - 1 occurs exactly once.",
-        )
-
-
-def _as_dtype(data: np.ndarray, dtype: torch.dtype | None) -> np.ndarray:
-    return data if dtype is None else data.astype(_DTYPES[dtype], copy=False)

@@ -12,8 +12,9 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
-from hpc_sla.kernels.vectors import copy_, dot_into
-from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
+from hpc_sla.kernels.vectors import copy_, inner_products
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.stored import StoredMatrix
 
 # Rounding leaves a few units in the last place of asymmetry; assembly in another order some more.
 _ASYMMETRY = 1000
@@ -104,6 +105,7 @@ class Operator(ABC):
         dot: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
         square: torch.Tensor | None = None,
+        /,
     ) -> None:
         """`out = A x`. **Collective.** Not differentiable.
 
@@ -113,20 +115,13 @@ class Operator(ABC):
             Of `columns`; contiguous.
         out : torch.Tensor [n_owned] or [n_owned, k]
             Of `layout`; contiguous, overwritten.
-        dot : torch.Tensor [] or [k], optional
-            Overwritten with this rank's part of weights . out, by columns.
-        weights : torch.Tensor like out, optional
-            Default: x, of a square operator.
-        square : torch.Tensor [] or [k], optional
-            Overwritten with this rank's part of out . out, by columns.
+        dot, weights, square : torch.Tensor, optional
+            Inner products that go with it: see `hpc_sla.kernels.vectors.inner_products`.
         """
         self.product(x, out)
-        if dot is not None:
-            if weights is None and not self.square:
-                raise ValueError("x . (A x) needs an operator with one layout of rows and columns")
-            dot_into(dot, x if weights is None else weights, out)
-        if square is not None:
-            dot_into(square, out, out)
+        if dot is not None and weights is None and not self.square:
+            raise ValueError("x . (A x) needs the same layout of rows and columns")
+        inner_products(x, out, dot, weights, square)
 
     @abstractmethod
     def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
@@ -165,7 +160,7 @@ class Operator(ABC):
     @property
     def T(self) -> Operator:
         """The transpose, as a view. Local."""
-        return _Transposed(self)
+        return _TransposedOperator(self)
 
     def symmetric(self, dtype: torch.dtype = torch.float64) -> bool:
         """Whether A = A^T up to rounding, to all appearances. **Collective**; replicated.
@@ -223,20 +218,19 @@ def as_operator(A: Any, needs: Sequence[str] = ()) -> Operator:
     """
     if isinstance(A, Operator):
         return A
-    if isinstance(A, DSparseMatrix):
-        return _Matrix(A)
-    if isinstance(A, TransposedMatrix):
-        return _Matrix(A.T).T
+    if isinstance(A, StoredMatrix):
+        operator = _MatrixOperator(A.stored)
+        return operator.T if A.transposed else operator
     layout = getattr(A, "layout", None)
     # Without a layout there are no other ranks to agree with: this is raised where it is met.
     if not isinstance(layout, RowLayout):
         raise _lacks(A, "layout", "a RowLayout of its rows")
     with layout.world.agree():
         _check(A, needs)
-    return _Free(A)
+    return _MatrixFreeOperator(A)
 
 
-class _Matrix(Operator):
+class _MatrixOperator(Operator):
     def __init__(self, A: DSparseMatrix) -> None:
         super().__init__(A.layout, A.columns, A.dtype, A.device)
         self._matrix = A
@@ -245,15 +239,9 @@ class _Matrix(Operator):
         self._transposed: torch.Tensor | None = None
 
     def __call__(
-        self,
-        x: torch.Tensor,
-        out: torch.Tensor,
-        dot: torch.Tensor | None = None,
-        weights: torch.Tensor | None = None,
-        square: torch.Tensor | None = None,
+        self, x: torch.Tensor, out: torch.Tensor, /, *inner_products: torch.Tensor | None
     ) -> None:
-        # In one pass.
-        self._pattern.matmul(self._values, x, out, dot, weights, square)
+        self._pattern.matmul(self._values, x, out, *inner_products)  # in one pass
 
     def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
         self._pattern.matmul(self._values, x, out)
@@ -272,10 +260,10 @@ class _Matrix(Operator):
 
     @property
     def T(self) -> Operator:
-        return _TransposedMatrix(self)
+        return _TransposedMatrixOperator(self)
 
 
-class _Free(Operator):
+class _MatrixFreeOperator(Operator):
     def __init__(self, A: Any) -> None:
         columns = getattr(A, "columns", None)
         device = getattr(A, "device", None)
@@ -322,7 +310,7 @@ class _Free(Operator):
         copy_(out, found)
 
 
-class _Transposed(Operator):
+class _TransposedOperator(Operator):
     def __init__(self, operator: Operator) -> None:
         super().__init__(operator.columns, operator.layout, operator.dtype, operator.device)
         self._operator = operator
@@ -341,8 +329,8 @@ class _Transposed(Operator):
         return self._operator
 
 
-class _TransposedMatrix(_Transposed):
-    _operator: _Matrix
+class _TransposedMatrixOperator(_TransposedOperator):
+    _operator: _MatrixOperator
 
     def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
         matrix = self._operator

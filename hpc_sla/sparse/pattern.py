@@ -11,7 +11,7 @@ from hpc_sla.distributed.shared import Shared
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.modes import lasting
-from hpc_sla.kernels.vectors import dot_into
+from hpc_sla.kernels.vectors import inner_products
 
 _INT32 = 2**31
 
@@ -165,31 +165,27 @@ class DistributedPattern(Shared):
         weights: torch.Tensor | None = None,
         square: torch.Tensor | None = None,
     ) -> None:
-        """`out = A x`, with this rank's parts of inner products where asked. **Collective.**
+        """`out = A x`, and inner products as of `kernels.vectors.inner_products`. **Collective.**
 
-        The halo travels while the owned block is multiplied. By columns, into [] or [k]: `dot` is
-        weights . out (x . out where no weights are given, and `columns` is `layout`), and `square`
-        is out . out.
+        The halo travels while the owned block is multiplied.
         """
         if dot is None:
             weights = None
         elif weights is None:
             if self.columns is not self.layout:
-                raise ValueError(
-                    "x . (A x) needs a matrix with the same layout of rows and columns"
-                )
+                raise ValueError("x . (A x) needs the same layout of rows and columns")
             weights = x
         channel = self.plan.start_exchange(x)
         if self.owned.compiled(x):
             for sums in (dot, square):
                 if sums is not None:
                     sums.zero_()
-            self.owned.fused_matmul(self.owned_values(values), x, out, None, weights, dot, square)
+            self.owned.fused_matmul(self.owned_values(values), x, out, None, dot, weights, square)
             channel.finish()
             if self.halo.nnz:
                 there = channel.recv_buffer
                 self.halo.fused_matmul(
-                    self.halo_values(values), there, out, self.boundary, weights, dot, square
+                    self.halo_values(values), there, out, self.boundary, dot, weights, square
                 )
             return
         self.owned.matmul(self.owned_values(values), x, out)
@@ -198,10 +194,7 @@ class DistributedPattern(Shared):
             part = self._buffer(x)
             self.halo.matmul(self.halo_values(values), channel.recv_buffer, part)
             out.index_add_(0, self.boundary, part)
-        if dot is not None and weights is not None:
-            dot_into(dot, weights, out)
-        if square is not None:
-            dot_into(square, out, out)
+        inner_products(x, out, dot, weights, square)
 
     def absolute_matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = |A| |x|`. **Collective.**"""

@@ -51,8 +51,8 @@ class Vectors:
 
     def join(self, result: torch.Tensor) -> torch.Tensor:
         """The result's shape, from [S, m, k]."""
-        whole = result[0] if self.batch is None else result
-        return whole.squeeze(-1) if self.flat else whole
+        joined = result[0] if self.batch is None else result
+        return joined.squeeze(-1) if self.flat else joined
 
 
 def take_apart(x: torch.Tensor, batch: int | None, n: int, field: str) -> Vectors:

@@ -56,12 +56,12 @@ def by_factorization(
     Where a residual does not meet the tolerance, x is refined with the same factors (N. J. Higham,
     Accuracy and Stability of Numerical Algorithms, 2nd ed., chapter 12) while that helps.
     """
-    system = _Refined(A, backend, method, rtol, atol, adjoint_rtol)
+    system = _RefinedSolve(A, backend, method, rtol, atol, adjoint_rtol)
     x = adjoint.Solve.apply(system, None, ordinary(b), None, ordinary(A.values))
     return x, system.info
 
 
-class _Refined:
+class _RefinedSolve:
     """A factorisation and its refinement, for `hpc_sla.adjoint`."""
 
     info: list[SolveInfo]
@@ -149,7 +149,7 @@ class _Refined:
 
 
 def _infos(columns: list[list[float]], method: str, started: float) -> list[SolveInfo]:
-    """Of each column: its residual norms, its target and the norm of b."""
+    """The info of each system, from its residual norms, its target and the norm of b."""
     seconds = time.perf_counter() - started
     infos = []
     for *residuals, target, b_norm in columns:
@@ -187,11 +187,11 @@ def warn_unconverged(infos: Sequence[SolveInfo]) -> None:
     if not failed:
         return
     statuses = list(dict.fromkeys(info.status for info in failed))
-    told = "; ".join(f"{status} ({MEANINGS[status]})" for status in statuses)
+    meanings = "; ".join(f"{status} ({MEANINGS[status]})" for status in statuses)
     worst = max(info.relative_residual for info in failed)
     many = f"{len(failed)} of {len(infos)} systems" if len(infos) > 1 else "the solve"
     warn(
-        f"{many} did not converge by {failed[0].method}: {told}; relative residual up to "
-        f"{worst:.1e}. solve_with_info tells more",
+        f"{many} did not converge by {failed[0].method}: {meanings}; relative residual up to "
+        f"{worst:.1e}. solve_with_info gives the residual history of each",
         NotConvergedWarning,
     )

@@ -46,7 +46,11 @@ class Sparsity:
         n_rows, n_cols = _shape(shape)
         row, col = _indices(row, "row", n_rows, device), _indices(col, "col", n_cols, device)
         if row.shape != col.shape:
-            raise InputError(f"{len(row)} rows and {len(col)} columns do not make pairs")
+            raise InputError(
+                f"{len(row)} row indices and {len(col)} column indices do not make pairs",
+                field="row, col",
+                remedy="Pass one row and one column for each value",
+            )
         key = row * n_cols + col
         # Already in order (a matrix that comes back from a file, say): no sort.
         if bool((key[1:] > key[:-1]).all()):
@@ -86,7 +90,7 @@ class Sparsity:
         return Sparsity(row, col, (self.shape[1], self.shape[0])), order
 
     def to(self, device: torch.device) -> Sparsity:
-        """The same on another device; itself where it is there already."""
+        """The pattern on another device; itself where it is on that already."""
         if device == self.row.device:
             return self
         return Sparsity(self.row.to(device), self.col.to(device), self.shape)

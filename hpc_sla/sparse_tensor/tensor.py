@@ -1,39 +1,27 @@
-"""SparseTensor: a sparse matrix, or a batch of them on one pattern, on one process."""
+"""SparseTensor: sparse linear algebra on one process, without a launcher."""
 
 from __future__ import annotations
 
-import copy
-import numbers
-import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 
-from hpc_sla import direct
-from hpc_sla.distributed.arguments import empty_result, tensor_of
-from hpc_sla.errors import InputError
+from hpc_sla import direct, eigen
+from hpc_sla.distributed.arguments import empty_result
+from hpc_sla.errors import InputError, NotConvergedWarning, warn
 from hpc_sla.kernels.modes import entry
 from hpc_sla.linear import SolveInfo
 from hpc_sla.linear.method import Method
+from hpc_sla.nonlinear import MEANINGS, NonlinearInfo, solver
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.sparse_tensor import files
-from hpc_sla.sparse_tensor.choose import choose_backend
-from hpc_sla.sparse_tensor.nonlinear import NonlinearSolves
+from hpc_sla.sparse_tensor.backends import choose_backend
+from hpc_sla.sparse_tensor.matrices import SparseMatrices
 from hpc_sla.sparse_tensor.shapes import for_each_system, take_apart
 from hpc_sla.sparse_tensor.solve import by_factorization, by_iteration, warn_unconverged
-from hpc_sla.sparse_tensor.sparsity import Sparsity
-from hpc_sla.storage.checks import native
-from hpc_sla.storage.scipy_matrix import as_csr
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
-
-_DTYPES = (torch.float64, torch.float32)
 
 
-class SparseTensor(NonlinearSolves):
+class SparseTensor(SparseMatrices):
     """A sparse matrix [m, n], or a batch of B that share their pattern, on one device.
 
     For one process: no launcher, no World, no MPI. Underneath each matrix is a `DSparseMatrix` of
@@ -69,202 +57,6 @@ class SparseTensor(NonlinearSolves):
     >>> S.solve(torch.tensor([1.0, 0.0], dtype=torch.float64))
     tensor([0.6667, 0.3333], dtype=torch.float64)
     """
-
-    @entry
-    def __init__(self, values: Any, row: Any, col: Any, shape: Sequence[int]) -> None:
-        values = _floats(values, "values")
-        sparsity, slots = Sparsity.of(row, col, shape, values.device)
-        _check_values(values, sparsity.nnz if slots is None else len(slots))
-        if slots is not None and len(slots) > sparsity.nnz:
-            zeros = values.new_zeros((*values.shape[:-1], sparsity.nnz))
-            values = zeros.index_add(-1, slots, values)
-        elif slots is not None:
-            values = values.index_select(-1, torch.argsort(slots))
-        self._set(values, sparsity)
-
-    def _set(self, values: torch.Tensor, sparsity: Sparsity) -> None:
-        self.values = values
-        self._sparsity = sparsity
-        self.row, self.col, self.shape = sparsity.row, sparsity.col, sparsity.shape
-
-    @classmethod
-    def _of(cls, values: torch.Tensor, sparsity: Sparsity) -> SparseTensor:
-        made = cls.__new__(cls)
-        made._set(values, sparsity)
-        return made
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SparseTensor:
-        """Values of its own on the same pattern."""
-        return self._of(copy.deepcopy(self.values, memo), self._sparsity)
-
-    def __reduce__(self) -> Any:
-        return SparseTensor._of, (self.values, self._sparsity)
-
-    # From and to other forms
-
-    @classmethod
-    @entry
-    def from_dense(cls, dense: torch.Tensor) -> SparseTensor:
-        """The entries of `[m, n]` or `[B, m, n]` that are not zero (in some of the batch).
-
-        Differentiable.
-        """
-        dense = _floats(dense, "dense")
-        if dense.dim() not in (2, 3):
-            raise InputError(f"shape {tuple(dense.shape)} is neither [m, n] nor [B, m, n]")
-        there = dense.detach() != 0
-        row, col = torch.nonzero(there if dense.dim() == 2 else there.any(dim=0), as_tuple=True)
-        m, n = dense.shape[-2:]
-        values = dense.flatten(-2).index_select(-1, row * n + col)
-        return cls._of(values, Sparsity(row, col, (m, n)))
-
-    @entry
-    def to_dense(self) -> torch.Tensor:
-        """[m, n] or [B, m, n]. Differentiable."""
-        m, n = self.shape
-        flat = self.values.new_zeros((*self.values.shape[:-1], m * n))
-        return flat.index_add(-1, self._sparsity.key, self.values).unflatten(-1, (m, n))
-
-    @classmethod
-    @entry
-    def from_scipy(cls, matrix: Any, device: str | torch.device = "cpu") -> SparseTensor:
-        """From a SciPy sparse matrix or array; real types other than float32 become float64."""
-        coo = as_csr(matrix).tocoo()
-        values = torch.from_numpy(coo.data).to(device)
-        return cls(values, coo.row.astype(np.int64), coo.col.astype(np.int64), matrix.shape)
-
-    @entry
-    def to_scipy(self) -> sp.csr_array:
-        """One matrix as a SciPy CSR array; detached."""
-        self._one("to_scipy")
-        import scipy.sparse as sp
-
-        data, row, col = (t.detach().cpu().numpy() for t in (self.values, self.row, self.col))
-        return sp.coo_array((data, (row, col)), shape=self.shape).tocsr()
-
-    @entry
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one file. Detached; on failure what stood there before is untouched.
-
-        One matrix becomes a matrix file (HDF5, partitions/README.md) of one part, which
-        `python -m hpc_sla partition` and `solve` read; a batch becomes a NumPy archive of
-        `values`, `row`, `col`, `shape` and `format`, whatever the path's suffix.
-        """
-        if self.batch_size is None:
-            files.save_matrix(path, self.to_scipy())
-            return
-        arrays = [t.detach().cpu().numpy() for t in (self.values, self.row, self.col)]
-        files.save_batch(path, (arrays[0], arrays[1], arrays[2], self.shape))
-
-    @classmethod
-    @entry
-    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> SparseTensor:
-        """Read what `save` wrote, or any matrix file, in the user's row order."""
-        values, row, col, shape = files.load(path)
-        return cls(torch.from_numpy(np.ascontiguousarray(values)).to(device), row, col, shape)
-
-    @entry
-    def to(self, *args: Any, **kwargs: Any) -> SparseTensor:
-        """Another device, dtype or both, as `torch.Tensor.to`. Differentiable."""
-        values = _floats(self.values.to(*args, **kwargs), "dtype")
-        return self._of(values, self._sparsity.to(values.device))
-
-    @entry
-    def with_values(self, values: torch.Tensor) -> SparseTensor:
-        """The same pattern with other values, `[nnz]` or `[B, nnz]`, in the order of `values`."""
-        values = _floats(values, "values")
-        _check_values(values, self.nnz)
-        return self._of(values, self._sparsity.to(values.device))
-
-    @entry
-    def detach(self) -> SparseTensor:
-        """The same without a gradient."""
-        return self._of(self.values.detach(), self._sparsity)
-
-    # What it is
-
-    @property
-    def nnz(self) -> int:
-        """Stored entries of one matrix."""
-        return self._sparsity.nnz
-
-    @property
-    def batch_size(self) -> int | None:
-        """B; None for one matrix."""
-        return None if self.values.dim() == 1 else self.values.shape[0]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.values.device
-
-    @entry
-    def __getitem__(self, index: int) -> SparseTensor:
-        """One matrix of a batch. Differentiable."""
-        if self.batch_size is None:
-            raise InputError("one matrix, not a batch, has no members")
-        return self._of(self.values[index], self._sparsity)
-
-    @property
-    @entry
-    def matrix(self) -> DSparseMatrix:
-        """One matrix as a DSparseMatrix of a World of one process; the same values."""
-        self._one("matrix")
-        return self._matrices()[0]
-
-    def __repr__(self) -> str:
-        batch = "" if self.batch_size is None else f"batch={self.batch_size}, "
-        grad = ", requires_grad=True" if self.values.requires_grad else ""
-        return (
-            f"SparseTensor({batch}shape={self.shape}, nnz={self.nnz}, {self.dtype}, "
-            f"{self.device}{grad})"
-        )
-
-    # Algebra
-
-    @property
-    @entry
-    def T(self) -> SparseTensor:
-        """The transpose. Differentiable."""
-        sparsity, order = self._sparsity.transposed
-        return self._of(self.values.index_select(-1, order), sparsity)
-
-    @entry
-    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
-        """The product with one vector or several. Differentiable in both.
-
-        Parameters
-        ----------
-        x : torch.Tensor [n], [n, k] or [B, n, k]; for a batch [n], [B, n] or [B, n, k]
-            Two dimensions are columns for one matrix, and a batch for a batch.
-
-        Returns
-        -------
-        torch.Tensor
-            [m], [m, k] or [B, m, k]; for a batch [B, m] or [B, m, k].
-        """
-        if isinstance(x, numbers.Number):
-            return NotImplemented  # a product with a vector, not a multiple
-        x = self._given(x, "x")
-        parts = take_apart(x, self.batch_size, self.shape[1], "x")
-        with torch.cuda.device_of(self.values):
-            result = for_each_system(
-                _product,
-                self._matrices(),
-                self.shape[0],
-                parts.batch,
-                parts.columns,
-                values=self.values,
-            )
-        return parts.join(result)
-
-    @entry
-    def norm(self) -> torch.Tensor:
-        """The Frobenius norm: [] or [B]. Differentiable; at zero the gradient is 0."""
-        return torch.linalg.vector_norm(self.values, dim=-1)
 
     @entry
     def factorize(self, backend: str = "auto", method: str = "auto") -> direct.Factorization:
@@ -367,10 +159,10 @@ class SparseTensor(NonlinearSolves):
 
         def solve_one(A: DSparseMatrix, b: torch.Tensor, *guess: torch.Tensor) -> torch.Tensor:
             if chosen == "torch":
-                x, told = by_iteration(A, b, guess[0] if guess else None, method, options)
+                x, solved = by_iteration(A, b, guess[0] if guess else None, method, options)
             else:
-                x, told = by_factorization(A, b, chosen, str(method), rtol, atol, adjoint_rtol)
-            infos.extend(told)
+                x, solved = by_factorization(A, b, chosen, str(method), rtol, atol, adjoint_rtol)
+            infos.extend(solved)
             return x
 
         with torch.cuda.device_of(self.values):
@@ -383,6 +175,71 @@ class SparseTensor(NonlinearSolves):
                 values=self.values,
             )
         return rhs.join(x), infos
+
+    @entry
+    def nonlinear_solve(
+        self, residual: Callable[..., torch.Tensor], u0: torch.Tensor, *theta: Any, **options: Any
+    ) -> torch.Tensor:
+        """Find u with residual(u, S, *theta) = 0. As `nonlinear_solve_with_info`, without the info.
+
+        Warns
+        -----
+        NotConvergedWarning
+            Where it did not converge; it names the status. u is the last iterate.
+        """
+        u, info = self.nonlinear_solve_with_info(residual, u0, *theta, **options)
+        if not info.converged:
+            warn(
+                f"the nonlinear solve did not converge by {info.method}: {info.status} "
+                f"({MEANINGS[info.status]}); relative residual {info.relative_residual:.1e}. "
+                "nonlinear_solve_with_info gives the whole history",
+                NotConvergedWarning,
+            )
+        return u
+
+    @entry
+    def nonlinear_solve_with_info(
+        self, residual: Callable[..., torch.Tensor], u0: torch.Tensor, *theta: Any, **options: Any
+    ) -> tuple[torch.Tensor, NonlinearInfo]:
+        """Find u with residual(u, S, *theta) = 0, and say how it went.
+
+        S is this matrix: one matrix, square. Differentiable in its values and in theta.
+
+        Parameters
+        ----------
+        residual : callable(u, S, *theta) -> r [n]
+            Differentiable torch code, with products `S @ u`.
+        u0 : torch.Tensor [n]
+            Where to start; of the matrix's dtype and on its device.
+        *theta, **options
+            As of `hpc_sla.nonlinear_solve`; `pattern` is this matrix unless given.
+
+        Raises
+        ------
+        InputError
+            A batch, a rectangular matrix, u0 that does not fit, or as `hpc_sla.nonlinear_solve`.
+        """
+        matrix = self.matrix
+        u0 = self._given(u0, "u0")
+        if self.shape[0] != self.shape[1]:
+            raise InputError(
+                f"a {self.shape[0]} x {self.shape[1]} matrix is not square",
+                remedy="Pass as many equations as unknowns",
+            )
+        if options.get("pattern") is None:
+            options["pattern"] = matrix.with_values(matrix.values.detach())
+        for name in ("jacobian", "fixed_point"):
+            if callable(options.get(name)):
+                options[name] = _of_tensor(options[name], self)
+        with torch.cuda.device_of(self.values):
+            return solver.nonlinear_solve(
+                _of_tensor(residual, self),
+                u0,
+                self.values,
+                *theta,
+                layout=matrix.layout,
+                **options,
+            )
 
     @entry
     def eigsh(
@@ -416,8 +273,6 @@ class SparseTensor(NonlinearSolves):
         NotConvergedWarning
             Where a pair did not converge. w and V are the best there are.
         """
-        from hpc_sla.eigen import eigsh
-
         B = options.pop("B", None)
         masses: list[Any] = [B] * (1 if self.batch_size is None else self.batch_size)
         if isinstance(B, SparseTensor):
@@ -425,8 +280,8 @@ class SparseTensor(NonlinearSolves):
         found = []
         with torch.cuda.device_of(self.values):
             for A, mass in zip(self._matrices(), masses, strict=True):
-                found.append(eigsh(A, k, which, B=mass, **options))
-        warn_unconverged([one for _, _, info in found for one in info.columns])
+                found.append(eigen.eigsh(A, k, which, B=mass, **options))
+        warn_unconverged([column for _, _, info in found for column in info.columns])
         if self.batch_size is None:
             w, V, _ = found[0]
             return w, V
@@ -437,7 +292,7 @@ class SparseTensor(NonlinearSolves):
         return torch.stack([w for w, _, _ in found]), torch.stack([V for _, V, _ in found])
 
     def _masses(self, B: SparseTensor) -> list[DSparseMatrix]:
-        """One for each of `_matrices`."""
+        """B as a matrix for each of `_matrices`."""
         if B.shape != self.shape or B.batch_size not in (None, self.batch_size):
             raise InputError(
                 f"of shape {B.shape} and batch {B.batch_size} does not go with shape {self.shape} "
@@ -448,50 +303,12 @@ class SparseTensor(NonlinearSolves):
         found = B._matrices()
         return found * (self.batch_size or 1) if B.batch_size is None else found
 
-    def _matrices(self) -> list[DSparseMatrix]:
-        """A DSparseMatrix for each member of the batch; one without a batch."""
-        pattern = self._sparsity.matrix
-        each = [self.values] if self.batch_size is None else list(self.values.unbind())
-        return [pattern.with_values(values) for values in each]
 
-    def _one(self, what: str) -> None:
-        if self.batch_size is not None:
-            raise InputError(f"{what} is of one matrix", remedy="Take a member of the batch: S[0]")
+def _of_tensor(function: Callable[..., Any], S: SparseTensor) -> Callable[..., Any]:
+    """function(u, S, *theta) as one of S's values; a SparseTensor it gives as a DSparseMatrix."""
 
-    def _given(self, x: Any, field: str) -> torch.Tensor:
-        """A tensor that goes with the matrix, made of an array or a list where that is given."""
-        x = tensor_of(x, field, self.dtype, self.device)
-        if x.dtype != self.dtype or x.device != self.device:
-            raise InputError(
-                f"{x.dtype} on {x.device} does not go with a matrix of {self.dtype} on "
-                f"{self.device}",
-                field=field,
-                remedy=f"Pass {field}.to({str(self.device)!r}, {self.dtype})",
-            )
-        return x
+    def of_values(u: torch.Tensor, values: torch.Tensor, *theta: Any) -> Any:
+        found = function(u, S.with_values(values), *theta)
+        return found.matrix if isinstance(found, SparseTensor) else found
 
-
-def _product(A: DSparseMatrix, x: torch.Tensor) -> torch.Tensor:
-    return (A @ x[:, 0]).unsqueeze(1) if x.shape[1] == 1 else A @ x
-
-
-def _floats(values: Any, field: str) -> torch.Tensor:
-    if isinstance(values, np.ndarray):
-        values = native(values)
-    try:
-        # A tensor stays where it is, whatever the default device.
-        tensor = values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError):
-        tensor = tensor_of(values, field)  # says what it is
-    if tensor.dtype not in _DTYPES:
-        raise InputError(
-            f"{tensor.dtype} is not supported", field=field, remedy="Use float64 or float32"
-        )
-    return tensor
-
-
-def _check_values(values: torch.Tensor, nnz: int) -> None:
-    if values.dim() not in (1, 2) or values.shape[-1] != nnz:
-        raise InputError(
-            f"shape {tuple(values.shape)} is neither [{nnz}] nor [B, {nnz}]", field="values"
-        )
+    return of_values

@@ -66,7 +66,7 @@ def _choose(matrices: list[str], path: str) -> str:
         return own[0]
     shown = ", ".join(matrices[:8]) + (", ..." if len(matrices) > 8 else "")
     raise InputError(
-        f"holds {len(matrices)} matrices ({shown})" if matrices else "holds no .mtx file",
+        f"holds {len(matrices)} matrices ({shown})" if matrices else "holds no .mtx or .rb file",
         file=path,
         remedy="Unpack it and name the file that holds the matrix.",
     )
@@ -86,7 +86,9 @@ def _members(path: str) -> dict[str, tarfile.TarInfo]:
             if member.isreg() and not member.issparse():
                 if member.name in found:
                     raise InputError(
-                        f"holds {member.name!r} twice", file=path, remedy="Make it anew."
+                        f"holds {member.name!r} twice",
+                        file=path,
+                        remedy="Pack it again, with each file once.",
                     )
                 found[member.name] = member
     return found
@@ -130,7 +132,9 @@ class _Bounded:
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _MOST_BYTES:
             raise InputError(
-                f"declares a header of {size} bytes", file=self._path, remedy="Make it anew."
+                f"declares a header of {size} bytes, more than any file name takes",
+                file=self._path,
+                remedy="Pack it again.",
             )
         return self._stream.read(size)
 

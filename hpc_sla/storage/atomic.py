@@ -36,7 +36,7 @@ class PendingFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if "\0" in os.fspath(path):
-            raise InputError("is no name: it has a zero byte", file=path, remedy=_REMEDY)
+            raise InputError("is not a file name: it has a zero byte", file=path, remedy=_REMEDY)
         # A symbolic link keeps pointing where it points; its target is what gets replaced.
         self._target = Path(os.path.realpath(self.path))
         _refuse_special(self.path, self._target)
@@ -165,7 +165,7 @@ def _refuse_special(path: Path, target: Path) -> None:
     if not os.access(target, os.W_OK):
         # A rename would not ask.
         raise InputError(
-            "is there already and is write-protected",
+            "exists already and is write-protected",
             file=path,
             remedy="Make it writable, or choose another output path.",
         )

@@ -6,13 +6,20 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 
 from hpc_sla.errors import InputError
-from hpc_sla.storage.hdf5 import DAMAGED, HOW_TO_EITHER, HOW_TO_MAKE, HOW_TO_SOLVE, reading
+from hpc_sla.storage.hdf5 import (
+    DAMAGED,
+    HOW_TO_EITHER,
+    HOW_TO_MAKE,
+    HOW_TO_SOLVE,
+    open_read,
+    reading,
+)
 
 MATRIX_FORMAT = "hpc_sla.matrix"
 RESULT_FORMAT = "hpc_sla.result"
@@ -31,13 +38,15 @@ def check_format(file: h5py.File, *formats: str) -> str:
     path = file.filename
     found = _only(attribute(file, "format"))
     if not isinstance(found, str) or found not in formats:
-        ours = isinstance(found, str) and found in VERSIONS
         kinds = " or ".join(name.removeprefix("hpc_sla.") for name in formats)
-        problem = "was not written for hpc_sla"
-        if ours:
-            problem = f"is a {str(found).removeprefix('hpc_sla.')} file"
+        if isinstance(found, str) and found in VERSIONS:
+            problem = f"is a {found.removeprefix('hpc_sla.')} file"
+        elif found is None:
+            problem = "is missing: this is not a file of hpc_sla"
+        else:
+            problem = f"is {_short(found)}: this is not a file of hpc_sla"
         raise InputError(
-            f"{problem}, a {kinds} file is needed",
+            f"{problem}, and a {kinds} file is needed",
             file=path,
             field="format",
             remedy=_REMEDIES.get(formats, HOW_TO_EITHER),
@@ -46,16 +55,29 @@ def check_format(file: h5py.File, *formats: str) -> str:
     newest = VERSIONS[str(found)]
     if version > newest:
         raise InputError(
-            f"has format version {version}, this hpc_sla reads up to {newest}",
+            f"is {version}, and this hpc_sla reads versions up to {newest}",
             file=path,
             field="version",
             remedy="Install a newer hpc_sla.",
         )
     if version < 1:
         raise InputError(
-            f"has format version {version}", file=path, field="version", remedy=DAMAGED
+            f"is {version}, and versions start at 1", file=path, field="version", remedy=DAMAGED
         )
     return str(found)
+
+
+def kind_of(path: str | os.PathLike[str]) -> Literal["matrix", "result"]:
+    """Which of the project's own kinds of file `path` is.
+
+    Raises
+    ------
+    InputError
+        Missing, unreadable, not HDF5, not one of ours, or of a newer format version.
+    """
+    with open_read(path, HOW_TO_EITHER) as file:
+        found = check_format(file, MATRIX_FORMAT, RESULT_FORMAT)
+    return "matrix" if found == MATRIX_FORMAT else "result"
 
 
 def attribute(item: h5py.Group, name: str) -> Any:

@@ -56,7 +56,7 @@ class BlockSums:
 
 
 def crc32(array: np.ndarray, before: int = 0) -> int:
-    """Of the values, row-major and little-endian, going on from those before."""
+    """The CRC-32 of the values, row-major and little-endian, going on from the sum `before`."""
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return zlib.crc32(little.reshape(-1).view(np.uint8).data, before)
 
@@ -90,8 +90,8 @@ def check_block_sums(item: h5py.Dataset, start: int, values: np.ndarray) -> None
                 f"(checksum mismatch in rows {low} to {high - 1})",
                 file=item.file.filename,
                 field=item.name,
-                remedy="Copy the file again, or make it anew; if you changed the values yourself, "
-                f"delete the dataset's attribute {SUMS!r}.",
+                remedy="Copy the file again, or write it again; if you changed the values "
+                f"yourself, delete the dataset's attribute {SUMS!r}.",
             )
 
 

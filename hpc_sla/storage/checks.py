@@ -72,7 +72,7 @@ def check_range(values: np.ndarray, bound: int, file: str, field: str, remedy: s
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= bound:
         raise InputError(
-            f"value {low if low < 0 else high} is out of range, 0 to {bound - 1} is allowed",
+            f"value {low if low < 0 else high} is out of range: 0 to {bound - 1} is allowed",
             file=file,
             field=field,
             remedy=remedy,
@@ -80,7 +80,7 @@ def check_range(values: np.ndarray, bound: int, file: str, field: str, remedy: s
 
 
 def native(array: Any) -> np.ndarray:
-    """As torch takes it: of this machine's byte order, without negative strides, writable.
+    """An array as torch takes it: of this machine's byte order, strides positive, writable.
 
     The same memory where it is all that.
     """
@@ -89,8 +89,18 @@ def native(array: Any) -> np.ndarray:
     return found if found.flags.writeable else found.copy()
 
 
+def complex_values(file: str, field: str = "values", dtype: object = "complex") -> InputError:
+    """The error about a file whose numbers are not real ones."""
+    return InputError(
+        f"holds {dtype} values",
+        file=file,
+        field=field,
+        remedy="Only real numbers are handled: split real and imaginary parts.",
+    )
+
+
 def check_finite(values: np.ndarray, file: str | None, field: str) -> None:
-    """No NaN, no infinity."""
+    """Stored values must be neither NaN nor infinite."""
     # The extremes tell without a temporary: NaN passes through both of them.
     if not values.size or (np.isfinite(values.min()) and np.isfinite(values.max())):
         return
@@ -140,7 +150,7 @@ def check_part_offsets(
 
 
 def check_column_parts(columns: int, rows: int, file: str) -> None:
-    """As many parts of columns as of rows."""
+    """There must be as many parts of columns as of rows."""
     if columns != rows:
         raise InputError(
             f"has {columns} parts where /part_offsets has {rows}",

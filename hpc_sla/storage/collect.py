@@ -59,7 +59,7 @@ def collect(
     suffix = ".csv" if output is None else Path(output).suffix.lower()
     if suffix not in (".csv", ".parquet"):
         raise InputError(
-            f"tables ending in {suffix!r} are not known",
+            f"a table cannot be written to a file ending in {suffix!r}",
             file=output,
             field="--output",
             remedy="Choose .csv or .parquet.",
@@ -123,11 +123,11 @@ def _row(path: str) -> Row:
         found = attributes(file, leave_out=("format", "version", "n_rows", "config"))
         # The file's own name for the column of the same name is not a run's to set.
         # What a terminal would obey, and what no file of text can hold, is shown as escapes.
-        told = {
+        shown = {
             printable(name): printable(value) if isinstance(value, str) else _fits(value)
             for name, value in found.items()
         }
-        return {**told, "n_rows": integer_attribute(file, "n_rows"), "file": name}
+        return {**shown, "n_rows": integer_attribute(file, "n_rows"), "file": name}
 
 
 def _fits(value: Any) -> Any:
@@ -135,10 +135,11 @@ def _fits(value: Any) -> Any:
     return float(value) if type(value) is int and abs(value) >= 2**63 else value
 
 
-def _common(one: type | None, other: type) -> type:
-    if one is None or one is other:
-        return other
-    return float if {one, other} == {int, float} else str
+def _common(first: type | None, second: type) -> type:
+    """The type of a column that has values of both."""
+    if first is None or first is second:
+        return second
+    return float if {first, second} == {int, float} else str
 
 
 def _write_csv(stream: io.TextIOBase, columns: Mapping[str, type], rows: Iterator[Row]) -> None:
@@ -149,11 +150,12 @@ def _write_csv(stream: io.TextIOBase, columns: Mapping[str, type], rows: Iterato
 
 def _pyarrow(output: str | None) -> Any:
     try:
+        # Optional.
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise MissingDependencyError(
-            "needs the package pyarrow to be written",
+            "cannot be written without the package pyarrow",
             file=output,
             remedy="Install it with `pip install pyarrow`, or choose .csv.",
         ) from error

@@ -16,7 +16,7 @@ CIRCUMSTANCES = ("date", "command", "config")
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one vector of two results a and b.
+    """How one vector differs between two results a and b.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ def _difference(a: ResultVectors, b: ResultVectors, name: str) -> Difference:
     norms = np.zeros(columns)
     for start, block in a.blocks(name):
         other = b.rows(name, start, start + len(block))  # its dtype, and so its blocks, may differ
-        x, y = (one.reshape(len(one), columns).astype(np.float64) for one in (block, other))
+        x, y = (rows.reshape(len(rows), columns).astype(np.float64) for rows in (block, other))
         norms += (x * x).sum(axis=0)
         for k, sign in enumerate(signs):
             with np.errstate(invalid="ignore"):  # infinity less infinity

@@ -15,7 +15,7 @@ from hpc_sla.storage.limits import machine_memory
 COMPRESSIONS = ("", ".gz", ".bz2", ".xz")
 
 Open = Callable[[], BinaryIO]
-"""What opens a file or a member of an archive anew, from its first byte."""
+"""A function that opens a file or a member of an archive again, from its first byte."""
 
 
 def open_bytes(path: str) -> BinaryIO:

@@ -60,9 +60,9 @@ def exporter_for(output: str) -> str:
     known = (*EXPORTERS, ".xdmf")
     if suffix not in known:
         raise InputError(
-            f"files ending in {suffix!r} are not known",
+            f"a result cannot be exported to a file ending in {suffix!r}",
             file=output,
             field="--output",
-            remedy=f"Results are exported to {', '.join(known)}.",
+            remedy=f"Choose one of {', '.join(known)}.",
         )
     return suffix

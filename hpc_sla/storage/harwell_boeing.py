@@ -17,6 +17,7 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.storage import number_text as text
+from hpc_sla.storage.checks import complex_values
 from hpc_sla.storage.compressed import Open
 from hpc_sla.storage.limits import check_fits
 from hpc_sla.storage.triangles import given_twice, mirrored
@@ -60,10 +61,10 @@ def read_harwell_boeing(path: str, opener: Open) -> tuple[Any, np.ndarray | None
         Naming the line and its text, where there is one to blame.
     """
     with opener() as stream:
-        return _Reader(stream, path).read()
+        return _BoeingReader(stream, path).read()
 
 
-class _Reader:
+class _BoeingReader:
     def __init__(self, stream: BinaryIO, path: str) -> None:
         self._stream, self._path, self._line = stream, path, 0
 
@@ -73,22 +74,22 @@ class _Reader:
         third = self._next()
         kind, sizes = third[:3].lower(), self._counts(third[3:])
         if len(sizes) < 3 or not re.fullmatch(r"[a-z]{3}", kind):
-            raise self._bad("is no line with a type and the numbers of rows, columns and entries")
+            raise self._error("does not give a type and the numbers of rows, columns and entries")
         rows, columns, entries = sizes[:3]
         self._check_kind(kind, rows, columns)
         formats = [self._format(found) for found in _FORMAT.finditer(self._next())]
         valued = kind[0] not in "pq"
         rhs_lines = cards[4] if len(cards) > 4 else 0
         if len(formats) < 2 + valued + (rhs_lines > 0):
-            raise self._bad("gives too few formats that are known, as (26I3) or (5E15.8) are")
+            raise self._error("gives too few formats such as (26I3) or (5E15.8)")
         rhs_kind = self._next() if rhs_lines else ""
         check_fits(24 * entries + 8 * (rows + columns), self._path)
         starts = self._numbers(columns + 1, formats[0], integer=True) - 1
         if starts[0] != 0 or starts[-1] != entries or (np.diff(starts) < 0).any():
-            raise self._bad(f"pointers do not lead from 1 to {entries + 1} without going back")
+            raise self._error(f"column pointers do not rise from 1 to {entries + 1}")
         row = self._numbers(entries, formats[1], integer=True) - 1
         if entries and (row.min() < 0 or row.max() >= rows):
-            raise self._bad(f"a row is outside 1 to {rows}")
+            raise self._error(f"a row is outside 1 to {rows}")
         values = np.ones(entries)
         if valued:
             values = self._numbers(entries, formats[2], integer=kind[0] == "i")
@@ -100,18 +101,15 @@ class _Reader:
 
     def _check_kind(self, kind: str, rows: int, columns: int) -> None:
         if kind[0] == "c":
-            raise self._bad(
-                "holds complex values",
-                "Only real numbers are handled: split real and imaginary parts.",
-            )
+            raise complex_values(self._path, f"line {self._line}")
         if kind[2] == "e":
-            raise self._bad(
+            raise self._error(
                 f"is of type {kind}: element matrices", "Assemble it, and write it as MatrixMarket."
             )
         if kind[0] not in "ripq" or kind[1] not in "ushzr" or kind[2] != "a" or kind[:2] == "pz":
-            raise self._bad(f"is of type {kind!r}, which is not known")
+            raise self._error(f"is of type {kind!r}, which is not known")
         if kind[1] in "shz" and rows != columns:
-            raise self._bad(f"a matrix of {rows} x {columns} cannot be of type {kind}")
+            raise self._error(f"a matrix of {rows} x {columns} cannot be of type {kind}")
 
     def _whole(
         self, row: np.ndarray, col: np.ndarray, values: np.ndarray, kind: str
@@ -119,12 +117,12 @@ class _Reader:
         twice = given_twice(row, col)
         if twice is not None:
             i, j = int(row[twice[1]]) + 1, int(col[twice[1]]) + 1
-            raise self._bad(
+            raise self._error(
                 f"entry ({i}, {j}) of a matrix of type {kind} is given in both triangles",
                 f"Keep one triangle, or write {kind[0]}ua for the type.",
             )
         if kind[1] == "z" and values[row == col].any():
-            raise self._bad("an entry on the diagonal of a skew-symmetric matrix is not 0")
+            raise self._error("an entry on the diagonal of a skew-symmetric matrix is not 0")
         return mirrored(row, col, values, -1 if kind[1] == "z" else 1)
 
     def _rhs(self, kind: str, rows: int, layout: _Format) -> np.ndarray | None:
@@ -138,7 +136,7 @@ class _Reader:
     def _format(self, found: re.Match[str]) -> _Format:
         width, count = int(found["width"]), int(found["count"] or 1)
         if not 0 < width * count <= _LONGEST_LINE:
-            raise self._bad(f"has the format {found[0]}")
+            raise self._error(f"has the format {found[0]}")
         return _Format(
             count,
             width,
@@ -193,13 +191,13 @@ class _Reader:
                 known.add(shape)
         if line[count * width :].strip():
             # Numbers wider than the format says would be cut into others.
-            raise self._bad(f"has more than {count} numbers of {layout.width} characters")
+            raise self._error(f"has more than {count} numbers of {layout.width} characters")
         return fields
 
     def _check(self, field: str, shape: bytes, layout: _Format, integer: bool) -> None:
         if not (_INTEGER if integer else _REAL).fullmatch(shape):
             why = text.why_not_number(field.strip(), integer)
-            raise self._bad(why or f"{field!r} is not a number")
+            raise self._error(why or f"{field!r} is not a number")
         if integer:
             return
         # Fortran reads 15 as 1.5 under F2.1, and divides by ten under 1P where there is no
@@ -207,12 +205,12 @@ class _Reader:
         if (layout.digits and _NO_POINT.fullmatch(shape)) or (
             layout.scale and _NO_EXPONENT.fullmatch(shape)
         ):
-            raise self._bad(f"{field.strip()!r} means different things to different readers")
+            raise self._error(f"{field.strip()!r} means different things to different readers")
 
     def _counts(self, line: str) -> list[int]:
         words = line.split()
         if not all(re.fullmatch(r"[0-9]{1,18}", word) for word in words):
-            raise self._bad("has something other than whole numbers")
+            raise self._error("has something other than whole numbers")
         return [int(word) for word in words]
 
     def _next(self) -> str:
@@ -220,12 +218,12 @@ class _Reader:
         self._line += 1
         self._text = line.decode("latin-1").rstrip("\r\n")
         if not line:
-            raise self._bad("the file ends early")
+            raise self._error("the file ends early")
         if len(line) == _LONGEST_LINE:
-            raise self._bad(f"is longer than {_LONGEST_LINE} characters")
+            raise self._error(f"is longer than {_LONGEST_LINE} characters")
         return self._text
 
-    def _bad(self, problem: str, remedy: str = _REMEDY) -> InputError:
+    def _error(self, problem: str, remedy: str = _REMEDY) -> InputError:
         shown = self._text if len(self._text) <= 80 else self._text[:77] + "..."
         return InputError(
             f"{problem} (the line is {shown!r})" if shown else problem,

@@ -30,7 +30,7 @@ _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
 _DEFLATE_RATIO = 1100
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-DAMAGED = "Copy the file again, or make it anew."
+DAMAGED = "Copy the file again, or write it again."
 HOW_TO_MAKE = "Make a matrix file with `python -m hpc_sla partition SOURCE -o FILE.h5 --parts P`."
 HOW_TO_SOLVE = "Name a result file, as `python -m hpc_sla solve FILE.h5 -o RESULT.h5` writes one."
 HOW_TO_EITHER = "Name a matrix file, as `partition` writes one, or a result, as `solve` does."
@@ -63,9 +63,9 @@ def reading(path: str | os.PathLike[str], field: str | None = None) -> Iterator[
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
         if isinstance(error, OSError) and error.errno:
             raise _no_access(error, path, field) from error
-        told = str(error).lower()
+        message = str(error).lower()
         # HDF5 2 says no more than that a filter failed, and fletcher32 is the filter.
-        mismatch = "checksum" in told or "filter returned failure" in told
+        mismatch = "checksum" in message or "filter returned failure" in message
         cause = "checksum mismatch" if mismatch else _brief(error)
         raise InputError(
             f"cannot be read, the stored bytes are damaged ({cause})",
@@ -113,14 +113,14 @@ def open_read(path: str | os.PathLike[str], remedy: str = HOW_TO_MAKE) -> h5py.F
     try:
         return _open(name)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        told = str(error)
-        if "already open" in told:
+        message = str(error)
+        if "already open" in message:
             raise AccessError(
                 "is open for writing in another program, or was left so by one that was ended",
                 file=path,
                 remedy="Close it there; if nothing has it open, `h5clear -s` makes it readable.",
             ) from error
-        if _ABOUT_LOCKS.search(told):
+        if _ABOUT_LOCKS.search(message):
             raise AccessError(
                 f"is locked by another program ({_brief(error)})",
                 file=path,
@@ -128,7 +128,7 @@ def open_read(path: str | os.PathLike[str], remedy: str = HOW_TO_MAKE) -> h5py.F
             ) from error
         if isinstance(error, OSError) and error.errno:
             raise _no_access(error, path) from error
-        if "truncated" in told:
+        if "truncated" in message:
             problem = f"is truncated: {size} bytes are left of it"
         else:
             problem = f"cannot be opened as HDF5, its header is damaged ({_brief(error)})"
@@ -138,7 +138,7 @@ def open_read(path: str | os.PathLike[str], remedy: str = HOW_TO_MAKE) -> h5py.F
 def _no_access(
     error: OSError, path: str | os.PathLike[str], field: str | None = None
 ) -> AccessError:
-    """What the system says, and what helps against that."""
+    """The error that the system's own makes, with what helps against it."""
     remedy = _REMEDIES.get(error.errno or 0, "See whether its disk or network can be read.")
     cause = os.strerror(error.errno) if error.errno else error
     what = "opened" if field is None else "read"
@@ -191,7 +191,7 @@ def dataset(
                 "is a group, not a dataset",
                 file=path,
                 field=field,
-                remedy="Write the file anew.",
+                remedy="Write the file again, with a dataset of that name.",
             )
         native = item.dtype.newbyteorder("=")
         if native not in dtypes:
@@ -209,14 +209,14 @@ def dataset(
                 f"has shape {shape}",
                 file=path,
                 field=field,
-                remedy=f"It needs {wanted} dimension(s).",
+                remedy=f"Store it with {wanted} dimension(s).",
             )
         if length is not None and shape[0] != length:
             raise InputError(
                 f"has {shape[0]} rows where {length} are needed",
                 file=path,
                 field=field,
-                remedy="Write the file anew.",
+                remedy=f"Write the file again, with {length} rows in this dataset.",
             )
         _check_storage(item, path, field)
     return item
@@ -266,7 +266,10 @@ def _walk(file: h5py.File, name: str) -> Any:
         link = item.get(part, getlink=True) if isinstance(item, h5py.Group) else None
         if link is None:
             raise InputError(
-                "is missing", file=file.filename, field=f"/{name}", remedy="Write the file anew."
+                "is missing",
+                file=file.filename,
+                field=f"/{name}",
+                remedy="Write the file again, with it.",
             )
         if not isinstance(link, h5py.HardLink):
             raise InputError(
@@ -313,7 +316,12 @@ def _check_storage(item: h5py.Dataset, path: str, field: str) -> None:
         chunks = math.prod(-(-n // c) for n, c in zip(item.shape, item.chunks, strict=True))
         # Without every chunk there, HDF5 would quietly hand out zeros.
         if held >= declared and item.id.get_num_chunks() != chunks:
-            held = 0
+            raise InputError(
+                f"has {item.id.get_num_chunks()} of its {chunks} chunks",
+                file=path,
+                field=field,
+                remedy=DAMAGED,
+            )
     if held < declared or stored > os.path.getsize(path):
         raise InputError(
             f"declares {declared} bytes but {stored} are stored",

@@ -52,8 +52,8 @@ def read_hdf5_sparse(path: str) -> Any:
                 if there
                 else "holds no sparse matrix",
                 file=path,
-                remedy="Write the one you mean with scipy.sparse.save_npz. Known are AnnData's X, "
-                "sparse matrices of MATLAB 7.3 files, and matrix files of `partition`.",
+                remedy="Write the one you mean with scipy.sparse.save_npz. Read are AnnData (X), "
+                "sparse matrices of MATLAB 7.3, and matrix files of `partition`.",
             )
         return _read(file, chosen[0])
 
@@ -95,7 +95,7 @@ def _read(file: h5py.File, name: str) -> Any:
         shape = attribute(group, key)
     whole = isinstance(shape, list) and len(shape) == 2
     if not whole or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
-        raise _bad(file, name, f"has the shape {shape}")
+        raise _error(file, name, f"has the shape {shape}, not two sizes")
     check_fits(8 * sum(shape), file.filename, f"/{name}")
     if style == "matlab" and starts[-1:].tolist() == [0]:
         found = np.empty(0, dtype=np.int64), np.empty(0)  # MATLAB leaves empty arrays out
@@ -106,7 +106,7 @@ def _read(file: h5py.File, name: str) -> Any:
         matrix = make((found[1], found[0], starts), shape=shape)
         matrix.check_format(full_check=True)
     except ValueError as error:
-        raise _bad(file, name, f"is no matrix: {error}") from error
+        raise _error(file, name, f"is not a valid sparse matrix: {error}") from error
     return matrix
 
 
@@ -115,12 +115,12 @@ def _array(file: h5py.File, name: str, dtypes: tuple[np.dtype[Any], ...]) -> np.
     found = read_slab(item, 0, item.shape[0])
     if found.dtype == np.uint64 and dtypes is _INTEGERS:
         if found.size and found.max() >= 2**62:
-            raise _bad(file, name, f"holds {found.max()}")
+            raise _error(file, name, f"holds {found.max()}")
         return found.astype(np.int64)
     return found
 
 
-def _bad(file: h5py.File, name: str, problem: str) -> InputError:
+def _error(file: h5py.File, name: str, problem: str) -> InputError:
     return InputError(
         problem, file=file.filename, field=f"/{name}", remedy="Write the file again, or as .npz."
     )

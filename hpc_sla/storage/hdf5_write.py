@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import os
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -100,12 +99,7 @@ class Output:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self.close()
         except InputError:

@@ -30,7 +30,7 @@ from hpc_sla.storage.petsc_binary import read_petsc, read_petsc_vector
 
 @dataclass(frozen=True)
 class ImportedMatrix:
-    """A matrix in the user's order, and what its file told besides.
+    """A matrix in the user's order, and what else its file says.
 
     Attributes
     ----------
@@ -162,7 +162,7 @@ def _read_hdf5(path: str) -> ImportedMatrix:
 def _with_rhs(path: str, matrix: Any, rhs: np.ndarray | None) -> ImportedMatrix:
     if rhs is not None and len(rhs) != matrix.shape[0]:
         raise InputError(
-            f"its right-hand side has {len(rhs)} rows, its matrix {matrix.shape[0]}",
+            f"the right-hand side has {len(rhs)} rows and the matrix {matrix.shape[0]}",
             file=path,
             remedy="Store a right-hand side that belongs to the matrix.",
         )
@@ -251,7 +251,7 @@ def _reader(
     save = "scipy.sparse.save_npz" if what == "Matrices" else "numpy.save"
     convert = _HOW_TO_CONVERT.get(Path(name).suffix, "convert it with {}").format(save)
     raise InputError(
-        f"files ending in {Path(name).suffix!r} are not known",
+        f"files ending in {Path(name).suffix!r} cannot be read",
         file=path,
         remedy=f"{what} are read from {', '.join(shown)}; {convert}",
     )

@@ -43,7 +43,7 @@ def check_fits(n_bytes: int, path: str | os.PathLike[str] | None, field: str | N
     there = machine_memory()
     if n_bytes > there:
         raise InputError(
-            f"declares {n_bytes} bytes to be read at once, the machine has {there}",
+            f"declares {n_bytes} bytes to be read at once, and the machine has {there}",
             file=path,
             field=field,
             remedy="Use more ranks on more machines, if the file is what it should be.",

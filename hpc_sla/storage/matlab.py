@@ -19,6 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.checks import complex_values
 from hpc_sla.storage.hdf5 import is_hdf5
 from hpc_sla.storage.hdf5_sparse import read_hdf5_sparse
 from hpc_sla.storage.limits import check_fits
@@ -71,7 +72,7 @@ def read_mat(path: str) -> tuple[Any, np.ndarray | None]:
     if is_hdf5(path):
         return read_hdf5_sparse(path), None
     with open(path, "rb") as stream:
-        file = _File(stream, path)
+        file = _MatFile(stream, path)
         there = file.variables
         # As the SuiteSparse collection has it.
         if _PROBLEM in there and there[_PROBLEM].kind == _STRUCT:
@@ -104,7 +105,7 @@ def read_mat_vector(path: str) -> np.ndarray:
             remedy="Save the vector with save('b.mat', 'b', '-v7').",
         )
     with open(path, "rb") as stream:
-        file = _File(stream, path)
+        file = _MatFile(stream, path)
         full = [name for name, variable in file.variables.items() if variable.kind in _FULL]
         chosen = _B if _B in full else full[0] if len(full) == 1 else None
         if chosen is None:
@@ -143,7 +144,7 @@ class _Variable:
 
 
 @dataclass
-class _File:
+class _MatFile:
     stream: BinaryIO
     path: str
     order: str = "<"
@@ -154,7 +155,7 @@ class _File:
         head = self.stream.read(128)
         if len(head) < 128 or head[126:] not in (b"IM", b"MI"):
             raise InputError(
-                "is of MATLAB's version 4, or no .mat file",
+                "is of MATLAB's version 4, or not a .mat file",
                 file=self.path,
                 remedy="Save it again: save('A.mat', 'A', '-v7').",
             )
@@ -223,12 +224,7 @@ class _Parts:
         if kind == _STRUCT:
             return self._fields(shape, fields)
         if flags & _COMPLEX:
-            raise InputError(
-                "holds complex values",
-                file=self._path,
-                field="values",
-                remedy="Only real numbers are handled: split real and imaginary parts.",
-            )
+            raise complex_values(self._path)
         if kind == _SPARSE:
             return self._sparse(shape)
         if kind in _FULL:

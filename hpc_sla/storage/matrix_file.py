@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -97,7 +96,9 @@ class MatrixFile:
         self.n_cols = attrs.integer_attribute(file, "n_cols")
         for name, value in (("n_rows", self.n_rows), ("n_cols", self.n_cols)):
             if value < 0:
-                raise InputError(f"is {value}", file=self.path, field=name, remedy=DAMAGED)
+                raise InputError(
+                    f"is {value}, less than 0", file=self.path, field=name, remedy=DAMAGED
+                )
         self._data = dataset(file, "data", FLOATS)
         self.nnz = int(self._data.shape[0])
         self.dtype: np.dtype[Any] = self._data.dtype.newbyteorder("=")
@@ -136,7 +137,9 @@ class MatrixFile:
         size = attrs.integer_attribute(self._file, "block_size")
         if size < 1 or (self.part_offsets % size).any():
             raise InputError(
-                f"is {size}, but parts do not start at its multiples" if size > 0 else f"is {size}",
+                f"is {size}, and not every part starts at a multiple of it"
+                if size > 0
+                else f"is {size}, less than 1",
                 file=self.path,
                 field="block_size",
                 remedy="It is the number of unknowns at each node; leave it out where it is 1.",
@@ -149,10 +152,10 @@ class MatrixFile:
         if self.square:
             for name in there:
                 raise InputError(
-                    "belongs into the files of rectangular matrices only",
+                    "is for rectangular matrices, and this one is square",
                     file=self.path,
                     field=f"/{name}",
-                    remedy="Leave it out: columns of a square matrix are stored as its rows are.",
+                    remedy="Write the file without it: columns are stored as the rows are.",
                 )
             return self.part_offsets
         if not there:
@@ -287,12 +290,7 @@ class MatrixFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _names(self, group: str) -> tuple[str, ...]:

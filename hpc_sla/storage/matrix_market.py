@@ -20,9 +20,10 @@ import scipy.io
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.checks import complex_values
 from hpc_sla.storage.compressed import Open, open_bytes
 from hpc_sla.storage.limits import check_fits
-from hpc_sla.storage.market_lines import CheckedLines, cut, line_of_entry
+from hpc_sla.storage.matrix_market_lines import CheckedLines, cut, line_of_entry
 from hpc_sla.storage.triangles import given_twice, mirrored
 
 _FIELDS = ("real", "double", "integer", "unsigned-integer", "pattern")
@@ -36,7 +37,7 @@ _GENERAL = "Keep one triangle, or write general in the header, which takes entri
 
 @dataclass(frozen=True)
 class _Header:
-    """What stands before the numbers. `lines` of them; `sizes` as they are written."""
+    """What a file says before its numbers, in `lines` lines; `sizes` as they are written there."""
 
     form: str
     field: str
@@ -65,7 +66,7 @@ class _Header:
         return -1 if self.symmetry == "skew-symmetric" else 1
 
     def plain(self) -> bytes:
-        """As many lines for SciPy, which tells it nothing but where the numbers go."""
+        """A header of as many lines for SciPy, which says nothing but where the numbers go."""
         kind = "pattern" if self.width == 2 else "real"
         sizes = (self.entries, 1) if self.form == "array" else self.sizes
         first = f"%%MatrixMarket matrix {self.form} {kind} general\n"
@@ -112,15 +113,15 @@ def read_matrix_market(path: str, opener: Open | None = None) -> Any:
             while feed.read(1 << 20):  # what SciPy had no use for is checked all the same
                 pass
         except (ValueError, OverflowError) as error:
-            told = _SCIPYS_LINE.match(str(error))
-            if isinstance(error, InputError) or told is None:
+            named = _SCIPYS_LINE.match(str(error))
+            if isinstance(error, InputError) or named is None:
                 raise
-            number, problem = int(told[1]), told[2].rstrip(".").lower()
-            raise _blame(opener, path, header, number=number, problem=problem) from error
+            number, problem = int(named[1]), named[2].rstrip(".").lower()
+            raise _error_at(opener, path, header, number=number, problem=problem) from error
     values = found.data if header.form == "coordinate" else found.reshape(-1)
     if not np.isfinite(values).all():
         entry = int(np.argmin(np.isfinite(values)))
-        raise _blame(opener, path, header, entry, problem="the number is beyond float64")
+        raise _error_at(opener, path, header, entry, problem="the number is beyond float64")
     if header.form == "array":
         return _dense(values, header)
     row, col = found.row, found.col
@@ -152,7 +153,7 @@ def _check_triangle(
     twice = given_twice(row, col)
     if twice is not None:
         i, j = (int(row[twice[1]]) + 1, int(col[twice[1]]) + 1)
-        raise _blame(
+        raise _error_at(
             opener,
             path,
             header,
@@ -162,7 +163,7 @@ def _check_triangle(
         )
     wrong = (row == col) & (values != 0) if header.sign < 0 else None
     if wrong is not None and wrong.any():
-        raise _blame(
+        raise _error_at(
             opener,
             path,
             header,
@@ -184,7 +185,7 @@ def _dense(values: np.ndarray, header: _Header) -> np.ndarray:
     return found
 
 
-def _blame(
+def _error_at(
     opener: Open,
     path: str,
     header: _Header,
@@ -220,12 +221,7 @@ def _read_header(stream: BinaryIO, path: str) -> _Header:
         )
     form, field, symmetry = words[2:]
     if field == "complex":
-        raise InputError(
-            "holds complex values",
-            file=path,
-            field="values",
-            remedy="Only real numbers are handled: split real and imaginary parts.",
-        )
+        raise complex_values(path)
     known = form in ("coordinate", "array") and field in _FIELDS and symmetry in _SYMMETRIES
     # The format has no skew-symmetric patterns: of which sign would they be?
     signless = field == "pattern" and (form == "array" or symmetry == "skew-symmetric")

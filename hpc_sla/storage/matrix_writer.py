@@ -89,7 +89,7 @@ def write_matrix(
             field = f"{group}/{name}"
             if not name or "/" in name or name == ".":
                 raise InputError(
-                    f"{name!r} cannot be a name",
+                    f"a vector cannot be called {name!r}",
                     file=file,
                     field=f"/{group}",
                     remedy="Use letters, digits, dashes and underscores.",

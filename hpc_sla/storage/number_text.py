@@ -51,7 +51,7 @@ def why_not_index(text: str) -> str:
     """What is wrong with a row or column; empty where nothing is."""
     if _INDEX.fullmatch(shape(text.encode("latin-1"))):
         return ""
-    return f"{text!r} is no row or column: a whole number is needed"
+    return f"{text!r} is not a row or column number: a whole number is needed"
 
 
 def why_not_number(text: str, integer: bool) -> str:
@@ -60,9 +60,9 @@ def why_not_number(text: str, integer: bool) -> str:
     if (_INTEGER if integer else _REAL).fullmatch(found):
         return ""
     if _NOT_FINITE.fullmatch(text):
-        return f"{text!r} is no finite number"
+        return f"{text!r} is not a finite number"
     if set(text) == {"*"}:
         return f"{text!r} is what Fortran writes for a number too wide for its field"
     if integer and _REAL.fullmatch(found):
-        return f"{text!r} is no integer, which the header announces"
+        return f"{text!r} is not an integer, and the header announces integers"
     return f"{text!r} is not a number"

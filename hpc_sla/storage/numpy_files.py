@@ -12,8 +12,10 @@ import scipy.sparse as sp
 from numpy.lib import format as npy
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.checks import complex_values
 from hpc_sla.storage.hdf5 import FLOATS
 from hpc_sla.storage.limits import check_fits
+from hpc_sla.storage.scipy_matrix import checked
 
 
 def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
@@ -53,7 +55,7 @@ def read_npz(path: str) -> Any:
     for name in _INDEX_ARRAYS:
         if name in dtypes and dtypes[name].kind not in "iu":
             raise InputError(
-                f"is of {dtypes[name]}, not of integers",
+                f"holds {dtypes[name]} values, not integers",
                 file=path,
                 field=name,
                 remedy="Write it with scipy.sparse.save_npz.",
@@ -73,20 +75,15 @@ def read_npz(path: str) -> Any:
     check_fits(8 * sum(shape), path, "shape")
     form = arrays["format"].item()
     form = form.decode("ascii") if isinstance(form, bytes) else form
+    # Converting runs compiled loops over the indices, which must not be trusted before.
     if form in ("csr", "csc", "bsr"):
         make = {"csr": sp.csr_array, "csc": sp.csc_array, "bsr": sp.bsr_array}[form]
-        found = make((data, arrays["indices"], arrays["indptr"]), shape=shape)
-        # Converting runs compiled loops over the indices, which must not be trusted before.
-        found.check_format(full_check=True)
-        return found
+        return checked(make((data, arrays["indices"], arrays["indptr"]), shape=shape))
     if form == "dia":
-        return sp.dia_array((data, arrays["offsets"]), shape=shape)
+        return checked(sp.dia_array((data, arrays["offsets"]), shape=shape))
     if form == "coo":
         row, col = arrays["coords"] if "coords" in arrays else (arrays["row"], arrays["col"])
-        for index, length in ((row, shape[0]), (col, shape[1])):
-            if index.size and (index.min() < 0 or index.max() >= length):
-                raise ValueError("an index is out of range")
-        return sp.coo_array((data, (row, col)), shape=shape)
+        return checked(sp.coo_array((data, (row, col)), shape=shape))
     raise ValueError(f"it is of the format {form!r}")
 
 
@@ -99,12 +96,7 @@ def real_dtype(dtype: np.dtype[Any], path: str) -> np.dtype[Any]:
         They are not real.
     """
     if dtype.kind not in "biuf":
-        raise InputError(
-            f"holds {dtype} values",
-            file=path,
-            field="values",
-            remedy="Only real numbers are handled: split real and imaginary parts.",
-        )
+        raise complex_values(path, dtype=dtype)
     native = dtype.newbyteorder("=")
     return native if native in FLOATS else np.dtype(np.float64)
 

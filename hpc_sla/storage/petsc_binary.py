@@ -40,40 +40,35 @@ def read_petsc(path: str) -> tuple[Any, np.ndarray | None]:
     Returns
     -------
     matrix : SciPy CSR array, float64
-    rhs : ndarray, float64 [rows], or None
+    rhs : ndarray, float64 [m], or None
+        Of whatever length it is.
     """
     with open(path, "rb") as stream:
-        reader = _Reader(stream, path)
+        reader = _PetscReader(stream, path)
         matrix = reader.matrix()
         if reader.at_end():
             return matrix, None
         rhs = reader.vector()
         reader.check_rest()
-    if len(rhs) != matrix.shape[0]:
-        raise InputError(
-            f"its vector has {len(rhs)} rows, its matrix {matrix.shape[0]}",
-            file=path,
-            remedy="Store a right-hand side that belongs to the matrix.",
-        )
     return matrix, rhs
 
 
 def read_petsc_vector(path: str) -> np.ndarray:
     """The vector that `path` holds, and nothing besides: float64 ``[rows]``."""
     with open(path, "rb") as stream:
-        reader = _Reader(stream, path)
+        reader = _PetscReader(stream, path)
         vector = reader.vector()
         if not reader.at_end():
             reader.check_rest()
             raise InputError(
-                "holds several objects, one vector is needed",
+                "holds several objects where one vector is needed",
                 file=path,
                 remedy="Write the vector into a file of its own.",
             )
     return vector
 
 
-class _Reader:
+class _PetscReader:
     def __init__(self, stream: BinaryIO, path: str) -> None:
         self._path = path
         self._stream = stream
@@ -85,7 +80,7 @@ class _Reader:
         if not self._fits(0, 8):
             for width, what in ((16, "complex (or quadruple precision)"), (4, "single-precision")):
                 if self._fits(0, width):
-                    raise self._bad(
+                    raise self._error(
                         f"holds {what} numbers, {width} bytes each",
                         "Write it with a PETSc of real scalars in double precision.",
                     )
@@ -95,9 +90,9 @@ class _Reader:
         return self._left == 0
 
     def check_rest(self) -> None:
-        """What follows must be objects, too: else the numbers read may be others than written."""
+        """The rest of the file must be objects, too: else numbers read may not be those written."""
         if not self._fits(self._size - self._left, 8):
-            raise self._bad(f"goes on with {self._left} bytes that are no PETSc object")
+            raise self._error(f"ends with {self._left} bytes that are not a PETSc object")
 
     def _fits(self, start: int, scalar: int) -> bool:
         """Whether objects with numbers of that many bytes lead from `start` to the file's end."""
@@ -128,17 +123,17 @@ class _Reader:
         self._class_id(_MAT, "a matrix")
         rows, columns, entries = (int(word) for word in self._array(self._integer, 3, "header"))
         if entries == _DENSE:
-            raise self._bad("holds a dense matrix", "Convert it to AIJ before writing it.")
+            raise self._error("holds a dense matrix", "Convert it to AIJ before writing it.")
         if min(rows, columns, entries) < 0:
-            raise self._bad(f"declares {rows} x {columns} with {entries} entries")
+            raise self._error(f"declares {rows} x {columns} with {entries} entries")
         lengths = self._array(self._integer, rows, "row lengths").astype(np.int64)
         indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
         # The sum may have gone past the largest integer and come back.
         if (lengths < 0).any() or (indptr < 0).any() or indptr[-1] != entries:
-            raise self._bad("row lengths do not add up to the number of entries")
+            raise self._error("row lengths do not add up to the number of entries")
         indices = self._array(self._integer, entries, "columns")
         if entries and (indices.min() < 0 or indices.max() >= columns):
-            raise self._bad(f"a column is outside 0 to {columns - 1}")
+            raise self._error(f"a column is outside 0 to {columns - 1}")
         indices = indices.astype(np.int32 if columns < 2**31 else np.int64)
         data = self._numbers(entries)
         return sp.csr_array((data.astype(np.float64), indices, indptr), shape=(rows, columns))
@@ -147,13 +142,13 @@ class _Reader:
         self._class_id(_VEC, "a vector")
         rows = int(self._array(self._integer, 1, "header")[0])
         if rows < 0:
-            raise self._bad(f"declares a vector of {rows} rows")
+            raise self._error(f"declares a vector of {rows} rows")
         return self._numbers(rows).astype(np.float64)
 
     def _numbers(self, count: int) -> np.ndarray:
         data = self._array(np.dtype(">f8"), count, "values")
         if looks_complex(data):
-            raise self._bad(
+            raise self._error(
                 "holds complex numbers of single precision, as it seems: as real ones, which take "
                 f"as many bytes, they would be {data[data != 0][0]:.6g} and the like",
                 "Write it with a PETSc of real scalars in double precision; if they are real, "
@@ -164,7 +159,7 @@ class _Reader:
     def _class_id(self, wanted: int, what: str) -> None:
         found = int(self._array(self._integer, 1, "class id")[0])
         if found != wanted:
-            raise self._bad(
+            raise self._error(
                 f"has {found} where {what} begins with {wanted}",
                 "Write it with PETSc's binary viewer, real scalars, double precision.",
             )
@@ -173,11 +168,13 @@ class _Reader:
         size = count * dtype.itemsize
         # Before allocating: a damaged count must not ask for all the memory there is.
         if size > self._left:
-            raise self._bad(f"ends inside the {what}: {size} bytes are declared, {self._left} left")
+            raise self._error(
+                f"ends inside the {what}: {size} bytes are declared, {self._left} left"
+            )
         self._left -= size
         return np.frombuffer(self._stream.read(size), dtype=dtype)
 
-    def _bad(self, problem: str, remedy: str = "") -> InputError:
+    def _error(self, problem: str, remedy: str = "") -> InputError:
         return InputError(
             problem,
             file=self._path,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -14,7 +13,6 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.atomic import PendingFile
-from hpc_sla.storage.dimensions import DIMENSIONS, name_dimensions
 from hpc_sla.storage.hdf5 import FLOATS, HOW_TO_SOLVE, dataset, has, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
 from hpc_sla.storage.limits import check_fits
@@ -26,6 +24,11 @@ _HISTORY = "residual_history"
 _EIGENVALUES = "eigenvalues"
 MATRIX_GRADIENT = "matrix_gradient"
 """The group of a gradient with respect to the matrix: compressed rows in the user's order."""
+
+# Named dimensions as netCDF-4 stores them, so that xarray reads the file as it is: HDF5 dimension
+# scales of their length that hold no values and take no room.
+_DIMENSIONS = ("row", "rhs_row", "column", "iteration")
+_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable. {:9d}"
 
 
 class ResultWriter:
@@ -70,7 +73,7 @@ class ResultWriter:
     ) -> None:
         if np.dtype(dtype) not in FLOATS:
             raise TypeError(f"results are float64 or float32, not {np.dtype(dtype)}")
-        if taken := {_HISTORY, _EIGENVALUES, *DIMENSIONS}.intersection(names):
+        if taken := {_HISTORY, _EIGENVALUES, *_DIMENSIONS}.intersection(names):
             raise ValueError(f"{min(taken)!r} is taken")
         self.path = path
         self.n_rows = n_rows
@@ -146,7 +149,7 @@ class ResultWriter:
             array = np.asarray(numbers, dtype=np.float64)
             item = self._output.create(name, array.shape, array.dtype)
             self._output.write(item, 0, array)
-        name_dimensions(self._output.file, self._dimensions(small))
+        _name_dimensions(self._output.file, self._dimensions(small))
         root = {
             "format": attrs.RESULT_FORMAT,
             "version": attrs.VERSIONS[attrs.RESULT_FORMAT],
@@ -169,12 +172,7 @@ class ResultWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._abandon()
 
     def _abandon(self) -> None:
@@ -219,6 +217,21 @@ class _MatrixRows:
         return (self._row, self._entry) == self._shape
 
 
+def _name_dimensions(file: h5py.File, dimensions: Mapping[str, tuple[str, ...]]) -> None:
+    """Give each dataset's axes names out of `_DIMENSIONS`, by dataset name."""
+    scales: dict[str, h5py.Dataset] = {}
+    for dataset_name, names in dimensions.items():
+        item = file[dataset_name]
+        for axis, name in enumerate(names):
+            length = item.shape[axis]
+            if length == 0:
+                continue  # an HDF5 scale of no length means an unlimited one to netCDF
+            if name not in scales:
+                scales[name] = file.create_dataset(name, shape=(length,), dtype=">f4")
+                scales[name].make_scale(_NO_VARIABLE.format(length))
+            item.dims[axis].attach_scale(scales[name])
+
+
 @dataclass(frozen=True)
 class Result:
     """A result file's content.
@@ -249,7 +262,18 @@ class Result:
 
 @dataclass(frozen=True)
 class ResultSummary:
-    """What a result file holds, told without reading its vectors."""
+    """What a result file holds but the values of its vectors.
+
+    Attributes
+    ----------
+    n_rows : int
+    dtype : numpy.dtype
+        Of every vector.
+    shapes : dict of name to tuple of int
+        Of each vector.
+    residual_history : ndarray, float64
+    attributes : dict
+    """
 
     n_rows: int
     dtype: np.dtype[Any]
@@ -290,7 +314,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
 def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
     if not has(file, MATRIX_GRADIENT):
         return None
-    import scipy.sparse as sp
+    import scipy.sparse as sp  # slow to load; few results have a matrix
 
     kinds = {"indptr": (np.dtype(np.int64),), "indices": (np.dtype(np.int64),), "data": FLOATS}
     items = {name: dataset(file, f"{MATRIX_GRADIENT}/{name}", kind) for name, kind in kinds.items()}
@@ -303,10 +327,10 @@ def _matrix_gradient(file: h5py.File, n_columns: int) -> Any:
         return found
     except ValueError as error:
         raise InputError(
-            f"is no matrix: {error}",
+            f"is not a valid sparse matrix: {error}",
             file=file.filename,
             field=f"/{MATRIX_GRADIENT}",
-            remedy="Run `grad` again.",
+            remedy="Write the file again with `python -m hpc_sla grad`.",
         ) from error
 
 
@@ -315,7 +339,7 @@ def summarise(file: h5py.File) -> ResultSummary:
     attrs.check_format(file, attrs.RESULT_FORMAT)
     n_rows = attrs.integer_attribute(file, "n_rows")
     history = dataset(file, _HISTORY, FLOATS)
-    others = (_HISTORY, _EIGENVALUES, MATRIX_GRADIENT, *DIMENSIONS)
+    others = (_HISTORY, _EIGENVALUES, MATRIX_GRADIENT, *_DIMENSIONS)
     names = [name for name in sorted(file) if name not in others]
     # A gradient with respect to the right-hand side has as many rows as the matrix.
     items = {
@@ -325,7 +349,7 @@ def summarise(file: h5py.File) -> ResultSummary:
         for name in names
     }
     if not items:
-        raise InputError("is missing", file=file.filename, field="/x", remedy="Solve again.")
+        raise InputError("is missing", file=file.filename, field="/x", remedy=HOW_TO_SOLVE)
     return ResultSummary(
         n_rows=n_rows,
         dtype=next(iter(items.values())).dtype.newbyteorder("="),

@@ -34,27 +34,33 @@ def as_csr(matrix: Any) -> sp.csr_matrix:
     if matrix.dtype.kind == "c":
         raise InputError("complex matrices are not supported", field="matrix")
     if matrix.dtype.kind not in "fiub":
-        raise InputError(f"entries of type {matrix.dtype} are no numbers", field="matrix")
+        raise InputError(f"entries of type {matrix.dtype} are not numbers", field="matrix")
     if len(matrix.shape) != 2:
         raise InputError(f"shape {matrix.shape} is not that of a matrix", field="matrix")
     try:
-        checked = _checked(matrix)
+        right = checked(matrix)
     except (ValueError, TypeError, IndexError, OverflowError, AttributeError) as error:
         raise InputError(
             f"the arrays of the {type(matrix).__name__} do not make a matrix: {error}",
             field="matrix",
-            remedy="matrix.check_format(full_check=True) says as much; see where it was made",
+            remedy="Check the code that made it; matrix.check_format(full_check=True) finds it too",
         ) from error
     # By kind and size: of another byte order it is a number all the same.
     single = matrix.dtype.kind == "f" and matrix.dtype.itemsize == 4
     # First the type, then the format: small integers given twice would wrap around.
-    csr = sp.csr_matrix(checked.astype(np.float32 if single else np.float64), copy=True)
+    csr = sp.csr_matrix(right.astype(np.float32 if single else np.float64), copy=True)
     csr.sum_duplicates()
     return csr
 
 
-def _checked(matrix: Any) -> Any:
-    """The same matrix, of whose indices none is out of range; the arrays are shared."""
+def checked(matrix: Any) -> Any:
+    """The same matrix, its arrays shared, once none of its indices is out of range. Local.
+
+    Raises
+    ------
+    ValueError, and others of SciPy's
+        The arrays do not make a matrix.
+    """
     kind = type(matrix)
     if matrix.format in ("csr", "csc", "bsr"):
         for name in ("indices", "indptr"):
@@ -68,8 +74,8 @@ def _checked(matrix: Any) -> Any:
         return kind((matrix.data, matrix.offsets), shape=matrix.shape)
     if matrix.format == "lil":
         if [len(row) for row in matrix.rows] != [len(row) for row in matrix.data]:
-            raise ValueError("rows with other numbers of columns than of entries")
-        return _checked(matrix.tocsr())
+            raise ValueError("rows have different numbers of columns and of entries")
+        return checked(matrix.tocsr())
     if matrix.format == "coo":
         for index, size, name in zip(
             (matrix.row, matrix.col), matrix.shape, ("row", "col"), strict=True
@@ -81,9 +87,9 @@ def _checked(matrix: Any) -> Any:
                 wrong = index.min() if index.min() < 0 else index.max()
                 raise ValueError(f"{name} index {wrong} is outside 0 to {size - 1}")
         return matrix
-    return _checked(matrix.tocoo())  # dok, whose keys SciPy has in Python
+    return checked(matrix.tocoo())  # dok, whose keys SciPy has in Python
 
 
 def _integers(array: Any, name: str) -> None:
     if np.ndim(array) != 1 or (np.size(array) and np.asarray(array).dtype.kind not in "iu"):
-        raise ValueError(f"{name} is no row of integers")
+        raise ValueError(f"{name} is not a one-dimensional array of integers")

@@ -103,7 +103,7 @@ def _is_export(path: Path) -> bool:
 
 
 def _shared_points(points: np.ndarray, block_size: int) -> np.ndarray | None:
-    """One point a node, if all unknowns of each node are at the same."""
+    """The point of each node, if all unknowns of each node are at one; else None."""
     if block_size not in (2, 3) or len(points) % block_size:
         return None
     nodes = points.reshape(-1, block_size, points.shape[1])
@@ -141,14 +141,14 @@ def _put_fields(
             target.write(item, written, values)
         written += whole
     kind = "Vector" if width > 1 else "Scalar"
-    told = []
+    elements = []
     for column, item in enumerate(items):
         label = quoteattr(_visible(name if columns == 1 else f"{name}_{column}"))
-        told.append(
+        elements.append(
             f'      <Attribute Name={label} AttributeType="{kind}" Center="Node">\n'
             f"        {_data_item(heavy, item)}\n      </Attribute>\n"
         )
-    return told
+    return elements
 
 
 def _page(heavy: str, file: h5py.File, fields: Sequence[str]) -> str:

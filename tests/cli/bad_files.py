@@ -91,7 +91,7 @@ def _several_rhs(file: h5py.File) -> None:
 BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "not HDF5": (_not_hdf5, "not an HDF5 file"),
     "not ours": (_not_ours, "format"),
-    "newer version": (_edited(_newer), "version 99"),
+    "newer version": (_edited(_newer), "version: is 99"),
     "truncated": (_truncated, "truncated"),
     "flipped byte": (_flipped("data", last=False), "/data: cannot be read"),
     "flipped byte in the columns": (_flipped("indices", last=True), "/indices: cannot be read"),

@@ -11,7 +11,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla.cli.prepare import Source, write_partitioned
 from hpc_sla.partition import column_parts, even_offsets
-from hpc_sla.partition.contiguous import contiguous
+from hpc_sla.partition.offsets import contiguous
 from hpc_sla.storage.matrix_writer import write_matrix
 from tests.collective import (
     ALL_SHAPES,
@@ -296,7 +296,7 @@ def test_a_permutation_that_repeats_a_row_is_one_error(world, shared_path):
             del file["permutation"]
             file["permutation"] = rows
     world.barrier()
-    with pytest.raises(hs.InputError, match="/permutation: does not hold every number once"):
+    with pytest.raises(hs.InputError, match="/permutation: does not hold each of the numbers"):
         hs.DSparseMatrix.from_hdf5(path, world)
 
 

@@ -234,7 +234,7 @@ def test_what_cannot_be_is_refused():
         ("has no method", lambda: factorize(eye, backend="scipy", method="qr")),
         ("complex", lambda: factorize(eye * 1j)),
         ("neither a CsrPattern", lambda: factorize(np.eye(3))),
-        ("its own values", lambda: factorize(eye, values)),
+        ("values of its own", lambda: factorize(eye, values)),
         ("has 3 entries", lambda: factorize(pattern, values[:2])),
         ("has 3 entries", lambda: factorize(pattern)),
         ("not supported", lambda: factorize(pattern, values.half())),

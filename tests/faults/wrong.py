@@ -19,14 +19,14 @@ import torch
 import hpc_sla.checkpoint.checkpoint
 import hpc_sla.cli.result
 import hpc_sla.precond
-import hpc_sla.sparse.matrix
+import hpc_sla.sparse.from_hdf5
 from hpc_sla.cli import main
 from hpc_sla.cli.launch import launch
 from hpc_sla.linear.cg import CG
 from hpc_sla.observe.heartbeat import beat
 
 PLACES = {
-    "read": (hpc_sla.sparse.matrix, "read_rhs", 1),
+    "read": (hpc_sla.sparse.from_hdf5, "read_rhs", 1),
     "setup": (hpc_sla.precond, "make_preconditioner", 1),
     "iterate": (hpc_sla.checkpoint.checkpoint.Checkpoint, "ask", 10),
     "checkpoint": (hpc_sla.checkpoint.checkpoint, "write_vector", 5),

@@ -80,7 +80,7 @@ def test_the_fused_product_sums_adds_and_weighs(shape, density, dtype, columns):
 
     out, dot = torch.from_numpy(start.copy()), torch.from_numpy(before.copy())
     pattern.fused_matmul(
-        values, torch.from_numpy(x), out, torch.from_numpy(rows), torch.from_numpy(weights), dot
+        values, torch.from_numpy(x), out, torch.from_numpy(rows), dot, torch.from_numpy(weights)
     )
     expected = start.copy()
     expected[rows] += product
@@ -97,7 +97,7 @@ def test_the_fused_product_sums_adds_and_weighs(shape, density, dtype, columns):
     out = torch.full((shape[0], *columns), float("nan"), dtype=values.dtype)
     dot.zero_()
     pattern.fused_matmul(
-        values, torch.from_numpy(x), out, None, torch.from_numpy(weights[: shape[0]]), dot,
+        values, torch.from_numpy(x), out, None, dot, torch.from_numpy(weights[: shape[0]]),
         square.zero_(),
     )  # fmt: skip
     np.testing.assert_allclose(square.numpy(), (product**2).sum(0), **close)

@@ -109,7 +109,9 @@ def test_files_say_the_block_size_and_importing_them_keeps_it(tmp_path):
         assert "block_size" not in file.attributes
 
 
-@pytest.mark.parametrize(("size", "words"), [(0, "is 0"), (2, "multiples"), ("x", "whole number")])
+@pytest.mark.parametrize(
+    ("size", "words"), [(0, "is 0"), (2, "multiple of it"), ("x", "whole number")]
+)
 def test_a_wrong_block_size_in_a_file(tmp_path, size, words):
     import h5py
 

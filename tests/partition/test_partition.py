@@ -173,7 +173,7 @@ def test_rcb_tells_equal_points_apart_by_number(kinds):
 @pytest.mark.parametrize(
     ("arguments", "field", "words"),
     [
-        ({"parts": 0}, "--parts", ["0 parts"]),
+        ({"parts": 0}, "--parts", ["is 0", "at least 1"]),
         ({"method": "metiss"}, "--method", ["'metiss'", "metis, rcb, contiguous"]),
         ({"method": "rcb", "coordinates": None}, "--coordinates", ["needs", "--coordinates"]),
         ({"method": "rcb", "coordinates": np.ones((3, 2))}, "coordinates", ["(3, 2)", "(4, d"]),

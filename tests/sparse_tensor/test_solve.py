@@ -10,8 +10,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla.linear import METHODS
 from hpc_sla.sparse_tensor import DIRECT_ROWS
-from hpc_sla.sparse_tensor.backends import BACKENDS
-from hpc_sla.sparse_tensor.choose import choose_backend
+from hpc_sla.sparse_tensor.backends import BACKENDS, choose_backend
 from tests.collective import spd_matrix
 
 CPU = torch.device("cpu")

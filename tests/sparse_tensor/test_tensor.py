@@ -181,7 +181,7 @@ def test_a_member_of_a_batch():
     np.testing.assert_array_equal(S[2].to_scipy().toarray(), dense[2])
     assert S[0].matrix.nnz_global == S.nnz
     for call in (S.to_scipy, lambda: S.matrix, S.factorize):
-        with pytest.raises(hs.InputError, match="of one matrix"):
+        with pytest.raises(hs.InputError, match="works on one matrix"):
             call()
     with pytest.raises(hs.InputError, match="no members"):
         S[0][0]

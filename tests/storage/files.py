@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -17,8 +18,15 @@ import pytest
 import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.importers import read_source
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.matrix_writer import write_matrix
+
+DENSE = np.array([[4.0, 0, -1], [0, 2.5, 0], [7, 0, 0]])
+SYMMETRIC = np.array([[4.0, -1, 0], [-1, 4, -1], [0, -1, 4]])
+GENERAL = "coordinate real general"
+CSR = {"format": b"csr", "shape": np.array([2, 2]), "data": np.ones(2)}
+COO = {"format": b"coo", "shape": np.array([2, 2]), "data": np.ones(2)}
 
 
 @dataclass
@@ -157,3 +165,45 @@ def as_ordinary_user() -> Iterator[Path]:
             os.seteuid(0)
         folder.chmod(0o777)
         shutil.rmtree(folder)
+
+
+def random_square(seed=0, n=30, density=0.15):
+    return sp.random_array((n, n), density=density, rng=np.random.default_rng(seed), format="csr")
+
+
+def dense(path):
+    return read_source(path).matrix.toarray()
+
+
+def refused(path, *words, read=read_source, file=None):
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert caught.value.remedy
+    assert caught.value.file == str(file or path)
+    for word in words:
+        assert word in str(caught.value)
+    return caught.value
+
+
+def attribute(name, value):
+    return lambda file: file.attrs.__setitem__(name, value)
+
+
+def without(name):
+    return lambda file: file.__delitem__(name)
+
+
+def market(header, body):
+    return f"%%MatrixMarket matrix {header}\n{body}\n".encode()
+
+
+def npz(**arrays):
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def npy(values, **options):
+    stream = io.BytesIO()
+    np.save(stream, values, **options)
+    return stream.getvalue()

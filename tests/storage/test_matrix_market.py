@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_sla.errors import InputError
-from hpc_sla.storage import market_lines
+from hpc_sla.storage import matrix_market_lines
 from hpc_sla.storage.importers import read_source, read_vector
 
 GENERAL = "coordinate real general"
@@ -196,7 +196,7 @@ def test_arrays_without_a_number(path, kind, sizes):
     market(path, kind, "{} {}".format(*sizes))
     np.testing.assert_array_equal(read_vector(path).reshape(sizes), np.zeros(sizes))
     market(path, kind, "{} {}\n% none\n7".format(*sizes))
-    with pytest.raises(InputError, match="0 entries are announced, there are more"):
+    with pytest.raises(InputError, match="announces 0 entries, and there are more"):
         read_vector(path)
 
 
@@ -262,7 +262,7 @@ def test_compressed(tmp_path, suffix, pack):
 
 def test_an_odd_line_far_into_the_file_is_found(path, monkeypatch):
     """Blocks that end inside lines, spellings that change between them."""
-    monkeypatch.setattr(market_lines, "_BLOCK", 37)
+    monkeypatch.setattr(matrix_market_lines, "_BLOCK", 37)
     n = 60
     lines = [f"{k + 1} {k % 7 + 1} {k}.5" for k in range(n)]
     lines[40] = "41 6 1.5D0"

@@ -70,10 +70,10 @@ class CheckedLines:
         if rest:
             yield self._checked(rest) + b"\n"
         if self._entries < self._wanted:
-            raise self._error(None, f"{self._announced()}, {self._entries} are there")
+            raise self._error(None, f"{self._announced()}, and there are {self._entries}")
 
     def _announced(self) -> str:
-        return f"{self._wanted} entries are announced"
+        return f"the header announces {self._wanted} entries"
 
     def _checked(self, block: bytes) -> bytes:
         lines = text.shape(block).split(b"\n")
@@ -87,7 +87,7 @@ class CheckedLines:
         empty = sum(lines.count(shape) for shape in shapes if _is_empty(shape))
         self._entries += len(lines) - empty
         if self._entries > self._wanted:
-            raise self._error(None, f"{self._announced()}, there are more")
+            raise self._error(None, f"{self._announced()}, and there are more")
         self._line += len(lines)
         if not odd:
             return block

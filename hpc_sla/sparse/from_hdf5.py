@@ -1,0 +1,118 @@
+"""From a matrix file to rows and right-hand sides, each rank its own slab."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.row_order import made
+from hpc_sla.distributed.world import World
+from hpc_sla.errors import InputError
+from hpc_sla.partition.offsets import column_offsets_for, offsets_for
+from hpc_sla.storage import checks
+from hpc_sla.storage.matrix_file import MatrixFile
+
+_DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
+
+
+def read_rows(
+    path: str | os.PathLike[str], world: World, dtype: torch.dtype | None
+) -> tuple[RowLayout, RowLayout, np.ndarray, np.ndarray, np.ndarray]:
+    """Read this rank's rows of a matrix file. **Collective.**
+
+    Parameters and errors are those of `DSparseMatrix.from_hdf5`.
+
+    Returns
+    -------
+    layout, columns : RowLayout
+        Of rows and columns; one object where the matrix is square.
+    indptr, indices, data : int64 [n_owned + 1], int32 or int64 [nnz], float64 or float32 [nnz]
+        Per rank: its rows, with stored column numbers.
+    """
+    with world.agree("from_hdf5", dtype=dtype) as agreed, MatrixFile(path) as file:
+        agreed.say((file.n_rows, file.n_cols, file.nnz, file.digest, os.fspath(path)))
+        offsets = offsets_for(file.part_offsets, world.size, file.block_size)
+        rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
+        indptr, indices, data = file.read_rows(rows.start, rows.stop)
+        permutation = file.read_permutation(rows.start, rows.stop)
+        square = file.n_rows == file.n_cols
+        if not square:
+            cuts = column_offsets_for(file.part_offsets, file.column_part_offsets, offsets)
+            first, last = int(cuts[world.rank]), int(cuts[world.rank + 1])
+            owned_columns = file.read_column_permutation(first, last)
+    if len({heard[:-1] for heard in agreed.heard}) > 1:
+        names = sorted({heard[-1] for heard in agreed.heard})
+        raise InputError(
+            f"ranks read different files: {', '.join(names)}",
+            field="from_hdf5: path",
+            remedy="Give every rank the same file, or a copy of it",
+        )
+    _check_permutation(world, path, "permutation", rows.start, permutation)
+    if not square:
+        _check_permutation(world, path, "column_permutation", first, owned_columns)
+    layout = RowLayout.numbered(world, offsets, permutation)
+    columns = layout if square else RowLayout.numbered(world, cuts, owned_columns)
+    return layout, columns, indptr, indices, _as_dtype(data, dtype)
+
+
+def read_rhs(
+    path: str | os.PathLike[str],
+    name: str,
+    layout: RowLayout,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """A right-hand side of a matrix file, each rank its owned entries. **Collective.**
+
+    Parameters
+    ----------
+    path : path
+        The file the layout's matrix came from.
+    name : str
+        Which of `/rhs/*`.
+    layout : RowLayout
+        Of the matrix's rows.
+    dtype : torch.dtype, optional
+        Default: the file's.
+
+    Raises
+    ------
+    InputError
+        On every rank: no right-hand side by that name (the message lists those there are).
+    """
+    with layout.world.agree("read_rhs", name=name, dtype=dtype), MatrixFile(path) as file:
+        rows = slice(layout.start, layout.start + layout.n_owned)
+        fits = file.n_rows == layout.n_global
+        if not fits or (file.read_permutation(rows.start, rows.stop) != layout.rows).any():
+            raise InputError(
+                "the layout is not that of this file's matrix",
+                file=path,
+                field="layout",
+                remedy="Pass A.layout of A = DSparseMatrix.from_hdf5(path, world)",
+            )
+        data = file.read_rhs(name, rows.start, rows.stop)
+    return made(torch.from_numpy(_as_dtype(data, dtype)).to(layout.world.device), layout)
+
+
+def _check_permutation(
+    world: World, path: str | os.PathLike[str], field: str, start: int, numbers: np.ndarray
+) -> None:
+    """Each of the user's rows (or columns) must occur once over all ranks. **Collective.**
+
+    `numbers` are those of this rank's, the stored ones from `start` on.
+    """
+    stored = np.arange(start, start + len(numbers), dtype=np.int64)
+    excess = world.comm.allreduce(checks.fingerprint(numbers) - checks.fingerprint(stored))
+    if excess % 2**64:
+        raise InputError(
+            "does not hold each of the numbers from 0 to n - 1 exactly once",
+            file=path,
+            field=f"/{field}",
+            remedy="Write the file again with a permutation of the user's rows (or columns)",
+        )
+
+
+def _as_dtype(data: np.ndarray, dtype: torch.dtype | None) -> np.ndarray:
+    return data if dtype is None else data.astype(_DTYPES[dtype], copy=False)

@@ -1,0 +1,100 @@
+"""What a DSparseMatrix and its transpose have in common: stored entries, and products with them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.row_order import made
+from hpc_sla.errors import InputError, InputTypeError
+from hpc_sla.kernels.modes import entry
+from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.sparse.product import product, rproduct
+
+
+class StoredMatrix(ABC):
+    """A distributed matrix whose entries are stored: a `DSparseMatrix`, or the transpose of one.
+
+    Attributes
+    ----------
+    stored : DSparseMatrix
+        The matrix itself, or the one that this is the transpose of.
+    transposed : bool
+        Whether this is the transpose of `stored`.
+    pattern : DistributedPattern
+        Of `stored`.
+    values : torch.Tensor [nnz_owned]
+        Of `stored`; per rank.
+    layout, columns : RowLayout
+        Rows and columns by rank: A @ x is in `layout` for x in `columns`.
+    world : World
+    shape : (int, int)
+    """
+
+    transposed = False
+    pattern: DistributedPattern
+    values: torch.Tensor
+
+    def __init__(self, layout: RowLayout, columns: RowLayout) -> None:
+        self.layout, self.columns = layout, columns
+        self.world = layout.world
+        self.shape = (layout.n_global, columns.n_global)
+
+    @property
+    @abstractmethod
+    def stored(self) -> Any: ...
+
+    @abstractmethod
+    def with_values(self, values: torch.Tensor) -> StoredMatrix:
+        """The same pattern and halo with other values [nnz_owned]. Local; differentiable."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @entry
+    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
+        """`A x` for x `[n_owned]` or `[n_owned, k]` in `columns`, giving the same in `layout`.
+
+        **Collective.** Differentiable in both.
+        """
+        return self._times(x, self.transposed)
+
+    matvec = __matmul__
+
+    @entry
+    def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
+        """`A^T x` for x in `layout`, giving a vector in `columns`. **Collective.**
+
+        Differentiable in both.
+        """
+        return self._times(x, not self.transposed)
+
+    def _times(self, x: Any, transposed: bool) -> torch.Tensor:
+        pattern, values = self.pattern, self.values
+        if transposed:
+            x = self._checked(x, pattern.layout)
+            return made(rproduct(values, x, pattern), pattern.columns)
+        x = self._checked(x, pattern.columns)
+        return made(product(values, x, pattern), pattern.layout)
+
+    def _checked(self, x: Any, layout: RowLayout) -> torch.Tensor:
+        x = layout._checked(x, "x", self.dtype)
+        # Before anything is sent: a product that fails half way leaves messages behind.
+        if x.dtype != self.dtype or x.device != self.device:
+            raise InputTypeError(
+                f"a vector of {x.dtype} on {x.device} does not go with a matrix of "
+                f"{self.dtype} on {self.device}",
+                field="x",
+                remedy=f"Pass x.to({str(self.device)!r}, {self.dtype})",
+            )
+        if x.dim() > 2:
+            raise InputError(f"shape {tuple(x.shape)} is not [n_owned] or [n_owned, k]", field="x")
+        return x
