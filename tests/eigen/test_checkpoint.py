@@ -7,17 +7,15 @@ import pytest
 import torch
 
 import hpc_sla as hs
+from tests.checkpoints import (
+    Interrupted,
+    asked_each_time,  # noqa: F401 - a fixture
+    interrupt,
+)
 from tests.collective import distribute, everywhere, full
 from tests.eigen.pencils import exact, grid, mass
-from tests.interrupted import Interrupted, interrupt
 
 pytestmark = pytest.mark.mpi
-
-
-@pytest.fixture(autouse=True)
-def asked_each_time(monkeypatch):
-    """These pairs are found in less time than lies between two questions."""
-    monkeypatch.setattr("hpc_sla.checkpoint.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
 
 
 MATRIX = grid(17, 13)

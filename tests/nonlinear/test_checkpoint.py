@@ -7,8 +7,12 @@ import pytest
 import torch
 
 import hpc_sla as hs
+from tests.checkpoints import (
+    Interrupted,
+    asked_each_time,  # noqa: F401 - a fixture
+    interrupt,
+)
 from tests.collective import distribute, everywhere, full
-from tests.interrupted import Interrupted, interrupt
 from tests.nonlinear.systems import matrix, on_ranks, parameters, vector
 
 pytestmark = pytest.mark.mpi
@@ -22,12 +26,6 @@ WAYS = [
     {"jacobian": "coloured", "precond": "amg:coarse_size=5"},
     {"precond": "amg:coarse_size=5", "precond_lag": 2},
 ]
-
-
-@pytest.fixture(autouse=True)
-def asked_each_time(monkeypatch):
-    """These roots are found in less time than lies between two questions."""
-    monkeypatch.setattr("hpc_sla.checkpoint.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
 
 
 def _find(world, partition="metis", factor=1.0, **options):
