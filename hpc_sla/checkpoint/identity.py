@@ -25,17 +25,8 @@ _WORDS = {
 def identify_matrix(A: Any, operator: Operator) -> str | float:
     """Tell a matrix from others. **Collective.**
 
-    Parameters
-    ----------
-    A : DSparseMatrix, its transpose, or LinearOperator
-    operator : Operator
-        Of A.
-
-    Returns
-    -------
-    str or float
-        Replicated. The digest of a matrix's entries; of a matrix-free operator, the norm of its
-        product with a fixed vector.
+    By the digest of its entries; a matrix-free operator by the norm of its product with a fixed
+    vector.
     """
     if isinstance(A, DSparseMatrix):
         return matrix_fingerprint(A)
@@ -49,22 +40,10 @@ def identify_matrix(A: Any, operator: Operator) -> str | float:
     return math.sqrt(operator.world.sum(square))
 
 
-def check_identity(
-    saved: Mapping[str, Any], mine: Mapping[str, Any], path: str | None = None
-) -> None:
-    """Refuse a checkpoint that belongs to something else. Local, but replicated.
+def check_identity(saved: Mapping[str, Any], mine: Mapping[str, Any], path: str | None) -> None:
+    """Raise InputError where the checkpoint at `path` is not of `mine`. Local, but replicated.
 
-    Parameters
-    ----------
-    saved, mine : dict of name to text or number
-        Of the checkpoint, and of the solve that is to go on from it.
-    path : str, optional
-        Of the checkpoint.
-
-    Raises
-    ------
-    InputError
-        Naming the first thing that differs.
+    Both are texts and numbers by name; the message is of the first that differs.
     """
     for name, wanted in mine.items():
         found = saved.get(name)

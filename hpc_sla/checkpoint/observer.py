@@ -18,8 +18,6 @@ from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import HpcSlaError, InputError
 
-_REMEDY = "Start afresh with another name for the checkpoint."
-
 
 class Solver(Protocol):
     """What a solver gives to be saved and resumed, in torch's words; it imports nothing of here.
@@ -123,8 +121,9 @@ class Observer:
         with self._saved(solver.layout_of) as state:
             if state is None:
                 return
+            mine = self._identity
             with self._world.agree():
-                check_identity(state.identity, self._identity, path)
+                check_identity(state.identity, mine, path)
             with _fitting(path):
                 solver.load_state_dict(state)
             checkpoint.iteration = solver.iterations
@@ -183,11 +182,9 @@ def _fitting(path: str | None) -> Iterator[None]:
         yield
     except HpcSlaError:
         raise
-    except KeyError as error:
-        raise InputError(f"lacks {error} in its state", file=path, remedy=_REMEDY) from error
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise InputError(
-            f"has a state that does not fit ({type(error).__name__}: {error})",
-            file=path,
-            remedy=_REMEDY,
-        ) from error
+        problem = f"has a state that does not fit ({type(error).__name__}: {error})"
+        if isinstance(error, KeyError):
+            problem = f"has a state without {error}"
+        remedy = "Start afresh with another name for the checkpoint."
+        raise InputError(problem, file=path, remedy=remedy) from error

@@ -27,14 +27,8 @@ class SavedState(Mapping[str, Any]):
     Parameters
     ----------
     file : CheckpointFile
-        Closed with this.
     layout_of : LayoutOf, optional
         Without it there are no tensors.
-
-    Attributes
-    ----------
-    identity : dict
-        What the state belongs to.
 
     Raises
     ------
@@ -60,15 +54,10 @@ class SavedState(Mapping[str, Any]):
         return name in self._replicated or _dataset(str(name)) in self._vectors
 
     def __iter__(self) -> Iterator[str]:
-        """Their names; of the tensors as in the file."""
         return iter((*self._replicated, *self._vectors))
 
     def __len__(self) -> int:
         return len(self._replicated) + len(self._vectors)
-
-    def close(self) -> None:
-        """Close the file. Local."""
-        self._file.close()
 
 
 def write_state(
@@ -125,21 +114,9 @@ def write_state(
 def write_vector(
     writer: CheckpointWriter | None, name: str, layout: RowLayout, x: torch.Tensor
 ) -> None:
-    """Write a distributed vector in the user's row order. **Collective.**
+    """Write x, `[n_owned]` or `[n_owned, k]` per rank, in the user's row order. **Collective.**
 
-    Parameters
-    ----------
-    writer : CheckpointWriter or None
-        On rank 0, and None on the others.
-    name : str
-    layout : RowLayout
-    x : torch.Tensor [n_owned] or [n_owned, k]
-        Per rank.
-
-    Raises
-    ------
-    HpcSlaError
-        On every rank: it cannot be written, or has nothing finite.
+    Rank 0 has the writer. Raises HpcSlaError on every rank: see `write_state`.
     """
     world = layout.world
     item: Any = None
