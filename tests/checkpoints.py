@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
+from hpc_sla.checkpoint.observer import Observer
 from tests.collective import distribute, everywhere, spread
 
 
@@ -31,6 +34,36 @@ def interrupt(at: int) -> Callable[[int, float], None]:
             raise Interrupted
 
     return callback
+
+
+def restarted(monkeypatch, kind: type, at: int, run: Callable[[hs.Checkpoint], Any]) -> Any:
+    """What `run` gives when a second solver loads the state that one stopped at has given.
+
+    No file is between them; of the state's tensors there are copies.
+    """
+    state: dict[str, Any] = {}
+
+    def observe(solver: Any) -> bool:
+        if solver.iterations < at:
+            return False
+        for name, value in solver.state_dict().items():
+            state[name] = value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
+        return True
+
+    def begin(self: Observer, solver: Any) -> None:
+        if isinstance(solver, kind):
+            solver.observe = observe
+
+    def go_on(self: Observer, solver: Any) -> None:
+        if isinstance(solver, kind):
+            solver.load_state_dict(state)
+            assert solver.iterations == at
+
+    monkeypatch.setattr(Observer, "attach", begin)
+    run(hs.Checkpoint(None))
+    assert state
+    monkeypatch.setattr(Observer, "attach", go_on)
+    return run(hs.Checkpoint(None))
 
 
 def poisson(n: int) -> sp.csr_matrix:

@@ -12,11 +12,11 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.eigen.basis import rayleigh_ritz, select
 from hpc_sla.eigen.found import Found
-from hpc_sla.eigen.problem import Problem, Yardstick, apply, column_norms, magnitudes
+from hpc_sla.eigen.problem import Problem, Yardstick, apply, column_norms
 from hpc_sla.eigen.progress import Progress
+from hpc_sla.eigen.refusals import refuse_indefinite, refuse_not_finite
 from hpc_sla.eigen.scaling import unit_columns
 from hpc_sla.eigen.space import Space, inner, symmetric
-from hpc_sla.errors import InputError
 from hpc_sla.linear.info import Status, worst
 from hpc_sla.linear.method import fill
 
@@ -29,9 +29,6 @@ _MIXED = 1e-8
 _DRIFT = 0.5
 """How much of the residual asked for may be due to images that have drifted."""
 
-_EVIDENCE = 100.0
-"""Units of rounding error beyond which v . B v < 0 says that B is not positive definite."""
-
 _OVERLAP = 100.0
 """Units of rounding error that X may have of vectors it is to be orthogonal to."""
 
@@ -43,8 +40,10 @@ _SAVED = ("refreshed_at", "tolerated", "doubt", "allowed")
 
 
 class Lobpcg:
-    """A. V. Knyazev, SIAM J. Sci. Comput. 23 (2001), in the form of Duersch, Shao, Yang and Gu,
-    SIAM J. Sci. Comput. 40 (2018). **Collective.**
+    """LOBPCG: Ritz pairs of the last vectors X, their changes P and new directions W.
+
+    **Collective.** A. V. Knyazev, SIAM J. Sci. Comput. 23 (2001), in the form of Duersch, Shao,
+    Yang and Gu, SIAM J. Sci. Comput. 40 (2018).
 
     An iteration makes one reduction, of all inner products: orthogonality within [X | P | W] is
     kept in coefficients, from the Gram matrices of the vectors as they are, so that rounding does
@@ -102,7 +101,6 @@ class Lobpcg:
 
     def run(self) -> Found:
         """Iterate until the true residuals of the wanted pairs are small, or it cannot."""
-        progress = self.progress
         if self.problem.attach:
             self.problem.attach(self)
         ready = self._started
@@ -110,7 +108,7 @@ class Lobpcg:
             ready = self._step(*self._grams(self._none)[:2])
             self.active[:] = True
         elif self.problem.callback:
-            self.problem.callback(progress.iterations, worst(progress.norms[: self.k]))
+            self.problem.callback(self.iterations, worst(self.progress.norms[: self.k]))
         self._started = True
         return self._found(self._iterate() if ready else self._final("breakdown"))
 
@@ -123,21 +121,17 @@ class Lobpcg:
                 # Of images that have drifted no residual gets smaller.
                 self._refresh()
             squares = self._residuals()
-            if not late:
-                status = self._judge(problem.all_sum(squares).sqrt())
-                if status is not None:
-                    if end := self._final(status):
-                        return end
-                    continue
-            self._directions()
-            space.multiply()
-            gram_A, gram_B, sums = self._grams(squares if late else self._none)
-            if late:
-                status = self._judge(sums.sqrt())
-                if status is not None:
-                    if end := self._final(status):
-                        return end
-                    continue
+            status = None if late else self._judge(problem.all_sum(squares).sqrt())
+            if status is None:
+                self._directions()
+                space.multiply()
+                gram_A, gram_B, sums = self._grams(squares if late else self._none)
+                if late:
+                    status = self._judge(sums.sqrt())
+            if status is not None:
+                if end := self._final(status):
+                    return end
+                continue
             if not self._step(gram_A, gram_B):
                 return self._final("breakdown")
             progress.iterations += 1
@@ -158,8 +152,7 @@ class Lobpcg:
     def _judge(self, lengths: torch.Tensor) -> Status | None:
         """What the norms of residuals say, which pairs are to go on among it. Replicated."""
         status = self.progress.judge(self.values, lengths)
-        norms = self.progress.norms
-        rescale = [1.0 / norm if 0 < norm < math.inf else 1.0 for norm in norms]
+        rescale = [1.0 / norm if 0 < norm < math.inf else 1.0 for norm in self.progress.norms]
         self._rescale = torch.tensor(rescale, dtype=self.problem.dtype, device=self._R.device)
         self.active = ~torch.tensor(self.progress.small, device="cpu")
         return status
@@ -234,7 +227,7 @@ class Lobpcg:
         False where there are not enough vectors.
         """
         space, problem = self.space, self.problem
-        self._refuse_not_finite(gram_A, gram_B)
+        refuse_not_finite(problem, space.new, gram_A, gram_B)
         again = trusted = filled = False
         while True:
             what, *found = self._decided(gram_A, gram_B, again, trusted)
@@ -243,7 +236,7 @@ class Lobpcg:
                 space.combine(found[1])
                 return True
             if what == "negative":
-                self._explain(found[0])
+                refuse_indefinite(problem, space.combination(found[0].unsqueeze(1)))
                 trusted = True
                 self._refresh()
             elif what == "mixed":
@@ -301,36 +294,6 @@ class Lobpcg:
         what, *found = self.problem.A.world.on_root(decide)
         return what, *map(torch.from_numpy, found)
 
-    def _explain(self, coefficients: torch.Tensor) -> None:
-        """Why a vector's square came out negative: refuse a B that is to blame. **Collective.**"""
-        problem = self.problem
-        if problem.B is None:
-            return
-        z = self.space.combination(coefficients.unsqueeze(1))
-        parts = [z.double() * problem.B_times(z), z.abs().double() * magnitudes(problem.B, z)]
-        square, size = problem.all_sum(torch.stack([part.sum() for part in parts])).tolist()
-        if square < -_EVIDENCE * problem.eps * size:
-            raise InputError(
-                "is not positive definite",
-                field="B",
-                remedy="Pass a matrix of which v . B v > 0 for every v",
-            )
-
-    def _refuse_not_finite(self, gram_A: torch.Tensor, gram_B: torch.Tensor) -> None:
-        """**Collective.**"""
-        if bool(gram_A.isfinite().all()) and bool(gram_B.isfinite().all()):
-            return
-        spoilt = self.problem.all_sum((~self.space.new.isfinite()).sum().double())
-        if float(spoilt):
-            raise InputError(
-                f"{self.problem.precond.name} gave values that are not finite",
-                field="precond",
-                remedy="Choose another preconditioner, or none",
-            )
-        raise InputError(
-            "products with A or B are not finite", field="A", remedy="Look at its entries"
-        )
-
     # The end
 
     def _final(self, status: Status) -> Status | None:
@@ -351,18 +314,18 @@ class Lobpcg:
 
         And look at what rounding allows of these vectors.
         """
-        space, m = self.space, self.m
+        space, problem, m = self.space, self.problem, self.m
         self._refresh()
         for columns in (m, space.kept.shape[1]):
             gram_A, gram_B, _ = space.grams(self._none, columns)
-            self._refuse_not_finite(gram_A, gram_B)
+            refuse_not_finite(problem, space.new, gram_A, gram_B)
             what, *found = self._decided(symmetric(gram_A), symmetric(gram_B), True, True)
             if what == "ritz":
                 space.replace(found[1][:, :m])
                 break
         X, A_X, B_X = (t.narrow(1, 0, m) for t in (space.kept, space.A_kept, space.B_kept))
         products = torch.stack([(X.double() * image).sum(dim=0) for image in (A_X, B_X)])
-        over, under = self.problem.all_sum(products).cpu()
+        over, under = problem.all_sum(products).cpu()
         self.values = torch.where(under > 0, over / under, self.values)
         self.yardstick.measure(X.contiguous())
 
@@ -399,22 +362,14 @@ class Lobpcg:
         """The layout of a tensor of the state. Local."""
         return self.problem.A.layout
 
-    def _blocks(self) -> dict[str, torch.Tensor]:
-        """[X | P] and its images, which made again would not be the same to the last bit."""
-        space = self.space
-        blocks = {"kept": space.kept, "A_kept": space.A_kept}
-        if space.B is not None:
-            blocks["B_kept"] = space.B_kept
-        return blocks
-
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on with the very same iterates. Local.
 
-        Tensors are this rank's rows of [X | P] and its images, as they are now. All else is
-        replicated.
+        Tensors are this rank's rows of [X | P] and its images (which made again would not be the
+        same to the last bit), as they are now. All else is replicated.
         """
         return {
-            **self._blocks(),
+            **self.space.blocks(),
             "values": self.values.double().cpu().numpy(),
             "rescale": self._rescale.double().cpu().numpy(),
             "active": self.active.double().cpu().numpy(),
@@ -433,7 +388,7 @@ class Lobpcg:
         """
         kept = state["kept"]
         self.space.hold(kept.shape[1])
-        for name, block in self._blocks().items():
+        for name, block in self.space.blocks().items():
             fill(block, kept if name == "kept" else state[name])
         self.values = torch.from_numpy(state["values"])
         self._rescale = torch.from_numpy(state["rescale"]).to(self._rescale)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
+from hpc_sla.linear.driver import KrylovLoop
 from tests.checkpoints import (
     Interrupted,
     asked_each_time,  # noqa: F401 - a fixture
     convection,
     interrupt,
     poisson,
+    restarted,
     same,
     system,
 )
@@ -75,6 +79,30 @@ def test_goes_on_with_the_very_same_iterates(world, folder, method, precond, dty
     assert same(world, x, y)
     assert (resumed.status, resumed.iterations) == (info.status, info.iterations)
     assert resumed.relative_residual == info.relative_residual
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("method", [*ENTRIES, "gmres:restart=7"])
+def test_a_state_needs_no_file(world, monkeypatch, method):
+    name = method.partition(":")[0]
+    A, b = system(world, poisson(11) if name in SYMMETRIC else convection(11))
+    options = {"method": method, "rtol": 1e-8, "max_iterations": 2000}
+    x, info = hs.solve(A, b, **options)
+    y, again = restarted(
+        monkeypatch, KrylovLoop, 9, lambda none: hs.solve(A, b, checkpoint=none, **options)
+    )
+    assert again.residual_history == info.residual_history and same(world, x, y)
+
+
+def test_solvers_know_nothing_of_checkpoints():
+    """But the functions that users call, and what passes an observer on to them."""
+    package = Path(hs.__file__).parent
+    allowed = {"solver.py", "problem.py", "linearise.py", "methods.py"}
+    for path in (
+        p for room in ("linear", "eigen", "nonlinear") for p in (package / room).iterdir()
+    ):
+        if path.suffix == ".py" and path.name not in allowed:
+            assert "hpc_sla.checkpoint" not in path.read_text(), path
 
 
 @pytest.mark.mpi

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import hpc_sla as hs
+from hpc_sla.nonlinear.newton import Newton
 from tests.checkpoints import (
     Interrupted,
     asked_each_time,  # noqa: F401 - a fixture
     interrupt,
+    restarted,
 )
 from tests.collective import distribute, everywhere, full
 from tests.nonlinear.systems import matrix, on_ranks, parameters, vector
@@ -85,6 +87,17 @@ def test_goes_on_with_the_very_same_iterates(world, folder, way, how):
     for name in ("residual_history", "inner_iterations", "inner_history", "forcing"):
         assert getattr(resumed, name) == getattr(info, name), name
     assert resumed.step_lengths == info.step_lengths and resumed.iterations == info.iterations
+    assert everywhere(world, torch.equal(u, v))
+
+
+@pytest.mark.parametrize("way", range(len(WAYS)))
+def test_a_state_needs_no_file(world, monkeypatch, way):
+    _, u, info = _find(world, **WAYS[way])
+    _, v, again = restarted(
+        monkeypatch, Newton, 2, lambda none: _find(world, checkpoint=none, **WAYS[way])
+    )
+    for name in ("residual_history", "inner_iterations", "inner_history", "forcing"):
+        assert getattr(again, name) == getattr(info, name), name
     assert everywhere(world, torch.equal(u, v))
 
 
