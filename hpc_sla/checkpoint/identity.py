@@ -11,8 +11,8 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
 from hpc_sla.sparse.fingerprint import matrix_fingerprint
-from hpc_sla.sparse.matrix import DSparseMatrix, TransposedMatrix
 from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.stored import StoredMatrix
 
 _WORDS = {
     "matrix": "another matrix",
@@ -28,10 +28,8 @@ def identify_matrix(A: Any, operator: Operator) -> str | float:
     By the digest of its entries; a matrix-free operator by the norm of its product with a fixed
     vector.
     """
-    if isinstance(A, DSparseMatrix):
-        return matrix_fingerprint(A)
-    if isinstance(A, TransposedMatrix):
-        return f"{matrix_fingerprint(A.T)}:T"
+    if isinstance(A, StoredMatrix):
+        return matrix_fingerprint(A.stored) + ":T" * A.transposed
     v = torch.from_numpy(noise(operator.columns.rows, 3))
     v = v.to(operator.device, operator.dtype or torch.float64)
     image = v.new_empty(operator.layout.n_owned)
