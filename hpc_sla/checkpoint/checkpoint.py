@@ -1,22 +1,20 @@
-"""Checkpoint: when a solver saves its state, when it stops early, and how it goes on."""
+"""Checkpoint: where, and how often, a solver saves its state; and when it stops early."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from hpc_sla.checkpoint.file import CheckpointFile, CheckpointWriter
-from hpc_sla.checkpoint.saved_state import Saved, State, write_vector
+from hpc_sla.checkpoint.state import LayoutOf, write_state
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.observe import log
@@ -31,14 +29,14 @@ _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True)
 class Every:
-    """How often; one of the two is infinite."""
+    """How often to save; one of the two is infinite."""
 
     seconds: float = math.inf
     iterations: float = math.inf
 
 
 def parse_every(every: str | float) -> Every:
-    """`"60s"`, `"5min"`, `"2h"`, `"100iterations"`; a bare number is of seconds. Local.
+    """Read "60s", "5min", "2h" or "100iterations"; a bare number is of seconds. Local.
 
     Raises
     ------
@@ -128,13 +126,13 @@ class Checkpoint:
 
     def replicated(self) -> dict[str, Any]:
         """What must be the same on every rank. Local."""
-        asked = (self.every.seconds, self.every.iterations)
-        return {"path": self.path, "every": asked, "resume": self.resume, "tag": self.tag}
+        every = (self.every.seconds, self.every.iterations)
+        return {"path": self.path, "every": every, "resume": self.resume, "tag": self.tag}
 
     def _begin(self) -> None:
         self._saved_at, self._saved_time = 0, time.monotonic()
         self._asks, self._next, self._stride = 0, 1, 1
-        self._asked, self._asked_time = 0, time.monotonic()
+        self._agreed_at, self._agreed_time = 0, time.monotonic()
         self._due = False
 
     def request_stop(self, reason: str = "asked to") -> None:
@@ -150,7 +148,7 @@ class Checkpoint:
         """Why this rank asked to stop; empty where it did not."""
         return self._reason
 
-    # For solvers
+    # For the observer
 
     def start(self, iteration: int = 0) -> None:
         """Iterations begin, at this one. Local."""
@@ -163,7 +161,8 @@ class Checkpoint:
     ) -> Literal["go on", "save", "stop"]:
         """What to do after this iteration, the same on all ranks. **Collective.**
 
-        Ranks talk to each other every 0.05 s or so, not at each iteration.
+        Ranks talk to each other every 0.05 s or so, not at each iteration. Once they have agreed
+        to stop it is "stop" for good.
 
         Parameters
         ----------
@@ -172,6 +171,8 @@ class Checkpoint:
         small : bool
             Replicated. Whether this is a good moment to save.
         """
+        if self.stopped:
+            return "stop"
         self._asks += 1
         beat()
         if self._asks >= self._next and self._agree(world):
@@ -183,124 +184,74 @@ class Checkpoint:
         return "save" if due and small else "go on"
 
     def stop(self, world: World) -> bool:
-        """Whether to stop now, in iterations within an iteration. **Collective.**"""
+        """Whether to stop now, within an iteration of the solver that saves. **Collective.**"""
         return self.ask(world, self._saved_at, False) == "stop"
 
     def _agree(self, world: World) -> bool:
         """Whether to stop; and whether by rank 0's clock it is time to save. **Collective.**"""
         now = time.monotonic()
         due = world.rank == 0 and now - self._saved_time >= self.every.seconds
-        each = (now - self._asked_time) / (self._asks - self._asked)
-        told = np.array([bool(self._reason), due, each])
+        each = (now - self._agreed_time) / (self._asks - self._agreed_at)
+        most = np.array([bool(self._reason), due, each])
         if world.size > 1:
             from mpi4py import MPI
 
-            world.comm.Allreduce(MPI.IN_PLACE, told, op=MPI.MAX)
-        stop, due, each = told.tolist()
+            world.comm.Allreduce(MPI.IN_PLACE, most, op=MPI.MAX)
+        stop, due, each = most.tolist()
         fit = _SECONDS_BETWEEN_QUESTIONS / each if each > 0 else _MOST_BETWEEN_QUESTIONS
         # Carefully upwards: the next iterations may be slower than these.
         self._stride = int(max(1, min(fit, 2 * self._stride, _MOST_BETWEEN_QUESTIONS)))
-        self._asked, self._asked_time = self._asks, now
+        self._agreed_at, self._agreed_time = self._asks, now
         self._next = self._asks + self._stride
         self._due = self._due or bool(due)
         return bool(stop)
 
-    def save(self, world: World, state: State) -> bool:
-        """Write a checkpoint; whether that went well. **Collective.**"""
+    def save(
+        self,
+        world: World,
+        identity: Mapping[str, Any],
+        state: Mapping[str, Any],
+        layout_of: LayoutOf,
+    ) -> None:
+        """Write a checkpoint; where that fails, say so once. **Collective.**
+
+        Parameters
+        ----------
+        world : World
+        identity, state, layout_of
+            See `write_state`; the state's "iteration" says which one this is.
+        """
         if self.path is None:
-            return False
-        begun = time.monotonic()
-        good = True
+            return
+        begun, iteration = time.monotonic(), state["iteration"]
         try:
-            self._write(world, state)
+            self.bytes = write_state(self.path, world, identity, state, layout_of)
             self.written += 1
-            self.iteration = state.iteration
+            self.iteration = iteration
             log.emit(
                 "checkpoint",
                 path=self.path,
-                iteration=state.iteration,
+                iteration=iteration,
                 bytes=self.bytes,
                 took=round(time.monotonic() - begun, 6),
             )
         except HpcSlaError as error:
-            good = False
             if not self._warned:
                 kept = "the solve goes on without one"
                 if self.iteration is not None:
                     kept = f"that of iteration {self.iteration} stays, and the solve goes on"
-                _say(
-                    world, f"the checkpoint of iteration {state.iteration} failed; {kept}: {error}"
-                )
+                say(world, f"the checkpoint of iteration {iteration} failed; {kept}: {error}")
             self._warned = True
         self._due = False
-        self._saved_at, self._saved_time = state.iteration, time.monotonic()
+        self._saved_at, self._saved_time = iteration, time.monotonic()
         # Not to be taken for slow iterations.
-        self._asked, self._asked_time, self._next = self._asks, self._saved_time, self._asks + 1
+        self._agreed_at, self._agreed_time = self._asks, self._saved_time
+        self._next = self._asks + 1
         self.seconds += self._saved_time - begun
-        return good
-
-    def _write(self, world: World, state: State) -> None:
-        """**Collective.** Through rank 0, a slab at a time."""
-        assert self.path is not None
-        writer: CheckpointWriter | None = None
-        with world.agree():
-            if world.rank == 0:
-                writer = CheckpointWriter(self.path)
-        try:
-            for name, (layout, x) in state.vectors.items():
-                write_vector(writer, name, layout, x)
-            with world.agree():
-                if writer is not None:
-                    identity = {**state.identity, "tag": self.tag}
-                    facts = {**state.facts, "iteration": state.iteration}
-                    self.bytes = writer.finish(identity, facts, state.arrays)
-        finally:
-            if writer is not None:
-                writer.__exit__(None, None, None)
-
-    def saved(self, world: World) -> Saved | None:
-        """What to go on from, if anything. **Collective.** To be closed.
-
-        Raises
-        ------
-        InputError
-            On every rank: it is damaged, or no checkpoint.
-        """
-        path = self.path
-        if not self.resume or path is None:
-            return None
-        if not world.on_root(lambda: os.path.exists(path)):
-            _say(world, f"there is no checkpoint {path} to resume from: starting afresh")
-            return None
-        file: CheckpointFile | None = None
-        try:
-            with world.agree():
-                file = CheckpointFile(path)
-            assert file is not None
-            with world.agree(), file.well_formed():
-                saved = Saved(file, world, self.tag)
-            told = json.dumps([saved.identity, file.facts], sort_keys=True)
-            seen = world.comm.allgather(hashlib.sha256(told.encode()).hexdigest())
-            if len(set(seen)) > 1:
-                raise InputError(
-                    "was replaced while it was read: ranks see different ones",
-                    file=path,
-                    remedy="Run one job at a time with it",
-                )
-        except BaseException:
-            # Else HDF5 would have it open for as long as the error is kept.
-            if file is not None:
-                file.close()
-            raise
-        return saved
-
-    def resumed(self, world: World, iteration: int) -> None:
-        """Note that it goes on from there. Local."""
-        self.iteration = iteration
-        _say(world, f"resuming from {self.path}, iteration {iteration}")
 
 
-def _say(world: World, text: str) -> None:
+def say(world: World, text: str) -> None:
+    """Log a notice, and print it on rank 0's stderr. Local."""
     log.emit("notice", logging.WARNING, message=text)
     if world.rank == 0:
         print(f"hpc_sla: {text}", file=sys.stderr, flush=True)

@@ -1,11 +1,11 @@
-"""Checkpoint files: the state of a solver, its distributed vectors in the user's row order."""
+"""The checkpoint file: a solver's state, its distributed vectors in the user's row order."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.atomic import PendingFile
 from hpc_sla.storage.hdf5 import FLOATS, AccessError, dataset, members, open_read, read_slab
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _REMEDY = "Delete it, or leave out --resume (resume=False), to start afresh."
-
 
 _TEXTS = ("identity", "facts", "state_names")
 _DIGEST = "state_sha256"
@@ -70,7 +69,7 @@ class CheckpointWriter:
         facts: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray],
     ) -> int:
-        """Add what is the same on every rank, then give the file its name.
+        """Add what is the same on every rank; then give the file its name.
 
         Parameters
         ----------
@@ -85,11 +84,11 @@ class CheckpointWriter:
             Bytes of the file.
         """
         assert self._pending is not None
-        told = {
+        stored = {
             name: np.atleast_1d(np.asarray(array, dtype=np.float64))
             for name, array in arrays.items()
         }
-        for name, array in told.items():
+        for name, array in stored.items():
             item = self._output.create(f"state/{name}", array.shape, array.dtype)
             self._output.write(item, 0, array)
         root: dict[str, Any] = {
@@ -99,7 +98,7 @@ class CheckpointWriter:
             "facts": json.dumps(facts, sort_keys=True),
             "state_names": json.dumps(sorted(arrays)),
         }
-        root[_DIGEST] = _digest([root[name] for name in _TEXTS], told)
+        root[_DIGEST] = _digest([root[name] for name in _TEXTS], stored)
         attrs.set_attributes(self._output.file, root)
         self._output.close()
         size = os.path.getsize(self._pending.temporary)
@@ -128,7 +127,7 @@ class CheckpointWriter:
 
 
 class CheckpointFile:
-    """A checkpoint, open for reading. Local; a context manager.
+    """A checkpoint file that is open for reading. Local; a context manager.
 
     Attributes
     ----------
@@ -138,7 +137,7 @@ class CheckpointFile:
     Raises
     ------
     InputError
-        From here and from every method: the file is missing, damaged or no checkpoint.
+        From here and from every method: the file is missing, damaged or not a checkpoint.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -162,56 +161,30 @@ class CheckpointFile:
         except (TypeError, ValueError, RecursionError) as error:
             raise InputError("is not JSON text", file=self.path, field=name) from error
         if not isinstance(value, kind):
-            raise InputError(f"is no JSON {kind.__name__}", file=self.path, field=name)
+            raise InputError(f"is not a JSON {kind.__name__}", file=self.path, field=name)
         return value
 
-    @contextmanager
-    def well_formed(self) -> Iterator[None]:
-        """Around what takes the state apart: what it lacks is an `InputError`. Local."""
-        try:
-            yield
-        except HpcSlaError:
-            raise
-        except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-            raise InputError(
-                f"has a state that is none ({type(error).__name__}: {error})",
-                file=self.path,
-                remedy="Start afresh with another name for the checkpoint.",
-            ) from error
+    def vectors(self) -> tuple[str, ...]:
+        """The names of the distributed vectors."""
+        with _checkpoint_errors():
+            return members(self._file, "vectors")
 
-    def read(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        """A function (start, stop) that reads rows of a vector of that shape and dtype."""
+    def read(self, name: str, rows: int, dtype: Any) -> Callable[[int, int], np.ndarray]:
+        """A function (start, stop) that reads rows of a vector of so many, [n] or [n, k]."""
 
-        def rows(start: int, stop: int) -> np.ndarray:
+        def read(start: int, stop: int) -> np.ndarray:
             with _checkpoint_errors():
                 item = dataset(
-                    self._file, f"vectors/{name}", (np.dtype(dtype),), ndim=(len(shape),)
+                    self._file, f"vectors/{name}", (np.dtype(dtype),), ndim=(1, 2), length=rows
                 )
-                if item.shape != shape:
-                    raise InputError(
-                        f"has shape {item.shape} where {shape} is needed",
-                        file=self.path,
-                        field=f"/vectors/{name}",
-                    )
                 return read_slab(item, start, stop)
 
-        return rows
-
-    def columns(self, name: str) -> int:
-        """Of a vector `[n, k]`."""
-        with _checkpoint_errors():
-            item = dataset(self._file, f"vectors/{name}", FLOATS, ndim=(2,))
-            return int(item.shape[1])
-
-    def has(self, name: str) -> bool:
-        """Whether there is such a vector."""
-        with _checkpoint_errors():
-            return name in members(self._file, "vectors")
+        return read
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What is the same on every rank; nothing of it or of the facts was changed since.
+        """The arrays that are the same on every rank, checked with the facts by their digest.
 
-        Solvers go on from these as from numbers of their own: what they may be is not checked.
+        Solvers go on from these as from numbers of their own: their values are not checked.
         """
         with _checkpoint_errors():
             found = {}
@@ -223,7 +196,7 @@ class CheckpointFile:
             texts = [str(attrs.attribute(self._file, name)) for name in _TEXTS]
             # Those of earlier versions have none.
             if digest is not None and digest != _digest(texts, found):
-                raise InputError("is not the one that was written", file=self.path, field=_DIGEST)
+                raise InputError("does not fit the state", file=self.path, field=_DIGEST)
             return found
 
     def close(self) -> None:
@@ -237,7 +210,7 @@ class CheckpointFile:
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
-    """Raise InputError where `path` cannot be written, or is a file other than a checkpoint."""
+    """Raise InputError where `path` cannot be written, or holds something else. Local."""
     PendingFile(path).discard()
     if os.path.exists(path) and os.path.getsize(path):
         try:
@@ -254,7 +227,7 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _checkpoint_errors() -> Iterator[None]:
-    """What is wrong with a checkpoint has another remedy than with a matrix file."""
+    """Give what is wrong with a checkpoint another remedy than with a matrix file."""
     try:
         yield
     except AccessError:

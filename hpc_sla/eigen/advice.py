@@ -98,7 +98,7 @@ def _is_singular(problem: Problem, mass: object) -> bool:
         max_iterations=_LOOK,
         constraints=None,
         callback=None,
-        resume=None,
+        attach=None,
     )
     v = Lobpcg(look, None).run().vectors
     parts = [v.double() * problem.B_times(v), v.double().abs() * magnitudes(B, v)]

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.eigen.basis import rayleigh_ritz, select
 from hpc_sla.eigen.found import Found
-from hpc_sla.eigen.problem import Problem, Yardstick, apply, column_norms, magnitudes
+from hpc_sla.eigen.problem import Problem, Yardstick, apply, column_norms
+from hpc_sla.eigen.progress import Progress
+from hpc_sla.eigen.refusals import refuse_indefinite, refuse_not_finite
 from hpc_sla.eigen.scaling import unit_columns
 from hpc_sla.eigen.space import Space, inner, symmetric
-from hpc_sla.errors import InputError
 from hpc_sla.linear.info import Status, worst
-
-_PATIENCE = 100
-"""Iterations without a smaller residual, or values further towards the end, than ever before."""
+from hpc_sla.linear.method import fill
 
 _STALL = 5
 """Iterations without progress after which the images are computed afresh."""
-
-_PAUSE = 5
-"""Iterations after a claim that the vectors did not bear out, before the next."""
-
-_CLAIMS = 5
-"""So many of them may fail without being half as far off as those before."""
 
 _MIXED = 1e-8
 """Squared part of a new direction outside the old ones, below which sums cannot tell it."""
@@ -33,25 +29,21 @@ _MIXED = 1e-8
 _DRIFT = 0.5
 """How much of the residual asked for may be due to images that have drifted."""
 
-_EVIDENCE = 100.0
-"""Units of rounding error beyond which v . B v < 0 says that B is not positive definite."""
-
 _OVERLAP = 100.0
 """Units of rounding error that X may have of vectors it is to be orthogonal to."""
-
-_PROBED = 1e-2
-"""Of the gap to the pairs wanted, the residual at which guards that look for others tell."""
-
-_SEEN = 1e3
-"""Times the tolerance, the residual at which they tell in any case."""
 
 _REFILL = 301
 """Seed of vectors that stand in for lost ones."""
 
+_SAVED = ("refreshed_at", "tolerated", "doubt", "allowed")
+"""Numbers that an iteration hands to the next."""
+
 
 class Lobpcg:
-    """A. V. Knyazev, SIAM J. Sci. Comput. 23 (2001), in the form of Duersch, Shao, Yang and Gu,
-    SIAM J. Sci. Comput. 40 (2018). **Collective.**
+    """LOBPCG: Ritz pairs of the last vectors X, their changes P and new directions W.
+
+    **Collective.** A. V. Knyazev, SIAM J. Sci. Comput. 23 (2001), in the form of Duersch, Shao,
+    Yang and Gu, SIAM J. Sci. Comput. 40 (2018).
 
     An iteration makes one reduction, of all inner products: orthogonality within [X | P | W] is
     kept in coefficients, from the Gram matrices of the vectors as they are, so that rounding does
@@ -69,79 +61,81 @@ class Lobpcg:
     problem : Problem
     x0 : torch.Tensor [n_owned, j] or None
         Guesses, of any length; then m > k.
+
+    Attributes
+    ----------
+    observe : callable(lobpcg) -> bool, or None
+        Called on every rank after each iteration: whether to stop.
     """
+
+    state_is_small = True
 
     def __init__(self, problem: Problem, x0: torch.Tensor | None) -> None:
         self.problem = problem
         self.m, self.k = problem.m, problem.k
         start = problem.noise(self.m)
         width = self.m + max(self.m, 0 if x0 is None else x0.shape[1])
-        self._probed = x0 is None
         self.space = Space(problem.A, problem.B, start, width, self.m)
         self.yardstick = Yardstick(problem)
+        self.progress = Progress(problem, self.yardstick, probed=x0 is None)
         if x0 is not None:
             guesses = unit_columns(x0, problem.A.world, "x0")
             start = torch.cat([guesses.to(start), start], dim=1)
         if problem.constraints:
             problem.constraints.remove_from(start)
         self.space.keep(start)
-        self.iterations = 0
+        self.observe: Callable[[Lobpcg], bool] | None = None
         self.active = torch.zeros(self.m, dtype=torch.bool, device="cpu")
         self.values = torch.zeros(self.m, dtype=torch.float64, device="cpu")
         self._started = False
-        self._history: list[list[float]] = []
-        self._met: list[int | None] = [None] * self.k
-        self._best, self._lowest, self._best_at = math.inf, math.inf, 0
-        self._last_claim, self._failed_claims, self._claim_after = math.inf, 0, 0
         self._refreshed_at, self._tolerated = 0, 1.0
         self._doubt, self._allowed = 0.0, math.inf
         self._R = torch.empty_like(start[:, : self.m].contiguous())
         self._rescale = torch.ones(self.m, dtype=problem.dtype, device=start.device)
         self._none = torch.empty(0, device=start.device)
 
+    @property
+    def iterations(self) -> int:
+        """Done so far (replicated)."""
+        return self.progress.iterations
+
     def run(self) -> Found:
         """Iterate until the true residuals of the wanted pairs are small, or it cannot."""
-        resume = self.problem.resume
-        if not (resume and resume.restore(self)):
-            started = self._step(*self._grams(self._none)[:2])
+        if self.problem.attach:
+            self.problem.attach(self)
+        ready = self._started
+        if not ready:
+            ready = self._step(*self._grams(self._none)[:2])
             self.active[:] = True
-        else:
-            started = True
-            if self.problem.callback:
-                self.problem.callback(self.iterations, worst(self._norms[: self.k]))
+        elif self.problem.callback:
+            self.problem.callback(self.iterations, worst(self.progress.norms[: self.k]))
         self._started = True
-        if resume:
-            resume.checkpoint.start(self.iterations)
-        return self._found(self._iterate() if started else self._final("breakdown"))
+        return self._found(self._iterate() if ready else self._final("breakdown"))
 
     def _iterate(self) -> Status | None:
         """Until the end, and what it is."""
-        problem, space = self.problem, self.space
+        problem, space, progress = self.problem, self.space, self.progress
         late = problem.precond.pointwise
         while True:
-            if self.iterations - max(self._best_at, self._refreshed_at) >= _STALL:
+            if self.iterations - max(progress.best_at, self._refreshed_at) >= _STALL:
                 # Of images that have drifted no residual gets smaller.
                 self._refresh()
             squares = self._residuals()
-            if not late:
-                status = self._judge(problem.all_sum(squares).sqrt())
-                if status is not None:
-                    if end := self._final(status):
-                        return end
-                    continue
-            self._directions()
-            space.multiply()
-            gram_A, gram_B, sums = self._grams(squares if late else self._none)
-            if late:
-                status = self._judge(sums.sqrt())
-                if status is not None:
-                    if end := self._final(status):
-                        return end
-                    continue
+            status = None if late else self._judge(problem.all_sum(squares).sqrt())
+            if status is None:
+                self._directions()
+                space.multiply()
+                gram_A, gram_B, sums = self._grams(squares if late else self._none)
+                if late:
+                    status = self._judge(sums.sqrt())
+            if status is not None:
+                if end := self._final(status):
+                    return end
+                continue
             if not self._step(gram_A, gram_B):
                 return self._final("breakdown")
-            self.iterations += 1
-            if problem.resume and problem.resume.after(self):
+            progress.iterations += 1
+            if self.observe is not None and self.observe(self):
                 return "preempted"
 
     # One iteration
@@ -157,61 +151,11 @@ class Lobpcg:
 
     def _judge(self, lengths: torch.Tensor) -> Status | None:
         """What the norms of residuals say, which pairs are to go on among it. Replicated."""
-        problem, m = self.problem, self.m
-        norms, *others = (s.tolist() for s in lengths.cpu().split(m))
-        x_norms, B_norms = others or ([1.0] * m, [1.0] * m)
-        values = self.values.tolist()
-        self._norms = norms
-        self._scales = self.yardstick.scales(values, x_norms, B_norms)
-        self._plain = [abs(value) * norm for value, norm in zip(values, B_norms, strict=True)]
-        relative = [
-            norm / scale if scale else norm for norm, scale in zip(norms, self._scales, strict=True)
-        ]
-        rescale = [1.0 / norm if 0 < norm < math.inf else 1.0 for norm in norms]
-        self._rescale = torch.tensor(rescale, dtype=problem.dtype, device=self._R.device)
-        self._history.append(norms[: self.k])
-        met = [r <= problem.tol for r in relative]
-        for i in range(self.k):
-            if not met[i]:
-                self._met[i] = None
-            elif self._met[i] is None:
-                self._met[i] = self.iterations
-        self.active = ~torch.tensor(met, device="cpu")
-        largest = worst(relative[: self.k])
-        if problem.callback:
-            problem.callback(self.iterations, worst(norms[: self.k]))
-        if not self._probed and self.iterations:
-            # Of all guards: the last may be a guess that the random one has passed.
-            self._probed = all(
-                norms[i] <= max(
-                    _PROBED * abs(values[i] - values[self.k - 1]) * B_norms[i],
-                    _SEEN * problem.tol * self._scales[i],
-                )
-                for i in range(self.k, m)
-            )  # fmt: skip
-        self._watch(norms)
-        if not math.isfinite(largest):
-            return "not_finite"
-        if largest <= problem.tol and self._probed and self.iterations >= self._claim_after:
-            return "converged"
-        if self.iterations >= problem.max_iterations:
-            return "max_iterations"
-        if self.iterations - self._best_at > _PATIENCE:
-            return "stagnated"
-        return None
-
-    def _watch(self, norms: list[float]) -> None:
-        """Note when it last got better."""
-        count = self.k if self._probed else self.m
-        norm = worst(norms[:count])
-        total = self.problem.sign * float(self.values[:count].sum())
-        rounding = self.problem.eps * self.yardstick.A_size / (self.yardstick.B_size or 1.0)
-        lower = self._lowest - total > max(1e-8 * abs(total), rounding)
-        if norm < self._best or lower:
-            self._best_at = self.iterations
-        if lower:
-            self._lowest = total
-        self._best = min(self._best, norm)
+        status = self.progress.judge(self.values, lengths)
+        rescale = [1.0 / norm if 0 < norm < math.inf else 1.0 for norm in self.progress.norms]
+        self._rescale = torch.tensor(rescale, dtype=self.problem.dtype, device=self._R.device)
+        self.active = ~torch.tensor(self.progress.small, device="cpu")
+        return status
 
     def _directions(self) -> None:
         """W = M^-1 R of the active pairs, in the space's room."""
@@ -283,7 +227,7 @@ class Lobpcg:
         False where there are not enough vectors.
         """
         space, problem = self.space, self.problem
-        self._refuse_not_finite(gram_A, gram_B)
+        refuse_not_finite(problem, space.new, gram_A, gram_B)
         again = trusted = filled = False
         while True:
             what, *found = self._decided(gram_A, gram_B, again, trusted)
@@ -292,7 +236,7 @@ class Lobpcg:
                 space.combine(found[1])
                 return True
             if what == "negative":
-                self._explain(found[0])
+                refuse_indefinite(problem, space.combination(found[0].unsqueeze(1)))
                 trusted = True
                 self._refresh()
             elif what == "mixed":
@@ -341,7 +285,7 @@ class Lobpcg:
                 return "mixed", (old[:kept] @ (old.T @ gram_B[:, kept:])).numpy()
             if chosen.basis.shape[1] < m:
                 return ("short",)
-            probe = not (self._started or self._probed)
+            probe = not (self._started or self.progress.probed)
             ritz = rayleigh_ritz(
                 gram_A, chosen, m, self.active, self.problem.sign, self._allowed, probe
             )
@@ -350,36 +294,6 @@ class Lobpcg:
         what, *found = self.problem.A.world.on_root(decide)
         return what, *map(torch.from_numpy, found)
 
-    def _explain(self, coefficients: torch.Tensor) -> None:
-        """Why a vector's square came out negative: refuse a B that is to blame. **Collective.**"""
-        problem = self.problem
-        if problem.B is None:
-            return
-        z = self.space.combination(coefficients.unsqueeze(1))
-        parts = [z.double() * problem.B_times(z), z.abs().double() * magnitudes(problem.B, z)]
-        square, size = problem.all_sum(torch.stack([part.sum() for part in parts])).tolist()
-        if square < -_EVIDENCE * problem.eps * size:
-            raise InputError(
-                "is not positive definite",
-                field="B",
-                remedy="Pass a matrix of which v . B v > 0 for every v",
-            )
-
-    def _refuse_not_finite(self, gram_A: torch.Tensor, gram_B: torch.Tensor) -> None:
-        """**Collective.**"""
-        if bool(gram_A.isfinite().all()) and bool(gram_B.isfinite().all()):
-            return
-        spoilt = self.problem.all_sum((~self.space.new.isfinite()).sum().double())
-        if float(spoilt):
-            raise InputError(
-                f"{self.problem.precond.name} gave values that are not finite",
-                field="precond",
-                remedy="Choose another preconditioner, or none",
-            )
-        raise InputError(
-            "products with A or B are not finite", field="A", remedy="Look at its entries"
-        )
-
     # The end
 
     def _final(self, status: Status) -> Status | None:
@@ -387,38 +301,31 @@ class Lobpcg:
         if status == "not_finite":
             return status
         self._settle()
-        if self._history:
-            self._history.pop()
+        self.progress.forget_last()
         self._residuals()
         true = self._judge(self._lengths())
         if status != "converged" or true is not None:
             return true if true == "max_iterations" else status
         # Not so: images had drifted, or rounding allows more than it seemed to.
-        pairs = zip(self._norms[: self.k], self._scales[: self.k], strict=True)
-        claim = worst(norm / scale if scale else norm for norm, scale in pairs)
-        if claim > 0.5 * self._last_claim:
-            self._failed_claims += 1
-        self._last_claim = min(self._last_claim, claim)
-        self._claim_after = self.iterations + _PAUSE
-        return "stagnated" if self._failed_claims > _CLAIMS else None
+        return self.progress.refuted()
 
     def _settle(self) -> None:
         """X becomes orthonormal, its values Rayleigh quotients, of fresh images. **Collective.**
 
         And look at what rounding allows of these vectors.
         """
-        space, m = self.space, self.m
+        space, problem, m = self.space, self.problem, self.m
         self._refresh()
         for columns in (m, space.kept.shape[1]):
             gram_A, gram_B, _ = space.grams(self._none, columns)
-            self._refuse_not_finite(gram_A, gram_B)
+            refuse_not_finite(problem, space.new, gram_A, gram_B)
             what, *found = self._decided(symmetric(gram_A), symmetric(gram_B), True, True)
             if what == "ritz":
                 space.replace(found[1][:, :m])
                 break
         X, A_X, B_X = (t.narrow(1, 0, m) for t in (space.kept, space.A_kept, space.B_kept))
         products = torch.stack([(X.double() * image).sum(dim=0) for image in (A_X, B_X)])
-        over, under = self.problem.all_sum(products).cpu()
+        over, under = problem.all_sum(products).cpu()
         self.values = torch.where(under > 0, over / under, self.values)
         self.yardstick.measure(X.contiguous())
 
@@ -430,29 +337,64 @@ class Lobpcg:
         return column_norms(self.problem, torch.cat(vectors, dim=1))
 
     def _found(self, status: Status | None) -> Found:
-        k, problem = self.k, self.problem
-        ended: Status = "stagnated" if status in (None, "converged") else status
-        order = torch.argsort(problem.sign * self.values[:k], stable=True)
+        """The wanted pairs, by their values."""
+        k, progress = self.k, self.progress
+        order = torch.argsort(self.problem.sign * self.values[:k], stable=True)
         pick = order.tolist()
-        norms, scales = ([all_[i] for i in pick] for all_ in (self._norms, self._scales))
-        met = [
-            self._probed and norm <= problem.tol * s for norm, s in zip(norms, scales, strict=True)
-        ]
+        ended: Status = "stagnated" if status in (None, "converged") else status
+        guarded = self.m > k
         return Found(
             self.values[:k][order],
             self.space.kept[:, :k].contiguous()[:, order.to(self._R.device)].contiguous(),
-            [
-                "converged" if yes else (ended if math.isfinite(norm) else "not_finite")
-                for yes, norm in zip(met, norms, strict=True)
-            ],
-            norms,
-            scales,
-            [self._met[i] if self._met[i] is not None else self.iterations for i in pick],
-            [[row[i] for i in pick] for row in self._history],
-            (float(self.values[k]), self._norms[k]) if self.m > k else None,
-            [
-                yes and norm > problem.tol * self._plain[i]
-                for yes, norm, i in zip(met, norms, pick, strict=True)
-            ],
-            self.space.kept[:, k : self.m].contiguous() if self.m > k else None,
+            [progress.status_of(i, ended) for i in pick],
+            [progress.norms[i] for i in pick],
+            [progress.scales[i] for i in pick],
+            [progress.met_at(i) for i in pick],
+            [[row[i] for i in pick] for row in progress.history],
+            (float(self.values[k]), progress.norms[k]) if guarded else None,
+            [progress.at_rounding(i) for i in pick],
+            self.space.kept[:, k : self.m].contiguous() if guarded else None,
         )
+
+    # To go on elsewhere
+
+    def layout_of(self, name: str) -> RowLayout:
+        """The layout of a tensor of the state. Local."""
+        return self.problem.A.layout
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on with the very same iterates. Local.
+
+        Tensors are this rank's rows of [X | P] and its images (which made again would not be the
+        same to the last bit), as they are now. All else is replicated.
+        """
+        return {
+            **self.space.blocks(),
+            "values": self.values.double().cpu().numpy(),
+            "rescale": self._rescale.double().cpu().numpy(),
+            "active": self.active.double().cpu().numpy(),
+            "measured": np.array(self.yardstick.measured or [], dtype=np.float64),
+            **{f"_{name}": getattr(self, f"_{name}") for name in _SAVED},
+            **self.progress.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave. **Collective.**
+
+        Raises
+        ------
+        ValueError
+            On every rank: it does not fit.
+        """
+        kept = state["kept"]
+        self.space.hold(kept.shape[1])
+        for name, block in self.space.blocks().items():
+            fill(block, kept if name == "kept" else state[name])
+        self.values = torch.from_numpy(state["values"])
+        self._rescale = torch.from_numpy(state["rescale"]).to(self._rescale)
+        self.active = torch.from_numpy(state["active"]) > 0
+        self.yardstick.measured = state["measured"].tolist() or None
+        for name in _SAVED:
+            setattr(self, f"_{name}", state[f"_{name}"])
+        self.progress.load_state_dict(state)
+        self._started = True

@@ -109,7 +109,7 @@ class EigenPencil:
         if left < 1:
             return None
         beyond = replace(
-            problem, k=1, m=min(3, left), tol=max(problem.tol, _ROUGHLY), callback=None, resume=None
+            problem, k=1, m=min(3, left), tol=max(problem.tol, _ROUGHLY), callback=None, attach=None
         )
         beyond.constraints = Constraints(beyond, known)
         if serves(problem.A.n_global, known.shape[1], beyond.m):

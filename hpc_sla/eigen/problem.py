@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from hpc_sla.hashing import noise
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond import Preconditioner
 from hpc_sla.sparse.operators import Operator
-
-if TYPE_CHECKING:
-    from hpc_sla.eigen.resume import Resume
 
 Callback = Callable[[int, float], None]
 
@@ -52,8 +49,8 @@ class Problem:
     constraints : Constraints or None
         What the eigenvectors are to be B-orthogonal to.
     callback : callable or None
-    resume : Resume or None
-        Of a checkpoint.
+    attach : callable(solver) or None
+        Called before LOBPCG runs: may give it a state, and something to `observe` it.
     """
 
     A: Operator
@@ -68,7 +65,7 @@ class Problem:
     units: Exponents = NEAR_ONE
     constraints: Constraints | None = None
     callback: Callback | None = None
-    resume: Resume | None = None
+    attach: Callable[[Any], None] | None = None
 
     @property
     def eps(self) -> float:

@@ -12,6 +12,8 @@ import torch
 from hpc_sla import adjoint
 from hpc_sla.adjoint.forms import parameters_of
 from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.checkpoint.identity import identify_matrix
+from hpc_sla.checkpoint.observer import Observer
 from hpc_sla.distributed.arguments import number_of, tensor_of, warn_of_trainable
 from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.row_order import check_order, made
@@ -20,7 +22,6 @@ from hpc_sla.eigen.mass import aligned
 from hpc_sla.eigen.pencil import EigenPencil
 from hpc_sla.eigen.precondition import precondition
 from hpc_sla.eigen.problem import Callback, Constraints, Problem
-from hpc_sla.eigen.resume import Resume
 from hpc_sla.eigen.scaling import (
     Exponents,
     exponent,
@@ -30,7 +31,6 @@ from hpc_sla.eigen.scaling import (
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry
 from hpc_sla.linear.info import SolveInfo
-from hpc_sla.linear.keeper import identify_matrix
 from hpc_sla.linear.tolerance import default_rtol
 from hpc_sla.observe import log
 from hpc_sla.precond import make_preconditioner
@@ -235,7 +235,8 @@ def eigsh(
                 "precond": problem.precond.name,
                 "deflated": known,
             }
-            problem.resume = Resume(checkpoint, lambda: {**_identity(plain_A, plain_B), **asked})
+            of = lambda: {**_identity(plain_A, plain_B), **asked}  # noqa: E731
+            problem.attach = Observer(checkpoint, a.world, of).attach
         return problem
 
     pencil = EigenPencil(A, B, set_up, x0, adjoint_rtol, strict)
@@ -254,6 +255,8 @@ def eigsh(
 def _identity(A: Any, B: Any) -> dict[str, Any]:
     """What a checkpoint belongs to. **Collective.**"""
     return {
+        "kind": "eigsh",
+        "method": "lobpcg",
         "matrix": identify_matrix(A, as_operator(A)),
         "B": None if B is None else identify_matrix(B, as_operator(B)),
     }

@@ -60,6 +60,11 @@ class Space:
     def B_kept(self) -> torch.Tensor:
         return self._view(0 if self.B is None else 2, 0, self._columns)
 
+    def blocks(self) -> dict[str, torch.Tensor]:
+        """[X | P] and its images by name; that under B where it is another. Local."""
+        blocks = {"kept": self.kept, "A_kept": self.A_kept}
+        return blocks if self.B is None else {**blocks, "B_kept": self.B_kept}
+
     def hold(self, columns: int) -> None:
         """Room for what is kept and its images, to be filled. Local."""
         self._columns = columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,7 +56,8 @@ class BiCGStab(Method):
         pointwise = self.precond.pointwise
         self.p_apply = self.p if pointwise else self.precond.apply(self.p, self.p_hat)
 
-    def loaded(self) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self._precondition()
 
     def step(self) -> None:

@@ -130,7 +130,7 @@ class Differentiable(Iteration):
         solver = copy(self)
         solver.rtol = self.rtol if self.adjoint_rtol is None else self.adjoint_rtol
         solver.atol = solver.loosest = 0.0
-        solver.callback = solver.watch = None
+        solver.callback = solver.observer = None
         solver.thorough, solver.fallback = False, ""
         return solver
 

@@ -3,105 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.linear.graphs import Bursts
-from hpc_sla.linear.info import Status, worst
-from hpc_sla.linear.method import Method, System, norms_of
+from hpc_sla.linear.info import worst
+from hpc_sla.linear.method import Method, System, fill, norms_of
+from hpc_sla.linear.outcome import Outcome
 from hpc_sla.linear.recover import Recovery
 from hpc_sla.observe.heartbeat import beat
-
-if TYPE_CHECKING:
-    from hpc_sla.linear.keeper import Keeper
+from hpc_sla.sparse.fingerprint import layout_fingerprint
 
 Callback = Callable[[int, float], None]
 
+_METHOD = "method."
+"""What the names of the method's part of a state begin with."""
 
-@dataclass
-class Outcome:
-    """How one right-hand side fares (replicated)."""
-
-    target: float
-    norm: float
-    """The true residual norm, when last computed."""
-    ceiling: float = math.inf
-    """A norm above it is divergence."""
-    history: list[float] = field(default_factory=list)
-    status: Status | None = None
-    iterations: int = 0
-    lowest: float = math.inf
-    lowest_after: int = 0
-    """The method's own least residual norm of a round, and after how many steps of it."""
-    _best: float = math.inf
-    _best_at: int = 0
-    _last_claim: float = math.inf
-    _round_at: int = 0
-
-    def __post_init__(self) -> None:
-        self.history.append(self.norm)
-        if not math.isfinite(self.norm):
-            self.status = "not_finite"
-        elif self.norm <= self.target < math.inf:
-            self.status = "converged"
-
-    @property
-    def steps(self) -> int:
-        """Of this round."""
-        return self.iterations - self._round_at
-
-    def begin(self) -> None:
-        """Begin a round."""
-        self.lowest, self.lowest_after, self._round_at = math.inf, 0, self.iterations
-
-    def iterated(self, norm: float, status: Status | None, patience: int) -> None:
-        """Take in an iteration: the method's own residual norm, and what it makes of it."""
-        self.iterations += 1
-        self.history.append(norm)
-        self.status = status
-        if norm < self.lowest:
-            self.lowest, self.lowest_after = norm, self.steps
-        if status is None and norm > self.ceiling:
-            self.status = "diverged"
-        elif norm < self._best:
-            self._best, self._best_at = norm, self.iterations
-        elif status is None and self.iterations - self._best_at > patience:
-            self.status, self._last_claim = "stagnated", 0.0  # for good
-
-    def judge(self, norm: float, may_go_on: bool) -> None:
-        """Hold what the method claims against the true residual."""
-        self.norm = norm
-        if norm <= self.target < math.inf:
-            self.status = "converged"
-        elif self.status == "diverged":
-            pass
-        elif not math.isfinite(norm):
-            self.status = "not_finite"
-        elif self.status is None or (self.status == "converged" and not may_go_on):
-            self.status = "max_iterations"
-        elif self.status in ("converged", "stagnated", "breakdown") and may_go_on:
-            # The recurrence claims what the true residual denies, rounding having parted them, or
-            # has come to a halt. Go on from the true residual, as long as that helps.
-            if norm > 0.5 * self._last_claim or norm > self.ceiling:
-                self.status = "breakdown" if self.status == "breakdown" else "stagnated"
-            else:
-                self.status = None
-            self._last_claim = norm
+_SAVED = ("norm", "iterations", "best", "best_at", "last_claim")
+"""Of each `Outcome`, beside its status, target and history."""
 
 
-def iterate(
-    method: Method,
-    system: System,
-    x0: torch.Tensor | None,
-    max_iterations: int,
-    callback: Callback | None = None,
-    keeper: Keeper | None = None,
-) -> list[Outcome]:
-    """Run a method until the *true* residuals meet the targets, or it cannot. **Collective.**
+class KrylovLoop:
+    """Runs a method until the *true* residuals meet the targets, or it cannot.
 
     Parameters
     ----------
@@ -114,116 +42,211 @@ def iterate(
         Replicated.
     callback : callable(iteration, residual_norm), optional
         With several right-hand sides, the largest norm.
-    keeper : Keeper, optional
-        Of a checkpoint.
 
-    Returns
-    -------
-    list of Outcome
-        One a right-hand side.
+    Attributes
+    ----------
+    iterations : int
+        Replicated. Done so far.
+    outcomes : list of Outcome
+        One a right-hand side, once it runs or has been given a state.
+    observe : callable(loop) -> bool, or None
+        Called on every rank between iterations, or bursts of them: whether to stop.
     """
-    scalars = system.scalars
-    restored = keeper.restore(method, partial(_outcome, system)) if keeper else None
-    if restored is not None:
-        outcomes, iterations = restored.outcomes, restored.iterations
-    else:
-        outcomes, iterations = _first_look(system, x0 is None), 0
-    if callback:
-        callback(iterations, worst(o.history[-1] for o in outcomes))
-    if keeper:
-        keeper.start(iterations)
-    captured = method.capturable and system.operator.world.size == 1 and system.b.is_cuda
-    bursts = Bursts(method, scalars, captured=captured and system.precond.pointwise)
-    # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
-    # for more iterations than the method needs in all without rounding.
-    patience = max(100, system.operator.n_global)
-    within = restored is not None and restored.within
-    recovery = Recovery(method, bursts, x0, restored is None)
-    while any(o.status is None for o in outcomes):
-        running = [o for o in outcomes if o.status is None]
-        if within and restored is not None:
-            running = [o for o, ran in zip(outcomes, restored.running, strict=True) if ran]
-        recovery.begin(outcomes, within)
-        if not within:
-            _start(method, outcomes)
-        within = False
-        watch = None
-        if keeper:
-            watch = partial(keeper.after, method, outcomes, running)
-        iterations = _round(
-            method, bursts, outcomes, iterations, max_iterations, patience, callback, watch
+
+    def __init__(
+        self,
+        method: Method,
+        system: System,
+        x0: torch.Tensor | None,
+        max_iterations: int,
+        callback: Callback | None = None,
+    ) -> None:
+        self.method, self.system = method, system
+        self._x0, self._max_iterations, self._callback = x0, max_iterations, callback
+        self.observe: Callable[[KrylovLoop], bool] | None = None
+        self.iterations = 0
+        self.outcomes: list[Outcome] = []
+        # Which columns iterate; whether the method is in the midst of that; whether to stop.
+        self._running: list[bool] = []
+        self._within = self._stopped = False
+        captured = method.capturable and system.operator.world.size == 1 and system.b.is_cuda
+        self._bursts = Bursts(
+            method, system.scalars, captured=captured and system.precond.pointwise
         )
-        method.finish()
-        norms = norms_of(system.residual())
-        stopped = keeper is not None and keeper.stopped
-        recovery.end(outcomes, norms)
-        for outcome, norm in zip(outcomes, norms, strict=True):
-            if any(outcome is one for one in running):
-                outcome.judge(norm, iterations < max_iterations and not stopped)
-                if stopped and outcome.status in ("max_iterations", "breakdown", "stagnated"):
+        # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
+        # for more iterations than the method needs in all without rounding.
+        self._patience = max(100, system.operator.n_global)
+
+    def run(self) -> list[Outcome]:
+        """Iterate; how each right-hand side fared. **Collective.**"""
+        method, system = self.method, self.system
+        resumed = bool(self.outcomes)
+        if not resumed:
+            self.outcomes = self._first_look()
+        outcomes = self.outcomes
+        if self._callback:
+            self._callback(self.iterations, worst(o.history[-1] for o in outcomes))
+        recovery = Recovery(method, self._bursts, self._x0, at_x0=not resumed)
+        while any(o.status is None for o in outcomes):
+            recovery.begin(outcomes, self._within)
+            if not self._within:
+                self._running = [o.status is None for o in outcomes]
+                self._start()
+            self._within = False
+            self._round()
+            method.finish()
+            norms = norms_of(system.residual())
+            recovery.end(outcomes, norms)
+            may_go_on = self.iterations < self._max_iterations and not self._stopped
+            for outcome, ran, norm in zip(outcomes, self._running, norms, strict=True):
+                if not ran:
+                    continue
+                outcome.judge(norm, may_go_on)
+                if self._stopped and outcome.status in ("max_iterations", "breakdown", "stagnated"):
                     outcome.status = "preempted"
-    if keeper is None or not keeper.stopped:
-        recovery(outcomes)
-    return outcomes
+        if not self._stopped:
+            recovery(outcomes)
+        return outcomes
 
+    def _first_look(self) -> list[Outcome]:
+        """Where x begins. **Collective.**"""
+        system = self.system
+        if self._x0 is None:
+            measures = system.measures
+            system.r.copy_(system.b)
+        else:
+            measures = norms_of(system.residual())
+        return [self._outcome(column, norm) for column, norm in enumerate(measures)]
 
-def _first_look(system: System, at_zero: bool) -> list[Outcome]:
-    """Where x begins. **Collective.**"""
-    if at_zero:
-        measures = system.measures
-        system.r.copy_(system.b)
-    else:
-        measures = norms_of(system.residual())
-    return [_outcome(system, column, norm) for column, norm in enumerate(measures)]
+    def _outcome(self, column: int, norm: float) -> Outcome:
+        """That of a column whose true residual norm this is. Local."""
+        system = self.system
+        ceiling = system.ceiling[column] if system.ceiling else math.inf
+        return Outcome(system.target[column], norm, max(ceiling, norm * system.dtol))
 
+    def _start(self) -> None:
+        """Begin from x and its residual. **Collective.**"""
+        method, scalars = self.method, self.method.scalars
+        method.start(scalars.flag(self._running))
+        (rows,) = scalars.read()
+        for outcome, row in zip(self.outcomes, rows, strict=True):
+            if outcome.status is None:
+                outcome.status = method.classify(row, outcome.target)
 
-def _outcome(system: System, column: int, norm: float) -> Outcome:
-    """Of a column whose true residual norm that is. Local."""
-    ceiling = system.ceiling[column] if system.ceiling else math.inf
-    return Outcome(system.target[column], norm, max(ceiling, norm * system.dtol))
-
-
-def _start(method: Method, outcomes: Sequence[Outcome]) -> None:
-    """Begin from x and its residual. **Collective.**"""
-    scalars = method.scalars
-    method.start(scalars.flag([o.status is None for o in outcomes]))
-    (rows,) = scalars.read()
-    for outcome, row in zip(outcomes, rows, strict=True):
-        if outcome.status is None:
-            outcome.status = method.classify(row, outcome.target)
-
-
-def _round(
-    method: Method,
-    bursts: Bursts,
-    outcomes: Sequence[Outcome],
-    iterations: int,
-    max_iterations: int,
-    patience: int,
-    callback: Callback | None,
-    stop: Callable[[int], bool] | None,
-) -> int:
-    """Iterate until nobody goes on; return the iterations in all. **Collective.**
-
-    `stop` is asked whenever somebody does, with the iterations so far.
-    """
-    scalars = method.scalars
-    while iterations < max_iterations and any(o.status is None for o in outcomes):
-        bursts.run(min(scalars.check_every, max_iterations - iterations))
-        beat()
-        for rows in scalars.read():
-            if all(o.status is not None for o in outcomes):
+    def _round(self) -> None:
+        """Iterate until nobody goes on, or it is told to stop. **Collective.**"""
+        method, scalars, outcomes = self.method, self.method.scalars, self.outcomes
+        most = self._max_iterations
+        while self.iterations < most and any(o.status is None for o in outcomes):
+            self._bursts.run(min(scalars.check_every, most - self.iterations))
+            beat()
+            for rows in scalars.read():
+                if all(o.status is not None for o in outcomes):
+                    break
+                self.iterations += 1
+                for outcome, row in zip(outcomes, rows, strict=True):
+                    if outcome.status is None:
+                        status = method.classify(row, outcome.target)
+                        outcome.iterated(method.norm(row), status, self._patience)
+                if self._callback:
+                    self._callback(self.iterations, worst(o.history[-1] for o in outcomes))
+            if any(o.status == "stagnated" for o in outcomes):
+                method.keep(scalars.flag([o.status is None for o in outcomes]))
+            going = self.iterations < most and any(o.status is None for o in outcomes)
+            if self.observe is not None and going and self.observe(self):
+                self._stopped = True
                 break
-            iterations += 1
-            for outcome, row in zip(outcomes, rows, strict=True):
-                if outcome.status is None:
-                    status = method.classify(row, outcome.target)
-                    outcome.iterated(method.norm(row), status, patience)
-            if callback:
-                callback(iterations, worst(o.history[-1] for o in outcomes))
-        if any(o.status == "stagnated" for o in outcomes):
-            method.keep(scalars.flag([o.status is None for o in outcomes]))
-        going = iterations < max_iterations and any(o.status is None for o in outcomes)
-        if stop is not None and going and stop(iterations):
-            break
-    return iterations
+
+    # To go on elsewhere
+
+    @property
+    def state_is_small(self) -> bool:
+        """Whether the state is as small now as it ever is. Replicated."""
+        return self.method.state_is_small
+
+    @cached_property
+    def _place(self) -> str:
+        """**Collective** the first time."""
+        return layout_fingerprint(self.system.operator.columns)
+
+    def layout_of(self, name: str) -> RowLayout:
+        """The layout of a tensor of the state: that of x or of b. Local."""
+        operator = self.system.operator
+        like_x = name == "x" or name.removeprefix(_METHOD) in self.method.kept_like_x
+        return operator.columns if like_x else operator.layout
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on with the very same iterates. **Collective.**
+
+        Tensors are this rank's rows of x and of the method's vectors ("method.NAME"), as they are
+        now: they change with the next step. All else is replicated.
+        """
+        own = self.method.state_dict()  # may change x: see GMRES
+        outcomes = self.outcomes
+        return {
+            "x": self.system.x,
+            **{f"{_METHOD}{name}": value for name, value in own.items()},
+            **{f"residual_history.{i}": np.array(o.history) for i, o in enumerate(outcomes)},
+            "iteration": self.iterations,
+            "running_method": str(self.method),
+            "place": self._place,
+            "running": list(self._running),
+            "statuses": [o.status for o in outcomes],
+            "targets": [o.target for o in outcomes],
+            **{name: [getattr(o, name) for o in outcomes] for name in _SAVED},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave. **Collective.**
+
+        With the very same iterates on the same ranks; from its x where the method is another, or
+        where rows are elsewhere, so that the preconditioner may be another, too, which recurrences
+        would not fit.
+
+        Raises
+        ------
+        ValueError
+            On every rank: it is not of this method or of so many right-hand sides.
+        """
+        method, system = self.method, self.system
+        fill(system.x, state["x"])
+        self.iterations = int(state["iteration"])
+        self._running = list(state["running"])
+        self.outcomes = []
+        for i in range(len(system.target)):
+            outcome = self._outcome(i, state["norm"][i])
+            for name in _SAVED:
+                setattr(outcome, name, state[name][i])
+            outcome.status = state["statuses"][i]
+            outcome.history = state[f"residual_history.{i}"].tolist()
+            self.outcomes.append(outcome)
+        self._within = state["running_method"] == str(method) and (
+            state["place"] == self._place or system.precond.pointwise
+        )
+        if self._within:
+            method.load_state_dict(_Part(state, _METHOD))
+        for outcome, target in zip(self.outcomes, state["targets"], strict=True):
+            if outcome.status == "converged" and outcome.target < target:
+                outcome.status = None
+                if self._within:  # what the method still holds of x, which begins anew
+                    method.finish()
+                self._within = False
+        if not self._within:
+            system.residual()
+
+
+class _Part(Mapping[str, Any]):
+    """What of a state has names that begin so; read no sooner than it is asked for."""
+
+    def __init__(self, state: Mapping[str, Any], prefix: str) -> None:
+        self._state, self._prefix = state, prefix
+
+    def __getitem__(self, name: str) -> Any:
+        return self._state[self._prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        names = (name for name in self._state if name.startswith(self._prefix))
+        return (name.removeprefix(self._prefix) for name in names)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

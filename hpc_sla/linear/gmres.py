@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from hpc_sla.kernels import basis, native, pages
 from hpc_sla.kernels.vectors import Scalar, axpy_, copy_
 from hpc_sla.linear.hessenberg import Hessenberg, HostHessenberg
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, check_count
+from hpc_sla.linear.method import Method, check_count, fill
 from hpc_sla.linear.scalars import Flag
 from hpc_sla.sparse.operators import Operator
 
@@ -50,13 +51,13 @@ class GMRES(Method):
         self.restart = restart
 
     def allocate(self) -> None:
-        self.restart = max(1, min(self.restart, self.operator.n_global))
-        m, shape = self.restart, self.r.shape
+        self.cycle = max(1, min(self.restart, self.operator.n_global))
+        m, shape = self.cycle, self.r.shape
         self.basis = basis.Basis(m + 1, self.r)
         self.directions = pages.empty((m, *shape), self.r) if self.flexible else None
         self.work = pages.empty(tuple(shape), self.r)
         small = HostHessenberg if native.can_take(self.r) else Hessenberg
-        self.small_matrix = small(self.restart, self.r, self.target)
+        self.small_matrix = small(m, self.r, self.target)
 
     def start(self, active: Flag) -> None:
         (square,) = self.scalars.dots((self.r, self.r))
@@ -78,30 +79,37 @@ class GMRES(Method):
         self.small_matrix.keep(which)
 
     @property
-    def small(self) -> bool:
-        return self.done in (0, self.restart)
+    def state_is_small(self) -> bool:
+        return self.done in (0, self.cycle)
 
-    def vectors(self) -> dict[str, tuple[bool, torch.Tensor]]:
-        found = {f"basis{i}": (False, v) for i, v in enumerate(self.basis.vectors[: self.done + 1])}
+    def state_dict(self) -> dict[str, Any]:
+        # Between cycles x and its residual are all there is.
+        self._turn()
+        return {
+            "done": np.array([self.done]),
+            **self.small_matrix.state_dict(),
+            **dict(self._vectors()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done = int(state["done"][0])
+        if not 0 <= self.done <= self.cycle:
+            raise ValueError(f"step {self.done} of {self.cycle}")
+        self.small_matrix.load_state_dict(state)
+        for name, vector in self._vectors():
+            fill(vector, state[name])
+
+    def _vectors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Those in use, by name."""
+        for i, vector in enumerate(self.basis.vectors[: self.done + 1]):
+            yield f"basis{i}", vector
         if self.directions is not None:
             for i, direction in enumerate(self.directions.unbind()[: self.done]):
-                found[f"direction{i}"] = (True, direction)
-        return found
-
-    def numbers(self) -> dict[str, np.ndarray]:
-        # Between cycles x and its residual are all there is to save.
-        self._turn()
-        return {"done": np.array([self.done]), **self.small_matrix.numbers()}
-
-    def load(self, numbers: Mapping[str, np.ndarray]) -> None:
-        self.done = int(numbers["done"][0])
-        if not 0 <= self.done <= self.restart:
-            raise ValueError(f"step {self.done} of {self.restart}")
-        self.small_matrix.load(numbers)
+                yield f"direction{i}", direction
 
     def _turn(self) -> None:
         """Into the next cycle, at the end of one. **Collective.**"""
-        if self.done == self.restart:
+        if self.done == self.cycle:
             self.finish()
             self._begin(self.live, self.system.residual())
 

@@ -52,18 +52,16 @@ class Hessenberg:
         """Go on with these columns only."""
         self.live = self.live & which
 
-    # For a checkpoint
-
     _kept = ("beta", "matrix", "null", "length", "live")
 
-    def numbers(self) -> dict[str, np.ndarray]:
-        """The state: waits for the device."""
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All that a step hands to the next, by name: waits for the device."""
         return {name: getattr(self, name).double().cpu().numpy() for name in self._kept}
 
-    def load(self, numbers: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `numbers` gave."""
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state_dict` gave."""
         for name in self._kept:
-            array = torch.from_numpy(numbers[name])
+            array = torch.from_numpy(state[name])
             if name in ("matrix", "null"):
                 kept = getattr(self, name)
                 if array.numel() != kept.numel():

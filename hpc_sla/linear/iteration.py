@@ -9,14 +9,15 @@ from typing import TypeVar
 
 import torch
 
+from hpc_sla.checkpoint.observer import Observer
 from hpc_sla.errors import InputError
 from hpc_sla.linear.accuracy import accuracy, judge
 from hpc_sla.linear.choose import GIVES_UP
-from hpc_sla.linear.driver import Callback, Outcome, iterate
+from hpc_sla.linear.driver import Callback, KrylovLoop
 from hpc_sla.linear.info import SolveInfo, summarise
-from hpc_sla.linear.keeper import Watch
 from hpc_sla.linear.method import Method, System, norms_of, values_of
 from hpc_sla.linear.methods import check_precond, make_method
+from hpc_sla.linear.outcome import Outcome
 from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.linear.tolerance import loosest_rtol
 from hpc_sla.precond import Jacobi, Preconditioner
@@ -60,7 +61,7 @@ class Iteration:
     given : DecoupledRows or None
         Rows that give their unknowns to the others: x starts from these values.
     callback : callable(iteration, residual_norm) or None
-    watch : Watch or None
+    observer : Observer or None
     """
 
     operator: Operator
@@ -76,7 +77,7 @@ class Iteration:
     thorough: bool = False
     given: DecoupledRows | None = None
     callback: Callback | None = None
-    watch: Watch | None = None
+    observer: Observer | None = None
 
     def run(
         self, b: torch.Tensor, x0: torch.Tensor | None = None
@@ -97,15 +98,11 @@ class Iteration:
             if failed:
                 self._fall_back(failed)
             system, start = self._system(b, x0)
-            outcomes = iterate(
-                self.method.on(system),
-                system,
-                start,
-                self.max_iterations,
-                self._callback(system),
-                self.watch.keeper(str(self.method), system) if self.watch else None,
-            )
-            x, info = self._told(system, outcomes, b.dim() == 1)
+            method, callback = self.method.on(system), self._callback(system)
+            loop = KrylovLoop(method, system, start, self.max_iterations, callback)
+            if self.observer is not None:
+                self.observer.attach(loop)
+            x, info = self._told(system, loop.run(), b.dim() == 1)
             if not self.fallback or info.status not in GIVES_UP or info.at_rounding:
                 info.reason = self.reason
                 return x, info
@@ -133,9 +130,8 @@ class Iteration:
 
     def _failed_before(self) -> str:
         """Whether the first choice failed in the run that is gone on from. **Collective.**"""
-        if self.fallback and self.watch and self.watch.saved_method(self.operator) == self.fallback:
-            return "failed before it was resumed"
-        return ""
+        saved = self.observer.saved("running_method") if self.fallback and self.observer else None
+        return "failed before it was resumed" if saved and saved == self.fallback else ""
 
     def _fall_back(self, failed: str) -> None:
         self.reason += f"; that {failed}: {self.fallback}"

@@ -11,6 +11,8 @@ import torch
 
 from hpc_sla import adjoint
 from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.checkpoint.identity import identify_matrix
+from hpc_sla.checkpoint.observer import Observer
 from hpc_sla.distributed.arguments import empty_result, tensor_if, warn_of_trainable
 from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.row_order import check_order, made
@@ -21,7 +23,6 @@ from hpc_sla.linear.choose import choose
 from hpc_sla.linear.derivatives import Differentiable
 from hpc_sla.linear.driver import Callback
 from hpc_sla.linear.info import SolveInfo
-from hpc_sla.linear.keeper import Watch, identify_matrix
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import check_precond, check_shape, make_method
 from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
@@ -278,16 +279,19 @@ class LinearSolver(Differentiable):
         call = copy(self)
         call.thorough, call.callback = True, callback
         if checkpoint is not None:
-            operator = self.operator
+            operator, precond = self.operator, self.precond.name
 
             def identify() -> dict[str, Any]:
                 return {
+                    "kind": "solve",
+                    "method": self._name,
                     "matrix": identify_matrix(self.A, operator),
                     "rhs": vector_fingerprint(operator.layout, b),
                     "dtype": str(b.dtype).removeprefix("torch."),
+                    "precond": precond,
                 }
 
-            call.watch = Watch(checkpoint).of(self._name, identify)
+            call.observer = Observer(checkpoint, operator.world, identify)
         return call
 
     @entry

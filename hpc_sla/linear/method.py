@@ -206,36 +206,40 @@ class Method(ABC):
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
         """Bring x up to date. **Collective.**"""
 
-    # For a checkpoint: all that a step hands to the next
+    # To go on elsewhere: all that a step hands to the next, but x
 
     @property
-    def small(self) -> bool:
-        """Whether there is as little to save now as there ever is. Replicated."""
+    def state_is_small(self) -> bool:
+        """Whether the state is as small now as it ever is. Replicated."""
         return True
 
-    def vectors(self) -> dict[str, tuple[bool, torch.Tensor]]:
-        """The vectors but x, by name, and whether each is like x. Local."""
-        return {
-            name: (name in self.kept_like_x, getattr(self, name))
-            for name in (*self.kept, *self.kept_like_x)
-        }
+    def state_dict(self) -> dict[str, Any]:
+        """What a step hands to the next, by name. **Collective.**
 
-    def numbers(self) -> dict[str, np.ndarray]:
-        """What is the same on every rank. **Collective**, and before `vectors`."""
-        return {
+        Tensors are this rank's part of vectors like b (or like x, those of `kept_like_x`), as they
+        are now. Arrays are the same on every rank, in double precision.
+        """
+        numbers = {
             name: np.array(values_of(getattr(self, name)), dtype=np.float64)
             for name in self.carried
         }
+        names = (*self.kept, *self.kept_like_x)
+        return {**numbers, **{name: getattr(self, name) for name in names}}
 
-    def load(self, numbers: Mapping[str, np.ndarray]) -> None:
-        """Take over what `numbers` gave. Local; `vectors` are to be filled next."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; x has been set. **Collective.**
+
+        Raises
+        ------
+        ValueError
+            On every rank: it does not fit.
+        """
         for name in self.carried:
-            values = numbers[name].tolist()
+            values = state[name].tolist()
             make = self.scalars.flag if name == "live" else self.scalars.scalar
             setattr(self, name, make([bool(v) if name == "live" else v for v in values]))
-
-    def loaded(self) -> None:  # noqa: B027 - most have nothing to do
-        """Make the rest, once `vectors` are filled. **Collective.**"""
+        for name in (*self.kept, *self.kept_like_x):
+            fill(getattr(self, name), state[name])
 
     @abstractmethod
     def norm(self, row: Sequence[float]) -> float:
@@ -255,6 +259,13 @@ def check_count(method: str, name: str, value: int) -> None:
     if not whole or value < 1:
         wrong = "is not positive" if whole else "is not a whole number"
         raise InputError(f"{name}={value!r} {wrong}", field=f"method: {method}")
+
+
+def fill(out: torch.Tensor, vector: torch.Tensor) -> None:
+    """`out = vector`, which must have its shape. Local."""
+    if vector.shape != out.shape:
+        raise ValueError(f"shape {tuple(vector.shape)} where {tuple(out.shape)} is needed")
+    out.copy_(vector)
 
 
 def values_of(scalar: Scalar) -> list[float]:

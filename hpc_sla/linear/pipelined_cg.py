@@ -70,12 +70,12 @@ class PipelinedCG(Method):
         self.scalars.record(one, self.rho, self.rr, one + one)
         self.live = active & self._unfinished(self.rho, self.rr)
 
-    def numbers(self) -> dict[str, np.ndarray]:
-        return {**super().numbers(), "turn": np.array([self.first, self.since])}
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "turn": np.array([self.first, self.since])}
 
-    def load(self, numbers: Mapping[str, np.ndarray]) -> None:
-        super().load(numbers)
-        first, since = numbers["turn"].tolist()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        first, since = state["turn"].tolist()
         self.first, self.since = bool(first), int(since)
 
     def _reduce(self) -> None:

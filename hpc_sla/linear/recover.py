@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from hpc_sla.linear.accuracy import accuracy
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.method import Method, norms_of
+from hpc_sla.linear.outcome import Outcome
 from hpc_sla.observe.heartbeat import beat
-
-if TYPE_CHECKING:
-    from hpc_sla.linear.driver import Outcome
 
 _ROOM = 10.0
 """By how much the residual of an iteration that was cut short may exceed its start: that of

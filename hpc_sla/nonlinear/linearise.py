@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from hpc_sla.checkpoint.observer import Observer
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.linear.info import SolveInfo
-from hpc_sla.linear.keeper import Watch
 from hpc_sla.linear.linear_solver import LinearSolver
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import check_precond, make_method
@@ -176,7 +176,7 @@ class Linearisation:
         self.made_at: torch.Tensor | None = None
         self.begun_at: torch.Tensor | None = None
         """The u it is of, and the one that what an update keeps of multigrid is of."""
-        self.watch: Watch | None = None
+        self.observer: Observer | None = None
         n = equations.layout.n_global
         self.max_iterations = settings.max_iterations or min(max(10 * n, 1000), 100_000)
 
@@ -282,7 +282,7 @@ class Linearisation:
             maker = fitting_method(as_operator(J))
         with torch.no_grad():
             solver = LinearSolver(J, maker or "auto", M, rtol, max_iterations=self.max_iterations)
-            solver.watch = self.watch
+            solver.observer = self.observer
             return solver.set_up(b.dtype).run(b)
 
     def _of_user(self, u: torch.Tensor) -> DSparseMatrix:

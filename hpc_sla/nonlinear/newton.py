@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
+import numpy as np
 import torch
 
+from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.hashing import noise
 from hpc_sla.nonlinear.equations import Equations
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
 from hpc_sla.nonlinear.linearise import Linearisation, usable
-
-if TYPE_CHECKING:
-    from hpc_sla.nonlinear.resume import Resume
+from hpc_sla.precond import AMG
 
 Callback = Callable[[int, float], None]
 
@@ -25,6 +25,20 @@ _BACKTRACKS = 40
 _ROUNDING = 20.0
 # A step that leaves this much of ||F|| may be one in rounding.
 _POOR = 0.5
+
+# Of `NonlinearInfo`, in a state.
+_LISTS = ("inner_iterations", "step_lengths", "forcing")
+_COUNTS = (
+    "iterations",
+    "residual_evaluations",
+    "jacobian_products",
+    "jacobians",
+    "preconditioners",
+    "linear_method",
+    "jvp",
+    "reason",
+    "precond",
+)
 
 
 @dataclass
@@ -92,74 +106,178 @@ class Forcing:
         return eta
 
 
-def newton(
-    equations: Equations,
-    u: torch.Tensor,
-    linear: Linearisation,
-    stop: Stop,
-    forcing: float | None,
-    line_search: bool,
-    callback: Callback | None,
-    resume: Resume | None = None,
-) -> tuple[torch.Tensor, float, Status]:
-    """Newton's method from u. **Collective.** Writes the history to `equations.info`.
+class Newton:
+    """Newton's method from u. Writes the history to `equations.info`.
 
-    Gives the best u it has seen, its ||F(u)||, and the status.
+    Parameters
+    ----------
+    equations : Equations
+    u : torch.Tensor [n_owned]
+        Where to begin; not modified.
+    linear : Linearisation
+    stop : Stop
+    forcing : float or None
+        See `Forcing`.
+    line_search : bool
+    callback : callable(iteration, norm) or None
+
+    Attributes
+    ----------
+    observe : callable(newton) -> bool, or None
+        Called on every rank before each outer iteration, and where a linear solve in it has been
+        stopped: whether to stop.
     """
-    info = equations.info
-    restored = resume.restore(equations, u, linear) if resume else None
-    if restored is not None:
-        u, r, norm = restored
-    else:
+
+    state_is_small = True
+
+    def __init__(
+        self,
+        equations: Equations,
+        u: torch.Tensor,
+        linear: Linearisation,
+        stop: Stop,
+        forcing: float | None,
+        line_search: bool,
+        callback: Callback | None,
+    ) -> None:
+        self.equations, self.linear, self.stop = equations, linear, stop
+        self.observe: Callable[[Newton], bool] | None = None
+        self._u = u
+        self._forcing, self._line_search, self._callback = forcing, line_search, callback
+        self._last: tuple[float, float] | None = None
+        self._found: tuple[torch.Tensor, float] | None = None
+        self._state: dict[str, Any] = {}
+
+    @property
+    def iterations(self) -> int:
+        """Outer ones so far (replicated)."""
+        return self.equations.info.iterations
+
+    def run(self) -> tuple[torch.Tensor, float, Status]:
+        """The best u it has seen, its ||F(u)||, and the status. **Collective.**"""
+        equations, linear, stop, info = self.equations, self.linear, self.stop, self.equations.info
+        if self._found is None:
+            r = equations(self._u)
+            norm = equations.norm(r)
+            info.residual_history.append(norm)
+        else:
+            r, norm = self._found
+        u = self._u
+        if self._callback:
+            self._callback(info.iterations, norm)
+        start = info.residual_history[0]
+        target = stop.target(start)
+        tolerance = Forcing(self._forcing, target)
+        tolerance.last = self._last
+        best = u, norm
+        while True:
+            if norm < best[1]:
+                best = u, norm
+            if not math.isfinite(norm):
+                return *best, "not_finite"
+            if norm <= target:
+                return u, norm, "converged"
+            if norm > stop.divergence * start:
+                return *best, "diverged"
+            if info.iterations >= stop.max_iterations:
+                return *best, "max_iterations"
+            if self.observe is not None:
+                self._state = self._present(u, tolerance)
+                if self.observe(self):
+                    return u, norm, "preempted"
+            eta, ended = tolerance(norm), False
+            step, failed = _direction(equations, linear, u, r, eta)
+            if failed == "preempted" and self.observe is not None:
+                self.observe(self)
+            if failed is not None:
+                return (u, norm, failed) if failed == "preempted" else (*best, failed)
+            if self._line_search:
+                found = _backtrack(equations, u, step, norm, eta)
+                if found is None:
+                    return u, norm, _why_no_step(equations, u, r, norm, start, stop)
+                before = norm
+                u, r, norm, length = found
+                if norm > max(_POOR * before, target):
+                    ended = _will_do(equations, u, r, norm, start, stop)
+            else:
+                u, length = u - step, 1.0
+                r = equations(u)
+                norm = equations.norm(r)
+            info.iterations += 1
+            info.step_lengths.append(length)
+            info.residual_history.append(norm)
+            if self._callback:
+                self._callback(info.iterations, norm)
+            if ended:
+                return u, norm, "converged"
+
+    # To go on elsewhere
+
+    def layout_of(self, name: str) -> RowLayout:
+        """The layout of a tensor of the state. Local."""
+        return self.equations.layout
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state when the present outer iteration began; while it is observed. Local.
+
+        Tensors are this rank's rows: u and, where the preconditioner serves several iterations, the
+        u it was set up at. All else is replicated.
+        """
+        return self._state
+
+    def _present(self, u: torch.Tensor, tolerance: Forcing) -> dict[str, Any]:
+        """The state, at this u. Local."""
+        info, linear = self.equations.info, self.linear
+        state: dict[str, Any] = {"u": u}
+        if linear.made_at is not None and linear.begun_at is not None:
+            multigrid = isinstance(linear.precond, AMG)
+            if multigrid:
+                state["precond_begun_at"] = linear.begun_at
+            updated = linear.made_at is not linear.begun_at
+            if linear.settings.lag != 1 and (updated or not multigrid):
+                state["precond_at"] = linear.made_at
+        for name in _COUNTS:
+            state[name] = getattr(info, name)
+        for name in _LISTS:
+            state[name] = list(getattr(info, name))
+        state["age"], state["last"] = linear.age, tolerance.last
+        state["inner_lengths"] = [len(one) for one in info.inner_history]
+        state["residual_history"] = np.array(info.residual_history)
+        state["inner_history"] = np.array([v for one in info.inner_history for v in one], float)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave. **Collective.**
+
+        Raises
+        ------
+        ValueError
+            On every rank: ||F(u)|| is not what it was.
+        """
+        equations, linear, info = self.equations, self.linear, self.equations.info
+        self._u = u = state["u"].to(self._u)
+        for name in ("precond_begun_at", "precond_at"):
+            if name in state:
+                made_at = state[name].to(u)
+                linear.set_up(made_at, *linear.at(made_at, None), fresh=False)
         r = equations(u)
         norm = equations.norm(r)
-        info.residual_history.append(norm)
-    if callback:
-        callback(info.iterations, norm)
-    start = info.residual_history[0]
-    target = stop.target(start)
-    tolerance = Forcing(forcing, target)
-    if resume is not None:
-        resume.begin(info.iterations, tolerance)
-    best = u, norm
-    while True:
-        if norm < best[1]:
-            best = u, norm
-        if not math.isfinite(norm):
-            return *best, "not_finite"
-        if norm <= target:
-            return u, norm, "converged"
-        if norm > stop.divergence * start:
-            return *best, "diverged"
-        if info.iterations >= stop.max_iterations:
-            return *best, "max_iterations"
-        if resume is not None and resume.at(equations, u, linear, tolerance):
-            return u, norm, "preempted"
-        eta, ended = tolerance(norm), False
-        step, failed = _direction(equations, linear, u, r, eta)
-        if failed == "preempted" and resume is not None:
-            resume.save()
-        if failed is not None:
-            return (u, norm, failed) if failed == "preempted" else (*best, failed)
-        if line_search:
-            found = _backtrack(equations, u, step, norm, eta)
-            if found is None:
-                return u, norm, _why_no_step(equations, u, r, norm, start, stop)
-            before = norm
-            u, r, norm, length = found
-            if norm > max(_POOR * before, target):
-                ended = _will_do(equations, u, r, norm, start, stop)
-        else:
-            u, length = u - step, 1.0
-            r = equations(u)
-            norm = equations.norm(r)
-        info.iterations += 1
-        info.step_lengths.append(length)
-        info.residual_history.append(norm)
-        if callback:
-            callback(info.iterations, norm)
-        if ended:
-            return u, norm, "converged"
+        self._found = r, norm
+        linear.age = state["age"]
+        self._last = None if state["last"] is None else tuple(state["last"])
+        for name in (*_COUNTS, *_LISTS):
+            setattr(info, name, state[name])
+        info.residual_history = state["residual_history"].tolist()
+        inner, first = state["inner_history"].tolist(), 0
+        for length in state["inner_lengths"]:
+            info.inner_history.append(inner[first : first + length])
+            first += length
+        history = info.residual_history
+        rounding = 1e3 * torch.finfo(u.dtype).eps * history[0]
+        if not math.isclose(norm, history[-1], rel_tol=1e-3, abs_tol=rounding):
+            raise ValueError(
+                f"u is of another problem: ||F(u)|| was {history[-1]:.6e} and is {norm:.6e}"
+            )
 
 
 def _direction(

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from hpc_sla.checkpoint.observer import Observer
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError, warn
-from hpc_sla.linear.keeper import Watch
 from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.nonlinear.anderson import anderson
 from hpc_sla.nonlinear.derivatives import JacobianSystem, plain
@@ -18,8 +18,7 @@ from hpc_sla.nonlinear.fixed_point import FixedPoint, picard
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
 from hpc_sla.nonlinear.linearise import Found, Linearisation, Settings
 from hpc_sla.nonlinear.methods import Choices, Method
-from hpc_sla.nonlinear.newton import newton
-from hpc_sla.nonlinear.resume import Resume
+from hpc_sla.nonlinear.newton import Newton
 from hpc_sla.nonlinear.trust import reverse_mode_fits
 
 Theta = tuple[torch.Tensor, ...]
@@ -87,22 +86,16 @@ class Problem:
         u = plain(u0).clone()
         linear = self.linearisation(theta)
         choices, callback = self._choices, self._choices.callback
-        resume = None
-        if choices.checkpoint is not None:
-            resume = Resume(choices.checkpoint, self._identity(u))
-            linear.watch = Watch(choices.checkpoint, saves=False)
         equations = linear.equations
         if self._method.name == "newton":
-            u, norm, status = newton(
-                equations,
-                u,
-                linear,
-                choices.stop,
-                choices.forcing,
-                choices.line_search,
-                callback,
-                resume,
+            newton = Newton(
+                equations, u, linear, choices.stop, choices.forcing, choices.line_search, callback
             )
+            if choices.checkpoint is not None:
+                world, identity = self.layout.world, self._identity(u)
+                linear.observer = Observer(choices.checkpoint, world)
+                Observer(choices.checkpoint, world, lambda: identity).attach(newton)
+            u, norm, status = newton.run()
         else:
             increments = FixedPoint(equations, self._map(theta), self._scaling(linear, u))
             run = picard if self._method.name == "picard" else anderson

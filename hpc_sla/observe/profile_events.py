@@ -171,12 +171,12 @@ def _solvers() -> Iterator[Hook]:
     from hpc_sla.checkpoint.checkpoint import Checkpoint
     from hpc_sla.eigen import basis, space
     from hpc_sla.eigen.lobpcg import Lobpcg
-    from hpc_sla.linear import driver
+    from hpc_sla.linear.driver import KrylovLoop
 
     yield Hook(Checkpoint, Checkpoint.save, "checkpoint", whole=True, io=True)
     yield Hook(Checkpoint, Checkpoint._agree, "agreement to stop", whole=True)
     # Last of all, what is left of the loops: Python, and what has no event.
-    yield Hook(None, driver.iterate, "Krylov loop, all else")
+    yield Hook(KrylovLoop, KrylovLoop.run, "Krylov loop, all else")
     yield Hook(Lobpcg, Lobpcg.run, "LOBPCG loop, all else")
     yield Hook(space.Space, space.Space.grams, f"{ORTHOGONALISATION}: Gram matrices")
     yield Hook(space.Space, space.Space.combine, f"{ORTHOGONALISATION}: combinations")
@@ -188,9 +188,9 @@ def _nonlinear() -> Iterator[Hook]:
     import hpc_sla.nonlinear.solver  # noqa: F401 - whose modules have the functions above
     from hpc_sla.nonlinear.coloured import ColouredJacobian
     from hpc_sla.nonlinear.equations import Equations, JacobianProducts
-    from hpc_sla.nonlinear.newton import newton
+    from hpc_sla.nonlinear.newton import Newton
 
-    yield Hook(None, newton, "Newton loop, all else")
+    yield Hook(Newton, Newton.run, "Newton loop, all else")
     yield Hook(Equations, Equations.__call__, "residual evaluation", whole=True)
     yield Hook(JacobianProducts, JacobianProducts.matvec, "Jacobian product", whole=True)
     yield Hook(JacobianProducts, JacobianProducts.rmatvec, "Jacobian product", whole=True)

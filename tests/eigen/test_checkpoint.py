@@ -7,17 +7,17 @@ import pytest
 import torch
 
 import hpc_sla as hs
+from hpc_sla.eigen.lobpcg import Lobpcg
+from tests.checkpoints import (
+    Interrupted,
+    asked_each_time,  # noqa: F401 - a fixture
+    interrupt,
+    restarted,
+)
 from tests.collective import distribute, everywhere, full
 from tests.eigen.pencils import exact, grid, mass
-from tests.interrupted import Interrupted, interrupt
 
 pytestmark = pytest.mark.mpi
-
-
-@pytest.fixture(autouse=True)
-def asked_each_time(monkeypatch):
-    """These pairs are found in less time than lies between two questions."""
-    monkeypatch.setattr("hpc_sla.checkpoint.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
 
 
 MATRIX = grid(17, 13)
@@ -59,6 +59,18 @@ def test_goes_on_with_the_very_same_iterates(world, folder, with_B, precond, how
     for one, other in zip(resumed.columns, info.columns, strict=True):
         assert one.residual_history == other.residual_history
         assert (one.status, one.iterations) == (other.status, other.iterations)
+    assert everywhere(world, torch.equal(values, w) and torch.equal(vectors, V))
+
+
+@pytest.mark.parametrize("precond", ["none", "block_jacobi:factor=ic0"])
+def test_a_state_needs_no_file(world, monkeypatch, precond):
+    A = distribute(MATRIX, world)
+    w, V, info = hs.eigsh(A, 4, precond=precond)
+    values, vectors, again = restarted(
+        monkeypatch, Lobpcg, 5, lambda none: hs.eigsh(A, 4, precond=precond, checkpoint=none)
+    )
+    for one, other in zip(again.columns, info.columns, strict=True):
+        assert one.residual_history == other.residual_history
     assert everywhere(world, torch.equal(values, w) and torch.equal(vectors, V))
 
 

@@ -207,7 +207,7 @@ def read_checkpoint(path: Path) -> int:
     with CheckpointFile(path) as file:
         file.arrays()
         for name in ("x", "r", "p"):
-            file.read(name, (_N * _N,), "float64")(0, _N * _N)
+            file.read(name, _N * _N, "float64")(0, _N * _N)
         return int(file.facts["iteration"])
 
 

@@ -65,9 +65,9 @@ def slow_down() -> None:
 
     matrix.from_hdf5 = classmethod(read_slowly)  # type: ignore[method-assign,assignment]
     around(hpc_sla.precond, "make_preconditioner", "setup")
-    around(hpc_sla.linear.driver, "_round", "iterate", 0.0)
+    around(hpc_sla.linear.driver.KrylovLoop, "_round", "iterate", 0.0)
     around(hpc_sla.checkpoint.checkpoint.Checkpoint, "ask", pause=PER_ITERATION / 2)
-    around(hpc_sla.checkpoint.checkpoint.Checkpoint, "_write", "checkpoint", 0.0)
+    around(hpc_sla.checkpoint.checkpoint, "write_state", "checkpoint", 0.0)
     around(hpc_sla.cli.result, "write_result", "write", 0.0)
     around(hdf5_write.Output, "write")
     around(hdf5_write.Output, "close")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import hpc_sla.checkpoint.checkpoint
+import hpc_sla.checkpoint.state
 import hpc_sla.cli.result
 import hpc_sla.precond
 import hpc_sla.sparse.from_hdf5
@@ -29,7 +30,7 @@ PLACES = {
     "read": (hpc_sla.sparse.from_hdf5, "read_rhs", 1),
     "setup": (hpc_sla.precond, "make_preconditioner", 1),
     "iterate": (hpc_sla.checkpoint.checkpoint.Checkpoint, "ask", 10),
-    "checkpoint": (hpc_sla.checkpoint.checkpoint, "write_vector", 5),
+    "checkpoint": (hpc_sla.checkpoint.state, "write_vector", 5),
     "write": (hpc_sla.cli.result, "write_result", 1),
 }
 

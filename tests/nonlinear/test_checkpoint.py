@@ -7,8 +7,14 @@ import pytest
 import torch
 
 import hpc_sla as hs
+from hpc_sla.nonlinear.newton import Newton
+from tests.checkpoints import (
+    Interrupted,
+    asked_each_time,  # noqa: F401 - a fixture
+    interrupt,
+    restarted,
+)
 from tests.collective import distribute, everywhere, full
-from tests.interrupted import Interrupted, interrupt
 from tests.nonlinear.systems import matrix, on_ranks, parameters, vector
 
 pytestmark = pytest.mark.mpi
@@ -22,12 +28,6 @@ WAYS = [
     {"jacobian": "coloured", "precond": "amg:coarse_size=5"},
     {"precond": "amg:coarse_size=5", "precond_lag": 2},
 ]
-
-
-@pytest.fixture(autouse=True)
-def asked_each_time(monkeypatch):
-    """These roots are found in less time than lies between two questions."""
-    monkeypatch.setattr("hpc_sla.checkpoint.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
 
 
 def _find(world, partition="metis", factor=1.0, **options):
@@ -87,6 +87,17 @@ def test_goes_on_with_the_very_same_iterates(world, folder, way, how):
     for name in ("residual_history", "inner_iterations", "inner_history", "forcing"):
         assert getattr(resumed, name) == getattr(info, name), name
     assert resumed.step_lengths == info.step_lengths and resumed.iterations == info.iterations
+    assert everywhere(world, torch.equal(u, v))
+
+
+@pytest.mark.parametrize("way", range(len(WAYS)))
+def test_a_state_needs_no_file(world, monkeypatch, way):
+    _, u, info = _find(world, **WAYS[way])
+    _, v, again = restarted(
+        monkeypatch, Newton, 2, lambda none: _find(world, checkpoint=none, **WAYS[way])
+    )
+    for name in ("residual_history", "inner_iterations", "inner_history", "forcing"):
+        assert getattr(again, name) == getattr(info, name), name
     assert everywhere(world, torch.equal(u, v))
 
 
