@@ -69,35 +69,41 @@ class KrylovLoop:
         # Which columns iterate; whether the method is in the midst of that; whether to stop.
         self._running: list[bool] = []
         self._within = self._stopped = False
-        captured = method.capturable and system.operator.world.size == 1 and system.b.is_cuda
-        self._bursts = Bursts(
-            method, system.scalars, captured=captured and system.precond.pointwise
-        )
+        self._bursts: Bursts | None = None
+        if system.scalars.check_every > 1:
+            captured = method.capturable and system.precond.pointwise and system.b.is_cuda
+            captured = captured and system.operator.world.size == 1
+            self._bursts = Bursts(method, system.scalars, captured)
         # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
         # for more iterations than the method needs in all without rounding.
         self._patience = max(100, system.operator.n_global)
 
     def run(self) -> list[Outcome]:
         """Iterate; how each right-hand side fared. **Collective.**"""
-        method, system = self.method, self.system
+        method, system, most = self.method, self.system, self._max_iterations
         resumed = bool(self.outcomes)
         if not resumed:
             self.outcomes = self._first_look()
         outcomes = self.outcomes
-        if self._callback:
-            self._callback(self.iterations, worst(o.history[-1] for o in outcomes))
-        recovery = Recovery(method, self._bursts, self._x0, at_x0=not resumed)
+        self._tell()
+        recovery = Recovery(method, self._steps, self._x0, at_x0=not resumed)
         while any(o.status is None for o in outcomes):
             recovery.begin(outcomes, self._within)
             if not self._within:
                 self._running = [o.status is None for o in outcomes]
                 self._start()
             self._within = False
-            self._round()
+            while self.iterations < most and any(o.status is None for o in outcomes):
+                if self._bursts is None:
+                    method.step()
+                else:
+                    self._bursts.run(min(method.scalars.check_every, most - self.iterations))
+                if self._take_in():
+                    break
             method.finish()
             norms = norms_of(system.residual())
             recovery.end(outcomes, norms)
-            may_go_on = self.iterations < self._max_iterations and not self._stopped
+            may_go_on = self.iterations < most and not self._stopped
             for outcome, ran, norm in zip(outcomes, self._running, norms, strict=True):
                 if not ran:
                     continue
@@ -107,6 +113,17 @@ class KrylovLoop:
         if not self._stopped:
             recovery(outcomes)
         return outcomes
+
+    def _steps(self, count: int) -> None:
+        """As many steps as that, no more than between two looks. **Collective.**"""
+        if self._bursts is None:
+            self.method.step()
+        else:
+            self._bursts.run(count)
+
+    def _tell(self) -> None:
+        if self._callback:
+            self._callback(self.iterations, worst(o.history[-1] for o in self.outcomes))
 
     def _first_look(self) -> list[Outcome]:
         """Where x begins. **Collective.**"""
@@ -133,29 +150,24 @@ class KrylovLoop:
             if outcome.status is None:
                 outcome.status = method.classify(row, outcome.target)
 
-    def _round(self) -> None:
-        """Iterate until nobody goes on, or it is told to stop. **Collective.**"""
+    def _take_in(self) -> bool:
+        """What the steps have recorded; whether to stop for good. **Collective.**"""
         method, scalars, outcomes = self.method, self.method.scalars, self.outcomes
-        most = self._max_iterations
-        while self.iterations < most and any(o.status is None for o in outcomes):
-            self._bursts.run(min(scalars.check_every, most - self.iterations))
-            beat()
-            for rows in scalars.read():
-                if all(o.status is not None for o in outcomes):
-                    break
-                self.iterations += 1
-                for outcome, row in zip(outcomes, rows, strict=True):
-                    if outcome.status is None:
-                        status = method.classify(row, outcome.target)
-                        outcome.iterated(method.norm(row), status, self._patience)
-                if self._callback:
-                    self._callback(self.iterations, worst(o.history[-1] for o in outcomes))
-            if any(o.status == "stagnated" for o in outcomes):
-                method.keep(scalars.flag([o.status is None for o in outcomes]))
-            going = self.iterations < most and any(o.status is None for o in outcomes)
-            if self.observe is not None and going and self.observe(self):
-                self._stopped = True
+        beat()
+        for rows in scalars.read():
+            if all(o.status is not None for o in outcomes):
                 break
+            self.iterations += 1
+            for outcome, row in zip(outcomes, rows, strict=True):
+                if outcome.status is None:
+                    status = method.classify(row, outcome.target)
+                    outcome.iterated(method.norm(row), status, self._patience)
+            self._tell()
+        if any(o.status == "stagnated" for o in outcomes):
+            method.keep(scalars.flag([o.status is None for o in outcomes]))
+        going = self.iterations < self._max_iterations and any(o.status is None for o in outcomes)
+        self._stopped = self.observe is not None and going and self.observe(self)
+        return self._stopped
 
     # To go on elsewhere
 

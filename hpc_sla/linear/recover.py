@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from hpc_sla.linear.accuracy import accuracy
-from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.method import Method, norms_of
 from hpc_sla.linear.outcome import Outcome
 from hpc_sla.observe.heartbeat import beat
@@ -35,8 +34,8 @@ class Recovery:
     Parameters
     ----------
     method : Method
-    bursts : Bursts
-        Of the method.
+    steps : callable(count)
+        Does so many steps of the method, no more than between two looks. **Collective.**
     x0 : torch.Tensor like x, or None
         The initial guess; None for 0. Kept, and not modified.
     at_x0 : bool
@@ -44,9 +43,9 @@ class Recovery:
     """
 
     def __init__(
-        self, method: Method, bursts: Bursts, x0: torch.Tensor | None, at_x0: bool
+        self, method: Method, steps: Callable[[int], None], x0: torch.Tensor | None, at_x0: bool
     ) -> None:
-        self._method, self._bursts, self._x0 = method, bursts, x0
+        self._method, self._steps, self._x0 = method, steps, x0
         self._system = method.system
         self._at_x0 = at_x0
         self._began: torch.Tensor | None = None
@@ -170,7 +169,7 @@ class Recovery:
         for point in sorted(points - {0}):
             while done < point:
                 count = min(scalars.check_every, point - done)
-                self._bursts.run(count)
+                self._steps(count)
                 beat()
                 scalars.read()
                 done += count
