@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from hpc_sla.distributed.serial import SerialComm
+from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.observe.heartbeat import beat
 

@@ -14,16 +14,14 @@ import gc
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hpc_sla.distributed.ranks import Ranks
 from hpc_sla.errors import PartialGradientWarning, warn
-
-if TYPE_CHECKING:
-    from hpc_sla.distributed.world import World
 
 _SMALL = 4
 """Up to so many equal numbers still are taken for a parameter, not for a vector at its start."""
@@ -73,7 +71,7 @@ class Walk:
 class Forgotten:
     """What one World knows of the leaves it has met."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Ranks) -> None:
         self._world = world
         self._known = WeakIdKeyDictionary()
         self._searches = 0
@@ -164,7 +162,15 @@ class _Warn:
             warn(_message(named), PartialGradientWarning)
 
 
-def watch(world: World, image: torch.Tensor, lengths: Iterable[int] = ()) -> Callable[..., None]:
+class WatchedRanks(Ranks, Protocol):
+    """Ranks that remember which leaves they have met: a World."""
+
+    forgotten: Forgotten
+
+
+def watch(
+    world: WatchedRanks, image: torch.Tensor, lengths: Iterable[int] = ()
+) -> Callable[..., None]:
     """Look behind `image`, compare, and give what warns behind outputs. **Collective.**
 
     For where the ranks meet but seldom: it costs one number's reduction.
@@ -256,9 +262,9 @@ def _describe(
 
 
 def _owners(parameters: Sequence[torch.Tensor]) -> dict[int, tuple[str, str]]:
-    """Of parameters of modules: their name, and the layer of torch.nn they belong to, or "".
+    """For each parameter of a module its name, and the layer of torch.nn it belongs to, or "".
 
-    By a search for the modules there are, which is made seldom.
+    Found by a search for the modules there are, which is made seldom.
     """
     wanted = {id(parameter) for parameter in parameters}
     found: dict[int, tuple[str, str]] = {}

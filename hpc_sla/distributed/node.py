@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hpc_sla.distributed.serial import SerialComm
+from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.errors import InputError
 
 if TYPE_CHECKING:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.func import functional_call
 
 from hpc_sla.distributed.forgotten import bytes_of
+from hpc_sla.distributed.ranks import Ranks
 from hpc_sla.distributed.reductions import ReplicateAll
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry
-
-if TYPE_CHECKING:
-    from hpc_sla.distributed.world import World
 
 
 class Replicated(torch.nn.Module):
@@ -23,7 +21,7 @@ class Replicated(torch.nn.Module):
     Its own state_dict is `module`'s under the prefix `module.`; save `module.state_dict()`.
     """
 
-    def __init__(self, module: torch.nn.Module, world: World, broadcast: bool) -> None:
+    def __init__(self, module: torch.nn.Module, world: Ranks, broadcast: bool) -> None:
         super().__init__()
         _check(module, world, broadcast)
         self.module = module
@@ -50,7 +48,7 @@ class Replicated(torch.nn.Module):
         return functional_call(module, dict(zip(names, replicated, strict=True)), args, kwargs)
 
 
-def _check(module: Any, world: World, broadcast: bool) -> None:
+def _check(module: Any, world: Ranks, broadcast: bool) -> None:
     """**Collective.**"""
     told: Any = None
     with world.agree("replicate_module", broadcast=bool(broadcast)):
@@ -81,7 +79,7 @@ def _check(module: Any, world: World, broadcast: bool) -> None:
 
 
 @torch.no_grad()
-def _take_over_root(tensors: list[torch.Tensor], world: World) -> None:
+def _take_over_root(tensors: list[torch.Tensor], world: Ranks) -> None:
     """Copy rank 0's values to all. **Collective.**"""
     if not tensors:
         return

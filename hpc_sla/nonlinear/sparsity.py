@@ -11,7 +11,7 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.pattern import DistributedPattern
-from hpc_sla.sparse.uses import Use
+from hpc_sla.sparse.product import Use
 
 # Entries a row and its share of a rank's memory beyond which a guess costs more than it saves.
 _MOST_A_ROW = 512
