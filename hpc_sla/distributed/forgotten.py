@@ -55,7 +55,7 @@ class _Leaf:
 class Tags:
     """Three numbers that travel with a sum over ranks, and their sums."""
 
-    mine: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    own: tuple[float, float, float] = (0.0, 0.0, 0.0)
     sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
@@ -90,7 +90,7 @@ class Forgotten:
             return _NOTHING
         walk = _walk(tensor)
         walk.lengths.update(lengths)
-        told = []
+        described = []
         new = [t for t in walk.leaves if t not in self._known]
         parameters = [t for t in new if isinstance(t, torch.nn.Parameter)]
         owners: dict[int, tuple[str, str]] = {}
@@ -100,14 +100,14 @@ class Forgotten:
         for leaf in new:
             found = self._known[leaf] = _describe(leaf, walk.lengths, owners)
             if found is not None:
-                told.append(found)
-        return Look(self, walk, told)
+                described.append(found)
+        return Look(self, walk, described)
 
     def compare(self, look: Look) -> None:
         """Compare what ranks found, where one found something new. **Collective.**"""
         everyone = self._world.comm.allgather([(leaf.key, leaf.digest) for leaf in look.new])
         for leaf in look.new:
-            digests = [{d for key, d in told if key == leaf.key} for told in everyone]
+            digests = [{d for key, d in found if key == leaf.key} for found in everyone]
             alike = all(leaf.digest in d for d in digests)
             # On all ranks or on none: a filter may make an error of the warning.
             if alike or (leaf.key[0] and all(digests)):
@@ -134,8 +134,8 @@ class Look:
         """Once a gradient comes to one of `outputs`, warn of what was found. Local."""
         if self._forgotten is None:
             return
-        told = [self._forgotten.of(leaf) for leaf in self._walk.leaves]
-        bad = [leaf for leaf in told if leaf is not None and leaf.suspect]
+        known = [self._forgotten.of(leaf) for leaf in self._walk.leaves]
+        bad = [leaf for leaf in known if leaf is not None and leaf.suspect]
         if not bad:
             for node in self._walk.nodes:
                 node.metadata[_SEEN] = True

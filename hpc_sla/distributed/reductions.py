@@ -24,7 +24,7 @@ class AllSum(torch.autograd.Function):
             return total
         # On every rank alike, whatever it has to tell.
         tags = tags or Tags()
-        packed = torch.cat([tensor.detach().reshape(-1), tensor.new_tensor(tags.mine)])
+        packed = torch.cat([tensor.detach().reshape(-1), tensor.new_tensor(tags.own)])
         world.transport.all_reduce_sum(packed)
         first, second, third = packed[-3:].tolist()
         tags.sums = (first, second, third)
@@ -75,11 +75,11 @@ class Replicate(torch.autograd.Function):
             # Sums of their squares are exact up to 2^53, in single precision up to 2^24.
             exact = 2**53 if grads[0].dtype == torch.float64 else 2**24
             digest %= math.isqrt(exact // world.size) + 1
-            tags.mine = (1.0, float(digest), float(digest * digest))
+            tags.own = (1.0, float(digest), float(digest * digest))
         found = AllSum.apply(keep_in_graph(grads[0]), world, tags)
-        told, total, squares = map(int, tags.sums)
+        ranks, total, squares = map(int, tags.sums)
         # The variance, which all ranks know: a filter may make an error of the warning.
-        if digest is not None and told == world.size and told * squares != total * total:
+        if digest is not None and ranks == world.size and ranks * squares != total * total:
             warn(
                 f"what went through world.replicate (shape {list(ctx.shape)}) differs between "
                 "ranks: give it the same value on all, as world.replicate_module and comm.bcast do",

@@ -50,7 +50,7 @@ class Replicated(torch.nn.Module):
 
 def _check(module: Any, world: Ranks, broadcast: bool) -> None:
     """**Collective.**"""
-    told: Any = None
+    state: Any = None
     with world.agree("replicate_module", broadcast=bool(broadcast)):
         if not isinstance(module, torch.nn.Module):
             raise InputError(
@@ -58,16 +58,16 @@ def _check(module: Any, world: Ranks, broadcast: bool) -> None:
                 field="module",
                 remedy="Pass tensors through world.replicate",
             )
-        state = [*module.named_parameters(), *module.named_buffers()]
-        for name, tensor in state:
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        for name, tensor in tensors:
             if tensor.device != world.device:
                 raise InputError(
                     f"{name} is on {tensor.device} and the World on {world.device}",
                     field="module",
                     remedy="Move it first: net.to(world.device)",
                 )
-        told = [(name, tuple(t.shape), t.dtype, t.requires_grad) for name, t in state]
-    everyone = world.comm.allgather(told)
+        state = [(name, tuple(t.shape), t.dtype, t.requires_grad) for name, t in tensors]
+    everyone = world.comm.allgather(state)
     other = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
     if other:
         raise InputError(
@@ -86,7 +86,7 @@ def _take_over_root(tensors: list[torch.Tensor], world: Ranks) -> None:
     root = None
     if world.rank == 0:
         root = [bytes_of(t) for t in tensors]
-    for mine, theirs in zip(tensors, world.comm.bcast(root), strict=True):
+    for tensor, values in zip(tensors, world.comm.bcast(root), strict=True):
         # A change in place, even to the same, would be one too many for autograd.
-        if world.rank and not np.array_equal(bytes_of(mine), theirs):
-            mine.copy_(torch.from_numpy(theirs).view(mine.dtype).view(mine.shape))
+        if world.rank and not np.array_equal(bytes_of(tensor), values):
+            tensor.copy_(torch.from_numpy(values).view(tensor.dtype).view(tensor.shape))

@@ -83,6 +83,8 @@ def check_together(x: torch.Tensor, y: torch.Tensor, field: str) -> None:
     _compare(order_of(x), order_of(y), field)
 
 
-def _compare(one: Order | None, other: Order | None, field: str) -> None:
-    if one is not None and other is not None and one[0] == other[0] and one != other:
+def _compare(first: Order | None, second: Order | None, field: str) -> None:
+    if first is None or second is None or first[0] != second[0]:
+        return
+    if first != second:
         raise InputError("is in the row order of another matrix", field=field, remedy=_REMEDY)

@@ -241,16 +241,16 @@ class Profile:
         """All ranks' events, on rank 0; see `summarise`. **Collective.** Ends the measuring."""
         self.__exit__()
         self.reported = True
-        told = self._world.gather_objects((self._elapsed or 0.0, self.events))
-        return None if told is None else summarise(told)
+        ranks = self._world.gather_objects((self._elapsed or 0.0, self.events))
+        return None if ranks is None else summarise(ranks)
 
 
-def summarise(told: Sequence[tuple[float, dict[str, Event]]]) -> dict[str, Any]:
+def summarise(ranks: Sequence[tuple[float, dict[str, Event]]]) -> dict[str, Any]:
     """What all ranks together measured.
 
     Parameters
     ----------
-    told : sequence of (float, dict of str to Event)
+    ranks : sequence of (float, dict of str to Event)
         One a rank: seconds in all, and its events.
 
     Returns
@@ -262,26 +262,26 @@ def summarise(told: Sequence[tuple[float, dict[str, Event]]]) -> dict[str, Any]:
         ranks' bytes by the largest seconds; None without bytes), and ``seconds_with_inner_max``.
         All but the last are without the time that other events took within.
     """
-    total = sum(elapsed for elapsed, _ in told) or 1.0
-    names = list(dict.fromkeys(name for _, events in told for name in events))
+    total = sum(elapsed for elapsed, _ in ranks) or 1.0
+    names = list(dict.fromkeys(name for _, events in ranks for name in events))
     events: dict[str, dict[str, Any]] = {}
     for name in names:
-        each = [mine.get(name, Event()) for _, mine in told]
-        own = [one.own for one in each]
-        moved = sum(one.bytes for one in each)
+        each = [events_of.get(name, Event()) for _, events_of in ranks]
+        own = [event.own for event in each]
+        moved = sum(event.bytes for event in each)
         slowest, fastest = max(own), min(own)
         events[name] = {
-            "calls": max(one.calls for one in each),
+            "calls": max(event.calls for event in each),
             "seconds_max": slowest,
             "seconds_min": fastest,
             "ratio": slowest / fastest if fastest > 0 else None,
             "share": sum(own) / total,
-            "bytes_per_rank": max(one.bytes for one in each),
+            "bytes_per_rank": max(event.bytes for event in each),
             "gb_per_second": moved / slowest / 1e9 if moved and slowest > 0 else None,
-            "seconds_with_inner_max": max(one.seconds for one in each),
+            "seconds_with_inner_max": max(event.seconds for event in each),
         }
     ordered = sorted(events.items(), key=lambda item: -item[1]["share"])
-    return {"seconds": max(elapsed for elapsed, _ in told), "events": dict(ordered)}
+    return {"seconds": max(elapsed for elapsed, _ in ranks), "events": dict(ordered)}
 
 
 def _replace(by_id: dict[int, Any]) -> None:
