@@ -86,11 +86,12 @@ def make_transport(name: str, shared: SharedComm, device: torch.device) -> Trans
     """The transport of that name. **Collective.**"""
     if name == "serial":
         return SerialTransport(device)
-    # Each is loaded where it is used: mpi4py starts MPI, torch.distributed takes long.
+    # mpi4py starts MPI, which the serial transport does without.
     if name == "mpi":
         from hpc_sla.distributed.transport.mpi import MpiTransport
 
         return MpiTransport(shared.comm, device, shared.channels)
+    # torch.distributed takes long to load.
     from hpc_sla.distributed.transport.torch_distributed import TorchDistributedTransport
 
     return TorchDistributedTransport(shared.comm, device, name, shared.groups)
