@@ -59,11 +59,22 @@ class Module:
     classes: list[str]
     texts: list[tuple[str, int]]
     """Docstrings, those of attributes among them, and their lines."""
+    names: set[str]
+    """Whatever is defined: classes, functions, variables and attributes."""
+
+
+def _defined(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        yield node.name
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    for target in targets:
+        if isinstance(target, ast.Name | ast.Attribute):
+            yield target.id if isinstance(target, ast.Name) else target.attr
 
 
 @cache
 def module(text: str) -> Module:
-    found = Module([], [], [])
+    found = Module([], [], [], set())
 
     def walk(node: ast.AST, inner: bool) -> None:
         for child in ast.iter_child_nodes(node):
@@ -77,6 +88,7 @@ def module(text: str) -> Module:
                     found.texts.append((child.value.value, child.lineno))
             elif isinstance(child, ast.ClassDef):
                 found.classes.append(child.name)
+            found.names.update(_defined(child))
             if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
                 walk(child, inner or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
 
@@ -268,3 +280,39 @@ EXPLAINED = [
 @pytest.mark.parametrize("text", EXPLAINED)
 def test_a_reason_is_found(text):
     assert list(unexplained(Package({"hpc_sla.cli.planted": text}))) == []
+
+
+PAGE = REPOSITORY / "docs" / "architecture.md"
+
+
+def test_the_page_lists_the_rooms():
+    listed = re.findall(r"^\| `(\w+)/` \|", PAGE.read_text(), re.MULTILINE)
+    assert listed == list(ROOMS)
+    folders = {path.parent.name for path in (REPOSITORY / "hpc_sla").glob("*/__init__.py")}
+    assert folders == set(ROOMS)
+
+
+def unknown(page: str) -> list[str]:
+    """What `page` names in backticks and the package does not have."""
+    found = package()
+    names = set().union(*(module.names for module in found.modules.values()))
+    missing = []
+    for text in dict.fromkeys(re.findall(r"`([^`\n]+)`", page)):
+        if re.fullmatch(r"[\w./]+/|[\w./]+\.py|tests/\w+", text):
+            there = any((REPOSITORY / top / text).exists() for top in ("", "hpc_sla"))
+            if not there and not list((REPOSITORY / "hpc_sla").rglob(text.rstrip("/"))):
+                missing.append(text)
+        elif re.fullmatch(r"[A-Za-z_][\w.]*", text) and text != "logging":
+            missing += [text] if not names.issuperset(text.split(".")) else []
+    return missing
+
+
+def test_the_page_names_what_exists():
+    pending = PENDING.get("named in the page", set())
+    assert set(unknown(PAGE.read_text())) == pending
+    assert len(re.findall("`", PAGE.read_text())) > 200
+
+
+def test_what_does_not_exist_is_missed():
+    page = "`linear/none.py` and `World.nothing` of `nowhere/`, but `World.agree` in `linear/cg.py`"
+    assert unknown(page) == ["linear/none.py", "World.nothing", "nowhere/"]
