@@ -38,7 +38,7 @@ def install() -> bool:
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
     for number in SIGNALS:
-        _before[number] = signal.signal(number, _on_signal)
+        _before[number] = signal.signal(number, _handle)
     return True
 
 
@@ -60,14 +60,14 @@ def listen(listener: Callable[[str], str | None] | None) -> None:
     Parameters
     ----------
     listener : callable(name) -> str or None
-        Given the signal's name. A text is the last to be told, and the process leaves; None: it
-        goes on, and the listener sees to the rest. Called in a thread of its own.
+        Given the signal's name. A text is printed, and the process leaves; None: it goes on, and
+        the listener sees to the rest. Called in a thread of its own.
     """
     global _listener
     _listener = listener
 
 
-def _on_signal(number: int, frame: FrameType | None) -> None:
+def _handle(number: int, frame: FrameType | None) -> None:
     if _pipe is None:
         _act(number)
 
