@@ -36,7 +36,102 @@ UPWARD: dict[str, str] = {}
 """Modules that import upward, and why: none."""
 
 # What did not pass yet on 2026-11-28, when these checks were made: to be emptied.
-PENDING: dict[str, set[str]] = {}
+PENDING: dict[str, set[str]] = {
+    "upward": {
+        "hpc_sla.errors",
+        "hpc_sla.reference.race",
+    },
+    "circles": {
+        "hpc_sla.cli.clock",
+        "hpc_sla.cli.record",
+        "hpc_sla.eigen.lobpcg",
+        "hpc_sla.eigen.problem",
+        "hpc_sla.eigen.resume",
+        "hpc_sla.linear.advice",
+        "hpc_sla.linear.driver",
+        "hpc_sla.linear.info",
+        "hpc_sla.linear.keeper",
+        "hpc_sla.linear.recover",
+        "hpc_sla.nonlinear.newton",
+        "hpc_sla.nonlinear.resume",
+        "hpc_sla.sparse_tensor.nonlinear",
+        "hpc_sla.sparse_tensor.tensor",
+    },
+    "unexplained": {
+        "hpc_sla.cli.backends",
+        "hpc_sla.cli.bench",
+        "hpc_sla.cli.checkpointing",
+        "hpc_sla.cli.clock",
+        "hpc_sla.cli.collect",
+        "hpc_sla.cli.config",
+        "hpc_sla.cli.diff",
+        "hpc_sla.cli.eigsh",
+        "hpc_sla.cli.export",
+        "hpc_sla.cli.files",
+        "hpc_sla.cli.grad",
+        "hpc_sla.cli.info",
+        "hpc_sla.cli.measured",
+        "hpc_sla.cli.newton",
+        "hpc_sla.cli.options",
+        "hpc_sla.cli.partition",
+        "hpc_sla.cli.plan",
+        "hpc_sla.cli.prepare",
+        "hpc_sla.cli.provenance",
+        "hpc_sla.cli.record",
+        "hpc_sla.cli.result",
+        "hpc_sla.cli.session",
+        "hpc_sla.cli.solve",
+        "hpc_sla.cli.verify",
+        "hpc_sla.direct.base",
+        "hpc_sla.direct.cusolver",
+        "hpc_sla.direct.scipy",
+        "hpc_sla.linear.info",
+        "hpc_sla.problems.distribute",
+        "hpc_sla.problems.nonlinear",
+        "hpc_sla.problems.nullspace",
+        "hpc_sla.problems.tetrahedra",
+        "hpc_sla.reference.compare",
+        "hpc_sla.reference.petsc",
+        "hpc_sla.reference.race",
+        "hpc_sla.reference.scipy",
+        "hpc_sla.report.modes",
+        "hpc_sla.report.run",
+        "hpc_sla.report.tables",
+        "hpc_sla.sparse.matrix",
+        "hpc_sla.sparse_tensor.tensor",
+        "hpc_sla.storage.result_file",
+    },
+    "twice": {
+        "Found",
+        "Level",
+        "Method",
+        "Operator",
+        "Problem",
+        "Resume",
+        "Settings",
+        "System",
+        "Watch",
+        "_File",
+        "_Reader",
+        "_System",
+        "_Transposed",
+    },
+    "beginning_with_of": {
+        "hpc_sla.checkpoint.file",
+        "hpc_sla.checkpoint.saved_state",
+        "hpc_sla.cli.record",
+        "hpc_sla.cli.solve",
+        "hpc_sla.direct.base",
+        "hpc_sla.eigen.lobpcg",
+        "hpc_sla.linear.driver",
+        "hpc_sla.precond.registry",
+        "hpc_sla.report.run",
+        "hpc_sla.sparse_tensor.solve",
+        "hpc_sla.storage.block_sums",
+        "hpc_sla.storage.compare",
+    },
+    "named in the page": {"KrylovLoop.run"},
+}
 
 
 @dataclass(frozen=True)
@@ -60,16 +155,18 @@ class Module:
     texts: list[tuple[str, int]]
     """Docstrings, those of attributes among them, and their lines."""
     names: set[str]
-    """Whatever is defined: classes, functions, variables and attributes."""
+    """Whatever is defined: classes, functions, attributes, and variables outside of functions."""
 
 
-def _defined(node: ast.AST) -> Iterator[str]:
+def _defined(node: ast.AST, inner: bool) -> Iterator[str]:
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         yield node.name
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     for target in targets:
-        if isinstance(target, ast.Name | ast.Attribute):
-            yield target.id if isinstance(target, ast.Name) else target.attr
+        if isinstance(target, ast.Name) and not inner:
+            yield target.id
+        elif isinstance(target, ast.Attribute):
+            yield target.attr
 
 
 @cache
@@ -88,7 +185,7 @@ def module(text: str) -> Module:
                     found.texts.append((child.value.value, child.lineno))
             elif isinstance(child, ast.ClassDef):
                 found.classes.append(child.name)
-            found.names.update(_defined(child))
+            found.names.update(_defined(child, inner))
             if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
                 walk(child, inner or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
 

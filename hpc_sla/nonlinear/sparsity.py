@@ -90,7 +90,7 @@ def _count(layout: RowLayout, columns: int, fit: Sequence[Use]) -> int:
 
 
 def _codes(layout: RowLayout, columns: int, fit: Sequence[Use]) -> np.ndarray:
-    """Of this rank's entries, ascending: own row times n plus stored column. **Collective.**"""
+    """Own row times n plus stored column of each entry here, ascending. **Collective.**"""
     own = np.arange(layout.n_owned)
     point = own // columns * columns
     rows, cols = np.repeat(own, columns), np.repeat(point, columns)
