@@ -6,7 +6,7 @@
 #   scripts/test.sh --quick             in under three minutes: one case of each test of the library, on 2 ranks;
 #                                       commands, scripts and documents are left to the whole
 #   scripts/test.sh -x -k halo          further arguments go to pytest
-#   HPC_SLA_TEST_RANKS="2" scripts/test.sh tests/core     only on 2 ranks, only these files
+#   HPC_SLA_TEST_RANKS="2" scripts/test.sh tests/sparse     only on 2 ranks, only these files
 #
 # Rank 0 prints; what the other ranks say is shown where one of them failed.
 set -euo pipefail
@@ -16,7 +16,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 if [[ ${1:-} == --quick ]]; then
     shift
     export HPC_SLA_TEST_QUICK=1 HPC_SLA_TEST_RANKS=${HPC_SLA_TEST_RANKS-2}
-    (($#)) || set -- "$ROOT"/tests/{adjoint,core,direct,eigen,kernels,linear,nonlinear,partition,precond,problems,sparse_tensor,storage,transport}
+    (($#)) || set -- "$ROOT"/tests/{adjoint,direct,distributed,eigen,kernels,linear,nonlinear,partition,precond,problems,sparse,sparse_tensor,storage} "$ROOT"/tests/test_*.py
 fi
 "$ROOT/scripts/setup.sh" --test
 use_environment

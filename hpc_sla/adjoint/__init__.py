@@ -19,7 +19,7 @@ from hpc_sla.adjoint.least_squares import LeastSquares, LeastSquaresSystem
 from hpc_sla.adjoint.linear import Solve, System, plainly
 from hpc_sla.adjoint.local import LocalPattern
 from hpc_sla.adjoint.nonlinear import Equation, JacobianForm, root
-from hpc_sla.adjoint.wanted import Wanted, hidden_tensors, refuse_hidden
+from hpc_sla.adjoint.wanted import Wanted, agree_on_gradients, hidden_tensors, refuse_hidden
 
 __all__ = [
     "Equation",
@@ -35,6 +35,7 @@ __all__ = [
     "Solve",
     "System",
     "Wanted",
+    "agree_on_gradients",
     "eigenpairs",
     "form_of",
     "hidden_tensors",

@@ -44,7 +44,7 @@ class Pencil(Protocol):
     def left(
         self, V: torch.Tensor, g: torch.Tensor, C: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of the cotangents g of the values and C of V: (M, K, Y). **Collective.**
+        """(M, K, Y) for cotangents g of the values and C of V. **Collective.**
 
         M = V^T C; the weights of pairs of known vectors, K_ji = (M_ji - M_ij) / (2 (lambda_i -
         lambda_j)); and -(A - lambda_i B)^+ c_i outside the span of V, by columns. Raises where

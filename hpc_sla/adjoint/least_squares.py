@@ -14,7 +14,7 @@ import torch
 
 from hpc_sla.adjoint.forms import Form, leads_to, minus, plus
 from hpc_sla.adjoint.linear import System, derivative
-from hpc_sla.distributed.keep_in_graph import kept
+from hpc_sla.distributed.keep_in_graph import keep_in_graph
 
 
 class LeastSquaresSystem(Protocol):
@@ -67,7 +67,7 @@ class LeastSquares(torch.autograd.Function):
         if not (wants_b or any(wants_theta)):
             return (None, None, d_x0, *(None for _ in theta))
         form = ctx.system.form
-        w = derivative(ctx.system.normal, kept(grads[0], x, *theta), theta, True)
+        w = derivative(ctx.system.normal, keep_in_graph(grads[0], x, *theta), theta, True)
         y = form.times(theta, w)
         d_theta: tuple[torch.Tensor | None, ...] = tuple(None for _ in theta)
         if any(wants_theta):

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from hpc_sla.adjoint.forms import Form, leads_to
-from hpc_sla.distributed.keep_in_graph import kept
+from hpc_sla.distributed.keep_in_graph import keep_in_graph
 from hpc_sla.kernels.modes import ordinary
 
 
@@ -89,7 +89,7 @@ class Solve(torch.autograd.Function):
         d_x0 = torch.zeros_like(x) if wants_x0 else None
         if not (wants_b or any(wants_theta)):
             return (None, None, None, d_x0, *(None for _ in theta))
-        y = derivative(ctx.system, kept(grads[0], x, *theta), theta, not ctx.transposed)
+        y = derivative(ctx.system, keep_in_graph(grads[0], x, *theta), theta, not ctx.transposed)
         d_theta: tuple[torch.Tensor | None, ...] = tuple(None for _ in theta)
         if any(wants_theta):
             # The sign on the vector: there are more entries than rows.

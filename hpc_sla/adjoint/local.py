@@ -10,7 +10,7 @@ from hpc_sla.kernels.csr import CsrPattern
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _OwnedRows:
     n_owned: int
 
 
@@ -19,7 +19,7 @@ class LocalPattern:
 
     def __init__(self, pattern: CsrPattern) -> None:
         self._pattern = pattern
-        self.layout, self.columns = _Rows(pattern.n_rows), _Rows(pattern.n_columns)
+        self.layout, self.columns = _OwnedRows(pattern.n_rows), _OwnedRows(pattern.n_columns)
 
     def matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
         self._pattern.matmul(values, x, out)

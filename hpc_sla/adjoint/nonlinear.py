@@ -19,7 +19,7 @@ import torch
 
 from hpc_sla.adjoint import linear
 from hpc_sla.adjoint.forms import Changes, Form, Theta, minus
-from hpc_sla.distributed.keep_in_graph import kept, tied
+from hpc_sla.distributed.keep_in_graph import keep_in_graph, tied
 from hpc_sla.errors import HpcSlaError
 from hpc_sla.kernels.modes import ordinary
 
@@ -73,7 +73,7 @@ class _Root(torch.autograd.Function):
         d_u0 = torch.zeros_like(u) if wants_u0 else None
         if not any(wants):
             return (None, d_u0, *(None for _ in theta))
-        c = kept(grads[0], u, *theta)
+        c = keep_in_graph(grads[0], u, *theta)
         y = linear.derivative(ctx.equation.jacobian, c, (u, *theta), True)
         pulled = pull(ctx.equation.residual, (u, *theta), y, (False, *wants))
         return (None, d_u0, *map(minus, pulled[1:]))

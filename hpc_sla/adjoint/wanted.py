@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
 from hpc_sla.distributed.forgotten import watch
+from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.sparse.operators import Operator
 from hpc_sla.sparse.stored import StoredMatrix
@@ -17,35 +19,56 @@ Tensors = Sequence[torch.Tensor | None]
 
 
 class Wanted:
-    """Of each tensor, whether a gradient is wanted, and whether it has a tangent.
+    """Whether a gradient is wanted of each tensor of a call, and whether it has a tangent.
 
-    A rank with nothing in a tensor may not know: it follows the others.
-
-    Parameters
-    ----------
-    tensors : sequence of tensor or None
+    A rank with nothing in a tensor may not know: it follows the others. Made by
+    `agree_on_gradients`.
 
     Attributes
     ----------
     mine : tuple of (bool, bool)
-        What this rank says.
-    gradients : tuple of bool
-        Replicated, as soon as `follow` has heard the others.
+        What this rank says of each.
     tensors : list of tensor or None
+        Once ranks have agreed, those that a rank follows others in require a gradient, too.
+    gradients : tuple of bool
+        Replicated, once ranks have agreed.
+    also : list
+        What ranks said beside it, in some order; those who said the same may be left out.
     """
 
     gradients: tuple[bool, ...]
+    also: list[Any]
 
-    def __init__(self, tensors: Tensors) -> None:
-        self.tensors = list(tensors)
+    def __init__(self, tensors: Tensors = ()) -> None:
+        self.of(tensors)
+
+    def of(self, tensors: Tensors, also: Any = None) -> None:
+        """Say so of these tensors, and something small that pickles. Local."""
+        self.tensors, self.said = list(tensors), also
         enabled = torch.is_grad_enabled()
         self.mine = tuple((enabled and _requires_grad(t), _has_tangent(t)) for t in tensors)
 
-    def follow(self, told: Sequence[tuple[tuple[bool, bool], ...]]) -> None:
+    def follow(self, everyone: Sequence[tuple[tuple[bool, bool], ...]]) -> None:
         """Take in every rank's `mine`: `gradients` and `tensors` are then alike on all. Local."""
-        self.gradients = tuple(any(who[i][0] for who in told) for i in range(len(self.mine)))
-        tangents = tuple(any(who[i][1] for who in told) for i in range(len(self.mine)))
+        numbers = range(len(self.mine))
+        self.gradients = tuple(any(rank[i][0] for rank in everyone) for i in numbers)
+        tangents = tuple(any(rank[i][1] for rank in everyone) for i in numbers)
         self.tensors = [*map(_follow, self.tensors, self.mine, self.gradients, tangents)]
+
+
+@contextmanager
+def agree_on_gradients(world: World, function: str, /, **arguments: Any) -> Iterator[Wanted]:
+    """`World.agree`, by which ranks also come to want the same gradients. **Collective.**
+
+    The block checks what the user gave, and ends with a call of `Wanted.of`; what it is given is
+    then alike on all ranks.
+    """
+    wanted = Wanted()
+    with world.agree(function, **arguments) as agreed:
+        yield wanted
+        agreed.say((wanted.mine, wanted.said))
+    wanted.follow([gradients for gradients, _ in agreed.heard])
+    wanted.also = [also for _, also in agreed.heard]
 
 
 def _follow(

@@ -196,7 +196,7 @@ def _about(problem: Problem, found: Gradient, wanted: dict[str, Any]) -> dict[st
 
 def _write(path: str, A: DSparseMatrix, found: Gradient, about: dict[str, Any]) -> None:
     """Write x and the gradients in the user's order, through rank 0. **Collective.**"""
-    from hpc_sla.sparse.user_rows import user_rows
+    from hpc_sla.sparse.rows_in_user_order import rows_in_user_order
     from hpc_sla.storage.result_file import ResultWriter
 
     world = A.world
@@ -230,7 +230,7 @@ def _write(path: str, A: DSparseMatrix, found: Gradient, about: dict[str, Any]) 
             for start, slab in layout.user_blocks(vector):
                 write("write_slab", name, start, slab)
         if found.of_values is not None:
-            for rows in user_rows(A, found.of_values):
+            for rows in rows_in_user_order(A, found.of_values):
                 write("write_matrix_rows", *rows)
         with world.agree():
             if error is not None:

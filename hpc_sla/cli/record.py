@@ -238,9 +238,11 @@ class Record:
             hosts = world.gather_objects((platform.node(), os.getpid(), str(world.device)))
             self._tell_world(world, hosts)
         if self._profiled:
+            # They load torch and every solver.
+            from hpc_sla.cli.profile_events import hooks, settings
             from hpc_sla.observe.profile import Profile
 
-            self.profile = Profile(world)
+            self.profile = Profile(world, hooks(world), settings(world))
             self.profile.__enter__()
 
     def _tell_world(self, world: World, told: list[tuple[str, int, str]] | None) -> None:

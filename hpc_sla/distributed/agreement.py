@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from hpc_sla.distributed.serial import SerialComm
+from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.observe.heartbeat import beat
 
@@ -33,12 +33,12 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self.mine: Any = None
+        self.said: Any = None
         self.heard: list[Any] = []
 
-    def say(self, mine: Any) -> None:
+    def say(self, said: Any) -> None:
         """Within the block, once: something small that pickles."""
-        self.mine = mine
+        self.said = said
 
 
 @contextmanager
@@ -59,21 +59,21 @@ def agreement(
     if comm.size == 1:
         if error is not None:
             raise error
-        agreed.heard = [agreed.mine]
+        agreed.heard = [agreed.said]
         return
     from mpi4py import MPI
 
     call = (function, describe(arguments)) if function else None
-    asked, said = _digest(call), _digest(agreed.mine)
+    asked, spoken = _digest(call), _digest(agreed.said)
     # The largest and, as its negative, the smallest of each digest.
-    told = np.array([error is not None, asked, -asked, said, -said], dtype=np.int64)
-    cast("MPI.Comm", comm).Allreduce(MPI.IN_PLACE, told, op=MPI.MAX)
-    failed, most_asked, least_asked, most_said, least_said = told.tolist()
+    extremes = np.array([error is not None, asked, -asked, spoken, -spoken], dtype=np.int64)
+    cast("MPI.Comm", comm).Allreduce(MPI.IN_PLACE, extremes, op=MPI.MAX)
+    failed, most_asked, least_asked, most_said, least_said = extremes.tolist()
     if failed:
         _raise_together(comm, error)
     if most_asked != -least_asked:
         _raise_difference(comm.allgather(call))
-    agreed.heard = [agreed.mine] if most_said == -least_said else comm.allgather(agreed.mine)
+    agreed.heard = [agreed.said] if most_said == -least_said else comm.allgather(agreed.said)
 
 
 def describe(value: Any) -> Any:
@@ -163,8 +163,8 @@ def _by_rank(values: list[Any]) -> str:
     who: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         who.setdefault(value if isinstance(value, str) else repr(value), []).append(rank)
-    told = [f"{value} on {_ranks(ranks)}" for value, ranks in who.items()]
-    return ", ".join(told[:4]) + (" ..." if len(told) > 4 else "")
+    parts = [f"{value} on {_ranks(ranks)}" for value, ranks in who.items()]
+    return ", ".join(parts[:4]) + (" ..." if len(parts) > 4 else "")
 
 
 def _ranks(ranks: list[int]) -> str:

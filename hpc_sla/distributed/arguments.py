@@ -89,7 +89,7 @@ def empty_result(shape: tuple[int, ...], *inputs: torch.Tensor | None) -> torch.
     return given[0].new_zeros(shape) + sum(t.sum() for t in given)
 
 
-_TOLD: weakref.WeakSet[Any] = weakref.WeakSet()
+_WARNED: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def warn_of_trainable(precond: Any) -> None:
@@ -99,9 +99,9 @@ def warn_of_trainable(precond: Any) -> None:
     if not any(t.requires_grad for t in _tensors_in(precond)):
         return
     try:
-        if precond in _TOLD:
+        if precond in _WARNED:
             return
-        _TOLD.add(precond)
+        _WARNED.add(precond)
     except TypeError:  # cannot be held weakly
         pass
     name = getattr(precond, "__name__", type(precond).__name__)

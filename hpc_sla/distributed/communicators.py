@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from hpc_sla.distributed.node import place_on_node
-from hpc_sla.distributed.serial import SerialComm
+from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.errors import HpcSlaError
 
 

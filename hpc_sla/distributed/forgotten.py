@@ -14,16 +14,14 @@ import gc
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hpc_sla.distributed.ranks import Ranks
 from hpc_sla.errors import PartialGradientWarning, warn
-
-if TYPE_CHECKING:
-    from hpc_sla.distributed.world import World
 
 _SMALL = 4
 """Up to so many equal numbers still are taken for a parameter, not for a vector at its start."""
@@ -57,7 +55,7 @@ class _Leaf:
 class Tags:
     """Three numbers that travel with a sum over ranks, and their sums."""
 
-    mine: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    own: tuple[float, float, float] = (0.0, 0.0, 0.0)
     sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
@@ -73,7 +71,7 @@ class Walk:
 class Forgotten:
     """What one World knows of the leaves it has met."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Ranks) -> None:
         self._world = world
         self._known = WeakIdKeyDictionary()
         self._searches = 0
@@ -92,7 +90,7 @@ class Forgotten:
             return _NOTHING
         walk = _walk(tensor)
         walk.lengths.update(lengths)
-        told = []
+        described = []
         new = [t for t in walk.leaves if t not in self._known]
         parameters = [t for t in new if isinstance(t, torch.nn.Parameter)]
         owners: dict[int, tuple[str, str]] = {}
@@ -102,14 +100,14 @@ class Forgotten:
         for leaf in new:
             found = self._known[leaf] = _describe(leaf, walk.lengths, owners)
             if found is not None:
-                told.append(found)
-        return Look(self, walk, told)
+                described.append(found)
+        return Look(self, walk, described)
 
     def compare(self, look: Look) -> None:
         """Compare what ranks found, where one found something new. **Collective.**"""
         everyone = self._world.comm.allgather([(leaf.key, leaf.digest) for leaf in look.new])
         for leaf in look.new:
-            digests = [{d for key, d in told if key == leaf.key} for told in everyone]
+            digests = [{d for key, d in found if key == leaf.key} for found in everyone]
             alike = all(leaf.digest in d for d in digests)
             # On all ranks or on none: a filter may make an error of the warning.
             if alike or (leaf.key[0] and all(digests)):
@@ -136,8 +134,8 @@ class Look:
         """Once a gradient comes to one of `outputs`, warn of what was found. Local."""
         if self._forgotten is None:
             return
-        told = [self._forgotten.of(leaf) for leaf in self._walk.leaves]
-        bad = [leaf for leaf in told if leaf is not None and leaf.suspect]
+        known = [self._forgotten.of(leaf) for leaf in self._walk.leaves]
+        bad = [leaf for leaf in known if leaf is not None and leaf.suspect]
         if not bad:
             for node in self._walk.nodes:
                 node.metadata[_SEEN] = True
@@ -164,7 +162,15 @@ class _Warn:
             warn(_message(named), PartialGradientWarning)
 
 
-def watch(world: World, image: torch.Tensor, lengths: Iterable[int] = ()) -> Callable[..., None]:
+class WatchedRanks(Ranks, Protocol):
+    """Ranks that remember which leaves they have met: a World."""
+
+    forgotten: Forgotten
+
+
+def watch(
+    world: WatchedRanks, image: torch.Tensor, lengths: Iterable[int] = ()
+) -> Callable[..., None]:
     """Look behind `image`, compare, and give what warns behind outputs. **Collective.**
 
     For where the ranks meet but seldom: it costs one number's reduction.
@@ -256,9 +262,9 @@ def _describe(
 
 
 def _owners(parameters: Sequence[torch.Tensor]) -> dict[int, tuple[str, str]]:
-    """Of parameters of modules: their name, and the layer of torch.nn they belong to, or "".
+    """For each parameter of a module its name, and the layer of torch.nn it belongs to, or "".
 
-    By a search for the modules there are, which is made seldom.
+    Found by a search for the modules there are, which is made seldom.
     """
     wanted = {id(parameter) for parameter in parameters}
     found: dict[int, tuple[str, str]] = {}

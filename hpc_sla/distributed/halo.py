@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla.distributed.keep_in_graph import end_of, kept
+from hpc_sla.distributed.keep_in_graph import end_of, keep_in_graph
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.distributed.transport import Channel, Neighbours
@@ -156,7 +156,7 @@ class _Exchange(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        c = kept(grads[0], *ctx.saved_tensors)
+        c = keep_in_graph(grads[0], *ctx.saved_tensors)
         return _Reduce.apply(c, end_of(c), ctx.plan), None, None
 
     @staticmethod
@@ -181,7 +181,7 @@ class _Extend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        c = kept(grads[0], *ctx.saved_tensors)
+        c = keep_in_graph(grads[0], *ctx.saved_tensors)
         n = len(c) - ctx.plan.n_halo
         h = c[n:]
         return c[:n] + _Reduce.apply(h, end_of(h), ctx.plan), None, None
@@ -208,7 +208,7 @@ class _Reduce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        c = kept(grads[0], *ctx.saved_tensors)
+        c = keep_in_graph(grads[0], *ctx.saved_tensors)
         return _Exchange.apply(c, end_of(c), ctx.plan), None, None
 
     @staticmethod

@@ -38,7 +38,7 @@ def tied(*tensors: torch.Tensor) -> Iterator[None]:
         _TIES.pop()
 
 
-def kept(cotangent: torch.Tensor, *inputs: torch.Tensor | None) -> torch.Tensor:
+def keep_in_graph(cotangent: torch.Tensor, *inputs: torch.Tensor | None) -> torch.Tensor:
     """The cotangent, in the graph of `inputs` and of what `tied` names. Local.
 
     The graph says so; the gradients with respect to them stay what they were.
@@ -48,7 +48,7 @@ def kept(cotangent: torch.Tensor, *inputs: torch.Tensor | None) -> torch.Tensor:
     candidates = [t for t in inputs if t is not None]
     candidates.extend(t for tensors in _TIES for t in tensors)
     ties = [t for t in candidates if t.requires_grad]
-    return _Kept.apply(cotangent, *ties) if ties else cotangent
+    return _KeepInGraph.apply(cotangent, *ties) if ties else cotangent
 
 
 def end_of(x: torch.Tensor) -> torch.Tensor | None:
@@ -58,7 +58,7 @@ def end_of(x: torch.Tensor) -> torch.Tensor | None:
     return x.reshape(-1)[:0].clone()
 
 
-class _Kept(torch.autograd.Function):
+class _KeepInGraph(torch.autograd.Function):
     @staticmethod
     def forward(cotangent: torch.Tensor, *ties: torch.Tensor) -> torch.Tensor:
         return cotangent.clone()

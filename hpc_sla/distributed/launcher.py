@@ -77,21 +77,21 @@ def refuse_lone_ranks(size: int, library: str) -> None:
     InputError
         Naming the launcher, and the one that serves.
     """
-    for launcher, told in _told(os.environ):
-        if told <= size:
+    for launcher, started in _started(os.environ):
+        if started <= size:
             continue
         kind = "pmi2" if "Open MPI" not in library else "pmix"
         raise InputError(
-            f"{launcher} started {told} processes, and for MPI ({library}) this is one of {size}: "
-            "each would do the whole work alone",
+            f"{launcher} started {started} processes, and for MPI ({library}) this is one of "
+            f"{size}: each would do the whole work alone",
             field="launcher",
-            remedy=f"Start with the mpiexec of that MPI library (mpiexec -n {told} ...), or with "
-            f"srun --mpi={kind}; where each is to work alone, use hs.World.serial() or "
+            remedy=f"Start with the mpiexec of that MPI library (mpiexec -n {started} ...), or "
+            f"with srun --mpi={kind}; where each is to work alone, use hs.World.serial() or "
             "hs.World(comm=MPI.COMM_SELF)",
         )
 
 
-def _told(environment: Mapping[str, str]) -> list[tuple[str, int]]:
+def _started(environment: Mapping[str, str]) -> list[tuple[str, int]]:
     """Launchers that had a hand in this process, and how many they say they started."""
     found = []
     # Others than torchrun set these, too, for torch.distributed to read.

@@ -76,8 +76,8 @@ class RowLayout(Shared):
     @classmethod
     def numbered(cls, world: World, offsets: np.ndarray, rows: np.ndarray) -> RowLayout:
         """One whose order is known. **Collective.** Parameters as of the class."""
-        mine = part_of_order(int(offsets[world.rank]), rows)
-        code = world.comm.allreduce(mine)
+        part = part_of_order(int(offsets[world.rank]), rows)
+        code = world.comm.allreduce(part)
         return cls(world, offsets, rows if code else None, code)
 
     def blocked(self, k: int) -> RowLayout:

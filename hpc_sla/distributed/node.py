@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hpc_sla.distributed.serial import SerialComm
+from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def share_cores(ranks_on_node: int) -> None:
     if _cores_shared or "OMP_NUM_THREADS" in os.environ or not hasattr(os, "sched_getaffinity"):
         return
     _cores_shared = True
-    mine, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
-    threads = mine if mine < all_cores else max(1, all_cores // ranks_on_node)
+    own_cores, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    threads = own_cores if own_cores < all_cores else max(1, all_cores // ranks_on_node)
     torch.set_num_threads(threads)
 
 

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from hpc_sla.distributed.forgotten import Tags
-from hpc_sla.distributed.keep_in_graph import kept
+from hpc_sla.distributed.keep_in_graph import keep_in_graph
+from hpc_sla.distributed.ranks import Ranks
 from hpc_sla.errors import PartialGradientWarning, warn
-
-if TYPE_CHECKING:
-    from hpc_sla.distributed.world import World
 
 
 class AllSum(torch.autograd.Function):
     """Partial values in, their replicated sum out; the adjoint of `Replicate`."""
 
     @staticmethod
-    def forward(tensor: torch.Tensor, world: World, tags: Tags | None = None) -> torch.Tensor:
+    def forward(tensor: torch.Tensor, world: Ranks, tags: Tags | None = None) -> torch.Tensor:
         if not tagged(world, tensor):
             total = tensor.detach().clone(memory_format=torch.contiguous_format)
             world.transport.all_reduce_sum(total)
             return total
         # On every rank alike, whatever it has to tell.
         tags = tags or Tags()
-        packed = torch.cat([tensor.detach().reshape(-1), tensor.new_tensor(tags.mine)])
+        packed = torch.cat([tensor.detach().reshape(-1), tensor.new_tensor(tags.own)])
         world.transport.all_reduce_sum(packed)
         first, second, third = packed[-3:].tolist()
         tags.sums = (first, second, third)
@@ -39,7 +37,7 @@ class AllSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return Replicate.apply(kept(grads[0]), ctx.world), None, None
+        return Replicate.apply(keep_in_graph(grads[0]), ctx.world), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
@@ -53,7 +51,7 @@ class Replicate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(tensor: torch.Tensor, world: World, digest: int | None = None) -> torch.Tensor:
+    def forward(tensor: torch.Tensor, world: Ranks, digest: int | None = None) -> torch.Tensor:
         return tensor.view_as(tensor)
 
     @staticmethod
@@ -77,11 +75,11 @@ class Replicate(torch.autograd.Function):
             # Sums of their squares are exact up to 2^53, in single precision up to 2^24.
             exact = 2**53 if grads[0].dtype == torch.float64 else 2**24
             digest %= math.isqrt(exact // world.size) + 1
-            tags.mine = (1.0, float(digest), float(digest * digest))
-        found = AllSum.apply(kept(grads[0]), world, tags)
-        told, total, squares = map(int, tags.sums)
+            tags.own = (1.0, float(digest), float(digest * digest))
+        found = AllSum.apply(keep_in_graph(grads[0]), world, tags)
+        ranks, total, squares = map(int, tags.sums)
         # The variance, which all ranks know: a filter may make an error of the warning.
-        if digest is not None and told == world.size and told * squares != total * total:
+        if digest is not None and ranks == world.size and ranks * squares != total * total:
             warn(
                 f"what went through world.replicate (shape {list(ctx.shape)}) differs between "
                 "ranks: give it the same value on all, as world.replicate_module and comm.bcast do",
@@ -98,7 +96,7 @@ class ReplicateAll(torch.autograd.Function):
     """`Replicate` of several tensors, the sums of their cotangents in one reduction for a dtype."""
 
     @staticmethod
-    def forward(world: World, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(world: Ranks, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(t.view_as(t) for t in tensors)
 
     @staticmethod
@@ -116,7 +114,7 @@ class ReplicateAll(torch.autograd.Function):
         for dtype in dict.fromkeys(g.dtype for g in grads):
             which = [i for i, g in enumerate(grads) if g.dtype == dtype]
             packed = torch.cat([grads[i].reshape(-1) for i in which])
-            total = AllSum.apply(kept(packed, *ctx.saved_tensors), ctx.world)
+            total = AllSum.apply(keep_in_graph(packed, *ctx.saved_tensors), ctx.world)
             parts = total.split([grads[i].numel() for i in which])
             for i, part in zip(which, parts, strict=True):
                 found[i] = part.view_as(grads[i])
@@ -127,7 +125,7 @@ class ReplicateAll(torch.autograd.Function):
         return tuple(t.view_as(t) for t in tangents[1:])
 
 
-def tagged(world: World, tensor: torch.Tensor) -> bool:
+def tagged(world: Ranks, tensor: torch.Tensor) -> bool:
     """Whether sums of such tensors carry `Tags`. Local; the same on every rank.
 
     Reading them would wait for a device.

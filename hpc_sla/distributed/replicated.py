@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.func import functional_call
 
 from hpc_sla.distributed.forgotten import bytes_of
+from hpc_sla.distributed.ranks import Ranks
 from hpc_sla.distributed.reductions import ReplicateAll
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry
-
-if TYPE_CHECKING:
-    from hpc_sla.distributed.world import World
 
 
 class Replicated(torch.nn.Module):
@@ -23,7 +21,7 @@ class Replicated(torch.nn.Module):
     Its own state_dict is `module`'s under the prefix `module.`; save `module.state_dict()`.
     """
 
-    def __init__(self, module: torch.nn.Module, world: World, broadcast: bool) -> None:
+    def __init__(self, module: torch.nn.Module, world: Ranks, broadcast: bool) -> None:
         super().__init__()
         _check(module, world, broadcast)
         self.module = module
@@ -50,9 +48,9 @@ class Replicated(torch.nn.Module):
         return functional_call(module, dict(zip(names, replicated, strict=True)), args, kwargs)
 
 
-def _check(module: Any, world: World, broadcast: bool) -> None:
+def _check(module: Any, world: Ranks, broadcast: bool) -> None:
     """**Collective.**"""
-    told: Any = None
+    state: Any = None
     with world.agree("replicate_module", broadcast=bool(broadcast)):
         if not isinstance(module, torch.nn.Module):
             raise InputError(
@@ -60,16 +58,16 @@ def _check(module: Any, world: World, broadcast: bool) -> None:
                 field="module",
                 remedy="Pass tensors through world.replicate",
             )
-        state = [*module.named_parameters(), *module.named_buffers()]
-        for name, tensor in state:
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        for name, tensor in tensors:
             if tensor.device != world.device:
                 raise InputError(
                     f"{name} is on {tensor.device} and the World on {world.device}",
                     field="module",
                     remedy="Move it first: net.to(world.device)",
                 )
-        told = [(name, tuple(t.shape), t.dtype, t.requires_grad) for name, t in state]
-    everyone = world.comm.allgather(told)
+        state = [(name, tuple(t.shape), t.dtype, t.requires_grad) for name, t in tensors]
+    everyone = world.comm.allgather(state)
     other = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
     if other:
         raise InputError(
@@ -81,14 +79,14 @@ def _check(module: Any, world: World, broadcast: bool) -> None:
 
 
 @torch.no_grad()
-def _take_over_root(tensors: list[torch.Tensor], world: World) -> None:
+def _take_over_root(tensors: list[torch.Tensor], world: Ranks) -> None:
     """Copy rank 0's values to all. **Collective.**"""
     if not tensors:
         return
     root = None
     if world.rank == 0:
         root = [bytes_of(t) for t in tensors]
-    for mine, theirs in zip(tensors, world.comm.bcast(root), strict=True):
+    for tensor, values in zip(tensors, world.comm.bcast(root), strict=True):
         # A change in place, even to the same, would be one too many for autograd.
-        if world.rank and not np.array_equal(bytes_of(mine), theirs):
-            mine.copy_(torch.from_numpy(theirs).view(mine.dtype).view(mine.shape))
+        if world.rank and not np.array_equal(bytes_of(tensor), values):
+            tensor.copy_(torch.from_numpy(values).view(tensor.dtype).view(tensor.shape))

@@ -8,7 +8,7 @@ together with its order, until it is changed, and looked up where it is used.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,13 +16,18 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from hpc_sla.errors import InputError
 
-if TYPE_CHECKING:
-    from hpc_sla.distributed.layout import RowLayout
-
 Order = tuple[int, int]
-"""Of the offsets, and of the rows of all ranks: equal where two layouts have the same rows in the
-same order on every rank. Of other offsets they cannot be compared: a vector there is another's
-part, or of several fields."""
+"""A digest of the offsets, and one of the rows of all ranks: equal where two layouts have the same
+rows in the same order on every rank. Those with other offsets cannot be compared: a vector there is
+another's part, or of several fields."""
+
+
+class Ordered(Protocol):
+    """A `RowLayout`, for what is looked at of it here."""
+
+    @property
+    def order(self) -> Order | None: ...
+
 
 _REMEDY = (
     "Give the other matrix layout=A.layout where it is made, so that both order rows alike, or "
@@ -40,14 +45,14 @@ def part_of_order(start: int, rows: np.ndarray | None) -> int:
 
 
 def digest(*parts: Any) -> int:
-    """Of bytes and contiguous arrays: 52 bits, so that sums over ranks are int64. Local."""
+    """52 bits for bytes and contiguous arrays, so that sums over ranks are int64. Local."""
     found = hashlib.blake2b(digest_size=8)
     for part in parts:
         found.update(part)
     return int.from_bytes(found.digest(), "big") >> 12
 
 
-def made(x: torch.Tensor, layout: RowLayout) -> torch.Tensor:
+def made(x: torch.Tensor, layout: Ordered) -> torch.Tensor:
     """Remember that x, which is new, is in this layout's order. Local."""
     if layout.order is not None and not x.is_inference():
         _made[x] = layout.order, x._version
@@ -68,7 +73,7 @@ def order_of(x: torch.Tensor) -> Order | None:
     return order if x._version == version else None
 
 
-def check_order(x: torch.Tensor, layout: RowLayout, field: str) -> None:
+def check_order(x: torch.Tensor, layout: Ordered, field: str) -> None:
     """Raise InputError where the library made x in another order. Local; replicated."""
     _compare(order_of(x), layout.order, field)
 
@@ -78,6 +83,8 @@ def check_together(x: torch.Tensor, y: torch.Tensor, field: str) -> None:
     _compare(order_of(x), order_of(y), field)
 
 
-def _compare(one: Order | None, other: Order | None, field: str) -> None:
-    if one is not None and other is not None and one[0] == other[0] and one != other:
+def _compare(first: Order | None, second: Order | None, field: str) -> None:
+    if first is None or second is None or first[0] != second[0]:
+        return
+    if first != second:
         raise InputError("is in the row order of another matrix", field=field, remedy=_REMEDY)

@@ -32,6 +32,6 @@ def refuse_pickling(thing: Any, remedy: str = "") -> NoReturn:
     raise InputError(
         f"a {type(thing).__name__} belongs to this run and its ranks, and cannot be pickled",
         remedy=remedy
-        or "Save tensors (A.values, a state_dict), each rank its own, and make it anew from a "
+        or "Save tensors (A.values, a state_dict), each rank its own, and build it again from a "
         "World: DSparseMatrix.from_hdf5, from_scipy or from_coo, then with_values",
     )

@@ -51,9 +51,9 @@ class UserOrder:
 
         def window(k: int) -> tuple[int, np.ndarray] | None:
             start = int(starts[k])
-            mine = self._order[edges[k] : edges[k + 1]]
-            places = self._rows[mine] - start
-            return self._on_root(start, x[mine], places, None if counts is None else counts[:, k])
+            owned = self._order[edges[k] : edges[k + 1]]
+            places = self._rows[owned] - start
+            return self._on_root(start, x[owned], places, None if counts is None else counts[:, k])
 
         try:
             for k in todo:
@@ -67,15 +67,15 @@ class UserOrder:
             for k in todo:
                 window(k)
 
-    def _gather_counts(self, mine: np.ndarray) -> np.ndarray | None:
+    def _gather_counts(self, counts: np.ndarray) -> np.ndarray | None:
         """On rank 0, [size, windows]: how many rows of each window come from each rank."""
         comm = self._world.comm
-        mine = mine.astype(np.int64, copy=False)
+        counts = counts.astype(np.int64, copy=False)
         if comm.size == 1:
-            return mine[None]
-        counts = np.empty((comm.size, len(mine)), dtype=np.int64) if comm.rank == 0 else None
-        comm.Gather(mine, counts)
-        return counts
+            return counts[None]
+        every = np.empty((comm.size, len(counts)), dtype=np.int64) if comm.rank == 0 else None
+        comm.Gather(counts, every)
+        return every
 
     def _on_root(
         self, start: int, values: np.ndarray, places: np.ndarray, counts: np.ndarray | None

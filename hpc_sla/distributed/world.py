@@ -11,6 +11,12 @@ import torch
 
 from hpc_sla.distributed.agreement import Agreement, agreement
 from hpc_sla.distributed.arguments import tensor_of
+from hpc_sla.distributed.choose_transport import (
+    make_transport,
+    own_gpus,
+    refuse_mixed_devices,
+    transport_name,
+)
 from hpc_sla.distributed.communicators import Closed, SharedComm, raise_closed, share
 from hpc_sla.distributed.forgotten import Forgotten, Tags, digest_of
 from hpc_sla.distributed.launcher import refuse_lone_ranks
@@ -18,10 +24,9 @@ from hpc_sla.distributed.leaving import abort_on_errors
 from hpc_sla.distributed.node import choose_device, share_cores, sleep_where_crowded
 from hpc_sla.distributed.reductions import AllSum, Replicate, tagged
 from hpc_sla.distributed.replicated import Replicated
-from hpc_sla.distributed.serial import SerialComm
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.distributed.transport import Transport, sparse_exchange
-from hpc_sla.errors import InputError
+from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.kernels.modes import entry
 from hpc_sla.observe.heartbeat import beat
 
@@ -32,7 +37,6 @@ if TYPE_CHECKING:
 # one process needs no MPI library.
 
 T = TypeVar("T")
-TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
 
 
 class World(Shared):
@@ -100,11 +104,11 @@ class World(Shared):
             if lone:
                 refuse_lone_ranks(self.size, MPI.get_vendor()[0])
             self.device: torch.device = choose_device(device, node_rank)
-        self._same_device_type()
+        refuse_mixed_devices(self)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        name = self._transport_name(transport)
-        self.transport: Transport = _make_transport(name, self._shared, self.device)
+        name = transport_name(self, transport)
+        self.transport: Transport = make_transport(name, self._shared, self.device)
         self._shared.enter()
 
     @classmethod
@@ -132,59 +136,9 @@ class World(Shared):
         """
         return cls(SerialComm(), device)
 
-    def _transport_name(self, asked: str) -> str:
-        """Which transport serves. **Collective.**"""
-        if isinstance(self.comm, SerialComm):
-            if asked != "auto":
-                raise InputError(
-                    f"transport {asked!r} needs a communicator of MPI's",
-                    field="transport",
-                    remedy="Use hs.World() and not World.serial()",
-                )
-            return "serial"
-        own_gpu = self.own_gpus()
-        with self.agree():
-            if asked not in TRANSPORTS:
-                raise InputError(
-                    f"unknown transport {asked!r}",
-                    field="transport",
-                    remedy=f"Choose one of {', '.join(TRANSPORTS)}",
-                )
-            if asked == "nccl" and not own_gpu:
-                raise InputError(
-                    "nccl needs a GPU of its own for each rank",
-                    field="transport",
-                    remedy="Start one rank per GPU, or use transport='mpi'",
-                )
-            if asked == "gloo" and self.device.type != "cpu":
-                raise InputError(
-                    "gloo exchanges CPU tensors only",
-                    field="transport",
-                    remedy="Use transport='nccl' or 'mpi' with a GPU",
-                )
-        if asked != "auto":
-            return asked
-        return "nccl" if own_gpu else "mpi"
-
-    def _same_device_type(self) -> None:
-        """Loops on CPUs and on GPUs communicate at different moments. **Collective.**"""
-        types = self.comm.allgather(self.device.type)
-        without = [rank for rank, kind in enumerate(types) if kind == "cpu"]
-        if 0 < len(without) < self.size:
-            raise InputError(
-                f"rank(s) {', '.join(map(str, without[:8]))} of {self.size} would work on the CPU "
-                "and the others on GPUs",
-                field="device",
-                remedy="Use device='cpu' on every rank, or find out why those see no GPU",
-            )
-
     def own_gpus(self) -> bool:
         """Whether each rank has a GPU that no other rank uses. **Collective.**"""
-        mine = None
-        if self.device.type == "cuda":
-            mine = str(torch.cuda.get_device_properties(self.device).uuid)
-        gpus = self.comm.allgather(mine)
-        return None not in gpus and len(set(gpus)) == len(gpus)
+        return own_gpus(self)
 
     # Reductions
 
@@ -430,17 +384,3 @@ class World(Shared):
     def __repr__(self) -> str:
         how = "closed" if self.closed else f"transport={self.transport.name!r}"
         return f"World(rank={self.rank}, size={self.size}, device={str(self.device)!r}, {how})"
-
-
-def _make_transport(name: str, shared: SharedComm, device: torch.device) -> Transport:
-    if name == "serial":
-        from hpc_sla.distributed.transport.serial import SerialTransport
-
-        return SerialTransport(device)
-    if name == "mpi":
-        from hpc_sla.distributed.transport.mpi import MpiTransport
-
-        return MpiTransport(shared.comm, device, shared.channels)
-    from hpc_sla.distributed.transport.torch_distributed import TorchDistributedTransport
-
-    return TorchDistributedTransport(shared.comm, device, name, shared.groups)

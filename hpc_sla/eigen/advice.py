@@ -23,7 +23,7 @@ _HUGE = 1e6
 """Ratio of diagonal entries that a hierarchy does not bridge."""
 
 _NEAR = 1e3
-"""Of tol: residuals that a looser one would allow."""
+"""Residuals up to so many times tol are within reach of a looser one."""
 
 SINGULAR = (
     "B is singular, or nearly: vectors of its null space have infinite eigenvalues, which the "

@@ -19,7 +19,7 @@ _NOISE = 8.0
 """Squares below so many units of rounding error are nothing."""
 
 _TURNS = 3
-"""Of inverse iteration, where LAPACK's vectors are not good enough."""
+"""Steps of inverse iteration, where LAPACK's vectors are not good enough."""
 
 _NEGATIVE = 1e3
 """Squares below so many times that, negative, ask for an explanation."""

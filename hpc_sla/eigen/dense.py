@@ -16,7 +16,7 @@ SMALL = 100
 """Rows that are few, whatever the number of pairs."""
 
 _TURNS = 60
-"""Of inverse iteration, at most."""
+"""Steps of inverse iteration, at most."""
 
 
 def serves(n: int, constraints: int, m: int) -> bool:

@@ -25,7 +25,7 @@ _OF_VECTORS, _OF_VALUES = 100.0, 10.0
 
 
 class Derivative:
-    """Of the pairs that a problem was solved for. **Collective** in all it does.
+    """The derivative of the pairs that a problem was solved for. **Collective** in all it does.
 
     Parameters
     ----------

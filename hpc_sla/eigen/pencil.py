@@ -84,7 +84,7 @@ class EigenPencil:
         return values, times_power(found.vectors, units.vectors)
 
     def _derivative(self, V: torch.Tensor) -> Derivative:
-        """Of the problem as it was solved, which may be scaled. **Collective.**"""
+        """That of the problem as it was solved, which may be scaled. **Collective.**"""
         found, problem = self._found, self._problem
         assert problem is not None and found is not None
         V = times_power(V, -problem.units.vectors)

@@ -34,7 +34,7 @@ def precondition(
     dtype: torch.dtype,
     gradient: bool,
 ) -> Preconditioner:
-    """Of the scaled matrix; by an object made already, of A itself. **Collective.**"""
+    """A preconditioner of the scaled matrix; one made already is of A itself. **Collective.**"""
     if precond is None and (chosen := _chosen(scaled_A if sign > 0 else scaled_B, sign)):
         return chosen
     named = precond is None or isinstance(precond, str)

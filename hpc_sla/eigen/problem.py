@@ -172,7 +172,7 @@ def magnitudes(operator: Operator, V: torch.Tensor) -> torch.Tensor:
 
 
 def column_norms(problem: Problem, x: torch.Tensor) -> torch.Tensor:
-    """Of x [n_owned, m], whatever their size: float64 [m] on the host. **Collective.**"""
+    """Norms of x [n_owned, m], whatever their size: float64 [m], on the host. **Collective.**"""
     x = x.double()
     mine = x.abs().amax(dim=0) if len(x) else x.new_zeros(x.shape[1])
     largest = torch.from_numpy(np.max(problem.A.world.comm.allgather(mine.cpu().numpy()), axis=0))

@@ -32,12 +32,12 @@ class Exponents:
 
     @property
     def values(self) -> int:
-        """Of eigenvalues."""
+        """The exponent that eigenvalues are scaled by."""
         return self.A - self.B
 
     @property
     def vectors(self) -> int:
-        """Of vectors, in the norm of B."""
+        """The exponent of vectors, in the norm of B."""
         return -self.B // 2
 
     @property
@@ -97,7 +97,7 @@ def scaled(A: Any, power: int) -> Any:
 
 
 def times_power(x: torch.Tensor, power: int) -> torch.Tensor:
-    """Of x the product with 2^power, in steps of which none overflows by itself."""
+    """The product of x and 2^power, in steps of which none overflows by itself."""
     most = 1000 if x.dtype == torch.float64 else 100
     while power:
         step = max(-most, min(power, most))

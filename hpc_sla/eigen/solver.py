@@ -160,7 +160,8 @@ def eigsh(
     warn_of_trainable(precond)
     x0, deflate = (t.unsqueeze(1) if t is not None and t.dim() == 1 else t for t in (x0, deflate))
     theta = (*parameters_of(A), *(() if B is None else parameters_of(B)))
-    with a.world.agree(
+    with adjoint.agree_on_gradients(
+        a.world,
         "eigsh",
         A=(a.shape, a.dtype),
         k=k,
@@ -175,7 +176,7 @@ def eigsh(
         adjoint_rtol=adjoint_rtol,
         checkpoint=checkpoint,
         parameters=len(theta),
-    ) as agreed:
+    ) as wanted:
         dtype = _dtype(a, b, x0, deflate)
         _check(a, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
         matrix = isinstance(A, StoredMatrix)
@@ -186,9 +187,7 @@ def eigsh(
             _check_mass(a, B if isinstance(B, DSparseMatrix) else b)
         if tol is None:
             tol = default_rtol(dtype)
-        wanted = adjoint.Wanted(theta)
-        agreed.say(wanted.mine)
-    wanted.follow(agreed.heard)
+        wanted.of(theta)
     tensors = tuple(t for t in wanted.tensors if t is not None)
     if isinstance(B, DSparseMatrix):
         B = aligned(B.with_values(tensors[-1]), a.layout)

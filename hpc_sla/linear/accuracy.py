@@ -25,7 +25,7 @@ _HIDDEN = 1e4
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one right-hand side; replicated.
+    """How accurate the solution for one right-hand side is; replicated.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Accuracy:
 def accuracy(
     operator: Operator, b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, rtol: float
 ) -> list[Accuracy]:
-    """Of each column, for r = b - A x of a square operator. **Collective**: one product or two.
+    """That of each column, r = b - A x of a square operator. **Collective**: one product or two.
 
     Parameters
     ----------

@@ -224,16 +224,17 @@ class LinearSolver(Differentiable):
         x0 = None if x0 is None else tensor_if(x0, dtype, operator.device)
         theta = adjoint.parameters_of(self.A)
         called = self._called if self._called == "solve" else f"{self._called}.solve"
-        with operator.world.agree(called, b=b, x0=x0, checkpoint=checkpoint) as agreed:
+        with adjoint.agree_on_gradients(
+            operator.world, called, b=b, x0=x0, checkpoint=checkpoint
+        ) as wanted:
             check_vectors(operator, b, x0)
             if ordered:
                 check_order(b, operator.layout, "b")
                 if x0 is not None:
                     check_order(x0, operator.columns, "x0")
-            wanted = adjoint.Wanted((b, x0, *theta))
-            agreed.say((wanted.mine, self._ready and self._versions != _versions(theta)))
-        wanted.follow([mine for mine, _ in agreed.heard])
-        if any(changed for _, changed in agreed.heard):
+            changed = self._ready and self._versions != _versions(theta)
+            wanted.of((b, x0, *theta), also=changed)
+        if any(wanted.also):
             self._ready = False
         rhs, guess, *rest = wanted.tensors
         assert rhs is not None

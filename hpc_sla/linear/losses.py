@@ -18,7 +18,7 @@ from hpc_sla.linear.solver import solve
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-"""Of the central differences, relative to the size of the data."""
+"""Steps of the central differences, relative to the size of the data."""
 
 # Central differences cannot tell more: their truncation falls as h^2 and the solves' errors rise
 # as 1/h.

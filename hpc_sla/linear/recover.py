@@ -199,7 +199,7 @@ class Recovery:
 
 @dataclass
 class _Round:
-    """Of one column: the round that began from the least true residual, which was `norm`.
+    """The round of a column that began from its least true residual, which was `norm`.
 
     `last` and `lowest` are the method's own norms at its end and at its best, after so many steps.
     """

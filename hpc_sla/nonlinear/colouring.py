@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
@@ -54,7 +55,6 @@ def _greedy(A: DSparseMatrix) -> np.ndarray:
     graph, ghosts = _column_graph(A)
     plan = HaloPlan(layout, ghosts)
     n, world = layout.n_owned, layout.world
-    import torch
 
     def everywhere(own: np.ndarray) -> np.ndarray:
         there = plan.exchange(torch.from_numpy(own).to(world.device)).cpu().numpy()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch.autograd import forward_ad
@@ -16,16 +16,46 @@ from hpc_sla.linear.methods import make_method
 from hpc_sla.linear.unconverged import settle, warn_of_gradient
 from hpc_sla.nonlinear.equations import JacobianProducts
 from hpc_sla.nonlinear.fitting import fitting_method
+from hpc_sla.nonlinear.info import NonlinearInfo
 from hpc_sla.nonlinear.linearise import Linearisation
 from hpc_sla.precond import Preconditioner, make_preconditioner
 from hpc_sla.precond.transposed import transposed
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import as_operator
 
-if TYPE_CHECKING:
-    from hpc_sla.nonlinear.problem import Problem
-
 Theta = tuple[torch.Tensor, ...]
+
+
+class SolvedProblem(Protocol):
+    """What the derivatives of a nonlinear solve need of it.
+
+    Attributes
+    ----------
+    residual : callable(u, *theta)
+    info : NonlinearInfo
+    precond : Preconditioner or None
+        The last one that was set up.
+    rtol : float
+        What a derivative's solve must reach.
+    loosest : (float, float)
+        The tolerance that is usual, and the one up to which a derivative is returned all the same.
+    """
+
+    residual: Callable[..., torch.Tensor]
+    info: NonlinearInfo
+    precond: Any
+    rtol: float
+    loosest: tuple[float, float]
+
+    @property
+    def one_way(self) -> bool:
+        """Whether J and its preconditioner are taken for symmetric."""
+
+    def linearisation(self, theta: Theta) -> Linearisation:
+        """Linear systems with the Jacobian at these (plain) tensors. Local."""
+
+    def exact_products(self, linear: Linearisation, u: torch.Tensor) -> JacobianProducts:
+        """Those with J(u) that a derivative must satisfy. **Collective.**"""
 
 
 class JacobianSystem:
@@ -33,12 +63,12 @@ class JacobianSystem:
 
     Parameters
     ----------
-    problem : Problem
+    problem : SolvedProblem
     """
 
     info = None
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: SolvedProblem) -> None:
         self._problem = problem
         self.form = JacobianForm(problem.residual, symmetric=problem.one_way)
 
@@ -100,7 +130,7 @@ class JacobianSystem:
         return x
 
     def _end(self, total: SolveInfo) -> None:
-        """Of attempts that all fell short: whether what they came to will do. Replicated."""
+        """Whether what attempts came to will do that all fell short. Local; replicated."""
         usual, loosest = self._problem.loosest
         if total.status == "converged" and not total.relative_residual <= loosest:
             total.status = "stagnated"

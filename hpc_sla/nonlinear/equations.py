@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from hpc_sla.distributed.keep_in_graph import tied
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.nonlinear.info import NonlinearInfo
-from hpc_sla.sparse.uses import Use, uses
+from hpc_sla.sparse.product import Use, uses
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 

@@ -109,7 +109,7 @@ def _coordinates(numbers: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
 def _colour(
     numbers: np.ndarray, strides: tuple[int, ...], factors: tuple[int, ...], count: int
 ) -> np.ndarray:
-    """Of grid points, by their place and not by the nearest multiple."""
+    """The colours of grid points, by their place and not by the nearest multiple."""
     left, total = numbers.astype(np.int64), np.zeros(len(numbers), dtype=np.int64)
     for stride, factor in zip(reversed(strides), reversed(factors), strict=True):
         total += left // stride * factor

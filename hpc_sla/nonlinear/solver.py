@@ -203,7 +203,8 @@ def nonlinear_solve(
         linear_max_iterations,
         1 if columns is None else columns,
     )
-    with layout.world.agree(
+    with adjoint.agree_on_gradients(
+        layout.world,
         "nonlinear_solve",
         rows=layout.n_global,
         u0=u0,
@@ -224,13 +225,11 @@ def nonlinear_solve(
         fixed_point=fixed_point,
         adjoint_rtol=adjoint_rtol,
         checkpoint=checkpoint,
-    ) as agreed:
+    ) as wanted:
         made = make_method(method)
         choices.settle(made, _LIMITS[made.name], u0.dtype)
         maker = settings.check(inner, u0.dtype)
-        wanted = adjoint.Wanted((u0, *arguments.tensors))
-        agreed.say(wanted.mine)
-    wanted.follow(agreed.heard)
+        wanted.of((u0, *arguments.tensors))
     start, *rest = wanted.tensors
     tensors = tuple(t for t in rest if t is not None)
     assert start is not None

@@ -11,7 +11,7 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.pattern import DistributedPattern
-from hpc_sla.sparse.uses import Use
+from hpc_sla.sparse.product import Use
 
 # Entries a row and its share of a rank's memory beyond which a guess costs more than it saves.
 _MOST_A_ROW = 512
@@ -90,7 +90,7 @@ def _count(layout: RowLayout, columns: int, fit: Sequence[Use]) -> int:
 
 
 def _codes(layout: RowLayout, columns: int, fit: Sequence[Use]) -> np.ndarray:
-    """Of this rank's entries, ascending: own row times n plus stored column. **Collective.**"""
+    """Own row times n plus stored column of each entry here, ascending. **Collective.**"""
     own = np.arange(layout.n_owned)
     point = own // columns * columns
     rows, cols = np.repeat(own, columns), np.repeat(point, columns)

@@ -26,7 +26,7 @@ logger = logging.getLogger("hpc_sla")
 logger.addHandler(logging.NullHandler())
 
 LINES_PER_SECOND = 1.0
-"""Of convergence."""
+"""Lines about convergence, at most."""
 
 
 class _Words:
@@ -45,7 +45,7 @@ def enabled(level: int = logging.INFO) -> bool:
 
 
 def emit(event: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Tell of an event. Local.
+    """Log an event. Local.
 
     Parameters
     ----------
@@ -65,12 +65,12 @@ def solved(by: str, info: Any) -> None:
     """Tell what became of a solve: a SolveInfo or a NonlinearInfo. Local."""
     if enabled():
         names = ("method", "precond", "reason", "status", "iterations", "residual_norm")
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             name: getattr(info, name, None) for name in (*names, "relative_residual")
         }
         if getattr(info, "backward_error", None) is not None:
-            told["backward_error"] = info.backward_error
-        emit("solved", by=by, **told, took=round(info.seconds, 6))
+            fields["backward_error"] = info.backward_error
+        emit("solved", by=by, **fields, took=round(info.seconds, 6))
 
 
 class Convergence:
@@ -86,7 +86,7 @@ class Convergence:
         self._scale = scale if scale > 0 else 1.0
         self._next = 0.0
         self._last: tuple[int, float] | None = None
-        self._told: tuple[int, float] | None = None
+        self._emitted: tuple[int, float] | None = None
 
     def __call__(self, iteration: int, residual_norm: float) -> None:
         self._last = iteration, residual_norm
@@ -97,12 +97,12 @@ class Convergence:
 
     def finish(self) -> None:
         """Tell of the last iteration, unless that was done."""
-        if self._last is not None and self._last != self._told:
+        if self._last is not None and self._last != self._emitted:
             self._tell()
 
     def _tell(self) -> None:
         assert self._last is not None
-        self._told = self._last
+        self._emitted = self._last
         iteration, norm = self._last
         emit(
             "iteration",
@@ -166,8 +166,10 @@ class JsonLines(logging.Handler):
             os.write(self._file, (json.dumps(line, allow_nan=False) + "\n").encode())
         except OSError as error:
             if not self._lost:
-                told = f"hpc_sla: the log {self.path} cannot be written any more: {error.strerror}"
-                print(told, file=sys.stderr, flush=True)
+                message = (
+                    f"hpc_sla: the log {self.path} cannot be written any more: {error.strerror}"
+                )
+                print(message, file=sys.stderr, flush=True)
             self._lost = True
 
     def close(self) -> None:
@@ -227,6 +229,9 @@ def _open(path: str) -> int:
     if begin not in (b"", b"{"):
         os.close(file)
         raise InputError(
-            "is there already, and is no log", file=path, field="--log-file", remedy="Name another."
+            "exists already, and is not a log",
+            file=path,
+            field="--log-file",
+            remedy="Name another.",
         )
     return file

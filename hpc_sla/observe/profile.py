@@ -1,8 +1,8 @@
 """What the time of a run goes to, by event: ``--profile``.
 
 Nothing of this is there until a `Profile` is entered: it then puts itself in front of the
-functions that `observe.profile_events` names, and takes itself away again. It looks at the clock
-and at sizes, never at a number, so the iterates are bitwise those of a run without.
+functions that it was given, and takes itself away again. It looks at the clock and at sizes, never
+at a number, so the iterates are bitwise those of a run without.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from hpc_sla.distributed.world import World
 
 Bytes = Callable[[tuple[Any, ...], Any], int]
 """Bytes that a call moved, from its arguments and its result."""
@@ -81,6 +79,23 @@ class Hook:
     io: bool = False
 
 
+@dataclass(frozen=True)
+class Setting:
+    """An attribute of a class that has another value while events are measured."""
+
+    owner: type
+    name: str
+    value: Any
+
+
+class Measured(Protocol):
+    """What is needed of a `World`: where its tensors are, and what all its ranks have to tell."""
+
+    device: torch.device
+
+    def gather_objects(self, value: Any, /) -> list[Any] | None: ...
+
+
 class _Frame:
     def __init__(self, name: str, whole: bool) -> None:
         self.name, self.whole = name, whole
@@ -91,12 +106,15 @@ class _Frame:
 class Profile:
     """Measures this rank's events, from `__enter__` on. Local but for `gather`.
 
-    On a GPU each event waits for the device, and bursts of iterations are not made into graphs:
-    the run is slower for it, and each event has its own time.
+    On a GPU each event waits for the device: the run is slower for it, and each event has its own
+    time.
 
     Parameters
     ----------
     world : World
+    hooks : iterable of Hook
+        What to measure.
+    settings : iterable of Setting
 
     Attributes
     ----------
@@ -106,14 +124,17 @@ class Profile:
         Whether somebody has shown it.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(
+        self, world: Measured, hooks: Iterable[Hook], settings: Iterable[Setting] = ()
+    ) -> None:
         self.events: dict[str, Event] = {}
         self.reported = False
         self._world = world
+        self._hooks, self._settings = list(hooks), list(settings)
         self._stack: list[_Frame] = []
         self._thread = threading.get_ident()
         self._waits = world.device.type == "cuda"
-        self._methods: list[tuple[type, str, Any]] = []
+        self._attributes: list[tuple[type, str, Any]] = []
         self._functions: dict[int, tuple[Any, Any]] = {}
         self._began = time.perf_counter()
         self._elapsed: float | None = None
@@ -171,18 +192,14 @@ class Profile:
     # Being in front of functions
 
     def __enter__(self) -> Self:
-        from hpc_sla.observe.profile_events import hooks
-
-        for hook in list(hooks(self._world)):
+        for hook in self._hooks:
             around = self._around(hook)
             if hook.owner is not None:
-                name = hook.function.__name__
-                self._methods.append((hook.owner, name, vars(hook.owner)[name]))
-                setattr(hook.owner, name, around)
+                self._set(hook.owner, hook.function.__name__, around)
             else:
                 self._functions[id(hook.function)] = hook.function, around
-        if self._waits:
-            self._without_graphs()
+        for setting in self._settings:
+            self._set(setting.owner, setting.name, setting.value)
         _replace({key: around for key, (_, around) in self._functions.items()})
         self._began = time.perf_counter()
         return self
@@ -191,18 +208,14 @@ class Profile:
         if self._elapsed is not None:
             return
         self._elapsed = time.perf_counter() - self._began
-        for owner, name, original in reversed(self._methods):
+        for owner, name, original in reversed(self._attributes):
             setattr(owner, name, original)
         # Modules that were loaded meanwhile have what was there then.
         _replace({id(around): original for original, around in self._functions.values()})
 
-    def _without_graphs(self) -> None:
-        from hpc_sla.linear.method import Method
-
-        for method in Method.__subclasses__():
-            if "capturable" in vars(method):
-                self._methods.append((method, "capturable", vars(method)["capturable"]))
-                method.capturable = False
+    def _set(self, owner: type, name: str, value: Any) -> None:
+        self._attributes.append((owner, name, vars(owner)[name]))
+        setattr(owner, name, value)
 
     def _around(self, hook: Hook) -> Callable[..., Any]:
         function, event, measure = hook.function, hook.event, hook.bytes
@@ -228,16 +241,16 @@ class Profile:
         """All ranks' events, on rank 0; see `summarise`. **Collective.** Ends the measuring."""
         self.__exit__()
         self.reported = True
-        told = self._world.gather_objects((self._elapsed or 0.0, self.events))
-        return None if told is None else summarise(told)
+        ranks = self._world.gather_objects((self._elapsed or 0.0, self.events))
+        return None if ranks is None else summarise(ranks)
 
 
-def summarise(told: Sequence[tuple[float, dict[str, Event]]]) -> dict[str, Any]:
+def summarise(ranks: Sequence[tuple[float, dict[str, Event]]]) -> dict[str, Any]:
     """What all ranks together measured.
 
     Parameters
     ----------
-    told : sequence of (float, dict of str to Event)
+    ranks : sequence of (float, dict of str to Event)
         One a rank: seconds in all, and its events.
 
     Returns
@@ -249,26 +262,26 @@ def summarise(told: Sequence[tuple[float, dict[str, Event]]]) -> dict[str, Any]:
         ranks' bytes by the largest seconds; None without bytes), and ``seconds_with_inner_max``.
         All but the last are without the time that other events took within.
     """
-    total = sum(elapsed for elapsed, _ in told) or 1.0
-    names = list(dict.fromkeys(name for _, events in told for name in events))
+    total = sum(elapsed for elapsed, _ in ranks) or 1.0
+    names = list(dict.fromkeys(name for _, events in ranks for name in events))
     events: dict[str, dict[str, Any]] = {}
     for name in names:
-        each = [mine.get(name, Event()) for _, mine in told]
-        own = [one.own for one in each]
-        moved = sum(one.bytes for one in each)
+        each = [events_of.get(name, Event()) for _, events_of in ranks]
+        own = [event.own for event in each]
+        moved = sum(event.bytes for event in each)
         slowest, fastest = max(own), min(own)
         events[name] = {
-            "calls": max(one.calls for one in each),
+            "calls": max(event.calls for event in each),
             "seconds_max": slowest,
             "seconds_min": fastest,
             "ratio": slowest / fastest if fastest > 0 else None,
             "share": sum(own) / total,
-            "bytes_per_rank": max(one.bytes for one in each),
+            "bytes_per_rank": max(event.bytes for event in each),
             "gb_per_second": moved / slowest / 1e9 if moved and slowest > 0 else None,
-            "seconds_with_inner_max": max(one.seconds for one in each),
+            "seconds_with_inner_max": max(event.seconds for event in each),
         }
     ordered = sorted(events.items(), key=lambda item: -item[1]["share"])
-    return {"seconds": max(elapsed for elapsed, _ in told), "events": dict(ordered)}
+    return {"seconds": max(elapsed for elapsed, _ in ranks), "events": dict(ordered)}
 
 
 def _replace(by_id: dict[int, Any]) -> None:

@@ -16,7 +16,7 @@ from hpc_sla.hashing import noise
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 STEPS = 10
-"""Of Arnoldi's method, as many as PETSc's Chebyshev takes."""
+"""Steps of Arnoldi's method, as many as PETSc's Chebyshev takes."""
 
 
 def spectral_bound(A: DSparseMatrix, inverse: torch.Tensor) -> float:

@@ -20,7 +20,7 @@ from hpc_sla.storage.scipy_matrix import as_csr
 _NUMBERS = "an array"
 
 
-def spread_rows(
+def rows_from_scipy(
     matrix: Any,
     world: World,
     method: str | np.ndarray | None,
@@ -57,7 +57,7 @@ def spread_rows(
         for given, field in ((layout, "layout"), (columns, "columns")):
             if given is not None:
                 check_layout(given, world, None, field)
-        agreed.say((_told(method), _told(column_method), sp.issparse(matrix)))
+        agreed.say((_method_name(method), _method_name(column_method), sp.issparse(matrix)))
     _compare(agreed.heard, matrix, world)
     row_numbers = None if layout is None else comm.gather(layout.rows)
     column_numbers = None if columns is None else comm.gather(columns.rows)
@@ -116,7 +116,7 @@ def spread_rows(
     elif columns is None:
         user_columns = None if order is None else order.column_permutation
         columns = RowLayout.numbered(
-            world, column_offsets, _spread(user_columns, column_offsets, world)
+            world, column_offsets, _send_runs(user_columns, column_offsets, world)
         )
     return layout, columns, indptr, indices, data
 
@@ -165,11 +165,11 @@ def _check_alone(field: str, **others: Any) -> None:
     for name, other in others.items():
         if other is not None:
             raise InputError(
-                f"says already what {name} would", field=field, remedy=f"Leave {name} out"
+                f"already determines what {name} would", field=field, remedy=f"Leave {name} out"
             )
 
 
-def _told(method: Any) -> str | None:
+def _method_name(method: Any) -> str | None:
     """What of a partition ranks can differ in: rank 0's is taken."""
     return method if method is None or isinstance(method, str) else _NUMBERS
 
@@ -194,7 +194,7 @@ def _compare(heard: list[tuple[str | None, str | None, bool]], matrix: Any, worl
     Where rank 0 passes a matrix, or arrays, they may pass None.
     """
     for i, name in enumerate(("partition", "column_partition")):
-        values = [told[i] for told in heard]
+        values = [said[i] for said in heard]
         others = set(values[1:]) - {values[0]}
         if values[0] == _NUMBERS:
             others -= {None}
@@ -213,7 +213,7 @@ def _compare(heard: list[tuple[str | None, str | None, bool]], matrix: Any, worl
         )
 
 
-def _spread(array: np.ndarray | None, offsets: np.ndarray, world: World) -> np.ndarray:
+def _send_runs(array: np.ndarray | None, offsets: np.ndarray, world: World) -> np.ndarray:
     """Each rank's run of rank 0's int64 array. **Collective.**"""
     if world.rank == 0:
         assert array is not None
@@ -222,9 +222,9 @@ def _spread(array: np.ndarray | None, offsets: np.ndarray, world: World) -> np.n
                 np.ascontiguousarray(array[offsets[rank] : offsets[rank + 1]]), dest=rank
             )
         return array[: offsets[1]].copy()
-    mine = np.empty(int(offsets[world.rank + 1] - offsets[world.rank]), dtype=np.int64)
-    world.comm.Recv(mine, source=0)
-    return mine
+    owned = np.empty(int(offsets[world.rank + 1] - offsets[world.rank]), dtype=np.int64)
+    world.comm.Recv(owned, source=0)
+    return owned
 
 
 def _slab(

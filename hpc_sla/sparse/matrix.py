@@ -12,16 +12,16 @@ import torch
 
 from hpc_sla.distributed.arguments import tensor_of
 from hpc_sla.distributed.layout import RowLayout
-from hpc_sla.distributed.serial import SerialComm
 from hpc_sla.distributed.shared import refuse_pickling
+from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry
 from hpc_sla.sparse.from_coo import assemble
 from hpc_sla.sparse.from_hdf5 import read_rows
 from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.sparse.product import used
 from hpc_sla.sparse.stored import StoredMatrix
-from hpc_sla.sparse.uses import used
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -129,10 +129,10 @@ class DSparseMatrix(StoredMatrix):
             fit, ranks that pass different matrices or partitions.
         """
         # Loads SciPy's sparse matrices, which takes a while and a solve does without.
-        from hpc_sla.sparse.from_scipy import spread_rows
+        from hpc_sla.sparse.from_scipy import rows_from_scipy
 
         return cls._from_rows(
-            *spread_rows(
+            *rows_from_scipy(
                 matrix,
                 world,
                 partition,

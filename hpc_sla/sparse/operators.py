@@ -365,7 +365,7 @@ def _lacks(A: Any, name: str, what: str) -> InputError:
     remedy = "Pass a DSparseMatrix, or an object with layout, matvec and, for what needs them, "
     remedy += "rmatvec and diagonal"
     if hasattr(A, "tocsr"):
-        remedy = "Spread it first: DSparseMatrix.from_scipy(matrix, world); on one process "
+        remedy = "Distribute it first: DSparseMatrix.from_scipy(matrix, world); on one process "
         remedy += "SparseTensor.from_scipy(matrix) has the same solvers"
     return InputError(f"{type(A).__name__} has no {name}, {what}", field="A", remedy=remedy)
 

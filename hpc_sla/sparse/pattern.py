@@ -106,18 +106,18 @@ class DistributedPattern(Shared):
         if column_layout is None:
             column_layout = layout
         start, stop = column_layout.start, column_layout.start + column_layout.n_owned
-        mine = (columns >= start) & (columns < stop)
-        away = np.flatnonzero(~mine)
+        own = (columns >= start) & (columns < stop)
+        away = np.flatnonzero(~own)
         away_columns, away_values = columns[away].astype(np.int64), values[away]
         away_rows = np.searchsorted(indptr, away, side="right") - 1
-        n_mine = len(columns) - len(away)
+        n_own = len(columns) - len(away)
         if len(away):
-            _compact(columns, mine)
-            _compact(values, mine)
-            values[n_mine:] = away_values
-        del mine
+            _compact(columns, own)
+            _compact(values, own)
+            values[n_own:] = away_values
+        del own
 
-        owned_columns = columns[:n_mine]
+        owned_columns = columns[:n_own]
         owned_columns -= start
         boundary, boundary_counts = np.unique(away_rows, return_counts=True)
         lost = np.zeros(layout.n_owned + 1, dtype=np.int64)

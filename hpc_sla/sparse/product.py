@@ -14,14 +14,39 @@ sample(g, x)    g_i x_j on the pattern   g: product(c, x),  x: rproduct(c, g)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from hpc_sla.distributed.keep_in_graph import kept
+from hpc_sla.distributed.keep_in_graph import keep_in_graph
 from hpc_sla.kernels.modes import ordinary
 from hpc_sla.sparse.pattern import DistributedPattern
-from hpc_sla.sparse.uses import used
+
+Use = tuple[Any, bool]
+"""A DistributedPattern, and whether it was used transposed."""
+
+_LISTENERS: list[list[Use]] = []
+
+
+@contextmanager
+def uses() -> Iterator[list[Use]]:
+    """Within, every product with a matrix (or its halo) is added to the list given. Local."""
+    found: list[Use] = []
+    _LISTENERS.append(found)
+    try:
+        yield found
+    finally:
+        # By identity: an equal list may be listening as well.
+        _LISTENERS[:] = [listener for listener in _LISTENERS if listener is not found]
+
+
+def used(pattern: Any, transposed: bool = False) -> None:
+    """Tell those who listen. Local."""
+    for listener in _LISTENERS:
+        if not any(p is pattern and t == transposed for p, t in listener):
+            listener.append((pattern, transposed))
 
 
 def product(values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
@@ -79,7 +104,7 @@ class _Product(_Bilinear):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, x = ctx.saved_tensors
-        c = kept(grads[0], values, x)
+        c = keep_in_graph(grads[0], values, x)
         d_values = _Sample.apply(c, x, ctx.pattern) if ctx.needs_input_grad[0] else None
         d_x = _TransposedProduct.apply(values, c, ctx.pattern) if ctx.needs_input_grad[1] else None
         return d_values, d_x, None
@@ -100,7 +125,7 @@ class _TransposedProduct(_Bilinear):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, g = ctx.saved_tensors
-        c = kept(grads[0], values, g)
+        c = keep_in_graph(grads[0], values, g)
         d_values = _Sample.apply(g, c, ctx.pattern) if ctx.needs_input_grad[0] else None
         d_g = _Product.apply(values, c, ctx.pattern) if ctx.needs_input_grad[1] else None
         return d_values, d_g, None
@@ -118,7 +143,7 @@ class _Sample(_Bilinear):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         g, x = ctx.saved_tensors
-        c = kept(grads[0], g, x)
+        c = keep_in_graph(grads[0], g, x)
         d_g = _Product.apply(c, x, ctx.pattern) if ctx.needs_input_grad[0] else None
         d_x = _TransposedProduct.apply(c, g, ctx.pattern) if ctx.needs_input_grad[1] else None
         return d_g, d_x, None

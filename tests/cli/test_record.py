@@ -199,7 +199,7 @@ def test_lines_are_json_whatever_the_numbers(tmp_path, told):
     assert (odd["norm"], odd["many"], odd["text"]) == (None, [None, 1], "a\nb")
     assert (odd["rank"], odd["rank_"], other["text"]) == (3, 7, "of somebody else")
     (tmp_path / "b").write_text("something else")
-    with pytest.raises(InputError, match="is no log"):
+    with pytest.raises(InputError, match="is not a log"):
         hpc_sla.observe.log.JsonLines(tmp_path / "b")
 
 

@@ -1,6 +1,6 @@
 """No preconditioner in torch waits for the device or mixes devices when it is applied.
 
-On fake CUDA tensors, as in tests/core/test_cuda_by_construction.py.
+On fake CUDA tensors, as in tests/sparse/test_cuda_by_construction.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hpc_sla.kernels.levels import Level, LevelSchedule
 from hpc_sla.precond import AdditiveSchwarz, BlockJacobi, Chebyshev, Jacobi, Polynomial
 from hpc_sla.precond.local_solve import DirectFactor
 from hpc_sla.precond.workspace import Workspace
-from tests.core.test_cuda_by_construction import N_HALO, N_OWNED, _int, _pattern, _vector
+from tests.sparse.test_cuda_by_construction import N_HALO, N_OWNED, _int, _pattern, _vector
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """The protocol every transport satisfies.
 
 A transport knows ranks, tensors and nothing else: no matrices, no layouts. Adding one means
-implementing the two protocols below and naming it in `hpc_sla.distributed.world`.
+implementing the two protocols below and naming it in `hpc_sla.distributed.choose_transport`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def make_store(comm: MPI.Comm, one_node: bool, timeout: timedelta) -> tuple[dist
 
     On one node it is a file in a folder that nobody else may enter, and nothing listens. Between
     nodes it is a TCP server of rank 0's, on the one address that the other nodes reach it by, and
-    behind a prefix that is told over MPI and cannot be guessed: without it a stranger on that
+    behind a prefix that goes over MPI and cannot be guessed: without it a stranger on that
     network can connect and store things, but none that the ranks look at.
 
     Raises
@@ -53,7 +53,7 @@ def _file_store(comm: MPI.Comm) -> tuple[dist.Store, str]:
 
 def _tcp_store(comm: MPI.Comm, timeout: timedelta) -> tuple[dist.Store, str]:
     hosts = comm.allgather(socket.gethostname())
-    server, told = None, None
+    server, place = None, None
     if comm.rank == 0:
         other = next(host for host in hosts if host != hosts[0])
         address = os.environ.get("MASTER_ADDR") or address_towards(other)
@@ -68,8 +68,8 @@ def _tcp_store(comm: MPI.Comm, timeout: timedelta) -> tuple[dist.Store, str]:
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
-        told = (address or socket.getfqdn(), port, secrets.token_hex(16))
-    host, port, secret = comm.bcast(told)
+        place = (address or socket.getfqdn(), port, secrets.token_hex(16))
+    host, port, secret = comm.bcast(place)
     if server is None:
         server = dist.TCPStore(host, port, comm.size, is_master=False, timeout=timeout)
     return dist.PrefixStore(secret, server), f"{host}:{port}"
@@ -81,10 +81,10 @@ def address_towards(host: str) -> str:
         family, kind, _, _, there = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             probe.connect(there)  # sends nothing
-            mine = str(probe.getsockname()[0])
+            own = str(probe.getsockname()[0])
     except OSError:
         return ""
-    return "" if mine.startswith("127.") or mine == "::1" else mine
+    return "" if own.startswith("127.") or own == "::1" else own
 
 
 def listen(address: str) -> socket.socket:

@@ -177,9 +177,9 @@ def _group(comm: MPI.Comm, backend: str) -> tuple[dist.ProcessGroup, list[int]]:
 def _on_one_node(comm: MPI.Comm) -> bool:
     """**Collective.**"""
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    one = node.size == comm.size
+    same_node = node.size == comm.size
     node.Free()
-    return one
+    return same_node
 
 
 @contextmanager
@@ -211,8 +211,8 @@ def _count_alike(comm: MPI.Comm, backend: str) -> None:
 
 def _members(comm: MPI.Comm, fresh: list[bool]) -> list[int]:
     """The default group's ranks that `comm`'s are, in `comm`'s order. **Collective.**"""
-    mine = None if fresh[comm.rank] else (_default_group, dist.get_rank())
-    known = comm.allgather(mine)
+    own = None if fresh[comm.rank] else (_default_group, dist.get_rank())
+    known = comm.allgather(own)
     groups = {item and item[0] for item in known}
     ranks = [item[1] for item in known if item is not None]
     if any(fresh) or len(groups) > 1 or len(set(ranks)) < comm.size:

@@ -28,7 +28,7 @@ from hpc_sla.sparse.pattern import DistributedPattern
 KEEP = ("prolongators", "aggregates")
 
 _NEARER = 0.1
-"""Of one Rayleigh quotient is another, where its vectors are worth leaving constants for."""
+"""Vectors whose Rayleigh quotient is below this part of the constants' are taken in their place."""
 
 
 class AMG(Preconditioner):
@@ -96,7 +96,7 @@ class AMG(Preconditioner):
 
     @property
     def pattern(self) -> DistributedPattern:
-        """Of the matrices that `update` takes."""
+        """That of the matrices that `update` takes."""
         return self._matrix.pattern
 
     def _use(self, A: DSparseMatrix, hierarchy: Hierarchy, system: _System) -> None:

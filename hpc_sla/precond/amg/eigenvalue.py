@@ -22,7 +22,7 @@ _EARLY, _CLOSE = 3, 0.1
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a largest eigenvalue, and what it takes to bring it up to date. Replicated.
+    """A largest eigenvalue, about, and what it takes to bring it up to date. Replicated.
 
     Attributes
     ----------

@@ -95,7 +95,7 @@ class _Edges:
         return g[self.rows] - there[self.columns]
 
     def average(self, values: np.ndarray, n: int) -> np.ndarray:
-        """Of edges' values over the edges of each row, 0 for a row of none: [n]. Local."""
+        """The mean of edges' values over the edges of each row, 0 for one of none: [n]. Local."""
         sums = np.bincount(self.rows, self.weights * values, n)
         weights = np.bincount(self.rows, self.weights, n)
         return np.divide(sums, weights, out=np.zeros(n), where=weights > 0)

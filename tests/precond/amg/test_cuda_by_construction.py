@@ -13,8 +13,8 @@ from hpc_sla.precond.amg.cycle import Cycle, Level
 from hpc_sla.precond.amg.products import Operator, Transfer
 from hpc_sla.precond.amg.smoother import Steps
 from hpc_sla.precond.workspace import Workspace
-from tests.core.test_cuda_by_construction import N_HALO, N_OWNED, _int, _pattern
 from tests.precond.test_cuda_by_construction import _bare
+from tests.sparse.test_cuda_by_construction import N_HALO, N_OWNED, _int, _pattern
 
 
 @pytest.fixture(autouse=True)

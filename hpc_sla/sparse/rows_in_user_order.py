@@ -13,7 +13,7 @@ from hpc_sla.sparse.matrix import DSparseMatrix
 Slab = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def user_rows(A: DSparseMatrix, values: torch.Tensor) -> Iterator[Slab]:
+def rows_in_user_order(A: DSparseMatrix, values: torch.Tensor) -> Iterator[Slab]:
     """Rows of `values` on A's pattern, in the user's order, on rank 0. **Collective.**
 
     As `RowLayout.user_blocks`: the rows go to even blocks of the user's order first, so that no
@@ -72,8 +72,8 @@ def _home_slab(A: DSparseMatrix, values: torch.Tensor) -> Slab:
         int(rank): _pack(rows[home == rank], columns[home == rank], data[home == rank])
         for rank in np.unique(home)
     }
-    mine = [packed.pop(world.rank)] if world.rank in packed else []
-    arrived = [_unpack(p) for p in (*mine, *world.sparse_exchange(packed).values())]
+    own = [packed.pop(world.rank)] if world.rank in packed else []
+    arrived = [_unpack(p) for p in (*own, *world.sparse_exchange(packed).values())]
     none = np.empty(0, dtype=np.int64)
     rows, columns = (np.concatenate([none, *(part[i] for part in arrived)]) for i in (0, 1))
     wide = np.concatenate([none.view(np.float64), *(part[2] for part in arrived)])

@@ -1,4 +1,7 @@
-"""Which functions `hpc_sla.observe.profile` measures, by what names, and what they move.
+"""Which functions ``--profile`` measures, by what names, and what they move.
+
+This loads every solver, and is itself loaded with ``--profile`` only. What is loaded later is not
+measured.
 
 Bytes are what must come from and go to memory at least once: a matrix in CSR with its vectors, the
 vectors of an update; of an exchange, what this rank sends.
@@ -8,14 +11,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from hpc_sla.observe.profile import APPLY, Bytes, Hook
-
-if TYPE_CHECKING:
-    from hpc_sla.distributed.world import World
+import hpc_sla.eigen.solver
+import hpc_sla.linear.solver
+import hpc_sla.nonlinear.solver
+import hpc_sla.precond.transposed  # noqa: F401 - the four load what is looked for by its class
+from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.world import World
+from hpc_sla.eigen import basis as eigenbasis
+from hpc_sla.eigen import space
+from hpc_sla.eigen.lobpcg import Lobpcg
+from hpc_sla.kernels import basis, fused, passes, vectors
+from hpc_sla.linear.driver import KrylovLoop
+from hpc_sla.linear.method import Method
+from hpc_sla.nonlinear.coloured import ColouredJacobian
+from hpc_sla.nonlinear.equations import Equations, JacobianProducts
+from hpc_sla.nonlinear.newton import Newton
+from hpc_sla.observe.profile import APPLY, Bytes, Hook, Setting
+from hpc_sla.precond.base import Identity, Preconditioner
+from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.precond.make import make_preconditioner
+from hpc_sla.sparse.pattern import DistributedPattern
 
 HALO = "halo exchange"
 REDUCTION = "reduction"
@@ -23,7 +43,7 @@ ORTHOGONALISATION = "orthogonalisation"
 
 
 def hooks(world: World) -> Iterator[Hook]:
-    """All of them, for such a world. Loads the solvers: what is loaded later is not measured."""
+    """All of them, for such a world."""
     yield from _products()
     yield from _communication(world)
     yield from _preconditioners()
@@ -32,9 +52,15 @@ def hooks(world: World) -> Iterator[Hook]:
     yield from _nonlinear()
 
 
-def _products() -> Iterator[Hook]:
-    from hpc_sla.sparse.pattern import DistributedPattern
+def settings(world: World) -> Iterator[Setting]:
+    """What is otherwise while events are measured: on a GPU, bursts are not made into graphs."""
+    if world.device.type == "cuda":
+        for method in Method.__subclasses__():
+            if "capturable" in vars(method):
+                yield Setting(method, "capturable", False)
 
+
+def _products() -> Iterator[Hook]:
     yield Hook(DistributedPattern, DistributedPattern.matmul, _product, _csr)
     yield Hook(DistributedPattern, DistributedPattern.rmatmul, "transposed product", _csr)
     yield Hook(DistributedPattern, DistributedPattern.absolute_matmul, "product with |A|", _csr)
@@ -58,9 +84,6 @@ def _csr(args: tuple[Any, ...], result: Any) -> int:
 
 
 def _communication(world: World) -> Iterator[Hook]:
-    from hpc_sla.distributed.halo import HaloPlan
-    from hpc_sla.distributed.world import World
-
     def sent_of_channel(args: tuple[Any, ...], result: Any) -> int:
         return _vectors_of(args[0].send_buffer)
 
@@ -91,12 +114,6 @@ def _second(args: tuple[Any, ...], result: Any) -> int:
 
 
 def _preconditioners() -> Iterator[Hook]:
-    import hpc_sla.linear.solver
-    import hpc_sla.precond.transposed  # noqa: F401 - its classes are looked for
-    from hpc_sla.precond.base import Identity, Preconditioner
-    from hpc_sla.precond.jacobi import Jacobi
-    from hpc_sla.precond.make import make_preconditioner
-
     def three_vectors(args: tuple[Any, ...], result: Any) -> int:
         return 3 * _vectors_of(args[1])
 
@@ -120,8 +137,6 @@ def _below(kind: type) -> Iterator[type]:
 
 
 def _vectors() -> Iterator[Hook]:
-    from hpc_sla.kernels import basis, fused, passes, vectors
-
     for function, reads_and_writes in ((vectors.axpy_, 3), (vectors.aypx_, 3), (vectors.copy_, 2)):
         yield Hook(None, function, "vector update", _times(reads_and_writes))
     yield Hook(None, vectors.dot_into, "dot (local)", _second_and_third)
@@ -167,12 +182,6 @@ def _combination(args: tuple[Any, ...], result: Any) -> int:
 
 
 def _solvers() -> Iterator[Hook]:
-    import hpc_sla.eigen.solver  # noqa: F401 - whose modules have the functions below
-    from hpc_sla.checkpoint.checkpoint import Checkpoint
-    from hpc_sla.eigen import basis, space
-    from hpc_sla.eigen.lobpcg import Lobpcg
-    from hpc_sla.linear.driver import KrylovLoop
-
     yield Hook(Checkpoint, Checkpoint.save, "checkpoint", whole=True, io=True)
     yield Hook(Checkpoint, Checkpoint._agree, "agreement to stop", whole=True)
     # Last of all, what is left of the loops: Python, and what has no event.
@@ -180,16 +189,11 @@ def _solvers() -> Iterator[Hook]:
     yield Hook(Lobpcg, Lobpcg.run, "LOBPCG loop, all else")
     yield Hook(space.Space, space.Space.grams, f"{ORTHOGONALISATION}: Gram matrices")
     yield Hook(space.Space, space.Space.combine, f"{ORTHOGONALISATION}: combinations")
-    yield Hook(None, basis.select, f"{ORTHOGONALISATION}: selection", whole=True)
-    yield Hook(None, basis.rayleigh_ritz, "Rayleigh-Ritz (dense)", whole=True)
+    yield Hook(None, eigenbasis.select, f"{ORTHOGONALISATION}: selection", whole=True)
+    yield Hook(None, eigenbasis.rayleigh_ritz, "Rayleigh-Ritz (dense)", whole=True)
 
 
 def _nonlinear() -> Iterator[Hook]:
-    import hpc_sla.nonlinear.solver  # noqa: F401 - whose modules have the functions above
-    from hpc_sla.nonlinear.coloured import ColouredJacobian
-    from hpc_sla.nonlinear.equations import Equations, JacobianProducts
-    from hpc_sla.nonlinear.newton import Newton
-
     yield Hook(Newton, Newton.run, "Newton loop, all else")
     yield Hook(Equations, Equations.__call__, "residual evaluation", whole=True)
     yield Hook(JacobianProducts, JacobianProducts.matvec, "Jacobian product", whole=True)

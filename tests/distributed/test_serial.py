@@ -90,7 +90,7 @@ def test_errors_are_raised_once(alone):
 def test_what_cannot_be_is_refused():
     with pytest.raises(hs.InputError, match="unknown device"):
         hs.World.serial("tpu9")
-    from hpc_sla.distributed.serial import SerialComm
+    from hpc_sla.distributed.transport.serial import SerialComm
 
     with pytest.raises(hs.InputError, match="needs a communicator"):
         hs.World(SerialComm(), "cpu", transport="mpi")
