@@ -70,11 +70,11 @@ def accuracy(
     size = b.abs()
     scale.add_(size)
     errors = r.abs()
-    told = _everyone(
+    gathered = _everyone(
         operator.world, _maxima(_ratio(errors, scale), x.abs()), _squares(errors, scale, b)
     )
-    found, largest = told[:, :2].amax(dim=0).tolist()
-    errors2, scale2, b2 = _exact_sums(told[:, 2:])
+    found, largest = gathered[:, :2].amax(dim=0).tolist()
+    errors2, scale2, b2 = _exact_sums(gathered[:, 2:])
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     rounded = [_root_ratio(*pair) <= unit for pair in zip(errors2, scale2, strict=True)]
     relative = [_root_ratio(*pair) for pair in zip(errors2, b2, strict=True)]
@@ -157,14 +157,14 @@ def _everyone(world: World, *mine: torch.Tensor) -> torch.Tensor:
     packed = torch.cat(mine).cpu()
     if world.size == 1:
         return packed.unsqueeze(0)
-    told = packed.new_empty(world.size, *packed.shape)
-    world.comm.Allgather(packed.numpy(), told.numpy())
-    return told
+    gathered = packed.new_empty(world.size, *packed.shape)
+    world.comm.Allgather(packed.numpy(), gathered.numpy())
+    return gathered
 
 
-def _exact_sums(told: torch.Tensor) -> list[list[float]]:
+def _exact_sums(gathered: torch.Tensor) -> list[list[float]]:
     """Over ranks [ranks, rows, columns]: to the last bit the same on every one. Local."""
-    return [[math.fsum(column) for column in row] for row in told.permute(1, 2, 0).tolist()]
+    return [[math.fsum(column) for column in row] for row in gathered.permute(1, 2, 0).tolist()]
 
 
 def _root_ratio(square: float, other: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_sla.linear.info import SolveInfo
+from typing import Protocol
 
 _FOR_AMG = (
     "block_size=, where nodes have several unknowns",
@@ -14,7 +14,24 @@ _SYMMETRIC = ("cg", "pipelined_cg", "minres")
 _MINIMAL = ("gmres", "fgmres")
 
 
-def advice(info: SolveInfo) -> list[str]:
+class Ended(Protocol):
+    """What is looked at of a `SolveInfo`."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def converged(self) -> bool: ...
+
+    method: str
+    precond: str
+    normal_residual: float | None
+    hidden: bool
+    at_rounding: bool
+    symmetric: bool | None
+    dtype: str
+
+
+def advice(info: Ended) -> list[str]:
     """What to try, the likeliest first; nothing where all is well. Local.
 
     Parameters
@@ -47,7 +64,7 @@ _HIDDEN = (
 )
 
 
-def _rounded(info: SolveInfo) -> str:
+def _rounded(info: Ended) -> str:
     if info.dtype == "float32":
         return "float64: float32 allows no smaller residual with this matrix. Or a larger rtol"
     return "a larger rtol: rounding allows no smaller residual with this matrix"
@@ -132,7 +149,7 @@ _BY_STATUS = {
 }
 
 
-def _least_squares(info: SolveInfo) -> list[str]:
+def _least_squares(info: Ended) -> list[str]:
     tries = {
         "max_iterations": ["jacobi as preconditioner", "a larger iteration limit"],
         "stagnated": ["a looser rtol", "columns of like size (jacobi)"],

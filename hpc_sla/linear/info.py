@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hpc_sla.linear.advice import advice
+
 Status = Literal[
     "converged",
     "max_iterations",
@@ -117,8 +119,6 @@ class SolveInfo:
     @property
     def advice(self) -> list[str]:
         """What to try, or to look at, the likeliest first; nothing where all is well."""
-        from hpc_sla.linear.advice import advice
-
         if self.tries is not None:
             return self.tries
         return advice(self)

@@ -102,7 +102,7 @@ class Iteration:
             loop = KrylovLoop(method, system, start, self.max_iterations, callback)
             if self.observer is not None:
                 self.observer.attach(loop)
-            x, info = self._told(system, loop.run(), b.dim() == 1)
+            x, info = self._summary(system, loop.run(), b.dim() == 1)
             if not self.fallback or info.status not in GIVES_UP or info.at_rounding:
                 info.reason = self.reason
                 return x, info
@@ -257,7 +257,7 @@ class Iteration:
 
     # After it
 
-    def _told(
+    def _summary(
         self, system: System, outcomes: list[Outcome], single: bool
     ) -> tuple[torch.Tensor, SolveInfo]:
         """X in the units of b, and what is to be said of it. **Collective.**"""

@@ -112,7 +112,7 @@ class Recovery:
                 points = {max(points)}  # a look ends what it has begun
             else:
                 points |= {round(max(steps) * 0.75**i) for i in range(_LOOKS)}
-            self._again(steps, best, points)
+            self._repeat(steps, best, points)
             if method.current and any(best.at):
                 # The same from the look before the best one to that after it.
                 ends = sorted({0, *points})
@@ -120,7 +120,7 @@ class Recovery:
                 last = ends[min(max(where) + 1, len(ends) - 1)]
                 self._put(system.x, [s > 0 for s in steps], start)
                 system.residual()
-                self._again(steps, best, _between(ends[max(min(where) - 1, 0)], last))
+                self._repeat(steps, best, _between(ends[max(min(where) - 1, 0)], last))
             system.x.copy_(best.x)
             norms = norms_of(system.residual())
         for outcome, norm, gone in zip(outcomes, norms, astray, strict=True):
@@ -157,7 +157,7 @@ class Recovery:
         which = torch.tensor(columns, device=x.device).reshape(x.shape[1:])
         x.copy_(torch.where(which, x.new_zeros(()) if other is None else other, x))
 
-    def _again(self, steps: list[int], best: _Best, points: set[int]) -> None:
+    def _repeat(self, steps: list[int], best: _Best, points: set[int]) -> None:
         """Repeat the steps up to the last of the points, and look there. **Collective.**
 
         x and its residual are where the round began, but for columns of no steps.

@@ -15,7 +15,7 @@ _GOOD_ENOUGH = 1e-3
 """The relative residual up to which one that rounding stops is accepted without a word."""
 
 
-class Told(Protocol):
+class HasStatus(Protocol):
     """What a solve, linear or not, says of itself."""
 
     @property
@@ -27,7 +27,7 @@ class Told(Protocol):
     relative_residual: float
 
 
-def warn_of_gradient(*infos: Told, what: str = "solve") -> None:
+def warn_of_gradient(*infos: HasStatus, what: str = "solve") -> None:
     """Say, once for these solves, that a derivative is not that of a solution. Local.
 
     The derivative's formula holds at a solution; at another x it is the derivative of nothing.
