@@ -53,13 +53,32 @@ count() {
     skipped=$((skipped + counts[2]))
 }
 
-# phase NAME COMMAND...: run it, show it, count its tests, remember how it ended.
+# phase NAME: run the tests of a phase, serial-SHARE or ranks-COUNT; show and keep what they print.
 phase() {
-    local name=$1 status=0
-    shift
+    local name=$1 ranks status=0 command
     mkdir -p "$logs/$name"
+    case $name in
+    serial-*)
+        command=(env HPC_SLA_TEST_SHARE="${name#serial-}/$shares" "${pytest[@]}" -m "not mpi" --basetemp="$logs/$name/tmp")
+        ;;
+    ranks-*)
+        ranks=${name#ranks-}
+        # Every rank keeps to a temporary folder of its own.
+        command=(mpiexec -n "$ranks" "$ROOT/scripts/rank_output.sh" "$logs/$name" "${pytest[@]}" --with-mpi -m mpi
+            --basetemp="$logs/$name/tmp-{rank}")
+        # As the package itself does (hpc_sla/distributed/node.py), where it is not pytest that starts MPI.
+        ((ranks <= $(nproc))) || command=(env MPIR_CVAR_ENABLE_HEAVY_YIELD=1 "${command[@]}")
+        ;;
+    esac
     # Interrupted, pytest still tears down what its fixtures started.
-    run timeout --signal=INT --kill-after=30 "$limit" "$@" 2>&1 | tee "$logs/$name/rank-0.log" || status=${PIPESTATUS[0]}
+    run timeout --signal=INT --kill-after=30 "$limit" "${command[@]}" 2>&1 | tee "$logs/$name/rank-0.log" || status=${PIPESTATUS[0]}
+    echo "$status" >"$logs/$name/ended"
+}
+
+# judge NAME: count the phase's tests, remember how it ended.
+judge() {
+    local name=$1 status
+    status=$(cat "$logs/$name/ended" 2>/dev/null || echo unknown)
     count "$logs/$name/rank-0.log"
     case $status in
     0) ;;
@@ -67,7 +86,20 @@ phase() {
     124 | 137) broken+=("$name (not done after $limit s)") ;;
     *) broken+=("$name (exit code $status)") ;;
     esac
-    ((status == 0 || status == no_tests)) || show_other_ranks "$logs/$name"
+    [[ $status == 0 || $status == "$no_tests" ]] || show_other_ranks "$logs/$name"
+}
+
+# beside NAME...: these phases at the same time; what the first prints is shown at once, that of the others after it.
+beside() {
+    local name
+    # Processes that share their cores must not poll; the serial tests start ranks, too.
+    export MPIR_CVAR_ENABLE_HEAVY_YIELD=1
+    phase "$1" &
+    for name in "${@:2}"; do phase "$name" >/dev/null & done
+    wait
+    unset MPIR_CVAR_ENABLE_HEAVY_YIELD
+    for name in "${@:2}"; do cat "$logs/$name/rank-0.log"; done
+    for name in "$@"; do judge "$name"; done
 }
 
 # A rank with a status other than 0 failed; one with none was ended by mpiexec: its last line says where.
@@ -89,15 +121,19 @@ run ruff check . || checked=1
 run mypy || checked=1
 ((checked == 0)) || broken+=("ruff or mypy")
 
-pytest=(python -m pytest --durations=5 "${arguments[@]}")
-phase serial "${pytest[@]}" -m "not mpi"
+# Phases run beside each other: no cache, which the next would write at the same time.
+pytest=(python -m pytest -p no:cacheprovider --durations=5 "${arguments[@]}")
+# On one core it takes as long either way.
+alone=() serial=(serial-1)
+(($(nproc) == 1)) || serial+=(serial-2)
+shares=${#serial[@]}
 for ranks in "${rank_counts[@]}"; do
-    # As the package itself does (hpc_sla/distributed/node.py), where it is not pytest that starts MPI.
-    crowded=()
-    ((ranks <= $(nproc))) || crowded=(env MPIR_CVAR_ENABLE_HEAVY_YIELD=1)
-    # Every rank keeps to a temporary folder of its own, and none to pytest's cache.
-    phase "ranks-$ranks" "${crowded[@]}" mpiexec -n "$ranks" "$ROOT/scripts/rank_output.sh" "$logs/ranks-$ranks" \
-        "${pytest[@]}" --with-mpi -m mpi -p no:cacheprovider --basetemp="$logs/ranks-$ranks/tmp-{rank}"
+    if ((ranks == 1)); then serial+=(ranks-1); else alone+=("ranks-$ranks"); fi
+done
+beside "${serial[@]}"
+for name in "${alone[@]}"; do
+    phase "$name"
+    judge "$name"
 done
 
 # Nothing collected is a mistake, unless a selection was asked for and something was found elsewhere.

@@ -93,6 +93,23 @@ def test_history_has_every_iteration_and_the_callback_hears_it(system, method):
     assert info.seconds > 0 and info.method == method and info.precond == "jacobi"
 
 
+@pytest.mark.parametrize("precond", ["none", "jacobi"])
+@pytest.mark.parametrize("method", METHODS)
+def test_history_is_of_the_true_residuals(world, method, precond):
+    """What a method carries along instead must say the same, long before rounding parts them."""
+    matrix = SPD["poisson"]() / 8  # so that Richardson converges without a preconditioner
+    A = distribute_once(matrix, world)
+    b = np.random.default_rng(25).standard_normal(matrix.shape[0])
+    mine = spread(A.layout, b)
+    options = {"method": method, "precond": precond, "rtol": 1e-8}
+    history = hs.solve(A, mine, **options)[1].residual_history
+    for k in (1, 4, 9):
+        x, info = hs.solve(A, mine, max_iterations=k, **options)
+        assert info.iterations == k and not info.converged
+        left = np.linalg.norm(b - matrix @ full(A.layout, x))
+        np.testing.assert_allclose([info.residual_norm, history[k]], left, rtol=1e-8)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_starts_from_x0_and_leaves_it_alone(system, method):
     matrix, A, b, mine = system
