@@ -47,18 +47,21 @@ def pytest_ignore_collect(collection_path, config):
 
 def pytest_collection_modifyitems(config, items):
     """Leave out what HPC_SLA_TEST_QUICK, _SAMPLED or _SHARE leaves to others."""
+    kept = list(items)
     if "HPC_SLA_TEST_QUICK" in os.environ:
-        keep = quick(items)
+        kept = chosen(kept, quick(items))
     elif "HPC_SLA_TEST_SAMPLED" in os.environ and started_for_mpi:
-        keep = sampled(items)
-    else:
-        keep = set(items)
+        kept = chosen(kept, sampled(items))
     if "HPC_SLA_TEST_SHARE" in os.environ:
-        keep &= shared(items, os.environ["HPC_SLA_TEST_SHARE"])
-    left = [item for item in items if item not in keep]
-    if left:
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item in keep]
+        kept = shared(kept, os.environ["HPC_SLA_TEST_SHARE"])
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=chosen(items, set(items) - set(kept)))
+    items[:] = kept
+
+
+def chosen(items, keep):
+    """In the order that they have."""
+    return [item for item in items if item in keep]
 
 
 def cases_of_tests(items):

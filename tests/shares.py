@@ -13,22 +13,23 @@ SECONDS: dict[str, float] = {}
 ``pytest -m "not mpi"``. Only which share a file is put into depends on them."""
 
 
-def shared(items: Sequence, share: str) -> set:
-    """Those of share ``i/n``: of every file all or none, and each file in one of the n."""
+def shared(items: Sequence, share: str) -> list:
+    """Those of share ``i/n``: each file in one of the n, the longest files first.
+
+    What only waits, as for Slurm, then does so while there is other work beside it.
+    """
     which, shares = map(int, share.split("/"))
-    files = Counter(file_of(item) for item in items if not item.get_closest_marker("mpi"))
+    counts = Counter(file_of(item) for item in items if not item.get_closest_marker("mpi"))
+    seconds = {file: SECONDS.get(file, EACH * count) for file, count in counts.items()}
     load = dict.fromkeys(range(1, shares + 1), 0.0)
-    mine = set()
-    for file, seconds in sorted(weights(files).items(), key=lambda one: (-one[1], one[0])):
+    place: dict[str, int] = {}
+    for file in sorted(seconds, key=lambda file: (-seconds[file], file)):
         least = min(load, key=lambda share: load[share])
-        load[least] += seconds
+        load[least] += seconds[file]
         if least == which:
-            mine.add(file)
-    return {item for item in items if file_of(item) in mine}
-
-
-def weights(files: Counter[str]) -> dict[str, float]:
-    return {file: SECONDS.get(file, EACH * count) for file, count in files.items()}
+            place[file] = len(place)
+    mine = [item for item in items if file_of(item) in place]
+    return sorted(mine, key=lambda item: place[file_of(item)])
 
 
 def file_of(item) -> str:
