@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up with the test tools and PETSc, then lint, type-check and run every test: the serial ones once,
-# the collective ones (marked mpi) on 1, 2, 3 and 4 ranks.
+# Set up with the test tools and PETSc, then lint, type-check and run every test: the serial ones once, in two
+# shares beside each other, the collective ones (marked mpi) on 1, 2, 3 and 4 ranks.
 #
 #   scripts/test.sh                     everything
 #   scripts/test.sh --quick             in under three minutes: one case of each test of the library, on 2 ranks;
