@@ -111,6 +111,26 @@ def test_history_is_of_the_true_residuals(world, method, precond):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_column_that_is_done_stays_as_it_is(world, method):
+    """However long the one beside it takes."""
+    A = distribute_once(SPD["poisson"](), world)
+    wave = np.sin(np.pi * np.arange(1, 10) / 10)
+    hard = np.random.default_rng(26).standard_normal(81)
+    easy = np.outer(wave, wave).ravel() + 1e-4 * hard
+    columns = [easy, hard]
+
+    def solved(columns):
+        x, info = hs.solve(A, spread(A.layout, np.stack(columns, axis=1)), method, rtol=1e-3)
+        return full(A.layout, x), [one.iterations for one in info.columns]
+
+    both, iterations = solved(columns)
+    assert iterations[0] != iterations[1]
+    first = int(np.argmin(iterations))
+    alone, _ = solved([columns[first]] * 2)
+    np.testing.assert_allclose(both[:, first], alone[:, first], rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_starts_from_x0_and_leaves_it_alone(system, method):
     matrix, A, b, mine = system
     exact = spread(A.layout, spla.spsolve(matrix.tocsc(), b))
