@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up with the test tools and PETSc, then lint, type-check and run every test: the serial ones once,
-# the collective ones (marked mpi) on 1, 2, 3 and 4 ranks.
+# Set up with the test tools and PETSc, then lint, type-check and run every test: the serial ones once, in two
+# shares beside each other, the collective ones (marked mpi) on 1, 2, 3 and 4 ranks.
 #
 #   scripts/test.sh                     everything
 #   scripts/test.sh --quick             in under three minutes: one case of each test of the library, on 2 ranks;
@@ -26,6 +26,7 @@ cd "$ROOT"
 read -r -a rank_counts <<<"${HPC_SLA_TEST_RANKS-1 2 3 4}"
 # Where 2 ranks run all, 1, 3 and 4 share the cases of tests that have many (tests/conftest.py).
 [[ "${rank_counts[*]}" != "1 2 3 4" ]] || export HPC_SLA_TEST_SAMPLED=1
+cores=$(env -u OMP_NUM_THREADS nproc) # which that variable limits
 limit=${HPC_SLA_TEST_TIMEOUT:-2400} # seconds for one phase; a single test has pytest's own, shorter limit
 arguments=("$@")
 no_tests=5 # pytest's exit code where nothing was collected
@@ -53,13 +54,33 @@ count() {
     skipped=$((skipped + counts[2]))
 }
 
-# phase NAME COMMAND...: run it, show it, count its tests, remember how it ended.
+# phase NAME: run the tests of a phase, serial-SHARE or ranks-COUNT; show and keep what they print.
 phase() {
-    local name=$1 status=0
-    shift
+    local name=$1 ranks status=0 command
     mkdir -p "$logs/$name"
+    case $name in
+    serial-*)
+        command=(env HPC_SLA_TEST_SHARE="${name#serial-}/$shares" "${pytest[@]}" -m "not mpi" --basetemp="$logs/$name/tmp")
+        ;;
+    ranks-*)
+        ranks=${name#ranks-}
+        # Every rank keeps to a temporary folder of its own.
+        command=(mpiexec -n "$ranks" "$ROOT/scripts/rank_output.sh" "$logs/$name" "${pytest[@]}" --with-mpi -m mpi
+            --basetemp="$logs/$name/tmp-{rank}")
+        # As the package itself does (hpc_sla/distributed/node.py), where it is not pytest that starts MPI; and
+        # where ranks take all cores, so that one whose core is wanted elsewhere holds up nobody who polls.
+        ((ranks < cores)) || command=(env MPIR_CVAR_ENABLE_HEAVY_YIELD=1 "${command[@]}")
+        ;;
+    esac
     # Interrupted, pytest still tears down what its fixtures started.
-    run timeout --signal=INT --kill-after=30 "$limit" "$@" 2>&1 | tee "$logs/$name/rank-0.log" || status=${PIPESTATUS[0]}
+    run timeout --signal=INT --kill-after=30 "$limit" "${command[@]}" 2>&1 | tee "$logs/$name/rank-0.log" || status=${PIPESTATUS[0]}
+    echo "$status" >"$logs/$name/ended"
+}
+
+# judge NAME: count the phase's tests, remember how it ended.
+judge() {
+    local name=$1 status
+    status=$(cat "$logs/$name/ended" 2>/dev/null || echo unknown)
     count "$logs/$name/rank-0.log"
     case $status in
     0) ;;
@@ -67,7 +88,20 @@ phase() {
     124 | 137) broken+=("$name (not done after $limit s)") ;;
     *) broken+=("$name (exit code $status)") ;;
     esac
-    ((status == 0 || status == no_tests)) || show_other_ranks "$logs/$name"
+    [[ $status == 0 || $status == "$no_tests" ]] || show_other_ranks "$logs/$name"
+}
+
+# beside NAME...: these phases at the same time; what the first prints is shown at once, that of the others after it.
+beside() {
+    local name
+    # Processes that share their cores must not poll; the serial tests start ranks, too.
+    export MPIR_CVAR_ENABLE_HEAVY_YIELD=1
+    phase "$1" &
+    for name in "${@:2}"; do phase "$name" >/dev/null & done
+    wait
+    unset MPIR_CVAR_ENABLE_HEAVY_YIELD
+    for name in "${@:2}"; do cat "$logs/$name/rank-0.log"; done
+    for name in "$@"; do judge "$name"; done
 }
 
 # A rank with a status other than 0 failed; one with none was ended by mpiexec: its last line says where.
@@ -89,15 +123,19 @@ run ruff check . || checked=1
 run mypy || checked=1
 ((checked == 0)) || broken+=("ruff or mypy")
 
-pytest=(python -m pytest --durations=5 "${arguments[@]}")
-phase serial "${pytest[@]}" -m "not mpi"
+# Phases run beside each other: no cache, which the next would write at the same time.
+pytest=(python -m pytest -p no:cacheprovider --durations=5 "${arguments[@]}")
+# On one core it takes as long either way.
+alone=() serial=(serial-1)
+((cores == 1)) || serial+=(serial-2)
+shares=${#serial[@]}
 for ranks in "${rank_counts[@]}"; do
-    # As the package itself does (hpc_sla/distributed/node.py), where it is not pytest that starts MPI.
-    crowded=()
-    ((ranks <= $(nproc))) || crowded=(env MPIR_CVAR_ENABLE_HEAVY_YIELD=1)
-    # Every rank keeps to a temporary folder of its own, and none to pytest's cache.
-    phase "ranks-$ranks" "${crowded[@]}" mpiexec -n "$ranks" "$ROOT/scripts/rank_output.sh" "$logs/ranks-$ranks" \
-        "${pytest[@]}" --with-mpi -m mpi -p no:cacheprovider --basetemp="$logs/ranks-$ranks/tmp-{rank}"
+    if ((ranks == 1)); then serial+=(ranks-1); else alone+=("ranks-$ranks"); fi
+done
+beside "${serial[@]}"
+for name in "${alone[@]}"; do
+    phase "$name"
+    judge "$name"
 done
 
 # Nothing collected is a mistake, unless a selection was asked for and something was found elsewhere.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -13,12 +14,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from tests.shares import shared
+
 # `cuda` runs the collective tests on this machine's GPU.
 DEVICE = os.environ.get("HPC_SLA_TEST_DEVICE", "cpu")
 
 
-MANY = 12
+MANY = 3
 """Cases of one test beyond which only 2 ranks run all of them."""
+
+COLLECTIVE = re.compile(r"^pytestmark = pytest\.mark\.mpi$", re.MULTILINE)
+"""In a file whose every test is."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,18 +35,33 @@ def pytest_configure(config):
     config.option.with_mpi = True
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Files without a test for this phase are not read: every rank would spend seconds on them."""
+    wanted = config.option.markexpr
+    if wanted not in ("mpi", "not mpi") or not collection_path.name.startswith("test_"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    needless = "mark.mpi" not in text if wanted == "mpi" else COLLECTIVE.search(text)
+    return True if needless else None
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leave out the cases that HPC_SLA_TEST_QUICK or HPC_SLA_TEST_SAMPLED leaves to others."""
+    """Leave out what HPC_SLA_TEST_QUICK, _SAMPLED or _SHARE leaves to others."""
+    kept = list(items)
     if "HPC_SLA_TEST_QUICK" in os.environ:
-        keep = quick(items)
+        kept = chosen(kept, quick(items))
     elif "HPC_SLA_TEST_SAMPLED" in os.environ and started_for_mpi:
-        keep = sampled(items)
-    else:
-        return
-    left = [item for item in items if item not in keep]
-    if left:
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item in keep]
+        kept = chosen(kept, sampled(items))
+    if "HPC_SLA_TEST_SHARE" in os.environ:
+        kept = shared(kept, os.environ["HPC_SLA_TEST_SHARE"])
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=chosen(items, set(items) - set(kept)))
+    items[:] = kept
+
+
+def chosen(items, keep):
+    """In the order that they have."""
+    return [item for item in items if item in keep]
 
 
 def cases_of_tests(items):
@@ -62,8 +83,8 @@ def sampled(items):
     """Of tests of many cases each case on 2 ranks and on one other rank count.
 
     What one more rank count can show of each (empty ranks, several neighbours) shows in some of a
-    product of parameters as well: a quarter on 1 rank, half on 3, the other quarter on 4. Only
-    where HPC_SLA_TEST_SAMPLED says that all four run, as scripts/test.sh does.
+    product of parameters as well: half on 1 rank, where a case takes least, a quarter on 3 and a
+    quarter on 4. Only where HPC_SLA_TEST_SAMPLED says that all four run, as scripts/test.sh does.
     """
     from mpi4py import MPI
 
@@ -71,7 +92,7 @@ def sampled(items):
     kept = set(items)
     for cases in cases_of_tests(items) if size != 2 else []:
         if len(cases) > MANY:
-            kept -= {item for i, item in enumerate(cases) if (1, 3, 4, 3)[i % 4] != size}
+            kept -= {item for i, item in enumerate(cases) if (1, 3, 1, 4)[i % 4] != size}
     return kept
 
 

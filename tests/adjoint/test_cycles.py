@@ -22,6 +22,7 @@ F64 = torch.float64
 
 def _left_over(step) -> Counter:
     """What the collector finds after `step`, once everything made at a first use is there."""
+    gc.freeze()  # it need not look at all that other tests and torch have made
     step()
     gc.collect()
     gc.disable()
@@ -34,6 +35,7 @@ def _left_over(step) -> Counter:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+        gc.unfreeze()
 
 
 def _leaves(A):

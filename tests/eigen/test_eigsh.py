@@ -9,7 +9,8 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.eigen.problem import Constraints
-from tests.collective import dense, distribute, everywhere, full, spread
+from hpc_sla.eigen.space import inner
+from tests.collective import dense, distribute, everywhere, full, on, spread
 from tests.eigen.pencils import MATRICES, SMALL, exact, grid, mass, neumann, poisson
 
 pytestmark = pytest.mark.mpi
@@ -343,3 +344,10 @@ def test_constraints_are_orthonormal(world):
     Y = full(A.layout, found.Y)
     assert found.count == 3
     np.testing.assert_allclose(Y.T @ Y, np.eye(3), atol=1e-14)
+
+
+def test_inner_products_of_single_precision_are_summed_in_double(world):
+    rng = np.random.default_rng(9)
+    x, y = (rng.standard_normal((400, 2)).astype(np.float32) for _ in range(2))
+    found = inner(on(world, x), on(world, y)).cpu().numpy()
+    np.testing.assert_allclose(found, x.astype(float).T @ y.astype(float), rtol=1e-12)

@@ -93,6 +93,43 @@ def test_history_has_every_iteration_and_the_callback_hears_it(system, method):
     assert info.seconds > 0 and info.method == method and info.precond == "jacobi"
 
 
+@pytest.mark.parametrize("precond", ["none", "jacobi"])
+@pytest.mark.parametrize("method", METHODS)
+def test_history_is_of_the_true_residuals(world, method, precond):
+    """What a method carries along instead must say the same, long before rounding parts them."""
+    matrix = SPD["poisson"]() / 8  # so that Richardson converges without a preconditioner
+    A = distribute_once(matrix, world)
+    b = np.random.default_rng(25).standard_normal(matrix.shape[0])
+    mine = spread(A.layout, b)
+    options = {"method": method, "precond": precond, "rtol": 1e-8}
+    history = hs.solve(A, mine, **options)[1].residual_history
+    for k in (1, 4, 9):
+        x, info = hs.solve(A, mine, max_iterations=k, **options)
+        assert info.iterations == k and not info.converged
+        left = np.linalg.norm(b - matrix @ full(A.layout, x))
+        np.testing.assert_allclose([info.residual_norm, history[k]], left, rtol=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_column_that_is_done_stays_as_it_is(world, method):
+    """However long the one beside it takes."""
+    A = distribute_once(SPD["poisson"](), world)
+    wave = np.sin(np.pi * np.arange(1, 10) / 10)
+    hard = np.random.default_rng(26).standard_normal(81)
+    easy = np.outer(wave, wave).ravel() + 1e-4 * hard
+    columns = [easy, hard]
+
+    def solved(columns):
+        x, info = hs.solve(A, spread(A.layout, np.stack(columns, axis=1)), method, rtol=1e-3)
+        return full(A.layout, x), [one.iterations for one in info.columns]
+
+    both, iterations = solved(columns)
+    assert iterations[0] != iterations[1]
+    first = int(np.argmin(iterations))
+    alone, _ = solved([columns[first]] * 2)
+    np.testing.assert_allclose(both[:, first], alone[:, first], rtol=1e-12)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_starts_from_x0_and_leaves_it_alone(system, method):
     matrix, A, b, mine = system

@@ -10,6 +10,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.nonlinear import ColouredJacobian, colour_columns
+from hpc_sla.nonlinear.colouring import _greedy
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.nonlinear.info import NonlinearInfo
 from tests.collective import (
@@ -44,6 +45,9 @@ def test_no_row_has_a_colour_twice_and_ranks_do_not_matter(world, name, partitio
     assert _tells_apart(matrix, colour) and count == colour.max(initial=-1) + 1
     alone = hs.DSparseMatrix.from_scipy(matrix, hs.World.serial("cpu"), "contiguous")
     assert np.array_equal(colour, colour_columns(alone)[0])
+    # Where no lattice does better, as one does for most of these.
+    greedy = full(A.layout, torch.from_numpy(_greedy(A)))
+    assert _tells_apart(matrix, greedy) and np.array_equal(greedy, _greedy(alone))
 
 
 STENCILS = {
