@@ -14,14 +14,14 @@ SECONDS = {
     "tests/faults/test_faults.py": 48,
     "tests/scripts/test_slurm.py": 40,
     "tests/examples/test_nonlinear.py": 32,
-    "tests/core/test_abort.py": 24,
+    "tests/distributed/test_abort.py": 24,
     "tests/cli/test_checkpoint.py": 22,
     "tests/cli/test_solve.py": 20,
     "tests/docs/test_blocks.py": 18,
     "tests/cli/test_streams.py": 16,
     "tests/precond/amg/test_problems.py": 12,
     "tests/cli/test_nasty.py": 11,
-    "tests/core/test_modes.py": 9,
+    "tests/kernels/test_modes.py": 9,
     "tests/cli/test_record.py": 9,
     "tests/examples/test_inverse_conductivity.py": 8,
     "tests/linear/test_hypothesis.py": 7,
@@ -31,7 +31,7 @@ SECONDS = {
     "tests/cli/test_verify_bench.py": 6,
     "tests/cli/test_files.py": 6,
     "tests/cli/test_grad.py": 6,
-    "tests/core/test_cuda_by_construction.py": 6,
+    "tests/sparse/test_cuda_by_construction.py": 6,
 }
 """Of the serial tests of a file, where they are long: the sums of what ``--durations=0`` says of
 ``pytest -m "not mpi"``. Only which share a file is put into depends on them."""
