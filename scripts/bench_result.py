@@ -22,8 +22,8 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.cli.result import write_result
+from hpc_sla.observe.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
 from hpc_sla.partition.offsets import even_offsets
-from hpc_sla.report.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
 
 
 def shuffled(n: int, start: int, stop: int) -> np.ndarray:

@@ -176,8 +176,8 @@ def _report(
     profile: dict[str, Any] | None,
     as_json: bool,
 ) -> None:
+    from hpc_sla.observe.memory import reset_peak
     from hpc_sla.reference.race import ratio
-    from hpc_sla.report.memory import reset_peak
 
     rows = max(facts["rows"], 1)
     for one in (ours, theirs):

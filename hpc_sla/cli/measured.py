@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def measured(world: World, stages: Stages) -> dict[str, Any] | None:
     """The largest over ranks, for rank 0; None elsewhere. **Collective.**"""
-    from hpc_sla.report.memory import peak_rss_bytes
+    from hpc_sla.observe.memory import peak_rss_bytes
 
     told = world.gather_objects((stages.seconds(), peak_rss_bytes()))
     if told is None:
