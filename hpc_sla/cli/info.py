@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 import click
 
-from hpc_sla.cli import exits
-from hpc_sla.cli.files import Read, settle
-from hpc_sla.cli.launch import serial
+from hpc_sla.cli.exits import serial
+from hpc_sla.cli.files import Read
 
 
 @click.command("info", short_help="Describe a matrix or result file.")
@@ -17,71 +13,6 @@ from hpc_sla.cli.launch import serial
 @serial
 def command(file: str) -> int:
     """Describe FILE.h5, a matrix or a result, in about ten lines."""
-    from hpc_sla.report.tables import print_facts
-    from hpc_sla.storage.attributes import kind_of
+    from hpc_sla.cli.run.info import run  # loads h5py: see `hpc_sla.cli`
 
-    settle()
-    kind = kind_of(file)
-    facts = _matrix_facts(file) if kind == "matrix" else _result_facts(file)
-    print_facts(f"{file}: {kind} file", facts)
-    return exits.OK
-
-
-def _matrix_facts(path: str) -> list[tuple[str, str]]:
-    import numpy as np
-
-    from hpc_sla.report.tables import count, size, spread
-    from hpc_sla.storage.matrix_file import MatrixFile
-
-    with MatrixFile(path) as file:
-        parts = f"{file.parts}, rows per part {spread(np.diff(file.part_offsets))}"
-        if not file.square:
-            parts += f", columns per part {spread(np.diff(file.column_part_offsets))}"
-        about = dict(file.attributes)
-        nodes = [("unknowns per node", str(file.block_size))] if file.block_size > 1 else []
-        return [
-            ("matrix", f"{count(file.n_rows)} x {count(file.n_cols)}, {file.dtype}"),
-            ("entries", f"{count(file.nnz)} ({file.nnz / max(file.n_rows, 1):.1f} a row)"),
-            ("parts", parts),
-            *nodes,
-            ("method", str(about.get("partition_method", "not recorded"))),
-            ("right-hand sides", ", ".join(file.rhs_names) or "none"),
-            ("known solutions", ", ".join(file.solution_names) or "none"),
-            ("coordinates", "yes" if file.has_coordinates else "no"),
-            ("source", str(about.get("source", "not recorded"))),
-            ("digest", file.digest or "not recorded"),
-            ("size", size(os.path.getsize(path))),
-        ]
-
-
-def _result_facts(path: str) -> list[tuple[str, str]]:
-    from hpc_sla.report.tables import count, size
-    from hpc_sla.storage.result_file import describe
-
-    summary = describe(path)
-    about = summary.attributes
-    vectors = ", ".join(
-        name + "".join(f" x {columns}" for columns in shape[1:])
-        for name, shape in summary.shapes.items()
-    )
-
-    def told(key: str) -> str:
-        return _text(about.get(key, "not recorded"))
-
-    return [
-        ("vectors", f"{vectors}: {count(summary.n_rows)} rows, {summary.dtype}"),
-        ("status", f"{told('status')} after {told('iterations')} iterations"),
-        ("relative residual", told("relative_residual")),
-        ("solved with", f"{told('method')} + {told('precond')}, rtol {told('rtol')}"),
-        ("ran on", f"{told('ranks')} rank(s), {told('device')}, {told('transport')}"),
-        ("input", told("input")),
-        ("input digest", told("input_digest")),
-        ("command", told("command")),
-        ("date", told("date")),
-        ("hpc_sla", told("version_hpc_sla")),
-        ("size", size(os.path.getsize(path))),
-    ]
-
-
-def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return run(file)

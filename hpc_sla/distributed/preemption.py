@@ -38,7 +38,7 @@ def install() -> bool:
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
     for number in SIGNALS:
-        _before[number] = signal.signal(number, _told)
+        _before[number] = signal.signal(number, _handle)
     return True
 
 
@@ -60,14 +60,14 @@ def listen(listener: Callable[[str], str | None] | None) -> None:
     Parameters
     ----------
     listener : callable(name) -> str or None
-        Given the signal's name. A text is the last to be told, and the process leaves; None: it
-        goes on, and the listener sees to the rest. Called in a thread of its own.
+        Given the signal's name. A text is printed, and the process leaves; None: it goes on, and
+        the listener sees to the rest. Called in a thread of its own.
     """
     global _listener
     _listener = listener
 
 
-def _told(number: int, frame: FrameType | None) -> None:
+def _handle(number: int, frame: FrameType | None) -> None:
     if _pipe is None:
         _act(number)
 
@@ -81,20 +81,20 @@ def _watch(reading: int) -> None:
 
 def _act(number: int) -> None:
     name = signal.Signals(number).name
-    told: str | None = f"hpc_sla: told to end by {name}"
+    last_words: str | None = f"hpc_sla: told to end by {name}"
     if _listener is not None:
-        told = _listener(name)
-    if told is not None:
-        _leave(told)
+        last_words = _listener(name)
+    if last_words is not None:
+        _leave(last_words)
 
 
-def _leave(told: str) -> None:
+def _leave(last_words: str) -> None:
     launched = launch()
     if not launched.is_root:
         # Where all ranks were told, one message will do.
         time.sleep(_ROOT_FIRST_SECONDS)
     # Past Python's buffers, whose lock the main thread may hold.
-    os.write(2, f"{told}\n".encode(errors="backslashreplace"))
+    os.write(2, f"{last_words}\n".encode(errors="backslashreplace"))
     if launched.size == 1:
         raise SystemExit(EXIT_CODE)
     # srun tells all ranks, and each leaves by itself; where one aborts, it kills the others, and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
@@ -87,6 +88,11 @@ def dimensions(shape: tuple[int, int]) -> str:
     """``1 000 rows`` of a square matrix, ``1 000 x 200`` of a rectangular one."""
     rows, columns = shape
     return f"{count(rows)} rows" if rows == columns else f"{count(rows)} x {count(columns)}"
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where JSON has no word for it (NaN, infinity)."""
+    return value if math.isfinite(value) else None
 
 
 def count(value: int) -> str:

@@ -14,8 +14,8 @@ import scipy.io
 import scipy.sparse as sp
 
 from hpc_sla.cli import main
-from hpc_sla.cli.files import _one_file
 from hpc_sla.cli.prepare import load_source, write_partitioned
+from hpc_sla.cli.settle import _one_file
 from hpc_sla.storage.atomic import check_writable
 from hpc_sla.storage.result_file import ResultWriter
 from tests.cli.cases import run_cases
@@ -184,7 +184,7 @@ def test_names_that_differ_by_case(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not _one_file("New.h5", "new.h5")
     assert not _one_file("New.h5", "runs/new.h5")
     # As on macOS: what is asked of the folder is whether it has a name in another case.
-    monkeypatch.setattr("hpc_sla.storage.atomic.folds_case", lambda path: True)
+    monkeypatch.setattr("hpc_sla.cli.settle.folds_case", lambda path: True)
     assert _one_file("New.h5", "new.h5")
     assert not _one_file("New.h5", "runs/new.h5")
     assert not _one_file("New.h5", "newer.h5")
