@@ -14,7 +14,7 @@ from hpc_sla.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Options(options.RunOptions):
-    """What one run is asked for."""
+    """The parameters of one run."""
 
     file: str
     method: str

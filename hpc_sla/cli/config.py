@@ -1,4 +1,4 @@
-"""``--config RUN.toml``: a command's options from a file, the command line on top.
+"""``--config RUN.toml``: a command's options from a file; the command line comes first.
 
 The file's values become click's defaults, so that they are converted and checked as if they had
 been typed. A result file is a configuration too: it holds the one it was made with.

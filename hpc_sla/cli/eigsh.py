@@ -14,7 +14,7 @@ from hpc_sla.distributed.launcher import launch
 
 @dataclass(frozen=True, kw_only=True)
 class Options(options.GuardOptions):
-    """What one run is asked for."""
+    """The parameters of one run."""
 
     file: str | None
     k: int

@@ -39,7 +39,7 @@ MEANINGS = {
     STALLED: "stalled",
     PREEMPTED: "told to end before it was done",
 }
-"""What the log says of each."""
+"""Each exit code in the words of the log."""
 
 _PATIENCE_SECONDS = 20.0
 _ROOT_FIRST_SECONDS = 2.0
@@ -84,7 +84,7 @@ def fail_together(message: str, code: int, launched: Launch) -> int:
     if MPI.Is_finalized():
         return code
     if MPI.COMM_WORLD.size < launched.size and not launched.is_root:
-        # A launcher that MPI does not know: no message from rank 0 will tell that it has printed.
+        # A launcher that MPI does not know: no message from rank 0 will say that it has printed.
         time.sleep(_ROOT_FIRST_SECONDS)
     request = MPI.COMM_WORLD.Ibarrier()
     end = time.monotonic() + _PATIENCE_SECONDS

@@ -13,7 +13,7 @@ from hpc_sla.cli.files import Params, Read, Written
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What one run is asked for."""
+    """The parameters of one run."""
 
     result: str
     output: str

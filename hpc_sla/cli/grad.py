@@ -17,7 +17,7 @@ LOSSES = ("sum", "norm2", "misfit")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(options.SolverOptions, options.RunOptions):
-    """What one run is asked for."""
+    """The parameters of one run."""
 
     file: str
     loss: str

@@ -17,7 +17,7 @@ DEFAULT_PROBLEM = "bratu2d:n=128,lambda=6"
 
 @dataclass(frozen=True, kw_only=True)
 class Options(options.GuardOptions):
-    """What one run is asked for."""
+    """The parameters of one run."""
 
     problem: str
     listing: bool

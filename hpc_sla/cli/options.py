@@ -28,7 +28,7 @@ R = TypeVar("R", bound="RunOptions")
 
 RTOL_HELP = "Default: 1e-8, in float32 1e-5."
 DTOL = 1e5
-"""As `hpc_sla.linear.solve` has it."""
+"""The default of --dtol, which is also that of `hpc_sla.linear.solve`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def filled(kind: type[T]) -> Callable[[Callable[[T], int]], Callable[..., int]]:
 
 
 def recorded(kind: type[R]) -> Callable[[Callable[[R], int]], Callable[..., int]]:
-    """As `filled`, with the log and the profile of `run_options` around all that it does."""
+    """Do as `filled` does, and keep the log and the profile of `run_options` around it."""
 
     def decorate(function: Callable[[R], int]) -> Callable[..., int]:
         def within(asked: R) -> int:
@@ -288,7 +288,7 @@ def check_tolerances(rtol: float | None, atol: float, max_iterations: int | None
         raise InputError(
             f"is {max_iterations}",
             field="--max-iterations",
-            remedy="Give 0 or more, or leave it out for no limit of your own.",
+            remedy="Give 0 or more, or leave it out for the default limit.",
         )
 
 

@@ -107,7 +107,7 @@ def check_parts(parts: int, rows: int) -> None:
     """Refuse more parts than rows: they would be empty, and a partitioner takes long over them."""
     if parts > max(rows, 1):
         raise InputError(
-            f"is {parts}, of a matrix with {rows} row(s)",
+            f"is {parts}, more than the {rows} row(s) of the matrix",
             field="--parts",
             remedy=f"Give at most {max(rows, 1)}: any number of ranks opens the file",
         )

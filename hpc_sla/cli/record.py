@@ -95,7 +95,7 @@ def _show_profile(found: dict[str, Any] | None, file: IO[str] | None = None) -> 
 
 
 def profile() -> Profile | None:
-    """What measures the command that runs; None without --profile."""
+    """The profile of the command that runs; None without --profile."""
     return _running.profile if _running else None
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def guarded_world(asked: GuardOptions) -> Iterator[tuple[World, Guard]]:
-    """As `open_world`, under a `Guard` and a `Watchdog`. **Collective.**"""
+    """Bring up the World as `open_world` does, under a `Guard` and a `Watchdog`. **Collective.**"""
     with (
         Guard(asked.checkpoint, asked.checkpoint_every, asked.resume) as guard,
         Watchdog(asked.stall_timeout),

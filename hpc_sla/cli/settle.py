@@ -84,7 +84,7 @@ def _check_place(path: str, hdf5: bool) -> None:
             if is_hdf5(path):
                 return
         raise InputError(
-            "is there already, and neither is HDF5 nor is called so",
+            "exists already, and is neither HDF5 nor named .h5 or .hdf5",
             file=path,
             remedy="Delete it, or choose another output path: FILE.h5",
         )
@@ -150,17 +150,17 @@ def _refuse_pipe(option: str, path: str) -> None:
         mode = os.stat(path).st_mode
     except NotADirectoryError as error:
         raise InputError(
-            "no such file: what stands before a / in it is no folder",
+            "no such file: a part of its path is not a folder",
             file=path,
             field=option,
             remedy="Check the name.",
         ) from error
     except OSError:
-        return  # its reader tells what is missing
+        return  # whoever reads it says what is missing
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        what = "a pipe" if stat.S_ISFIFO(mode) else "no regular file"
+        what = "a pipe" if stat.S_ISFIFO(mode) else "not a regular file"
         raise InputError(
-            f"is {what}, which cannot be read here",
+            f"is {what} and cannot be read here",
             file=path,
             field=option,
             remedy="Write it to a file first, and name that.",
@@ -194,4 +194,4 @@ def _folds_case(path: str) -> bool:
     try:
         return folds_case(path)
     except InputError:
-        return False  # it cannot be written to, which is told elsewhere
+        return False  # it cannot be written to, which is reported elsewhere

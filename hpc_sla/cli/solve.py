@@ -15,7 +15,7 @@ from hpc_sla.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Options(options.SolverOptions, options.GuardOptions):
-    """What one run is asked for."""
+    """The parameters of one run."""
 
     file: str | None
     output: str | None

@@ -13,7 +13,7 @@ from hpc_sla.cli.session import open_world
 
 @dataclass(frozen=True, kw_only=True)
 class Options(options.SolverOptions, options.RunOptions):
-    """What one run is asked for."""
+    """The parameters of one run."""
 
     file: str
     against: str | None

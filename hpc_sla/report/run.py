@@ -73,7 +73,7 @@ def print_run(
 
 
 def _columns(summary: dict[str, Any]) -> str:
-    """Of several right-hand sides, beside the worst of which the other lines tell."""
+    """How all of several right-hand sides ended; the other lines are about the worst."""
     statuses, norms = summary["statuses"], summary["relative_residuals"]
     least = min((norm for norm in norms if norm is not None), default=math.nan)
     return (

@@ -46,6 +46,7 @@ def print_table(
         Columns to align to the right.
     file : text stream, default ``sys.stdout``
     """
+    # Slow to load, and most of what imports this module prints nothing.
     from rich import box
     from rich.console import Console
     from rich.table import Table

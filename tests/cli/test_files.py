@@ -169,7 +169,7 @@ def test_a_file_is_no_folder(
     here: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     assert main([*command, "a.h5/"]) == 2
-    assert "a.h5/: " in (told := capsys.readouterr().err) and "is no folder" in told
+    assert "a.h5/: " in (err := capsys.readouterr().err) and "is not a folder" in err
 
 
 def test_links_that_lead_nowhere_yet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ def _solve(
     stages: Stages,
     checkpoint: Checkpoint,
 ) -> tuple[torch.Tensor, torch.Tensor, SolveInfo]:
-    """With a live line, timing set-up and iteration apart. **Collective.**"""
+    """Solve with a live line, timing set-up and iteration apart. **Collective.**"""
     with stages("setup"):
         # Where none is named eigsh chooses.
         M = None if asked.precond is None else make_preconditioner(asked.precond, A)

@@ -45,7 +45,7 @@ def _check_utf8(output: str) -> None:
         Path(output).name.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            "is not UTF-8, as the name must be that XDMF gives its data",
+            "has a name that is not UTF-8, which XDMF cannot refer to",
             file=output,
             field="--output",
             remedy="Choose another name.",

@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpc_sla.cli import STARTED
 from hpc_sla.cli.record import profile
+from hpc_sla.distributed.world import World
 from hpc_sla.observe import log
 from hpc_sla.observe.memory import peak_rss_bytes
-
-if TYPE_CHECKING:
-    from hpc_sla.distributed.world import World
 
 
 class Stages:
