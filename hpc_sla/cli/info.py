@@ -25,17 +25,19 @@ if TYPE_CHECKING:
 @serial
 def command(file: str) -> int:
     """Describe FILE.h5, a matrix or a result, in about ten lines."""
-    # They load h5py: see `hpc_sla.cli`.
+    # It loads h5py, as do those below: see `hpc_sla.cli`.
     from hpc_sla.storage.attributes import kind_of
-    from hpc_sla.storage.matrix_file import MatrixFile
-    from hpc_sla.storage.result_file import describe
 
     settle()
     kind = kind_of(file)
     if kind == "matrix":
+        from hpc_sla.storage.matrix_file import MatrixFile
+
         with MatrixFile(file) as matrix:
             facts = _matrix_facts(matrix)
     else:
+        from hpc_sla.storage.result_file import describe
+
         facts = _result_facts(describe(file))
     facts.append(("size", size(os.path.getsize(file))))
     print_facts(f"{file}: {kind} file", facts)
