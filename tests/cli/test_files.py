@@ -206,7 +206,7 @@ def test_what_is_no_hdf5_stays(
     """A result is never written over a user's file of another kind."""
     before = everything(here)
     assert main([*command, "-o", name]) == 2
-    assert f"{name}: --output: is there already" in capsys.readouterr().err
+    assert f"{name}: --output: exists already" in capsys.readouterr().err
     assert everything(here) == before
 
 
