@@ -17,8 +17,8 @@ from hpc_sla.cli.run.stages import Stages
 from hpc_sla.cli.verify import Options
 from hpc_sla.distributed.world import World
 from hpc_sla.linear import SolveInfo
-from hpc_sla.reference.base import Reference
 from hpc_sla.reference import choose, make_reference
+from hpc_sla.reference.base import Reference
 from hpc_sla.reference.compare import Check, compare_products, compare_solutions
 from hpc_sla.report.tables import count, finite, print_table
 from hpc_sla.sparse.matrix import DSparseMatrix
