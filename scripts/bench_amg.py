@@ -19,10 +19,10 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla import problems
+from hpc_sla.observe.memory import peak_rss_bytes
 from hpc_sla.precond import AMG, make_preconditioner
 from hpc_sla.reference.krylov import counterpart
 from hpc_sla.reference.petsc import PetscMatrix, load
-from hpc_sla.report.memory import peak_rss_bytes
 
 RTOL = 1e-8
 

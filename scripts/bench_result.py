@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 import hpc_sla as hs
-from hpc_sla.cli.result import write_result
+from hpc_sla.cli.run.result import write_result
+from hpc_sla.observe.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
 from hpc_sla.partition.offsets import even_offsets
-from hpc_sla.report.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
 
 
 def shuffled(n: int, start: int, stop: int) -> np.ndarray:
@@ -54,13 +54,14 @@ def main() -> None:
     path = world.comm.bcast(os.path.join(folder, "result.h5"))
     # What every write needs once, of any size: h5py's and MPI's own.
     small = hs.RowLayout.even(1000, world)
-    write_result(path, small, torch.zeros(small.n_owned, dtype=torch.float64), [1.0], {})
+    nothing = torch.zeros(small.n_owned, dtype=torch.float64)
+    write_result(path, {"x": (small, nothing)}, [1.0], {})
     release_free_memory()
     refused = reset_peak()
     before = rss_bytes() or 0
     world.barrier()
     begin = time.perf_counter()
-    write_result(path, layout, x, [1.0], {})
+    write_result(path, {"x": (layout, x)}, [1.0], {})
     seconds = time.perf_counter() - begin
     told = world.gather_objects((peak_rss_bytes() - before, seconds))
     if told is None:

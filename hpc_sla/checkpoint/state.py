@@ -11,6 +11,7 @@ import torch
 
 from hpc_sla.checkpoint.file import CheckpointFile, CheckpointWriter
 from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.user_order import write_on_root
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import HpcSlaError
 
@@ -118,27 +119,20 @@ def write_vector(
 
     Rank 0 has the writer. Raises HpcSlaError on every rank: see `write_state`.
     """
-    world = layout.world
+    world, finite = layout.world, np.ones(x.shape[1:], dtype=bool)
     item: Any = None
-    failed: HpcSlaError | None = None
-    if writer is not None:
-        dtype = str(x.dtype).removeprefix("torch.")
-        try:
-            item = writer.vector(name, (layout.n_global, *x.shape[1:]), dtype)
-        except HpcSlaError as error:
-            failed = error
-    # The others are sending: rank 0 must hear them out even when it can write no more.
-    finite = np.ones(x.shape[1:], dtype=bool)
-    for start, slab in layout.user_blocks(x):
-        if writer is not None and failed is None:
-            finite &= np.isfinite(slab).all(axis=0)
-            try:
-                writer.write_slab(item, start, slab)
-            except HpcSlaError as error:
-                failed = error
     with world.agree():
-        if failed is not None:
-            raise failed
+        if writer is not None:
+            dtype = str(x.dtype).removeprefix("torch.")
+            item = writer.vector(name, (layout.n_global, *x.shape[1:]), dtype)
+
+    def write(start: int, slab: np.ndarray) -> None:
+        assert writer is not None
+        np.logical_and(finite, np.isfinite(slab).all(axis=0), out=finite)
+        writer.write_slab(item, start, slab)
+
+    write_on_root(world, layout.user_blocks(x), None if writer is None else write)
+    with world.agree():
         # A right-hand side may have failed alone; with none left there is nothing to go on from.
         if writer is not None and not finite.any():
             raise HpcSlaError(f"{name} has entries that are not finite")

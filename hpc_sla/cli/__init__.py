@@ -1,7 +1,9 @@
 """The command line: ``python -m hpc_sla COMMAND``; one module per command.
 
-Commands are imported only when they are named, and import what they compute with only when they
-run: ``--help`` and ``partition`` never load torch.
+A command is two modules. ``hpc_sla.cli.NAME`` has what the shell sees: arguments, options, help,
+and what can be refused at once. ``hpc_sla.cli.run.NAME`` has what it does, with all that it
+computes with, and is imported by the former when the command runs: ``--help`` waits for nothing,
+and ``info`` and ``partition`` never load torch. (Small ones do both in one.)
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 import click
@@ -16,10 +19,12 @@ from click.shell_completion import shell_complete
 
 import hpc_sla
 from hpc_sla.cli import exits
-from hpc_sla.cli.launch import Launch, fail_together, launch, told
 from hpc_sla.cli.streams import failure, guarded
+from hpc_sla.distributed.launcher import Launch, launch
 from hpc_sla.errors import HpcSlaError
 
+STARTED = time.perf_counter()
+"""When the command began: what its seconds in total and its log's times count from."""
 PROGRAM = "python -m hpc_sla"
 COMMANDS = (
     "partition",
@@ -35,7 +40,7 @@ COMMANDS = (
     "diff",
     "export",
 )
-TOLD_ONLY = ("info", "backends", "collect")
+PRINT_ONLY = ("info", "backends", "collect")
 """Commands whose whole outcome is what they print (of `collect -o`, which prints nothing, not)."""
 COMPLETE = "_HPC_SLA_COMPLETE"
 """The environment variable by which a shell asks for completions, as click has it."""
@@ -67,12 +72,12 @@ def group() -> None:
 
 @group.result_callback()
 def _conclude(code: int | None) -> int | None:
-    """The exit code tells of what was done, and of its telling only where there is no more."""
+    """Lost output is an error of those commands only that do nothing else."""
     lost = failure()
     if lost is None:
         return code
     what = f"standard output cannot be written: {lost.strerror or lost}"
-    if click.get_current_context().invoked_subcommand in TOLD_ONLY and not code:
+    if click.get_current_context().invoked_subcommand in PRINT_ONLY and not code:
         raise HpcSlaError(what)
     print(f"hpc_sla: {what}", file=sys.stderr)
     return code
@@ -107,11 +112,11 @@ def _main(arguments: Sequence[str] | None, launched: Launch) -> int:
         )
         return int(code or exits.OK)
     except click.exceptions.NoArgsIsHelpError as error:
-        return fail_together(error.format_message(), exits.USAGE, launched)
+        return exits.fail_together(error.format_message(), exits.USAGE, launched)
     except click.ClickException as error:
-        return fail_together(_usage_message(error), exits.USAGE, launched)
+        return exits.fail_together(_usage_message(error), exits.USAGE, launched)
     except HpcSlaError as error:
-        return fail_together(*told(error), launched)
+        return exits.fail_together(*exits.message_and_code(error), launched)
     except click.Abort:
         return _interrupted(launched)
 

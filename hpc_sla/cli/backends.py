@@ -7,7 +7,8 @@ import json
 import click
 
 from hpc_sla.cli import exits
-from hpc_sla.cli.launch import serial
+from hpc_sla.cli.exits import serial
+from hpc_sla.report.tables import print_table
 
 
 @click.command("backends", short_help="List the solvers for one process, and which are there.")
@@ -24,10 +25,10 @@ def command(as_json: bool) -> int:
     The direct ones also factor a rank's own block: block_jacobi:factor=lu,backend=NAME, and
     additive_schwarz alike.
     """
-    from hpc_sla.sparse_tensor.backends import BACKENDS
+    from hpc_sla.sparse_tensor.backends import BACKENDS  # loads torch: see `hpc_sla.cli`
 
     if as_json:
-        told = [
+        rows = [
             {
                 "name": backend.name,
                 "available": backend.available(),
@@ -41,10 +42,8 @@ def command(as_json: bool) -> int:
             }
             for backend in BACKENDS.values()
         ]
-        print(json.dumps({"backends": told}))
+        print(json.dumps({"backends": rows}))
         return exits.OK
-    from hpc_sla.report.tables import print_table
-
     print_table(
         "Linear solvers on one process",
         ("backend", "available", "devices", "methods", "best use"),

@@ -7,8 +7,9 @@ import sys
 import click
 
 from hpc_sla.cli import exits
-from hpc_sla.cli.files import Read, Written, settle
-from hpc_sla.cli.launch import serial, told
+from hpc_sla.cli.exits import message_and_code, serial
+from hpc_sla.cli.files import Read, Written
+from hpc_sla.cli.settle import settle
 from hpc_sla.errors import InputError
 
 
@@ -32,11 +33,11 @@ def command(results: tuple[str, ...], output: str | None) -> int:
 
     Exit codes: 0 done, 2 bad input (the table is of those files that could be read).
     """
-    from hpc_sla.storage.collect import collect
+    from hpc_sla.storage.collect import collect  # loads h5py: see `hpc_sla.cli`
 
     settle()
     bad: list[InputError] = []
     collect(results, output, bad.append)
     for error in bad:
-        print(told(error)[0], file=sys.stderr)
+        print(message_and_code(error)[0], file=sys.stderr)
     return exits.USAGE if bad else exits.OK

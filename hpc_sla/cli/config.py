@@ -1,4 +1,4 @@
-"""``--config RUN.toml``: a command's options from a file, the command line on top.
+"""``--config RUN.toml``: a command's options from a file; the command line comes first.
 
 The file's values become click's defaults, so that they are converted and checked as if they had
 been typed. A result file is a configuration too: it holds the one it was made with.
@@ -10,15 +10,12 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import click
 
-from hpc_sla.cli.files import CONFIG, Read
 from hpc_sla.errors import InputError, MissingDependencyError
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 CONFIGURABLE = ("partition", "solve", "eigsh", "newton", "grad", "verify", "bench")
 # From a result file these are left out: a file that came from elsewhere must not say what is
@@ -26,20 +23,6 @@ CONFIGURABLE = ("partition", "solve", "eigsh", "newton", "grad", "verify", "benc
 _WRITTEN = ("output", "checkpoint", "checkpoint_every", "resume", "log_file", "log_all_ranks")
 _LARGEST = 1 << 20
 _OURS = (".h5", ".hdf5")
-
-
-def config_option(function: Function) -> Function:
-    """--config."""
-    return click.option(
-        "--config",
-        type=Read(),
-        metavar="RUN.toml|RESULT.h5",
-        is_eager=True,
-        expose_value=False,
-        callback=_apply,
-        help="Options from a TOML file, or those a result was made with; what is given on the "
-        "command line comes first.",
-    )(function)
 
 
 def effective() -> str:
@@ -61,10 +44,14 @@ def effective() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _apply(context: click.Context, option: click.Parameter, path: str | None) -> None:
-    if path is None or context.resilient_parsing:
-        return
-    context.meta[CONFIG] = path
+def configure(context: click.Context, path: str) -> None:
+    """Make what `path` says the defaults of the command that runs.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or sets what there is not, or what an option does not take.
+    """
     command = context.info_name or ""
     found = _load(path)
     known = {name: _parameters(_command(name)) for name in CONFIGURABLE}
@@ -104,7 +91,9 @@ def _load(path: str) -> dict[str, Any]:
             raise InputError("is a folder, not a file", file=path, remedy="Name a TOML file.")
         if os.path.exists(path) and not os.path.isfile(path):
             raise InputError(
-                "is no regular file", file=path, remedy="Write it to a file first, and name that."
+                "is not a regular file",
+                file=path,
+                remedy="Write it to a file first, and name that.",
             )
         with open(path, "rb") as stream:
             content = stream.read(_LARGEST + 1)
@@ -115,7 +104,11 @@ def _load(path: str) -> dict[str, Any]:
             f"cannot be read: {error.strerror or error}", file=path, remedy="Check its permissions."
         ) from error
     if len(content) > _LARGEST:
-        raise InputError("is no configuration: it is too large", file=path, remedy="Check it.")
+        raise InputError(
+            f"cannot be a configuration: it has more than {_LARGEST} bytes",
+            file=path,
+            remedy="Check the name.",
+        )
     try:
         text = content.decode("utf-8-sig")  # some editors write a mark first
     except UnicodeDecodeError as error:
@@ -126,6 +119,7 @@ def _load(path: str) -> dict[str, Any]:
 
 
 def _stored(path: str) -> str:
+    # They load h5py: see `hpc_sla.cli`.
     from hpc_sla.storage.attributes import MATRIX_FORMAT, RESULT_FORMAT, attribute, check_format
     from hpc_sla.storage.hdf5 import HOW_TO_EITHER, open_read
 

@@ -7,9 +7,11 @@ import json
 import click
 
 from hpc_sla.cli import exits
-from hpc_sla.cli.files import Read, settle
-from hpc_sla.cli.launch import serial
+from hpc_sla.cli.exits import serial
+from hpc_sla.cli.files import Read
+from hpc_sla.cli.settle import settle
 from hpc_sla.errors import InputError
+from hpc_sla.report.tables import finite, print_table
 
 
 @click.command("diff", short_help="Compare two results in norm and by attribute.")
@@ -37,8 +39,7 @@ def command(a: str, b: str, rtol: float, strict: bool, as_json: bool) -> int:
 
     Exit codes, as diff's: 0 the vectors agree, 1 they do not, 2 bad input.
     """
-    from hpc_sla.report.run import finite
-    from hpc_sla.report.tables import print_table
+    # They load h5py: see `hpc_sla.cli`.
     from hpc_sla.storage.compare import CIRCUMSTANCES, compare_attributes, compare_vectors
     from hpc_sla.storage.result_vectors import ResultVectors
 
@@ -52,14 +53,14 @@ def command(a: str, b: str, rtol: float, strict: bool, as_json: bool) -> int:
     if strict and any(name not in CIRCUMSTANCES for name, _, _ in attributes):
         agree = False
     if as_json:
-        told = {
+        distances = {
             found.name: {"relative": finite(found.relative), "largest": finite(found.largest)}
             if not found.problem
             else {"problem": found.problem}
             for found in vectors
         }
         differing = {name: [ours, theirs] for name, ours, theirs in attributes}
-        print(json.dumps({"agree": agree, "vectors": told, "attributes": differing}))
+        print(json.dumps({"agree": agree, "vectors": distances, "attributes": differing}))
         return exits.OK if agree else exits.FAILED
     rows = [
         [found.name, found.problem, ""]

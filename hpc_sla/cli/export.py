@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import click
 
-from hpc_sla.cli import exits
-from hpc_sla.cli.files import Params, Read, Written, settle
-from hpc_sla.cli.launch import serial
-from hpc_sla.errors import InputError
+from hpc_sla.cli import options
+from hpc_sla.cli.exits import serial
+from hpc_sla.cli.files import Params, Read, Written
 
-if TYPE_CHECKING:
-    import numpy as np
 
-    from hpc_sla.storage.result_vectors import ResultVectors
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The parameters of one run."""
+
+    result: str
+    output: str
+    vector: str | None
+    matrix: str | None
+    coordinates: str | None
 
 
 def _written(output: str, params: Params, ranks: int) -> list[str]:
-    from hpc_sla.storage.xdmf import heavy_file
+    from hpc_sla.storage.xdmf import heavy_file  # loads h5py: see `hpc_sla.cli`
 
     return [output, heavy_file(output)] if output.lower().endswith(".xdmf") else [output]
 
@@ -48,92 +52,13 @@ def _written(output: str, params: Params, ranks: int) -> list[str]:
     help="For .xdmf: points of your rows or of their nodes, [n, 1, 2 or 3].",
 )
 @serial
-def command(
-    result: str, output: str, vector: str | None, matrix: str | None, coordinates: str | None
-) -> int:
+@options.filled(Options)
+def command(asked: Options) -> int:
     """Write the vectors of RESULT.h5, in your row order, for other programs.
 
     FILE.xdmf comes with FILE.xdmf.h5 beside it, which has its numbers; open the former in
     ParaView.
     """
-    from hpc_sla.storage.exporters import EXPORTERS, exporter_for
-    from hpc_sla.storage.result_vectors import ResultVectors
-    from hpc_sla.storage.xdmf import export_xdmf
+    from hpc_sla.cli.run.export import run  # loads h5py: see `hpc_sla.cli`
 
-    suffix = exporter_for(output)
-    settle()
-    if suffix == ".xdmf":
-        _check_utf8(output)
-    with ResultVectors(result) as results:
-        name = results.choose(vector) if suffix != ".xdmf" or vector is not None else ""
-        if suffix != ".xdmf":
-            EXPORTERS[suffix](results, name, output)
-            return exits.OK
-        points, block_size = _points(results, matrix, coordinates)
-        shapes = results.summary.shapes
-        names = [one for one in shapes if shapes[one][0] == len(points) and name in ("", one)]
-        if not names:
-            raise InputError(
-                f"has no vector with a value for each of {len(points)} points",
-                file=result,
-                remedy="Give the coordinates of the matrix that was solved with.",
-            )
-        export_xdmf(results, names, points, block_size, output)
-    return exits.OK
-
-
-def _check_utf8(output: str) -> None:
-    try:
-        Path(output).name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            "is not UTF-8, as the name must be that XDMF gives its data",
-            file=output,
-            field="--output",
-            remedy="Choose another name.",
-        ) from error
-
-
-def _points(
-    results: ResultVectors, matrix: str | None, coordinates: str | None
-) -> tuple[np.ndarray, int]:
-    """Points in the user's order, and the unknowns of a node."""
-    import numpy as np
-
-    from hpc_sla.storage.importers import read_vector
-    from hpc_sla.storage.matrix_file import MatrixFile
-
-    if coordinates is not None:
-        points = read_vector(coordinates)
-        points = points[:, None] if points.ndim == 1 else points
-        return _of_rows(results, points)
-    about = results.summary.attributes
-    if matrix is None:
-        # The result names its matrix, but what to open is for the user to say.
-        known = f" It was made from {about['input']}." if "input" in about else ""
-        raise InputError(
-            "has no coordinates itself",
-            file=results.path,
-            remedy=f"Give them with --matrix FILE.h5 or --coordinates C.npy.{known}",
-        )
-    with MatrixFile(matrix) as file:
-        digest = about.get("input_digest", "")
-        if digest and file.digest and digest != file.digest:
-            raise InputError(
-                "is not the matrix that the result was made with: their digests differ",
-                file=matrix,
-                field="--matrix",
-                remedy="Give that one, or the points alone with --coordinates.",
-            )
-        stored = file.read_coordinates(0, file.n_rows)
-        points = np.empty_like(stored)
-        points[file.read_permutation(0, file.n_rows)] = stored
-        return points, file.block_size
-
-
-def _of_rows(results: ResultVectors, points: np.ndarray) -> tuple[np.ndarray, int]:
-    """Points of the rows; those of their nodes are repeated, once an unknown."""
-    rows, nodes = results.summary.n_rows, len(points)
-    if nodes == 0 or rows not in (2 * nodes, 3 * nodes):
-        return points, 1
-    return points.repeat(rows // nodes, axis=0), rows // nodes
+    return run(asked)

@@ -1,35 +1,26 @@
-"""The files that a command names: what it reads, what it writes, and that these differ.
+"""What kinds of files an option may name, and the names of those that nobody named.
 
-An option that names a file has the type `Read` or `Written`. All that one command names is settled
-together, before any work is done: nothing is written over what is read, no two outputs are one
-file, every output can be written, and no input is a pipe, which would block.
+An option that names a file has the type `Read` or `Written`. What those say of it is for
+`hpc_sla.cli.settle`, which looks at all files of a command together.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from hpc_sla.cli.launch import launch
-from hpc_sla.errors import InputError
-
-
-def is_file(source: str) -> bool:
-    """Whether a source is a file rather than a generator."""
-    from hpc_sla.cli.prepare import names_generator
-
-    return not names_generator(source)
-
-
 CONFIG = "hpc_sla.config"
 """Where `--config` leaves its path in a click context's `meta`: it is no parameter."""
+DEFAULT_PROBLEM = "poisson2d:n=256"
+"""The generator whose problem is made where no file is named."""
+ONES = "ones"
+MANUFACTURED = "manufactured"
+"""Right-hand sides that are no files: see `hpc_sla.cli.prepare.load_source`."""
 
 Params = Mapping[str, Any]
 
@@ -56,9 +47,13 @@ class Read(_File):
     Parameters
     ----------
     chosen : callable, optional
-        Whether a value names a file, where it may be something else: a generator, a name in one.
-    makes : callable, optional
-        The file that is made, by the option's value and the ranks: that of a generator.
+        Whether a value names a file, where it may be something else: a name within a file.
+    generators : bool
+        Whether a value may be a generator instead.
+    makes : bool
+        Whether a generator's problem is made in the current folder, as a file: `made_name`.
+    default : bool
+        Whether `DEFAULT_PROBLEM` is made there where no value is given.
     folders : bool
         Whether a folder stands for the files in it.
     """
@@ -66,10 +61,14 @@ class Read(_File):
     def __init__(
         self,
         chosen: Callable[[str], bool] | None = None,
-        makes: Callable[[str | None, int], str | None] | None = None,
+        generators: bool = False,
+        makes: bool = False,
+        default: bool = False,
         folders: bool = False,
     ) -> None:
-        self.chosen, self.makes, self.folders = chosen or (lambda value: True), makes, folders
+        self.chosen = chosen or (lambda value: True)
+        self.generators, self.makes, self.default = generators, makes, default
+        self.folders = folders
 
 
 class Written(_File):
@@ -99,166 +98,24 @@ class Written(_File):
         self.replaces, self.hdf5 = replaces, hdf5
 
 
-@dataclass(frozen=True)
-class _Named:
-    option: str
-    path: str
-    replaces: bool = True
-    hdf5: bool = False
-    folders: bool = False
+def default_output(file: str | None, kind: str, ranks: int) -> str:
+    """The result's name where none is given, in the current folder."""
+    return f"{Path(file or made_name(DEFAULT_PROBLEM, ranks)).stem}.{kind}.h5"
 
 
-def settle(write: bool = True) -> None:
-    """Refuse what the running command must not read or write. Local.
-
-    Parameters
-    ----------
-    write : bool
-        Try whether the outputs can be written, too.
-
-    Raises
-    ------
-    InputError
-        Naming the file and both options, where two are concerned.
-    """
-    context = click.get_current_context(silent=True)
-    if context is None:
-        return
-    inputs, outputs = _named(context, launch().size)
-    for one in inputs:
-        _refuse_pipe(one.option, one.path)
-    read = [
-        _Named(one.option, path)
-        for one in inputs
-        for path in (_with_members(one.path) if one.folders else (one.path,))
-    ]
-    for k, output in enumerate(outputs):
-        for other in (*read, *outputs[:k]):
-            if _one_file(output.path, other.path):
-                raise InputError(
-                    f"is the same file as {other.path} of {other.option}",
-                    file=output.path,
-                    field=output.option,
-                    remedy=f"Give {output.option} a name of its own",
-                )
-    for output in outputs:
-        if output.replaces and write:
-            try:
-                _check_place(output.path, output.hdf5)
-            except InputError as error:
-                raise InputError(
-                    error.problem, file=output.path, field=output.option, remedy=error.remedy
-                ) from error
+def made_name(spec: str, ranks: int) -> str:
+    """The file in the current folder that a generator's problem goes to."""
+    return f"{spec.replace(':', '-').replace(',', '-').replace('=', '')}-p{ranks}.h5"
 
 
-def _check_place(path: str, hdf5: bool) -> None:
-    """Refuse a path that a file cannot be renamed to, or where one must not."""
-    from hpc_sla.storage.atomic import check_writable
-    from hpc_sla.storage.hdf5 import is_hdf5
-
-    check_writable(path)
-    named_so = path.lower().endswith((".h5", ".hdf5"))
-    if hdf5 and not named_so and os.path.exists(path) and os.path.getsize(path):
-        with suppress(OSError):  # it cannot be read, which is no reason
-            if is_hdf5(path):
-                return
-        raise InputError(
-            "is there already, and neither is HDF5 nor is called so",
-            file=path,
-            remedy="Delete it, or choose another output path: FILE.h5",
-        )
+def log_names(path: str, params: Params, ranks: int) -> list[str]:
+    """The logs of --log-file and --log-all-ranks."""
+    if not params.get("log_all_ranks"):
+        return [path]
+    return [log_name(path, rank) for rank in range(ranks)]
 
 
-def _named(context: click.Context, ranks: int) -> tuple[list[_Named], list[_Named]]:
-    inputs: list[_Named] = []
-    outputs: list[_Named] = []
-    params = context.params
-    config = context.meta.get(CONFIG)
-    if config is not None:
-        inputs.append(_Named("--config", config))
-    for parameter in context.command.params:
-        kind, value = parameter.type, params.get(parameter.name or "")
-        option = _option(parameter)
-        if isinstance(kind, Read):
-            values = value if isinstance(value, tuple) else () if value is None else (value,)
-            inputs += [
-                _Named(option, path, folders=kind.folders) for path in filter(kind.chosen, values)
-            ]
-            made = kind.makes(value, ranks) if kind.makes else None
-            # The same generator's twice is one file, made again.
-            if made is not None and made not in (output.path for output in outputs):
-                outputs.append(_Named(f"the file made of {value or 'the default problem'}", made))
-        elif isinstance(kind, Written):
-            value = kind.default(params) if value is None else value
-            if value is not None:
-                names = kind.names(value, params, ranks)
-                outputs += [_Named(option, name, kind.replaces, kind.hdf5) for name in names]
-    return inputs, outputs
-
-
-def _option(parameter: click.Parameter) -> str:
-    if isinstance(parameter, click.Argument):
-        return parameter.human_readable_name.strip("[].")
-    return max(parameter.opts, key=len)
-
-
-def _with_members(path: str) -> Iterator[str]:
-    """The path, and of a folder (`collect` takes some) the files that may be results."""
-    yield path
-    if os.path.isdir(path):
-        with suppress(OSError), os.scandir(path) as found:
-            yield from (one.path for one in found if one.name.endswith((".h5", ".hdf5")))
-
-
-def _refuse_pipe(option: str, path: str) -> None:
-    try:
-        mode = os.stat(path).st_mode
-    except NotADirectoryError as error:
-        raise InputError(
-            "no such file: what stands before a / in it is no folder",
-            file=path,
-            field=option,
-            remedy="Check the name.",
-        ) from error
-    except OSError:
-        return  # its reader tells what is missing
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        what = "a pipe" if stat.S_ISFIFO(mode) else "no regular file"
-        raise InputError(
-            f"is {what}, which cannot be read here",
-            file=path,
-            field=option,
-            remedy="Write it to a file first, and name that.",
-        )
-
-
-def _one_file(one: str, other: str) -> bool:
-    """Whether two names are, or would become, one file: by links of both kinds, `./`, or case."""
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        pass  # one of them is not there yet
-    one, other = os.path.realpath(one), os.path.realpath(other)
-    if one == other:
-        return True
-    folders = os.path.dirname(one), os.path.dirname(other)
-    names = os.path.basename(one), os.path.basename(other)
-    if names[0].casefold() != names[1].casefold() or not _same_folder(*folders):
-        return False
-    return names[0] == names[1] or _folds_case(one)
-
-
-def _same_folder(one: str, other: str) -> bool:
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return False
-
-
-def _folds_case(path: str) -> bool:
-    from hpc_sla.storage.atomic import folds_case
-
-    try:
-        return folds_case(path)
-    except InputError:
-        return False  # it cannot be written to, which is told elsewhere
+def log_name(path: str, rank: int) -> str:
+    """One rank's log with --log-all-ranks: ``run.jsonl`` becomes ``run.3.jsonl``."""
+    stem, extension = os.path.splitext(path)
+    return f"{stem}.{rank}{extension}"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpc_sla.cli import exits
-from hpc_sla.cli.files import Read, settle
-from hpc_sla.cli.launch import serial
+from hpc_sla.cli.exits import serial
+from hpc_sla.cli.files import Read
+from hpc_sla.cli.settle import settle
+from hpc_sla.report.tables import count, print_facts, size, spread
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hpc_sla.storage.matrix_file import MatrixFile
+    from hpc_sla.storage.result_file import ResultSummary
 
 
 @click.command("info", short_help="Describe a matrix or result file.")
@@ -17,70 +25,71 @@ from hpc_sla.cli.launch import serial
 @serial
 def command(file: str) -> int:
     """Describe FILE.h5, a matrix or a result, in about ten lines."""
-    from hpc_sla.report.tables import print_facts
+    # It loads h5py, as do those below: see `hpc_sla.cli`.
     from hpc_sla.storage.attributes import kind_of
 
     settle()
     kind = kind_of(file)
-    facts = _matrix_facts(file) if kind == "matrix" else _result_facts(file)
+    if kind == "matrix":
+        from hpc_sla.storage.matrix_file import MatrixFile
+
+        with MatrixFile(file) as matrix:
+            facts = _matrix_facts(matrix)
+    else:
+        from hpc_sla.storage.result_file import describe
+
+        facts = _result_facts(describe(file))
+    facts.append(("size", size(os.path.getsize(file))))
     print_facts(f"{file}: {kind} file", facts)
     return exits.OK
 
 
-def _matrix_facts(path: str) -> list[tuple[str, str]]:
-    import numpy as np
-
-    from hpc_sla.report.tables import count, size, spread
-    from hpc_sla.storage.matrix_file import MatrixFile
-
-    with MatrixFile(path) as file:
-        parts = f"{file.parts}, rows per part {spread(np.diff(file.part_offsets))}"
-        if not file.square:
-            parts += f", columns per part {spread(np.diff(file.column_part_offsets))}"
-        about = dict(file.attributes)
-        nodes = [("unknowns per node", str(file.block_size))] if file.block_size > 1 else []
-        return [
-            ("matrix", f"{count(file.n_rows)} x {count(file.n_cols)}, {file.dtype}"),
-            ("entries", f"{count(file.nnz)} ({file.nnz / max(file.n_rows, 1):.1f} a row)"),
-            ("parts", parts),
-            *nodes,
-            ("method", str(about.get("partition_method", "not recorded"))),
-            ("right-hand sides", ", ".join(file.rhs_names) or "none"),
-            ("known solutions", ", ".join(file.solution_names) or "none"),
-            ("coordinates", "yes" if file.has_coordinates else "no"),
-            ("source", str(about.get("source", "not recorded"))),
-            ("digest", file.digest or "not recorded"),
-            ("size", size(os.path.getsize(path))),
-        ]
+def _matrix_facts(file: MatrixFile) -> list[tuple[str, str]]:
+    parts = f"{file.parts}, rows per part {_sizes(file.part_offsets)}"
+    if not file.square:
+        parts += f", columns per part {_sizes(file.column_part_offsets)}"
+    about = dict(file.attributes)
+    nodes = [("unknowns per node", str(file.block_size))] if file.block_size > 1 else []
+    return [
+        ("matrix", f"{count(file.n_rows)} x {count(file.n_cols)}, {file.dtype}"),
+        ("entries", f"{count(file.nnz)} ({file.nnz / max(file.n_rows, 1):.1f} a row)"),
+        ("parts", parts),
+        *nodes,
+        ("method", str(about.get("partition_method", "not recorded"))),
+        ("right-hand sides", ", ".join(file.rhs_names) or "none"),
+        ("known solutions", ", ".join(file.solution_names) or "none"),
+        ("coordinates", "yes" if file.has_coordinates else "no"),
+        ("source", str(about.get("source", "not recorded"))),
+        ("digest", file.digest or "not recorded"),
+    ]
 
 
-def _result_facts(path: str) -> list[tuple[str, str]]:
-    from hpc_sla.report.tables import count, size
-    from hpc_sla.storage.result_file import describe
-
-    summary = describe(path)
+def _result_facts(summary: ResultSummary) -> list[tuple[str, str]]:
     about = summary.attributes
     vectors = ", ".join(
         name + "".join(f" x {columns}" for columns in shape[1:])
         for name, shape in summary.shapes.items()
     )
 
-    def told(key: str) -> str:
+    def recorded(key: str) -> str:
         return _text(about.get(key, "not recorded"))
 
     return [
         ("vectors", f"{vectors}: {count(summary.n_rows)} rows, {summary.dtype}"),
-        ("status", f"{told('status')} after {told('iterations')} iterations"),
-        ("relative residual", told("relative_residual")),
-        ("solved with", f"{told('method')} + {told('precond')}, rtol {told('rtol')}"),
-        ("ran on", f"{told('ranks')} rank(s), {told('device')}, {told('transport')}"),
-        ("input", told("input")),
-        ("input digest", told("input_digest")),
-        ("command", told("command")),
-        ("date", told("date")),
-        ("hpc_sla", told("version_hpc_sla")),
-        ("size", size(os.path.getsize(path))),
+        ("status", f"{recorded('status')} after {recorded('iterations')} iterations"),
+        ("relative residual", recorded("relative_residual")),
+        ("solved with", f"{recorded('method')} + {recorded('precond')}, rtol {recorded('rtol')}"),
+        ("ran on", f"{recorded('ranks')} rank(s), {recorded('device')}, {recorded('transport')}"),
+        ("input", recorded("input")),
+        ("input digest", recorded("input_digest")),
+        ("command", recorded("command")),
+        ("date", recorded("date")),
+        ("hpc_sla", recorded("version_hpc_sla")),
     ]
+
+
+def _sizes(offsets: np.ndarray) -> str:
+    return spread(offsets[1:] - offsets[:-1])
 
 
 def _text(value: Any) -> str:

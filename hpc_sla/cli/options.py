@@ -1,20 +1,102 @@
-"""Options that several commands share, and the checks that need no file."""
+"""Options that several commands share, each group with the object its values go to.
+
+A command's `Options` has a field for each of its parameters, those of the groups it takes by
+inheritance, and the command's function is called with one such object (`filled`, `recorded`).
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
+from hpc_sla.cli import exits
+from hpc_sla.cli.config import configure
+from hpc_sla.cli.files import CONFIG, Read, Written, log_names
+from hpc_sla.cli.record import Record
 from hpc_sla.errors import InputError
 from hpc_sla.linear.choices import METHODS
 from hpc_sla.precond.choices import CHOICES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+T = TypeVar("T")
+R = TypeVar("R", bound="RunOptions")
 
 RTOL_HELP = "Default: 1e-8, in float32 1e-5."
+DTOL = 1e5
+"""The default of --dtol, which is also that of `hpc_sla.linear.solve`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """`world_options` and `run_options`: of every command that runs on all ranks."""
+
+    device: str
+    transport: str
+    log_file: str | None
+    log_all_ranks: bool
+    profile: bool
+    as_json: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardOptions(RunOptions):
+    """`guard_options` besides: of those that may be told to end, or may stall."""
+
+    checkpoint: str | None
+    checkpoint_every: str
+    resume: bool
+    stall_timeout: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions:
+    """`solver_options`. rtol is None until the matrix's dtype is known (see `run.solver`)."""
+
+    method: str
+    precond: str
+    rtol: float | None
+    atol: float
+    max_iterations: int | None
+    rhs: str | None
+    dtol: float = DTOL
+
+
+def filled(kind: type[T]) -> Callable[[Callable[[T], int]], Callable[..., int]]:
+    """Call a command with one object of `kind`, of which each parameter is a field."""
+
+    def decorate(function: Callable[[T], int]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def callback(**parameters: Any) -> int:
+            return function(kind(**parameters))
+
+        return callback
+
+    return decorate
+
+
+def recorded(kind: type[R]) -> Callable[[Callable[[R], int]], Callable[..., int]]:
+    """Do as `filled` does, and keep the log and the profile of `run_options` around it."""
+
+    def decorate(function: Callable[[R], int]) -> Callable[..., int]:
+        def within(asked: R) -> int:
+            if asked.log_all_ranks and asked.log_file is None:
+                raise InputError(
+                    "needs a file to log to",
+                    field="--log-all-ranks",
+                    remedy="Add --log-file FILE.",
+                )
+            with Record(asked.log_file, asked.log_all_ranks, asked.profile) as record:
+                record.code = function(asked)
+            return record.code
+
+        return filled(kind)(functools.wraps(function)(within))
+
+    return decorate
 
 
 def method_options(function: Function) -> Function:
@@ -26,41 +108,47 @@ def method_options(function: Function) -> Function:
             default="cg",
             show_default=True,
             metavar="NAME[:OPTION=VALUE,...]",
-            help="Krylov method, as in gmres:restart=50. " + _listed(METHODS),
+            help="Krylov method, as in gmres:restart=50. " + listed(METHODS),
         ),
         click.option(
             "--precond",
             default="jacobi",
             show_default=True,
             metavar="NAME[:OPTION=VALUE,...]",
-            help="Preconditioner, as in chebyshev:degree=6. " + _listed(CHOICES),
+            help="Preconditioner, as in chebyshev:degree=6. " + listed(CHOICES),
+        ),
+    )
+
+
+def tolerance_options(function: Function) -> Function:
+    """--rtol --atol --max-iterations."""
+    return _apply(
+        function,
+        click.option(
+            "--rtol",
+            type=float,
+            default=None,
+            help=f"Stop when ||b - A x|| <= max(rtol ||b||, atol). {RTOL_HELP}",
+        ),
+        click.option("--atol", type=float, default=0.0, show_default=True, help="See --rtol."),
+        click.option(
+            "--max-iterations", type=int, default=None, help="Give up after so many iterations."
         ),
     )
 
 
 def solver_options(function: Function) -> Function:
     """--method --precond --rtol --atol --max-iterations --rhs."""
-    return method_options(
-        _apply(
-            function,
-            *_tolerances(),
-            click.option(
-                "--rhs",
-                metavar="NAME",
-                help="Right-hand side in the file. Default: the only one, or 'ones'.",
-            ),
-        )
+    return _apply(
+        function,
+        method_options,
+        tolerance_options,
+        click.option(
+            "--rhs",
+            metavar="NAME",
+            help="Right-hand side in the file. Default: the only one, or 'ones'.",
+        ),
     )
-
-
-def _listed(choices: Mapping[str, str]) -> str:
-    """One paragraph a choice: click keeps lines after a backspace character as they are."""
-    return "\n\n\b\n" + "\n".join(f"{name}: {when}" for name, when in choices.items())
-
-
-def tolerance_options(function: Function) -> Function:
-    """--rtol --atol --max-iterations."""
-    return _apply(function, *_tolerances())
 
 
 def world_options(function: Function) -> Function:
@@ -84,20 +172,100 @@ def world_options(function: Function) -> Function:
     )
 
 
-def json_option(function: Function) -> Function:
-    """--json."""
+def guard_options(function: Function) -> Function:
+    """--checkpoint --checkpoint-every --resume --stall-timeout."""
     return _apply(
         function,
+        click.option(
+            "--checkpoint",
+            type=Written(),
+            metavar="FILE",
+            help="Save the solver's state there from time to time, and on SIGTERM or SIGUSR1 "
+            f"before ending with exit code {exits.PREEMPTED}.",
+        ),
+        click.option(
+            "--checkpoint-every",
+            metavar="60s|100iterations",
+            default="60s",
+            show_default=True,
+            help="How often: also 5min, 1h; a number is of seconds.",
+        ),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Go on from --checkpoint; start afresh, with a notice, where there is none.",
+        ),
+        click.option(
+            "--stall-timeout",
+            type=float,
+            metavar="SECONDS",
+            help="End the job where a rank makes no progress for so long, with the stack of every "
+            f"rank and exit code {exits.STALLED}. Longer than the longest step: reading, a "
+            "factorization, an iteration.",
+        ),
+    )
+
+
+def run_options(function: Function) -> Function:
+    """--log-file --log-all-ranks --profile --json --config."""
+    return _apply(
+        function,
+        click.option(
+            "--log-file",
+            type=Written(names=log_names, replaces=False),
+            metavar="FILE.jsonl",
+            help="Write what happens there, one JSON object a line; added to a log that exists.",
+        ),
+        click.option(
+            "--log-all-ranks",
+            is_flag=True,
+            help="A log for each rank: run.3.jsonl is that of rank 3 for --log-file run.jsonl.",
+        ),
+        click.option(
+            "--profile",
+            is_flag=True,
+            help="Measure what the time goes to, and print a table of it at the end.",
+        ),
         click.option(
             "--json",
             "as_json",
             is_flag=True,
             help="Print one JSON object on stdout, nothing else.",
         ),
+        config_option,
     )
 
 
-def check_solver_numbers(rtol: float | None, atol: float, max_iterations: int | None) -> None:
+def config_option(function: Function) -> Function:
+    """--config."""
+    return _apply(
+        function,
+        click.option(
+            "--config",
+            type=Read(),
+            metavar="RUN.toml|RESULT.h5",
+            is_eager=True,
+            expose_value=False,
+            callback=_configure,
+            help="Options from a TOML file, or those a result was made with; what is given on the "
+            "command line comes first.",
+        ),
+    )
+
+
+def _configure(context: click.Context, option: click.Parameter, path: str | None) -> None:
+    if path is None or context.resilient_parsing:
+        return
+    context.meta[CONFIG] = path
+    configure(context, path)
+
+
+def listed(choices: Mapping[str, str]) -> str:
+    """One paragraph a choice: click keeps lines after a backspace character as they are."""
+    return "\n\n\b\n" + "\n".join(f"{name}: {when}" for name, when in choices.items())
+
+
+def check_tolerances(rtol: float | None, atol: float, max_iterations: int | None) -> None:
     """Refuse tolerances and limits no solver can work with.
 
     Raises
@@ -120,45 +288,8 @@ def check_solver_numbers(rtol: float | None, atol: float, max_iterations: int | 
         raise InputError(
             f"is {max_iterations}",
             field="--max-iterations",
-            remedy="Give 0 or more, or leave it out for no limit of your own.",
+            remedy="Give 0 or more, or leave it out for the default limit.",
         )
-
-
-def check_solver_names(method: str, precond: str) -> None:
-    """Refuse an unknown method, preconditioner or its option before reading. Loads torch.
-
-    Raises
-    ------
-    InputError
-        Naming those there are.
-    """
-    from hpc_sla.linear.methods import make_method
-    from hpc_sla.precond import parse
-
-    def method_known() -> None:
-        if method != "auto":
-            make_method(method)
-
-    for field, check in (("--method", method_known), ("--precond", lambda: parse(precond))):
-        try:
-            check()
-        except InputError as error:
-            raise InputError(error.problem, field=field, remedy=error.remedy) from error
-
-
-def _tolerances() -> tuple[Callable[[Any], Any], ...]:
-    return (
-        click.option(
-            "--rtol",
-            type=float,
-            default=None,
-            help=f"Stop when ||b - A x|| <= max(rtol ||b||, atol). {RTOL_HELP}",
-        ),
-        click.option("--atol", type=float, default=0.0, show_default=True, help="See --rtol."),
-        click.option(
-            "--max-iterations", type=int, default=None, help="Give up after so many iterations."
-        ),
-    )
 
 
 def _apply(function: Function, *decorators: Callable[[Any], Any]) -> Function:

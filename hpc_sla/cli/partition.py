@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import click
 
-from hpc_sla.cli import exits
-from hpc_sla.cli.config import config_option, effective
-from hpc_sla.cli.files import Read, Written, is_file, settle
-from hpc_sla.cli.launch import serial
-from hpc_sla.cli.prepare import MANUFACTURED, ONES
+from hpc_sla.cli import options
+from hpc_sla.cli.exits import serial
+from hpc_sla.cli.files import MANUFACTURED, ONES, Read, Written
 from hpc_sla.errors import InputError
 
-if TYPE_CHECKING:
-    from hpc_sla.cli.prepare import Source
-    from hpc_sla.partition import PartitionQuality
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The parameters of one run."""
+
+    source: str
+    output: str
+    parts: int
+    method: str
+    rhs: tuple[str, ...]
+    coordinates: str | None
+    block_size: int | None
 
 
 def _list_generators(context: click.Context, option: click.Parameter, asked: bool) -> None:
     if not asked:
         return
-    from hpc_sla.problems import summaries
+    from hpc_sla.problems import summaries  # loads scipy.sparse: see `hpc_sla.cli`
 
     for text, line in summaries().items():
         print(f"{text}\n    {line}")
@@ -29,7 +36,7 @@ def _list_generators(context: click.Context, option: click.Parameter, asked: boo
 
 
 @click.command("partition", short_help="Cut a matrix into parts and write it to HDF5.")
-@click.argument("source", type=Read(is_file))
+@click.argument("source", type=Read(generators=True))
 @click.option(
     "-o",
     "--output",
@@ -81,17 +88,10 @@ def _list_generators(context: click.Context, option: click.Parameter, asked: boo
     callback=_list_generators,
     help="List the generators with their parameters' defaults, and exit.",
 )
-@config_option
+@options.config_option
 @serial
-def command(
-    source: str,
-    output: str,
-    parts: int,
-    method: str,
-    rhs: tuple[str, ...],
-    coordinates: str | None,
-    block_size: int | None,
-) -> int:
+@options.filled(Options)
+def command(asked: Options) -> int:
     """Cut SOURCE into parts and write it as FILE.h5.
 
     SOURCE is a file (.mtx, .npz, .petsc, .bin, .mat, .rb, .hb, .h5ad, .h5; text also as .gz, .bz2,
@@ -101,32 +101,8 @@ def command(
     Of a rectangular matrix, metis cuts the graph whose nodes are the rows and the columns, and
     each column goes to the part that has most of its entries.
     """
-    from hpc_sla.cli.prepare import check_parts, load_source, write_partitioned
-    from hpc_sla.report.tables import print_facts
+    if asked.parts < 1:
+        raise InputError(f"is {asked.parts}", field="--parts", remedy="Give at least 1.")
+    from hpc_sla.cli.run.partition import run  # loads scipy.sparse: see `hpc_sla.cli`
 
-    if parts < 1:
-        raise InputError(f"is {parts}", field="--parts", remedy="Give at least 1.")
-    settle()
-    loaded = load_source(source, rhs, coordinates, block_size)
-    check_parts(parts, loaded.matrix.shape[0])
-    quality = write_partitioned(loaded, output, parts, method, {"config": effective()})
-    print_facts(f"{source} in {parts} part(s), {output}", _facts(loaded, quality, method))
-    return exits.OK
-
-
-def _facts(source: Source, quality: PartitionQuality, method: str) -> list[tuple[str, str]]:
-    from hpc_sla.report.tables import count, dimensions, spread
-
-    shape = source.matrix.shape
-    columns = [("columns per part", spread(quality.columns))] if shape[0] != shape[1] else []
-    return [
-        ("matrix", f"{dimensions(shape)}, {count(source.matrix.nnz)} entries"),
-        ("method", method),
-        ("edge cut", count(quality.edge_cut)),
-        ("rows per part", spread(quality.rows)),
-        *columns,
-        ("halo per part", spread(quality.halo)),
-        ("neighbours per part", spread(quality.neighbours)),
-        ("balance", f"{quality.row_balance:.3f} rows, {quality.nnz_balance:.3f} entries (1 best)"),
-        ("right-hand sides", ", ".join(source.rhs)),
-    ]
+    return run(asked)

@@ -6,17 +6,24 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from hpc_sla.cli.files import MANUFACTURED, ONES, made_name
 from hpc_sla.errors import InputError
-
-if TYPE_CHECKING:
-    from hpc_sla.partition import PartitionQuality
-
-ONES = "ones"
-MANUFACTURED = "manufactured"
+from hpc_sla.partition import (
+    PartitionQuality,
+    check_block_size,
+    partition,
+    quality,
+    reorder,
+    stored_order,
+)
+from hpc_sla.problems import is_spec, make, rhs_manufactured, rhs_ones
+from hpc_sla.storage.importers import read_source, read_vector
+from hpc_sla.storage.limits import machine_memory
+from hpc_sla.storage.matrix_writer import write_matrix
 
 
 @dataclass
@@ -67,8 +74,6 @@ def load_source(
     block_size : int, optional
         In place of that of the source, which is 1 if it does not say.
     """
-    from hpc_sla.partition import check_block_size
-
     source = _generate(text, rhs) if names_generator(text) else _import(text)
     if block_size is not None:
         check_block_size(source.matrix.shape, block_size, "--block-size")
@@ -89,8 +94,6 @@ def load_source(
 
 def check_size(spec: str, rows: int, ranks: int) -> None:
     """Refuse a generator's problem of which a rank's share does not fit into memory."""
-    from hpc_sla.storage.limits import machine_memory
-
     # A row takes no less: its pointer, an entry, a value of x and one of b.
     if 36 * rows // ranks > machine_memory():
         raise InputError(
@@ -104,7 +107,7 @@ def check_parts(parts: int, rows: int) -> None:
     """Refuse more parts than rows: they would be empty, and a partitioner takes long over them."""
     if parts > max(rows, 1):
         raise InputError(
-            f"is {parts}, of a matrix with {rows} row(s)",
+            f"is {parts}, more than the {rows} row(s) of the matrix",
             field="--parts",
             remedy=f"Give at most {max(rows, 1)}: any number of ranks opens the file",
         )
@@ -121,9 +124,6 @@ def write_partitioned(
 
     `attributes` are stored besides where the matrix came from.
     """
-    from hpc_sla.partition import partition, quality, reorder, stored_order
-    from hpc_sla.storage.matrix_writer import write_matrix
-
     block = source.block_size
     part = partition(source.matrix, parts, method, source.coordinates, block)
     order = stored_order(source.matrix, part, parts, block_size=block)
@@ -152,10 +152,15 @@ def write_partitioned(
     return quality(matrix, order.part_offsets, order.column_part_offsets)
 
 
+def make_problem(spec: str, ranks: int) -> str:
+    """Partition a generator's problem into as many parts as ranks; return the file's name."""
+    path = made_name(spec, ranks)
+    write_partitioned(load_source(spec), path, ranks, "metis")
+    return path
+
+
 def names_generator(text: str) -> bool:
     """Whether `text` names a generator (``poisson2d:n=256``) rather than a file."""
-    from hpc_sla.problems import is_spec
-
     if os.path.exists(text):
         return False
     # A misspelt generator has no folder and no suffix either: the generators suggest the right
@@ -165,8 +170,6 @@ def names_generator(text: str) -> bool:
 
 
 def _generate(text: str, rhs: Sequence[str]) -> Source:
-    from hpc_sla.problems import make
-
     problem = make(text)
     n = problem.n_rows
     check_size(text, n, 1)
@@ -179,8 +182,6 @@ def _generate(text: str, rhs: Sequence[str]) -> Source:
 
 
 def _import(text: str) -> Source:
-    from hpc_sla.storage.importers import read_source
-
     imported = read_source(text)
     return Source(
         text,
@@ -198,8 +199,6 @@ def _vector_of_one(values: np.ndarray) -> np.ndarray:
 
 def _named_rhs(source: Source, choice: str) -> tuple[str, np.ndarray, np.ndarray | None]:
     """A right-hand side, its name in the file, and its solution where that is known."""
-    from hpc_sla.problems import rhs_manufactured, rhs_ones
-
     if choice == ONES:
         return ONES, rhs_ones(source.matrix), None
     if choice == MANUFACTURED:
@@ -224,8 +223,6 @@ def _check_distinct(names: Sequence[str]) -> None:
 
 def read_columns(path: str, n: int, option: str) -> np.ndarray:
     """A vector `[n]` or several as columns `[n, k]` out of a file; one column is a vector."""
-    from hpc_sla.storage.importers import read_vector
-
     values: np.ndarray = read_vector(path)
     shape = values.shape
     if shape == (n, 1):
@@ -245,8 +242,6 @@ def read_columns(path: str, n: int, option: str) -> np.ndarray:
 
 def _coordinates(path: str | os.PathLike[str], n: int, block_size: int) -> np.ndarray:
     """A point for each row, out of a file that has as many, or one for each node."""
-    from hpc_sla.storage.importers import read_vector
-
     points = np.asarray(read_vector(path))
     if points.ndim == 1:  # on a line
         points = points[:, None]

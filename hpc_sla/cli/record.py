@@ -1,8 +1,7 @@
-"""--log-file, --log-all-ranks, --profile: what a command leaves behind about itself."""
+"""What a command leaves behind about itself: --log-file, --log-all-ranks, --profile."""
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -17,72 +16,28 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hpc_sla.cli import clock, exits
-from hpc_sla.cli.files import Params, Written, settle
-from hpc_sla.cli.launch import Launch, launch, told
+import hpc_sla
+from hpc_sla.cli import STARTED, exits
+from hpc_sla.cli.config import effective
+from hpc_sla.cli.files import log_name
+from hpc_sla.cli.settle import settle
+from hpc_sla.distributed.launcher import Launch, launch
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.observe import log
+from hpc_sla.report.profile import print_profile
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from hpc_sla.cli.plan import Plan
+    from hpc_sla.cli.run.plan import Plan
     from hpc_sla.distributed.world import World
     from hpc_sla.observe.profile import Profile
 
 _JOB = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_NODELIST", "OMP_NUM_THREADS")
 _SUMMARY = {"seconds": "stage_seconds"}
+_PACKAGES = ("torch", "numpy", "scipy", "mpi4py", "h5py")
 
 _running: Record | None = None
-
-
-def record_options(function: Callable[..., int]) -> Callable[..., int]:
-    """--log-file --log-all-ranks --profile, served around the command and all it calls."""
-
-    @functools.wraps(function)
-    def wrapper(
-        *args: Any, log_file: str | None, log_all_ranks: bool, profile: bool, **kwargs: Any
-    ) -> int:
-        if log_all_ranks and log_file is None:
-            raise InputError(
-                "needs a file to log to", field="--log-all-ranks", remedy="Add --log-file FILE."
-            )
-        with Record(log_file, log_all_ranks, profile) as record:
-            record.code = function(*args, **kwargs)
-        return record.code
-
-    for decorate in (
-        click.option(
-            "--profile",
-            is_flag=True,
-            help="Measure what the time goes to, and print a table of it at the end.",
-        ),
-        click.option(
-            "--log-all-ranks",
-            is_flag=True,
-            help="A log for each rank: run.3.jsonl is that of rank 3 for --log-file run.jsonl.",
-        ),
-        click.option(
-            "--log-file",
-            type=Written(names=_log_names, replaces=False),
-            metavar="FILE.jsonl",
-            help="Write what happens there, one JSON object a line; added to a log that exists.",
-        ),
-    ):
-        wrapper = decorate(wrapper)
-    return wrapper
-
-
-def _log_names(path: str, params: Params, ranks: int) -> list[str]:
-    if not params.get("log_all_ranks"):
-        return [path]
-    return [log_name(path, rank) for rank in range(ranks)]
-
-
-def log_name(path: str, rank: int) -> str:
-    """Of one rank's log with --log-all-ranks: ``run.jsonl`` becomes ``run.3.jsonl``."""
-    stem, extension = os.path.splitext(path)
-    return f"{stem}.{rank}{extension}"
 
 
 def running() -> Record | None:
@@ -104,8 +59,8 @@ def gather_profile(world: World) -> dict[str, Any] | None:
 def log_input(plan: Plan) -> None:
     """Which files a run is of. Local."""
     names = {"path": "path", "digest": "digest", "made_from": "made", "rhs": "rhs"}
-    told = {event: getattr(plan, name) for event, name in names.items()}
-    log.emit("input", **told, result=plan.output)
+    fields = {event: getattr(plan, name) for event, name in names.items()}
+    log.emit("input", **fields, result=plan.output)
 
 
 def conclude(
@@ -135,14 +90,12 @@ def conclude(
 
 
 def _show_profile(found: dict[str, Any] | None, file: IO[str] | None = None) -> None:
-    from hpc_sla.report.profile import print_profile
-
     if found is not None:
         print_profile(found, file)
 
 
 def profile() -> Profile | None:
-    """What measures the command that runs; None without --profile."""
+    """The profile of the command that runs; None without --profile."""
     return _running.profile if _running else None
 
 
@@ -192,7 +145,7 @@ class Record:
         assert self._path is not None
         rank = self._launched.rank
         path = log_name(self._path, rank) if self._all else self._path
-        self._handler = log.JsonLines(path, rank, clock.started())
+        self._handler = log.JsonLines(path, rank, STARTED)
         log.logger.addHandler(self._handler)
         log.logger.setLevel(logging.INFO)
         warnings.showwarning = self._warned
@@ -200,10 +153,6 @@ class Record:
     def _begin(self) -> None:
         if self._handler is None:
             return
-        import hpc_sla
-        from hpc_sla.cli.config import effective
-        from hpc_sla.cli.provenance import packages
-
         log.emit(
             "start",
             command=shlex.join(["python", "-m", "hpc_sla", *sys.argv[1:]]),
@@ -235,22 +184,22 @@ class Record:
         if self._path is not None:
             if not self._all and world.rank != 0:
                 self._stop()  # a launcher that we do not know had each rank take itself for the 0th
-            hosts = world.gather_objects((platform.node(), os.getpid(), str(world.device)))
-            self._tell_world(world, hosts)
+            mine = platform.node(), os.getpid(), str(world.device)
+            self._log_world(world, world.gather_objects(mine))
         if self._profiled:
             # They load torch and every solver.
-            from hpc_sla.cli.profile_events import hooks, settings
+            from hpc_sla.cli.run.profile_events import hooks, settings
             from hpc_sla.observe.profile import Profile
 
             self.profile = Profile(world, hooks(world), settings(world))
             self.profile.__enter__()
 
-    def _tell_world(self, world: World, told: list[tuple[str, int, str]] | None) -> None:
+    def _log_world(self, world: World, processes: list[tuple[str, int, str]] | None) -> None:
         if self._handler is None:
             return
         self._handler.rank = world.rank
         hosts: dict[str, list[int]] = {}
-        for rank, (host, _, _) in enumerate(told or []):
+        for rank, (host, _, _) in enumerate(processes or []):
             hosts.setdefault(host, []).append(rank)
         mpi = sys.modules.get("mpi4py.MPI")
         library = "none" if mpi is None else mpi.Get_library_version()
@@ -260,11 +209,11 @@ class Record:
             "transport": world.transport.name,
             "mpi": " ".join(library.strip("\x00 \n").splitlines()[0].split()),
         }
-        if told is not None:
+        if processes is not None:
             fields["hosts"] = hosts
             fields["ranks_per_host"] = {host: len(ranks) for host, ranks in hosts.items()}
-            fields["pids"] = [pid for _, pid, _ in told]
-            fields["devices"] = sorted({device for _, _, device in told})
+            fields["pids"] = [pid for _, pid, _ in processes]
+            fields["devices"] = sorted({device for _, _, device in processes})
         log.emit("world", **fields)
 
     def world_ends(self, world: World) -> None:
@@ -283,20 +232,20 @@ class Record:
             if self.profile is not None:
                 self.profile.__exit__(None, None, None)
             if error is not None:
-                self._tell_error(error)
+                self._log_error(error)
             if self._handler is not None:
-                log.emit("end", exit_code=self.code, meaning=MEANINGS.get(self.code, ""))
+                log.emit("end", exit_code=self.code, meaning=exits.MEANINGS.get(self.code, ""))
         finally:
             self._stop()
             _running = None
 
-    def _tell_error(self, error: BaseException) -> None:
+    def _log_error(self, error: BaseException) -> None:
         """The last thing that is known of this rank. Local."""
         if isinstance(error, SystemExit):
             self.code = error.code if isinstance(error.code, int) else exits.FAILED
             return
         if isinstance(error, HpcSlaError):
-            message, self.code = told(error)
+            message, self.code = exits.message_and_code(error)
             where = {name: getattr(error, name, None) for name in ("file", "field", "remedy")}
             problem = getattr(error, "problem", None)
             kind = type(error).__name__
@@ -331,16 +280,20 @@ class Record:
         self._show(message, category, *args, **kwargs)
 
 
-MEANINGS = {
-    exits.OK: "done",
-    exits.FAILED: "failed",
-    exits.USAGE: "bad input or usage",
-    exits.NOT_CONVERGED: "not converged",
-    exits.STALLED: "stalled",
-    exits.PREEMPTED: "told to end before it was done",
-}
-
-
 def _options() -> dict[str, Any]:
     context = click.get_current_context(silent=True)
     return dict(context.params) if context else {}
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that compute and store. Local."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # slow; `--help` needs none
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -7,21 +7,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from hpc_sla.cli.checkpointing import Guard
+from hpc_sla.cli.options import GuardOptions, RunOptions
 from hpc_sla.cli.record import running
+from hpc_sla.cli.stall import Watchdog
 
 if TYPE_CHECKING:
     from hpc_sla.distributed.world import World
 
 
 @contextmanager
-def open_world(device: str = "auto", transport: str = "auto") -> Iterator[World]:
+def guarded_world(asked: GuardOptions) -> Iterator[tuple[World, Guard]]:
+    """Bring up the World as `open_world` does, under a `Guard` and a `Watchdog`. **Collective.**"""
+    with (
+        Guard(asked.checkpoint, asked.checkpoint_every, asked.resume) as guard,
+        Watchdog(asked.stall_timeout),
+        open_world(asked) as world,
+    ):
+        yield world, guard
+
+
+@contextmanager
+def open_world(asked: RunOptions) -> Iterator[World]:
     """Bring up the World. **Collective.** Closed at the end of the block.
 
     After an exception it is left as it is: the other ranks may be anywhere, so nothing
     collective may follow.
     """
-    # Importing torch makes objects by the million and no garbage: looking for some takes a tenth
-    # of the time.
+    # torch and MPI come first here: what is refused before needs neither. Importing torch makes
+    # objects by the million and no garbage: looking for some takes a tenth of the time.
     gc.disable()
     try:
         from hpc_sla.distributed.world import World
@@ -29,7 +43,7 @@ def open_world(device: str = "auto", transport: str = "auto") -> Iterator[World]
         gc.freeze()
         gc.enable()
 
-    with World(device=device, transport=transport) as world:
+    with World(device=asked.device, transport=asked.transport) as world:
         record = running()
         if record is not None:
             record.world_is_up(world)

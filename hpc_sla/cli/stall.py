@@ -16,11 +16,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import click
-
 from hpc_sla.cli import exits
-from hpc_sla.cli.launch import launch
-from hpc_sla.cli.options import Function
+from hpc_sla.distributed.launcher import launch
 from hpc_sla.errors import InputError
 from hpc_sla.observe import log
 from hpc_sla.observe.heartbeat import beats
@@ -28,23 +25,11 @@ from hpc_sla.observe.heartbeat import beats
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# For the other ranks to tell their stacks, too, before one of them ends the job.
+# For the other ranks to print their stacks, too, before one of them ends the job.
 _GRACE_SECONDS = 2.0
 # Where even a thread cannot run (a C function that never gives the interpreter back), a timer
 # that needs no interpreter ends the process so much later.
 _LAST_RESORT_SECONDS = 4.0
-
-
-def stall_option(function: Function) -> Function:
-    """--stall-timeout."""
-    return click.option(
-        "--stall-timeout",
-        type=float,
-        metavar="SECONDS",
-        help="End the job where a rank makes no progress for so long, with the stack of every "
-        f"rank and exit code {exits.STALLED}. Longer than the longest step: reading, a "
-        "factorization, an iteration.",
-    )(function)
 
 
 class Watchdog:
@@ -102,9 +87,9 @@ class Watchdog:
             _last_resort(seconds)
 
     def _end(self, idle: float) -> None:
-        """Tell this process's stacks, and end the job."""
+        """Print this process's stacks, and end the job."""
         _last_resort(0.0)
-        _tell(f"hpc_sla: rank {launch().rank} has made no progress for {idle:.0f} s:")
+        _print_stacks(f"hpc_sla: rank {launch().rank} has made no progress for {idle:.0f} s:")
         log.emit("stalled", logging.CRITICAL, idle=round(idle, 3), exit_code=exits.STALLED)
         time.sleep(_GRACE_SECONDS)
         mpi = sys.modules.get("mpi4py.MPI")
@@ -114,13 +99,13 @@ class Watchdog:
 
 
 def _last_resort(seconds: float) -> None:
-    """Unless asked again in time, tell the stacks and end with exit code 1."""
+    """Unless asked again in time, print the stacks and end with exit code 1."""
     if sys.__stderr__ is not None:
         after = seconds + _GRACE_SECONDS + _LAST_RESORT_SECONDS
         faulthandler.dump_traceback_later(after, exit=True, file=sys.__stderr__)
 
 
-def _tell(heading: str) -> None:
+def _print_stacks(heading: str) -> None:
     """The heading and every thread's stack on stderr, in one piece: all ranks write there."""
     with tempfile.TemporaryFile() as file:
         file.write(f"{heading}\n".encode())

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from hpc_sla.distributed.world import World
+from hpc_sla.errors import HpcSlaError
 from hpc_sla.observe.heartbeat import beat
 from hpc_sla.partition.offsets import even_offsets
 
 _WINDOW_BYTES = 8 << 20
+
+
+def write_on_root(
+    world: World, slabs: Iterable[tuple[Any, ...]], write: Callable[..., object] | None
+) -> None:
+    """Hand to `write` what rank 0 receives, slab by slab. **Collective.**
+
+    Parameters
+    ----------
+    world : World
+    slabs : iterable of tuples
+        Collective to run through; it yields on rank 0 only: `RowLayout.user_blocks`, or
+        `hpc_sla.sparse.gather_rows`.
+    write : callable or None
+        Called on rank 0 with each tuple's members; not again once it has failed. Elsewhere None.
+
+    Raises
+    ------
+    HpcSlaError
+        On every rank, when all slabs were sent: what `write` raised.
+    """
+    error: HpcSlaError | None = None
+    for slab in slabs:
+        # The others are sending: rank 0 must hear them out even when it can write no more.
+        if write is not None and error is None:
+            try:
+                write(*slab)
+            except HpcSlaError as caught:
+                error = caught
+    with world.agree():
+        if error is not None:
+            raise error
 
 
 class UserOrder:

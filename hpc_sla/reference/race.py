@@ -37,9 +37,9 @@ import numpy as np
 
 from hpc_sla.distributed.world import World
 from hpc_sla.linear import solve
+from hpc_sla.observe.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
 from hpc_sla.partition.offsets import offsets_for
 from hpc_sla.reference.petsc import PetscMatrix
-from hpc_sla.report.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
 from hpc_sla.sparse.from_hdf5 import read_rhs
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.storage.matrix_file import MatrixFile

@@ -1,1 +1,1 @@
-"""What a person reads: the live line during a solve, the tables after it, memory figures."""
+"""What a person reads: the live line during a solve, and the tables after it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hpc_sla.linear.info import MEANINGS
 from hpc_sla.report.tables import count, dimensions, print_facts, seconds, size
 
 
@@ -17,8 +18,6 @@ def print_modes(summary: dict[str, Any], problem: str, how: str) -> None:
     problem, how : str
         The input, and the method with its preconditioner.
     """
-    from hpc_sla.linear import MEANINGS
-
     spent, status = summary["seconds"], summary["status"]
     ended = f"{status} in {count(summary['iterations'])} iterations"
     if status != "converged":
@@ -34,9 +33,9 @@ def print_modes(summary: dict[str, Any], problem: str, how: str) -> None:
     ]
     rows = zip(summary["eigenvalues"], summary["residual_norms"], summary["statuses"], strict=True)
     for i, (value, norm, one) in enumerate(rows, start=1):
-        told = "" if one == "converged" else f", {one}"
+        note = "" if one == "converged" else f", {one}"
         facts.append(
-            (f"pair {i}", f"{_number(value, '.12g')}   residual {_number(norm, '.1e')}{told}")
+            (f"pair {i}", f"{_number(value, '.12g')}   residual {_number(norm, '.1e')}{note}")
         )
     facts += [
         ("time", ", ".join(f"{stage} {seconds(value)}" for stage, value in spent.items())),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from hpc_sla.linear.info import MEANINGS
 from hpc_sla.report.ranks import RankShare
 from hpc_sla.report.tables import count, dimensions, print_facts, seconds, size, spread
 
@@ -40,8 +41,6 @@ def print_run(
     advice : sequence of str
         What to try where it did not converge, or hides something.
     """
-    from hpc_sla.linear import MEANINGS
-
     spent = summary["seconds"]
     backward = summary.get("backward_error")
     residual, normal = summary["relative_residual"], summary.get("normal_residual")
@@ -74,18 +73,13 @@ def print_run(
 
 
 def _columns(summary: dict[str, Any]) -> str:
-    """Of several right-hand sides, beside the worst of which the other lines tell."""
+    """How all of several right-hand sides ended; the other lines are about the worst."""
     statuses, norms = summary["statuses"], summary["relative_residuals"]
     least = min((norm for norm in norms if norm is not None), default=math.nan)
     return (
         f"{statuses.count('converged')} of {len(statuses)} converged, "
         f"{spread(summary['column_iterations'])} iterations, residuals from {least:.3e}"
     )
-
-
-def finite(value: float) -> float | None:
-    """The number, or None where JSON has no word for it (NaN, infinity)."""
-    return value if math.isfinite(value) else None
 
 
 def _partition(method: str, shares: Sequence[RankShare]) -> str:

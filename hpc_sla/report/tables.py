@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
@@ -45,6 +46,7 @@ def print_table(
         Columns to align to the right.
     file : text stream, default ``sys.stdout``
     """
+    # Slow to load, and most of what imports this module prints nothing.
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -87,6 +89,11 @@ def dimensions(shape: tuple[int, int]) -> str:
     """``1 000 rows`` of a square matrix, ``1 000 x 200`` of a rectangular one."""
     rows, columns = shape
     return f"{count(rows)} rows" if rows == columns else f"{count(rows)} x {count(columns)}"
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where JSON has no word for it (NaN, infinity)."""
+    return value if math.isfinite(value) else None
 
 
 def count(value: int) -> str:

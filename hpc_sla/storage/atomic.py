@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,7 +42,7 @@ class PendingFile:
         _remove_leftovers(self._target)
         self._descriptor: int | None = None
         while self._descriptor is None:
-            name = f"{_prefix(self._target)}{secrets.token_hex(6)}.part"
+            name = f"{_prefix(self._target)}{os.urandom(6).hex()}.part"
             self.temporary = self._target.with_name(name)
             try:
                 self._descriptor = _create_locked(self.temporary)

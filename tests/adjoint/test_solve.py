@@ -10,8 +10,8 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
+from hpc_sla.observe.memory import peak_rss_bytes, reset_peak, rss_bytes
 from hpc_sla.precond import CHOICES, Chebyshev, Preconditioner
-from hpc_sla.report.memory import peak_rss_bytes, reset_peak, rss_bytes
 from tests.adjoint.systems import FAMILIES, N, error, errors, leaves, random
 from tests.collective import PARTITIONS, dense, distribute, everywhere, full, spread
 from tests.methods import ENTRIES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -91,6 +92,16 @@ def test_every_command_that_computes_takes_one():
         command = importlib.import_module(f"hpc_sla.cli.{name}").command
         assert any("--config" in option.opts for option in command.params), name
         assert len(_parameters(command)) == sum(p.expose_value for p in command.params)
+
+
+@pytest.mark.parametrize("name", CONFIGURABLE)
+def test_every_parameter_is_a_field_of_the_options(name: str) -> None:
+    module = importlib.import_module(f"hpc_sla.cli.{name}")
+    parameters = {one.name for one in module.command.params if one.expose_value}
+    fields = {one.name: one.default for one in dataclasses.fields(module.Options)}
+    assert parameters <= set(fields)
+    left_out = set(fields) - parameters
+    assert all(fields[one] is not dataclasses.MISSING for one in left_out), left_out
 
 
 WRONG = {

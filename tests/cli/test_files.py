@@ -14,8 +14,8 @@ import scipy.io
 import scipy.sparse as sp
 
 from hpc_sla.cli import main
-from hpc_sla.cli.files import _one_file
 from hpc_sla.cli.prepare import load_source, write_partitioned
+from hpc_sla.cli.settle import _one_file
 from hpc_sla.storage.atomic import check_writable
 from hpc_sla.storage.result_file import ResultWriter
 from tests.cli.cases import run_cases
@@ -169,7 +169,7 @@ def test_a_file_is_no_folder(
     here: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     assert main([*command, "a.h5/"]) == 2
-    assert "a.h5/: " in (told := capsys.readouterr().err) and "is no folder" in told
+    assert "a.h5/: " in (err := capsys.readouterr().err) and "is not a folder" in err
 
 
 def test_links_that_lead_nowhere_yet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +184,7 @@ def test_names_that_differ_by_case(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not _one_file("New.h5", "new.h5")
     assert not _one_file("New.h5", "runs/new.h5")
     # As on macOS: what is asked of the folder is whether it has a name in another case.
-    monkeypatch.setattr("hpc_sla.storage.atomic.folds_case", lambda path: True)
+    monkeypatch.setattr("hpc_sla.cli.settle.folds_case", lambda path: True)
     assert _one_file("New.h5", "new.h5")
     assert not _one_file("New.h5", "runs/new.h5")
     assert not _one_file("New.h5", "newer.h5")
@@ -206,7 +206,7 @@ def test_what_is_no_hdf5_stays(
     """A result is never written over a user's file of another kind."""
     before = everything(here)
     assert main([*command, "-o", name]) == 2
-    assert f"{name}: --output: is there already" in capsys.readouterr().err
+    assert f"{name}: --output: exists already" in capsys.readouterr().err
     assert everything(here) == before
 
 

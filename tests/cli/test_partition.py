@@ -145,6 +145,18 @@ def test_torch_and_mpi_stay_unloaded(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "loaded []"
 
 
+def test_help_loads_nothing_to_compute_with(tmp_path: Path) -> None:
+    program = (
+        "import sys; from hpc_sla.cli import COMMANDS, main; assert main(['--help']) == 0;"
+        "assert all(main([name, '--help']) == 0 for name in COMMANDS);"
+        "heavy = ('torch', 'mpi4py', 'scipy', 'numpy', 'h5py', 'rich');"
+        "print('loaded', [m for m in heavy if m in sys.modules])"
+    )
+    done = launch_python(0, "-c", program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded []"
+
+
 def test_under_a_launcher_rank_0_does_it(tmp_path: Path) -> None:
     done = launch(3, "partition", "poisson2d:n=8", "-o", "p.h5", "--parts", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

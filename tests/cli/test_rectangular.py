@@ -11,9 +11,11 @@ import pytest
 import scipy.io
 import scipy.sparse as sp
 
-from hpc_sla.cli import exits, main, plan, solve
+from hpc_sla.cli import exits, main, solve
 from hpc_sla.cli.checkpointing import Guard
 from hpc_sla.cli.prepare import Source, write_partitioned
+from hpc_sla.cli.run import plan
+from hpc_sla.cli.run.solve import run
 from hpc_sla.errors import InputError
 from hpc_sla.linear import METHODS
 from hpc_sla.reference import petsc
@@ -160,9 +162,11 @@ def test_solve_writes_x_in_the_users_column_order(
     if world.rank == 0:
         write_partitioned(source, path, parts, "metis")
     world.barrier()
-    settings = solve.Settings("lsqr", "none", 1e-13, 0.0, None)
+    arguments = [path, "--method", "lsqr", "--precond", "none", "--rtol", "1e-13", "-o", output]
+    arguments += ["--json"] if as_json else []
+    asked = solve.Options(**solve.command.make_context("solve", arguments).params)
     with Guard(None, "10min", False) as guard:
-        assert solve._solve(world, path, None, output, settings, guard, as_json) == exits.OK
+        assert run(world, asked, guard) == exits.OK
     np.testing.assert_allclose(read_result(output).x, exact, rtol=1e-8, atol=1e-9)
     told = world.comm.bcast(capsys.readouterr().out)
     if as_json:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import hpc_sla.checkpoint.checkpoint
-import hpc_sla.cli.result
+import hpc_sla.cli.run.result
 import hpc_sla.linear.driver
 import hpc_sla.precond
 import hpc_sla.sparse.matrix
 from hpc_sla.cli import main
-from hpc_sla.cli.launch import launch
+from hpc_sla.distributed.launcher import launch
 from hpc_sla.storage import atomic, hdf5_write
 
 RANK = launch().rank
@@ -65,10 +65,10 @@ def slow_down() -> None:
 
     matrix.from_hdf5 = classmethod(read_slowly)  # type: ignore[method-assign,assignment]
     around(hpc_sla.precond, "make_preconditioner", "setup")
-    around(hpc_sla.linear.driver.KrylovLoop, "_round", "iterate", 0.0)
+    around(hpc_sla.linear.driver.KrylovLoop, "run", "iterate", 0.0)
     around(hpc_sla.checkpoint.checkpoint.Checkpoint, "ask", pause=PER_ITERATION / 2)
     around(hpc_sla.checkpoint.checkpoint, "write_state", "checkpoint", 0.0)
-    around(hpc_sla.cli.result, "write_result", "write", 0.0)
+    around(hpc_sla.cli.run.result, "write_result", "write", 0.0)
     around(hdf5_write.Output, "write")
     around(hdf5_write.Output, "close")
     around(atomic, "_fsync")

@@ -18,11 +18,11 @@ import torch
 
 import hpc_sla.checkpoint.checkpoint
 import hpc_sla.checkpoint.state
-import hpc_sla.cli.result
+import hpc_sla.cli.run.result
 import hpc_sla.precond
 import hpc_sla.sparse.from_hdf5
 from hpc_sla.cli import main
-from hpc_sla.cli.launch import launch
+from hpc_sla.distributed.launcher import launch
 from hpc_sla.linear.cg import CG
 from hpc_sla.observe.heartbeat import beat
 
@@ -31,7 +31,7 @@ PLACES = {
     "setup": (hpc_sla.precond, "make_preconditioner", 1),
     "iterate": (hpc_sla.checkpoint.checkpoint.Checkpoint, "ask", 10),
     "checkpoint": (hpc_sla.checkpoint.state, "write_vector", 5),
-    "write": (hpc_sla.cli.result, "write_result", 1),
+    "write": (hpc_sla.cli.run.result, "write_result", 1),
 }
 
 

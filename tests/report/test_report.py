@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from hpc_sla.report import memory, progress, tables, terminal
+from hpc_sla.observe import memory
+from hpc_sla.report import progress, tables, terminal
 
 
 def test_facts_are_plain_ascii_and_never_wrapped() -> None:

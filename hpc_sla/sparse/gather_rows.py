@@ -1,4 +1,4 @@
-"""A distributed matrix's entries as rows in the user's order, a slab at a time on rank 0."""
+"""A distributed matrix's rows gathered to rank 0 in the user's order, a slab at a time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from hpc_sla.sparse.matrix import DSparseMatrix
 Slab = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def rows_in_user_order(A: DSparseMatrix, values: torch.Tensor) -> Iterator[Slab]:
+def gather_rows(A: DSparseMatrix, values: torch.Tensor) -> Iterator[Slab]:
     """Rows of `values` on A's pattern, in the user's order, on rank 0. **Collective.**
 
-    As `RowLayout.user_blocks`: the rows go to even blocks of the user's order first, so that no
-    rank ever holds more than two of them; other ranks yield nothing, but must run the loop too.
+    What `RowLayout.user_blocks` is for a vector. The rows go to even blocks of the user's order
+    first, so that no rank ever holds more than two of them; other ranks yield nothing, but must
+    run the loop too.
 
     Parameters
     ----------

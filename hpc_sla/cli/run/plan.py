@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+
+from hpc_sla.cli.files import DEFAULT_PROBLEM, default_output
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
-
-    from hpc_sla.distributed.layout import RowLayout
-    from hpc_sla.storage.matrix_file import MatrixFile
-
-DEFAULT_PROBLEM = "poisson2d:n=256"
+from hpc_sla.sparse.from_hdf5 import read_rhs
+from hpc_sla.storage.matrix_file import MatrixFile
 
 RECTANGULAR = ("lsqr", "auto")
 """Methods that take a matrix with other than as many columns as rows."""
@@ -87,14 +85,14 @@ def plan_run(
     one_column : bool
         Refuse a right-hand side of several columns.
     """
-    from hpc_sla.cli.prepare import names_generator
-    from hpc_sla.storage.matrix_file import MatrixFile
-
     made = ""
-    if file is None:
-        made, file = DEFAULT_PROBLEM, make_problem(DEFAULT_PROBLEM, ranks)
-    elif kind == "modes" and names_generator(file):
-        made, file = file, make_problem(file, ranks)
+    if file is None or kind == "modes":
+        # Rank 0 alone makes a problem: the others need not load the partitioners and importers.
+        from hpc_sla.cli.prepare import make_problem, names_generator
+
+        if file is None or names_generator(file):
+            made = file or DEFAULT_PROBLEM
+            file = make_problem(made, ranks)
     with MatrixFile(file) as matrix:
         _check_shape(matrix, file, solve_method)
         name = "" if kind == "modes" else _choose_rhs(matrix, file, rhs, one_column)
@@ -112,37 +110,10 @@ def plan_run(
         )
 
 
-def default_output(file: str | None, kind: str, ranks: int) -> str:
-    """The result's name where none is given, in the current folder."""
-    return f"{Path(file or made_name(DEFAULT_PROBLEM, ranks)).stem}.{kind}.h5"
-
-
-def made_name(spec: str, ranks: int) -> str:
-    """The file in the current folder that a generator's problem goes to."""
-    return f"{spec.replace(':', '-').replace(',', '-').replace('=', '')}-p{ranks}.h5"
-
-
-def default_problem(file: str | None, ranks: int) -> str | None:
-    """The file that is made where none is named."""
-    return made_name(DEFAULT_PROBLEM, ranks) if file is None else None
-
-
-def any_problem(file: str | None, ranks: int) -> str | None:
-    """The file that is made where none is named, or a generator."""
-    from hpc_sla.cli.prepare import names_generator
-
-    if file is None or names_generator(file):
-        return made_name(file or DEFAULT_PROBLEM, ranks)
-    return None
-
-
-def make_problem(spec: str, ranks: int) -> str:
-    """Partition a generator's problem into as many parts as ranks; return the file's name."""
-    from hpc_sla.cli.prepare import load_source, write_partitioned
-
-    path = made_name(spec, ranks)
-    write_partitioned(load_source(spec), path, ranks, "metis")
-    return path
+def say_what_was_made(plan: Plan, world: World) -> None:
+    """Where a generator's problem went, on stderr. Local."""
+    if plan.made and world.rank == 0:
+        print(f"made {plan.path} from {plan.made}: METIS, {world.size} part(s)", file=sys.stderr)
 
 
 def _check_shape(matrix: MatrixFile, file: str, method: str | None) -> None:
@@ -192,7 +163,5 @@ def _choose_rhs(matrix: MatrixFile, file: str, asked: str | None, one_column: bo
 
 def right_hand_side(plan: Plan, layout: RowLayout) -> torch.Tensor:
     """B of a plan, `[n_owned]`, or `[n_owned, k]` for several columns. **Collective.**"""
-    from hpc_sla.sparse.from_hdf5 import read_rhs
-
     b = read_rhs(plan.path, plan.rhs, layout)
     return b[:, 0].contiguous() if b.shape[1:] == (1,) else b

@@ -1,19 +1,17 @@
-"""Wall time by stage, from the start of the command."""
+"""Wall time by stage, from the start of the command, and what is said of it at the end."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
+from hpc_sla.cli import STARTED
+from hpc_sla.cli.record import profile
+from hpc_sla.distributed.world import World
 from hpc_sla.observe import log
-
-_STARTED = time.perf_counter()
-
-
-def started() -> float:
-    """When the command began, by `time.perf_counter`."""
-    return _STARTED
+from hpc_sla.observe.memory import peak_rss_bytes
 
 
 class Stages:
@@ -33,8 +31,6 @@ class Stages:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        from hpc_sla.cli.record import profile
-
         measured = profile()
         self.begin(name)
         begin = time.perf_counter()
@@ -55,4 +51,21 @@ class Stages:
 
     def seconds(self) -> dict[str, float]:
         """The stages so far and ``total``, which also has what no stage has: loading torch."""
-        return {**self._seconds, "total": time.perf_counter() - _STARTED}
+        return {**self._seconds, "total": time.perf_counter() - STARTED}
+
+
+def where_and_how_long(world: World, stages: Stages) -> dict[str, Any] | None:
+    """What every summary says of ranks, device, time and memory, on rank 0. **Collective.**
+
+    The largest over ranks; None on the other ranks.
+    """
+    figures = world.gather_objects((stages.seconds(), peak_rss_bytes()))
+    if figures is None:
+        return None
+    return {
+        "ranks": world.size,
+        "device": world.device.type,
+        "transport": world.transport.name,
+        "seconds": {name: max(seconds[name] for seconds, _ in figures) for name in figures[0][0]},
+        "peak_rss_bytes_max": max(peak for _, peak in figures),
+    }

@@ -1,0 +1,184 @@
+"""A solver of ours and PETSc's, timed and weighed on the same matrix and ranks."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpc_sla.cli import exits
+from hpc_sla.cli.bench import Options
+from hpc_sla.cli.prepare import load_source, names_generator, write_partitioned
+from hpc_sla.cli.record import conclude, gather_profile, log_input
+from hpc_sla.cli.run.plan import plan_run
+from hpc_sla.cli.run.solver import check_solver_names
+from hpc_sla.distributed.world import World
+from hpc_sla.errors import InputError
+from hpc_sla.linear import default_rtol
+from hpc_sla.observe.memory import reset_peak
+from hpc_sla.reference import petsc
+from hpc_sla.reference.race import Ours, Petsc, Task, race, ratio, summarise
+from hpc_sla.report.tables import count, print_table, seconds, size
+from hpc_sla.storage.matrix_file import MatrixFile
+
+_WARM_UP = "poisson2d:n=48"
+_MAX_ITERATIONS = 100_000
+
+
+def run(world: World, asked: Options) -> int:
+    """Do what ``bench`` does; the exit code. **Collective.**"""
+    check_solver_names(asked.method, asked.precond)
+    if asked.method == "auto":
+        raise InputError(
+            "is 'auto'", field="--method", remedy="Name the method that both shall run."
+        )
+    with world.agree():
+        petsc.load()
+    limit = _MAX_ITERATIONS if asked.max_iterations is None else asked.max_iterations
+    with _prepared(world, asked.file) as (path, warm_up_path):
+        plan = world.on_root(lambda: plan_run(path, asked.rhs, "", world.size, one_column=True))
+        log_input(plan)
+        rtol = world.on_root(lambda: _default_rtol(path)) if asked.rtol is None else asked.rtol
+        task = Task(path, plan.rhs, rtol, limit, asked.method, asked.precond)
+        warm_up = Task(warm_up_path, "ones", rtol, limit, asked.method, asked.precond)
+        laps = race((Ours(world), Petsc(world)), task, warm_up, world, asked.repeats)
+    ours, theirs = summarise(laps["hpc_sla"]), summarise(laps["PETSc"])
+    both = ours["converged"] and theirs["converged"]
+    profile = gather_profile(world)
+    if world.rank == 0:
+        facts = {
+            "status": "converged" if both else "max_iterations",
+            "problem": asked.file,
+            "method": asked.method,
+            "precond": asked.precond,
+            "rows": plan.n_rows,
+            "ranks": world.size,
+            "device": world.device.type,
+            "transport": world.transport.name,
+            "rtol": rtol,
+            "repeats": asked.repeats,
+        }
+        _report(facts, ours, theirs, profile, asked.as_json)
+    return exits.OK if both or asked.max_iterations is not None else exits.NOT_CONVERGED
+
+
+def _default_rtol(path: str) -> float:
+    with MatrixFile(path) as file:
+        return default_rtol(getattr(torch, file.dtype.name))
+
+
+@contextmanager
+def _prepared(world: World, file: str) -> Iterator[tuple[str, str]]:
+    """The matrix file to race on and a small one to warm up with. **Collective.**"""
+    machines = world.gather_objects(platform.node())
+
+    def make() -> tuple[str, str, str]:
+        generated = names_generator(file)
+        # Loaded first: a misspelt generator should leave nothing behind.
+        source = load_source(file) if generated else None
+        folder = _temporary_folder(shared=len(set(machines or ())) > 1)
+        try:
+            small = str(Path(folder) / "warm-up.h5")
+            write_partitioned(load_source(_WARM_UP), small, world.size, "metis")
+            path = file
+            if source is not None:
+                path = str(Path(folder) / "matrix.h5")
+                write_partitioned(source, path, world.size, "metis")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder, path, small
+
+    folder, path, small = world.on_root(make)
+    try:
+        yield path, small
+    finally:
+        if world.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary_folder(shared: bool) -> str:
+    try:
+        return tempfile.mkdtemp(prefix="hpc_sla-bench-", dir="." if shared else None)
+    except OSError as error:
+        where = "the current folder" if shared else tempfile.gettempdir()
+        raise InputError(
+            f"no folder can be made in {where}: {error.strerror}",
+            remedy="Change to a folder that is writable and that all ranks see."
+            if shared
+            else "Set TMPDIR to a folder that is writable.",
+        ) from error
+
+
+def _report(
+    facts: dict[str, Any],
+    ours: dict[str, Any],
+    theirs: dict[str, Any],
+    profile: dict[str, Any] | None,
+    as_json: bool,
+) -> None:
+    rows = max(facts["rows"], 1)
+    for one in (ours, theirs):
+        peak = one["peak_bytes"]
+        one["bytes_per_row"] = None if peak is None else peak / rows
+    ratios = {
+        "time_per_iteration_ratio": ratio(
+            ours["seconds_per_iteration"], theirs["seconds_per_iteration"]
+        ),
+        "total_time_ratio": ratio(ours["seconds_total"], theirs["seconds_total"]),
+        "peak_memory_ratio": ratio(ours["peak_bytes"], theirs["peak_bytes"]),
+    }
+    reason = None
+    if ratios["peak_memory_ratio"] is None:
+        reason = reset_peak() or "the peak counter could not be read on every rank"
+    summary = {**facts, **ratios, "peak_memory_reason": reason, "ours": ours, "petsc": theirs}
+    conclude(summary, profile, as_json, lambda: _print_table(facts, ours, theirs, reason))
+
+
+def _print_table(
+    facts: dict[str, Any], ours: dict[str, Any], theirs: dict[str, Any], reason: str | None
+) -> None:
+    def shown(value: Any, unit: str) -> str:
+        if value is None:
+            return "-"
+        if unit == "us":
+            return f"{value * 1e6:.1f} us"
+        if unit == "B":
+            return f"{value:.1f} B"
+        return {"s": seconds, "size": size, "n": count}[unit](value)
+
+    table = []
+    for label, key, unit in (
+        ("iterations", "iterations", "n"),
+        ("time per iteration", "seconds_per_iteration", "us"),
+        ("set-up", "seconds_set_up", "s"),
+        ("solve", "seconds_solve", "s"),
+        ("set-up + solve", "seconds_total", "s"),
+        ("peak memory, all ranks", "peak_bytes", "size"),
+        ("memory per row", "bytes_per_row", "B"),
+    ):
+        quotient = ratio(ours[key], theirs[key])
+        table.append(
+            [
+                label,
+                shown(ours[key], unit),
+                shown(theirs[key], unit),
+                "-" if quotient is None else f"{quotient:.3f}",
+            ]
+        )
+    title = (
+        f"bench {facts['problem']}: {facts['method']} + {facts['precond']}, "
+        f"{count(facts['rows'])} rows, "
+        f"{facts['ranks']} rank(s), rtol {facts['rtol']:g}, median of {facts['repeats']}"
+    )
+    print_table(title, ("", "hpc_sla", "PETSc", "ratio"), table, right=(1, 2, 3))
+    if facts["status"] != "converged":
+        print("Not both converged: the time per iteration is still comparable.")
+    if reason is not None:
+        print(f"Peak memory was not measured: {reason}.")

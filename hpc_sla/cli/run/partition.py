@@ -1,0 +1,39 @@
+"""Cut a matrix into parts and write it as a matrix file. Serial, and without torch."""
+
+from __future__ import annotations
+
+from hpc_sla.cli import exits
+from hpc_sla.cli.config import effective
+from hpc_sla.cli.partition import Options
+from hpc_sla.cli.prepare import Source, check_parts, load_source, write_partitioned
+from hpc_sla.cli.settle import settle
+from hpc_sla.partition import PartitionQuality
+from hpc_sla.report.tables import count, dimensions, print_facts, spread
+
+
+def run(asked: Options) -> int:
+    """Do what ``partition`` does; the exit code. Local."""
+    settle()
+    source = load_source(asked.source, asked.rhs, asked.coordinates, asked.block_size)
+    check_parts(asked.parts, source.matrix.shape[0])
+    configuration = {"config": effective()}
+    quality = write_partitioned(source, asked.output, asked.parts, asked.method, configuration)
+    title = f"{asked.source} in {asked.parts} part(s), {asked.output}"
+    print_facts(title, _facts(source, quality, asked.method))
+    return exits.OK
+
+
+def _facts(source: Source, quality: PartitionQuality, method: str) -> list[tuple[str, str]]:
+    shape = source.matrix.shape
+    columns = [("columns per part", spread(quality.columns))] if shape[0] != shape[1] else []
+    return [
+        ("matrix", f"{dimensions(shape)}, {count(source.matrix.nnz)} entries"),
+        ("method", method),
+        ("edge cut", count(quality.edge_cut)),
+        ("rows per part", spread(quality.rows)),
+        *columns,
+        ("halo per part", spread(quality.halo)),
+        ("neighbours per part", spread(quality.neighbours)),
+        ("balance", f"{quality.row_balance:.3f} rows, {quality.nnz_balance:.3f} entries (1 best)"),
+        ("right-hand sides", ", ".join(source.rhs)),
+    ]

@@ -1,0 +1,93 @@
+"""Write distributed solutions to a result file, with what it takes to repeat the run."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any
+
+import torch
+
+import hpc_sla
+from hpc_sla.cli.config import effective
+from hpc_sla.cli.record import packages
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.user_order import write_on_root
+from hpc_sla.sparse.gather_rows import gather_rows
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.storage.result_file import ResultWriter
+
+Vectors = Mapping[str, tuple[RowLayout, torch.Tensor]]
+
+
+def write_result(
+    path: str,
+    vectors: Vectors,
+    residual_history: Sequence[float],
+    attributes: Mapping[str, Any],
+    eigenvalues: Sequence[float] | None = None,
+    matrix_gradient: tuple[DSparseMatrix, torch.Tensor] | None = None,
+) -> None:
+    """Write in the user's order, through rank 0, a slab at a time. **Collective.**
+
+    A failure to write (a full disc) is raised on every rank, and leaves nothing behind.
+
+    Parameters
+    ----------
+    path : str
+    vectors : dict of name to (RowLayout, tensor [n_owned] or [n_owned, k])
+        Each with its layout; all of one dtype and as many columns. Other lengths than the first
+        one's may only be those of right-hand sides.
+    residual_history, attributes, eigenvalues
+        See `ResultWriter.finish`. Attributes count on rank 0.
+    matrix_gradient : (DSparseMatrix, tensor [nnz_owned]), optional
+        A matrix and the gradient with respect to its values.
+    """
+    layout, x = next(iter(vectors.values()))
+    world = layout.world
+    lengths = {name: one.n_global for name, (one, _) in vectors.items()}
+    columns = x.shape[1] if x.dim() == 2 else None
+    dtype = str(x.dtype).removeprefix("torch.")
+    entries = None
+    if matrix_gradient is not None:
+        A, _ = matrix_gradient
+        entries = A.shape[0], A.nnz_global
+    with ExitStack() as stack:
+        writer: ResultWriter | None = None
+        with world.agree():
+            if world.rank == 0:
+                made = ResultWriter(
+                    path, layout.n_global, dtype, tuple(vectors), columns, lengths, entries
+                )
+                writer = stack.enter_context(made)
+
+        for name, (one, vector) in vectors.items():
+            write = None if writer is None else partial(writer.write_slab, name)
+            write_on_root(world, one.user_blocks(vector), write)
+        if matrix_gradient is not None:
+            append = None if writer is None else writer.write_matrix_rows
+            write_on_root(world, gather_rows(*matrix_gradient), append)
+        with world.agree():
+            if writer is not None:
+                writer.finish(residual_history, attributes, eigenvalues)
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, date, command line and configuration, as attributes of a result file. Local."""
+    from mpi4py import MPI  # last of all: where it is not there, one process gets this far
+
+    library = MPI.Get_library_version().strip("\x00 \n").splitlines()[0].strip()
+    return {
+        "version_hpc_sla": hpc_sla.__version__,
+        **{f"version_{name}": found for name, found in packages().items()},
+        "version_mpi": " ".join(library.split()),
+        "version_python": platform.python_version(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "hpc_sla", *sys.argv[1:]]),
+        "config": effective(),
+    }
