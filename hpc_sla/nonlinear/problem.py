@@ -20,6 +20,7 @@ from hpc_sla.nonlinear.linearise import Found, Linearisation, Settings
 from hpc_sla.nonlinear.methods import Choices, Method
 from hpc_sla.nonlinear.newton import Newton
 from hpc_sla.nonlinear.trust import reverse_mode_fits
+from hpc_sla.precond import needs_matrix
 
 Theta = tuple[torch.Tensor, ...]
 
@@ -119,7 +120,7 @@ class Problem:
             "method": self._method.spec,
             "jacobian": jacobian,
             "linear_method": settings.linear_method and str(settings.linear_method),
-            "precond": precond if isinstance(precond, str) else type(precond).__name__,
+            "precond": str(precond) if needs_matrix(precond) else type(precond).__name__,
         }
 
     def linearisation(self, theta: Theta) -> Linearisation:

@@ -32,9 +32,10 @@ from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.nonlinear.newton import Newton
 from hpc_sla.observe.profile import APPLY, Bytes, Hook, Setting
-from hpc_sla.precond.base import Identity, Preconditioner
+from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.jacobi import Jacobi
 from hpc_sla.precond.make import make_preconditioner
+from hpc_sla.precond.none import Identity
 from hpc_sla.sparse.pattern import DistributedPattern
 
 HALO = "halo exchange"

@@ -28,7 +28,7 @@ from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.smoother import Steps
 from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
-from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.precond.jacobi import inverse_diagonal
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -225,7 +225,7 @@ class Hierarchy:
         """Add a level without its transfer; the diagonal of D^-1. **Collective.**"""
         with self._timed("smoother"):
             operator = Operator(A.pattern, A.values.detach().to(self.dtype))
-            inverse = Jacobi(A.diagonal().detach()).inverse
+            inverse = inverse_diagonal(A.diagonal().detach())
             if decoupled is not None:
                 inverse.masked_fill_(decoupled, 0)
             estimate = largest_eigenvalue(operator, A.layout, inverse.to(self.dtype), before)
