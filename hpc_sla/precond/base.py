@@ -142,12 +142,13 @@ class Preconditioner(WithOptions, ABC):
         One that never said what it belongs to (a user's own) goes with any, and so does any dtype
         with an operator that has none.
         """
-        self._check_inverse(n_owned)
         if self._fits is None:
+            self._check_inverse(n_owned)
             return
         rows, mine, where = self._fits
         dtype, mine = dtype or mine, mine or dtype
         if (rows, mine, where) == (n_owned, dtype, device):
+            self._check_inverse(n_owned)
             return
         raise InputError(
             f"the preconditioner {self.name} of {rows} rows of {mine} on {where} does not go "
