@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpc_sla.linear.choices import METHODS
+from hpc_sla.nonlinear.choices import METHODS as NONLINEAR_METHODS
 from hpc_sla.precond.choices import CHOICES
 from hpc_sla.precond.registry import lazily
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from hpc_sla.linear.richardson import Richardson as Richardson
     from hpc_sla.linear.solver import solve as solve
     from hpc_sla.nonlinear import NonlinearInfo as NonlinearInfo
+    from hpc_sla.nonlinear.anderson import Anderson as Anderson
+    from hpc_sla.nonlinear.method import NonlinearMethod as NonlinearMethod
+    from hpc_sla.nonlinear.newton import Newton as Newton
+    from hpc_sla.nonlinear.picard import Picard as Picard
     from hpc_sla.nonlinear.solver import nonlinear_solve as nonlinear_solve
     from hpc_sla.precond.additive_schwarz import AdditiveSchwarz as AdditiveSchwarz
     from hpc_sla.precond.amg import AMG as AMG
@@ -62,6 +67,7 @@ _EXPORTS = {
     "LinearSolver": "hpc_sla.linear",
     "Method": "hpc_sla.linear.method",
     "NonlinearInfo": "hpc_sla.nonlinear",
+    "NonlinearMethod": "hpc_sla.nonlinear.method",
     "NotConvergedWarning": "hpc_sla.errors",
     "PartialGradientWarning": "hpc_sla.errors",
     "Preconditioner": "hpc_sla.precond.base",
@@ -75,6 +81,7 @@ _EXPORTS = {
     "read_rhs": "hpc_sla.sparse.from_hdf5",
     "solve": "hpc_sla.linear",
     **METHODS.exports(),
+    **NONLINEAR_METHODS.exports(),
     **CHOICES.exports(),
 }
 

@@ -30,7 +30,7 @@ from hpc_sla.linear.driver import KrylovLoop
 from hpc_sla.linear.method import Method
 from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
-from hpc_sla.nonlinear.newton import Newton
+from hpc_sla.nonlinear.newton import NewtonIteration
 from hpc_sla.observe.profile import APPLY, Bytes, Hook, Setting
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.jacobi import Jacobi
@@ -195,7 +195,7 @@ def _solvers() -> Iterator[Hook]:
 
 
 def _nonlinear() -> Iterator[Hook]:
-    yield Hook(Newton, Newton.run, "Newton loop, all else")
+    yield Hook(NewtonIteration, NewtonIteration.run, "Newton loop, all else")
     yield Hook(Equations, Equations.__call__, "residual evaluation", whole=True)
     yield Hook(JacobianProducts, JacobianProducts.matvec, "Jacobian product", whole=True)
     yield Hook(JacobianProducts, JacobianProducts.rmatvec, "Jacobian product", whole=True)
