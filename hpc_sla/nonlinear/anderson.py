@@ -14,7 +14,7 @@ from hpc_sla.nonlinear.equations import Equations
 from hpc_sla.nonlinear.info import Status
 from hpc_sla.nonlinear.linearise import Linearisation
 from hpc_sla.nonlinear.method import Choices, Increments, NonlinearMethod
-from hpc_sla.nonlinear.picard import Watch, check_relaxation
+from hpc_sla.nonlinear.picard import StoppingTest, check_relaxation
 
 # Back to the best iterate where the residual has grown this much beyond it.
 _RESTART = 10.0
@@ -143,7 +143,7 @@ class Anderson(NonlinearMethod):
         """**Collective.**"""
         equations, stop = linear.equations, choices.stop
         step = increments()
-        watch = Watch(equations, stop, choices.callback)
+        watch = StoppingTest(equations, stop, choices.callback)
         # No more differences than iterations, nor more that are independent than unknowns.
         most = max(1, min(stop.max_iterations, equations.layout.n_global))
         kept = Differences(equations, u, min(self.memory, most))

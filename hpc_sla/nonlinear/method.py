@@ -125,7 +125,7 @@ class NonlinearMethod(WithOptions, ABC):
     """
 
     limit: ClassVar[int] = 1000
-    """Of iterations, where none is asked for."""
+    """The most iterations, where no limit is asked for."""
 
     saves: ClassVar[bool] = False
     """Whether it can save its state in a checkpoint."""

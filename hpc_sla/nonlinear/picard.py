@@ -43,7 +43,7 @@ class FixedPoint:
             return -(r if self._apply is None else self._apply(r)), r
 
 
-class Watch:
+class StoppingTest:
     """Decides after each iterate whether to go on (replicated).
 
     Parameters
@@ -117,7 +117,7 @@ class Picard(NonlinearMethod):
     ) -> tuple[torch.Tensor, float, Status]:
         """**Collective.**"""
         equations, step = linear.equations, increments()
-        watch = Watch(equations, choices.stop, choices.callback)
+        watch = StoppingTest(equations, choices.stop, choices.callback)
         while True:
             f, r = step(u)
             status = watch(u, equations.norm(r))

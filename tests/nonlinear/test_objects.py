@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused_in_the_same_words(make, text):
 def test_ranks_must_pass_the_same(world, system):
     method = hs.Anderson(memory=3 + (world.rank == world.size - 1))
     if world.size > 1:
-        with pytest.raises(hs.InputError, match="method.*anderson:memory=4 on rank"):
+        with pytest.raises(hs.InputError, match=r"method.*anderson:memory=4 on rank"):
             solve(system, method)
     with pytest.raises(hs.InputError, match=r"unknown method <class.*newton, picard"):
         solve(system, hs.Newton)

@@ -15,7 +15,7 @@ from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
 from hpc_sla.precond.amg.eigenvalue import largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import galerkin
-from hpc_sla.precond.amg.products import Operator
+from hpc_sla.precond.amg.products import LevelOperator
 from hpc_sla.precond.amg.prolongator import smoothed_prolongator
 from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.strength import node_graph
@@ -180,7 +180,7 @@ def test_the_galerkin_product_of_float32(world, m):
 def test_the_eigenvalue_is_the_largest_from_below(world, name, partition):
     A = distribute_once(MATRICES[name](), world, partition)
     inverse = Jacobi.of(A.diagonal()).inverse
-    ours = largest_eigenvalue(Operator(A.pattern, A.values), A.layout, inverse).largest
+    ours = largest_eigenvalue(LevelOperator(A.pattern, A.values), A.layout, inverse).largest
     a = stored(A)
     exact = abs(np.linalg.eigvals(a / a.diagonal()[:, None])).max()
     assert 0.85 * exact <= ours <= (1.2 if name == "unsymmetric" else 1 + 1e-10) * exact
@@ -191,13 +191,13 @@ def test_an_estimate_is_brought_up_to_date(world, factor):
     """In fewer products where it hardly changes; as if it were new where it does."""
     A = distribute_once(poisson(12), world)
     inverse = Jacobi.of(A.diagonal()).inverse
-    operator = Operator(A.pattern, A.values)
+    operator = LevelOperator(A.pattern, A.values)
     before = largest_eigenvalue(operator, A.layout, inverse)
     rows, columns = A.entries()
     values = A.values * on(world, np.where(rows == columns, 1.0, factor))
     calls = []
     matmul = A.pattern.matmul
-    other = Operator(A.pattern, values)
+    other = LevelOperator(A.pattern, values)
     A.pattern.matmul = lambda *arguments: (calls.append(1), matmul(*arguments))[1]
     try:
         updated = largest_eigenvalue(other, A.layout, inverse, before)
