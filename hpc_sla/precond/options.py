@@ -112,7 +112,8 @@ def options_of(constructor: Callable[..., Any]) -> Mapping[str, Any]:
         {
             p.name: p.default
             for p in parameters
-            if p.default is p.empty or isinstance(p.default, (str, Real))
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            and (p.default is p.empty or isinstance(p.default, (str, Real)))
         }
     )
 
