@@ -152,7 +152,7 @@ class NonlinearMethod(WithOptions, ABC):
             Of the fixed-point iteration, for those that need no Jacobian. **Collective.**
         choices : Choices
         attach : callable(iteration)
-            For a method that `saves`: to be called before the iteration begins, with the object that
+            For a method that `saves`: to be called before it begins, with the object that
             has its `state_dict` and `load_state_dict`.
         """
 
