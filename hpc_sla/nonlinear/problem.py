@@ -23,7 +23,7 @@ from hpc_sla.precond import needs_matrix
 Theta = tuple[torch.Tensor, ...]
 
 
-class NonlinearProblem:
+class NonlinearSolve:
     """F(u, theta) = 0: an `Equation` of `hpc_sla.adjoint`.
 
     Parameters

@@ -21,7 +21,7 @@ from hpc_sla.nonlinear.arguments import Arguments
 from hpc_sla.nonlinear.info import NonlinearInfo
 from hpc_sla.nonlinear.linearise import Settings
 from hpc_sla.nonlinear.method import Callback, Choices, NonlinearMethod, make_method
-from hpc_sla.nonlinear.problem import NonlinearProblem
+from hpc_sla.nonlinear.problem import NonlinearSolve
 from hpc_sla.observe import log
 from hpc_sla.sparse.matrix import DSparseMatrix
 
@@ -259,9 +259,7 @@ def nonlinear_solve(
     warn_behind: Callable[..., None] | None = None
     if torch.is_grad_enabled():
         warn_behind = _refuse_hidden(flat, layout, start, tensors)
-    problem = NonlinearProblem(
-        flat, inner, choices, made, settings, maker, any(wanted.gradients[1:])
-    )
+    problem = NonlinearSolve(flat, inner, choices, made, settings, maker, any(wanted.gradients[1:]))
     problem.find(start.reshape(-1), tensors)
     u = adjoint.root(problem, start.reshape(-1), tensors)
     if warn_behind is not None:
