@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hpc_sla.linear.choices import METHODS
+from hpc_sla.nonlinear.choices import METHODS as NONLINEAR_METHODS
+from hpc_sla.precond.choices import CHOICES
+from hpc_sla.precond.registry import lazily
 
 __version__ = "0.1.0"
 
@@ -32,34 +36,41 @@ if TYPE_CHECKING:
     from hpc_sla.linear.richardson import Richardson as Richardson
     from hpc_sla.linear.solver import solve as solve
     from hpc_sla.nonlinear import NonlinearInfo as NonlinearInfo
+    from hpc_sla.nonlinear.anderson import Anderson as Anderson
+    from hpc_sla.nonlinear.method import NonlinearMethod as NonlinearMethod
+    from hpc_sla.nonlinear.newton import Newton as Newton
+    from hpc_sla.nonlinear.picard import Picard as Picard
     from hpc_sla.nonlinear.solver import nonlinear_solve as nonlinear_solve
+    from hpc_sla.precond.additive_schwarz import AdditiveSchwarz as AdditiveSchwarz
+    from hpc_sla.precond.amg import AMG as AMG
+    from hpc_sla.precond.base import Preconditioner as Preconditioner
+    from hpc_sla.precond.block_jacobi import BlockJacobi as BlockJacobi
+    from hpc_sla.precond.chebyshev import Chebyshev as Chebyshev
+    from hpc_sla.precond.jacobi import Jacobi as Jacobi
+    from hpc_sla.precond.l1_jacobi import L1Jacobi as L1Jacobi
+    from hpc_sla.precond.none import Identity as Identity
+    from hpc_sla.precond.polynomial import Polynomial as Polynomial
     from hpc_sla.sparse.from_hdf5 import read_rhs as read_rhs
     from hpc_sla.sparse.matrix import DSparseMatrix as DSparseMatrix
     from hpc_sla.sparse.operators import LinearOperator as LinearOperator
     from hpc_sla.sparse_tensor import SparseTensor as SparseTensor
 
 # Names are loaded on first use: `partition`, `info` and `--help` need neither torch nor MPI.
-_HOMES = {
+_EXPORTS = {
     "AdjointSolveError": "hpc_sla.errors",
-    "BiCGStab": "hpc_sla.linear.bicgstab",
-    "CG": "hpc_sla.linear.cg",
     "Checkpoint": "hpc_sla.checkpoint.checkpoint",
     "DSparseMatrix": "hpc_sla.sparse.matrix",
     "DegenerateEigenvaluesError": "hpc_sla.errors",
-    "FGMRES": "hpc_sla.linear.fgmres",
-    "GMRES": "hpc_sla.linear.gmres",
     "HpcSlaError": "hpc_sla.errors",
     "InputError": "hpc_sla.errors",
-    "LSQR": "hpc_sla.linear.lsqr",
     "LinearOperator": "hpc_sla.sparse.operators",
     "LinearSolver": "hpc_sla.linear",
-    "MINRES": "hpc_sla.linear.minres",
     "Method": "hpc_sla.linear.method",
     "NonlinearInfo": "hpc_sla.nonlinear",
+    "NonlinearMethod": "hpc_sla.nonlinear.method",
     "NotConvergedWarning": "hpc_sla.errors",
     "PartialGradientWarning": "hpc_sla.errors",
-    "PipelinedCG": "hpc_sla.linear.pipelined_cg",
-    "Richardson": "hpc_sla.linear.richardson",
+    "Preconditioner": "hpc_sla.precond.base",
     "RowLayout": "hpc_sla.distributed.layout",
     "SingularMatrixError": "hpc_sla.errors",
     "SolveInfo": "hpc_sla.linear",
@@ -69,16 +80,9 @@ _HOMES = {
     "nonlinear_solve": "hpc_sla.nonlinear",
     "read_rhs": "hpc_sla.sparse.from_hdf5",
     "solve": "hpc_sla.linear",
+    **METHODS.exports(),
+    **NONLINEAR_METHODS.exports(),
+    **CHOICES.exports(),
 }
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = lazily(__name__, _EXPORTS)

@@ -9,8 +9,8 @@ import torch
 
 from hpc_sla.eigen.scaling import ScaledPreconditioner
 from hpc_sla.errors import InputError
-from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
-from hpc_sla.precond.scaling import positive
+from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner, needs_matrix
+from hpc_sla.precond.jacobi import positive
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import as_operator
 
@@ -37,7 +37,7 @@ def precondition(
     """A preconditioner of the scaled matrix; one made already is of A itself. **Collective.**"""
     if precond is None and (chosen := _chosen(scaled_A if sign > 0 else scaled_B, sign)):
         return chosen
-    named = precond is None or isinstance(precond, str)
+    named = precond is None or needs_matrix(precond)
     M = make_preconditioner(precond, scaled_A if named else A)
     if isinstance(M, Jacobi):
         M = positive(M)
@@ -82,7 +82,7 @@ def _chosen(matrix: Any, sign: float) -> Preconditioner | None:
     mine = float((sums * root).max()) if len(sums) else 0.0
     if not matrix.layout.world.max(mine) <= _DIAGONAL:
         return None
-    made = Jacobi(diagonal)
+    made = Jacobi.of(diagonal)
     if sign < 0:
         made.name = "jacobi of B"
     return made

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hpc_sla.precond.registry import lazily
 
 if TYPE_CHECKING:
     from hpc_sla.linear.choices import METHODS as METHODS
@@ -15,24 +16,14 @@ if TYPE_CHECKING:
     from hpc_sla.linear.tolerance import default_rtol as default_rtol
 
 # Loaded on first use: `--help` lists the methods without torch.
-_HOMES = {
-    "LinearSolver": "linear_solver",
-    "MEANINGS": "info",
-    "METHODS": "choices",
-    "SolveInfo": "info",
-    "Status": "info",
-    "default_rtol": "tolerance",
-    "solve": "solver",
+_EXPORTS = {
+    "LinearSolver": "hpc_sla.linear.linear_solver",
+    "MEANINGS": "hpc_sla.linear.info",
+    "METHODS": "hpc_sla.linear.choices",
+    "SolveInfo": "hpc_sla.linear.info",
+    "Status": "hpc_sla.linear.info",
+    "default_rtol": "hpc_sla.linear.tolerance",
+    "solve": "hpc_sla.linear.solver",
 }
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = lazily(__name__, _EXPORTS)

@@ -16,6 +16,8 @@ METHODS = Registry(
         "richardson": "Richardson",
         "lsqr": "LSQR",
     },
+    kind="method",
+    field="method",
     auto="Look at the matrix and choose: says what it chose and why.",
 )
 """The methods `solve` accepts, with when to use each. Options follow a colon, by commas."""

@@ -22,7 +22,7 @@ from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.linear.tolerance import loosest_rtol
 from hpc_sla.precond import Jacobi, Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows
-from hpc_sla.precond.scaling import positive
+from hpc_sla.precond.jacobi import positive
 from hpc_sla.sparse.operators import Operator
 from hpc_sla.storage.limits import machine_memory
 

@@ -30,7 +30,7 @@ from hpc_sla.linear.view import view
 from hpc_sla.observe import log
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.decoupled import any_decoupled, given_rows
-from hpc_sla.precond.scaling import ColumnScaling, positive
+from hpc_sla.precond.jacobi import positive
 from hpc_sla.precond.transposed import transposed
 from hpc_sla.sparse.fingerprint import vector_fingerprint
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -174,8 +174,6 @@ class LinearSolver(Differentiable):
     def _precondition(self, A: Any, dtype: torch.dtype) -> Preconditioner:
         """The preconditioner, fit for the method that was asked for. **Collective.**"""
         operator, precond, method = self.operator, self._asked_precond, self._asked
-        if precond == "jacobi" and not operator.square:
-            return ColumnScaling(A, operator)
         M = make_preconditioner(precond, A, agreed=True)
         if isinstance(M, Jacobi) and method and method.solves == "symmetric":
             M = positive(M)

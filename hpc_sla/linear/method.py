@@ -18,7 +18,7 @@ from hpc_sla.kernels.vectors import Scalar, copy_
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.scalars import Flag, Scalars
 from hpc_sla.precond import Preconditioner
-from hpc_sla.precond.options import options_of
+from hpc_sla.precond.options import WithOptions
 from hpc_sla.sparse.operators import Operator
 
 
@@ -91,7 +91,7 @@ class System:
 Self_ = TypeVar("Self_", bound="Method")
 
 
-class Method(ABC):
+class Method(WithOptions, ABC):
     """A Krylov method with its options; and, once it is put to work `on` a system, its state.
 
     No step looks at a number, so that on an accelerator the host need not wait for one. What is
@@ -99,9 +99,6 @@ class Method(ABC):
 
     The parameters of a subclass's constructor are its options: it keeps each under its own name.
     """
-
-    name: ClassVar[str]
-    """In strings and in results; default: the class's."""
 
     solves: ClassVar[Literal["spd", "symmetric", "square", "any"]]
     """The matrices it is made for. The first two need a symmetric preconditioner, too."""
@@ -142,31 +139,10 @@ class Method(ABC):
     r: torch.Tensor
     target: Scalar
 
-    def __init__(self) -> None:  # noqa: B027 - most have no options
-        """Without options."""
-
-    def __init_subclass__(cls) -> None:
-        cls.name = vars(cls).get("name", cls.__name__)
-
     @property
     def needs_symmetric(self) -> bool:
         """Whether A and M must be symmetric."""
         return self.solves in ("spd", "symmetric")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options by name."""
-        return {name: getattr(self, name) for name in options_of(type(self).__init__)}
-
-    def __str__(self) -> str:
-        """As `solve` takes it for a string: the name, and the options that are not the defaults."""
-        defaults = options_of(type(self).__init__)
-        given = [f"{key}={value}" for key, value in self.options.items() if value != defaults[key]]
-        return self.name + (":" + ",".join(given) if given else "")
-
-    def replicated(self) -> str:
-        """What ranks must agree on. Local."""
-        return str(self)
 
     def room(self, operator: Operator, columns: int) -> int:
         """How many numbers it keeps on this rank for its options' sake. Local."""
@@ -182,7 +158,7 @@ class Method(ABC):
         state.allocate()
         return state
 
-    def allocate(self) -> None:  # noqa: B027 - Richardson's kind needs little
+    def allocate(self) -> None:
         """Make the vectors that it works in. Local."""
 
     @abstractmethod
@@ -203,7 +179,7 @@ class Method(ABC):
         """Go on with these columns only. Local."""
         self.live = self.live & which
 
-    def finish(self) -> None:  # noqa: B027 - most have nothing to do
+    def finish(self) -> None:
         """Bring x up to date. **Collective.**"""
 
     # To go on elsewhere: all that a step hands to the next, but x

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hpc_sla.errors import InputError
 from hpc_sla.linear.choices import METHODS
 from hpc_sla.linear.method import Method
 from hpc_sla.precond import Preconditioner
-from hpc_sla.precond.options import options_of, parse_options
 
 
 def make_method(method: str | Method) -> Method:
@@ -27,15 +24,7 @@ def make_method(method: str | Method) -> Method:
             field="method",
             remedy="Pass a name such as 'gmres:restart=50', or an object such as GMRES(restart=50)",
         )
-    name, _, options = method.partition(":")
-    if name not in METHODS.classes:
-        raise InputError(
-            f"unknown method {name!r}",
-            field="method",
-            remedy=f"Choose one of {', '.join(METHODS)}",
-        )
-    kind: Any = METHODS.load(name)
-    made: Method = kind(**parse_options(name, options, options_of(kind.__init__), "method"))
+    made: Method = METHODS.make(method)
     return made
 
 

@@ -24,6 +24,7 @@ def view(solver: Differentiable) -> str:
         f"  PETSc: {f'-ksp_type {method.petsc}' if method.petsc else 'has none like it'}",
         f"preconditioner: {M.name}, {'' if M.symmetric else 'not '}symmetric"
         + ("" if M.transposable else ", without a transpose"),
+        f"  PETSc: -pc_type {M.petsc}" if M.petsc else "",
         *(f"  {line}" for line in M.describe()),
         f"derivatives: {_derivatives(solver)}",
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hpc_sla.precond.registry import lazily
 
 if TYPE_CHECKING:
     from hpc_sla.nonlinear.choices import METHODS as METHODS
@@ -14,23 +15,13 @@ if TYPE_CHECKING:
     from hpc_sla.nonlinear.solver import nonlinear_solve as nonlinear_solve
 
 # Loaded on first use: `--help` lists the methods without torch.
-_HOMES = {
-    "MEANINGS": "info",
-    "METHODS": "choices",
-    "ColouredJacobian": "coloured",
-    "NonlinearInfo": "info",
-    "colour_columns": "colouring",
-    "nonlinear_solve": "solver",
+_EXPORTS = {
+    "MEANINGS": "hpc_sla.nonlinear.info",
+    "METHODS": "hpc_sla.nonlinear.choices",
+    "ColouredJacobian": "hpc_sla.nonlinear.coloured",
+    "NonlinearInfo": "hpc_sla.nonlinear.info",
+    "colour_columns": "hpc_sla.nonlinear.colouring",
+    "nonlinear_solve": "hpc_sla.nonlinear.solver",
 }
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = lazily(__name__, _EXPORTS)

@@ -1,16 +1,20 @@
-"""Anderson's acceleration of a fixed-point iteration, its least squares by updated QR factors."""
+"""Picard accelerated by its last `memory` iterates: no Jacobian, no linear solves."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
+from hpc_sla.errors import InputError
 from hpc_sla.nonlinear.equations import Equations
-from hpc_sla.nonlinear.fixed_point import FixedPoint, Watch
 from hpc_sla.nonlinear.info import Status
-from hpc_sla.nonlinear.newton import Callback, Stop
+from hpc_sla.nonlinear.linearise import Linearisation
+from hpc_sla.nonlinear.method import Choices, Increments, NonlinearMethod
+from hpc_sla.nonlinear.picard import StoppingTest, check_relaxation
 
 # Back to the best iterate where the residual has grown this much beyond it.
 _RESTART = 10.0
@@ -105,41 +109,61 @@ def _tensor(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).to(like)
 
 
-def anderson(
-    equations: Equations,
-    u: torch.Tensor,
-    increments: FixedPoint,
-    stop: Stop,
-    memory: int,
-    relaxation: float,
-    callback: Callback | None,
-) -> tuple[torch.Tensor, float, Status]:
-    """D. G. Anderson, J. ACM 12 (1965), 547. **Collective.** Writes to `equations.info`.
+class Anderson(NonlinearMethod):
+    """D. G. Anderson, J. ACM 12 (1965), 547.
 
     One reduction an iteration as a rule. The memory is emptied, and the iteration begun anew at
     the best iterate, where the residual has grown tenfold beyond it.
+
+    Parameters
+    ----------
+    memory : int
+        How many differences of iterates it combines, at least 1.
+    relaxation : float
+        As of `Picard`.
     """
-    watch = Watch(equations, stop, callback)
-    # There are no more differences than iterations, nor more that are independent than unknowns.
-    most = max(1, min(stop.max_iterations, equations.layout.n_global))
-    kept = Differences(equations, u, min(memory, most))
-    f, r = increments(u)
-    status = watch(u, equations.norm(r))
-    best = (u, f, math.inf)
-    y = np.empty(0)
-    while status is None:
-        du = kept.step(f, y, relaxation)
-        u, f_last = u + du, f
-        f, r = increments(u)
-        square, y = kept.append(du, f - f_last, f, r)
-        norm = math.sqrt(square) if square >= 0 else math.nan
-        status = watch(u, norm)
-        y = kept.condition(y)
-        if norm <= watch.best:
-            best = (u, f, norm)
-        elif norm > _RESTART * watch.best and best[2] < math.inf and kept.count > 1:
-            u, f, _ = best
-            kept.clear()
-            y = np.empty(0)
-            equations.info.restarts += 1
-    return watch.end(u, status)
+
+    name = "anderson"
+
+    def __init__(self, memory: int = 5, relaxation: float = 1.0) -> None:
+        self.memory, self.relaxation = memory, relaxation
+        self.check_options()
+        check_relaxation(relaxation)
+        if memory < 1:
+            raise InputError(f"memory={memory} is not positive", field="method")
+
+    def run(
+        self,
+        u: torch.Tensor,
+        linear: Linearisation,
+        increments: Callable[[], Increments],
+        choices: Choices,
+        attach: Callable[[Any], None],
+    ) -> tuple[torch.Tensor, float, Status]:
+        """**Collective.**"""
+        equations, stop = linear.equations, choices.stop
+        step = increments()
+        watch = StoppingTest(equations, stop, choices.callback)
+        # No more differences than iterations, nor more that are independent than unknowns.
+        most = max(1, min(stop.max_iterations, equations.layout.n_global))
+        kept = Differences(equations, u, min(self.memory, most))
+        f, r = step(u)
+        status = watch(u, equations.norm(r))
+        best = (u, f, math.inf)
+        y = np.empty(0)
+        while status is None:
+            du = kept.step(f, y, self.relaxation)
+            u, f_last = u + du, f
+            f, r = step(u)
+            square, y = kept.append(du, f - f_last, f, r)
+            norm = math.sqrt(square) if square >= 0 else math.nan
+            status = watch(u, norm)
+            y = kept.condition(y)
+            if norm <= watch.best:
+                best = (u, f, norm)
+            elif norm > _RESTART * watch.best and best[2] < math.inf and kept.count > 1:
+                u, f, _ = best
+                kept.clear()
+                y = np.empty(0)
+                equations.info.restarts += 1
+        return watch.end(u, status)

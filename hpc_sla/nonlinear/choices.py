@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-METHODS = {
-    "newton": "inexact Newton with a line search: quadratic near a root; the safe default",
-    "picard": "u <- u + relaxation (g(u) - u): linear at best, one residual an iteration",
-    "anderson": "picard accelerated by its last `memory` iterates: no Jacobian, no linear solves",
-}
+from hpc_sla.precond.registry import Registry
+
+METHODS = Registry(
+    "hpc_sla.nonlinear",
+    {"newton": "Newton", "picard": "Picard", "anderson": "Anderson"},
+    kind="method",
+    field="method",
+)
 """The names `nonlinear_solve` accepts, with when to use each. Options follow a colon."""
 
 JACOBIANS = {

@@ -27,8 +27,8 @@ from hpc_sla.nonlinear.fitting import (
 )
 from hpc_sla.nonlinear.sparsity import guess
 from hpc_sla.nonlinear.trust import direction, serving_products
-from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner
-from hpc_sla.precond.scaling import positive
+from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner, needs_matrix
+from hpc_sla.precond.jacobi import positive
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import as_operator
 
@@ -107,7 +107,9 @@ class Settings:
     @property
     def named(self) -> bool:
         """Whether a preconditioner is asked for that needs entries."""
-        return isinstance(self.precond, str) and self.precond not in ("auto", "none")
+        takes = getattr(self.precond, "takes", "entries")
+        named = needs_matrix(self.precond) and str(self.precond) not in ("auto", "none")
+        return named and takes != "anything"
 
     def no_entries(self) -> InputError:
         return InputError(
@@ -247,7 +249,7 @@ class Linearisation:
         last = self.precond
         if (
             not fresh
-            and isinstance(specs[0], str)
+            and needs_matrix(specs[0])
             and matrix is not None
             and isinstance(last, AMG)
             and last.pattern is matrix.pattern

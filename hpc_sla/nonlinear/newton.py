@@ -1,10 +1,9 @@
-"""Inexact Newton with Eisenstat-Walker forcing and a backtracking line search."""
+"""Inexact Newton with a line search: quadratic near a root; the safe default."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -15,9 +14,8 @@ from hpc_sla.hashing import noise
 from hpc_sla.nonlinear.equations import Equations
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
 from hpc_sla.nonlinear.linearise import Linearisation, usable
+from hpc_sla.nonlinear.method import Callback, Choices, Increments, NonlinearMethod, Stop
 from hpc_sla.precond import AMG
-
-Callback = Callable[[int, float], None]
 
 _DECREASE = 1e-4
 _BACKTRACKS = 40
@@ -41,30 +39,33 @@ _COUNTS = (
 )
 
 
-@dataclass
-class Stop:
-    """When to stop (replicated).
+class Newton(NonlinearMethod):
+    """Inexact Newton with Eisenstat and Walker's forcing and a backtracking line search."""
 
-    Attributes
-    ----------
-    rtol, atol : float
-        At ||F(u)|| <= max(rtol ||F(u0)||, atol).
-    max_iterations : int
-    divergence : float
-        Give up at ||F(u)|| > divergence ||F(u0)||.
-    enough : float
-        ||F(u)|| <= enough ||F(u0)|| will do where rounding allows no less; 0 where a tolerance was
-        asked for.
-    """
+    name = "newton"
+    limit = 50
+    saves = True
 
-    rtol: float
-    atol: float
-    max_iterations: int
-    divergence: float = 1e4
-    enough: float = 0.0
-
-    def target(self, start: float) -> float:
-        return max(self.rtol * start, self.atol)
+    def run(
+        self,
+        u: torch.Tensor,
+        linear: Linearisation,
+        increments: Callable[[], Increments],
+        choices: Choices,
+        attach: Callable[[Any], None],
+    ) -> tuple[torch.Tensor, float, Status]:
+        """**Collective.**"""
+        iteration = NewtonIteration(
+            linear.equations,
+            u,
+            linear,
+            choices.stop,
+            choices.forcing,
+            choices.line_search,
+            choices.callback,
+        )
+        attach(iteration)
+        return iteration.run()
 
 
 class Forcing:
@@ -106,7 +107,7 @@ class Forcing:
         return eta
 
 
-class Newton:
+class NewtonIteration:
     """Newton's method from u. Writes the history to `equations.info`.
 
     Parameters
@@ -141,7 +142,7 @@ class Newton:
         callback: Callback | None,
     ) -> None:
         self.equations, self.linear, self.stop = equations, linear, stop
-        self.observe: Callable[[Newton], bool] | None = None
+        self.observe: Callable[[NewtonIteration], bool] | None = None
         self._u = u
         self._forcing, self._line_search, self._callback = forcing, line_search, callback
         self._last: tuple[float, float] | None = None

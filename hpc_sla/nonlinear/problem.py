@@ -11,20 +11,19 @@ from hpc_sla.checkpoint.observer import Observer
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError, warn
 from hpc_sla.linear.method import Method as LinearMethod
-from hpc_sla.nonlinear.anderson import anderson
 from hpc_sla.nonlinear.derivatives import JacobianSystem, plain
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
-from hpc_sla.nonlinear.fixed_point import FixedPoint, picard
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
 from hpc_sla.nonlinear.linearise import Found, Linearisation, Settings
-from hpc_sla.nonlinear.methods import Choices, Method
-from hpc_sla.nonlinear.newton import Newton
+from hpc_sla.nonlinear.method import Choices, Increments, NonlinearMethod
+from hpc_sla.nonlinear.picard import FixedPoint
 from hpc_sla.nonlinear.trust import reverse_mode_fits
+from hpc_sla.precond import needs_matrix
 
 Theta = tuple[torch.Tensor, ...]
 
 
-class Problem:
+class NonlinearSolve:
     """F(u, theta) = 0: an `Equation` of `hpc_sla.adjoint`.
 
     Parameters
@@ -33,7 +32,7 @@ class Problem:
         Of flat tensors.
     layout : RowLayout
     choices : Choices
-    method : Method
+    method : NonlinearMethod
     settings : Settings
     maker : hpc_sla.linear.method.Method or None
     wanted : bool
@@ -49,7 +48,7 @@ class Problem:
         residual: Callable[..., torch.Tensor],
         layout: RowLayout,
         choices: Choices,
-        method: Method,
+        method: NonlinearMethod,
         settings: Settings,
         maker: LinearMethod | None,
         wanted: bool,
@@ -57,7 +56,7 @@ class Problem:
         self.residual, self.layout = residual, layout
         self._choices, self._method, self._settings = choices, method, settings
         self._maker, self._wanted = maker, wanted
-        self.info = NonlinearInfo("max_iterations", method=method.spec)
+        self.info = NonlinearInfo("max_iterations", method=str(method))
         self.precond: Any = None
         self._found: torch.Tensor | None = None
         self._known = Found()
@@ -85,23 +84,18 @@ class Problem:
         theta = tuple(map(plain, theta))
         u = plain(u0).clone()
         linear = self.linearisation(theta)
-        choices, callback = self._choices, self._choices.callback
-        equations = linear.equations
-        if self._method.name == "newton":
-            newton = Newton(
-                equations, u, linear, choices.stop, choices.forcing, choices.line_search, callback
-            )
+        choices, equations, start = self._choices, linear.equations, u
+
+        def increments() -> Increments:
+            return FixedPoint(equations, self._map(theta), self._scaling(linear, start))
+
+        def attach(iteration: Any) -> None:
             if choices.checkpoint is not None:
-                world, identity = self.layout.world, self._identity(u)
+                world, identity = self.layout.world, self._identity(start)
                 linear.observer = Observer(choices.checkpoint, world)
-                Observer(choices.checkpoint, world, lambda: identity).attach(newton)
-            u, norm, status = newton.run()
-        else:
-            increments = FixedPoint(equations, self._map(theta), self._scaling(linear, u))
-            run = picard if self._method.name == "picard" else anderson
-            u, norm, status = run(
-                equations, u, increments, choices.stop, callback=callback, **self._method.options
-            )
+                Observer(choices.checkpoint, world, lambda: identity).attach(iteration)
+
+        u, norm, status = self._method.run(u, linear, increments, choices, attach)
         self.precond = linear.precond
         self._finish(status, norm)
         self._check(linear)
@@ -116,10 +110,10 @@ class Problem:
             "kind": "nonlinear",
             "rows": self.layout.n_global,
             "dtype": str(u.dtype).removeprefix("torch."),
-            "method": self._method.spec,
+            "method": str(self._method),
             "jacobian": jacobian,
             "linear_method": settings.linear_method and str(settings.linear_method),
-            "precond": precond if isinstance(precond, str) else type(precond).__name__,
+            "precond": str(precond) if needs_matrix(precond) else type(precond).__name__,
         }
 
     def linearisation(self, theta: Theta) -> Linearisation:

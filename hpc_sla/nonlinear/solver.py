@@ -20,13 +20,10 @@ from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.nonlinear.arguments import Arguments
 from hpc_sla.nonlinear.info import NonlinearInfo
 from hpc_sla.nonlinear.linearise import Settings
-from hpc_sla.nonlinear.methods import Choices, make_method
-from hpc_sla.nonlinear.newton import Callback
-from hpc_sla.nonlinear.problem import Problem
+from hpc_sla.nonlinear.method import Callback, Choices, NonlinearMethod, make_method
+from hpc_sla.nonlinear.problem import NonlinearSolve
 from hpc_sla.observe import log
 from hpc_sla.sparse.matrix import DSparseMatrix
-
-_LIMITS = {"newton": 50, "picard": 1000, "anderson": 1000}
 
 
 @entry
@@ -35,7 +32,7 @@ def nonlinear_solve(
     u0: torch.Tensor,
     *theta: Any,
     layout: RowLayout | None = None,
-    method: str = "newton",
+    method: str | NonlinearMethod = "newton",
     rtol: float | None = None,
     atol: float = 0.0,
     max_iterations: int | None = None,
@@ -82,7 +79,7 @@ def nonlinear_solve(
         Of u. Default: that of `pattern`, or of the first matrix in theta.
     method : str
         One of `METHODS`, options after a colon: "newton", "picard:relaxation=0.5",
-        "anderson:memory=5,relaxation=1".
+        "anderson:memory=5,relaxation=1"; or an object, such as `Anderson(memory=5)`.
     rtol, atol : float
         Replicated. At least one positive. Default of rtol: 1e-8, and 1e-5 in float32.
     max_iterations : int, optional
@@ -182,7 +179,6 @@ def nonlinear_solve(
     columns = u0.shape[1] if u0.dim() == 2 else None
     inner = layout if columns is None else layout.blocked(columns)
     choices = Choices(
-        method=method,
         rtol=rtol,
         atol=atol,
         max_iterations=max_iterations,
@@ -227,7 +223,7 @@ def nonlinear_solve(
         checkpoint=checkpoint,
     ) as wanted:
         made = make_method(method)
-        choices.settle(made, _LIMITS[made.name], u0.dtype)
+        choices.settle(made, u0.dtype)
         maker = settings.check(inner, u0.dtype)
         wanted.of((u0, *arguments.tensors))
     start, *rest = wanted.tensors
@@ -263,7 +259,7 @@ def nonlinear_solve(
     warn_behind: Callable[..., None] | None = None
     if torch.is_grad_enabled():
         warn_behind = _refuse_hidden(flat, layout, start, tensors)
-    problem = Problem(flat, inner, choices, made, settings, maker, any(wanted.gradients[1:]))
+    problem = NonlinearSolve(flat, inner, choices, made, settings, maker, any(wanted.gradients[1:]))
     problem.find(start.reshape(-1), tensors)
     u = adjoint.root(problem, start.reshape(-1), tensors)
     if warn_behind is not None:

@@ -4,31 +4,51 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 
 from hpc_sla.distributed.arguments import tensor_of
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.kernels.modes import entry
 from hpc_sla.kernels.vectors import copy_
+from hpc_sla.precond.options import WithOptions
 from hpc_sla.precond.workspace import Turns
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.operators import as_operator
 
+Takes = Literal["entries", "diagonal", "anything"]
+Self_ = TypeVar("Self_", bound="Preconditioner")
 Apply = Callable[["Preconditioner", torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class Preconditioner(ABC):
+class Preconditioner(WithOptions, ABC):
     """An approximation M of A whose inverse is cheap to apply.
 
-    Set up once, used by any number of solves. Nothing it does at apply time leaves the rank's
-    device.
+    Made of its options, without a matrix; `on(A)` is the same set up on one, for any number of
+    solves. What a solve is given without a matrix it sets up itself. Nothing it does at apply time
+    leaves the rank's device.
+
+    The parameters of a subclass's constructor are its options: it keeps each under its own name.
     """
 
     name: str
-    """As a solve reports it, options included."""
+    """In strings; of one that is set up as a solve reports it, options included."""
 
-    symmetric: bool
+    takes: ClassVar[Takes] = "entries"
+    """What of A it is made of: "entries" of a square matrix, the "diagonal" of an operator, or
+    whatever there is."""
+
+    petsc: ClassVar[str] = ""
+    """The PC type that does the same; empty for none."""
+
+    symmetric: bool = True
     """Whether M^-1 is symmetric where A is: what cg and minres need."""
+
+    transposable = False
+    """Whether `apply_transpose` works; default: where there is one."""
 
     of_nonsymmetric = False
     """Whether A was seen not to be symmetric when it was made."""
@@ -36,23 +56,85 @@ class Preconditioner(ABC):
     inverse: torch.Tensor | None = None
     """`[n_owned]`, where all that applying does is multiply by it: loops can fuse that."""
 
-    def __init_subclass__(cls) -> None:
-        """What classes outside this package give is looked at, whoever applies them."""
-        super().__init_subclass__()
-        if cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
-            for name in ("apply", "apply_transpose"):
-                if name in vars(cls):
-                    setattr(cls, name, _looked_at(vars(cls)[name]))
+    _ready = False
+    """Whether it is set up on a matrix."""
 
-    _fits: tuple[int, torch.dtype, torch.device] | None = None
+    _fits: tuple[int, torch.dtype | None, torch.device] | None = None
 
     _turns = Turns()
     """Threads that apply it take turns: it works in vectors that it keeps."""
 
-    def _belongs_to(self, n_owned: int, like: torch.Tensor) -> None:
-        """To be said in a constructor: what `check` then holds this preconditioner to."""
-        self._fits = (n_owned, like.dtype, like.device)
-        self._turns = Turns()
+    def __init_subclass__(cls) -> None:
+        """What classes outside this package give is looked at, whoever applies them."""
+        super().__init_subclass__()
+        own = vars(cls)
+        if "apply_transpose" in own and "transposable" not in own:
+            cls.transposable = True
+        if cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
+            for name in ("apply", "apply_transpose"):
+                if name in own:
+                    setattr(cls, name, _looked_at(own[name]))
+
+    @property
+    def needs_matrix(self) -> bool:
+        """Whether it has yet to be set up on a matrix."""
+        return not self._ready and type(self).set_up is not Preconditioner.set_up
+
+    @entry
+    @torch.no_grad()
+    def on(self: Self_, A: Any) -> Self_:
+        """A copy that is set up on a matrix; this one may serve for others. **Collective.**
+
+        Parameters
+        ----------
+        A : DSparseMatrix, its transpose, or LinearOperator
+
+        Raises
+        ------
+        InputError
+            On every rank: a matrix that it cannot be made of, options that differ by rank.
+        """
+        operator = as_operator(A)
+        with operator.world.agree(type(self).__name__, A=operator.shape, **self.agreed()):
+            self.check_matrix(A)
+        return self.made_on(A)
+
+    def made_on(self: Self_, A: Any) -> Self_:
+        """As `on`, where ranks have agreed and the matrix was checked. **Collective.**"""
+        operator = as_operator(A)
+        made = copy(self)
+        made.name = str(self)
+        made._belongs_to(operator.columns.n_owned, operator.dtype, operator.device)
+        made.set_up(A)
+        return made
+
+    def set_up(self, A: Any) -> None:
+        """Make what `apply` needs of a matrix, as `on` gave it. **Collective.**"""
+
+    def agreed(self) -> dict[str, Any]:
+        """What ranks must agree on, by name, to set it up. Local."""
+        return self.options
+
+    def check_matrix(self, A: Any) -> None:
+        """Raise InputError where it cannot be set up on that matrix. Local."""
+        name, entries = self.name.partition(":")[0], isinstance(A, DSparseMatrix)
+        if self.takes == "entries" and not entries:
+            raise InputError(
+                f"{name} needs the entries of a matrix, and {type(A).__name__} has none",
+                field="precond",
+                remedy='Choose "none" or "jacobi", or pass a callable',
+            )
+        if self.takes == "entries" and not as_operator(A).square:
+            raise InputError(
+                f"{name} needs a square matrix",
+                field="precond",
+                remedy='Choose "none", or "jacobi" with method lsqr',
+            )
+
+    def _belongs_to(self, rows: int, dtype: torch.dtype | None, device: torch.device) -> None:
+        """Say what `check` then holds this preconditioner to: it is set up, or about to be."""
+        self._fits = rows, dtype, device
+        self._turns, self._ready = Turns(), True
 
     def check(self, n_owned: int, dtype: torch.dtype | None, device: torch.device) -> None:
         """Raise InputError unless it goes with a matrix of these rows and such values. Local.
@@ -64,8 +146,9 @@ class Preconditioner(ABC):
             self._check_inverse(n_owned)
             return
         rows, mine, where = self._fits
-        dtype = dtype or mine
+        dtype, mine = dtype or mine, mine or dtype
         if (rows, mine, where) == (n_owned, dtype, device):
+            self._check_inverse(n_owned)
             return
         raise InputError(
             f"the preconditioner {self.name} of {rows} rows of {mine} on {where} does not go "
@@ -89,9 +172,6 @@ class Preconditioner(ABC):
         """Whether it is the identity or a multiplication by `inverse`."""
         return self.inverse is not None
 
-    transposable = True
-    """Whether `apply_transpose` works."""
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Preconditioner:
         return self  # set up once, and not changed by use
 
@@ -107,28 +187,16 @@ class Preconditioner(ABC):
         nothing is copied for its own sake. Never changes r. Not differentiable.
         """
 
-    @abstractmethod
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """`M^-T r`, for the adjoint system. Otherwise as `apply`."""
-
-
-class Identity(Preconditioner):
-    """No preconditioner."""
-
-    name = "none"
-    symmetric = True
-    pointwise = True
-
-    def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return r
-
-    apply_transpose = apply
+        raise HpcSlaError(
+            f"the preconditioner {self.name} has no apply_transpose; "
+            "give it one, or another preconditioner to the adjoint solve"
+        )
 
 
 class Wrapped(Preconditioner):
     """A user's callables. They are trusted to be symmetric where the method needs that."""
-
-    symmetric = True
 
     def __init__(
         self,
@@ -146,10 +214,7 @@ class Wrapped(Preconditioner):
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if self._transpose is None:
-            raise HpcSlaError(
-                f"the preconditioner {self.name} has no apply_transpose; "
-                "give it one, or another preconditioner to the adjoint solve"
-            )
+            return super().apply_transpose(r, out)
         return self._into(self._transpose(r), r, out)
 
     def _into(self, found: torch.Tensor, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Block Jacobi: each rank solves with its own diagonal block."""
+"""Factor each rank's own block (ilu0, ic0 or lu): a strong default on few ranks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 
 from hpc_sla.kernels.incomplete import Block
 from hpc_sla.precond.base import Preconditioner
-from hpc_sla.precond.local_solve import check_factor, factor_options, make_factor
+from hpc_sla.precond.local_solve import check_factor, make_factor, told_of_factor
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 class BlockJacobi(Preconditioner):
-    """`M = blockdiag(A_00, A_11, ...)`, a block a rank, approximately factorised. **Collective.**
+    """`M = blockdiag(A_00, A_11, ...)`, a block a rank, approximately factorised.
 
     PETSc's `bjacobi` with one block a rank. Applying it is local. The more ranks, the less of A
     is in the blocks. An incomplete factor that the stored order of rows does not suit is made in
@@ -19,7 +19,6 @@ class BlockJacobi(Preconditioner):
 
     Parameters
     ----------
-    A : DSparseMatrix
     factor : {"ilu0", "ic0", "lu"}
         Incomplete LU or Cholesky without fill, or a sparse direct factor (of Cholesky where the
         block and the backend allow it).
@@ -31,28 +30,34 @@ class BlockJacobi(Preconditioner):
     ----------
     shift : float
         The largest over ranks of what was added to a diagonal, relative to it, for the incomplete
-        factor to exist; 0 where none was needed. Replicated.
+        factor to exist; 0 where none was needed. Replicated; once it is set up.
 
     Raises
     ------
     InputError
-        On every rank: an unknown factor or backend, one that cannot be used here, or a block that
-        cannot be factorised.
+        An unknown factor or backend; in `on`, on every rank, a backend that cannot be used here or
+        a block that cannot be factorised.
     """
 
-    def __init__(self, A: DSparseMatrix, factor: str = "ilu0", backend: str = "auto") -> None:
+    name = "block_jacobi"
+    petsc = "bjacobi"
+
+    def __init__(self, factor: str = "ilu0", backend: str = "auto") -> None:
+        self.factor, self.backend = factor, backend
+        self.check_options()
+        check_factor("block_jacobi", factor, backend)
+        self.always = told_of_factor(factor)
+
+    def set_up(self, A: DSparseMatrix) -> None:
+        """**Collective.**"""
         world = A.world
-        with world.agree("BlockJacobi", A=A.shape, factor=factor, backend=backend):
-            check_factor("block_jacobi", factor, backend)
-        self.name = f"block_jacobi:{factor_options(factor, backend)}"
-        self._belongs_to(A.layout.n_owned, A.values)
         owned = A.pattern.owned
         arrays = (owned.indptr, owned.indices, A.pattern.owned_values(A.values.detach()))
         block = Block.from_csr(*(t.cpu().numpy() for t in arrays))
         with world.agree():
-            self._factor = make_factor(block, A.layout.rows, A.device, factor, backend)
+            self._factor = make_factor(block, A.layout.rows, A.device, self.factor, self.backend)
         self.shift = world.max(self._factor.shift)
-        self.of_nonsymmetric = factor != "ic0" and world.sum(not block.is_symmetric()) > 0
+        self.of_nonsymmetric = self.factor != "ic0" and world.sum(not block.is_symmetric()) > 0
         self.symmetric = not self.of_nonsymmetric
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

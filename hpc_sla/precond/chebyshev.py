@@ -1,4 +1,4 @@
-"""Chebyshev's polynomial in the Jacobi-scaled matrix."""
+"""A polynomial in D^-1 A, no reductions: symmetric positive definite, many ranks, GPUs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import torch
 
-from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.decoupled import for_spectrum
-from hpc_sla.precond.jacobi import Jacobi
-from hpc_sla.precond.options import check_products
+from hpc_sla.precond.jacobi import inverse_diagonal
+from hpc_sla.precond.options import check_products, check_ratio
 from hpc_sla.precond.spectrum import largest_eigenvalue, spectral_bound
 from hpc_sla.precond.workspace import Workspace, scale
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -22,7 +21,7 @@ Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
 class Chebyshev(Preconditioner):
-    """`degree` steps of the Chebyshev iteration on A z = r from z = 0. **Collective.**
+    """`degree` steps of the Chebyshev iteration on A z = r from z = 0.
 
     Its residual is T_d((theta - D^-1 A) / delta) / T_d(theta / delta) with D the diagonal of A
     and T_d the Chebyshev polynomial of the first kind, the smallest that there is on the
@@ -36,7 +35,6 @@ class Chebyshev(Preconditioner):
 
     Parameters
     ----------
-    A : DSparseMatrix
     degree : int
         1 to 1000; 1 is Jacobi up to a factor.
     eigenvalue_ratio : float
@@ -45,35 +43,30 @@ class Chebyshev(Preconditioner):
     Attributes
     ----------
     largest, smallest : float
-        The ends of the interval. Replicated.
+        The ends of the interval, once it is set up. Replicated.
 
     Raises
     ------
     InputError
-        On every rank, for options out of range.
+        For options out of range.
     """
 
-    symmetric = True
+    name = "chebyshev"
+    always = ("degree", "eigenvalue_ratio")
 
-    def __init__(self, A: DSparseMatrix, degree: int = 4, eigenvalue_ratio: float = 30.0) -> None:
-        with A.world.agree(
-            "Chebyshev", A=A.shape, degree=degree, eigenvalue_ratio=eigenvalue_ratio
-        ):
-            check_products("chebyshev", degree)
-            if not 1 < eigenvalue_ratio < float("inf"):
-                raise InputError(
-                    f"{eigenvalue_ratio} is not a number above 1",
-                    field="chebyshev:eigenvalue_ratio",
-                )
-        self.name = f"chebyshev:degree={degree},eigenvalue_ratio={eigenvalue_ratio:g}"
-        self.degree = degree
-        self._belongs_to(A.layout.n_owned, A.values)
-        with torch.no_grad():
-            self._inverse = Jacobi(A.diagonal()).inverse
-            seen = for_spectrum(A)
-            bound, estimate = spectral_bound(*seen), _SAFETY * largest_eigenvalue(*seen)
+    def __init__(self, degree: int = 4, eigenvalue_ratio: float = 30.0) -> None:
+        self.degree, self.eigenvalue_ratio = degree, eigenvalue_ratio
+        self.check_options()
+        check_products("chebyshev", degree)
+        check_ratio("chebyshev", eigenvalue_ratio)
+
+    def set_up(self, A: DSparseMatrix) -> None:
+        """**Collective.**"""
+        self._inverse = inverse_diagonal(A.diagonal())
+        seen = for_spectrum(A)
+        bound, estimate = spectral_bound(*seen), _SAFETY * largest_eigenvalue(*seen)
         self.largest = min(estimate, bound) if estimate > 0 else bound
-        self.smallest = self.largest / eigenvalue_ratio
+        self.smallest = self.largest / self.eigenvalue_ratio
         self._pattern, self._values = A.pattern, A.values.detach()
         self._work = Workspace(3, A.layout.n_owned)
 

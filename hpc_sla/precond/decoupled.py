@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.precond.jacobi import inverse_diagonal
 from hpc_sla.precond.workspace import Workspace, scale
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.pattern import DistributedPattern
@@ -38,7 +38,7 @@ class DecoupledRows:
         self.mask = mask
         self._rows = mask.nonzero().squeeze(1)
         diagonal = A.diagonal().detach().index_select(0, self._rows)
-        self._inverse = Jacobi(diagonal).inverse
+        self._inverse = inverse_diagonal(diagonal)
         self._values = torch.where(diagonal == 0, 0.0, self._inverse)
         there = pattern.plan.exchange(mask.to(values.dtype)) != 0
         column = torch.cat(
@@ -151,9 +151,9 @@ def for_spectrum(A: DSparseMatrix) -> tuple[DSparseMatrix, torch.Tensor]:
     """
     found = decoupled_rows(A)
     if found is None:
-        return A, Jacobi(A.diagonal().detach()).inverse
+        return A, inverse_diagonal(A.diagonal().detach())
     rest = found.rest(A)
-    return rest, Jacobi(rest.diagonal()).inverse.masked_fill_(found.mask, 0)
+    return rest, inverse_diagonal(rest.diagonal()).masked_fill_(found.mask, 0)
 
 
 def _mask(pattern: DistributedPattern, values: torch.Tensor) -> torch.Tensor:

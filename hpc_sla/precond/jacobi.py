@@ -1,60 +1,89 @@
-"""Jacobi, and l1-Jacobi: the inverse of a diagonal."""
+"""Divide by the diagonal: cheap, exact in parallel, the safe default."""
 
 from __future__ import annotations
 
+import math
+from typing import Any, ClassVar
+
 import torch
 
-from hpc_sla.precond.base import Preconditioner
-from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.errors import InputError
+from hpc_sla.precond.base import Preconditioner, Takes
+from hpc_sla.precond.workspace import scale
+from hpc_sla.sparse.operators import Operator, as_operator
+from hpc_sla.sparse.stored import StoredMatrix
 
 
 class Jacobi(Preconditioner):
     """`M = diag(A)` (Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., section 10.2).
 
-    Parameters
-    ----------
-    diagonal : torch.Tensor [n_owned]
-        Per rank. Zeros, as of rows with no entries, count as 1: such a row is left as it is.
+    For least squares, of a rectangular matrix, the norms of its columns instead.
     """
 
     name = "jacobi"
-    symmetric = True
+    takes: ClassVar[Takes] = "diagonal"
+    petsc = "jacobi"
+
     inverse: torch.Tensor
 
-    def __init__(self, diagonal: torch.Tensor) -> None:
-        self.inverse = torch.where(diagonal == 0, 1.0, diagonal).reciprocal_().contiguous()
-        self._belongs_to(len(diagonal), diagonal)
+    def set_up(self, A: Any) -> None:
+        """**Collective** for a rectangular matrix."""
+        operator = as_operator(A)
+        diagonal = operator.diagonal() if operator.square else _column_norms(A, operator)
+        self.inverse = inverse_diagonal(diagonal)
+
+    @classmethod
+    def of(cls, diagonal: torch.Tensor) -> Jacobi:
+        """The one that divides by this diagonal [n_owned], whatever the matrix. Local."""
+        made = cls()
+        made.inverse = inverse_diagonal(diagonal)
+        made._belongs_to(len(diagonal), diagonal.dtype, diagonal.device)
+        return made
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Local."""
-        inverse = self.inverse if r.dim() == 1 else self.inverse.unsqueeze(1)
-        return torch.mul(r, inverse, out=out)
+        return scale(r, self.inverse, out)
 
     apply_transpose = apply
 
 
-class L1Jacobi(Jacobi):
-    """Jacobi whose diagonal also bears what a row has on other ranks. Local.
+def inverse_diagonal(diagonal: torch.Tensor) -> torch.Tensor:
+    """The reciprocals [n_owned]. Zeros, as of rows with no entries, count as 1. Local."""
+    return torch.where(diagonal == 0, 1.0, diagonal).reciprocal_().contiguous()
 
-    `d_i = a_ii + sign(a_ii) sum |a_ij|` over the columns j of other ranks: the l1 smoother of
-    Baker, Falgout, Kolev and Yang, "Multigrid smoothers for ultraparallel computing", SIAM J.
-    Sci. Comput. 33 (2011), section 4, on top of Jacobi. Their blocks are ranks, as in hypre's
-    hybrid smoothers; so on one rank this is Jacobi.
 
-    Parameters
-    ----------
-    A : DSparseMatrix
+def positive(jacobi: Jacobi) -> Jacobi:
+    """The same with the absolute values of the diagonal: definite, as minres needs. Local."""
+    if isinstance(jacobi, _Positive):
+        return jacobi
+    made = _Positive.of(jacobi.inverse.abs().reciprocal())
+    made.name = jacobi.name
+    return made
+
+
+class _Positive(Jacobi):
+    """One that `positive` has made."""
+
+
+def _column_norms(A: Any, operator: Operator) -> torch.Tensor:
+    """The 2-norms of the columns: their squares are the diagonal of A^T A. **Collective.**
+
+    Raises
+    ------
+    InputError
+        On every rank, for a matrix-free operator: its columns cannot be known.
     """
-
-    name = "l1_jacobi"
-
-    def __init__(self, A: DSparseMatrix) -> None:
-        diagonal = A.diagonal().detach()
-        pattern = A.pattern
-        if pattern.halo.nnz:
-            there = pattern.halo_values(A.values.detach()).abs()
-            sums = diagonal.new_empty(pattern.halo.n_rows)
-            pattern.halo.matmul(there, diagonal.new_ones(pattern.plan.n_halo), sums)
-            away = torch.zeros_like(diagonal).index_add_(0, pattern.boundary, sums)
-            diagonal = diagonal + torch.where(diagonal < 0, -away, away)
-        super().__init__(diagonal)
+    if not isinstance(A, StoredMatrix):
+        with operator.world.agree():
+            raise InputError(
+                f"{type(A).__name__} has no columns to scale",
+                field="precond",
+                remedy='Pass precond="none"',
+            )
+    values = A.values.detach()
+    # Scaled by a power of two, so that squares neither over- nor underflow.
+    mine = float(values.abs().max()) if values.numel() else 0.0
+    largest = operator.world.max(mine)
+    unit = 2.0 ** (math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
+    squares = A.with_values((values / unit).square())
+    return squares.rmatvec(values.new_ones(operator.layout.n_owned)).sqrt() * unit

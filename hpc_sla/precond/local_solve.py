@@ -12,6 +12,7 @@ from hpc_sla.direct import BACKENDS, Factorization, factorize
 from hpc_sla.errors import InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.incomplete import Block, ic0, ilu0
+from hpc_sla.precond.options import check_choice
 from hpc_sla.precond.workspace import Workspace
 
 _INCOMPLETE = {"ilu0": ilu0, "ic0": ic0}
@@ -75,18 +76,8 @@ class ReorderedFactor:
 
 def check_factor(kind: str, factor: str, backend: str) -> None:
     """Raise InputError unless the preconditioner `kind` can be made with these. Local."""
-    if factor not in FACTORS:
-        raise InputError(
-            f"unknown factor {factor!r}",
-            field=f"{kind}:factor",
-            remedy=f"Choose one of {', '.join(FACTORS)}",
-        )
-    if backend != "auto" and backend not in BACKENDS:
-        raise InputError(
-            f"unknown backend {backend!r}",
-            field=f"{kind}:backend",
-            remedy=f"Choose one of auto, {', '.join(BACKENDS)}",
-        )
+    check_choice(kind, "factor", factor, FACTORS)
+    check_choice(kind, "backend", backend, ("auto", *BACKENDS))
     if backend != "auto" and factor != "lu":
         raise InputError(
             f"factor={factor} has no backends",
@@ -144,9 +135,9 @@ def _away(block: Block, factor: LocalFactor, device: torch.device) -> float:
     return away if np.isfinite(away) else np.inf
 
 
-def factor_options(factor: str, backend: str) -> str:
-    """How a preconditioner's name tells them."""
-    return f"factor={factor}" + (f",backend={backend}" if factor == "lu" else "")
+def told_of_factor(factor: str) -> tuple[str, ...]:
+    """The options that say how blocks are solved, where a string always tells them."""
+    return ("factor", "backend") if factor == "lu" else ("factor",)
 
 
 def make_factor(

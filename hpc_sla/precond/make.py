@@ -1,4 +1,4 @@
-"""Preconditioners by name."""
+"""The preconditioner that is asked for: by name, as an object, or as a callable."""
 
 from __future__ import annotations
 
@@ -7,48 +7,18 @@ from typing import Any
 
 import torch
 
-from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry
-from hpc_sla.precond.amg import amg
-from hpc_sla.precond.base import Identity, Preconditioner, Wrapped
-from hpc_sla.precond.block_jacobi import BlockJacobi
-from hpc_sla.precond.chebyshev import Chebyshev
+from hpc_sla.precond.base import Preconditioner, Wrapped
 from hpc_sla.precond.choices import CHOICES
-from hpc_sla.precond.jacobi import Jacobi, L1Jacobi
-from hpc_sla.precond.options import options_of, parse_options
-from hpc_sla.precond.polynomial import Polynomial
-from hpc_sla.precond.schwarz import AdditiveSchwarz
-from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.precond.none import Identity
 from hpc_sla.sparse.operators import as_operator
 
-_KINDS: dict[str, Any] = {
-    "none": lambda A: Identity(),
-    "jacobi": lambda A: Jacobi(A.diagonal()),
-    "l1_jacobi": L1Jacobi,
-    "chebyshev": Chebyshev,
-    "polynomial": Polynomial,
-    "block_jacobi": BlockJacobi,
-    "additive_schwarz": AdditiveSchwarz,
-    "amg": amg,
-}
 
-
-def parse(spec: str) -> tuple[str, dict[str, Any]]:
-    """The name and the options of, say, `additive_schwarz:overlap=2,type=basic`. Local.
-
-    Raises
-    ------
-    InputError
-        An unknown name or option, naming those there are, or a value of another type.
-    """
-    name, _, options = spec.partition(":")
-    if name not in CHOICES:
-        raise InputError(
-            f"unknown preconditioner {name!r}",
-            field="precond",
-            remedy=f"Choose one of {', '.join(CHOICES)}",
-        )
-    return name, parse_options(name, options, options_of(_KINDS[name]))
+def needs_matrix(precond: Any) -> bool:
+    """Whether it has yet to be set up: a name, or an object that was not put on a matrix. Local."""
+    return isinstance(precond, str) or (
+        isinstance(precond, Preconditioner) and precond.needs_matrix
+    )
 
 
 @entry
@@ -59,9 +29,10 @@ def make_preconditioner(precond: Any, A: Any, agreed: bool = False) -> Precondit
     Parameters
     ----------
     precond : str, None, callable, object with `apply`, or Preconditioner
-        A name in `CHOICES`, with options as in `"chebyshev:degree=6"`; None is "none". A
-        Preconditioner is used as it is. A callable (a torch module, say), or else an `apply`
-        method, maps this rank's residual `[n_owned]` to its preconditioned residual.
+        A name in `CHOICES`, with options as in `"chebyshev:degree=6"`, or an object such as
+        `Chebyshev(degree=6)`; None is "none". A Preconditioner that was set up is used as it is.
+        A callable (a torch module, say), or else an `apply` method, maps this rank's residual
+        `[n_owned]` to its preconditioned residual.
     A : DSparseMatrix, its transpose, or LinearOperator
         Of the last two, "none", "jacobi" (given a `diagonal`), and preconditioners that are made
         already.
@@ -78,38 +49,21 @@ def make_preconditioner(precond: Any, A: Any, agreed: bool = False) -> Precondit
         return Identity()
     operator = as_operator(A)
     world = operator.world
-    if isinstance(precond, Preconditioner):
-        with world.agree():
-            precond.check(operator.columns.n_owned, operator.dtype, operator.device)
-        return precond
-    if isinstance(precond, str):
-        with nullcontext() if agreed else world.agree():
-            name, options = parse(precond)
-            if not isinstance(A, DSparseMatrix) and name not in ("none", "jacobi"):
-                raise InputError(
-                    f"{name} needs the entries of a matrix, and {type(A).__name__} has none",
-                    field="precond",
-                    remedy='Choose "none" or "jacobi", or pass a callable',
-                )
-            if not operator.square and name != "none":
-                raise InputError(
-                    f"{name} needs a square matrix",
-                    field="precond",
-                    remedy='Choose "none", or "jacobi" with method lsqr',
-                )
-        if name == "jacobi":
-            return Jacobi(operator.diagonal())
-        made: Preconditioner = _KINDS[name](A, **options)
-        return made
-    if callable(precond):
+    if isinstance(precond, (str, Preconditioner)):
+        known = agreed and needs_matrix(precond)
+        with nullcontext() if known else world.agree("make_preconditioner", precond=precond):
+            M: Preconditioner = CHOICES.make(precond) if isinstance(precond, str) else precond
+            if M.needs_matrix:
+                M.check_matrix(A)
+            else:
+                M.check(operator.columns.n_owned, operator.dtype, operator.device)
+        return M.made_on(A) if M.needs_matrix else M
+    kind = isinstance(precond, type)  # calling one would make an object of it
+    if callable(precond) and not kind:
         return Wrapped(getattr(precond, "__name__", type(precond).__name__), precond)
-    if hasattr(precond, "apply"):
+    if hasattr(precond, "apply") and not kind:
         transpose = getattr(precond, "apply_transpose", None)
         return Wrapped(type(precond).__name__, precond.apply, transpose)
     with world.agree():
-        raise InputError(
-            f"unknown preconditioner {precond!r}",
-            field="precond",
-            remedy=f"Choose one of {', '.join(CHOICES)}, or pass a callable",
-        )
+        raise CHOICES.unknown(precond, ", or pass an object such as Chebyshev(degree=6)")
     raise AssertionError("unreachable")

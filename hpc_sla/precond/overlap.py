@@ -9,14 +9,14 @@ from hpc_sla.kernels.incomplete import Block
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 
-class _Rows:
+class _CsrRows:
     """Some rows of the matrix as CSR with stored column numbers."""
 
     def __init__(self, indptr: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
         self.indptr, self.columns, self.values = indptr, columns, values
 
     @classmethod
-    def owned(cls, A: DSparseMatrix) -> _Rows:
+    def owned(cls, A: DSparseMatrix) -> _CsrRows:
         rows = A.pattern.local_rows().cpu().numpy()
         order = np.argsort(rows, kind="stable")
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=A.layout.n_owned))])
@@ -53,7 +53,7 @@ def overlapping_block(A: DSparseMatrix, overlap: int) -> tuple[np.ndarray, Block
         A at this rank's rows and those, in ascending stored row.
     """
     layout = A.layout
-    own = _Rows.owned(A)
+    own = _CsrRows.owned(A)
     start, stop = layout.start, layout.start + layout.n_owned
     rows = [np.repeat(np.arange(start, stop), np.diff(own.indptr))]
     columns, values = [own.columns], [own.values]
@@ -89,7 +89,7 @@ def _numbered(stored: np.ndarray, start: int, stop: int, reached: np.ndarray) ->
 
 
 def _fetch(
-    world: World, offsets: np.ndarray, start: int, own: _Rows, wanted: np.ndarray
+    world: World, offsets: np.ndarray, start: int, own: _CsrRows, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lengths, columns and values of rows of other ranks, ascending. **Collective.**"""
     owner = np.searchsorted(offsets, wanted, side="right") - 1

@@ -1,4 +1,4 @@
-"""The truncated Neumann series of the Jacobi-scaled matrix."""
+"""A truncated Neumann series: as chebyshev, weaker, needs no eigenvalue estimate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.chebyshev import Product
 from hpc_sla.precond.decoupled import for_spectrum
-from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.precond.jacobi import inverse_diagonal
 from hpc_sla.precond.options import check_products
 from hpc_sla.precond.spectrum import spectral_bound
 from hpc_sla.precond.workspace import Workspace, scale
@@ -15,7 +15,7 @@ from hpc_sla.sparse.matrix import DSparseMatrix
 
 
 class Polynomial(Preconditioner):
-    """`sum_{i=0}^{degree} (I - w D^-1 A)^i w D^-1`, D the diagonal of A. **Collective.**
+    """`sum_{i=0}^{degree} (I - w D^-1 A)^i w D^-1`, D the diagonal of A.
 
     Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., section 12.3.1. Safe in that
     w = 1 / b with b a bound on the eigenvalues' moduli that needs no estimate
@@ -27,33 +27,32 @@ class Polynomial(Preconditioner):
 
     Parameters
     ----------
-    A : DSparseMatrix
     degree : int
         0 to 1000; 0 is Jacobi up to a factor.
 
     Attributes
     ----------
     weight : float
-        w. Replicated.
+        w, once it is set up. Replicated.
 
     Raises
     ------
     InputError
-        On every rank, for a degree out of range.
+        For a degree out of range.
     """
 
-    symmetric = True
+    name = "polynomial"
+    always = ("degree",)
 
-    def __init__(self, A: DSparseMatrix, degree: int = 3) -> None:
-        with A.world.agree("Polynomial", A=A.shape, degree=degree):
-            check_products("polynomial", degree, 0)
-        self.name = f"polynomial:degree={degree}"
+    def __init__(self, degree: int = 3) -> None:
         self.degree = degree
-        self._belongs_to(A.layout.n_owned, A.values)
-        with torch.no_grad():
-            inverse = Jacobi(A.diagonal()).inverse
-            self.weight = 1 / spectral_bound(*for_spectrum(A))
-            self._weighted = inverse * self.weight
+        self.check_options()
+        check_products("polynomial", degree, 0)
+
+    def set_up(self, A: DSparseMatrix) -> None:
+        """**Collective.**"""
+        self.weight = 1 / spectral_bound(*for_spectrum(A))
+        self._weighted = inverse_diagonal(A.diagonal()) * self.weight
         self._pattern, self._values = A.pattern, A.values.detach()
         self._work = Workspace(1, A.layout.n_owned)
 

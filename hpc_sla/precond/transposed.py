@@ -9,10 +9,10 @@ from hpc_sla.precond.base import Preconditioner
 
 def transposed(M: Preconditioner) -> Preconditioner:
     """`M^T`: the set-up of M, its `apply` and `apply_transpose` exchanged. Local."""
-    return M if M.pointwise else _Transposed(M)
+    return M if M.pointwise else _TransposedPreconditioner(M)
 
 
-class _Transposed(Preconditioner):
+class _TransposedPreconditioner(Preconditioner):
     def __init__(self, M: Preconditioner) -> None:
         self._of = M
         self.name, self.symmetric, self.transposable = M.name, M.symmetric, True

@@ -9,6 +9,7 @@ import numpy as np
 
 from hpc_sla.linear.gmres import GMRES
 from hpc_sla.linear.methods import make_method
+from hpc_sla.precond import CHOICES, AdditiveSchwarz, BlockJacobi
 
 _FACTOR = {"ilu0": "ilu", "ic0": "icc", "lu": "lu"}
 # PETSc gives up on a residual that has grown by this much. CG's residual may grow for a while
@@ -85,34 +86,22 @@ def counterpart(
 
 def _set_precond(petsc: Any, ksp: Any, method: str, precond: str, rows: int) -> bool:
     """Choose the PC; whether it is the same as ours."""
-    name, _, options = precond.partition(":")
-    chosen = _pairs(options)
+    ours = CHOICES.make(precond)
     database, pc = petsc.Options(_PREFIX), ksp.getPC()
-    sub = _FACTOR[chosen.get("factor", "ilu0")]
-    if method == "lsqr" or name == "none":
+    if method == "lsqr" or ours.name == "none":
         pc.setType("none")
-        return name == "none"
-    if name == "block_jacobi":
-        pc.setType("bjacobi")
-        database["sub_pc_type"] = sub
-    elif name == "additive_schwarz":
-        pc.setType("asm")
-        pc.setASMOverlap(min(int(chosen.get("overlap", "1")), rows))
-        database["sub_pc_type"] = sub
-        database["pc_asm_type"] = chosen.get("type", "restrict")
-    elif name == "amg":
-        pc.setType("gamg")
-    else:
-        pc.setType("jacobi")
-        if method == "minres":
-            database["pc_jacobi_abs"] = True
+        return bool(ours.name == "none")
+    pc.setType(ours.petsc or "jacobi")
+    if isinstance(ours, (BlockJacobi, AdditiveSchwarz)):
+        database["sub_pc_type"] = _FACTOR[ours.factor]
+    if isinstance(ours, AdditiveSchwarz):
+        pc.setASMOverlap(min(ours.overlap, rows))
+        database["pc_asm_type"] = ours.type
+    if method == "minres" and pc.getType() == "jacobi":
+        database["pc_jacobi_abs"] = True
     ksp.setFromOptions()
     # The blocks' solvers read theirs when they are made.
     ksp.setUp()
     for key in ("sub_pc_type", "pc_asm_type", "pc_jacobi_abs"):
         database.delValue(key)
-    return name in ("jacobi", "block_jacobi", "additive_schwarz")
-
-
-def _pairs(options: str) -> dict[str, str]:
-    return dict(item.split("=", 1) for item in options.split(",") if "=" in item)
+    return ours.name in ("jacobi", "block_jacobi", "additive_schwarz")

@@ -13,7 +13,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.distributed.agreement import describe
-from hpc_sla.precond import AMG, AdditiveSchwarz, AmgOptions, BlockJacobi, Chebyshev, Polynomial
+from hpc_sla.precond import AMG, AdditiveSchwarz, BlockJacobi, Chebyshev, Polynomial
 from tests.collective import distribute, distribute_once, everywhere, spd_matrix
 
 pytestmark = pytest.mark.mpi
@@ -182,12 +182,12 @@ COLLECTIVE = {
     "eigsh: precond": lambda w, A, b, i: hs.eigsh(A, 1, precond=("jacobi", None)[i]),
     "eigsh: deflate": lambda w, A, b, i: hs.eigsh(A, 1, deflate=(None, b)[i]),
     "eigsh: adjoint_rtol": lambda w, A, b, i: hs.eigsh(A, 1, adjoint_rtol=(None, 1e-3)[i]),
-    "AMG: options": lambda w, A, b, i: AMG(A, AmgOptions(cycle="VW"[i])),
-    "AMG: near_nullspace": lambda w, A, b, i: AMG(A, near_nullspace=(None, b)[i]),
-    "Chebyshev: eigenvalue_ratio": lambda w, A, b, i: Chebyshev(A, 3, eigenvalue_ratio=4.0 + i),
-    "AdditiveSchwarz: type": lambda w, A, b, i: AdditiveSchwarz(A, 1, ("restrict", "basic")[i]),
-    "AdditiveSchwarz: factor": lambda w, A, b, i: AdditiveSchwarz(A, 1, factor=("ilu0", "lu")[i]),
-    "BlockJacobi: backend": lambda w, A, b, i: BlockJacobi(A, "lu", ("auto", "scipy")[i]),
+    "AMG: cycle": lambda w, A, b, i: AMG(cycle="VW"[i]).on(A),
+    "AMG: near_nullspace": lambda w, A, b, i: AMG(near_nullspace=(None, b)[i]).on(A),
+    "Chebyshev: eigenvalue_ratio": lambda w, A, b, i: Chebyshev(3, eigenvalue_ratio=4.0 + i).on(A),
+    "AdditiveSchwarz: type": lambda w, A, b, i: AdditiveSchwarz(1, ("restrict", "basic")[i]).on(A),
+    "AdditiveSchwarz: factor": lambda w, A, b, i: AdditiveSchwarz(factor=("ilu0", "lu")[i]).on(A),
+    "BlockJacobi: backend": lambda w, A, b, i: BlockJacobi("lu", ("auto", "scipy")[i]).on(A),
     **{
         f"nonlinear_solve: {name}": partial(newton, name, values) for name, values in NEWTON.items()
     },
@@ -233,12 +233,12 @@ def test_of_nonlinear_solve(world, system, name, one, other):
 def test_of_preconditioners(world, system):
     A, _ = system
     last = int(several(world))
-    refused(world, lambda: Chebyshev(A, degree=3 + last), "Chebyshev: degree", "4 on rank")
-    refused(world, lambda: Polynomial(A, degree=3 + last), "Polynomial: degree")
-    refused(world, lambda: BlockJacobi(A, ("ilu0", "ic0")[last]), "BlockJacobi: factor")
-    refused(world, lambda: AdditiveSchwarz(A, overlap=1 + last), "AdditiveSchwarz: overlap")
-    refused(world, lambda: AMG(A, AmgOptions(degree=2 + last)), "AMG: options")
-    M = AMG(A)
+    refused(world, lambda: Chebyshev(degree=3 + last).on(A), "Chebyshev: degree", "4 on rank")
+    refused(world, lambda: Polynomial(degree=3 + last).on(A), "Polynomial: degree")
+    refused(world, lambda: BlockJacobi(("ilu0", "ic0")[last]).on(A), "BlockJacobi: factor")
+    refused(world, lambda: AdditiveSchwarz(overlap=1 + last).on(A), "AdditiveSchwarz: overlap")
+    refused(world, lambda: AMG(degree=2 + last).on(A), "AMG: degree")
+    M = AMG().on(A)
     refused(world, lambda: M.update(A, ("prolongators", "aggregates")[last]), "AMG.update: keep")
 
 
@@ -276,7 +276,7 @@ def test_ranks_in_different_functions(world, system):
         "solve on rank",
         "eigsh on rank",
     )
-    refused(world, lambda: Chebyshev(A) if last else hs.solve(A, b), "Chebyshev on rank")
+    refused(world, lambda: Chebyshev().on(A) if last else hs.solve(A, b), "Chebyshev on rank")
     refused(world, lambda: A.layout.scatter(b) if last else hs.solve(A, b), "scatter on rank")
 
 
@@ -290,7 +290,7 @@ def test_descriptions():
     assert describe(1.0) == describe(np.float32(1)) == describe(1)
     assert describe(torch.zeros(3, 2)) == describe(np.zeros((9, 2), dtype=np.float32))
     assert describe(torch.zeros(3)) != describe(torch.zeros(3, 1))
-    assert describe(AmgOptions()) != describe(AmgOptions(degree=9))
+    assert describe(AMG()) != describe(AMG(degree=9))
     assert describe({"a": (1, None, "x")}) == {"a": [1, None, "x"]}
     assert describe(float("nan")) != describe(0.0)
     assert repr(describe(float("inf"))) == "inf"
@@ -302,7 +302,7 @@ CLOSED = {
     "halo": lambda A, x: A.halo(x),
     "solve": hs.solve,
     "eigsh": lambda A, x: hs.eigsh(A, 2),
-    "amg": lambda A, x: AMG(A),
+    "amg": lambda A, x: AMG().on(A),
     "dot": lambda A, x: A.layout.dot(x, x),
     "gather": lambda A, x: A.layout.gather(x),
     "from_scipy": lambda A, x: distribute(spd_matrix(9, 1), A.world),

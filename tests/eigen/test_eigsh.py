@@ -332,7 +332,7 @@ def test_bad_input(world):
 def test_constraints_are_orthonormal(world):
     """However long and dependent the vectors given."""
     from hpc_sla.eigen.problem import Problem
-    from hpc_sla.precond.base import Identity
+    from hpc_sla.precond import Identity
     from hpc_sla.sparse.operators import as_operator
 
     A = distribute(grid(10, 10), world)

@@ -207,9 +207,9 @@ def test_an_absurd_tolerance_is_met_at_once(system):
 def test_a_jacobi_of_another_matrix_is_refused(system, wrong):
     _, A, _, mine = system
     diagonal = A.diagonal()
-    other = Jacobi(diagonal[:0] if wrong == "length" else diagonal.float())
+    other = Jacobi.of(diagonal[:0] if wrong == "length" else diagonal.float())
     if A.layout.n_owned == 0:
-        other = Jacobi(torch.ones(1, dtype=torch.float64))
+        other = Jacobi.of(torch.ones(1, dtype=torch.float64))
     with pytest.raises(hs.InputError, match="does not go with"):
         hs.solve(A, mine, precond=other)
 
@@ -351,7 +351,7 @@ class _Scale:
 
 def test_a_preconditioner_can_be_set_up_once_and_reused(system):
     _, A, _, mine = system
-    x, one = hs.solve(A, mine, precond=Jacobi(A.diagonal()))
+    x, one = hs.solve(A, mine, precond=Jacobi.of(A.diagonal()))
     y, two = hs.solve(A, mine, precond="jacobi")
     assert everywhere(A.world, torch.equal(x, y))
     assert one.precond == two.precond == "jacobi"

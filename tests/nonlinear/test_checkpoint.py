@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import hpc_sla as hs
-from hpc_sla.nonlinear.newton import Newton
+from hpc_sla.nonlinear.newton import NewtonIteration
 from tests.checkpoints import (
     Interrupted,
     asked_each_time,  # noqa: F401 - a fixture
@@ -107,7 +107,7 @@ def test_goes_on_with_the_very_same_iterates(world, folder, uninterrupted, way, 
 def test_a_state_needs_no_file(world, monkeypatch, way):
     _, u, info = _find(world, **WAYS[way])
     _, v, again = restarted(
-        monkeypatch, Newton, 2, lambda none: _find(world, checkpoint=none, **WAYS[way])
+        monkeypatch, NewtonIteration, 2, lambda none: _find(world, checkpoint=none, **WAYS[way])
     )
     for name in ("residual_history", "inner_iterations", "inner_history", "forcing"):
         assert getattr(again, name) == getattr(info, name), name

@@ -61,7 +61,7 @@ def test_the_root_of_a_dense_computation(world, way):
 @pytest.mark.parametrize("useless", [False, True])
 def test_multigrid_is_updated_and_set_up_anew_where_that_does_not_do(world, monkeypatch, useless):
     system = problems.make_nonlinear("bratu2d:n=15,lambda=6").on(world)
-    set_up, update, counts = AMG.__init__, AMG.update, {"set up": 0, "updated": 0}
+    set_up, update, counts = AMG.set_up, AMG.update, {"set up": 0, "updated": 0}
 
     def counted(self, *arguments):
         counts["set up"] += 1
@@ -74,7 +74,7 @@ def test_multigrid_is_updated_and_set_up_anew_where_that_does_not_do(world, monk
             self.apply = lambda r, out: out.zero_()
         return self
 
-    monkeypatch.setattr(AMG, "__init__", counted)
+    monkeypatch.setattr(AMG, "set_up", counted)
     monkeypatch.setattr(AMG, "update", updated)
     _, info = hs.nonlinear_solve(
         system.residual,

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.polynomial import chebyshev as T
 
 import hpc_sla as hs
-from hpc_sla.precond import Preconditioner, parse
+from hpc_sla.precond import CHOICES, Preconditioner
+from hpc_sla.precond.options import options_of, parse_options
 from tests.collective import dense
 from tests.kernels.dense import dense_ic0, dense_ilu0
 
@@ -19,7 +20,8 @@ def stored(A: hs.DSparseMatrix) -> np.ndarray:
 
 def inverse_of(spec: str, a: np.ndarray, offsets: np.ndarray, M: Preconditioner) -> np.ndarray:
     """`M^-1` of the preconditioner that `spec` names; of M itself only the eigenvalue is taken."""
-    name, options = parse(spec)
+    name, _, text = spec.partition(":")
+    options = parse_options(name, text, options_of(CHOICES.load(name).__init__))
     if name == "chebyshev":
         options["largest"] = M.largest
     return ORACLES[name](a.astype(np.float64), offsets, **options)

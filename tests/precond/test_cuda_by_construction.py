@@ -88,7 +88,7 @@ def _lu():
 
 
 MAKE = {
-    "jacobi": lambda: Jacobi(_vector()),
+    "jacobi": lambda: Jacobi.of(_vector()),
     "chebyshev": lambda: _polynomial(
         Chebyshev, _inverse=_vector(), largest=2.0, smallest=0.1, degree=4
     ),

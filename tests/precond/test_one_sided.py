@@ -10,9 +10,8 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.precond import CHOICES, make_preconditioner
-from hpc_sla.precond.amg import AMG
 from tests.collective import full, spread
-from tests.precond.amg.systems import options, poisson
+from tests.precond.amg.systems import multigrid, poisson
 
 pytestmark = pytest.mark.mpi
 
@@ -85,7 +84,7 @@ def test_every_level_has_the_matrix_s_dtype(world, name, dtype, vectors):
     partition = "contiguous" if parts is None else parts(n, world.size)
     A = hs.DSparseMatrix.from_scipy(matrix if world.rank == 0 else None, world, partition)
     near = np.stack([np.ones(n), np.arange(n) / n], axis=1)[A.layout.rows, :vectors]
-    M = AMG(A, options(rows_per_rank=30, dtype="float32"), near)
+    M = multigrid(rows_per_rank=30, dtype="float32", near_nullspace=near).on(A)
     r = torch.ones(A.layout.n_owned, dtype=A.dtype)
     before = M.apply(r, torch.empty_like(r)).clone()
     for keep in ("aggregates", "prolongators"):

@@ -142,7 +142,7 @@ def test_the_loop_does_not_wait_for_the_device(fake, method, jacobi, triton, col
     assert isinstance(scalars, TensorScalars) and scalars.check_every > 1
     system = System(
         _Operator(pattern, values),
-        Jacobi(_vector()) if jacobi else Identity(),
+        Jacobi.of(_vector()) if jacobi else Identity(),
         torch.zeros_like(r),
         torch.zeros_like(r),
         r,

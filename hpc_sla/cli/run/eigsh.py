@@ -22,7 +22,7 @@ from hpc_sla.eigen.mass import moved
 from hpc_sla.errors import InputError
 from hpc_sla.linear import SolveInfo
 from hpc_sla.observe import log
-from hpc_sla.precond import make_preconditioner, parse
+from hpc_sla.precond import CHOICES, make_preconditioner
 from hpc_sla.report.modes import print_modes
 from hpc_sla.report.progress import LiveLine
 from hpc_sla.report.tables import finite
@@ -71,7 +71,7 @@ def _check(asked: Options) -> None:
             raise InputError(f"is {number}", field=field, remedy="Give 0 or more.")
     try:
         if asked.precond is not None:
-            parse(asked.precond)
+            CHOICES.make(asked.precond)
     except InputError as error:
         raise InputError(error.problem, field="--precond", remedy=error.remedy) from error
 

@@ -30,11 +30,12 @@ from hpc_sla.linear.driver import KrylovLoop
 from hpc_sla.linear.method import Method
 from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
-from hpc_sla.nonlinear.newton import Newton
+from hpc_sla.nonlinear.newton import NewtonIteration
 from hpc_sla.observe.profile import APPLY, Bytes, Hook, Setting
-from hpc_sla.precond.base import Identity, Preconditioner
+from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.jacobi import Jacobi
 from hpc_sla.precond.make import make_preconditioner
+from hpc_sla.precond.none import Identity
 from hpc_sla.sparse.pattern import DistributedPattern
 
 HALO = "halo exchange"
@@ -194,7 +195,7 @@ def _solvers() -> Iterator[Hook]:
 
 
 def _nonlinear() -> Iterator[Hook]:
-    yield Hook(Newton, Newton.run, "Newton loop, all else")
+    yield Hook(NewtonIteration, NewtonIteration.run, "Newton loop, all else")
     yield Hook(Equations, Equations.__call__, "residual evaluation", whole=True)
     yield Hook(JacobianProducts, JacobianProducts.matvec, "Jacobian product", whole=True)
     yield Hook(JacobianProducts, JacobianProducts.rmatvec, "Jacobian product", whole=True)

@@ -18,7 +18,7 @@ from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.linear import SolveInfo, default_rtol, solve
 from hpc_sla.linear.methods import make_method
-from hpc_sla.precond import Preconditioner, make_preconditioner, parse
+from hpc_sla.precond import CHOICES, Preconditioner, make_preconditioner
 from hpc_sla.report.progress import LiveLine
 from hpc_sla.report.tables import finite
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -37,7 +37,7 @@ def check_solver_names(method: str, precond: str) -> None:
         if method != "auto":
             make_method(method)
 
-    for field, check in (("--method", check_method), ("--precond", lambda: parse(precond))):
+    for field, check in (("--method", check_method), ("--precond", lambda: CHOICES.make(precond))):
         try:
             check()
         except InputError as error:

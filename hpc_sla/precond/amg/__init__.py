@@ -1,6 +1,6 @@
-"""Distributed algebraic multigrid."""
+"""Smoothed aggregation multigrid: elliptic problems; iterations hardly grow with their size."""
 
-from hpc_sla.precond.amg.amg import AMG, amg
+from hpc_sla.precond.amg.amg import AMG
 from hpc_sla.precond.amg.options import AmgOptions
 
-__all__ = ["AMG", "AmgOptions", "amg"]
+__all__ = ["AMG", "AmgOptions"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,9 @@ _NEARER = 0.1
 """Vectors whose Rayleigh quotient is below this part of the constants' are taken in their place."""
 
 
-class AMG(Preconditioner):
-    """One cycle of smoothed aggregation multigrid. **Collective.**
+@dataclass(repr=False, eq=False)
+class AMG(AmgOptions, Preconditioner):
+    """One cycle of smoothed aggregation multigrid, with the options of `AmgOptions`.
 
     Vanek, Mandel and Brezina, "Algebraic multigrid by smoothed aggregation for second and fourth
     order elliptic problems", Computing 56 (1996); one hierarchy for the whole matrix, its levels
@@ -45,9 +45,6 @@ class AMG(Preconditioner):
 
     Parameters
     ----------
-    A : DSparseMatrix
-        Square.
-    options : AmgOptions, optional
     near_nullspace : tensor or array [n_owned, m], optional
         Per rank: what A hardly changes, such as rigid-body modes for elasticity
         (`hpc_sla.problems.rigid_body_modes`). Default: constants, one vector for each unknown
@@ -57,38 +54,47 @@ class AMG(Preconditioner):
     Raises
     ------
     InputError
-        On every rank: options out of range, a near-nullspace of another shape or not finite,
-        a rank that owns a part of a node.
+        Options out of range; in `on`, on every rank, a near-nullspace of another shape or not
+        finite, a rank that owns a part of a node.
     """
 
-    def __init__(
-        self,
-        A: DSparseMatrix,
-        options: AmgOptions | None = None,
-        near_nullspace: torch.Tensor | np.ndarray | None = None,
-    ) -> None:
-        self.options = AmgOptions() if options is None else options
-        self.name = str(self.options)
-        self._belongs_to(A.layout.n_owned, A.values)
-        given = near_nullspace is not None
-        with A.world.agree("AMG", A=A.shape, options=self.options, near_nullspace=given):
-            if isinstance(near_nullspace, torch.Tensor):
-                check_order(near_nullspace, A.layout, "near_nullspace")
-            B = self._near_nullspace(A, near_nullspace)
-        vectors = A.world.comm.allgather(B.shape[1])
-        with A.world.agree():
+    near_nullspace: torch.Tensor | np.ndarray | None = None
+
+    name = "amg"
+    petsc = "gamg"
+
+    def __post_init__(self) -> None:
+        """Raise InputError for an option that does not fit."""
+        self.check_options()
+        super().__post_init__()
+        self.symmetric = self.transposable = self.cycle != "K"
+
+    def replicated(self) -> str:
+        """The options, and whether there is a near-nullspace."""
+        return str(self) + ("" if self.near_nullspace is None else " with a near-nullspace")
+
+    def agreed(self) -> dict[str, Any]:
+        """As `replicated`, by name."""
+        return {**self.options, "near_nullspace": self.near_nullspace is not None}
+
+    def set_up(self, A: DSparseMatrix) -> None:
+        """**Collective.**"""
+        world, given = A.world, self.near_nullspace
+        with world.agree():
+            if isinstance(given, torch.Tensor):
+                check_order(given, A.layout, "near_nullspace")
+            B = self._nearly_null(A, given)
+        vectors = world.comm.allgather(B.shape[1])
+        with world.agree():
             if len(set(vectors)) > 1:
                 raise InputError(
                     f"{min(vectors)} to {max(vectors)} vectors, by rank", field="near_nullspace"
                 )
-        self._constants = near_nullspace is None
-        with torch.no_grad():
-            system = _System.of(A, self.options.block_size)
-            if self._constants:
-                B = system.in_units(B)
-            made = Hierarchy(system.matrix, _near_one(A.world, B), self.options, system.mask)
-        self.symmetric = self.options.cycle != "K"
-        self.transposable = self.options.cycle != "K"
+        system = _ScaledMatrix.of(A, self.block_size)
+        if given is None:
+            B = system.in_units(B)
+        options = AmgOptions(**self.options)  # not self: the two would hold each other
+        made = Hierarchy(system.matrix, _near_one(world, B), options, system.mask)
         self._use(A, made, system)
         self._work = Workspace(1, A.layout.n_owned)
         self._rest = Workspace(1, A.layout.n_owned)
@@ -99,11 +105,11 @@ class AMG(Preconditioner):
         """That of the matrices that `update` takes."""
         return self._matrix.pattern
 
-    def _use(self, A: DSparseMatrix, hierarchy: Hierarchy, system: _System) -> None:
+    def _use(self, A: DSparseMatrix, hierarchy: Hierarchy, system: _ScaledMatrix) -> None:
         self._matrix, self._hierarchy = A, hierarchy
         self._scale, self._rows = system.scale, system.rows
         self._decoupled, self._of_symmetric = system.decoupled, system.symmetric
-        self._cycle = Cycle(self._hierarchy.levels, self.options.cycle)
+        self._cycle = Cycle(self._hierarchy.levels, self.cycle)
         self._transposed: Cycle | None = None
 
     def update(self, A: DSparseMatrix, keep: str = "prolongators") -> AMG:
@@ -143,19 +149,17 @@ class AMG(Preconditioner):
                     remedy=f"Choose one of {', '.join(KEEP)}",
                 )
         with torch.no_grad():
-            system = _System.of(A, self.options.block_size)
+            system = _ScaledMatrix.of(A, self.block_size)
             B = None
-            if self._constants and keep == "aggregates":
-                B = _near_one(A.world, system.in_units(self._near_nullspace(A, None)))
+            if self.near_nullspace is None and keep == "aggregates":
+                B = _near_one(A.world, system.in_units(self._nearly_null(A, None)))
             made = self._hierarchy.updated(system.matrix, keep, system.mask, B)
         with self._turns:
             self._use(A, made, system)
         return self
 
-    def _near_nullspace(
-        self, A: DSparseMatrix, given: torch.Tensor | np.ndarray | None
-    ) -> np.ndarray:
-        n, block_size = A.layout.n_owned, self.options.block_size
+    def _nearly_null(self, A: DSparseMatrix, given: torch.Tensor | np.ndarray | None) -> np.ndarray:
+        n, block_size = A.layout.n_owned, self.block_size
         if (A.layout.offsets % block_size).any():
             raise InputError(
                 f"a rank owns a part of a node of {block_size} unknowns",
@@ -241,7 +245,7 @@ class AMG(Preconditioner):
         if self._of_symmetric:
             return self._cycle
         if self._transposed is None:
-            self._transposed = Cycle(self._hierarchy.levels, self.options.cycle, transpose=True)
+            self._transposed = Cycle(self._hierarchy.levels, self.cycle, transpose=True)
         return self._transposed
 
     def _apply(self, cycle: Cycle, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -259,7 +263,7 @@ class AMG(Preconditioner):
 
 
 @dataclass(frozen=True)
-class _System:
+class _ScaledMatrix:
     """What the levels are made of: A without its decoupled rows, in units that suit them.
 
     Attributes
@@ -281,13 +285,13 @@ class _System:
     symmetric: bool
 
     @classmethod
-    def of(cls, A: DSparseMatrix, block_size: int) -> _System:
+    def of(cls, A: DSparseMatrix, block_size: int) -> _ScaledMatrix:
         """**Collective.**"""
         decoupled = decoupled_rows(A)
         if decoupled is not None:
             A = decoupled.rest(A, block_size)
         symmetric = as_operator(A).symmetric()
-        rows = None if symmetric else row_factors(A, AMG)
+        rows = None if symmetric else row_factors(A, AMG().on)
         if rows is not None:
             A = A.with_values(A.values.detach() * rows.index_select(0, A.pattern.local_rows()))
             symmetric = as_operator(A).symmetric()
@@ -339,22 +343,3 @@ def _scale(A: DSparseMatrix) -> float:
     if not 0 < largest < math.inf or 1e-10 < largest < 1e10:
         return sign
     return sign * 2.0 ** min(-round(math.log2(largest)), 1000)
-
-
-def amg(A: DSparseMatrix, **options: Any) -> AMG:
-    """AMG with options as keywords. **Collective.**"""
-    with A.world.agree():
-        chosen = AmgOptions(**options)
-    return AMG(A, chosen)
-
-
-# The keywords, for those who list or parse them.
-amg.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [
-        inspect.Parameter("A", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        *(
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
-            for f in fields(AmgOptions)
-        ),
-    ]
-)

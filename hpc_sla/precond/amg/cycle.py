@@ -6,7 +6,7 @@ import torch
 
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.precond.amg.coarse import DenseSolve
-from hpc_sla.precond.amg.products import Operator, Transfer, TransposedOperator
+from hpc_sla.precond.amg.products import LevelOperator, Transfer, TransposedOperator
 from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.smoother import Steps
 from hpc_sla.precond.workspace import Workspace
@@ -14,13 +14,13 @@ from hpc_sla.precond.workspace import Workspace
 Tensor = torch.Tensor
 
 
-class Level:
+class MultigridLevel:
     """A level of the hierarchy, ready to cycle. **Collective** in all it does.
 
     Attributes
     ----------
     layout : RowLayout
-    operator : Operator
+    operator : LevelOperator
     steps : Steps
         The smoother's.
     transfer : Transfer, optional
@@ -31,7 +31,7 @@ class Level:
         Where the next level is on fewer ranks.
     """
 
-    def __init__(self, layout: RowLayout, operator: Operator, steps: Steps) -> None:
+    def __init__(self, layout: RowLayout, operator: LevelOperator, steps: Steps) -> None:
         self.layout, self.operator, self.steps = layout, operator, steps
         self.transfer: Transfer | None = None
         self.direct: DenseSolve | None = None
@@ -55,7 +55,7 @@ class Level:
         return sum(part.bytes for part in parts if part is not None)
 
     def smooth(
-        self, x: Tensor | None, b: Tensor, operator: Operator | TransposedOperator
+        self, x: Tensor | None, b: Tensor, operator: LevelOperator | TransposedOperator
     ) -> Tensor:
         """The smoother's steps from x, or from zero; the result is one of this level's vectors."""
         first, second, direction = self._work.like(b)
@@ -86,7 +86,7 @@ class Cycle:
 
     Parameters
     ----------
-    levels : list of Level
+    levels : list of MultigridLevel
         On each rank, those that it takes part in.
     kind : {"V", "W", "K"}
     transpose : bool
@@ -94,7 +94,7 @@ class Cycle:
         prolongation's transpose, the same with A^T. (Not for K, which is no linear map.)
     """
 
-    def __init__(self, levels: list[Level], kind: str, transpose: bool = False) -> None:
+    def __init__(self, levels: list[MultigridLevel], kind: str, transpose: bool = False) -> None:
         self._levels, self._kind, self._transpose = levels, kind, transpose
         self._operators = [level.operator.T if transpose else level.operator for level in levels]
 
@@ -156,7 +156,7 @@ class Cycle:
         return first.mul_(step - _ratio(across, energy) * second).add_(d * second)
 
     @staticmethod
-    def _dots(level: Level, *pairs: tuple[Tensor, Tensor]) -> Tensor:
+    def _dots(level: MultigridLevel, *pairs: tuple[Tensor, Tensor]) -> Tensor:
         """Inner products by columns, in one reduction. **Collective.**"""
         sums = torch.stack([(x * y).sum(dim=0) for x, y in pairs])
         level.layout.world.transport.all_reduce_sum(sums)

@@ -11,7 +11,7 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.world import World
 from hpc_sla.kernels.passes import minres_lanczos
-from hpc_sla.precond.amg.products import Operator
+from hpc_sla.precond.amg.products import LevelOperator
 from hpc_sla.precond.spectrum import start_vector
 
 STEPS = 8
@@ -38,7 +38,7 @@ class Estimate:
 
 
 def largest_eigenvalue(
-    operator: Operator,
+    operator: LevelOperator,
     layout: RowLayout,
     inverse: torch.Tensor,
     before: Estimate | None = None,
@@ -53,7 +53,7 @@ def largest_eigenvalue(
 
     Parameters
     ----------
-    operator : Operator
+    operator : LevelOperator
     layout : RowLayout
     inverse : torch.Tensor [n_owned]
         The diagonal of D^-1; 0 in rows that are not looked at.

@@ -18,17 +18,17 @@ from hpc_sla.kernels import native
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
-from hpc_sla.precond.amg.cycle import Level
+from hpc_sla.precond.amg.cycle import MultigridLevel
 from hpc_sla.precond.amg.eigenvalue import Estimate, largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import KnownProduct, galerkin
 from hpc_sla.precond.amg.options import MOST_DENSE, AmgOptions
-from hpc_sla.precond.amg.products import Operator, Transfer
+from hpc_sla.precond.amg.products import LevelOperator, Transfer
 from hpc_sla.precond.amg.prolongator import Prolongator, smoothed_prolongator
 from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.smoother import Steps
 from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
-from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.precond.jacobi import inverse_diagonal
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -60,7 +60,7 @@ class LevelSummary:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Reusable:
     """What outlives a level's matrix, for `updated` (per rank)."""
 
     aggregates: RowLayout
@@ -91,7 +91,7 @@ class Hierarchy:
 
     Attributes
     ----------
-    levels : list of Level
+    levels : list of MultigridLevel
         Those this rank takes part in.
     summaries : list of LevelSummary
     seconds : dict of str to float
@@ -109,10 +109,10 @@ class Hierarchy:
     ) -> None:
         self._options = options
         self.dtype = getattr(torch, options.dtype)
-        self.levels: list[Level] = []
+        self.levels: list[MultigridLevel] = []
         self.summaries: list[LevelSummary] = []
         self.seconds: dict[str, float] = defaultdict(float)
-        self._kept: list[_Kept] = []
+        self._kept: list[_Reusable] = []
         self._estimates: list[Estimate] = []
         block_size = options.block_size
         current: DSparseMatrix | None = A
@@ -200,7 +200,7 @@ class Hierarchy:
 
     def _aggregate(
         self, A: DSparseMatrix, B: np.ndarray, block_size: int, decoupled: torch.Tensor | None
-    ) -> _Kept | None:
+    ) -> _Reusable | None:
         """The aggregates, None where they would be next to as many as rows. **Collective.**"""
         with self._timed("aggregation"):
             graph = node_graph(A, Blocks.of(A), block_size)
@@ -217,22 +217,22 @@ class Hierarchy:
                 threshold /= 2
             if not 0 < aggregates.n_global * B.shape[1] <= _STALLED * A.shape[0]:
                 return None
-            return _Kept(aggregates, group.astype(np.int32), B, block_size)
+            return _Reusable(aggregates, group.astype(np.int32), B, block_size)
 
     def _add_level(
         self, A: DSparseMatrix, before: Estimate | None, decoupled: torch.Tensor | None
     ) -> torch.Tensor:
         """Add a level without its transfer; the diagonal of D^-1. **Collective.**"""
         with self._timed("smoother"):
-            operator = Operator(A.pattern, A.values.detach().to(self.dtype))
-            inverse = Jacobi(A.diagonal().detach()).inverse
+            operator = LevelOperator(A.pattern, A.values.detach().to(self.dtype))
+            inverse = inverse_diagonal(A.diagonal().detach())
             if decoupled is not None:
                 inverse.masked_fill_(decoupled, 0)
             estimate = largest_eigenvalue(operator, A.layout, inverse.to(self.dtype), before)
             if not 0 < estimate.largest < math.inf:
                 estimate = Estimate(1.0, 1.0, 0.0)
             steps = Steps(A, inverse, estimate.largest, self._options, self.dtype)
-        self.levels.append(Level(A.layout, operator, steps))
+        self.levels.append(MultigridLevel(A.layout, operator, steps))
         self._estimates.append(estimate)
         return inverse
 
@@ -240,7 +240,7 @@ class Hierarchy:
         self,
         A: DSparseMatrix,
         blocks: Blocks,
-        kept: _Kept,
+        kept: _Reusable,
         inverse: torch.Tensor,
         decoupled: torch.Tensor | None,
     ) -> tuple[Prolongator, np.ndarray]:
@@ -270,7 +270,7 @@ class Hierarchy:
 
     # The table
 
-    def _summarise(self, A: DSparseMatrix, level: Level) -> None:
+    def _summarise(self, A: DSparseMatrix, level: MultigridLevel) -> None:
         size = level.bytes + A.pattern.owned.indptr.numel() * 4 + A.nnz_owned * 4
         total = int(A.world.sum(size))
         self.summaries.append(LevelSummary(A.shape[0], A.nnz_global, A.world.size, total))

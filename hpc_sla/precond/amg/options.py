@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from hpc_sla.errors import InputError
-from hpc_sla.precond.options import check_products
+from hpc_sla.precond.options import check_choice, check_products, check_ratio
 
 CYCLES = ("V", "W", "K")
 SMOOTHERS = ("chebyshev", "jacobi", "l1_jacobi")
@@ -16,9 +15,9 @@ MOST_DENSE = 10_000
 """Rows of a dense inverse, of which each rank makes the whole: 800 MB, minutes."""
 
 
-@dataclass(frozen=True)
+@dataclass(repr=False, eq=False)
 class AmgOptions:
-    """Options of `AMG`; as text, `"amg:cycle=W,dtype=float64"`.
+    """What `AMG` takes in a string, too: `"amg:cycle=W,dtype=float64"`.
 
     Attributes
     ----------
@@ -61,12 +60,7 @@ class AmgOptions:
     def __post_init__(self) -> None:
         """Raise InputError for a value out of range."""
         for name, choices in (("cycle", CYCLES), ("smoother", SMOOTHERS), ("dtype", DTYPES)):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"unknown {name} {getattr(self, name)!r}",
-                    field=f"amg:{name}",
-                    remedy=f"Choose one of {', '.join(choices)}",
-                )
+            check_choice("amg", name, getattr(self, name), choices)
         check_products("amg", self.degree)
         for name in ("block_size", "coarse_size", "rows_per_rank", "max_levels"):
             if getattr(self, name) < 1:
@@ -77,18 +71,6 @@ class AmgOptions:
                 field="amg:block_size",
                 remedy="Leave it out: each unknown costs the coarse levels a near-nullspace vector",
             )
-        if not 1 < self.eigenvalue_ratio < math.inf:
-            raise InputError(
-                f"{self.eigenvalue_ratio} is not a number above 1", field="amg:eigenvalue_ratio"
-            )
+        check_ratio("amg", self.eigenvalue_ratio)
         if not 0 <= self.strength < 1:
             raise InputError(f"{self.strength} is not in [0, 1)", field="amg:strength")
-
-    def __str__(self) -> str:
-        """As text, what differs from the defaults only."""
-        changed = [
-            f"{f.name}={getattr(self, f.name)}"
-            for f in fields(self)
-            if getattr(self, f.name) != f.default
-        ]
-        return ":".join(["amg", *filter(None, [",".join(changed)])])

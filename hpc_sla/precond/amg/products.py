@@ -19,7 +19,7 @@ from hpc_sla.sparse.pattern import DistributedPattern
 Tensor = torch.Tensor
 
 
-class Operator:
+class LevelOperator:
     """A level's matrix, in the cycle's dtype.
 
     Parameters
@@ -102,7 +102,7 @@ class TransposedOperator:
         after: Tensor | None,
         out: Tensor,
     ) -> None:
-        """As `Operator.relax`, with A^T."""
+        """As `LevelOperator.relax`, with A^T."""
         self.residual(x, b, out)
         out.mul_(inverse if b.dim() == 1 else inverse.unsqueeze(1)).mul_(alpha)
         if before is not None:

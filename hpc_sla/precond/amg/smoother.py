@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hpc_sla.precond.amg.options import AmgOptions
-from hpc_sla.precond.jacobi import Jacobi
+from hpc_sla.precond.jacobi import inverse_diagonal
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 _SAFETY = 1.1
@@ -43,7 +43,7 @@ class Steps:
     ) -> None:
         if options.smoother == "l1_jacobi":
             steps = [(1.0, 0.0)] * options.degree
-            inverse = torch.where(inverse == 0, 0.0, Jacobi(_l1_norms(A)).inverse)
+            inverse = torch.where(inverse == 0, 0.0, inverse_diagonal(_l1_norms(A)))
         else:
             steps = [(_DAMPING / largest, 0.0)] * options.degree
             if options.smoother == "chebyshev":

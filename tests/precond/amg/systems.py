@@ -7,13 +7,12 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from hpc_sla.precond.amg import AmgOptions
 from tests.collective import on, spd_matrix
 
 
-def options(**more) -> AmgOptions:
+def multigrid(**more) -> hs.AMG:
     """Levels down to 20 rows, and on fewer ranks from 100 rows a rank."""
-    return AmgOptions(**({"coarse_size": 20, "rows_per_rank": 100, "dtype": "float64"} | more))
+    return hs.AMG(**({"coarse_size": 20, "rows_per_rank": 100, "dtype": "float64"} | more))
 
 
 def poisson(n: int) -> sp.csr_matrix:

@@ -9,8 +9,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.precond.amg import AMG
 from hpc_sla.precond.amg.coarse import DenseSolve
-from hpc_sla.precond.amg.cycle import Cycle, Level
-from hpc_sla.precond.amg.products import Operator, Transfer
+from hpc_sla.precond.amg.cycle import Cycle, MultigridLevel
+from hpc_sla.precond.amg.products import LevelOperator, Transfer
 from hpc_sla.precond.amg.smoother import Steps
 from hpc_sla.precond.workspace import Workspace
 from tests.precond.test_cuda_by_construction import _bare
@@ -31,9 +31,9 @@ def _level(kind, last):
     """The same pattern stands for A and for P; a transfer to the next level, or a dense inverse."""
     pattern = _pattern()
     steps = _bare(Steps, inverse=_values(N_OWNED), coefficients=[(1.0, 0.0), (0.6, 0.3)])
-    operator = Operator(pattern, _values(289))
+    operator = LevelOperator(pattern, _values(289))
     operator._transposed = _values(289)  # made once, in what amounts to set-up
-    level = Level(pattern.layout, operator, steps)
+    level = MultigridLevel(pattern.layout, operator, steps)
     if last:
         n = pattern.layout.n_global
         level.direct = _bare(

@@ -8,7 +8,6 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from hpc_sla.precond.amg import AMG
 from tests.collective import distribute_once, full, random_matrix, spread
 from tests.precond.amg.systems import (
     PARTITIONS,
@@ -16,7 +15,7 @@ from tests.precond.amg.systems import (
     as_dense,
     convection,
     iterations,
-    options,
+    multigrid,
     poisson,
     stacked,
 )
@@ -47,7 +46,7 @@ def test_is_symmetric_and_positive_and_its_transpose_is_true(
 ):
     A = distribute_once(MATRICES[name](), world, partition)
     for degree in (1, 3):
-        M = AMG(A, options(cycle=cycle, smoother=smoother, degree=degree, rows_per_rank=60))
+        M = multigrid(cycle=cycle, smoother=smoother, degree=degree, rows_per_rank=60).on(A)
         ours = as_dense(A, M.apply)
         _close(as_dense(A, M.apply_transpose), ours.T)
         if name == "unsymmetric":
@@ -64,9 +63,9 @@ def test_is_symmetric_and_positive_and_its_transpose_is_true(
 def test_two_levels_are_the_dense_formula(world):
     """`I - M^-1 A = (I - S A)(I - P A_c^+ P^T A)(I - S A)`, with S of a one-level hierarchy."""
     A = distribute_once(poisson(9), world)
-    M = AMG(A, options(coarse_size=40))
+    M = multigrid(coarse_size=40).on(A)
     assert len(M.levels) == 2
-    S = as_dense(A, AMG(A, options(max_levels=1)).apply)
+    S = as_dense(A, multigrid(max_levels=1).on(A).apply)
     transfer = M._hierarchy.levels[0].transfer
     m = M.levels[1].rows
     unit = np.eye(m)[transfer.plan.layout.start :][: transfer.plan.layout.n_owned]
@@ -83,7 +82,7 @@ def test_two_levels_are_the_dense_formula(world):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_columns_are_done_one_by_one_and_nothing_else_changes(world, cycle, dtype):
     A = distribute_once(poisson(15), world)
-    M = AMG(A, options(cycle=cycle, dtype=dtype, rows_per_rank=60))
+    M = multigrid(cycle=cycle, dtype=dtype, rows_per_rank=60).on(A)
     r = spread(A.layout, np.random.default_rng(8).standard_normal((225, 11)))
     before = r.clone()
     together = full(A.layout, _applied(M, r))
@@ -106,7 +105,7 @@ def test_columns_are_done_one_by_one_and_nothing_else_changes(world, cycle, dtyp
 def test_it_solves(any_world, name, cycle, partition):
     matrix = SPD[name]()
     A = distribute_once(matrix, any_world, partition)
-    M = AMG(A, options(cycle=cycle, dtype="float32", rows_per_rank=60))
+    M = multigrid(cycle=cycle, dtype="float32", rows_per_rank=60).on(A)
     b = np.random.default_rng(9).standard_normal(matrix.shape[0])
     method = "fgmres" if cycle == "K" else "cg"
     x, info = hs.solve(A, spread(A.layout, b), method=method, precond=M, rtol=1e-10)
@@ -124,7 +123,7 @@ def test_a_matrix_that_is_not_finite_is_found_out(world, method, value):
         values[len(values) // 2] = value
     b = spread(A.layout, np.ones(225))
     for cycle in "VWK" if method == "gmres" else "VW":
-        M = AMG(A.with_values(values), options(cycle=cycle))
+        M = multigrid(cycle=cycle).on(A.with_values(values))
         _, info = hs.solve(
             A.with_values(values), b, method="fgmres" if cycle == "K" else method, precond=M
         )
@@ -139,17 +138,17 @@ def test_scaling_changes_nothing(world, of_matrix, of_b):
     A = distribute_once(poisson(15), world)
     b = np.random.default_rng(10).standard_normal(225)
     scaled = A.with_values(A.values * of_matrix)
-    M = AMG(scaled, options(dtype="float32"))
+    M = multigrid(dtype="float32").on(scaled)
     method = "cg" if of_matrix > 0 else "gmres"
     count = iterations(scaled, spread(A.layout, b * of_b), M, method)
-    plain = iterations(A, spread(A.layout, b), AMG(A, options(dtype="float32")), method)
+    plain = iterations(A, spread(A.layout, b), multigrid(dtype="float32").on(A), method)
     assert abs(count - plain) <= 1
 
 
 def test_rows_without_entries_and_an_empty_matrix_give_no_nan(world):
     for matrix in (sp.csr_matrix((60, 60)), sp.csr_matrix(random_matrix(60, 0.02, 4, True))):
         A = distribute_once(matrix, world)
-        for M in (AMG(A, options()), AMG(A, options(coarse_size=100))):
+        for M in (multigrid().on(A), multigrid(coarse_size=100).on(A)):
             assert np.isfinite(as_dense(A, M.apply)).all()
             assert np.isfinite(as_dense(A, M.apply_transpose)).all()
 
@@ -157,5 +156,5 @@ def test_rows_without_entries_and_an_empty_matrix_give_no_nan(world):
 def test_two_set_ups_agree_to_the_last_bit(world):
     A = distribute_once(poisson(20), world)
     r = spread(A.layout, np.random.default_rng(11).standard_normal(400))
-    results = [full(A.layout, _applied(AMG(A, options()), r)) for _ in range(2)]
+    results = [full(A.layout, _applied(multigrid().on(A), r)) for _ in range(2)]
     assert np.array_equal(*results)

@@ -12,9 +12,8 @@ import torch
 import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.precond import make_preconditioner
-from hpc_sla.precond.amg import AMG
 from tests.collective import everywhere, full, spread
-from tests.precond.amg.systems import as_dense, iterations, options, poisson
+from tests.precond.amg.systems import as_dense, iterations, multigrid, poisson
 
 STIFFNESS = (1e-12, 1.0, 1e12)
 
@@ -86,7 +85,7 @@ def _set_up(world, name: str, stiffness: float, rows_only: bool):
         block_size=block_size,
     )
     mine = None if modes is None else modes[A.layout.rows]
-    return A, held, AMG(A, options(dtype="float32", block_size=block_size), mine)
+    return A, held, multigrid(dtype="float32", block_size=block_size, near_nullspace=mine).on(A)
 
 
 @pytest.mark.mpi
@@ -150,7 +149,7 @@ def test_update_sees_what_is_decoupled_now(world, name, rows_only):
         stored if world.rank == 0 else None, world, block_size=block_size
     )
     mine = None if modes is None else modes[C.layout.rows]
-    N = AMG(C, options(dtype="float32", block_size=block_size), mine)
+    N = multigrid(dtype="float32", block_size=block_size, near_nullspace=mine).on(C)
     assert abs(iterations(C, spread(C.layout, np.where(held, 0.0, 1.0)), N, method) - before) <= 1
 
 
@@ -171,7 +170,7 @@ def test_decoupled_rows_are_solved_exactly_and_the_transpose_is_one(world, rows_
     matrix = _held(poisson(9), held, 1e3, rows_only)
     matrix[0, 0], matrix[8, 8] = -7.0, 0.0  # of any sign; nothing counts as 1
     A = hs.DSparseMatrix.from_scipy(matrix if world.rank == 0 else None, world)
-    M = AMG(A, options(smoother=smoother, cycle="W"))
+    M = multigrid(smoother=smoother, cycle="W").on(A)
     ours, transposed = as_dense(A, M.apply), as_dense(A, M.apply_transpose)
     size = abs(ours).max()
     np.testing.assert_allclose(transposed, ours.T, rtol=1e-9, atol=1e-12 * size)
@@ -199,7 +198,7 @@ def test_held_rows_of_any_scale_do_not_overflow_single_precision(world, dtype):
     matrix = sp.csr_matrix(sp.diags_array(np.where(held, scale, 1.0)) @ matrix).astype(dtype)
     A = hs.DSparseMatrix.from_scipy(matrix if world.rank == 0 else None, world)
     b = spread(A.layout, np.where(held, scale, 1.0).astype(dtype))
-    M = AMG(A, options(dtype="float32"))
+    M = multigrid(dtype="float32").on(A)
     z = full(A.layout, M.apply(b, torch.empty_like(b)))
     assert everywhere(world, np.isfinite(z).all())
     np.testing.assert_allclose(z[held], 1.0, rtol=1e-6)

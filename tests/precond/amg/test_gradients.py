@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import hpc_sla as hs
-from hpc_sla.precond.amg import AMG
 from tests.adjoint.systems import dense_gradients, error, leaves
 from tests.collective import dense, distribute_once, full, spread
-from tests.precond.amg.systems import convection, options, poisson
+from tests.precond.amg.systems import convection, multigrid, poisson
 
 pytestmark = pytest.mark.mpi
 
@@ -28,7 +27,7 @@ def test_gradients_are_the_dense_formula(world, make, method, precond, columns):
     rng = np.random.default_rng(12)
     b, c = rng.standard_normal((2, 121, *columns))
     values, mine = leaves(A, b)
-    M = SPEC if precond == "name" else AMG(A, options(rows_per_rank=60))
+    M = SPEC if precond == "name" else multigrid(rows_per_rank=60).on(A)
     x, info = hs.solve(A.with_values(values), mine, method=method, precond=M, rtol=1e-12)
     assert info.converged
     A.layout.dot(spread(A.layout, c), x).sum().backward()

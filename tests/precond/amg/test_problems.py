@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from hpc_sla import problems
-from hpc_sla.precond.amg import AMG
 from tests.collective import distribute_once, on, spread
 from tests.launch import launch
-from tests.precond.amg.systems import iterations, options, poisson
+from tests.precond.amg.systems import iterations, multigrid, poisson
 
 HARD = {
     "poisson2d:n=100": 10,
@@ -33,11 +32,11 @@ def test_iterations_are_few(world, spec):
     problem = problems.make(spec)
     A = problems.distribute(problem, world)
     mine = A.layout.start, A.layout.start + A.layout.n_owned
-    M = AMG(
-        A,
-        options(dtype="float32", block_size=problem.block_size),
-        None if problem.block_size == 1 else problem.near_nullspace(*mine),
-    )
+    M = multigrid(
+        dtype="float32",
+        block_size=problem.block_size,
+        near_nullspace=None if problem.block_size == 1 else problem.near_nullspace(*mine),
+    ).on(A)
     assert len(M.levels) >= 3
     b = on(world, problem.rhs(problem.default_rhs, *mine))
     count = iterations(A, b, M, "cg" if problem.symmetric else "gmres")
@@ -52,7 +51,7 @@ def test_rigid_body_modes_make_the_difference(world):
     b = on(world, problem.rhs(problem.default_rhs, *mine))
     modes = problem.near_nullspace(*mine)
     counts = [
-        iterations(A, b, AMG(A, options(block_size=3), near))
+        iterations(A, b, multigrid(block_size=3, near_nullspace=near).on(A))
         for near in (modes, torch.from_numpy(modes), None)
     ]
     assert counts[0] == counts[1] and counts[0] < counts[2], counts
@@ -66,9 +65,9 @@ def test_more_ranks_hardly_cost_iterations(world):
     matrix = poisson(100)
     b = np.random.default_rng(1).standard_normal(10000)
     A = distribute_once(matrix, world)
-    many = iterations(A, spread(A.layout, b), AMG(A, options(dtype="float32")))
+    many = iterations(A, spread(A.layout, b), multigrid(dtype="float32").on(A))
     alone = distribute_once(matrix, hs.World.serial("cpu"))
-    one = iterations(alone, spread(alone.layout, b), AMG(alone, options(dtype="float32")))
+    one = iterations(alone, spread(alone.layout, b), multigrid(dtype="float32").on(alone))
     assert many <= 1.2 * one + 1
 
 

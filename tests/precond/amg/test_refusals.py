@@ -7,9 +7,9 @@ import pytest
 
 import hpc_sla as hs
 from hpc_sla.precond import make_preconditioner
-from hpc_sla.precond.amg import AMG, AmgOptions
+from hpc_sla.precond.amg import AMG
 from tests.collective import distribute_once, spread
-from tests.precond.amg.systems import iterations, options, poisson
+from tests.precond.amg.systems import iterations, multigrid, poisson
 
 pytestmark = pytest.mark.mpi
 
@@ -44,18 +44,19 @@ def test_the_text_of_options_makes_the_same_again(world):
     text = "amg:cycle=W,degree=3,strength=0.1,coarse_size=20,dtype=float64"
     M = make_preconditioner(text, A)
     assert M.name == text
-    assert M.options == AmgOptions("W", degree=3, strength=0.1, coarse_size=20, dtype="float64")
-    assert str(AmgOptions()) == "amg"
+    same = AMG("W", degree=3, strength=0.1, coarse_size=20, dtype="float64")
+    assert M.options == same.options and M.name == str(same) == text
+    assert str(AMG()) == "amg"
 
 
 def test_a_node_that_ranks_share_and_rows_that_are_no_nodes(world):
     A = distribute_once(poisson(5), world)
     with pytest.raises(hs.InputError, match="part of a node"):
-        AMG(A, AmgOptions(block_size=2))
+        AMG(block_size=2).on(A)
     even = distribute_once(poisson(6), world, "cyclic")  # of 36 rows, 4 ranks own 9 each
     if (even.layout.offsets % 2).any():
         with pytest.raises(hs.InputError, match="part of a node"):
-            AMG(even, AmgOptions(block_size=2))
+            AMG(block_size=2).on(even)
 
 
 BAD = {
@@ -75,10 +76,10 @@ def test_a_near_nullspace_that_does_not_fit(world, name, partition):
     fine = name == "other numbers of vectors" and world.size == 1
     fine = fine or (name == "not finite" and len(bad) == 0)  # here; rank 0 has no rows
     if world.comm.allreduce(int(fine)) and (world.size == 1 or partition != "metis"):
-        AMG(A, options(), bad)
+        multigrid(near_nullspace=bad).on(A)
         return
     with pytest.raises(hs.InputError) as caught:
-        AMG(A, options(), bad)
+        multigrid(near_nullspace=bad).on(A)
     assert caught.value.field == "near_nullspace"
 
 
@@ -87,7 +88,10 @@ def test_one_vector_may_be_flat(world, partition):
     A = distribute_once(poisson(9), world, partition)
     flat = np.ones(A.layout.n_owned)
     b = spread(A.layout, np.arange(81.0))
-    counts = [iterations(A, b, AMG(A, options(), near)) for near in (flat, flat[:, None], None)]
+    counts = [
+        iterations(A, b, multigrid(near_nullspace=near).on(A))
+        for near in (flat, flat[:, None], None)
+    ]
     assert len(set(counts)) == 1
 
 
@@ -95,7 +99,7 @@ def test_a_matrix_that_is_not_square(world):
     matrix = poisson(4)[:, :9]
     A = distribute_once(matrix, world, "contiguous")
     with pytest.raises(hs.InputError):
-        AMG(A)
+        AMG().on(A)
     with pytest.raises(hs.InputError, match="square"):
         make_preconditioner("amg", A)
 
@@ -104,6 +108,6 @@ def test_a_preconditioner_of_another_matrix_and_a_k_cycle_transposed(world):
     A, other = (distribute_once(poisson(n), world) for n in (8, 9))
     b = spread(other.layout, np.ones(81))
     with pytest.raises(hs.InputError, match="does not go"):
-        hs.solve(other, b, precond=AMG(A, options()))
-    K = AMG(A, options(cycle="K"))
+        hs.solve(other, b, precond=multigrid().on(A))
+    K = multigrid(cycle="K").on(A)
     assert not K.symmetric and not K.transposable

@@ -14,7 +14,7 @@ from hpc_sla import problems
 from hpc_sla.precond.amg import AMG
 from hpc_sla.precond.amg.rows import row_factors
 from tests.collective import everywhere, spread
-from tests.precond.amg.systems import as_dense, convection, iterations, options, poisson
+from tests.precond.amg.systems import as_dense, convection, iterations, multigrid, poisson
 
 pytestmark = pytest.mark.mpi
 
@@ -80,7 +80,9 @@ def _set_up(world, matrix: sp.csr_matrix, modes=None, block_size: int = 1, **mor
         matrix if world.rank == 0 else None, world, block_size=block_size
     )
     mine = None if modes is None else modes[A.layout.rows]
-    return A, AMG(A, options(block_size=block_size, **({"dtype": "float32"} | more)), mine)
+    return A, multigrid(
+        block_size=block_size, **({"dtype": "float32"} | more), near_nullspace=mine
+    ).on(A)
 
 
 def _factors(n: int, decades: float) -> np.ndarray:
@@ -200,4 +202,4 @@ def test_what_is_well_scaled_is_left_alone(world, name):
         A = hs.DSparseMatrix.from_scipy(
             _scaled(matrix, factors) if world.rank == 0 else None, world, block_size=block_size
         )
-        assert row_factors(A, AMG) is None
+        assert row_factors(A, AMG().on) is None

@@ -10,13 +10,12 @@ from scipy.sparse.csgraph import connected_components
 
 import hpc_sla as hs
 from hpc_sla.distributed.layout import RowLayout
-from hpc_sla.precond.amg import AMG
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
 from hpc_sla.precond.amg.eigenvalue import largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import galerkin
-from hpc_sla.precond.amg.products import Operator
+from hpc_sla.precond.amg.products import LevelOperator
 from hpc_sla.precond.amg.prolongator import smoothed_prolongator
 from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.strength import node_graph
@@ -28,7 +27,7 @@ from tests.precond.amg.systems import (
     SPD,
     convection,
     dense_of,
-    options,
+    multigrid,
     poisson,
     stacked,
 )
@@ -180,8 +179,8 @@ def test_the_galerkin_product_of_float32(world, m):
 @pytest.mark.parametrize(("name", "partition"), EVERY)
 def test_the_eigenvalue_is_the_largest_from_below(world, name, partition):
     A = distribute_once(MATRICES[name](), world, partition)
-    inverse = Jacobi(A.diagonal()).inverse
-    ours = largest_eigenvalue(Operator(A.pattern, A.values), A.layout, inverse).largest
+    inverse = Jacobi.of(A.diagonal()).inverse
+    ours = largest_eigenvalue(LevelOperator(A.pattern, A.values), A.layout, inverse).largest
     a = stored(A)
     exact = abs(np.linalg.eigvals(a / a.diagonal()[:, None])).max()
     assert 0.85 * exact <= ours <= (1.2 if name == "unsymmetric" else 1 + 1e-10) * exact
@@ -191,14 +190,14 @@ def test_the_eigenvalue_is_the_largest_from_below(world, name, partition):
 def test_an_estimate_is_brought_up_to_date(world, factor):
     """In fewer products where it hardly changes; as if it were new where it does."""
     A = distribute_once(poisson(12), world)
-    inverse = Jacobi(A.diagonal()).inverse
-    operator = Operator(A.pattern, A.values)
+    inverse = Jacobi.of(A.diagonal()).inverse
+    operator = LevelOperator(A.pattern, A.values)
     before = largest_eigenvalue(operator, A.layout, inverse)
     rows, columns = A.entries()
     values = A.values * on(world, np.where(rows == columns, 1.0, factor))
     calls = []
     matmul = A.pattern.matmul
-    other = Operator(A.pattern, values)
+    other = LevelOperator(A.pattern, values)
     A.pattern.matmul = lambda *arguments: (calls.append(1), matmul(*arguments))[1]
     try:
         updated = largest_eigenvalue(other, A.layout, inverse, before)
@@ -268,7 +267,7 @@ def test_fewer_ranks_have_the_same_matrix_and_vectors(world, partition):
 
 def test_levels_shrink_in_rows_and_ranks(world):
     A = distribute_once(poisson(30), world)
-    M = AMG(A, options(rows_per_rank=60))
+    M = multigrid(rows_per_rank=60).on(A)
     levels = M.levels
     assert len(levels) >= 3 and levels[0].rows == 900 and levels[0].ranks == world.size
     assert levels[-1].rows <= 20
@@ -279,7 +278,7 @@ def test_levels_shrink_in_rows_and_ranks(world):
         assert levels[-1].ranks < world.size
     assert world.comm.allgather(levels) == [levels] * world.size
     assert 1 < M.operator_complexity < 2 and 1 < M.grid_complexity < 1.5
-    capped = AMG(A, options(max_levels=2))
+    capped = multigrid(max_levels=2).on(A)
     assert len(capped.levels) == 2
     spread_out = spread(A.layout, np.ones(900))
     assert torch.isfinite(capped.apply(spread_out, torch.empty_like(spread_out))).all()

@@ -11,9 +11,8 @@ import torch
 import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.kernels import native
-from hpc_sla.precond.amg import AMG
 from tests.collective import distribute_once, everywhere, full, on, spread
-from tests.precond.amg.systems import convection, dense_of, iterations, options, poisson
+from tests.precond.amg.systems import convection, dense_of, iterations, multigrid, poisson
 from tests.precond.oracles import stored
 
 pytestmark = pytest.mark.mpi
@@ -44,7 +43,7 @@ def _applied(M, r, how="apply"):
 @pytest.mark.parametrize("spec", ["poisson2d:n=30", "elasticity3d:n=4", "graph_laplacian:n=500"])
 def test_the_same_values_give_the_same_cycle(world, spec, keep):
     problem, A, near = _system(world, spec)
-    M = AMG(A, options(block_size=problem.block_size), near)
+    M = multigrid(block_size=problem.block_size, near_nullspace=near).on(A)
     r = spread(A.layout, np.random.default_rng(3).standard_normal(problem.n_rows))
     before, levels = _applied(M, r), M.levels
     assert M.update(A.with_values(A.values.clone()), keep) is M
@@ -62,11 +61,11 @@ def test_the_same_values_give_the_same_cycle(world, spec, keep):
 )
 def test_values_changed_by_a_tenth_cost_few_iterations(world, spec, keep, dtype):
     problem, A, near = _system(world, spec)
-    more = options(block_size=problem.block_size, dtype=dtype)
+    recipe = multigrid(block_size=problem.block_size, dtype=dtype, near_nullspace=near)
     b = spread(A.layout, np.random.default_rng(4).standard_normal(problem.n_rows))
     changed = _changed(A, 0.05)
-    fresh = iterations(changed, b, AMG(changed, more, near))
-    M = AMG(A, more, near)
+    fresh = iterations(changed, b, recipe.on(changed))
+    M = recipe.on(A)
     assert iterations(changed, b, M.update(changed, keep)) <= 1.3 * fresh + 2
 
 
@@ -77,14 +76,14 @@ def test_other_values_than_before_are_really_used(world, keep):
     b = spread(A.layout, np.ones(900))
     for factor in (4.0**5, 4.0**-330, -4.0):  # roots are exact: ties stay ties
         other = A.with_values(A.values * factor)
-        M = AMG(A, options()).update(other, keep)
-        fresh = AMG(other, options())
+        M = multigrid().on(A).update(other, keep)
+        fresh = multigrid().on(other)
         ours, theirs = (full(A.layout, _applied(m, b)) for m in (M, fresh))
         np.testing.assert_allclose(ours, theirs, rtol=1e-9)
     rows, columns = A.entries()
     shifted = A.with_values(A.values + on(world, np.where(rows == columns, 4.0, 0.0)))
-    count = iterations(shifted, b, AMG(A, options()).update(shifted, keep))
-    assert count <= iterations(shifted, b, AMG(shifted, options())) + 4
+    count = iterations(shifted, b, multigrid().on(A).update(shifted, keep))
+    assert count <= iterations(shifted, b, multigrid().on(shifted)) + 4
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -97,7 +96,7 @@ def test_entries_that_were_zero_at_first(world, monkeypatch, keep, compiled):
     A = distribute_once(poisson(20), world)
     rows, columns = A.entries()
     lines = A.with_values(torch.where(on(world, abs(rows - columns) > 1), 0.0, A.values))
-    M = AMG(lines, options(rows_per_rank=1)).update(A, keep)
+    M = multigrid(rows_per_rank=1).on(lines).update(A, keep)
     P = M._hierarchy._kept[0].transfer.prolongator()
     p, coarse = dense_of(P.pattern, P.values), M._hierarchy.levels[1].operator
     ours = dense_of(coarse.pattern, coarse.values.numpy())
@@ -110,7 +109,7 @@ def test_the_transpose_and_symmetry_are_updated_too(world, keep):
     rows, columns = A.entries()
     values = torch.where(on(world, rows == columns), A.values, -1.0)
     symmetric = A.with_values(values)
-    M = AMG(symmetric, options())
+    M = multigrid().on(symmetric)
     x, y = (spread(A.layout, np.random.default_rng(i).standard_normal(225)) for i in (5, 6))
     _applied(M, x, "apply_transpose")
     M.update(A, keep)
@@ -123,7 +122,7 @@ def test_the_transpose_and_symmetry_are_updated_too(world, keep):
 
 def test_another_pattern_or_part_is_refused_everywhere(world):
     A, other = (distribute_once(poisson(n), world) for n in (8, 9))
-    M = AMG(A, options())
+    M = multigrid().on(A)
     with pytest.raises(hs.InputError, match="pattern"):
         M.update(other)
     with pytest.raises(hs.InputError, match="prolongators, aggregates"):
@@ -135,7 +134,7 @@ def test_another_pattern_or_part_is_refused_everywhere(world):
 def test_many_updates_and_solves_leak_nothing(world):
     """Levels on fewer ranks go on with the communicators they have."""
     A = distribute_once(poisson(20), world)
-    M = AMG(A, options(rows_per_rank=60))
+    M = multigrid(rows_per_rank=60).on(A)
     ranks = [level.ranks for level in M.levels]
     assert world.size <= 2 or ranks[-1] < world.size
     worlds = {id(level.layout.world) for level in M._hierarchy.levels}

@@ -1,4 +1,4 @@
-"""Additive Schwarz: each rank solves with its rows and some of its neighbours'."""
+"""Block Jacobi on overlapping blocks: fewer iterations on many ranks; with cg type=basic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond.base import Preconditioner
-from hpc_sla.precond.local_solve import check_factor, factor_options, make_factor
+from hpc_sla.precond.local_solve import check_factor, make_factor, told_of_factor
+from hpc_sla.precond.options import check_choice
 from hpc_sla.precond.overlap import overlapping_block
 from hpc_sla.precond.workspace import Workspace
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -18,7 +19,7 @@ TYPES = ("restrict", "basic")
 
 
 class AdditiveSchwarz(Preconditioner):
-    """`M^-1 = sum_i P_i^T A_i^-1 R_i` over ranks, their blocks overlapping. **Collective.**
+    """`M^-1 = sum_i P_i^T A_i^-1 R_i` over ranks, their blocks overlapping.
 
     R_i takes a vector to rank i's rows and those that `overlap` steps along the matrix graph
     reach; A_i = R_i A R_i^T, factorised. `basic`: P_i = R_i (Dryja and Widlund, 1987).
@@ -29,7 +30,6 @@ class AdditiveSchwarz(Preconditioner):
 
     Parameters
     ----------
-    A : DSparseMatrix
     overlap : int
         At least 0, which is block Jacobi.
     type : {"restrict", "basic"}
@@ -45,36 +45,32 @@ class AdditiveSchwarz(Preconditioner):
     Raises
     ------
     InputError
-        On every rank: options out of range, or a block that cannot be factorised; as of
-        `BlockJacobi`.
+        Options out of range; in `on` as of `BlockJacobi`.
     """
+
+    name = "additive_schwarz"
+    petsc = "asm"
 
     def __init__(
         self,
-        A: DSparseMatrix,
         overlap: int = 1,
         type: str = "restrict",
         factor: str = "ilu0",
         backend: str = "auto",
     ) -> None:
+        self.overlap, self.type, self.factor, self.backend = overlap, type, factor, backend
+        self.check_options()
+        check_factor("additive_schwarz", factor, backend)
+        if overlap < 0:
+            raise InputError(f"{overlap} is negative", field="additive_schwarz:overlap")
+        check_choice("additive_schwarz", "type", type, TYPES)
+        self.always = ("overlap", "type", *told_of_factor(factor))
+
+    def set_up(self, A: DSparseMatrix) -> None:
+        """**Collective.**"""
         world, n = A.world, A.layout.n_owned
-        with world.agree(
-            "AdditiveSchwarz", A=A.shape, overlap=overlap, type=type, factor=factor, backend=backend
-        ):
-            check_factor("additive_schwarz", factor, backend)
-            if overlap < 0:
-                raise InputError(f"{overlap} is negative", field="additive_schwarz:overlap")
-            if type not in TYPES:
-                raise InputError(
-                    f"unknown type {type!r}",
-                    field="additive_schwarz:type",
-                    remedy=f"Choose one of {', '.join(TYPES)}",
-                )
-        options = f"overlap={overlap},type={type},{factor_options(factor, backend)}"
-        self.name = f"additive_schwarz:{options}"
-        self._belongs_to(n, A.values)
-        self._restrict = type == "restrict"
-        rows, block = overlapping_block(A, overlap)
+        self._restrict = self.type == "restrict"
+        rows, block = overlapping_block(A, self.overlap)
         self._plan = HaloPlan(A.layout, rows)
         self._n, self._extra = n, len(rows)
         # Rows are contiguous by rank, so a rank's own lie between those of others.
@@ -85,9 +81,9 @@ class AdditiveSchwarz(Preconditioner):
         parts = there[: self._below], mine, there[self._below :]
         user_rows = torch.cat(parts).cpu().numpy()
         with world.agree():
-            self._factor = make_factor(block, user_rows, A.device, factor, backend)
+            self._factor = make_factor(block, user_rows, A.device, self.factor, self.backend)
         self.shift = world.max(self._factor.shift)
-        self.of_nonsymmetric = factor != "ic0" and world.sum(not block.is_symmetric()) > 0
+        self.of_nonsymmetric = self.factor != "ic0" and world.sum(not block.is_symmetric()) > 0
         self.symmetric = not (self.of_nonsymmetric or (self._restrict and self._overlaps))
         self._work = Workspace(2, n + self._extra)
 

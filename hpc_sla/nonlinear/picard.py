@@ -1,15 +1,18 @@
-"""Picard's iteration, and what it shares with Anderson's."""
+"""u <- u + relaxation (g(u) - u): linear at best, one residual an iteration."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from hpc_sla.errors import InputError
 from hpc_sla.nonlinear.equations import Equations, Function
 from hpc_sla.nonlinear.info import Status
-from hpc_sla.nonlinear.newton import Callback, Stop
+from hpc_sla.nonlinear.linearise import Linearisation
+from hpc_sla.nonlinear.method import Callback, Choices, Increments, NonlinearMethod, Stop
 
 _PATIENCE = 50
 
@@ -40,7 +43,7 @@ class FixedPoint:
             return -(r if self._apply is None else self._apply(r)), r
 
 
-class Watch:
+class StoppingTest:
     """Decides after each iterate whether to go on (replicated).
 
     Parameters
@@ -88,22 +91,39 @@ class Watch:
         return self.best_u, self.best, status
 
 
-def picard(
-    equations: Equations,
-    u: torch.Tensor,
-    increments: FixedPoint,
-    stop: Stop,
-    relaxation: float,
-    callback: Callback | None,
-) -> tuple[torch.Tensor, float, Status]:
-    """Iterate u <- u + relaxation (g(u) - u). **Collective.** Writes to `equations.info`."""
-    watch = Watch(equations, stop, callback)
-    while True:
-        f, r = increments(u)
-        status = watch(u, equations.norm(r))
-        if status is not None:
-            return watch.end(u, status)
-        u = u + relaxation * f
+class Picard(NonlinearMethod):
+    """Picard's iteration.
+
+    Parameters
+    ----------
+    relaxation : float
+        Above 0; 1 for g itself.
+    """
+
+    name = "picard"
+
+    def __init__(self, relaxation: float = 1.0) -> None:
+        self.relaxation = relaxation
+        self.check_options()
+        check_relaxation(relaxation)
+
+    def run(
+        self,
+        u: torch.Tensor,
+        linear: Linearisation,
+        increments: Callable[[], Increments],
+        choices: Choices,
+        attach: Callable[[Any], None],
+    ) -> tuple[torch.Tensor, float, Status]:
+        """**Collective.**"""
+        equations, step = linear.equations, increments()
+        watch = StoppingTest(equations, choices.stop, choices.callback)
+        while True:
+            f, r = step(u)
+            status = watch(u, equations.norm(r))
+            if status is not None:
+                return watch.end(u, status)
+            u = u + self.relaxation * f
 
 
 def check_relaxation(value: float) -> None:
