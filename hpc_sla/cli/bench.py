@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import click
 
 from hpc_sla.cli import options
+from hpc_sla.cli.asked import BenchOptions
 from hpc_sla.cli.files import Read
 from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(options.RunOptions):
-    """The parameters of one run."""
-
-    file: str
-    method: str
-    precond: str
-    repeats: int
-    rtol: float | None
-    max_iterations: int | None
-    rhs: str | None
 
 
 @click.command("bench", short_help="Time a solver beside PETSc's, and compare peak memory.")
@@ -34,8 +20,8 @@ class Options(options.RunOptions):
 @click.option("--rhs", metavar="NAME", help="Default: the only one, or 'ones'.")
 @options.world_options
 @options.run_options
-@options.recorded(Options)
-def command(asked: Options) -> int:
+@options.recorded(BenchOptions)
+def command(asked: BenchOptions) -> int:
     """Race hpc_sla against PETSc on FILE.h5, or on a generator such as poisson2d:n=1000.
 
     Both run the same method with the same preconditioner from the same file, on the same ranks,

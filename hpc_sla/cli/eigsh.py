@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import click
 
 from hpc_sla.cli import options
+from hpc_sla.cli.asked import EigshOptions
 from hpc_sla.cli.files import Read, Written, default_output
 from hpc_sla.cli.session import guarded_world
 from hpc_sla.distributed.launcher import launch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(options.GuardOptions):
-    """The parameters of one run."""
-
-    file: str | None
-    k: int
-    which: str
-    mass: str | None
-    precond: str | None
-    tol: float | None
-    max_iterations: int | None
-    guard: int | None
-    output: str | None
 
 
 @click.command("eigsh", short_help="A few eigenpairs of a symmetric matrix.")
@@ -74,8 +58,8 @@ class Options(options.GuardOptions):
 )
 @options.guard_options
 @options.run_options
-@options.recorded(Options)
-def command(asked: Options) -> int:
+@options.recorded(EigshOptions)
+def command(asked: EigshOptions) -> int:
     """Find the k smallest or largest eigenvalues of the symmetric matrix in FILE.h5, by LOBPCG.
 
     FILE.h5 is one made by 'partition'. From a generator (or without one, from the default 2D

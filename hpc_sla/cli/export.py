@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import click
 
 from hpc_sla.cli import options
+from hpc_sla.cli.asked import ExportOptions
 from hpc_sla.cli.exits import serial
 from hpc_sla.cli.files import Params, Read, Written
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The parameters of one run."""
-
-    result: str
-    output: str
-    vector: str | None
-    matrix: str | None
-    coordinates: str | None
 
 
 def _written(output: str, params: Params, ranks: int) -> list[str]:
@@ -52,8 +40,8 @@ def _written(output: str, params: Params, ranks: int) -> list[str]:
     help="For .xdmf: points of your rows or of their nodes, [n, 1, 2 or 3].",
 )
 @serial
-@options.filled(Options)
-def command(asked: Options) -> int:
+@options.filled(ExportOptions)
+def command(asked: ExportOptions) -> int:
     """Write the vectors of RESULT.h5, in your row order, for other programs.
 
     FILE.xdmf comes with FILE.xdmf.h5 beside it, which has its numbers; open the former in

@@ -103,6 +103,11 @@ def default_output(file: str | None, kind: str, ranks: int) -> str:
     return f"{Path(file or made_name(DEFAULT_PROBLEM, ranks)).stem}.{kind}.h5"
 
 
+def newton_output(problem: str) -> str:
+    """The same of `newton`, whose problem is no file."""
+    return f"{problem.partition(':')[0]}.result.h5"
+
+
 def made_name(spec: str, ranks: int) -> str:
     """The file in the current folder that a generator's problem goes to."""
     return f"{spec.replace(':', '-').replace(',', '-').replace('=', '')}-p{ranks}.h5"

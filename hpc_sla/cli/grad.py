@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from hpc_sla.cli import options
+from hpc_sla.cli.asked import GradOptions
 from hpc_sla.cli.files import Read, Written, default_output
 from hpc_sla.cli.session import open_world
 from hpc_sla.errors import InputError
 
 LOSSES = ("sum", "norm2", "misfit")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(options.SolverOptions, options.RunOptions):
-    """The parameters of one run."""
-
-    file: str
-    loss: str
-    target: str | None
-    adjoint_rtol: float | None
-    check: bool
-    output: str | None
 
 
 @click.command("grad", short_help="Differentiate a loss of the solution; check by differences.")
@@ -61,8 +49,8 @@ class Options(options.SolverOptions, options.RunOptions):
     help="Default: <stem of FILE>.gradient.h5 in the current folder.",
 )
 @options.run_options
-@options.recorded(Options)
-def command(asked: Options) -> int:
+@options.recorded(GradOptions)
+def command(asked: GradOptions) -> int:
     """Solve A x = b of FILE.h5, and differentiate a loss of x with respect to A and b.
 
     The result has x, the gradient with respect to b and, on the matrix's pattern in compressed

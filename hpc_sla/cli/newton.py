@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import click
 
 from hpc_sla.cli import exits, options
-from hpc_sla.cli.files import Written
+from hpc_sla.cli.asked import NewtonOptions
+from hpc_sla.cli.files import Written, newton_output
 from hpc_sla.cli.session import guarded_world
 from hpc_sla.nonlinear.choices import JACOBIANS, METHODS
 from hpc_sla.report.tables import print_table
 
 DEFAULT_PROBLEM = "bratu2d:n=128,lambda=6"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(options.GuardOptions):
-    """The parameters of one run."""
-
-    problem: str
-    listing: bool
-    method: str
-    jacobian: str
-    linear_method: str
-    precond: str
-    precond_lag: int
-    forcing: float | None
-    rtol: float | None
-    atol: float
-    max_iterations: int | None
-    output: str | None
-
-
-def default_output(problem: str) -> str:
-    """The result's name where none is given, in the current folder."""
-    return f"{problem.partition(':')[0]}.result.h5"
 
 
 @click.command("newton", short_help="Solve a nonlinear model problem and write the result.")
@@ -86,7 +62,7 @@ def default_output(problem: str) -> str:
     "-o",
     "--output",
     type=Written(
-        lambda params: None if params["listing"] else default_output(params["problem"]),
+        lambda params: None if params["listing"] else newton_output(params["problem"]),
         hdf5=True,
     ),
     metavar="RESULT.h5",
@@ -94,8 +70,8 @@ def default_output(problem: str) -> str:
 )
 @options.guard_options
 @options.run_options
-@options.recorded(Options)
-def command(asked: Options) -> int:
+@options.recorded(NewtonOptions)
+def command(asked: NewtonOptions) -> int:
     """Solve F(u) = 0 for the model problem PROBLEM, such as bratu2d:n=256,lambda=6.
 
     Stops when ||F(u)|| <= max(rtol ||F(u0)||, atol).

@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
 from hpc_sla.cli import exits
+from hpc_sla.cli.asked import RunOptions
 from hpc_sla.cli.config import configure
 from hpc_sla.cli.files import CONFIG, Read, Written, log_names
 from hpc_sla.cli.record import Record
@@ -24,46 +24,9 @@ from hpc_sla.precond.choices import CHOICES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 T = TypeVar("T")
-R = TypeVar("R", bound="RunOptions")
+R = TypeVar("R", bound=RunOptions)
 
 RTOL_HELP = "Default: 1e-8, in float32 1e-5."
-DTOL = 1e5
-"""The default of --dtol, which is also that of `hpc_sla.linear.solve`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """`world_options` and `run_options`: of every command that runs on all ranks."""
-
-    device: str
-    transport: str
-    log_file: str | None
-    log_all_ranks: bool
-    profile: bool
-    as_json: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuardOptions(RunOptions):
-    """`guard_options` besides: of those that may be told to end, or may stall."""
-
-    checkpoint: str | None
-    checkpoint_every: str
-    resume: bool
-    stall_timeout: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SolverOptions:
-    """`solver_options`. rtol is None until the matrix's dtype is known (see `run.solver`)."""
-
-    method: str
-    precond: str
-    rtol: float | None
-    atol: float
-    max_iterations: int | None
-    rhs: str | None
-    dtol: float = DTOL
 
 
 def filled(kind: type[T]) -> Callable[[Callable[[T], int]], Callable[..., int]]:

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import click
 
 from hpc_sla.cli import options
+from hpc_sla.cli.asked import PartitionOptions
 from hpc_sla.cli.exits import serial
 from hpc_sla.cli.files import MANUFACTURED, ONES, Read, Written
 from hpc_sla.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The parameters of one run."""
-
-    source: str
-    output: str
-    parts: int
-    method: str
-    rhs: tuple[str, ...]
-    coordinates: str | None
-    block_size: int | None
 
 
 def _list_generators(context: click.Context, option: click.Parameter, asked: bool) -> None:
@@ -90,8 +76,8 @@ def _list_generators(context: click.Context, option: click.Parameter, asked: boo
 )
 @options.config_option
 @serial
-@options.filled(Options)
-def command(asked: Options) -> int:
+@options.filled(PartitionOptions)
+def command(asked: PartitionOptions) -> int:
     """Cut SOURCE into parts and write it as FILE.h5.
 
     SOURCE is a file (.mtx, .npz, .petsc, .bin, .mat, .rb, .hb, .h5ad, .h5; text also as .gz, .bz2,

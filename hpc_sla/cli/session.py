@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from hpc_sla.cli.asked import GuardOptions, RunOptions
 from hpc_sla.cli.checkpointing import Guard
-from hpc_sla.cli.options import GuardOptions, RunOptions
 from hpc_sla.cli.record import running
 from hpc_sla.cli.stall import Watchdog
 

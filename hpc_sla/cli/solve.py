@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import click
 
 from hpc_sla.cli import options
+from hpc_sla.cli.asked import DTOL, SolveOptions
 from hpc_sla.cli.files import Read, Written, default_output
 from hpc_sla.cli.session import guarded_world
 from hpc_sla.distributed.launcher import launch
 from hpc_sla.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(options.SolverOptions, options.GuardOptions):
-    """The parameters of one run."""
-
-    file: str | None
-    output: str | None
 
 
 @click.command("solve", short_help="Solve A x = b on all ranks and write the result.")
@@ -27,7 +18,7 @@ class Options(options.SolverOptions, options.GuardOptions):
 @click.option(
     "--dtol",
     type=float,
-    default=options.DTOL,
+    default=DTOL,
     show_default=True,
     help="End as diverged when ||b - A x|| > dtol ||b||.",
 )
@@ -41,8 +32,8 @@ class Options(options.SolverOptions, options.GuardOptions):
 )
 @options.guard_options
 @options.run_options
-@options.recorded(Options)
-def command(asked: Options) -> int:
+@options.recorded(SolveOptions)
+def command(asked: SolveOptions) -> int:
     """Solve A x = b for the matrix in FILE.h5, made by 'partition'.
 
     Without FILE.h5 a small 2D Poisson problem is made, partitioned with METIS into as many parts

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import click
 
 from hpc_sla.cli import options
+from hpc_sla.cli.asked import VerifyOptions
 from hpc_sla.cli.files import Read
 from hpc_sla.cli.session import open_world
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(options.SolverOptions, options.RunOptions):
-    """The parameters of one run."""
-
-    file: str
-    against: str | None
 
 
 @click.command("verify", short_help="Compare products and solution with PETSc or SciPy.")
@@ -29,8 +20,8 @@ class Options(options.SolverOptions, options.RunOptions):
 @options.solver_options
 @options.world_options
 @options.run_options
-@options.recorded(Options)
-def command(asked: Options) -> int:
+@options.recorded(VerifyOptions)
+def command(asked: VerifyOptions) -> int:
     """Put the rows of FILE.h5 into another library's matrix, on the same ranks, and compare.
 
     Compared are A x, A^T x, the solution of A x = b, and the number of iterations.

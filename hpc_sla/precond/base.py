@@ -18,6 +18,7 @@ from hpc_sla.precond.options import WithOptions
 from hpc_sla.precond.workspace import Turns
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import as_operator
+from hpc_sla.sparse.stored import StoredMatrix
 
 Takes = Literal["entries", "diagonal", "anything"]
 Self_ = TypeVar("Self_", bound="Preconditioner")
@@ -63,6 +64,16 @@ class Preconditioner(WithOptions, ABC):
 
     _turns = Turns()
     """Threads that apply it take turns: it works in vectors that it keeps."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Preconditioner:
+        """Refuses a matrix where options are meant."""
+        if args and isinstance(args[0], StoredMatrix) and cls.__module__.startswith(__package__):
+            raise InputError(
+                f"{cls.__name__} is made of its options, without a matrix",
+                field="precond",
+                remedy=f"Write {cls.__name__}(...).on(A), or let the solve set it up",
+            )
+        return super().__new__(cls)
 
     def __init_subclass__(cls) -> None:
         """What classes outside this package give is looked at, whoever applies them."""

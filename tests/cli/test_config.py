@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hpc_sla.cli import COMMANDS, main
+from hpc_sla.cli import COMMANDS, asked, main
 from hpc_sla.cli.config import CONFIGURABLE, _parameters
 from hpc_sla.storage.result_file import ResultWriter
 from tests.cli.cases import run_cases
@@ -98,7 +98,8 @@ def test_every_command_that_computes_takes_one():
 def test_every_parameter_is_a_field_of_the_options(name: str) -> None:
     module = importlib.import_module(f"hpc_sla.cli.{name}")
     parameters = {one.name for one in module.command.params if one.expose_value}
-    fields = {one.name: one.default for one in dataclasses.fields(module.Options)}
+    options = getattr(asked, f"{name.capitalize()}Options")
+    fields = {one.name: one.default for one in dataclasses.fields(options)}
     assert parameters <= set(fields)
     left_out = set(fields) - parameters
     assert all(fields[one] is not dataclasses.MISSING for one in left_out), left_out

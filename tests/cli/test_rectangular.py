@@ -12,6 +12,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from hpc_sla.cli import exits, main, solve
+from hpc_sla.cli.asked import SolveOptions
 from hpc_sla.cli.checkpointing import Guard
 from hpc_sla.cli.prepare import Source, write_partitioned
 from hpc_sla.cli.run import plan
@@ -164,7 +165,7 @@ def test_solve_writes_x_in_the_users_column_order(
     world.barrier()
     arguments = [path, "--method", "lsqr", "--precond", "none", "--rtol", "1e-13", "-o", output]
     arguments += ["--json"] if as_json else []
-    asked = solve.Options(**solve.command.make_context("solve", arguments).params)
+    asked = SolveOptions(**solve.command.make_context("solve", arguments).params)
     with Guard(None, "10min", False) as guard:
         assert run(world, asked, guard) == exits.OK
     np.testing.assert_allclose(read_result(output).x, exact, rtol=1e-8, atol=1e-9)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hpc_sla.cli import exits
-from hpc_sla.cli.bench import Options
+from hpc_sla.cli.asked import BenchOptions
 from hpc_sla.cli.prepare import load_source, names_generator, write_partitioned
 from hpc_sla.cli.record import conclude, gather_profile, log_input
 from hpc_sla.cli.run.plan import plan_run
@@ -31,7 +31,7 @@ _WARM_UP = "poisson2d:n=48"
 _MAX_ITERATIONS = 100_000
 
 
-def run(world: World, asked: Options) -> int:
+def run(world: World, asked: BenchOptions) -> int:
     """Do what ``bench`` does; the exit code. **Collective.**"""
     check_solver_names(asked.method, asked.precond)
     if asked.method == "auto":

@@ -10,8 +10,8 @@ import torch
 
 from hpc_sla.checkpoint.checkpoint import Checkpoint
 from hpc_sla.cli import exits
+from hpc_sla.cli.asked import EigshOptions
 from hpc_sla.cli.checkpointing import Guard
-from hpc_sla.cli.eigsh import Options
 from hpc_sla.cli.record import conclude, gather_profile
 from hpc_sla.cli.run.plan import Plan, plan_run, say_what_was_made
 from hpc_sla.cli.run.result import provenance, write_result
@@ -29,7 +29,7 @@ from hpc_sla.report.tables import finite
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 
-def run(world: World, asked: Options, guard: Guard) -> int:
+def run(world: World, asked: EigshOptions, guard: Guard) -> int:
     """Do what ``eigsh`` does; the exit code. **Collective.**"""
     _check(asked)
     stages = Stages()
@@ -55,7 +55,7 @@ def run(world: World, asked: Options, guard: Guard) -> int:
     return exits.OK if info.converged else exits.NOT_CONVERGED
 
 
-def _check(asked: Options) -> None:
+def _check(asked: EigshOptions) -> None:
     """Refuse what needs no file to be seen."""
     if asked.k < 1:
         raise InputError(f"is {asked.k}", field="-k", remedy="Ask for one pair or more.")
@@ -99,7 +99,7 @@ def _read_mass(plan: Plan, A: DSparseMatrix) -> DSparseMatrix:
 def _solve(
     A: DSparseMatrix,
     mass: DSparseMatrix | None,
-    asked: Options,
+    asked: EigshOptions,
     stages: Stages,
     checkpoint: Checkpoint,
 ) -> tuple[torch.Tensor, torch.Tensor, SolveInfo]:
@@ -127,7 +127,7 @@ def _solve(
 
 
 def _attributes(
-    world: World, plan: Plan, mass: Plan | None, asked: Options, info: SolveInfo
+    world: World, plan: Plan, mass: Plan | None, asked: EigshOptions, info: SolveInfo
 ) -> dict[str, Any]:
     """What a result says about the run. Local."""
 
@@ -162,7 +162,7 @@ def _report(
     A: DSparseMatrix,
     values: list[float],
     info: SolveInfo,
-    asked: Options,
+    asked: EigshOptions,
     plan: Plan,
     mass: Plan | None,
     stages: Stages,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_sla.cli import exits
-from hpc_sla.cli.export import Options
+from hpc_sla.cli.asked import ExportOptions
 from hpc_sla.cli.settle import settle
 from hpc_sla.errors import InputError
 from hpc_sla.storage.exporters import EXPORTERS, exporter_for
@@ -16,7 +16,7 @@ from hpc_sla.storage.result_vectors import ResultVectors
 from hpc_sla.storage.xdmf import export_xdmf
 
 
-def run(asked: Options) -> int:
+def run(asked: ExportOptions) -> int:
     """Do what ``export`` does; the exit code. Local."""
     suffix = exporter_for(asked.output)
     settle()

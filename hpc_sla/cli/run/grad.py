@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from hpc_sla.cli import exits
+from hpc_sla.cli.asked import GradOptions
 from hpc_sla.cli.files import default_output
-from hpc_sla.cli.grad import Options
 from hpc_sla.cli.prepare import read_columns
 from hpc_sla.cli.record import conclude, gather_profile, log_input
 from hpc_sla.cli.run.plan import Plan, plan_run, right_hand_side
@@ -27,7 +27,7 @@ from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.storage.matrix_file import MatrixFile
 
 
-def run(world: World, asked: Options) -> int:
+def run(world: World, asked: GradOptions) -> int:
     """Do what ``grad`` does; the exit code. **Collective.**"""
     check_solver_names(asked.method, asked.precond)
     stages = Stages()
@@ -84,7 +84,7 @@ def _check_columns(shape: tuple[int, ...], b: torch.Tensor, path: str) -> None:
         )
 
 
-def _loss_attributes(problem: Problem, found: Gradient, asked: Options) -> dict[str, Any]:
+def _loss_attributes(problem: Problem, found: Gradient, asked: GradOptions) -> dict[str, Any]:
     """What the result says of the loss and of the backward solve. Local."""
     about = {
         "loss": problem.loss,

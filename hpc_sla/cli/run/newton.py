@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from hpc_sla.cli import exits
+from hpc_sla.cli.asked import NewtonOptions
 from hpc_sla.cli.checkpointing import Guard
-from hpc_sla.cli.newton import Options, default_output
+from hpc_sla.cli.files import newton_output
 from hpc_sla.cli.prepare import check_size
 from hpc_sla.cli.record import conclude, gather_profile
 from hpc_sla.cli.run.result import provenance, write_result
@@ -25,12 +26,12 @@ from hpc_sla.report.progress import LiveLine
 from hpc_sla.report.tables import count, finite, print_facts, print_table, seconds, size
 
 
-def run(world: World, asked: Options, guard: Guard) -> int:
+def run(world: World, asked: NewtonOptions, guard: Guard) -> int:
     """Do what ``newton`` does; the exit code. **Collective.**"""
     stages = Stages()
     problem = make_nonlinear(asked.problem)
     check_size(asked.problem, problem.n_rows, world.size)
-    output = asked.output or default_output(asked.problem)
+    output = asked.output or newton_output(asked.problem)
     checkpoint = guard.checkpoint(world, tag=problem.spec)
     log.emit("input", problem=problem.spec, rows=problem.n_rows, result=output)
     # Picard's and Anderson's method refuse one to save to, and end at once when told to.
@@ -61,7 +62,7 @@ def run(world: World, asked: Options, guard: Guard) -> int:
 
 
 def _arguments(
-    problem: NonlinearProblem, system: NonlinearSystem, asked: Options, rtol: float
+    problem: NonlinearProblem, system: NonlinearSystem, asked: NewtonOptions, rtol: float
 ) -> dict[str, Any]:
     """What `nonlinear_solve` is to be called with. Local, and alike on all ranks."""
     jacobian: Any = asked.jacobian

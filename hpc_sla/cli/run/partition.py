@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from hpc_sla.cli import exits
+from hpc_sla.cli.asked import PartitionOptions
 from hpc_sla.cli.config import effective
-from hpc_sla.cli.partition import Options
 from hpc_sla.cli.prepare import Source, check_parts, load_source, write_partitioned
 from hpc_sla.cli.settle import settle
 from hpc_sla.partition import PartitionQuality
 from hpc_sla.report.tables import count, dimensions, print_facts, spread
 
 
-def run(asked: Options) -> int:
+def run(asked: PartitionOptions) -> int:
     """Do what ``partition`` does; the exit code. Local."""
     settle()
     source = load_source(asked.source, asked.rhs, asked.coordinates, asked.block_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hpc_sla.cli import exits
+from hpc_sla.cli.asked import SolveOptions
 from hpc_sla.cli.checkpointing import Guard
 from hpc_sla.cli.record import conclude, gather_profile, log_input
 from hpc_sla.cli.run.plan import Plan, plan_run, right_hand_side, say_what_was_made
@@ -17,7 +18,6 @@ from hpc_sla.cli.run.solver import (
     with_rtol,
 )
 from hpc_sla.cli.run.stages import Stages, where_and_how_long
-from hpc_sla.cli.solve import Options
 from hpc_sla.distributed.world import World
 from hpc_sla.linear import SolveInfo
 from hpc_sla.linear.advice import advice
@@ -31,7 +31,7 @@ from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.storage.matrix_file import MatrixFile
 
 
-def run(world: World, asked: Options, guard: Guard) -> int:
+def run(world: World, asked: SolveOptions, guard: Guard) -> int:
     """Do what ``solve`` does; the exit code. **Collective.**"""
     check_solver_names(asked.method, asked.precond)
     stages = Stages()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hpc_sla.checkpoint.checkpoint import Checkpoint
-from hpc_sla.cli.options import SolverOptions
+from hpc_sla.cli.asked import SolverOptions
 from hpc_sla.cli.run.plan import Plan
 from hpc_sla.cli.run.result import provenance
 from hpc_sla.cli.run.stages import Stages

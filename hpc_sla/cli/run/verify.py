@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from hpc_sla.cli import exits
-from hpc_sla.cli.options import SolverOptions
+from hpc_sla.cli.asked import SolverOptions, VerifyOptions
 from hpc_sla.cli.record import conclude, gather_profile, log_input
 from hpc_sla.cli.run.plan import plan_run, right_hand_side
 from hpc_sla.cli.run.solver import check_solver_names, run_solver, with_rtol
 from hpc_sla.cli.run.stages import Stages
-from hpc_sla.cli.verify import Options
 from hpc_sla.distributed.world import World
 from hpc_sla.linear import SolveInfo
 from hpc_sla.reference import choose, make_reference
@@ -24,7 +23,7 @@ from hpc_sla.report.tables import count, finite, print_table
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 
-def run(world: World, asked: Options) -> int:
+def run(world: World, asked: VerifyOptions) -> int:
     """Do what ``verify`` does; the exit code. **Collective.**"""
     check_solver_names(asked.method, asked.precond)
     plan = world.on_root(lambda: plan_run(asked.file, asked.rhs, "", world.size))
