@@ -1,6 +1,6 @@
 """Derivatives of solutions by the adjoint method, as torch.autograd.Functions.
 
-They are given the solver to call, so that they know no solver: see `System`.
+They are given the solver to call, so that they know no solver: see `LinearSystem`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hpc_sla.adjoint.forms import (
     with_parameters,
 )
 from hpc_sla.adjoint.least_squares import LeastSquares, LeastSquaresSystem
-from hpc_sla.adjoint.linear import Solve, System, plainly
+from hpc_sla.adjoint.linear import LinearSystem, Solve, plainly
 from hpc_sla.adjoint.local import LocalPattern
 from hpc_sla.adjoint.nonlinear import Equation, JacobianForm, root
 from hpc_sla.adjoint.wanted import Wanted, agree_on_gradients, hidden_tensors, refuse_hidden
@@ -27,13 +27,13 @@ __all__ = [
     "JacobianForm",
     "LeastSquares",
     "LeastSquaresSystem",
+    "LinearSystem",
     "LocalPattern",
     "MatrixForm",
     "NormalForm",
     "OperatorForm",
     "Pencil",
     "Solve",
-    "System",
     "Wanted",
     "agree_on_gradients",
     "eigenpairs",

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from hpc_sla.adjoint.forms import Form, leads_to, minus, plus
-from hpc_sla.adjoint.linear import System, derivative
+from hpc_sla.adjoint.linear import LinearSystem, derivative
 from hpc_sla.distributed.keep_in_graph import keep_in_graph
 
 
@@ -28,10 +28,10 @@ class LeastSquaresSystem(Protocol):
         """What A(theta) is."""
 
     def run(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
-        """As of `System`."""
+        """As of `LinearSystem`."""
 
     @property
-    def normal(self) -> System:
+    def normal(self) -> LinearSystem:
         """A^T A w = c; its form is the `NormalForm` of this one."""
 
 

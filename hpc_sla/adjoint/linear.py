@@ -23,7 +23,7 @@ from hpc_sla.distributed.keep_in_graph import keep_in_graph
 from hpc_sla.kernels.modes import ordinary
 
 
-class System(Protocol):
+class LinearSystem(Protocol):
     """A(theta) x = b for any b, at one theta, with the solver for it."""
 
     info: Any
@@ -60,7 +60,7 @@ class Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        system: System,
+        system: LinearSystem,
         transposed: bool | None,
         b: torch.Tensor,
         x0: torch.Tensor | None,
@@ -110,7 +110,7 @@ class Solve(torch.autograd.Function):
 
 
 def derivative(
-    system: System, b: torch.Tensor, theta: Sequence[torch.Tensor], transposed: bool
+    system: LinearSystem, b: torch.Tensor, theta: Sequence[torch.Tensor], transposed: bool
 ) -> torch.Tensor:
     """`system.derivative`, differentiable as `Solve` is. **Collective.**"""
     found: torch.Tensor = Solve.apply(system, transposed, ordinary(b), None, *map(ordinary, theta))

@@ -16,7 +16,7 @@ from hpc_sla.report.tables import count, print_facts, size, spread
 if TYPE_CHECKING:
     import numpy as np
 
-    from hpc_sla.storage.matrix_file import MatrixFile
+    from hpc_sla.storage.matrix_file import MatrixFile  # loads h5py
     from hpc_sla.storage.result_file import ResultSummary
 
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 @serial
 def command(file: str) -> int:
     """Describe FILE.h5, a matrix or a result, in about ten lines."""
-    # It loads h5py, as do those below: see `hpc_sla.cli`.
-    from hpc_sla.storage.attributes import kind_of
+    from hpc_sla.storage.attributes import kind_of  # loads h5py: see `hpc_sla.cli`
 
     settle()
     kind = kind_of(file)
@@ -36,7 +35,7 @@ def command(file: str) -> int:
         with MatrixFile(file) as matrix:
             facts = _matrix_facts(matrix)
     else:
-        from hpc_sla.storage.result_file import describe
+        from hpc_sla.storage.result_file import describe  # loads h5py
 
         facts = _result_facts(describe(file))
     facts.append(("size", size(os.path.getsize(file))))

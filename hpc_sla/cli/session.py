@@ -38,7 +38,7 @@ def open_world(asked: RunOptions) -> Iterator[World]:
     # objects by the million and no garbage: looking for some takes a tenth of the time.
     gc.disable()
     try:
-        from hpc_sla.distributed.world import World
+        from hpc_sla.distributed.world import World  # loads torch: see `hpc_sla.cli`
     finally:
         gc.freeze()
         gc.enable()

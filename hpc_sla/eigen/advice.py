@@ -8,7 +8,7 @@ import torch
 
 from hpc_sla.eigen.lobpcg import Lobpcg
 from hpc_sla.eigen.precondition import GRADED, spread
-from hpc_sla.eigen.problem import Problem, magnitudes
+from hpc_sla.eigen.problem import EigenProblem, magnitudes
 from hpc_sla.linear.info import SolveInfo, Status
 from hpc_sla.precond import make_preconditioner
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -33,12 +33,12 @@ SINGULAR = (
 _TAKE_OUT = "rows of huge entries (Dirichlet conditions by penalty) taken out of the matrix"
 
 
-def advice(problem: Problem, info: SolveInfo, matrix: object, mass: object) -> list[str]:
+def advice(problem: EigenProblem, info: SolveInfo, matrix: object, mass: object) -> list[str]:
     """The likeliest first; nothing where all is well. **Collective**; replicated.
 
     Parameters
     ----------
-    problem : Problem
+    problem : EigenProblem
     info : SolveInfo
     matrix, mass : object
         A and B, as they were given.
@@ -78,7 +78,7 @@ def advice(problem: Problem, info: SolveInfo, matrix: object, mass: object) -> l
     return tries
 
 
-def _is_singular(problem: Problem, mass: object) -> bool:
+def _is_singular(problem: EigenProblem, mass: object) -> bool:
     """Whether there is a v of which B, made of `mass`, makes next to nothing. **Collective.**"""
     assert problem.B is not None
     B, world = problem.B, problem.A.world

@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from hpc_sla.eigen.inverse import improved
-from hpc_sla.eigen.problem import Problem
+from hpc_sla.eigen.problem import EigenProblem
 from hpc_sla.errors import InputError
 from hpc_sla.sparse.operators import Operator
 
@@ -24,7 +24,7 @@ def serves(n: int, constraints: int, m: int) -> bool:
     return n - constraints <= max(5 * m, SMALL)
 
 
-def gathered_pairs(problem: Problem) -> torch.Tensor:
+def gathered_pairs(problem: EigenProblem) -> torch.Tensor:
     """This rank's rows of the vectors wanted, and of one more where there is one. **Collective.**
 
     Raises

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from hpc_sla.eigen.problem import Problem, apply
+from hpc_sla.eigen.problem import EigenProblem, apply
 from hpc_sla.eigen.scaling import number_times_power
 from hpc_sla.eigen.space import inner
 from hpc_sla.errors import DegenerateEigenvaluesError
@@ -29,7 +29,7 @@ class Derivative:
 
     Parameters
     ----------
-    problem : Problem
+    problem : EigenProblem
     V : torch.Tensor [n_owned, k]
     values, norms : list of float
         Replicated: eigenvalues, and norms of their residuals.
@@ -44,7 +44,7 @@ class Derivative:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: EigenProblem,
         V: torch.Tensor,
         values: list[float],
         norms: list[float],

@@ -10,7 +10,7 @@ from hpc_sla.linear.info import Status
 
 
 @dataclass
-class Found:
+class Eigenpairs:
     """The pairs, the wanted end first, and how they fare. All but `vectors` replicated.
 
     Attributes

@@ -11,8 +11,8 @@ import torch
 
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.eigen.basis import rayleigh_ritz, select
-from hpc_sla.eigen.found import Found
-from hpc_sla.eigen.problem import Problem, Yardstick, apply, column_norms
+from hpc_sla.eigen.found import Eigenpairs
+from hpc_sla.eigen.problem import EigenProblem, Yardstick, apply, column_norms
 from hpc_sla.eigen.progress import Progress
 from hpc_sla.eigen.refusals import refuse_indefinite, refuse_not_finite
 from hpc_sla.eigen.scaling import unit_columns
@@ -58,7 +58,7 @@ class Lobpcg:
 
     Parameters
     ----------
-    problem : Problem
+    problem : EigenProblem
     x0 : torch.Tensor [n_owned, j] or None
         Guesses, of any length; then m > k.
 
@@ -70,7 +70,7 @@ class Lobpcg:
 
     state_is_small = True
 
-    def __init__(self, problem: Problem, x0: torch.Tensor | None) -> None:
+    def __init__(self, problem: EigenProblem, x0: torch.Tensor | None) -> None:
         self.problem = problem
         self.m, self.k = problem.m, problem.k
         start = problem.noise(self.m)
@@ -99,7 +99,7 @@ class Lobpcg:
         """Done so far (replicated)."""
         return self.progress.iterations
 
-    def run(self) -> Found:
+    def run(self) -> Eigenpairs:
         """Iterate until the true residuals of the wanted pairs are small, or it cannot."""
         if self.problem.attach:
             self.problem.attach(self)
@@ -336,14 +336,14 @@ class Lobpcg:
         vectors = [self._R] if self.problem.B is None else [self._R, X, B_X]
         return column_norms(self.problem, torch.cat(vectors, dim=1))
 
-    def _found(self, status: Status | None) -> Found:
+    def _found(self, status: Status | None) -> Eigenpairs:
         """The wanted pairs, by their values."""
         k, progress = self.k, self.progress
         order = torch.argsort(self.problem.sign * self.values[:k], stable=True)
         pick = order.tolist()
         ended: Status = "stagnated" if status in (None, "converged") else status
         guarded = self.m > k
-        return Found(
+        return Eigenpairs(
             self.values[:k][order],
             self.space.kept[:, :k].contiguous()[:, order.to(self._R.device)].contiguous(),
             [progress.status_of(i, ended) for i in pick],

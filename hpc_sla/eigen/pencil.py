@@ -12,9 +12,9 @@ from hpc_sla.adjoint.forms import Theta, form_of, parameters_of, with_parameters
 from hpc_sla.eigen.advice import advice
 from hpc_sla.eigen.dense import gathered_pairs, serves
 from hpc_sla.eigen.derivative import Derivative
-from hpc_sla.eigen.found import Found
+from hpc_sla.eigen.found import Eigenpairs
 from hpc_sla.eigen.lobpcg import Lobpcg
-from hpc_sla.eigen.problem import Constraints, Problem, Yardstick, column_norms
+from hpc_sla.eigen.problem import Constraints, EigenProblem, Yardstick, column_norms
 from hpc_sla.eigen.scaling import number_times_power, times_power
 from hpc_sla.eigen.space import inner
 from hpc_sla.linear.info import SolveInfo, summarise
@@ -33,7 +33,7 @@ class EigenPencil:
     Parameters
     ----------
     A, B : DSparseMatrix, LinearOperator or None
-    set_up : callable(A, B) -> Problem
+    set_up : callable(A, B) -> EigenProblem
         **Collective.** Of plain tensors.
     x0 : torch.Tensor [n_owned, j] or None
     rtol : float
@@ -52,7 +52,7 @@ class EigenPencil:
         self,
         A: Any,
         B: Any,
-        set_up: Callable[[Any, Any], Problem],
+        set_up: Callable[[Any, Any], EigenProblem],
         x0: torch.Tensor | None,
         rtol: float,
         strict: bool,
@@ -61,8 +61,8 @@ class EigenPencil:
         self.split, self.world = len(parameters_of(A)), A.layout.world
         self._matrices, self._set_up, self._x0 = (A, B), set_up, x0
         self._rtol, self._strict = rtol, strict
-        self._found: Found | None = None
-        self._problem: Problem | None = None
+        self._found: Eigenpairs | None = None
+        self._problem: EigenProblem | None = None
 
     def pairs(self, theta: Theta) -> tuple[torch.Tensor, torch.Tensor]:
         """**Collective.**"""
@@ -144,7 +144,7 @@ class EigenPencil:
         )
 
 
-def _by_lapack(problem: Problem) -> Found:
+def _by_lapack(problem: EigenProblem) -> Eigenpairs:
     """**Collective.**"""
     V = gathered_pairs(problem)
     k = problem.k
@@ -163,7 +163,7 @@ def _by_lapack(problem: Problem) -> Found:
     plain = [abs(value) * norm for value, norm in zip(values.tolist(), B_norms, strict=True)]
     order = torch.argsort(problem.sign * values[:k], stable=True)
     pick = order.tolist()
-    return Found(
+    return Eigenpairs(
         values[:k][order],
         V[:, order.to(V.device)].contiguous(),
         ["converged" if met[i] else "stagnated" for i in pick],
@@ -176,13 +176,13 @@ def _by_lapack(problem: Problem) -> Found:
     )
 
 
-def _settle_signs(problem: Problem, V: torch.Tensor) -> None:
+def _settle_signs(problem: EigenProblem, V: torch.Tensor) -> None:
     """Make each vector's inner product with a fixed one positive. **Collective.**"""
     products = problem.all_sum(inner(problem.noise(1, _SIGNS), V))
     V.mul_(torch.where(products < 0, -1.0, 1.0).to(V.dtype))
 
 
-def _summary(found: Found, method: str, precond: str, power: int) -> SolveInfo:
+def _summary(found: Eigenpairs, method: str, precond: str, power: int) -> SolveInfo:
     """In the units of the matrices as they were given: residuals are 2^power times those found."""
     columns = [
         SolveInfo(

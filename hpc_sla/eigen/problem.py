@@ -28,7 +28,7 @@ _PROBES = (51, 52)
 
 
 @dataclass
-class Problem:
+class EigenProblem:
     """What is to be found, and how well.
 
     Attributes
@@ -106,7 +106,7 @@ class Yardstick:
     product to spare.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: EigenProblem) -> None:
         """**Collective.**"""
         self._problem = problem
         self._floor, self._tol = _ROUNDING * problem.eps, problem.tol
@@ -171,7 +171,7 @@ def magnitudes(operator: Operator, V: torch.Tensor) -> torch.Tensor:
     return found.mul_(2.0)
 
 
-def column_norms(problem: Problem, x: torch.Tensor) -> torch.Tensor:
+def column_norms(problem: EigenProblem, x: torch.Tensor) -> torch.Tensor:
     """Norms of x [n_owned, m], whatever their size: float64 [m], on the host. **Collective.**"""
     x = x.double()
     mine = x.abs().amax(dim=0) if len(x) else x.new_zeros(x.shape[1])
@@ -186,7 +186,7 @@ class Constraints:
 
     Parameters
     ----------
-    problem : Problem
+    problem : EigenProblem
     given : torch.Tensor [n_owned, c]
         Made orthonormal; dependent ones count once.
 
@@ -195,7 +195,7 @@ class Constraints:
     Y, B_Y : torch.Tensor [n_owned, c]
     """
 
-    def __init__(self, problem: Problem, given: torch.Tensor) -> None:
+    def __init__(self, problem: EigenProblem, given: torch.Tensor) -> None:
         self._problem = problem
         Y = unit_columns(given, problem.A.world, "deflate")
         for _ in range(2):

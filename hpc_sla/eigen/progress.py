@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla.eigen.problem import Problem, Yardstick
+from hpc_sla.eigen.problem import EigenProblem, Yardstick
 from hpc_sla.linear.info import Status, worst
 
 _PATIENCE = 100
@@ -22,7 +22,7 @@ _CLAIMS = 5
 """So many of them may fail without being half as far off as those before."""
 
 _PROBED = 1e-2
-"""Of the gap to the pairs wanted, the residual at which guards that look for others tell."""
+"""The residual at which guards that look for others tell, in gaps to the pairs wanted."""
 
 _SEEN = 1e3
 """Times the tolerance, the residual at which they tell in any case."""
@@ -45,7 +45,7 @@ class Progress:
 
     Parameters
     ----------
-    problem : Problem
+    problem : EigenProblem
     yardstick : Yardstick
     probed : bool
         Whether nothing has to be looked for beside guesses: see `Lobpcg`.
@@ -62,7 +62,7 @@ class Progress:
         The iteration in which something last got better.
     """
 
-    def __init__(self, problem: Problem, yardstick: Yardstick, probed: bool) -> None:
+    def __init__(self, problem: EigenProblem, yardstick: Yardstick, probed: bool) -> None:
         self._problem, self._yardstick = problem, yardstick
         self.probed = probed
         self.iterations = 0

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.eigen.problem import Problem, magnitudes
+from hpc_sla.eigen.problem import EigenProblem, magnitudes
 from hpc_sla.errors import InputError
 
 _EVIDENCE = 100.0
 """Units of rounding error beyond which v . B v < 0 says that B is not positive definite."""
 
 
-def refuse_indefinite(problem: Problem, v: torch.Tensor) -> None:
+def refuse_indefinite(problem: EigenProblem, v: torch.Tensor) -> None:
     """Raise InputError where B is to blame for a negative v . B v. **Collective.**
 
     Parameters
     ----------
-    problem : Problem
+    problem : EigenProblem
     v : torch.Tensor [n_owned, 1]
         Whose square came out negative.
     """
@@ -32,12 +32,12 @@ def refuse_indefinite(problem: Problem, v: torch.Tensor) -> None:
         )
 
 
-def refuse_not_finite(problem: Problem, new: torch.Tensor, *grams: torch.Tensor) -> None:
+def refuse_not_finite(problem: EigenProblem, new: torch.Tensor, *grams: torch.Tensor) -> None:
     """Raise InputError where Gram matrices are not finite. **Collective** only there.
 
     Parameters
     ----------
-    problem : Problem
+    problem : EigenProblem
     new : torch.Tensor [n_owned, j]
         What the preconditioner gave.
     *grams : torch.Tensor

@@ -21,7 +21,7 @@ from hpc_sla.eigen.dense import serves
 from hpc_sla.eigen.mass import aligned
 from hpc_sla.eigen.pencil import EigenPencil
 from hpc_sla.eigen.precondition import precondition
-from hpc_sla.eigen.problem import Callback, Constraints, Problem
+from hpc_sla.eigen.problem import Callback, Constraints, EigenProblem
 from hpc_sla.eigen.scaling import (
     Exponents,
     exponent,
@@ -202,11 +202,11 @@ def eigsh(
         if callback:
             callback(iteration, number_times_power(norm, units.residuals))
 
-    def set_up(plain_A: Any, plain_B: Any) -> Problem:
+    def set_up(plain_A: Any, plain_B: Any) -> EigenProblem:
         near_A = scaled(plain_A, units.A)
         near_B = None if plain_B is None else scaled(plain_B, units.B)
         a, b = as_operator(near_A), None if near_B is None else as_operator(near_B)
-        problem = Problem(
+        problem = EigenProblem(
             a, b, make_preconditioner(None, near_A), k, k + guard, WHICH[which], tol,
             max_iterations, dtype, units, callback=told,
         )  # fmt: skip

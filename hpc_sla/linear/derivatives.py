@@ -34,7 +34,7 @@ _FAILED = ("indefinite", "breakdown", "stagnated", "diverged")
 
 
 class Differentiable(Iteration):
-    """An iteration whose solution has derivatives: a `System` of `hpc_sla.adjoint`.
+    """An iteration whose solution has derivatives: a `LinearSystem` of `hpc_sla.adjoint`.
 
     Attributes
     ----------

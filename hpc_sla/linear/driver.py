@@ -25,7 +25,7 @@ _METHOD = "method."
 """What the names of the method's part of a state begin with."""
 
 _SAVED = ("norm", "iterations", "best", "best_at", "last_claim")
-"""Of each `Outcome`, beside its status, target and history."""
+"""What a state has of each `Outcome`, beside its status, target and history."""
 
 
 class KrylovLoop:

@@ -27,7 +27,7 @@ _TIGHT = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 @dataclass
-class Problem:
+class LossProblem:
     """A loss of the solution of A x = b.
 
     Attributes
@@ -95,7 +95,7 @@ class Gradient:
         return self.info.adjoint
 
 
-def gradient(problem: Problem) -> Gradient:
+def gradient(problem: LossProblem) -> Gradient:
     """Solve, and differentiate the loss with respect to the matrix and b. **Collective.**"""
     values = problem.A.values.detach().requires_grad_()
     b = problem.b.detach().requires_grad_()
@@ -120,7 +120,9 @@ class Comparison:
     """Their difference, relative to the size of the derivative in such directions."""
 
 
-def check(problem: Problem, found: Gradient, steps: Sequence[float] = STEPS) -> list[Comparison]:
+def check(
+    problem: LossProblem, found: Gradient, steps: Sequence[float] = STEPS
+) -> list[Comparison]:
     """Compare the gradient with central differences, over a ladder of steps. **Collective.**
 
     In one random direction of the matrix's values, one of b and one of both, the same on any
@@ -152,7 +154,7 @@ def check(problem: Problem, found: Gradient, steps: Sequence[float] = STEPS) -> 
     return compared
 
 
-def _directions(problem: Problem, symmetric: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _directions(problem: LossProblem, symmetric: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Random changes of the values and of b. **Collective.**"""
     A = problem.A
     rows, columns = A.entries()

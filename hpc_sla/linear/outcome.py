@@ -39,7 +39,7 @@ class Outcome:
 
     @property
     def steps(self) -> int:
-        """Of this round."""
+        """Iterations of this round."""
         return self.iterations - self._round_at
 
     def begin(self) -> None:

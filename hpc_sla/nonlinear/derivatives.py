@@ -59,7 +59,7 @@ class SolvedProblem(Protocol):
 
 
 class JacobianSystem:
-    """J(u, theta) x = b or its transpose, for a derivative: a linear `System`.
+    """J(u, theta) x = b or its transpose, for a derivative: a `LinearSystem`.
 
     Parameters
     ----------

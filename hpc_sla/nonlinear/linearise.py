@@ -139,7 +139,7 @@ def check_matrix(
 
 
 @dataclass
-class Found:
+class KnownJacobian:
     """What is known of a problem's Jacobian.
 
     Attributes
@@ -163,12 +163,12 @@ class Linearisation:
     maker : Method or None
         None for "auto".
     equations : Equations
-    found : Found
+    found : KnownJacobian
         Of all linearisations of one problem.
     """
 
     def __init__(
-        self, settings: Settings, maker: Method | None, equations: Equations, found: Found
+        self, settings: Settings, maker: Method | None, equations: Equations, found: KnownJacobian
     ) -> None:
         self.settings, self.maker, self.equations = settings, maker, equations
         self._found = found

@@ -14,7 +14,7 @@ from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.nonlinear.derivatives import JacobianSystem, plain
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
-from hpc_sla.nonlinear.linearise import Found, Linearisation, Settings
+from hpc_sla.nonlinear.linearise import KnownJacobian, Linearisation, Settings
 from hpc_sla.nonlinear.method import Choices, Increments, NonlinearMethod
 from hpc_sla.nonlinear.picard import FixedPoint
 from hpc_sla.nonlinear.trust import reverse_mode_fits
@@ -59,7 +59,7 @@ class NonlinearSolve:
         self.info = NonlinearInfo("max_iterations", method=str(method))
         self.precond: Any = None
         self._found: torch.Tensor | None = None
-        self._known = Found()
+        self._known = KnownJacobian()
         self._compared = False
         self.rtol = choices.adjoint_rtol or 0.0
         self.loosest = choices.loosest_adjoint_rtol

@@ -331,12 +331,12 @@ def test_bad_input(world):
 
 def test_constraints_are_orthonormal(world):
     """However long and dependent the vectors given."""
-    from hpc_sla.eigen.problem import Problem
+    from hpc_sla.eigen.problem import EigenProblem
     from hpc_sla.precond import Identity
     from hpc_sla.sparse.operators import as_operator
 
     A = distribute(grid(10, 10), world)
-    problem = Problem(as_operator(A), None, Identity(), 1, 2, 1.0, 1e-8, 10, torch.float64)
+    problem = EigenProblem(as_operator(A), None, Identity(), 1, 2, 1.0, 1e-8, 10, torch.float64)
     rng = np.random.default_rng(8)
     given = rng.standard_normal((100, 3)) * [1e-8, 1.0, 1e9]
     given = np.concatenate([given, given[:, :1] * 7, np.zeros((100, 1))], axis=1)

@@ -21,7 +21,7 @@ from hpc_sla.cli.run.stages import Stages, where_and_how_long
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.linear import losses
-from hpc_sla.linear.losses import AGREEMENT, Comparison, Gradient, Problem, best
+from hpc_sla.linear.losses import AGREEMENT, Comparison, Gradient, LossProblem, best
 from hpc_sla.report.tables import count, finite, print_facts, print_table, seconds, size
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.storage.matrix_file import MatrixFile
@@ -40,7 +40,7 @@ def run(world: World, asked: GradOptions) -> int:
         target = _target(A, plan, asked.target, b) if asked.loss == "misfit" else None
     solver = with_rtol(asked, A.dtype)
     solving = {**solve_arguments(solver), "adjoint_rtol": asked.adjoint_rtol}
-    problem = Problem(A, b, asked.loss, target, solving)
+    problem = LossProblem(A, b, asked.loss, target, solving)
     with stages("solve"):
         found = losses.gradient(problem)
     compared = None
@@ -84,7 +84,7 @@ def _check_columns(shape: tuple[int, ...], b: torch.Tensor, path: str) -> None:
         )
 
 
-def _loss_attributes(problem: Problem, found: Gradient, asked: GradOptions) -> dict[str, Any]:
+def _loss_attributes(problem: LossProblem, found: Gradient, asked: GradOptions) -> dict[str, Any]:
     """What the result says of the loss and of the backward solve. Local."""
     about = {
         "loss": problem.loss,
@@ -108,12 +108,12 @@ def _write(path: str, A: DSparseMatrix, found: Gradient, about: dict[str, Any]) 
     write_result(path, vectors, history, about, matrix_gradient=matrix)
 
 
-def _agrees(problem: Problem, compared: list[Comparison]) -> bool:
+def _agrees(problem: LossProblem, compared: list[Comparison]) -> bool:
     return best(compared) <= AGREEMENT[problem.A.dtype]
 
 
 def _report(
-    problem: Problem,
+    problem: LossProblem,
     found: Gradient,
     compared: list[Comparison] | None,
     plan: Plan,
