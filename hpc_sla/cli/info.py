@@ -30,7 +30,7 @@ def command(file: str) -> int:
     settle()
     kind = kind_of(file)
     if kind == "matrix":
-        from hpc_sla.storage.matrix_file import MatrixFile
+        from hpc_sla.storage.matrix_file import MatrixFile  # loads h5py
 
         with MatrixFile(file) as matrix:
             facts = _matrix_facts(matrix)
