@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from hpc_sla.direct.triangular import TriangularLU
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.incomplete import TriangularFactor
-from hpc_sla.kernels.levels import Level, LevelSchedule
+from hpc_sla.kernels.levels import RowLevel, LevelSchedule
 from hpc_sla.precond import AdditiveSchwarz, BlockJacobi, Chebyshev, Jacobi, Polynomial
 from hpc_sla.precond.local_solve import DirectFactor
 from hpc_sla.precond.workspace import Workspace
@@ -38,7 +38,7 @@ def _values(n):
 
 def _schedule(n):
     levels = [
-        Level(10 * i, 10, CsrPattern(_int(11), _int(15), n), _values(15)) for i in range(1, 4)
+        RowLevel(10 * i, 10, CsrPattern(_int(11), _int(15), n), _values(15)) for i in range(1, 4)
     ]
     return _bare(LevelSchedule, order=_int(n), position=_int(n), levels=levels, _buffers={})
 
