@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from hpc_sla.direct.triangular import TriangularLU
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.incomplete import TriangularFactor
-from hpc_sla.kernels.levels import RowLevel, LevelSchedule
+from hpc_sla.kernels.levels import LevelSchedule, RowLevel
 from hpc_sla.precond import AdditiveSchwarz, BlockJacobi, Chebyshev, Jacobi, Polynomial
 from hpc_sla.precond.local_solve import DirectFactor
 from hpc_sla.precond.workspace import Workspace
