@@ -162,14 +162,23 @@ class LinearSolver(Differentiable):
         plain = adjoint.with_parameters(self.A, theta)
         self.operator = operator = as_operator(plain)
         dtype = operator.dtype or dtype or torch.float64
-        self.rtol = default_rtol(dtype) if self._rtol is None else self._rtol
-        self.loosest = loosest_rtol(dtype) if self._rtol is None else 0.0
+        self.__dict__.pop("lopsided", None)
+        self._tolerate(dtype)
         self.precond = self._precondition(plain, dtype)
         self.given = given_rows(plain) if self._decoupled and operator.square else None
         if self._asked is None:
             choice = choose(operator, dtype, self.precond.symmetric)
             self.use(make_method(choice.method))
             self.fallback, self.reason = choice.fallback, f"{choice.why}: {choice.method}"
+
+    def _tolerate(self, dtype: torch.dtype) -> None:
+        """Take the tolerances that suit the dtype, where they were left open. Local."""
+        self.rtol = default_rtol(dtype) if self._rtol is None else self._rtol
+        self.loosest = loosest_rtol(dtype) if self._rtol is None else 0.0
+
+    def _changed(self) -> bool:
+        """Whether A's values are others than those that were set up with. Local."""
+        return self._ready and self._versions != _versions(adjoint.parameters_of(self.A))
 
     def _precondition(self, A: Any, dtype: torch.dtype) -> Preconditioner:
         """The preconditioner, fit for the method that was asked for. **Collective.**"""
@@ -230,8 +239,7 @@ class LinearSolver(Differentiable):
                 check_order(b, operator.layout, "b")
                 if x0 is not None:
                     check_order(x0, operator.columns, "x0")
-            changed = self._ready and self._versions != _versions(theta)
-            wanted.of((b, x0, *theta), also=changed)
+            wanted.of((b, x0, *theta), also=self._changed())
         if any(wanted.also):
             self._ready = False
         rhs, guess, *rest = wanted.tensors
@@ -241,7 +249,7 @@ class LinearSolver(Differentiable):
             return x, SolveInfo("converged", 0, 0.0, 0.0, [0.0])
         call = self._call(rhs, callback, checkpoint)
         gradient = any(wanted.gradients)
-        if gradient and call.adjoint_rtol is None and not call.rtol:
+        if gradient and not (call.rtol if call.adjoint_rtol is None else call.adjoint_rtol):
             raise InputError(
                 "a gradient is wanted, and there is no relative tolerance for its solve",
                 field="adjoint_rtol",
@@ -276,6 +284,7 @@ class LinearSolver(Differentiable):
         """
         self.set_up(b.dtype)
         call = copy(self)
+        call._tolerate(self.operator.dtype or b.dtype)
         call.thorough, call.callback = True, callback
         if checkpoint is not None:
             operator, precond = self.operator, self.precond.name
@@ -310,9 +319,13 @@ class LinearSolver(Differentiable):
         InputError
             On every rank: A is not square, or it or its preconditioner has no transpose.
         """
+        with self.operator.world.agree(f"{self._called}.solve_transpose", b=b) as agreed:
+            agreed.say(self._changed())
+        if any(agreed.heard):
+            self._ready = False
         self.set_up(getattr(b, "dtype", None))
         operator, M = self.operator, self.precond
-        with operator.world.agree(f"{self._called}.solve_transpose"):
+        with operator.world.agree():
             if not operator.square:
                 raise InputError(
                     f"the matrix is {operator.shape[0]} x {operator.shape[1]}",

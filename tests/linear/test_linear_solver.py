@@ -120,7 +120,7 @@ def test_values_changed_in_place(world):
     with torch.no_grad():
         A.values.mul_(torch.linspace(1.0, 2.0, len(A.values), dtype=torch.float64))
     now = full_matrix(world, A)
-    for solve, K in ((solver.solve, now), (solver.solve_transpose, now.T)):
+    for solve, K in ((solver.solve_transpose, now.T), (solver.solve, now)):
         x, info = solve(b)
         assert info.converged
         np.testing.assert_allclose(full(A.layout, x), np.linalg.solve(K, np.ones(30)), rtol=1e-8)
@@ -128,6 +128,32 @@ def test_values_changed_in_place(world):
     A.layout.dot(solver.solve(first)[0], b).backward()
     expected = np.linalg.solve(now.T, np.ones(30))
     np.testing.assert_allclose(full(A.layout, first.grad), expected, rtol=1e-8)
+
+
+@pytest.mark.mpi
+def test_symmetry_is_looked_at_again(world):
+    """A method for symmetric matrices on one, and then on one that is not: the gradient follows."""
+    matrix = spd_matrix(20, seed=3)
+    A = distributed(world, matrix)
+    skew = sp.random_array((20, 20), density=0.2, rng=np.random.default_rng(2)).tocsr() * 1e-3
+    B = distributed(world, (matrix + skew).tocsr(), layout=A.layout)
+    solver = hs.LinearSolver(A, "cg", "none", rtol=1e-3, adjoint_rtol=1e-10)
+    solver.view()
+    solver.update(B)
+    b = spread(A.layout, np.ones(20)).requires_grad_()
+    A.layout.dot(solver.solve(b)[0], b.detach()).backward()
+    expected = np.linalg.solve((matrix + skew).toarray().T, np.ones(20))
+    np.testing.assert_allclose(full(A.layout, b.grad), expected, rtol=1e-7)
+    assert "not symmetric" in solver.view()
+
+
+@pytest.mark.mpi
+def test_no_tolerance_for_a_gradient(world):
+    A = distributed(world, spd_matrix(12, seed=3))
+    b = spread(A.layout, np.ones(12)).requires_grad_()
+    for options in ({"adjoint_rtol": 0.0}, {"rtol": 0.0, "atol": 1e-6}):
+        with pytest.raises(hs.InputError, match="adjoint_rtol"):
+            hs.LinearSolver(A, "cg", "jacobi", **options).solve(b)
 
 
 def full_matrix(world, A):
