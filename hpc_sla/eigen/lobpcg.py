@@ -12,7 +12,7 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.eigen.basis import rayleigh_ritz, select
 from hpc_sla.eigen.found import Eigenpairs
-from hpc_sla.eigen.problem import EigenProblem, Yardstick, apply, column_norms
+from hpc_sla.eigen.problem import EigenProblem, ResidualScale, apply, column_norms
 from hpc_sla.eigen.progress import Progress
 from hpc_sla.eigen.refusals import refuse_indefinite, refuse_not_finite
 from hpc_sla.eigen.scaling import unit_columns
@@ -76,8 +76,8 @@ class Lobpcg:
         start = problem.noise(self.m)
         width = self.m + max(self.m, 0 if x0 is None else x0.shape[1])
         self.space = Space(problem.A, problem.B, start, width, self.m)
-        self.yardstick = Yardstick(problem)
-        self.progress = Progress(problem, self.yardstick, probed=x0 is None)
+        self.residual_scale = ResidualScale(problem)
+        self.progress = Progress(problem, self.residual_scale, probed=x0 is None)
         if x0 is not None:
             guesses = unit_columns(x0, problem.A.world, "x0")
             start = torch.cat([guesses.to(start), start], dim=1)
@@ -214,8 +214,12 @@ class Lobpcg:
         wrong_A, wrong_B = ((raw - raw.T).abs() * scale * scale[:, None] for raw in (raw_A, raw_B))
         self._doubt = float(wrong_B.max())
         sizes = self.values.abs()
-        floors = torch.tensor(self.yardstick.floors(self.values.tolist()), device="cpu").double()
-        allowed = torch.maximum(self.problem.tol * sizes, floors / (self.yardstick.B_size or 1.0))
+        floors = torch.tensor(
+            self.residual_scale.floors(self.values.tolist()), device="cpu"
+        ).double()
+        allowed = torch.maximum(
+            self.problem.tol * sizes, floors / (self.residual_scale.B_size or 1.0)
+        )
         self._allowed = float(allowed[: self.k].min())
         wrong = (wrong_A[: self.m] + sizes[:, None] * wrong_B[: self.m]).amax(dim=1)
         shares = torch.where(allowed > 0, wrong / allowed, 0.0)
@@ -327,7 +331,7 @@ class Lobpcg:
         products = torch.stack([(X.double() * image).sum(dim=0) for image in (A_X, B_X)])
         over, under = problem.all_sum(products).cpu()
         self.values = torch.where(under > 0, over / under, self.values)
-        self.yardstick.measure(X.contiguous())
+        self.residual_scale.measure(X.contiguous())
 
     def _lengths(self) -> torch.Tensor:
         """As `_residuals` gives them, but safe from under- and overflow. **Collective.**"""
@@ -373,7 +377,7 @@ class Lobpcg:
             "values": self.values.double().cpu().numpy(),
             "rescale": self._rescale.double().cpu().numpy(),
             "active": self.active.double().cpu().numpy(),
-            "measured": np.array(self.yardstick.measured or [], dtype=np.float64),
+            "measured": np.array(self.residual_scale.measured or [], dtype=np.float64),
             **{f"_{name}": getattr(self, f"_{name}") for name in _SAVED},
             **self.progress.state_dict(),
         }
@@ -393,7 +397,7 @@ class Lobpcg:
         self.values = torch.from_numpy(state["values"])
         self._rescale = torch.from_numpy(state["rescale"]).to(self._rescale)
         self.active = torch.from_numpy(state["active"]) > 0
-        self.yardstick.measured = state["measured"].tolist() or None
+        self.residual_scale.measured = state["measured"].tolist() or None
         for name in _SAVED:
             setattr(self, f"_{name}", state[f"_{name}"])
         self.progress.load_state_dict(state)

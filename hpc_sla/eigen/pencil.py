@@ -14,7 +14,7 @@ from hpc_sla.eigen.dense import gathered_pairs, serves
 from hpc_sla.eigen.derivative import Derivative
 from hpc_sla.eigen.found import Eigenpairs
 from hpc_sla.eigen.lobpcg import Lobpcg
-from hpc_sla.eigen.problem import Constraints, EigenProblem, Yardstick, column_norms
+from hpc_sla.eigen.problem import Constraints, EigenProblem, ResidualScale, column_norms
 from hpc_sla.eigen.scaling import number_times_power, times_power
 from hpc_sla.eigen.space import inner
 from hpc_sla.linear.info import SolveInfo, summarise
@@ -153,12 +153,12 @@ def _by_lapack(problem: EigenProblem) -> Eigenpairs:
     products = torch.stack([(V.double() * x).sum(dim=0) for x in (image, B_V)])
     over, under = problem.all_sum(products).cpu()
     values = over / under
-    yardstick = Yardstick(problem)
-    yardstick.measure(V)
+    residual_scale = ResidualScale(problem)
+    residual_scale.measure(V)
     residual = image - B_V * values.to(V)
     lengths = column_norms(problem, torch.cat([residual, V, B_V], dim=1))
     norms, x_norms, B_norms = (part.tolist() for part in lengths.split(V.shape[1]))
-    scales = yardstick.scales(values.tolist(), x_norms, B_norms)
+    scales = residual_scale.scales(values.tolist(), x_norms, B_norms)
     met = [n <= problem.tol * s for n, s in zip(norms, scales, strict=True)][:k]
     plain = [abs(value) * norm for value, norm in zip(values.tolist(), B_norms, strict=True)]
     order = torch.argsort(problem.sign * values[:k], stable=True)

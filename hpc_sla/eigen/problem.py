@@ -93,7 +93,7 @@ class EigenProblem:
         return partial
 
 
-class Yardstick:
+class ResidualScale:
     """How large a residual may be: what `tol` and a residual's size are relative to.
 
     The scale of a pair is |lambda| ||B v||; but where tol times that is below what rounding leaves

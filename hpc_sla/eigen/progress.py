@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla.eigen.problem import EigenProblem, Yardstick
+from hpc_sla.eigen.problem import EigenProblem, ResidualScale
 from hpc_sla.linear.info import Status, worst
 
 _PATIENCE = 100
@@ -46,7 +46,7 @@ class Progress:
     Parameters
     ----------
     problem : EigenProblem
-    yardstick : Yardstick
+    scale : ResidualScale
     probed : bool
         Whether nothing has to be looked for beside guesses: see `Lobpcg`.
 
@@ -62,8 +62,8 @@ class Progress:
         The iteration in which something last got better.
     """
 
-    def __init__(self, problem: EigenProblem, yardstick: Yardstick, probed: bool) -> None:
-        self._problem, self._yardstick = problem, yardstick
+    def __init__(self, problem: EigenProblem, scale: ResidualScale, probed: bool) -> None:
+        self._problem, self._scale = problem, scale
         self.probed = probed
         self.iterations = 0
         self.norms: list[float] = []
@@ -89,7 +89,7 @@ class Progress:
         x_norms, B_norms = others or ([1.0] * m, [1.0] * m)
         values = eigenvalues.tolist()
         self.norms = norms
-        self.scales = self._yardstick.scales(values, x_norms, B_norms)
+        self.scales = self._scale.scales(values, x_norms, B_norms)
         self._plain = [abs(value) * norm for value, norm in zip(values, B_norms, strict=True)]
         relative = self._relative(m)
         self.history.append(norms[:k])
@@ -128,11 +128,11 @@ class Progress:
 
     def _note_gains(self, eigenvalues: torch.Tensor) -> None:
         """Note when it last got better."""
-        problem, yardstick = self._problem, self._yardstick
+        problem, scale = self._problem, self._scale
         count = problem.k if self.probed else problem.m
         norm = worst(self.norms[:count])
         total = problem.sign * float(eigenvalues[:count].sum())
-        rounding = problem.eps * yardstick.A_size / (yardstick.B_size or 1.0)
+        rounding = problem.eps * scale.A_size / (scale.B_size or 1.0)
         lower = self.lowest - total > max(1e-8 * abs(total), rounding)
         if norm < self.best or lower:
             self.best_at = self.iterations

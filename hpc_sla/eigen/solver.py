@@ -61,7 +61,7 @@ def eigsh(
 
     A pair has converged when ||A v - lambda B v||_2 <= tol |lambda| ||B v||_2,
     recomputed from v; or, where rounding lets none be that small (lambda = 0 of a singular A,
-    single precision), when it is at the level of rounding: see `hpc_sla.eigen.problem.Yardstick`.
+    single precision), when it is at the level of rounding: see `hpc_sla.eigen.problem.ResidualScale`.
     Few rows (at most five times k + guard, or 100) are gathered for LAPACK instead.
 
     Differentiable in the values of A and B: eigenvalues twice, the first time at the cost of no
@@ -198,7 +198,7 @@ def eigsh(
     if adjoint_rtol is None:
         adjoint_rtol = max(tol, 100 * torch.finfo(dtype).eps)
 
-    def told(iteration: int, norm: float) -> None:
+    def report(iteration: int, norm: float) -> None:
         if callback:
             callback(iteration, number_times_power(norm, units.residuals))
 
@@ -208,7 +208,7 @@ def eigsh(
         a, b = as_operator(near_A), None if near_B is None else as_operator(near_B)
         problem = EigenProblem(
             a, b, make_preconditioner(None, near_A), k, k + guard, WHICH[which], tol,
-            max_iterations, dtype, units, callback=told,
+            max_iterations, dtype, units, callback=report,
         )  # fmt: skip
         if deflate is not None:
             problem.constraints = Constraints(problem, deflate)

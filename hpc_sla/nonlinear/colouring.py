@@ -139,8 +139,8 @@ def _column_graph(A: DSparseMatrix) -> tuple[sp.csr_array, np.ndarray]:
     ranks, starts = np.unique(owner[order], return_index=True)
     parts = np.split(away[:, order], starts[1:], axis=1) if len(ranks) else []
     messages = {int(r): part.reshape(-1) for r, part in zip(ranks, parts, strict=True)}
-    told = [part.reshape(2, -1) for part in world.sparse_exchange(messages).values()]
-    pairs = np.concatenate([np.stack([one[mine], other[mine]]), *told], axis=1)
+    received = [part.reshape(2, -1) for part in world.sparse_exchange(messages).values()]
+    pairs = np.concatenate([np.stack([one[mine], other[mine]]), *received], axis=1)
     pairs = pairs[:, pairs[0] != pairs[1]].astype(np.int64)
     start, stop = layout.start, layout.start + n
     foreign = (pairs[1] < start) | (pairs[1] >= stop)

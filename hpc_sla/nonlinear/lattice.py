@@ -43,10 +43,10 @@ def lattice_colours(A: DSparseMatrix) -> np.ndarray | None:
 def _offsets(A: DSparseMatrix, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
     """All distances j - i, replicated; None for too many. **Collective.**"""
     mine = np.unique(columns - rows)
-    told = A.world.comm.allgather(mine if len(mine) <= _MOST_OFFSETS else None)
-    if any(offsets is None for offsets in told):
+    everyones = A.world.comm.allgather(mine if len(mine) <= _MOST_OFFSETS else None)
+    if any(offsets is None for offsets in everyones):
         return None
-    offsets = np.unique(np.concatenate([o for o in told if o is not None]))
+    offsets = np.unique(np.concatenate([o for o in everyones if o is not None]))
     return offsets if 1 < len(offsets) <= _MOST_OFFSETS else None
 
 

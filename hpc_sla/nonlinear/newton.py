@@ -288,25 +288,25 @@ def _direction(
     info: NonlinearInfo = equations.info
     J, matrix = linear.at(u, r)
     linear.refresh(u, J, matrix)
-    s, told = linear.solve(J, r, eta)
-    spent, history = told.iterations, list(told.residual_history)
-    if told.status == "preempted":
+    s, inner = linear.solve(J, r, eta)
+    spent, history = inner.iterations, list(inner.residual_history)
+    if inner.status == "preempted":
         return s, "preempted"
-    if not told.converged and linear.stale:
+    if not inner.converged and linear.stale:
         # Not fit for this u any more?
         linear.set_up(u, J, matrix)
-        s, told = linear.solve(J, r, eta)
-        spent, history = spent + told.iterations, history + told.residual_history
-        if told.status == "preempted":
+        s, inner = linear.solve(J, r, eta)
+        spent, history = spent + inner.iterations, history + inner.residual_history
+        if inner.status == "preempted":
             return s, "preempted"
     info.inner_iterations.append(spent)
     info.inner_history.append(history)
     info.forcing.append(eta)
-    info.linear_method = told.method
-    if told.converged or usable(told):
+    info.linear_method = inner.method
+    if inner.converged or usable(inner):
         return s, None
     # A limit or a halt without any gain is a singular Jacobian's, or a method's that does not fit.
-    status = told.status if told.status in ("indefinite", "not_finite") else "breakdown"
+    status = inner.status if inner.status in ("indefinite", "not_finite") else "breakdown"
     return s, cast(Status, status)
 
 

@@ -121,8 +121,8 @@ def _turned(
         for rank in np.unique(owner)
         if rank != layout.world.rank
     }
-    told = layout.world.sparse_exchange(away)
-    mine = [pairs[:, owner == layout.world.rank], *(t.reshape(2, -1) for t in told.values())]
+    received = layout.world.sparse_exchange(away)
+    mine = [pairs[:, owner == layout.world.rank], *(t.reshape(2, -1) for t in received.values())]
     row, column = np.concatenate(mine, axis=1)
     return row - layout.start, column
 

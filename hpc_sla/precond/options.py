@@ -47,8 +47,8 @@ class WithOptions:
 
     def __str__(self) -> str:
         """As `solve` takes it for a string: the name, and the options that are not the defaults."""
-        told = ",".join(f"{key}={_text(value)}" for key, value in self._to_tell(self.always))
-        return self.name.partition(":")[0] + (":" + told if told else "")
+        options = ",".join(f"{key}={_text(value)}" for key, value in self._to_tell(self.always))
+        return self.name.partition(":")[0] + (":" + options if options else "")
 
     def __repr__(self) -> str:
         """As it is written in Python."""
