@@ -214,12 +214,9 @@ class Lobpcg:
         wrong_A, wrong_B = ((raw - raw.T).abs() * scale * scale[:, None] for raw in (raw_A, raw_B))
         self._doubt = float(wrong_B.max())
         sizes = self.values.abs()
-        floors = torch.tensor(
-            self.residual_scale.floors(self.values.tolist()), device="cpu"
-        ).double()
-        allowed = torch.maximum(
-            self.problem.tol * sizes, floors / (self.residual_scale.B_size or 1.0)
-        )
+        unit = self.residual_scale
+        floors = torch.tensor(unit.floors(self.values.tolist()), device="cpu").double()
+        allowed = torch.maximum(self.problem.tol * sizes, floors / (unit.B_size or 1.0))
         self._allowed = float(allowed[: self.k].min())
         wrong = (wrong_A[: self.m] + sizes[:, None] * wrong_B[: self.m]).amax(dim=1)
         shares = torch.where(allowed > 0, wrong / allowed, 0.0)

@@ -61,7 +61,8 @@ def eigsh(
 
     A pair has converged when ||A v - lambda B v||_2 <= tol |lambda| ||B v||_2,
     recomputed from v; or, where rounding lets none be that small (lambda = 0 of a singular A,
-    single precision), when it is at the level of rounding: see `hpc_sla.eigen.problem.ResidualScale`.
+    single precision), when it is at the level of rounding: see
+    `hpc_sla.eigen.problem.ResidualScale`.
     Few rows (at most five times k + guard, or 100) are gathered for LAPACK instead.
 
     Differentiable in the values of A and B: eigenvalues twice, the first time at the cost of no
