@@ -5,7 +5,7 @@
 #   scripts/test.sh                     everything
 #   scripts/test.sh --quick             in under three minutes: one case of each test of the library, on 2 ranks;
 #                                       commands, scripts and documents are left to the whole
-#   scripts/test.sh -x -k halo          further arguments go to pytest
+#   scripts/test.sh -x -k halo          further arguments go to pytest (its cache is off: no --lf)
 #   HPC_SLA_TEST_RANKS="2" scripts/test.sh tests/sparse     only on 2 ranks, only these files
 #
 # Rank 0 prints; what the other ranks say is shown where one of them failed.
@@ -54,6 +54,9 @@ count() {
     skipped=$((skipped + counts[2]))
 }
 
+# known_by FILE COMMAND...: run a command whose process number is in FILE.
+known_by() { (echo "$BASHPID" >"$1" && exec "${@:2}"); }
+
 # phase NAME: run the tests of a phase, serial-SHARE or ranks-COUNT; show and keep what they print.
 phase() {
     local name=$1 ranks status=0 command
@@ -73,7 +76,7 @@ phase() {
         ;;
     esac
     # Interrupted, pytest still tears down what its fixtures started.
-    run timeout --signal=INT --kill-after=30 "$limit" "${command[@]}" 2>&1 | tee "$logs/$name/rank-0.log" || status=${PIPESTATUS[0]}
+    run known_by "$logs/$name/pid" timeout --signal=INT --kill-after=30 "$limit" "${command[@]}" 2>&1 | tee "$logs/$name/rank-0.log" || status=${PIPESTATUS[0]}
     echo "$status" >"$logs/$name/ended"
 }
 
@@ -91,14 +94,26 @@ judge() {
     [[ $status == 0 || $status == "$no_tests" ]] || show_other_ranks "$logs/$name"
 }
 
+# Interrupted, no phase goes on: each `timeout` passes it on to what it started.
+stop() {
+    local file
+    for file in "$logs"/*/pid; do
+        [[ ! -e $file ]] || kill -INT "$(cat "$file")" 2>/dev/null || true
+    done
+    wait
+    exit 130
+}
+
 # beside NAME...: these phases at the same time; what the first prints is shown at once, that of the others after it.
 beside() {
     local name
     # Processes that share their cores must not poll; the serial tests start ranks, too.
     export MPIR_CVAR_ENABLE_HEAVY_YIELD=1
+    trap stop INT TERM
     phase "$1" &
     for name in "${@:2}"; do phase "$name" >/dev/null & done
     wait
+    trap - INT TERM
     unset MPIR_CVAR_ENABLE_HEAVY_YIELD
     for name in "${@:2}"; do cat "$logs/$name/rank-0.log"; done
     for name in "$@"; do judge "$name"; done
@@ -120,6 +135,7 @@ show_other_ranks() {
 
 checked=0
 run ruff check . || checked=1
+run ruff format --check . || checked=1
 run mypy || checked=1
 ((checked == 0)) || broken+=("ruff or mypy")
 

@@ -84,7 +84,8 @@ def sampled(items):
 
     What one more rank count can show of each (empty ranks, several neighbours) shows in some of a
     product of parameters as well: half on 1 rank, where a case takes least, a quarter on 3 and a
-    quarter on 4. Only where HPC_SLA_TEST_SAMPLED says that all four run, as scripts/test.sh does.
+    quarter on 4; of tests marked `several` half on 3 and half on 4. Only where HPC_SLA_TEST_SAMPLED
+    says that all four run, as scripts/test.sh does.
     """
     from mpi4py import MPI
 
@@ -92,7 +93,9 @@ def sampled(items):
     kept = set(items)
     for cases in cases_of_tests(items) if size != 2 else []:
         if len(cases) > MANY:
-            kept -= {item for i, item in enumerate(cases) if (1, 3, 1, 4)[i % 4] != size}
+            alone = not cases[0].get_closest_marker("several")
+            turns = (1, 3, 1, 4) if alone else (3, 4)
+            kept -= {item for i, item in enumerate(cases) if turns[i % len(turns)] != size}
     return kept
 
 

@@ -42,6 +42,10 @@ def test_log_and_profile_of_a_solve(ranks, folder):  # noqa: F811
             "both": [*solve, "-o", "both.h5", "--profile", "--log-file", "both.jsonl"],
             "gmres": [*gmres, "-o", "gmres.h5"],
             "gmres-both": [*gmres, "-o", "gmres-both.h5", "--profile"],
+            **{
+                precond: [*solve, "--precond", precond, "-o", f"{precond}.h5", "--profile"]
+                for precond in ("chebyshev", "block_jacobi")
+            },
             "short": [*solve, "--max-iterations", "2", "--log-file", "short.jsonl"]
             + ["--log-all-ranks"],
             "bad": [*solve, "--rhs", "none", "--log-file", "bad.jsonl"],
@@ -63,6 +67,11 @@ def test_log_and_profile_of_a_solve(ranks, folder):  # noqa: F811
         a, b = (read_result(folder / f"{name}.h5") for name in (plain, other))
         assert a.x.tobytes() == b.x.tobytes()
         assert list(a.residual_history) == list(b.residual_history)
+
+    for precond in ("chebyshev", "block_jacobi"):
+        solved = outcomes[precond].json
+        assert solved["profile"]["events"]["precond apply"]["calls"] > solved["iterations"]
+        assert solved["profile"]["events"]["precond set-up"]["calls"] == 1
 
     answer = outcomes["both"].json
     events = answer["profile"]["events"]

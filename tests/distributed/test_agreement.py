@@ -57,6 +57,7 @@ def several(world):
         ("checkpoint", None, hs.Checkpoint("no such folder/x.h5")),
     ],
 )
+@pytest.mark.several
 def test_of_solve(world, system, name, one, other):
     A, b = system
     mine = other if several(world) else one
@@ -195,6 +196,7 @@ COLLECTIVE = {
 
 
 @pytest.mark.parametrize("words", COLLECTIVE)
+@pytest.mark.several
 def test_of_all_collective_functions(world, system, words):
     """The last rank says something else: all hear of it, and nobody waits."""
     A, b = system
@@ -206,6 +208,7 @@ def test_of_all_collective_functions(world, system, words):
     ("name", "one", "other"),
     [("k", 2, 3), ("which", "smallest", "largest"), ("tol", 1e-8, 1e-6), ("guard", 2, 4)],
 )
+@pytest.mark.several
 def test_of_eigsh(world, system, name, one, other):
     mine = {"k": 2, name: other if several(world) else one}
     refused(world, lambda: hs.eigsh(system[0], **mine), f"eigsh: {name}")
@@ -223,6 +226,7 @@ def test_of_eigsh(world, system, name, one, other):
         ("max_iterations", None, 3),
     ],
 )
+@pytest.mark.several
 def test_of_nonlinear_solve(world, system, name, one, other):
     A, b = system
     mine = other if several(world) else one

@@ -24,7 +24,7 @@ def test_bratu_fold(tmp_path):
 
 def test_closure_is_learnt_alike_on_all_ranks(tmp_path):
     arguments = ("--n", "5", "--steps", "2")
-    done = launch_python(2, str(EXAMPLES / "neural_closure.py"), *arguments, cwd=tmp_path)
+    done = launch_python(4, str(EXAMPLES / "neural_closure.py"), *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     *steps, last = done.stdout.splitlines()
     first, final = (float(line.split()[3]) for line in (steps[0], steps[-1]))

@@ -55,6 +55,7 @@ def _inverse(matrix: sp.csr_matrix) -> tuple[np.ndarray, float]:
 @pytest.mark.parametrize(
     "spec", ["block_jacobi", "additive_schwarz:overlap=0", "additive_schwarz:overlap=9"]
 )
+@pytest.mark.several
 def test_each_rank_factors_in_the_users_order(world, name, spec):
     matrix = MATRICES[name]()
     A = distribute(matrix, world, "cyclic" if name == "multipliers" else "metis")

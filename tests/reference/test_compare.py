@@ -95,6 +95,7 @@ def test_a_transpose_that_is_not_one(world: hs.World, name: str) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.several
 def test_a_halo_that_is_late(world: hs.World, name: str) -> None:
     """Every halo value of the previous product instead of this one's."""
     if world.size == 1:

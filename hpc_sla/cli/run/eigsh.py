@@ -15,6 +15,7 @@ from hpc_sla.cli.checkpointing import Guard
 from hpc_sla.cli.record import conclude, gather_profile
 from hpc_sla.cli.run.plan import Plan, plan_run, say_what_was_made
 from hpc_sla.cli.run.result import provenance, write_result
+from hpc_sla.cli.run.solver import of_option
 from hpc_sla.cli.run.stages import Stages, where_and_how_long
 from hpc_sla.distributed.world import World
 from hpc_sla.eigen import eigsh
@@ -73,7 +74,7 @@ def _check(asked: EigshOptions) -> None:
         if asked.precond is not None:
             CHOICES.make(asked.precond)
     except InputError as error:
-        raise InputError(error.problem, field="--precond", remedy=error.remedy) from error
+        raise of_option(error, "--precond") from error
 
 
 def _plan_mass(mass: str | None, plan: Plan, ranks: int) -> Plan | None:

@@ -87,7 +87,7 @@ def plan_run(
     """
     made = ""
     if file is None or kind == "modes":
-        # Rank 0 alone makes a problem: the others need not load the partitioners and importers.
+        # Rank 0 alone makes a problem: the others of `solve` need not load what that takes.
         from hpc_sla.cli.prepare import make_problem, names_generator
 
         if file is None or names_generator(file):

@@ -26,6 +26,7 @@ from hpc_sla.eigen import basis as eigenbasis
 from hpc_sla.eigen import space
 from hpc_sla.eigen.lobpcg import Lobpcg
 from hpc_sla.kernels import basis, fused, passes, vectors
+from hpc_sla.linear.choices import METHODS
 from hpc_sla.linear.driver import KrylovLoop
 from hpc_sla.linear.method import Method
 from hpc_sla.nonlinear.coloured import ColouredJacobian
@@ -33,8 +34,8 @@ from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.nonlinear.newton import NewtonIteration
 from hpc_sla.observe.profile import APPLY, Bytes, Hook, Setting
 from hpc_sla.precond.base import Preconditioner
+from hpc_sla.precond.choices import CHOICES
 from hpc_sla.precond.jacobi import Jacobi
-from hpc_sla.precond.make import make_preconditioner
 from hpc_sla.precond.none import Identity
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -45,6 +46,9 @@ ORTHOGONALISATION = "orthogonalisation"
 
 def hooks(world: World) -> Iterator[Hook]:
     """All of them, for such a world."""
+    for registry in (METHODS, CHOICES):  # which load their classes when they are asked for
+        for name in registry.classes:
+            registry.load(name)
     yield from _products()
     yield from _communication(world)
     yield from _preconditioners()
@@ -118,7 +122,7 @@ def _preconditioners() -> Iterator[Hook]:
     def three_vectors(args: tuple[Any, ...], result: Any) -> int:
         return 3 * _vectors_of(args[1])
 
-    yield Hook(None, make_preconditioner, "precond set-up", whole=True)
+    yield Hook(Preconditioner, Preconditioner.made_on, "precond set-up", whole=True)
     for kind in _below(Preconditioner):
         if kind is Identity:
             continue

@@ -41,7 +41,13 @@ def check_solver_names(method: str, precond: str) -> None:
         try:
             check()
         except InputError as error:
-            raise InputError(error.problem, field=field, remedy=error.remedy) from error
+            raise of_option(error, field) from error
+
+
+def of_option(error: InputError, option: str) -> InputError:
+    """The error of a value, with the option's name before that of what is wrong. Local."""
+    inner = error.field if error.field and ":" in error.field else ""
+    return InputError(error.problem, field=f"{option} {inner}".rstrip(), remedy=error.remedy)
 
 
 def with_rtol(asked: SolverOptions, dtype: torch.dtype) -> SolverOptions:
