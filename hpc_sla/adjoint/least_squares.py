@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from hpc_sla.adjoint.forms import Form, leads_to, minus, plus
-from hpc_sla.adjoint.linear import LinearSystem, derivative
+from hpc_sla.adjoint.linear import Derivable, derivative
 from hpc_sla.distributed.keep_in_graph import keep_in_graph
 
 
@@ -31,7 +31,7 @@ class LeastSquaresSystem(Protocol):
         """As of `LinearSystem`."""
 
     @property
-    def normal(self) -> LinearSystem:
+    def normal(self) -> Derivable:
         """A^T A w = c; its form is the `NormalForm` of this one."""
 
 

@@ -23,21 +23,12 @@ from hpc_sla.distributed.keep_in_graph import keep_in_graph
 from hpc_sla.kernels.modes import ordinary
 
 
-class LinearSystem(Protocol):
-    """A(theta) x = b for any b, at one theta, with the solver for it."""
-
-    info: Any
-    """What `run` says of itself."""
+class Derivable(Protocol):
+    """A(theta) x = b for any b, at one theta, with the solver for derivatives."""
 
     @property
     def form(self) -> Form:
         """What A(theta) is."""
-
-    def run(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
-        """The x, a new tensor, and what is to be said of it. **Collective** in general.
-
-        Not differentiable.
-        """
 
     def derivative(
         self, b: torch.Tensor, theta: tuple[torch.Tensor, ...], transposed: bool
@@ -46,6 +37,19 @@ class LinearSystem(Protocol):
 
         **Collective** in general. Raises where an error must not go unnoticed: nobody looks at what
         became of a solve in a backward pass. theta is that of the system, and without a graph.
+        """
+
+
+class LinearSystem(Derivable, Protocol):
+    """The same, with the solve that derivatives are of."""
+
+    info: Any
+    """What `run` says of itself."""
+
+    def run(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
+        """The x, a new tensor, and what is to be said of it. **Collective** in general.
+
+        Not differentiable.
         """
 
 
@@ -110,7 +114,7 @@ class Solve(torch.autograd.Function):
 
 
 def derivative(
-    system: LinearSystem, b: torch.Tensor, theta: Sequence[torch.Tensor], transposed: bool
+    system: Derivable, b: torch.Tensor, theta: Sequence[torch.Tensor], transposed: bool
 ) -> torch.Tensor:
     """`system.derivative`, differentiable as `Solve` is. **Collective.**"""
     found: torch.Tensor = Solve.apply(system, transposed, ordinary(b), None, *map(ordinary, theta))

@@ -36,7 +36,7 @@ class Equation(Protocol):
         """The u, a new tensor. **Collective** in general; not differentiable."""
 
     @property
-    def jacobian(self) -> linear.LinearSystem:
+    def jacobian(self) -> linear.Derivable:
         """J(u, theta) x = b, its theta being (u, *theta), its form a `JacobianForm`."""
 
 

@@ -158,6 +158,7 @@ class Derivative:
             _Projected(self),
             self._rtol,
             max_iterations=max(self._problem.max_iterations, 10_000),
+            agreed=True,
         )
         found, info = solver.set_up(C.dtype).run(-right.index_select(1, which))
         if not info.converged:

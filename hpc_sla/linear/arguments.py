@@ -9,6 +9,8 @@ import torch
 from hpc_sla.distributed.arguments import number_of, tensor_of
 from hpc_sla.errors import InputError
 from hpc_sla.linear.iteration import SQUARES
+from hpc_sla.precond import Preconditioner
+from hpc_sla.precond.amg.amg import KEEP
 from hpc_sla.sparse.operators import Operator
 
 
@@ -64,6 +66,20 @@ def check_vectors(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) 
                 field=name,
                 remedy=f"Pass {name}.to({str(operator.device)!r}, {dtype})",
             )
+
+
+def check_keep(keep: str, M: Preconditioner | None) -> None:
+    """Raise InputError where nothing of that name can be kept of M, if there is one. Local."""
+    if keep not in KEEP:
+        raise InputError(
+            f"unknown part {keep!r}", field="keep", remedy=f"Choose one of {', '.join(KEEP)}"
+        )
+    if M is not None and not hasattr(M, "update"):
+        raise InputError(
+            f"{M.name} keeps nothing for another matrix",
+            field="keep",
+            remedy="Leave it out: the preconditioner is then set up again",
+        )
 
 
 def check_same_kind(operator: Operator, before: Operator) -> None:

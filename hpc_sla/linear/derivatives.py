@@ -163,11 +163,8 @@ class NormalEquations:
     """A^T A w = c, for the derivatives of a least-squares solution."""
 
     def __init__(self, solver: Differentiable) -> None:
-        self._solver, self.info = solver, solver.info
+        self._solver = solver
         self.form = NormalForm(solver.form)
-
-    def run(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, SolveInfo]:
-        raise AssertionError("there are solves for derivatives only")
 
     def derivative(self, b: torch.Tensor, theta: Theta, transposed: bool) -> torch.Tensor:
         """**Collective.** Raises AdjointSolveError on every rank."""

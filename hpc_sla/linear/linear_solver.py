@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import copy
 from typing import Any
 
@@ -18,7 +19,7 @@ from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry, ordinary
-from hpc_sla.linear.arguments import check_options, check_same_kind, check_vectors
+from hpc_sla.linear.arguments import check_keep, check_options, check_same_kind, check_vectors
 from hpc_sla.linear.choose import choose
 from hpc_sla.linear.derivatives import Differentiable
 from hpc_sla.linear.driver import Callback
@@ -46,7 +47,8 @@ class LinearSolver(Differentiable):
 
     Differentiable as `solve` is, which is this and one call of its `solve`; there the arguments
     are told of at length. Preconditioner and automatic choices are made by the first solve, or by
-    `set_up`; and made again where A's values were changed in place.
+    `set_up`; and made again where A's values were changed in place, but for changes that torch does
+    not count (through ``.data``, or memory shared with numpy): call `update` after those.
 
     Parameters
     ----------
@@ -57,6 +59,11 @@ class LinearSolver(Differentiable):
     max_iterations : int, optional
     adjoint_rtol : float, optional
     dtol : float
+    called : str
+        What to call it in messages.
+    agreed : bool
+        For solvers that are built on this one: A is an operator and `precond` ready to apply, and
+        neither they nor the rest is checked, agreed on or looked at.
 
     Attributes
     ----------
@@ -100,36 +107,41 @@ class LinearSolver(Differentiable):
         dtol: float = DTOL,
         *,
         called: str = "LinearSolver",
+        agreed: bool = False,
     ) -> None:
         operator = as_operator(A)
         if max_iterations is None:
             max_iterations = min(max(10 * operator.n_global, 1000), 100_000)
-        theta = adjoint.parameters_of(A)
-        with operator.world.agree(
-            called,
-            A=(operator.shape, operator.dtype, type(A).__name__),
-            method=method,
-            precond=precond,
-            rtol=rtol,
-            atol=atol,
-            max_iterations=max_iterations,
-            adjoint_rtol=adjoint_rtol,
-            dtol=dtol,
-            parameters=len(theta),
-        ) as agreed:
-            check_options(rtol, atol, max_iterations, adjoint_rtol, dtol)
+        with (
+            nullcontext()
+            if agreed
+            else operator.world.agree(
+                called,
+                A=(operator.shape, operator.dtype, type(A).__name__),
+                method=method,
+                precond=precond,
+                rtol=rtol,
+                atol=atol,
+                max_iterations=max_iterations,
+                adjoint_rtol=adjoint_rtol,
+                dtol=dtol,
+                parameters=len(adjoint.parameters_of(A)),
+            )
+        ):
+            if not agreed:
+                check_options(rtol, atol, max_iterations, adjoint_rtol, dtol)
             asked = None if method == "auto" else make_method(method)
             if asked:
                 check_shape(asked, operator.shape, operator.square)
-            agreed.say(isinstance(A, DSparseMatrix) and any_decoupled(A))
-        warn_of_trainable(precond)
+        if not agreed:
+            warn_of_trainable(precond)
         self.A, self.operator = A, operator
         self.form = adjoint.form_of(A)
         self.atol, self.dtol, self.max_iterations = atol, dtol, max_iterations
         self._asked, self._asked_precond, self._name = asked, precond, str(method)
         self._rtol, self.adjoint_rtol = rtol, adjoint_rtol
-        self._decoupled, self._called = any(agreed.heard), called
-        self._ready = False
+        self._called, self._agreed, self._ready = called, agreed, False
+        self._own_decoupled, self._decoupled = False, False if agreed else None
         if asked:
             self.method = asked
 
@@ -149,40 +161,62 @@ class LinearSolver(Differentiable):
         LinearSolver
             This one.
         """
-        if self._ready:
-            return self
-        theta = adjoint.parameters_of(self.A)
-        self._versions = _versions(theta)
-        adjoint.plainly(lambda values: self._make(values, dtype), theta)
-        self._ready = True
+        if not self._ready:
+            self._set_up(dtype)
         return self
 
-    def _make(self, theta: tuple[torch.Tensor, ...], dtype: torch.dtype | None) -> None:
+    def _set_up(self, dtype: torch.dtype | None, precond: Preconditioner | None = None) -> None:
+        """With this preconditioner, or the one that was asked for. **Collective.**"""
+        theta = adjoint.parameters_of(self.A)
+        self._versions = _versions(theta)
+        adjoint.plainly(lambda values: self._make(values, dtype, precond), theta)
+        self._ready, self._decoupled = True, None
+
+    def _make(
+        self,
+        theta: tuple[torch.Tensor, ...],
+        dtype: torch.dtype | None,
+        precond: Preconditioner | None,
+    ) -> None:
         """**Collective.**"""
         plain = adjoint.with_parameters(self.A, theta)
         self.operator = operator = as_operator(plain)
-        dtype = operator.dtype or dtype or torch.float64
+        self._dtype = dtype = operator.dtype or dtype or torch.float64
         self.__dict__.pop("lopsided", None)
         self._tolerate(dtype)
-        self.precond = self._precondition(plain, dtype)
-        self.given = given_rows(plain) if self._decoupled and operator.square else None
+        asked = self._asked_precond if precond is None else precond
+        self.precond = asked if self._agreed else self._precondition(asked, plain, dtype)
+        self.given = None
+        if operator.square and isinstance(plain, DSparseMatrix) and self._decoupled is not False:
+            self.given = given_rows(plain)
         if self._asked is None:
             choice = choose(operator, dtype, self.precond.symmetric)
             self.use(make_method(choice.method))
             self.fallback, self.reason = choice.fallback, f"{choice.why}: {choice.method}"
+
+    def _news(self, dtype: torch.dtype | None) -> tuple[bool, bool]:
+        """Whether to set up again, and whether this rank has rows decoupled from others. Local."""
+        theta = adjoint.parameters_of(self.A)
+        # Of an inference tensor nobody counts the changes.
+        known = self._ready and not any(t.is_inference() for t in theta)
+        known = known and self._versions == _versions(theta)
+        if not known:
+            self._own_decoupled = isinstance(self.A, DSparseMatrix) and any_decoupled(self.A)
+        return not known or dtype not in (None, self._dtype), self._own_decoupled
+
+    def _take_in(self, news: Sequence[tuple[bool, bool]]) -> None:
+        """What all ranks said of it. Local."""
+        if any(changed for changed, _ in news):
+            self._ready, self._decoupled = False, any(decoupled for _, decoupled in news)
 
     def _tolerate(self, dtype: torch.dtype) -> None:
         """Take the tolerances that suit the dtype, where they were left open. Local."""
         self.rtol = default_rtol(dtype) if self._rtol is None else self._rtol
         self.loosest = loosest_rtol(dtype) if self._rtol is None else 0.0
 
-    def _changed(self) -> bool:
-        """Whether A's values are others than those that were set up with. Local."""
-        return self._ready and self._versions != _versions(adjoint.parameters_of(self.A))
-
-    def _precondition(self, A: Any, dtype: torch.dtype) -> Preconditioner:
+    def _precondition(self, precond: Any, A: Any, dtype: torch.dtype) -> Preconditioner:
         """The preconditioner, fit for the method that was asked for. **Collective.**"""
-        operator, precond, method = self.operator, self._asked_precond, self._asked
+        operator, method = self.operator, self._asked
         M = make_preconditioner(precond, A, agreed=True)
         if isinstance(M, Jacobi) and method and method.solves == "symmetric":
             M = positive(M)
@@ -191,7 +225,13 @@ class LinearSolver(Differentiable):
             if method:
                 check_precond(method, M)
             return M
-        with operator.world.agree():
+        with operator.world.agree(
+            "precond",
+            symmetric=M.symmetric,
+            transposable=M.transposable,
+            pointwise=M.pointwise,
+            of_nonsymmetric=M.of_nonsymmetric,
+        ):
             M.check(operator.columns.n_owned, dtype, operator.device)
             if method:
                 check_precond(method, M)
@@ -239,9 +279,9 @@ class LinearSolver(Differentiable):
                 check_order(b, operator.layout, "b")
                 if x0 is not None:
                     check_order(x0, operator.columns, "x0")
-            wanted.of((b, x0, *theta), also=self._changed())
-        if any(wanted.also):
-            self._ready = False
+            dtype = None if operator.dtype else b.dtype
+            wanted.of((b, x0, *theta), also=self._news(dtype))
+        self._take_in(wanted.also)
         rhs, guess, *rest = wanted.tensors
         assert rhs is not None
         if rhs.shape[1:] == (0,):
@@ -261,12 +301,15 @@ class LinearSolver(Differentiable):
         leading = (call, None) if operator.square else (call,)
         tensors = (ordinary(t) for t in rest if t is not None)
         x = function.apply(*leading, ordinary(rhs), guess, *tensors)
+        # The graph keeps this; they would keep what it is of.
+        call.callback = call.observer = None
+        info = call.info
         if call.method is not self.method:  # it failed
             if gradient:
                 call.check_gradient()
-            self.method, self.precond = call.method, call.precond
-            self.fallback, self.reason = call.fallback, call.reason
-        info = call.info
+            if info.converged:
+                self.method, self.precond = call.method, call.precond
+                self.fallback, self.reason = call.fallback, call.reason
         if torch.is_grad_enabled():
             adjoint.refuse_hidden(self.A, operator, x, theta)
         if gradient and operator.device.type != "cpu":
@@ -319,11 +362,7 @@ class LinearSolver(Differentiable):
         InputError
             On every rank: A is not square, or it or its preconditioner has no transpose.
         """
-        with self.operator.world.agree(f"{self._called}.solve_transpose", b=b) as agreed:
-            agreed.say(self._changed())
-        if any(agreed.heard):
-            self._ready = False
-        self.set_up(getattr(b, "dtype", None))
+        self._refresh("solve_transpose", b)
         operator, M = self.operator, self.precond
         with operator.world.agree():
             if not operator.square:
@@ -345,7 +384,19 @@ class LinearSolver(Differentiable):
             back.given = None
             if M.transposable:
                 back.precond = transposed(M)
-        return back.solve(b, x0, callback)
+        x, info = back.solve(b, x0, callback)
+        if back.method is not self.method:  # it failed, and the other did not
+            self.use(back.method)
+            self.fallback, self.reason = back.fallback, back.reason
+        return x, info
+
+    def _refresh(self, function: str, b: torch.Tensor | None = None) -> None:
+        """Be set up for the present values. **Collective.**"""
+        dtype = None if self.operator.dtype else getattr(b, "dtype", None)
+        with self.operator.world.agree(f"{self._called}.{function}", b=b) as agreement:
+            agreement.say(self._news(dtype))
+        self._take_in(agreement.heard)
+        self.set_up(dtype)
 
     @entry
     def update(
@@ -359,7 +410,7 @@ class LinearSolver(Differentiable):
             Of the same kind and layout. Solutions of the one before keep their gradients.
         keep : {"prolongators", "aggregates"}, optional
             Of multigrid, whose pattern has not changed, keep these: see `AMG.update`. Default:
-            set up the preconditioner again. One that was passed ready to apply stays in any case.
+            set up the preconditioner again; one that was passed ready to apply stays as it is.
 
         Returns
         -------
@@ -378,31 +429,24 @@ class LinearSolver(Differentiable):
             A=(operator.shape, operator.dtype, type(A).__name__),
             keep=keep,
             parameters=len(adjoint.parameters_of(A)),
-        ) as agreed:
+        ):
             check_same_kind(operator, last)
-            update = getattr(self.precond, "update", None) if self._ready else None
-            if keep is not None and self._ready and update is None:
-                raise InputError(
-                    f"{self.precond.name} keeps nothing for another matrix",
-                    field="keep",
-                    remedy="Leave it out: the preconditioner is then set up again",
-                )
-            agreed.say(isinstance(A, DSparseMatrix) and any_decoupled(A))
-        asked, kept = self._asked_precond, None
-        if keep is not None and update is not None:
+            if keep is not None:
+                check_keep(keep, self.precond if self._ready else None)
+        kept = None
+        if keep is not None and self._ready:
+            # A copy: gradients of solutions that are there go by the one before.
+            old: Any = copy(self.precond)
             kept = adjoint.plainly(
-                lambda theta: update(adjoint.with_parameters(A, theta), keep),
+                lambda theta: old.update(adjoint.with_parameters(A, theta), keep),
                 adjoint.parameters_of(A),
             )
-        self.A, self.operator = A, operator
-        self.form, self._decoupled = adjoint.form_of(A), any(agreed.heard)
+        self.A, self.operator, self.form = A, operator, adjoint.form_of(A)
         self.fallback, self.reason, self._ready = "", "", False
         if self._asked:
             self.method = self._asked
         if kept is not None:
-            self._asked_precond = kept
-            self.set_up()
-            self._asked_precond = asked
+            self._set_up(None, kept)
         return self
 
     @entry
@@ -412,7 +456,7 @@ class LinearSolver(Differentiable):
         The matrix, the method and the side it is preconditioned from, the norm it stops by, the
         tolerances, the preconditioner and its levels, and PETSc's names for the two.
         """
-        self.set_up()
+        self._refresh("view")
         return view(self)
 
 

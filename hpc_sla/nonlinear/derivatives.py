@@ -59,21 +59,16 @@ class SolvedProblem(Protocol):
 
 
 class JacobianSystem:
-    """J(u, theta) x = b or its transpose, for a derivative: a `LinearSystem`.
+    """J(u, theta) x = b or its transpose, for a derivative.
 
     Parameters
     ----------
     problem : SolvedProblem
     """
 
-    info = None
-
     def __init__(self, problem: SolvedProblem) -> None:
         self._problem = problem
         self.form = JacobianForm(problem.residual, symmetric=problem.one_way)
-
-    def run(self, b: torch.Tensor, x0: torch.Tensor | None) -> tuple[torch.Tensor, None]:
-        raise AssertionError("there are solves for derivatives only")
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -283,7 +283,14 @@ class Linearisation:
         if maker is None and self.settings.linear_method is None:
             maker = fitting_method(as_operator(J))
         with torch.no_grad():
-            solver = LinearSolver(J, maker or "auto", M, rtol, max_iterations=self.max_iterations)
+            solver = LinearSolver(
+                as_operator(J),
+                maker or "auto",
+                M,
+                rtol,
+                max_iterations=self.max_iterations,
+                agreed=True,
+            )
             solver.observer = self.observer
             return solver.set_up(b.dtype).run(b)
 

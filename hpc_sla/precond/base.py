@@ -154,12 +154,12 @@ class Preconditioner(WithOptions, ABC):
         with an operator that has none.
         """
         if self._fits is None:
-            self._check_inverse(n_owned)
+            self._check_inverse(n_owned, dtype, device)
             return
         rows, mine, where = self._fits
         dtype, mine = dtype or mine, mine or dtype
         if (rows, mine, where) == (n_owned, dtype, device):
-            self._check_inverse(n_owned)
+            self._check_inverse(n_owned, dtype, device)
             return
         raise InputError(
             f"the preconditioner {self.name} of {rows} rows of {mine} on {where} does not go "
@@ -168,13 +168,17 @@ class Preconditioner(WithOptions, ABC):
             remedy="Set it up with the matrix that is solved with",
         )
 
-    def _check_inverse(self, n_owned: int) -> None:
-        if self.inverse is not None and (
-            self.inverse.shape != (n_owned,) or not self.inverse.is_contiguous()
-        ):
+    def _check_inverse(self, n_owned: int, dtype: torch.dtype | None, device: torch.device) -> None:
+        """Compiled loops multiply by it, and trust what it is."""
+        found = self.inverse
+        if found is None:
+            return
+        fits = found.shape == (n_owned,) and found.is_contiguous() and found.device == device
+        if not fits or dtype not in (None, found.dtype):
             raise InputError(
-                f"the preconditioner {self.name} has an inverse diagonal of shape "
-                f"{tuple(self.inverse.shape)}, or with strides, for {n_owned} rows",
+                f"the preconditioner {self.name} has an inverse diagonal {tuple(found.shape)} of "
+                f"{found.dtype} on {found.device}, or with strides, for {n_owned} rows of "
+                f"{dtype} on {device}",
                 field="precond",
             )
 

@@ -31,6 +31,8 @@ class Jacobi(Preconditioner):
         operator = as_operator(A)
         diagonal = operator.diagonal() if operator.square else _column_norms(A, operator)
         self.inverse = inverse_diagonal(diagonal)
+        # An operator may leave its dtype open; from here on it is that of its diagonal.
+        self._belongs_to(len(diagonal), diagonal.dtype, diagonal.device)
 
     @classmethod
     def of(cls, diagonal: torch.Tensor) -> Jacobi:
