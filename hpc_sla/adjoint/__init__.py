@@ -8,6 +8,7 @@ from __future__ import annotations
 from hpc_sla.adjoint.eigen import Pencil, eigenpairs
 from hpc_sla.adjoint.forms import (
     Form,
+    LocalPattern,
     MatrixForm,
     NormalForm,
     OperatorForm,
@@ -17,7 +18,6 @@ from hpc_sla.adjoint.forms import (
 )
 from hpc_sla.adjoint.least_squares import LeastSquares, LeastSquaresSystem
 from hpc_sla.adjoint.linear import LinearSystem, Solve, plainly
-from hpc_sla.adjoint.local import LocalPattern
 from hpc_sla.adjoint.nonlinear import Equation, JacobianForm, root
 from hpc_sla.adjoint.wanted import Wanted, agree_on_gradients, hidden_tensors, refuse_hidden
 

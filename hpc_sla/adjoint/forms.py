@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from hpc_sla.distributed.keep_in_graph import tied
 from hpc_sla.errors import HpcSlaError
+from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.sparse.product import product, rproduct, sample
 from hpc_sla.sparse.stored import StoredMatrix
 
@@ -234,3 +236,25 @@ def with_parameters(A: Any, theta: Theta) -> Any:
 def form_of(A: Any) -> Form:
     """The form of a matrix, its transpose or a matrix-free operator. Local."""
     return MatrixForm(A.pattern, A.transposed) if isinstance(A, StoredMatrix) else OperatorForm(A)
+
+
+@dataclass(frozen=True)
+class _OwnedRows:
+    n_owned: int
+
+
+class LocalPattern:
+    """A CsrPattern that `hpc_sla.sparse.product` can differentiate the products of. Local."""
+
+    def __init__(self, pattern: CsrPattern) -> None:
+        self._pattern = pattern
+        self.layout, self.columns = _OwnedRows(pattern.n_rows), _OwnedRows(pattern.n_columns)
+
+    def matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+        self._pattern.matmul(values, x, out)
+
+    def rmatmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+        self._pattern.rmatmul(values, x, out)
+
+    def sample(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return self._pattern.sample(g, x)

@@ -30,8 +30,8 @@ from hpc_sla.eigen.scaling import (
 )
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry
+from hpc_sla.linear.choose import default_rtol
 from hpc_sla.linear.info import SolveInfo
-from hpc_sla.linear.tolerance import default_rtol
 from hpc_sla.observe import log
 from hpc_sla.precond import make_preconditioner
 from hpc_sla.sparse.matrix import DSparseMatrix

@@ -8,12 +8,12 @@ from hpc_sla.precond.registry import lazily
 
 if TYPE_CHECKING:
     from hpc_sla.linear.choices import METHODS as METHODS
+    from hpc_sla.linear.choose import default_rtol as default_rtol
     from hpc_sla.linear.info import MEANINGS as MEANINGS
     from hpc_sla.linear.info import SolveInfo as SolveInfo
     from hpc_sla.linear.info import Status as Status
     from hpc_sla.linear.linear_solver import LinearSolver as LinearSolver
     from hpc_sla.linear.solver import solve as solve
-    from hpc_sla.linear.tolerance import default_rtol as default_rtol
 
 # Loaded on first use: `--help` lists the methods without torch.
 _EXPORTS = {
@@ -22,7 +22,7 @@ _EXPORTS = {
     "METHODS": "hpc_sla.linear.choices",
     "SolveInfo": "hpc_sla.linear.info",
     "Status": "hpc_sla.linear.info",
-    "default_rtol": "hpc_sla.linear.tolerance",
+    "default_rtol": "hpc_sla.linear.choose",
     "solve": "hpc_sla.linear.solver",
 }
 

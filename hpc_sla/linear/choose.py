@@ -1,4 +1,4 @@
-"""method="auto": what the matrix is decides."""
+"""What to take where the user leaves it open: the method, by the matrix; rtol, by the dtype."""
 
 from __future__ import annotations
 
@@ -62,3 +62,25 @@ def _diagonal_sign(A: Operator) -> int:
         return 0
     bad = float((diagonal <= 0).sum())
     return -1 if A.world.sum(bad) else 1
+
+
+_SINGLE, _DOUBLE = 1e-5, 1e-8
+"""What every method reaches, unless the matrix is very badly conditioned: in float32, some 100
+units in the last place."""
+
+
+def default_rtol(dtype: torch.dtype) -> float:
+    """The relative tolerance of a solve, and of those for derivatives, where none is given.
+
+    1e-8 in float64, 1e-5 in float32.
+    """
+    return _SINGLE if dtype == torch.float32 else _DOUBLE
+
+
+def loosest_rtol(dtype: torch.dtype) -> float:
+    """What a solve may make of `default_rtol` where rounding leaves no less: 1e-3 in float32.
+
+    There the residual of the best x is some 1e-7 of |A||x|, which for a Laplacian on a thousand
+    points is 1e-5 of b already, and grows with their number.
+    """
+    return 100 * _SINGLE if dtype == torch.float32 else _DOUBLE

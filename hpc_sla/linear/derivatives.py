@@ -16,7 +16,7 @@ from hpc_sla.linear.iteration import Iteration
 from hpc_sla.linear.methods import make_method
 from hpc_sla.linear.normal import NormalOperator, NormalPreconditioner
 from hpc_sla.linear.unconverged import settle, warn_of_gradient
-from hpc_sla.precond.transposed import transposed as transpose_of
+from hpc_sla.precond.base import transposed as transpose_of
 
 _STRONGER = {
     "pipelined_cg": ("cg", "minres"),

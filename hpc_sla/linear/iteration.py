@@ -12,14 +12,13 @@ import torch
 from hpc_sla.checkpoint.observer import Observer
 from hpc_sla.errors import InputError
 from hpc_sla.linear.accuracy import accuracy, judge
-from hpc_sla.linear.choose import GIVES_UP
+from hpc_sla.linear.choose import GIVES_UP, loosest_rtol
 from hpc_sla.linear.driver import Callback, KrylovLoop
 from hpc_sla.linear.info import SolveInfo, summarise
 from hpc_sla.linear.method import Method, System, norms_of, values_of
 from hpc_sla.linear.methods import check_precond, make_method
 from hpc_sla.linear.outcome import Outcome
 from hpc_sla.linear.scalars import scalars_for
-from hpc_sla.linear.tolerance import loosest_rtol
 from hpc_sla.precond import Jacobi, Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows
 from hpc_sla.precond.jacobi import positive

@@ -20,19 +20,18 @@ from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry, ordinary
 from hpc_sla.linear.arguments import check_keep, check_options, check_same_kind, check_vectors
-from hpc_sla.linear.choose import choose
+from hpc_sla.linear.choose import choose, default_rtol, loosest_rtol
 from hpc_sla.linear.derivatives import Differentiable
 from hpc_sla.linear.driver import Callback
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import check_precond, check_shape, make_method
-from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
 from hpc_sla.linear.view import view
 from hpc_sla.observe import log
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
+from hpc_sla.precond.base import transposed
 from hpc_sla.precond.decoupled import any_decoupled, given_rows
 from hpc_sla.precond.jacobi import positive
-from hpc_sla.precond.transposed import transposed
 from hpc_sla.sparse.fingerprint import vector_fingerprint
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import LinearOperator, Operator, as_operator

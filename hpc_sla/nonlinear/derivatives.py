@@ -19,7 +19,7 @@ from hpc_sla.nonlinear.fitting import fitting_method
 from hpc_sla.nonlinear.info import NonlinearInfo
 from hpc_sla.nonlinear.linearise import Linearisation
 from hpc_sla.precond import Preconditioner, make_preconditioner
-from hpc_sla.precond.transposed import transposed
+from hpc_sla.precond.base import transposed
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import as_operator
 

@@ -12,7 +12,7 @@ import torch
 
 from hpc_sla.checkpoint.checkpoint import Checkpoint
 from hpc_sla.errors import InputError
-from hpc_sla.linear.tolerance import default_rtol
+from hpc_sla.linear.choose import default_rtol
 from hpc_sla.nonlinear.choices import METHODS
 from hpc_sla.nonlinear.info import Status
 from hpc_sla.nonlinear.linearise import Linearisation

@@ -15,9 +15,9 @@ from hpc_sla.errors import NotConvergedWarning, warn
 from hpc_sla.kernels.modes import ordinary
 from hpc_sla.linear import MEANINGS, SolveInfo, solve
 from hpc_sla.linear.accuracy import accuracy, judge
+from hpc_sla.linear.choose import default_rtol, loosest_rtol
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method
-from hpc_sla.linear.tolerance import default_rtol, loosest_rtol
 from hpc_sla.linear.unconverged import settle, warn_of_gradient
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import as_operator

@@ -17,8 +17,7 @@ import torch
 
 import hpc_sla.eigen.solver
 import hpc_sla.linear.solver
-import hpc_sla.nonlinear.solver
-import hpc_sla.precond.transposed  # noqa: F401 - the four load what is looked for by its class
+import hpc_sla.nonlinear.solver  # noqa: F401 - the three load what is looked for by its class
 from hpc_sla.checkpoint.checkpoint import Checkpoint
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.world import World
