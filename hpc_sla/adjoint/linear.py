@@ -128,6 +128,9 @@ def _form(ctx: Any) -> Form:
 
 R = TypeVar("R")
 
+_TRANSFORMED = getattr(torch._C, "_are_functorch_transforms_active", None)
+"""What `apply` itself asks for torch.func; without it the long way is taken."""
+
 
 def plainly(function: Callable[[tuple[torch.Tensor, ...]], R], theta: Sequence[torch.Tensor]) -> R:
     """What `function` makes of the values of theta, without graphs, tangents and torch.func. Local.
@@ -137,6 +140,8 @@ def plainly(function: Callable[[tuple[torch.Tensor, ...]], R], theta: Sequence[t
     """
     made: list[R] = []
     with torch.no_grad():
+        if _TRANSFORMED is not None and not _TRANSFORMED():
+            return function(tuple(ordinary(t).detach() for t in theta))
         _Plainly.apply(lambda values: made.append(function(values)), *map(ordinary, theta))
     return made[0]
 
