@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hpc_sla.adjoint.forms import Form, NormalForm, Theta
+from hpc_sla.adjoint.forms import Form, NormalForm, Theta, form_of
 from hpc_sla.errors import InputError
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.iteration import Iteration
@@ -38,19 +38,25 @@ class Differentiable(Iteration):
 
     Attributes
     ----------
-    form : Form
     info : SolveInfo
         Of the solve that the derivatives are of.
     adjoint_rtol : float or None
         What their solves must reach; None for rtol, or what rounding leaves where that is more.
     A
         What the user passed for a matrix.
+    transposed : bool
+        Whether it is the transpose that is solved with.
     """
 
     A: Any
-    form: Form
+    transposed: bool = False
     info: SolveInfo
     adjoint_rtol: float | None
+
+    @property
+    def form(self) -> Form:
+        form = form_of(self.A)
+        return form.T if self.transposed else form
 
     @property
     def one_way(self) -> bool:

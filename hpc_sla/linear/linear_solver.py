@@ -135,7 +135,6 @@ class LinearSolver(Differentiable):
         if not agreed:
             warn_of_trainable(precond)
         self.A, self.operator = A, operator
-        self.form = adjoint.form_of(A)
         self.atol, self.dtol, self.max_iterations = atol, dtol, max_iterations
         self._asked, self._asked_precond, self._name = asked, precond, str(method)
         self._rtol, self.adjoint_rtol = rtol, adjoint_rtol
@@ -192,6 +191,15 @@ class LinearSolver(Differentiable):
             choice = choose(operator, dtype, self.precond.symmetric)
             self.use(make_method(choice.method))
             self.fallback, self.reason = choice.fallback, f"{choice.why}: {choice.method}"
+        if self.transposed:
+            self._transpose()
+
+    def _transpose(self) -> None:
+        """Solve with the transpose from here on, by what is set up for A. Local."""
+        self.transposed, self.given = True, None
+        self.operator = self.operator.T
+        if self.precond.transposable:
+            self.precond = transposed(self.precond)
 
     def _news(self, dtype: torch.dtype | None) -> tuple[bool, bool]:
         """Whether to set up again, and whether this rank has rows decoupled from others. Local."""
@@ -379,10 +387,7 @@ class LinearSolver(Differentiable):
                 )
         back = copy(self)
         if operator.transposable:
-            back.operator, back.form = operator.T, self.form.T
-            back.given = None
-            if M.transposable:
-                back.precond = transposed(M)
+            back._transpose()
         x, info = back.solve(b, x0, callback)
         if back.method is not self.method:  # it failed, and the other did not
             self.use(back.method)
@@ -440,7 +445,7 @@ class LinearSolver(Differentiable):
                 lambda theta: old.update(adjoint.with_parameters(A, theta), keep),
                 adjoint.parameters_of(A),
             )
-        self.A, self.operator, self.form = A, operator, adjoint.form_of(A)
+        self.A, self.operator = A, operator
         self.fallback, self.reason, self._ready = "", "", False
         if self._asked:
             self.method = self._asked
