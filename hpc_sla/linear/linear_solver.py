@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from copy import copy
 from typing import Any
 
@@ -111,10 +110,10 @@ class LinearSolver(Differentiable):
         operator = as_operator(A)
         if max_iterations is None:
             max_iterations = min(max(10 * operator.n_global, 1000), 100_000)
-        with (
-            nullcontext()
-            if agreed
-            else operator.world.agree(
+        if agreed:
+            asked = _asked(method, operator)
+        else:
+            with operator.world.agree(
                 called,
                 A=(operator.shape, operator.dtype, type(A).__name__),
                 method=method,
@@ -125,14 +124,9 @@ class LinearSolver(Differentiable):
                 adjoint_rtol=adjoint_rtol,
                 dtol=dtol,
                 parameters=len(adjoint.parameters_of(A)),
-            )
-        ):
-            if not agreed:
+            ):
                 check_options(rtol, atol, max_iterations, adjoint_rtol, dtol)
-            asked = None if method == "auto" else make_method(method)
-            if asked:
-                check_shape(asked, operator.shape, operator.square)
-        if not agreed:
+                asked = _asked(method, operator)
             warn_of_trainable(precond)
         self.A, self.operator = A, operator
         self.atol, self.dtol, self.max_iterations = atol, dtol, max_iterations
@@ -462,6 +456,15 @@ class LinearSolver(Differentiable):
         """
         self._refresh("view")
         return view(self)
+
+
+def _asked(method: str | Method, operator: Operator) -> Method | None:
+    """The method that was named, if it can work on such a matrix; None for "auto". Local."""
+    if method == "auto":
+        return None
+    named = make_method(method)
+    check_shape(named, operator.shape, operator.square)
+    return named
 
 
 def _versions(theta: Sequence[torch.Tensor]) -> list[int]:
