@@ -219,7 +219,7 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
             raise
         except InputError as error:
             raise InputError(
-                f"is there already and is no checkpoint that can be read ({error.problem})",
+                f"exists already, and is not a checkpoint that can be read ({error.problem})",
                 file=path,
                 remedy="Delete it, or give the checkpoint another name.",
             ) from error

@@ -56,8 +56,8 @@ def check_precond(method: Method, precond: Preconditioner) -> None:
         )
     if method.needs_symmetric and not precond.symmetric:
         raise InputError(
-            f"{method.name} needs a symmetric preconditioner, and {precond.name} is none, "
-            "whatever the matrix",
+            f"{method.name} needs a symmetric preconditioner, and {precond.name} is not "
+            "symmetric, whatever the matrix",
             field="precond",
             remedy="Choose another, or a method for non-symmetric systems such as gmres",
         )

@@ -9,7 +9,7 @@ from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond.base import Preconditioner
-from hpc_sla.precond.local_solve import check_factor, make_factor, told_of_factor
+from hpc_sla.precond.local_solve import check_factor, make_factor, options_to_name
 from hpc_sla.precond.options import check_choice
 from hpc_sla.precond.overlap import overlapping_block
 from hpc_sla.precond.workspace import Workspace
@@ -64,7 +64,7 @@ class AdditiveSchwarz(Preconditioner):
         if overlap < 0:
             raise InputError(f"{overlap} is negative", field="additive_schwarz:overlap")
         check_choice("additive_schwarz", "type", type, TYPES)
-        self.always = ("overlap", "type", *told_of_factor(factor))
+        self.always = ("overlap", "type", *options_to_name(factor))
 
     def set_up(self, A: DSparseMatrix) -> None:
         """**Collective.**"""

@@ -6,7 +6,7 @@ import torch
 
 from hpc_sla.kernels.incomplete import Block
 from hpc_sla.precond.base import Preconditioner
-from hpc_sla.precond.local_solve import check_factor, make_factor, told_of_factor
+from hpc_sla.precond.local_solve import check_factor, make_factor, options_to_name
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 
@@ -46,7 +46,7 @@ class BlockJacobi(Preconditioner):
         self.factor, self.backend = factor, backend
         self.check_options()
         check_factor("block_jacobi", factor, backend)
-        self.always = told_of_factor(factor)
+        self.always = options_to_name(factor)
 
     def set_up(self, A: DSparseMatrix) -> None:
         """**Collective.**"""

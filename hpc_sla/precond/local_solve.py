@@ -135,7 +135,7 @@ def _away(block: Block, factor: LocalFactor, device: torch.device) -> float:
     return away if np.isfinite(away) else np.inf
 
 
-def told_of_factor(factor: str) -> tuple[str, ...]:
+def options_to_name(factor: str) -> tuple[str, ...]:
     """The options that say how blocks are solved, where a string always tells them."""
     return ("factor", "backend") if factor == "lu" else ("factor",)
 

@@ -229,7 +229,7 @@ def test_refusals(folder):
         "same file as run.h5 of --output": [*run, "--checkpoint", "run.h5"],
         "does not exist": [*run, "--checkpoint", "nowhere/run.ckpt.h5"],
         "truncated": [*run, "--checkpoint", "damaged.h5", "--resume"],
-        "text.h5: is there already": [*run, "--checkpoint", "text.h5"],
+        "text.h5: exists already": [*run, "--checkpoint", "text.h5"],
         "another method": [*run, "--method", "minres", *resume],
         "another precond": [*run[:-2], "--precond", "jacobi", "-o", "run.h5", *resume],
         "another kind of solver": [*COMMANDS["eigsh"], "-o", "run.h5", *resume],

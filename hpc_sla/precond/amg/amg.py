@@ -140,7 +140,7 @@ class AMG(AmgOptions, Preconditioner):
                 raise InputError(
                     "the matrix has another pattern than the one multigrid was set up with",
                     field="A",
-                    remedy="Pass with_values() of that matrix, or set up anew",
+                    remedy="Pass with_values() of that matrix, or set up another one",
                 )
             if keep not in KEEP:
                 raise InputError(
