@@ -38,8 +38,11 @@ def check_options(
         raise InputError(
             f"{dtol} is not above 1", field="dtol", remedy="Give a number such as 1e5, or math.inf"
         )
-    if number_of(max_iterations, "max_iterations") < 0:
+    most = number_of(max_iterations, "max_iterations")
+    if most < 0:
         raise InputError(f"{max_iterations} is negative", field="max_iterations")
+    if math.isfinite(most) and most != int(most):
+        raise InputError(f"{max_iterations} is not a whole number", field="max_iterations")
 
 
 def check_vectors(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) -> None:

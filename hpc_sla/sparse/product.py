@@ -96,7 +96,8 @@ def _sum_tangents(function: Any, ctx: Any, d_left: Any, d_right: Any) -> torch.T
 class _Product(_Bilinear):
     @staticmethod
     def forward(values: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
-        x = x.contiguous()
+        # A cotangent may be of stride 0, as of a sum, and compiled loops go by the storage.
+        values, x = values.contiguous(), x.contiguous()
         y = x.new_empty((pattern.layout.n_owned, *x.shape[1:]))
         pattern.matmul(values, x, y)
         return y
@@ -117,7 +118,7 @@ class _Product(_Bilinear):
 class _TransposedProduct(_Bilinear):
     @staticmethod
     def forward(values: torch.Tensor, g: torch.Tensor, pattern: DistributedPattern) -> torch.Tensor:
-        g = g.contiguous()
+        values, g = values.contiguous(), g.contiguous()
         y = g.new_empty((pattern.columns.n_owned, *g.shape[1:]))
         pattern.rmatmul(values, g, y)
         return y

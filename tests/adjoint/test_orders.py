@@ -171,3 +171,31 @@ def test_replicated_parameters_stay_the_same_bit_for_bit(world, optimiser):
     closure()
     np.testing.assert_allclose(gradients[-1].numpy(), slopes, rtol=1e-6)
     assert everywhere(world, True)
+
+
+@pytest.mark.parametrize("columns", [(), (2,)])
+def test_cotangents_of_stride_0(world, columns):
+    """That of a sum is one number, expanded: nothing may take it for a vector in memory."""
+    A = distribute(FAMILIES["spd"](), world)
+    values = A.values.clone().requires_grad_()
+    x = spread(A.layout, random((N, *columns), 5)).requires_grad_()
+    y = spread(A.layout, random((N, *columns), 6))
+
+    def once(loss, *of):
+        return torch.autograd.grad(loss, of, create_graph=True)
+
+    def expanded_and_not(found, of):
+        plain = torch.autograd.grad((found * torch.ones_like(found)).sum(), of, retain_graph=True)
+        strided = torch.autograd.grad(found.sum(), of, retain_graph=True)
+        for one, other in zip(plain, strided, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+    for product in (A.with_values(values) @ x, A.with_values(values).T @ x):
+        expanded_and_not(product, (values, x))
+        for found, of in zip(once((product * y).sum(), values, x), (x, values), strict=True):
+            expanded_and_not(found, (of,))
+    for solve in (hs.solve, lambda A, b, **options: hs.LinearSolver(A, **options).solve(b)):
+        z, _ = solve(A.with_values(values), x, method="cg", rtol=1e-12)
+        expanded_and_not(z, (values, x))
+        (found,) = once(A.layout.dot(z, y).sum(), values)
+        expanded_and_not(found, (values, x))

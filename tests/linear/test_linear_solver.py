@@ -213,6 +213,7 @@ def test_bad_arguments_are_refused_at_once(world):
         ({"rtol": -1.0}, "rtol"),
         ({"rtol": 0.0}, "rtol"),
         ({"max_iterations": -3}, "max_iterations"),
+        ({"max_iterations": 2.5}, "max_iterations"),
         ({"dtol": 0.5}, "dtol"),
         ({"adjoint_rtol": float("nan")}, "adjoint_rtol"),
     ):
