@@ -194,7 +194,19 @@ class Method(WithOptions, ABC):
 
         Tensors are this rank's part of vectors like b (or like x, those of `kept_like_x`), as they
         are now. Arrays are the same on every rank, in double precision.
+
+        Raises
+        ------
+        InputError
+            On every rank: the class does not say what that is.
         """
+        own = type(self).__module__.partition(".")[0] != __name__.partition(".")[0]
+        if own and "live" in vars(self) and "live" not in self.carried:
+            raise InputError(
+                f"{self.name} does not say what a step hands to the next, and cannot be saved",
+                field="method",
+                remedy="Name its scalars, `live` too, in `carried`, and its vectors in `kept`",
+            )
         numbers = {
             name: np.array(values_of(getattr(self, name)), dtype=np.float64)
             for name in self.carried

@@ -143,3 +143,14 @@ def test_what_is_said_of_each_is_said_in_its_file():
     for name, method in ENTRIES.items():
         assert type(method).__module__ == f"hpc_sla.linear.{name}" and method.name == name
         assert method.petsc and method.side and method.solves
+
+
+@pytest.mark.mpi
+def test_a_method_that_does_not_say_its_state_is_not_saved(world, system, folder):
+    class Silent(SteepestDescent):
+        carried = ()
+
+    A, b = system
+    checkpoint = hs.Checkpoint(str(folder / "c.h5"), every="2iterations")
+    with pytest.raises(hs.InputError, match="carried"):
+        hs.solve(A, b[:, 0].contiguous(), method=Silent(), checkpoint=checkpoint, rtol=1e-12)
