@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpc_sla.cli.run.solver import check_solver_names
+from hpc_sla.errors import InputError
 from tests.cli.bad_files import BAD_FILES, good
 from tests.cli.cases import Outcome, run_cases
 from tests.launch import launch
@@ -123,3 +125,18 @@ def test_a_real_launch(tmp_path: Path, case: list[str], said: str) -> None:
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "precond", "field"),
+    [
+        ("cg", "chebyshev:degree=0", "--precond chebyshev:degree"),
+        ("cg", "amg:cycle=Q", "--precond amg:cycle"),
+        ("cg", "nothing", "--precond"),
+        ("gmres:restart=0", "jacobi", "--method"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_option(method, precond, field):
+    with pytest.raises(InputError) as caught:
+        check_solver_names(method, precond)
+    assert caught.value.field is not None and caught.value.field.startswith(field)
