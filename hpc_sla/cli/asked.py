@@ -1,11 +1,10 @@
-"""What was asked of each command, as one object: see `hpc_sla.cli.options`. Loads nothing."""
+"""What was asked of each command, as one object: see `hpc_sla.cli.options`. Loads no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-DTOL = 1e5
-"""PETSc's, and that of `hpc_sla.solve`, which would load torch."""
+from hpc_sla.linear.choices import DTOL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from hpc_sla.cli.config import configure
 from hpc_sla.cli.files import CONFIG, Read, Written, log_names
 from hpc_sla.cli.record import Record
 from hpc_sla.errors import InputError
-from hpc_sla.linear.choices import METHODS
+from hpc_sla.linear.choices import DEFAULT_METHOD, DEFAULT_PRECOND, METHODS
 from hpc_sla.precond.choices import CHOICES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -68,14 +68,14 @@ def method_options(function: Function) -> Function:
         function,
         click.option(
             "--method",
-            default="cg",
+            default=DEFAULT_METHOD,
             show_default=True,
             metavar="NAME[:OPTION=VALUE,...]",
             help="Krylov method, as in gmres:restart=50. " + listed(METHODS),
         ),
         click.option(
             "--precond",
-            default="jacobi",
+            default=DEFAULT_PRECOND,
             show_default=True,
             metavar="NAME[:OPTION=VALUE,...]",
             help="Preconditioner, as in chebyshev:degree=6. " + listed(CHOICES),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from hpc_sla.cli import options
-from hpc_sla.cli.asked import DTOL, SolveOptions
+from hpc_sla.cli.asked import SolveOptions
 from hpc_sla.cli.files import Read, Written, default_output
 from hpc_sla.cli.session import guarded_world
 from hpc_sla.distributed.launcher import launch
 from hpc_sla.errors import InputError
+from hpc_sla.linear.choices import DTOL
 
 
 @click.command("solve", short_help="Solve A x = b on all ranks and write the result.")

@@ -1,8 +1,14 @@
-"""What methods there are. Needs no torch, so that `--help` can tell."""
+"""What methods there are, and the defaults of a solve. Needs no torch: `--help` tells of both."""
 
 from __future__ import annotations
 
 from hpc_sla.precond.registry import Registry
+
+DEFAULT_METHOD, DEFAULT_PRECOND = "cg", "jacobi"
+"""What `solve`, `LinearSolver` and the commands take where none is named."""
+
+DTOL = 1e5
+"""PETSc's."""
 
 METHODS = Registry(
     "hpc_sla.linear",

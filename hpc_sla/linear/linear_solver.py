@@ -19,6 +19,7 @@ from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry, ordinary
 from hpc_sla.linear.arguments import check_keep, check_options, check_same_kind, check_vectors
+from hpc_sla.linear.choices import DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
 from hpc_sla.linear.choose import choose, default_rtol, loosest_rtol
 from hpc_sla.linear.derivatives import Differentiable
 from hpc_sla.linear.driver import Callback
@@ -35,9 +36,6 @@ from hpc_sla.sparse.fingerprint import vector_fingerprint
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import LinearOperator, Operator, as_operator
 from hpc_sla.sparse.stored import StoredMatrix
-
-DTOL = 1e5
-"""PETSc's."""
 
 
 class LinearSolver(Differentiable):
@@ -96,8 +94,8 @@ class LinearSolver(Differentiable):
     def __init__(
         self,
         A: DSparseMatrix | LinearOperator | Operator,
-        method: str | Method = "cg",
-        precond: Any = "jacobi",
+        method: str | Method = DEFAULT_METHOD,
+        precond: Any = DEFAULT_PRECOND,
         rtol: float | None = None,
         atol: float = 0.0,
         max_iterations: int | None = None,

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from hpc_sla.checkpoint.checkpoint import Checkpoint
+from hpc_sla.linear.choices import DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
 from hpc_sla.linear.driver import Callback
 from hpc_sla.linear.info import SolveInfo
-from hpc_sla.linear.linear_solver import DTOL, LinearSolver
+from hpc_sla.linear.linear_solver import LinearSolver
 from hpc_sla.linear.method import Method
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import LinearOperator
@@ -18,8 +19,8 @@ from hpc_sla.sparse.operators import LinearOperator
 def solve(
     A: DSparseMatrix | LinearOperator,
     b: torch.Tensor,
-    method: str | Method = "cg",
-    precond: Any = "jacobi",
+    method: str | Method = DEFAULT_METHOD,
+    precond: Any = DEFAULT_PRECOND,
     rtol: float | None = None,
     atol: float = 0.0,
     max_iterations: int | None = None,

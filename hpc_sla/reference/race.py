@@ -62,8 +62,8 @@ class Task:
     rhs: str
     rtol: float
     max_iterations: int
-    method: str = "cg"
-    precond: str = "jacobi"
+    method: str
+    precond: str
 
 
 @dataclass(frozen=True)
