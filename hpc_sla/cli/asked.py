@@ -63,7 +63,7 @@ class EigshOptions(GuardOptions):
     k: int
     which: str
     mass: str | None
-    precond: str | None
+    precond: str
     tol: float | None
     max_iterations: int | None
     guard: int | None

@@ -34,9 +34,11 @@ from hpc_sla.distributed.launcher import launch
 )
 @click.option(
     "--precond",
+    default="auto",
+    show_default=True,
     metavar="NAME[:OPTION=VALUE,...]",
-    help="Preconditioner, as for 'solve': amg for the smallest pairs of elliptic problems. "
-    "Default: none; jacobi where rows are of very different size.",
+    help="Preconditioner, as for 'solve': amg for the smallest pairs of elliptic problems. auto: "
+    "none, but jacobi where rows are of very different size.",
 )
 @click.option(
     "--tol",

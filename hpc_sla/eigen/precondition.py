@@ -34,10 +34,15 @@ def precondition(
     dtype: torch.dtype,
     gradient: bool,
 ) -> Preconditioner:
-    """A preconditioner of the scaled matrix; one made already is of A itself. **Collective.**"""
-    if precond is None and (chosen := _chosen(scaled_A if sign > 0 else scaled_B, sign)):
-        return chosen
-    named = precond is None or needs_matrix(precond)
+    """A preconditioner of the scaled matrix; one made already is of A itself. **Collective.**
+
+    "auto" is what helps.
+    """
+    if isinstance(precond, str) and precond == "auto":
+        if chosen := _chosen(scaled_A if sign > 0 else scaled_B, sign):
+            return chosen
+        precond = "none"
+    named = needs_matrix(precond)
     M = make_preconditioner(precond, scaled_A if named else A)
     if isinstance(M, Jacobi):
         M = positive(M)

@@ -47,7 +47,7 @@ def eigsh(
     k: int = 6,
     which: str = "smallest",
     B: DSparseMatrix | LinearOperator | None = None,
-    precond: Any = None,
+    precond: Any = "auto",
     tol: float | None = None,
     max_iterations: int | None = None,
     x0: torch.Tensor | None = None,
@@ -86,8 +86,8 @@ def eigsh(
     precond : str, callable or object with `apply`, optional
         Symmetric and positive definite, an approximation of A, set up once: see
         `hpc_sla.precond.make_preconditioner`. "amg" for the smallest pairs of elliptic problems;
-        for the largest pairs none of A helps. Default: none; where rows are of very different size
-        (penalties, units) jacobi, of A for the smallest and of B for the largest.
+        for the largest pairs none of A helps. "auto", or None: none, but jacobi where rows are of
+        very different size (penalties, units), of A for the smallest and of B for the largest.
     tol : float, optional
         Replicated; positive. Default: 1e-8, and 1e-5 in single precision.
     max_iterations : int, optional
@@ -158,6 +158,8 @@ def eigsh(
     with a.world.agree("eigsh"):
         x0 = None if x0 is None else tensor_of(x0, "x0", a.dtype, a.device)
         deflate = None if deflate is None else tensor_of(deflate, "deflate", a.dtype, a.device)
+    if precond is None:
+        precond = "auto"
     warn_of_trainable(precond)
     x0, deflate = (t.unsqueeze(1) if t is not None and t.dim() == 1 else t for t in (x0, deflate))
     theta = (*parameters_of(A), *(() if B is None else parameters_of(B)))

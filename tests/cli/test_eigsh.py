@@ -39,7 +39,7 @@ def outcomes(folder) -> dict[str, Outcome]:
     poisson = ["eigsh", "poisson.h5"]
     cases = {
         "json": [*poisson, "-k", "5", "--precond", "amg", "--json"],
-        "largest": [*poisson, "-k", "2", "--which", "largest", "-o", "l.h5"],
+        "largest": [*poisson, "-k", "2", "--which", "largest", "--precond", "auto", "-o", "l.h5"],
         "made": ["eigsh", "poisson2d:n=6", "-k", "3", "--json"],
         "limit": [*poisson, "--max-iterations", "2", "--json", "-o", "limit.h5"],
         "unsymmetric": ["eigsh", "convection.h5"],

@@ -205,11 +205,14 @@ def test_what_is_chosen_where_nothing_is_named(world):
             None if X is None else distribute(sp.csr_matrix(X), world, "cyclic")
             for X in (matrix, B)
         )
-        _, _, info = hs.eigsh(
-            A, k=2, which=which, B=B, max_iterations=3 if name == "indefinite" else None
-        )
-        assert info.precond == expected, name
-        assert info.converged or name == "indefinite"
+        most = 3 if name == "indefinite" else None
+        infos = [
+            hs.eigsh(A, k=2, which=which, B=B, max_iterations=most, **options)[2]
+            for options in ({}, {"precond": "auto"}, {"precond": None})
+        ]
+        assert [info.precond for info in infos] == [expected] * 3, name
+        assert len({info.iterations for info in infos}) == 1
+        assert infos[0].converged or name == "indefinite"
     A = distribute(penalty(1e10), world)
     _, _, info = hs.eigsh(A, k=2, precond="none", max_iterations=20)
     assert "jacobi" in info.advice[0] and any("penalty" in one for one in info.advice)

@@ -71,7 +71,7 @@ def _check(asked: EigshOptions) -> None:
         if number is not None and number < 0:
             raise InputError(f"is {number}", field=field, remedy="Give 0 or more.")
     try:
-        if asked.precond is not None:
+        if asked.precond != "auto":
             CHOICES.make(asked.precond)
     except InputError as error:
         raise of_option(error, "--precond") from error
@@ -106,8 +106,8 @@ def _solve(
 ) -> tuple[torch.Tensor, torch.Tensor, SolveInfo]:
     """Solve with a live line, timing set-up and iteration apart. **Collective.**"""
     with stages("setup"):
-        # Where none is named eigsh chooses.
-        M = None if asked.precond is None else make_preconditioner(asked.precond, A)
+        # Of "auto" eigsh chooses.
+        M = "auto" if asked.precond == "auto" else make_preconditioner(asked.precond, A)
     start = time.perf_counter()
     stages.begin("solve")
     with LiveLine(A.world.rank, 1.0, 0.0) as line, torch.no_grad():
