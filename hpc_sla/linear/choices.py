@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from hpc_sla.precond.registry import Registry
 
+AUTO = "auto"
+"""The name of a choice that is left open."""
+
 DEFAULT_METHOD, DEFAULT_PRECOND = "cg", "jacobi"
 """What `solve`, `LinearSolver` and the commands take where none is named."""
 

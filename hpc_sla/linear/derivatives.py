@@ -25,6 +25,7 @@ _STRONGER = {
     "richardson": ("gmres", "bicgstab"),
     "bicgstab": ("gmres",),
     "gmres": ("bicgstab",),
+    "fgmres": ("bicgstab",),
     "lsqr": ("gmres", "bicgstab"),
 }
 """What a derivative's solve goes on with, one after another, where the method fails: it may do so
@@ -86,7 +87,9 @@ class Differentiable(Iteration):
         solver = self._for_derivatives()
         if transposed and (not self.one_way or self.lopsided):
             solver.operator, solver.precond = self.operator.T, transpose_of(self.precond)
-            solver.given = None
+            solver.transposed, solver.given = not self.transposed, None
+            if self.lopsided:
+                solver.use(make_method("gmres"))
         x, info = solver.run(b)
         for other in () if self._serves(info) else self._stronger(info):
             y, found = solver.by(other).run(b)
@@ -131,13 +134,13 @@ class Differentiable(Iteration):
                     "that regularise it",
                 )
 
-    def _for_derivatives(self) -> Iteration:
+    def _for_derivatives(self) -> Differentiable:
         """What their solves are made with, to be changed further. Local."""
         solver = copy(self)
         solver.rtol = self.rtol if self.adjoint_rtol is None else self.adjoint_rtol
         solver.atol = solver.loosest = 0.0
         solver.callback = solver.observer = None
-        solver.thorough, solver.fallback = False, ""
+        solver.thorough = False
         return solver
 
     def _serves(self, info: SolveInfo) -> bool:
@@ -147,8 +150,6 @@ class Differentiable(Iteration):
 
     def _stronger(self, info: SolveInfo) -> Sequence[str]:
         """The methods to go on with where one failed. **Collective.**"""
-        if self.fallback:
-            return (self.fallback,)
         # Where the solve itself took less than its limit, another method may here.
         short = info.status == "max_iterations" and self.info.converged
         if not (short or info.status in _FAILED):
@@ -179,7 +180,7 @@ class NormalEquations:
         solver = origin._for_derivatives()
         solver.operator = NormalOperator(origin.operator)
         solver.precond = NormalPreconditioner(origin.precond, origin.operator.columns.n_owned)
-        solver.method = make_method("cg")
+        solver.method, solver.rungs = make_method("cg"), ()
         x, info = solver.run(b)
         origin._settle(info)
         return x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from hpc_sla.linear.info import worst
 from hpc_sla.linear.method import Method, System, fill, norms_of
 from hpc_sla.linear.outcome import Outcome
 from hpc_sla.linear.recover import Recovery
+from hpc_sla.linear.watch import hopeless
 from hpc_sla.observe.heartbeat import beat
 from hpc_sla.sparse.fingerprint import layout_fingerprint
 
@@ -42,6 +43,10 @@ class KrylovLoop:
         Replicated.
     callback : callable(iteration, residual_norm), optional
         With several right-hand sides, the largest norm.
+    before : sequence of Outcome
+        How each right-hand side fared by other methods, whose iterations count.
+    patience : int, optional
+        Replicated. Give up where it does not pay: see `hopeless`.
 
     Attributes
     ----------
@@ -49,6 +54,8 @@ class KrylovLoop:
         Replicated. Done so far.
     outcomes : list of Outcome
         One a right-hand side, once it runs or has been given a state.
+    given_up : bool
+        Replicated. Whether it was, for its patience.
     observe : callable(loop) -> bool, or None
         Called on every rank between iterations, or bursts of them: whether to stop.
     """
@@ -60,11 +67,16 @@ class KrylovLoop:
         x0: torch.Tensor | None,
         max_iterations: int,
         callback: Callback | None = None,
+        before: Sequence[Outcome] = (),
+        patience: int | None = None,
     ) -> None:
         self.method, self.system = method, system
         self._x0, self._max_iterations, self._callback = x0, max_iterations, callback
         self.observe: Callable[[KrylovLoop], bool] | None = None
-        self.iterations = 0
+        self._before = before
+        self.iterations = self._begun_at = max((o.iterations for o in before), default=0)
+        self._patience = patience
+        self.given_up = False
         self.outcomes: list[Outcome] = []
         # Which columns iterate; whether the method is in the midst of that; whether to stop.
         self._running: list[bool] = []
@@ -76,7 +88,7 @@ class KrylovLoop:
             self._bursts = Bursts(method, system.scalars, captured)
         # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
         # for more iterations than the method needs in all without rounding.
-        self._patience = max(100, system.operator.n_global)
+        self._stagnant = max(100, system.operator.n_global)
 
     def run(self) -> list[Outcome]:
         """Iterate; how each right-hand side fared. **Collective.**"""
@@ -103,7 +115,7 @@ class KrylovLoop:
             method.finish()
             norms = norms_of(system.residual())
             recovery.end(outcomes, norms)
-            may_go_on = self.iterations < most and not self._stopped
+            may_go_on = self.iterations < most and not (self._stopped or self.given_up)
             for outcome, ran, norm in zip(outcomes, self._running, norms, strict=True):
                 if not ran:
                     continue
@@ -111,7 +123,7 @@ class KrylovLoop:
                 if self._stopped and outcome.status in ("max_iterations", "breakdown", "stagnated"):
                     outcome.status = "preempted"
         if not self._stopped:
-            recovery(outcomes)
+            recovery(outcomes, search=not self.given_up)
         return outcomes
 
     def _steps(self, count: int) -> None:
@@ -133,7 +145,11 @@ class KrylovLoop:
             system.r.copy_(system.b)
         else:
             measures = norms_of(system.residual())
-        return [self._outcome(column, norm) for column, norm in enumerate(measures)]
+        outcomes = [self._outcome(column, norm) for column, norm in enumerate(measures)]
+        if self._before:
+            for outcome, before in zip(outcomes, self._before, strict=True):
+                outcome.follow(before)
+        return outcomes
 
     def _outcome(self, column: int, norm: float) -> Outcome:
         """That of a column whose true residual norm this is. Local."""
@@ -161,13 +177,15 @@ class KrylovLoop:
             for outcome, row in zip(outcomes, rows, strict=True):
                 if outcome.status is None:
                     status = method.classify(row, outcome.target)
-                    outcome.iterated(method.norm(row), status, self._patience)
+                    outcome.iterated(method.norm(row), status, self._stagnant)
             self._tell()
         if any(o.status == "stagnated" for o in outcomes):
             method.keep(scalars.flag([o.status is None for o in outcomes]))
         going = self.iterations < self._max_iterations and any(o.status is None for o in outcomes)
         self._stopped = self.observe is not None and going and self.observe(self)
-        return self._stopped
+        if self._patience is not None and going and not self._stopped:
+            self.given_up = hopeless(self._patience, self._begun_at, outcomes)
+        return self._stopped or self.given_up
 
     # To go on elsewhere
 
@@ -201,6 +219,8 @@ class KrylovLoop:
             **{f"residual_history.{i}": np.array(o.history) for i, o in enumerate(outcomes)},
             "iteration": self.iterations,
             "running_method": str(self.method),
+            "running_precond": self.system.precond.name,
+            "begun_at": self._begun_at,
             "place": self._place,
             "running": list(self._running),
             "statuses": [o.status for o in outcomes],
@@ -223,6 +243,7 @@ class KrylovLoop:
         method, system = self.method, self.system
         fill(system.x, state["x"])
         self.iterations = int(state["iteration"])
+        self._begun_at = state.get("begun_at", 0)
         self._running = list(state["running"])
         self.outcomes = []
         for i in range(len(system.target)):
@@ -232,8 +253,11 @@ class KrylovLoop:
             outcome.status = state["statuses"][i]
             outcome.history = state[f"residual_history.{i}"].tolist()
             self.outcomes.append(outcome)
-        self._within = state["running_method"] == str(method) and (
-            state["place"] == self._place or system.precond.pointwise
+        name = system.precond.name
+        self._within = (
+            state["running_method"] == str(method)
+            and (state.get("running_precond", name)) == name
+            and (state["place"] == self._place or system.precond.pointwise)
         )
         if self._within:
             method.load_state_dict(_Part(state, _METHOD))

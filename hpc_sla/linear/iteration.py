@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from copy import copy
 from typing import TypeVar
 
@@ -15,10 +16,12 @@ from hpc_sla.linear.accuracy import accuracy, judge
 from hpc_sla.linear.choose import GIVES_UP, loosest_rtol
 from hpc_sla.linear.driver import Callback, KrylovLoop
 from hpc_sla.linear.info import SolveInfo, summarise
+from hpc_sla.linear.ladder import Rung
 from hpc_sla.linear.method import Method, System, norms_of, values_of
 from hpc_sla.linear.methods import check_precond, make_method
 from hpc_sla.linear.outcome import Outcome
 from hpc_sla.linear.scalars import scalars_for
+from hpc_sla.observe import log
 from hpc_sla.precond import Jacobi, Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows
 from hpc_sla.precond.jacobi import positive
@@ -46,11 +49,13 @@ class Iteration:
     operator : Operator
     precond : Preconditioner
     method : Method
-    fallback : str
-        The method to go on with where `method` fails, which was chosen and not asked for; empty for
-        none.
+    rungs : sequence of Rung
+        What to go on with, one after another, where `method` with `precond` fails or does not pay,
+        which were chosen and not asked for.
+    patience : int or None
+        Iterations that they are worth while there are rungs left; None for any number.
     reason : str
-        Why it was chosen.
+        Why they were chosen, and what was tried before them.
     rtol, atol, dtol : float
     loosest : float
         The relative residual up to which a solution that rounding stops has converged.
@@ -66,7 +71,8 @@ class Iteration:
     operator: Operator
     precond: Preconditioner
     method: Method
-    fallback: str = ""
+    rungs: Sequence[Rung] = ()
+    patience: int | None = None
     reason: str = ""
     rtol: float
     atol: float
@@ -92,20 +98,56 @@ class Iteration:
         """
         b = b.detach().contiguous()
         x0 = None if x0 is None else x0.detach()
-        failed = self._failed_before()
+        self._resume()
+        before: Sequence[Outcome] = ()
         while True:
-            if failed:
-                self._fall_back(failed)
             system, start = self._system(b, x0)
             method, callback = self.method.on(system), self._callback(system)
-            loop = KrylovLoop(method, system, start, self.max_iterations, callback)
+            patience = self.patience if self.rungs else None
+            most = self.max_iterations
+            loop = KrylovLoop(method, system, start, most, callback, before, patience)
             if self.observer is not None:
                 self.observer.attach(loop)
-            x, info = self._summary(system, loop.run(), b.dim() == 1)
-            if not self.fallback or info.status not in GIVES_UP or info.at_rounding:
+            before = loop.run()
+            x, info = self._summary(system, before, b.dim() == 1)
+            failed = loop.given_up or (info.status in GIVES_UP and not info.at_rounding)
+            if not (self.rungs and failed):
                 info.reason = self.reason
                 return x, info
-            failed = f"ended {info.status}"
+            x0 = x
+            self.climb("is too slow" if loop.given_up else f"ended {info.status}")
+
+    def climb(self, failed: str = "") -> None:
+        """Take the next rung that can be set up. **Collective.**
+
+        Parameters
+        ----------
+        failed : str
+            What became of the one before; nothing of the first.
+
+        Raises
+        ------
+        InputError
+            On every rank: the last cannot.
+        """
+        while True:
+            rung, self.rungs = self.rungs[0], self.rungs[1:]
+            self.reason += f"; that {failed}: {rung}" if failed else f"{rung.why}: {rung}"
+            self.patience = rung.patience
+            try:
+                self.take(rung)
+            except InputError as error:
+                if not self.rungs:
+                    raise
+                failed = f"cannot be set up ({error.problem})"
+            else:
+                if failed:
+                    log.emit("climbed", reason=self.reason)
+                return
+
+    def take(self, rung: Rung) -> None:
+        """Go on with a rung. **Collective.**"""
+        self.use(make_method(rung.method))
 
     def by(self: Self_, name: str) -> Self_:
         """The same by another method, with a preconditioner fit for it. **Collective.**"""
@@ -127,15 +169,18 @@ class Iteration:
             self.precond = positive(self.precond)
         self.method = method
 
-    def _failed_before(self) -> str:
-        """Whether the first choice failed in the run that is gone on from. **Collective.**"""
-        saved = self.observer.saved("running_method") if self.fallback and self.observer else None
-        return "failed before it was resumed" if saved and saved == self.fallback else ""
-
-    def _fall_back(self, failed: str) -> None:
-        self.reason += f"; that {failed}: {self.fallback}"
-        self.use(make_method(self.fallback))
-        self.fallback = ""
+    def _resume(self) -> None:
+        """Be on the rung that a run ended on which is gone on from. **Collective.**"""
+        if not self.rungs or self.observer is None:
+            return
+        saved = [self.observer.saved(f"running_{what}") for what in ("method", "precond")]
+        if saved[0] is None:
+            return
+        tried = copy(self)
+        while (str(tried.method), tried.precond.name) != tuple(saved) and tried.rungs:
+            tried.climb("failed before it was resumed")
+        if (str(tried.method), tried.precond.name) == tuple(saved):
+            vars(self).update(vars(tried))
 
     # Before the iteration
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -19,26 +18,19 @@ from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry, ordinary
 from hpc_sla.linear.arguments import check_keep, check_options, check_same_kind, check_vectors
-from hpc_sla.linear.choices import DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
-from hpc_sla.linear.choose import choose, default_rtol, loosest_rtol
-from hpc_sla.linear.derivatives import Differentiable
+from hpc_sla.linear.choices import AUTO, DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
 from hpc_sla.linear.driver import Callback
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.method import Method
-from hpc_sla.linear.methods import check_precond, check_shape, make_method
+from hpc_sla.linear.set_up import SetUp, asked, has_order, is_auto
 from hpc_sla.linear.view import view
 from hpc_sla.observe import log
-from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
-from hpc_sla.precond.base import transposed
-from hpc_sla.precond.decoupled import any_decoupled, given_rows
-from hpc_sla.precond.jacobi import positive
 from hpc_sla.sparse.fingerprint import vector_fingerprint
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import LinearOperator, Operator, as_operator
-from hpc_sla.sparse.stored import StoredMatrix
 
 
-class LinearSolver(Differentiable):
+class LinearSolver(SetUp):
     """A x = b for any number of right-hand sides, set up once. **Collective.**
 
     Differentiable as `solve` is, which is this and one call of its `solve`; there the arguments
@@ -109,7 +101,7 @@ class LinearSolver(Differentiable):
         if max_iterations is None:
             max_iterations = min(max(10 * operator.n_global, 1000), 100_000)
         if agreed:
-            asked = _asked(method, operator)
+            named = asked(method, operator)
         else:
             with operator.world.agree(
                 called,
@@ -124,16 +116,16 @@ class LinearSolver(Differentiable):
                 parameters=len(adjoint.parameters_of(A)),
             ):
                 check_options(rtol, atol, max_iterations, adjoint_rtol, dtol)
-                asked = _asked(method, operator)
+                named = asked(method, operator)
             warn_of_trainable(precond)
         self.A, self.operator = A, operator
         self.atol, self.dtol, self.max_iterations = atol, dtol, max_iterations
-        self._asked, self._asked_precond, self._name = asked, precond, str(method)
+        self._asked, self._asked_precond, self._name = named, precond, str(method)
         self._rtol, self.adjoint_rtol = rtol, adjoint_rtol
         self._called, self._agreed, self._ready = called, agreed, False
         self._own_decoupled, self._decoupled = False, False if agreed else None
-        if asked:
-            self.method = asked
+        if named:
+            self.method = named
 
     @entry
     def set_up(self, dtype: torch.dtype | None = None) -> LinearSolver:
@@ -152,89 +144,8 @@ class LinearSolver(Differentiable):
             This one.
         """
         if not self._ready:
-            self._set_up(dtype)
+            self.make_ready(dtype)
         return self
-
-    def _set_up(self, dtype: torch.dtype | None, precond: Preconditioner | None = None) -> None:
-        """With this preconditioner, or the one that was asked for. **Collective.**"""
-        theta = adjoint.parameters_of(self.A)
-        self._versions = _versions(theta)
-        adjoint.plainly(lambda values: self._make(values, dtype, precond), theta)
-        self._ready, self._decoupled = True, None
-
-    def _make(
-        self,
-        theta: tuple[torch.Tensor, ...],
-        dtype: torch.dtype | None,
-        precond: Preconditioner | None,
-    ) -> None:
-        """**Collective.**"""
-        plain = adjoint.with_parameters(self.A, theta)
-        self.operator = operator = as_operator(plain)
-        self._dtype = dtype = operator.dtype or dtype or torch.float64
-        self.__dict__.pop("lopsided", None)
-        self._tolerate(dtype)
-        asked = self._asked_precond if precond is None else precond
-        self.precond = asked if self._agreed else self._precondition(asked, plain, dtype)
-        self.given = None
-        if operator.square and isinstance(plain, DSparseMatrix) and self._decoupled is not False:
-            self.given = given_rows(plain)
-        if self._asked is None:
-            choice = choose(operator, dtype, self.precond.symmetric)
-            self.use(make_method(choice.method))
-            self.fallback, self.reason = choice.fallback, f"{choice.why}: {choice.method}"
-        if self.transposed:
-            self._transpose()
-
-    def _transpose(self) -> None:
-        """Solve with the transpose from here on, by what is set up for A. Local."""
-        self.transposed, self.given = True, None
-        self.operator = self.operator.T
-        if self.precond.transposable:
-            self.precond = transposed(self.precond)
-
-    def _news(self, dtype: torch.dtype | None) -> tuple[bool, bool]:
-        """Whether to set up again, and whether this rank has rows decoupled from others. Local."""
-        theta = adjoint.parameters_of(self.A)
-        # Of an inference tensor nobody counts the changes.
-        known = self._ready and not any(t.is_inference() for t in theta)
-        known = known and self._versions == _versions(theta)
-        if not known:
-            self._own_decoupled = isinstance(self.A, DSparseMatrix) and any_decoupled(self.A)
-        return not known or dtype not in (None, self._dtype), self._own_decoupled
-
-    def _take_in(self, news: Sequence[tuple[bool, bool]]) -> None:
-        """What all ranks said of it. Local."""
-        if any(changed for changed, _ in news):
-            self._ready, self._decoupled = False, any(decoupled for _, decoupled in news)
-
-    def _tolerate(self, dtype: torch.dtype) -> None:
-        """Take the tolerances that suit the dtype, where they were left open. Local."""
-        self.rtol = default_rtol(dtype) if self._rtol is None else self._rtol
-        self.loosest = loosest_rtol(dtype) if self._rtol is None else 0.0
-
-    def _precondition(self, precond: Any, A: Any, dtype: torch.dtype) -> Preconditioner:
-        """The preconditioner, fit for the method that was asked for. **Collective.**"""
-        operator, method = self.operator, self._asked
-        M = make_preconditioner(precond, A, agreed=True)
-        if isinstance(M, Jacobi) and method and method.solves == "symmetric":
-            M = positive(M)
-        if isinstance(precond, str) and has_order(A):
-            # It is of this very matrix, and what it says of itself is the same on every rank.
-            if method:
-                check_precond(method, M)
-            return M
-        with operator.world.agree(
-            "precond",
-            symmetric=M.symmetric,
-            transposable=M.transposable,
-            pointwise=M.pointwise,
-            of_nonsymmetric=M.of_nonsymmetric,
-        ):
-            M.check(operator.columns.n_owned, dtype, operator.device)
-            if method:
-                check_precond(method, M)
-        return M
 
     @entry
     def solve(
@@ -279,8 +190,8 @@ class LinearSolver(Differentiable):
                 if x0 is not None:
                     check_order(x0, operator.columns, "x0")
             dtype = None if operator.dtype else b.dtype
-            wanted.of((b, x0, *theta), also=self._news(dtype))
-        self._take_in(wanted.also)
+            wanted.of((b, x0, *theta), also=self.news(dtype))
+        self.take_in(wanted.also)
         rhs, guess, *rest = wanted.tensors
         assert rhs is not None
         if rhs.shape[1:] == (0,):
@@ -303,12 +214,11 @@ class LinearSolver(Differentiable):
         # The graph keeps this; they would keep what it is of.
         call.callback = call.observer = None
         info = call.info
-        if call.method is not self.method:  # it failed
+        if call.rungs != self.rungs:  # it failed
             if gradient:
                 call.check_gradient()
             if info.converged:
-                self.method, self.precond = call.method, call.precond
-                self.fallback, self.reason = call.fallback, call.reason
+                self.follow(call)
         if torch.is_grad_enabled():
             adjoint.refuse_hidden(self.A, operator, x, theta)
         if gradient and operator.device.type != "cpu":
@@ -330,6 +240,8 @@ class LinearSolver(Differentiable):
         call.thorough, call.callback = True, callback
         if checkpoint is not None:
             operator, precond = self.operator, self.precond.name
+            if is_auto(self._asked_precond):
+                precond = AUTO  # whatever becomes of it
 
             def identify() -> dict[str, Any]:
                 return {
@@ -379,19 +291,18 @@ class LinearSolver(Differentiable):
                 )
         back = copy(self)
         if operator.transposable:
-            back._transpose()
+            back.turn()
         x, info = back.solve(b, x0, callback)
-        if back.method is not self.method:  # it failed, and the other did not
-            self.use(back.method)
-            self.fallback, self.reason = back.fallback, back.reason
+        if info.converged and back.rungs != self.rungs:  # it failed, and another did not
+            self.follow(back)
         return x, info
 
     def _refresh(self, function: str, b: torch.Tensor | None = None) -> None:
         """Be set up for the present values. **Collective.**"""
         dtype = None if self.operator.dtype else getattr(b, "dtype", None)
         with self.operator.world.agree(f"{self._called}.{function}", b=b) as agreement:
-            agreement.say(self._news(dtype))
-        self._take_in(agreement.heard)
+            agreement.say(self.news(dtype))
+        self.take_in(agreement.heard)
         self.set_up(dtype)
 
     @entry
@@ -438,11 +349,9 @@ class LinearSolver(Differentiable):
                 adjoint.parameters_of(A),
             )
         self.A, self.operator = A, operator
-        self.fallback, self.reason, self._ready = "", "", False
-        if self._asked:
-            self.method = self._asked
+        self._ready = False
         if kept is not None:
-            self._set_up(None, kept)
+            self.make_ready(None, kept)
         return self
 
     @entry
@@ -454,22 +363,3 @@ class LinearSolver(Differentiable):
         """
         self._refresh("view")
         return view(self)
-
-
-def _asked(method: str | Method, operator: Operator) -> Method | None:
-    """The method that was named, if it can work on such a matrix; None for "auto". Local."""
-    if method == "auto":
-        return None
-    named = make_method(method)
-    check_shape(named, operator.shape, operator.square)
-    return named
-
-
-def _versions(theta: Sequence[torch.Tensor]) -> list[int]:
-    """How often the numbers of each have been changed in place. Local."""
-    return [0 if t.is_inference() else t._version for t in theta]
-
-
-def has_order(A: Any) -> bool:
-    """A matrix has; in which order an operator of the user's works it alone knows."""
-    return isinstance(A, StoredMatrix)

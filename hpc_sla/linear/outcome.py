@@ -37,6 +37,11 @@ class Outcome:
         elif self.norm <= self.target < math.inf:
             self.status = "converged"
 
+    def follow(self, before: Outcome) -> None:
+        """Count what another method has done before this one."""
+        self.history, self.iterations = list(before.history), before.iterations
+        self.best_at = self.iterations
+
     @property
     def steps(self) -> int:
         """Iterations of this round."""

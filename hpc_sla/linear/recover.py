@@ -88,8 +88,11 @@ class Recovery:
                 one.last, one.left = outcome.history[-1], norm
             one.running = False
 
-    def __call__(self, outcomes: Sequence[Outcome]) -> None:
-        """Take back the columns that went astray. **Collective.**"""
+    def __call__(self, outcomes: Sequence[Outcome], search: bool = True) -> None:
+        """Take back the columns that went astray. **Collective.**
+
+        Without `search` to where the round began, which costs no more than a product.
+        """
         system, method = self._system, self._method
         astray = self._astray(outcomes) if self._rounds else [False]
         if not any(astray):
@@ -102,7 +105,7 @@ class Recovery:
         else:
             norms = norms_of(system.residual())
         steps = [
-            one.steps if gone and one.worth_a_search else 0
+            one.steps if gone and search and one.worth_a_search else 0
             for one, gone in zip(self._rounds, astray, strict=True)
         ]
         if any(steps):

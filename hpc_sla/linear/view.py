@@ -17,7 +17,7 @@ def view(solver: Differentiable) -> str:
         f"matrix: {_matrix(solver, operator)}",
         f"method: {method!s}, preconditioned {side}",
         f"  chosen: {solver.reason}" if solver.reason else "",
-        f"  where it fails: {solver.fallback}" if solver.fallback else "",
+        f"  where it fails: {', '.join(map(str, solver.rungs))}" if solver.rungs else "",
         f"  stops by: {norm}, recomputed from x, below {bound}",
         f"  gives up: after {solver.max_iterations} iterations"
         + (f", or above {solver.dtol:g} ||b||_2" if operator.square else ""),

@@ -269,16 +269,18 @@ def check_result(name: str, found: object, like: torch.Tensor) -> None:
 
 def transposed(M: Preconditioner) -> Preconditioner:
     """`M^T`: the set-up of M, its `apply` and `apply_transpose` exchanged. Local."""
+    if isinstance(M, _TransposedPreconditioner):
+        return M.of
     return M if M.pointwise else _TransposedPreconditioner(M)
 
 
 class _TransposedPreconditioner(Preconditioner):
     def __init__(self, M: Preconditioner) -> None:
-        self._of = M
+        self.of = M
         self.name, self.symmetric, self.transposable = M.name, M.symmetric, True
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return self._of.apply_transpose(r, out)
+        return self.of.apply_transpose(r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return self._of.apply(r, out)
+        return self.of.apply(r, out)

@@ -177,7 +177,8 @@ def test_what_was_chosen_is_remembered(world):
     assert info.converged and "indefinite: minres" in info.reason
     assert solver.method.name == "minres"
     again, told = solver.solve(spread(A.layout, b))
-    assert torch.equal(first, again) and told.reason == info.reason
+    assert torch.allclose(first, again) and told.reason == info.reason
+    assert told.iterations < info.iterations  # which count those that failed
     solver.update(A)
     _, told = solver.solve(spread(A.layout, b))
     assert told.reason == info.reason

@@ -1,0 +1,157 @@
+"""What to try, one after another, where nothing was named: methods with preconditioners.
+
+The first is what suits the matrix, by `MatrixFacts`. The others are for where that fails or does
+not pay, each dearer and surer than the one before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hpc_sla.direct.fill import Cost
+from hpc_sla.linear.facts import MatrixFacts
+from hpc_sla.linear.method import Method
+
+SMALL = 20_000
+"""Rows up to which a factorisation is thought of first."""
+
+LARGE = 200_000
+"""Rows up to which it is, where iterations may not converge."""
+
+_NAMED = 2000
+"""Rows up to which, of a method that is named, Jacobi's iterations cost less than a set-up."""
+
+_EASY = 0.8
+"""Where the off-diagonal entries of each row sum to no more of its diagonal, Jacobi's iteration
+gains a digit in ten steps, and what is around it more."""
+
+_GRADED = 0.3
+"""Part of the off-diagonal entries that may have the diagonal's sign, for multigrid of what is not
+symmetric."""
+
+# What things take, in seconds on one core: they only have to be right beside each other.
+_FLOP, _FACTOR_ENTRY, _ENTRY = 1 / 1.5e9, 1e-7, 2e-9
+
+_PRODUCTS = {"definite": 200, "unsymmetric": 600, "indefinite": 3000}
+"""How many products with the matrix an iteration that converges is worth, set-up included."""
+
+
+_AROUND = "fgmres:restart=10"
+"""What mends what rounding leaves of a factorisation."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A method with a preconditioner, and why.
+
+    Attributes
+    ----------
+    method : str or Method
+    precond : Any
+        As `solve` takes it, or a Preconditioner that is set up.
+    why : str
+    patience : int or None
+        Iterations that it is worth before the next has its turn (see `hopeless`); None for any
+        number.
+    """
+
+    method: str | Method
+    precond: Any
+    why: str
+    patience: int | None = None
+
+    def __str__(self) -> str:
+        # Of a preconditioner that was given there is nothing to tell.
+        with_it = f" + {self.precond}" if isinstance(self.precond, str) else ""
+        return f"{self.method}{with_it}"
+
+
+def ladder(facts: MatrixFacts, cost: Cost | None) -> list[Rung]:
+    """The rungs for a square matrix of which nothing is named but itself. Local; replicated.
+
+    =================================  ==========================================================
+    the matrix                         in this order
+    =================================  ==========================================================
+    small, cheap to factorise          direct, then as below
+    symmetric, diagonal of one sign    cg + amg, direct, minres + jacobi
+    symmetric, zeros on the diagonal   fgmres + schur, direct, minres + jacobi
+    symmetric, signs that differ       minres + jacobi, direct, gmres + additive_schwarz
+    not symmetric                      gmres + amg, gmres + additive_schwarz, direct
+    diagonally dominant by far         jacobi first, with cg or bicgstab
+    =================================  ==========================================================
+
+    Every rung but the last is left after `ROOM` times its patience at the latest, which is no more
+    than some 3000 products with the matrix.
+
+    Parameters
+    ----------
+    facts : MatrixFacts
+    cost : Cost or None
+        Of factorising it, where that was worth a look.
+    """
+    kind, rungs = _iterations(facts)
+    if cost is not None and _pays(cost, facts, kind):
+        shift = "direct:shift=1e-10" if facts.singular else "direct"
+        around = "cg" if kind == "definite" else _AROUND
+        why = f"the matrix is {facts.what}, and cheap to factorise"
+        rungs = [Rung(around, shift, why, 15), *rungs]
+    return rungs
+
+
+def preconditioners(facts: MatrixFacts, method: Method) -> list[Rung]:
+    """The rungs of a method that is named, its preconditioner left open. Local; replicated."""
+    jacobi = Rung(method, "jacobi", "any matrix will do")
+    if facts.rows <= _NAMED or facts.dominance <= _EASY or facts.zero or facts.negative:
+        return [jacobi]
+    if method.needs_symmetric and not facts.symmetric_rest:
+        return [jacobi]
+    return [Rung(method, "amg", f"the matrix is {facts.what}", 100), jacobi]
+
+
+def worth_a_look(facts: MatrixFacts) -> bool:
+    """Whether to ask what a factorisation costs. Local; replicated."""
+    return facts.rows <= (SMALL if _kind(facts) == "definite" else LARGE)
+
+
+def _kind(facts: MatrixFacts) -> str:
+    if not facts.symmetric_rest:
+        return "unsymmetric"
+    signs = (facts.positive > 0) + (facts.negative > 0) + (facts.zero > 0)
+    return "definite" if signs <= 1 and not facts.zero else "indefinite"
+
+
+def _pays(cost: Cost, facts: MatrixFacts, kind: str) -> bool:
+    """Whether to factorise first. Local."""
+    factorise = cost.flops * _FLOP + cost.entries * _FACTOR_ENTRY
+    iterate = facts.entries * _ENTRY * _PRODUCTS[kind]
+    sure = 3 if facts.rows <= SMALL else 1  # it ends, whatever the spectrum
+    return factorise <= max(sure * iterate, 0.05)
+
+
+def _iterations(facts: MatrixFacts) -> tuple[str, list[Rung]]:
+    """The kind of matrix, and the rungs without a factorisation at the start. Local."""
+    kind, what = _kind(facts), f"the matrix is {facts.what}"
+    easy = min(facts.dominance, facts.column_dominance) <= _EASY
+    # One that takes seconds before what may take longer, one that takes all there is at the end.
+    quick, whatever = (
+        [] if facts.singular else [Rung(_AROUND, direct, what, 15)]
+        for direct in ("direct:most=2e10", "direct")
+    )
+    schur = Rung("fgmres:restart=50", "schur", what, 100)
+    if kind == "definite":
+        jacobi = [Rung("cg", "jacobi", f"{what}, dominant", 200)] if easy else []
+        amg = Rung("cg", "amg", what, 100)
+        last = Rung("minres", "jacobi", what, 1000)
+        return kind, [*jacobi, amg, *quick, last, *whatever, last]
+    if kind == "indefinite":
+        first = [schur] if facts.zero else []
+        last = Rung("minres", "jacobi", what, 1000)
+        return kind, [*first, *quick, last, *whatever, last]
+    schwarz = Rung("gmres:restart=50", "additive_schwarz", what, 200)
+    if facts.zero:
+        return kind, [*quick, schur, schwarz, *whatever, schwarz]
+    first = [Rung("bicgstab", "jacobi", f"{what}, dominant", 200)] if easy else []
+    if not facts.negative and facts.wrong_sign <= _GRADED:
+        first.append(Rung("gmres:restart=50", "amg", what, 60))
+    return kind, [*first, schwarz, *whatever, schwarz]
