@@ -25,8 +25,10 @@ def command(asked: BenchOptions) -> int:
     """Race hpc_sla against PETSc on FILE.h5, or on a generator such as poisson2d:n=1000.
 
     Both run the same method with the same preconditioner from the same file, on the same ranks,
-    with the same stopping rule, in turn. A generator's matrix is partitioned into a temporary
-    folder (inside the current one where ranks run on several machines, which must all see it).
+    with the same stopping rule, in turn. Of what is left open ('auto') PETSc runs what was chosen,
+    and gmres with ilu where it has none like it. A generator's matrix is partitioned into a
+    temporary folder (inside the current one where ranks run on several machines, which must all see
+    it).
     hpc_sla.reference.race tells how each figure is measured.
     """
     options.check_tolerances(asked.rtol, 0.0, asked.max_iterations)

@@ -24,7 +24,8 @@ from hpc_sla.cli.session import open_world
 def command(asked: VerifyOptions) -> int:
     """Put the rows of FILE.h5 into another library's matrix, on the same ranks, and compare.
 
-    Compared are A x, A^T x, the solution of A x = b, and the number of iterations.
+    Compared are A x, A^T x, the solution of A x = b, and, of a method and a preconditioner that are
+    named, the number of iterations.
 
     Exit codes: 0 all agree, 1 they do not, 2 bad input or usage, 3 the products agree and the
     solve did not converge.

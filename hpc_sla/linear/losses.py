@@ -131,7 +131,7 @@ def check(
     """
     assert found.of_values is not None and found.of_b is not None
     A, world = problem.A, problem.A.world
-    options = dict(problem.options, method=found.info.method, callback=None)
+    options = dict(problem.options, callback=None)
     options["rtol"] = min(options["rtol"], _TIGHT[A.dtype])
     tight = replace(problem, options=options)
     d_values, d_b = _directions(problem, make_method(found.info.method).needs_symmetric)

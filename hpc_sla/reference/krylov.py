@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_sla.errors import InputError
 from hpc_sla.linear.gmres import GMRES
 from hpc_sla.linear.methods import make_method
 from hpc_sla.precond import CHOICES, AdditiveSchwarz, BlockJacobi
@@ -16,6 +17,9 @@ _FACTOR = {"ilu0": "ilu", "ic0": "icc", "lu": "lu"}
 # without harm, and ours has no such rule.
 _DIVERGENCE = 1e30
 _PREFIX = "hpc_sla_reference_"
+# Those of its preconditioners that need no more than is said below.
+_PCS = ("none", "jacobi", "bjacobi", "asm", "gamg", "redundant")
+_OWN = ("gmres", "block_jacobi")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,19 @@ def counterpart(
     ksp.setTolerances(rtol=rtol, atol=atol, divtol=_DIVERGENCE, max_it=limit)
     ksp.setInitialGuessNonzero(False)
     return Counterpart(ksp, same and name not in ("minres", "lsqr"))
+
+
+def names_for_petsc(method: str, precond: str) -> tuple[str, str]:
+    """What PETSc is to run beside a solve that chose these, by our names. Local.
+
+    The same where it has both; else what it takes by itself: GMRES, with ILU(0) of each rank's
+    block.
+    """
+    try:
+        ours, M = make_method(method), CHOICES.make(precond)
+    except InputError:  # made by the choosing, and no name that one can ask for
+        return _OWN
+    return (method, precond) if ours.petsc and M.petsc in _PCS else _OWN
 
 
 def _set_precond(petsc: Any, ksp: Any, method: str, precond: str, rows: int) -> bool:

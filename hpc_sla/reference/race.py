@@ -19,10 +19,11 @@ rank reads its slab once, so that both find the file in the page cache.
   are handed back to the kernel between laps, so that neither lives off what the other left. The
   largest lap counts.
 
-PETSc's KSP and PC are those that `hpc_sla.reference.krylov` gives for our names; where its method
-has it, the *unpreconditioned* residual norm is tested (its default is the preconditioned one), so
-both stop by ||r|| <= rtol ||b||. It runs as many BLAS threads a rank as torch does. Times are those
-of the slowest rank; of several laps the median is taken.
+PETSc's KSP and PC are those that `hpc_sla.reference.krylov` gives for our names, and where these
+are left open for what a solve ahead of the race has chosen. Where its method has it, the
+*unpreconditioned* residual norm is tested (its default is the preconditioned one), so both stop by
+||r|| <= rtol ||b||. It runs as many BLAS threads a rank as torch does. Times are those of the
+slowest rank; of several laps the median is taken.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Task:
     rtol : float
     max_iterations : int
     method, precond : str
+        Ours; "auto" where it is left open.
     """
 
     path: str
@@ -101,6 +103,9 @@ class Ours:
 
     name = "hpc_sla"
 
+    used = ("", "")
+    """Method and preconditioner of the last solve."""
+
     def __init__(self, world: World) -> None:
         self._world = world
         self._state: Any = None
@@ -114,6 +119,7 @@ class Ours:
         _x, info = solve(
             A, b, task.method, task.precond, rtol=task.rtol, max_iterations=task.max_iterations
         )
+        self.used = info.method, info.precond
         return info.iterations, info.converged
 
     def free(self) -> None:
@@ -121,12 +127,15 @@ class Ours:
 
 
 class Petsc:
-    """PETSc's solver in the race: the counterpart KSP and PC on a MATAIJ."""
+    """PETSc's solver in the race: the counterpart KSP and PC on a MATAIJ.
+
+    Of this method and preconditioner, which the task may leave open.
+    """
 
     name = "PETSc"
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, method: str, precond: str) -> None:
+        self._world, self._names = world, (method, precond)
         self._state: Any = None
 
     def set_up(self, task: Task) -> None:
@@ -136,7 +145,7 @@ class Petsc:
         matrix.forget_source()
         del rows
         limit = task.max_iterations
-        ksp = matrix.solver(task.method, task.precond, task.rtol, 0.0, limit).ksp
+        ksp = matrix.solver(*self._names, task.rtol, 0.0, limit).ksp
         ksp.setUp()
         right = matrix.vector(b)
         self._state = (matrix, ksp, right, right.duplicate())

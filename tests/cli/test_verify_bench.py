@@ -9,6 +9,8 @@ from hpc_sla.reference import petsc
 from tests.cli.cases import Outcome, run_cases
 
 RANKS = 2
+CG = ["--method", "cg", "--precond", "jacobi"]
+AUTO = ["--method", "auto", "--precond"]
 needs_petsc = pytest.mark.skipif(not petsc.available(), reason="petsc4py is not installed")
 
 
@@ -28,18 +30,25 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         "default without PETSc": ["verify", "poisson.h5", "--json"],
         "asked without PETSc": ["verify", "poisson.h5", "--against", "petsc"],
         "bench without PETSc": ["bench", "poisson.h5"],
-        "not symmetric": ["verify", "convection.h5", "--against", "scipy", "--json"],
+        "not symmetric": ["verify", "convection.h5", "--against", "scipy", *CG, "--json"],
         "bench of nothing": ["bench", "poison2d:n=8"],
     }
     hidden = {name: ["petsc4py"] for name in cases if name.endswith("without PETSc")}
     if petsc.available():
         cases |= {
-            "petsc": ["verify", "poisson.h5", "--json"],
-            "petsc aniso": ["verify", "aniso.h5", "--against", "petsc", "--json"],
-            "petsc no precond": ["verify", "aniso.h5", "--precond", "none", "--json"],
-            "bench": ["bench", "poisson2d:n=40", "--repeats", "2", "--json"],
+            "petsc": ["verify", "poisson.h5", *CG, "--json"],
+            "petsc aniso": ["verify", "aniso.h5", "--against", "petsc", *CG, "--json"],
+            "petsc no precond": ["verify", "aniso.h5", *CG[:-1], "none", "--json"],
+            "petsc by itself": ["verify", "poisson.h5", *AUTO, "chebyshev", "--json"],
+            "petsc in vain": [
+                *("verify", "poisson.h5", *AUTO, "chebyshev:degree=20"),
+                *("--max-iterations", "12", "--json"),
+            ],
+            "bench": ["bench", "poisson2d:n=40", *CG, "--repeats", "2", "--json"],
             "bench file": ["bench", "aniso.h5", "--repeats", "1"],
-            "bench limit": ["bench", "aniso.h5", "--max-iterations", "5", "--json"],
+            "bench limit": ["bench", "aniso.h5", *CG, "--max-iterations", "5", "--json"],
+            "bench auto": ["bench", "convection.h5", *AUTO, "jacobi", "--repeats", "1", "--json"],
+            "bench other": ["bench", "aniso.h5", *AUTO, "chebyshev", "--repeats", "1"],
         }
     return run_cases(RANKS, cases, folder, hidden=hidden)
 
@@ -67,6 +76,17 @@ def test_agreement(outcomes: dict[str, Outcome], case: str, against: str, names:
     assert (told["status"], told["against"], told["ranks"]) == ("ok", against, RANKS)
     assert [check["name"] for check in told["checks"]] == names
     assert all(check["ok"] for check in told["checks"])
+
+
+@needs_petsc
+def test_petsc_runs_its_own_where_it_has_none_like_ours(outcomes: dict[str, Outcome]) -> None:
+    """What was chosen and not asked for is no question of iterations, nor of PETSc's success."""
+    for case in ("petsc by itself", "petsc in vain"):
+        assert outcomes[case].codes == [0] * RANKS, outcomes[case]
+        checks = outcomes[case].json["checks"]
+        assert [check["name"] for check in checks] == ["A x", "A^T x", "residual", "solution"]
+        vain = "gmres + block_jacobi ended DIVERGED" in checks[-1]["note"]
+        assert vain == (case == "petsc in vain")
 
 
 def test_the_table(outcomes: dict[str, Outcome]) -> None:
@@ -124,3 +144,15 @@ def test_bench_table_and_limit(outcomes: dict[str, Outcome]) -> None:
         assert word in outcomes["bench file"].stdout
     assert outcomes["bench limit"].codes == [0] * RANKS
     assert outcomes["bench limit"].json["ours"]["iterations"] == 5
+
+
+@needs_petsc
+def test_bench_of_what_is_left_open(outcomes: dict[str, Outcome]) -> None:
+    """PETSc runs what ours has chosen, or its own where it has none like it."""
+    assert outcomes["bench auto"].codes == [0] * RANKS, outcomes["bench auto"]
+    told = outcomes["bench auto"].json
+    assert (told["method"], told["precond"]) == ("bicgstab", "jacobi")
+    assert (told["petsc_method"], told["petsc_precond"]) == ("bicgstab", "jacobi")
+    assert outcomes["bench other"].codes == [0] * RANKS, outcomes["bench other"]
+    title = outcomes["bench other"].stdout.splitlines()[0]
+    assert "cg + chebyshev" in title and "beside PETSc's gmres + block_jacobi" in title

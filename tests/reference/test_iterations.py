@@ -53,6 +53,30 @@ def test_iterations_are_petscs(world, problem, method, precond):
     assert abs(info.iterations - theirs) <= max(2, room * theirs)
 
 
+@pytest.mark.parametrize(
+    ("precond", "alike"),
+    [
+        *((name, True) for name in ("none", "jacobi", "block_jacobi", "additive_schwarz", "amg")),
+        *((name, False) for name in ("l1_jacobi", "chebyshev", "polynomial")),
+    ],
+)
+def test_petsc_runs_what_was_chosen(world, precond, alike):
+    """By the name that the solve told of it; GMRES with ILU where PETSc has none like it."""
+    from hpc_sla.reference.krylov import names_for_petsc
+    from hpc_sla.reference.petsc import PetscMatrix
+
+    A = distribute_once(_convection(12), world)
+    b = np.random.default_rng(71).standard_normal(A.shape[0])
+    _, info = hs.solve(A, spread(A.layout, b), "auto", precond)
+    names = names_for_petsc(info.method, info.precond)
+    assert names == ((info.method, info.precond) if alike else ("gmres", "block_jacobi"))
+    reference = PetscMatrix.from_matrix(A)
+    theirs = reference.solve(b[A.layout.rows], *names, 1e-8, 0.0, 1000)
+    reference.close()
+    assert info.converged and theirs.converged
+    assert names_for_petsc("cg", "of another kind") == ("gmres", "block_jacobi")
+
+
 def test_numbers_beyond_petscs(world):
     """What the matrix does not have is not asked for, and the limit is PETSc's largest."""
     from hpc_sla.reference.petsc import PetscMatrix

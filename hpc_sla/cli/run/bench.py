@@ -23,7 +23,8 @@ from hpc_sla.errors import InputError
 from hpc_sla.linear import default_rtol
 from hpc_sla.observe.memory import reset_peak
 from hpc_sla.reference import petsc
-from hpc_sla.reference.race import Ours, Petsc, Task, race, ratio, summarise
+from hpc_sla.reference.krylov import names_for_petsc
+from hpc_sla.reference.race import Ours, Petsc, Task, race, ratio, run_lap, summarise
 from hpc_sla.report.tables import count, print_table, seconds, size
 from hpc_sla.storage.matrix_file import MatrixFile
 
@@ -34,10 +35,6 @@ _MAX_ITERATIONS = 100_000
 def run(world: World, asked: BenchOptions) -> int:
     """Do what ``bench`` does; the exit code. **Collective.**"""
     check_solver_names(asked.method, asked.precond)
-    if asked.method == "auto":
-        raise InputError(
-            "is 'auto'", field="--method", remedy="Name the method that both shall run."
-        )
     with world.agree():
         petsc.load()
     limit = _MAX_ITERATIONS if asked.max_iterations is None else asked.max_iterations
@@ -47,7 +44,8 @@ def run(world: World, asked: BenchOptions) -> int:
         rtol = world.on_root(lambda: _default_rtol(path)) if asked.rtol is None else asked.rtol
         task = Task(path, plan.rhs, rtol, limit, asked.method, asked.precond)
         warm_up = Task(warm_up_path, "ones", rtol, limit, asked.method, asked.precond)
-        laps = race((Ours(world), Petsc(world)), task, warm_up, world, asked.repeats)
+        used, names = _named(world, task)
+        laps = race((Ours(world), Petsc(world, *names)), task, warm_up, world, asked.repeats)
     ours, theirs = summarise(laps["hpc_sla"]), summarise(laps["PETSc"])
     both = ours["converged"] and theirs["converged"]
     profile = gather_profile(world)
@@ -55,8 +53,10 @@ def run(world: World, asked: BenchOptions) -> int:
         facts = {
             "status": "converged" if both else "max_iterations",
             "problem": asked.file,
-            "method": asked.method,
-            "precond": asked.precond,
+            "method": used[0],
+            "precond": used[1],
+            "petsc_method": names[0],
+            "petsc_precond": names[1],
             "rows": plan.n_rows,
             "ranks": world.size,
             "device": world.device.type,
@@ -66,6 +66,19 @@ def run(world: World, asked: BenchOptions) -> int:
         }
         _report(facts, ours, theirs, profile, asked.as_json)
     return exits.OK if both or asked.max_iterations is not None else exits.NOT_CONVERGED
+
+
+def _named(world: World, task: Task) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Method and preconditioner of ours, and those that PETSc runs. **Collective.**
+
+    What is left open a solve tells.
+    """
+    asked = task.method, task.precond
+    if "auto" not in asked:
+        return asked, asked
+    ours = Ours(world)
+    run_lap(ours, task, world)
+    return ours.used, names_for_petsc(*ours.used)
 
 
 def _default_rtol(path: str) -> float:
@@ -172,8 +185,12 @@ def _print_table(
                 "-" if quotient is None else f"{quotient:.3f}",
             ]
         )
+    how = f"{facts['method']} + {facts['precond']}"
+    theirs_is = f"{facts['petsc_method']} + {facts['petsc_precond']}"
+    if theirs_is != how:
+        how += f" beside PETSc's {theirs_is}"
     title = (
-        f"bench {facts['problem']}: {facts['method']} + {facts['precond']}, "
+        f"bench {facts['problem']}: {how}, "
         f"{count(facts['rows'])} rows, "
         f"{facts['ranks']} rank(s), rtol {facts['rtol']:g}, median of {facts['repeats']}"
     )

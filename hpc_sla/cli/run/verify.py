@@ -19,6 +19,7 @@ from hpc_sla.linear import SolveInfo
 from hpc_sla.reference import choose, make_reference
 from hpc_sla.reference.base import Reference
 from hpc_sla.reference.compare import Check, compare_products, compare_solutions
+from hpc_sla.reference.krylov import names_for_petsc
 from hpc_sla.report.tables import count, finite, print_table
 from hpc_sla.sparse.matrix import DSparseMatrix
 
@@ -63,20 +64,24 @@ def _solution_checks(
     """**Collective.**"""
     rtol, atol = solver.rtol, solver.atol
     assert rtol is not None
+    named = "auto" not in (solver.method, solver.precond)
+    names = solver.method, solver.precond
+    if not named:
+        names = names_for_petsc(info.method, info.precond)
     checks: list[Check] = []
     for number, one in enumerate(info.columns or (info,)):
         # Room for one per cent more iterations than ours, and then some: a limit is no verdict.
         limit = solver.max_iterations or 2 * one.iterations + 1000
         right, ours = (v[:, number].contiguous() if v.dim() == 2 else v for v in (b, x))
         theirs = reference.solve(
-            right.detach().cpu().numpy().astype("f8"),
-            info.method,
-            solver.precond,
-            rtol,
-            atol,
-            limit,
+            right.detach().cpu().numpy().astype("f8"), *names, rtol, atol, limit
         )
-        found = compare_solutions(A, right, ours, one.iterations, reference, theirs, rtol, atol)
+        iterations = one.iterations if named else None
+        found = compare_solutions(A, right, ours, iterations, reference, theirs, rtol, atol)
+        if not named and not theirs.converged:
+            # Nobody asked for that method: it says nothing of our solution.
+            note = f"not compared: {reference.name}'s {' + '.join(names)} ended {theirs.reason}"
+            found[-1] = Check("solution", 0.0, 0.0, note)
         name = f" of column {number}" if info.columns else ""
         checks += [replace(check, name=check.name + name) for check in found]
     return checks
