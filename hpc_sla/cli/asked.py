@@ -130,6 +130,7 @@ class SolveOptions(SolverOptions, GuardOptions):
 
     file: str | None
     output: str | None
+    explain: bool
 
 
 @dataclass(frozen=True, kw_only=True)

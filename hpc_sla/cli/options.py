@@ -19,12 +19,14 @@ from hpc_sla.cli.config import configure
 from hpc_sla.cli.files import CONFIG, Read, Written, log_names
 from hpc_sla.cli.record import Record
 from hpc_sla.errors import InputError
-from hpc_sla.linear.choices import DEFAULT_METHOD, DEFAULT_PRECOND, METHODS
+from hpc_sla.linear.choices import AUTO, DEFAULT_METHOD, DEFAULT_PRECOND, METHODS
 from hpc_sla.precond.choices import CHOICES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 T = TypeVar("T")
 R = TypeVar("R", bound=RunOptions)
+
+_OPEN = "Look at the matrix and choose, and go on with another where that does not pay"
 
 RTOL_HELP = "Default: 1e-8, in float32 1e-5."
 
@@ -78,7 +80,7 @@ def method_options(function: Function) -> Function:
             default=DEFAULT_PRECOND,
             show_default=True,
             metavar="NAME[:OPTION=VALUE,...]",
-            help="Preconditioner, as in chebyshev:degree=6. " + listed(CHOICES),
+            help="Preconditioner, as in chebyshev:degree=6. " + listed({AUTO: _OPEN, **CHOICES}),
         ),
     )
 

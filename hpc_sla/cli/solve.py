@@ -23,6 +23,11 @@ from hpc_sla.linear.choices import DTOL
     show_default=True,
     help="End as diverged when ||b - A x|| > dtol ||b||.",
 )
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Tell what the matrix is, what was chosen for it and why, and what was tried.",
+)
 @options.world_options
 @click.option(
     "-o",

@@ -13,8 +13,10 @@ def view(solver: Differentiable) -> str:
     norm = "||b - A x||_2" if operator.square else "||M^-T A^T (b - A x)||_2"
     beside = "b" if operator.square else "M^-T A^T b"
     bound = f"{solver.rtol:g} ||{beside}||_2" + (f" or {solver.atol:g}" if solver.atol else "")
+    facts = solver.facts
     lines = [
         f"matrix: {_matrix(solver, operator)}",
+        *(f"  {line}" for line in (facts.describe()[1:] if facts else ())),
         f"method: {method!s}, preconditioned {side}",
         f"  chosen: {solver.reason}" if solver.reason else "",
         f"  where it fails: {', '.join(map(str, solver.rungs))}" if solver.rungs else "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from hpc_sla.cli import exits
@@ -44,7 +46,7 @@ def run(world: World, asked: SolveOptions, guard: Guard) -> int:
     with stages("read"):
         A = DSparseMatrix.from_hdf5(plan.path, world)
         b = right_hand_side(plan, A.layout)
-    x, info, M = run_solver(A, b, asked, stages, checkpoint)
+    x, info, solver = run_solver(A, b, asked, stages, checkpoint)
     if info.status == "preempted":
         return guard.preempted(world, info.iterations, info.relative_residual, asked.as_json)
     guard.finishing()
@@ -52,9 +54,10 @@ def run(world: World, asked: SolveOptions, guard: Guard) -> int:
         with_its_rtol = with_rtol(asked, A.dtype)
         about = attributes(world, plan, with_its_rtol, info) if world.rank == 0 else {}
         write_result(plan.output, {"x": (A.columns, x)}, info.residual_history, about)
-    _report(A, x, info, plan, stages, asked.as_json)
+    explained = solver.view().splitlines() if asked.explain else []
+    _report(A, x, info, plan, stages, asked.as_json, explained)
     if not asked.as_json:
-        _report_levels(M, world)
+        _report_levels(solver.precond, world)
     return exits.OK if info.converged else exits.NOT_CONVERGED
 
 
@@ -65,7 +68,13 @@ def _report_levels(M: Preconditioner, world: World) -> None:
 
 
 def _report(
-    A: DSparseMatrix, x: torch.Tensor, info: SolveInfo, plan: Plan, stages: Stages, as_json: bool
+    A: DSparseMatrix,
+    x: torch.Tensor,
+    info: SolveInfo,
+    plan: Plan,
+    stages: Stages,
+    as_json: bool,
+    explained: Sequence[str],
 ) -> None:
     """Print the JSON object or the table, on rank 0. **Collective.**"""
     world = A.world
@@ -87,6 +96,7 @@ def _report(
         "nnz": nnz,
         **where,
         "result": plan.output,
+        **({"explained": explained} if explained else {}),
     }
     problem = f"{plan.path}, right-hand side {plan.rhs}"
     if info.columns:
@@ -99,6 +109,8 @@ def _report(
     def show() -> None:
         assert shares is not None
         print_run(summary, A.shape, shares, problem, plan.method, how, info.status, error, advised)
+        if explained:
+            print("\n" + "\n".join(explained))
 
     conclude(summary, profile, as_json, show)
 

@@ -16,9 +16,10 @@ from hpc_sla.cli.run.result import provenance
 from hpc_sla.cli.run.stages import Stages
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
-from hpc_sla.linear import SolveInfo, default_rtol, solve
+from hpc_sla.linear import LinearSolver, SolveInfo, default_rtol
+from hpc_sla.linear.choices import AUTO
 from hpc_sla.linear.methods import make_method
-from hpc_sla.precond import CHOICES, Preconditioner, make_preconditioner
+from hpc_sla.precond import CHOICES
 from hpc_sla.report.progress import LiveLine
 from hpc_sla.report.tables import finite
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -33,13 +34,13 @@ def check_solver_names(method: str, precond: str) -> None:
         Naming those there are.
     """
 
-    def check_method() -> None:
-        if method != "auto":
-            make_method(method)
-
-    for field, check in (("--method", check_method), ("--precond", lambda: CHOICES.make(precond))):
+    for field, name, make in (
+        ("--method", method, make_method),
+        ("--precond", precond, CHOICES.make),
+    ):
         try:
-            check()
+            if name != AUTO:
+                make(name)
         except InputError as error:
             raise of_option(error, field) from error
 
@@ -99,7 +100,7 @@ def run_solver(
     asked: SolverOptions,
     stages: Stages,
     checkpoint: Checkpoint | None = None,
-) -> tuple[torch.Tensor, SolveInfo, Preconditioner]:
+) -> tuple[torch.Tensor, SolveInfo, LinearSolver]:
     """Solve with a live line, timing set-up and iteration apart. **Collective.**
 
     Where rtol is None it is the default, and what rounding leaves will do: see `solve`.
@@ -109,11 +110,10 @@ def run_solver(
     assert target is not None
     with LiveLine(A.world.rank, scale, target) as line:
         watch = _SetUpWatch(line, stages)
-        M = make_preconditioner(asked.precond, A)
-        arguments = {**solve_arguments(asked), "precond": M}
-        x, info = solve(A, b, **arguments, callback=watch, checkpoint=checkpoint)
+        solver = LinearSolver(A, **solve_arguments(asked), called="solve")
+        x, info = solver.solve(b, callback=watch, checkpoint=checkpoint)
         watch.end()
-    return x, info, M
+    return x, info, solver
 
 
 def attributes(world: World, plan: Plan, asked: SolverOptions, info: SolveInfo) -> dict[str, Any]:
