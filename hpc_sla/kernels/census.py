@@ -1,0 +1,194 @@
+"""What a rank's entries add up to, by rows and columns; how they differ from their mirror images.
+
+On the host, in doubles, whatever the entries are and wherever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from hpc_sla.kernels.csr import CsrPattern
+
+
+@dataclass
+class Census:
+    """Entries of a rank's rows, those of the diagonal left out: float64 arrays.
+
+    Parameters
+    ----------
+    n_rows, n_columns : int
+        Both owned.
+
+    Attributes
+    ----------
+    largest : array [n_rows]
+        The largest magnitude.
+    positive, negative : array [n_rows]
+        The sum of the positive entries, and of the magnitudes of the negative ones. A NaN is in
+        the latter.
+    column_positive, column_negative : array [n_columns]
+        The same by columns, of the entries that this rank has in its own.
+    smallest : array [1]
+        The smallest magnitude that is not 0, infinity where there is none; the diagonal's count.
+    """
+
+    n_rows: int
+    n_columns: int
+    largest: np.ndarray = field(init=False)
+    positive: np.ndarray = field(init=False)
+    negative: np.ndarray = field(init=False)
+    column_positive: np.ndarray = field(init=False)
+    column_negative: np.ndarray = field(init=False)
+    smallest: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.largest, self.positive, self.negative = np.zeros((3, self.n_rows))
+        self.column_positive, self.column_negative = np.zeros((2, self.n_columns))
+        self.smallest = np.array([np.inf])
+
+    def count(self, block: CsrPattern, values: np.ndarray, diagonal: bool) -> None:
+        """Add the block of owned columns. Local.
+
+        Parameters
+        ----------
+        values : float64 or float32 array [nnz]
+        diagonal : bool
+            Whether column i belongs to row i.
+        """
+        row, column = host(block.rows()), host(block.indices)
+        beside = np.where(row == column, 0, values) if diagonal else values
+        positive, negative = self._add(row, values, beside)
+        self.column_positive += np.bincount(column, positive, self.n_columns)
+        self.column_negative += np.bincount(column, negative, self.n_columns)
+
+    def count_halo(self, block: CsrPattern, values: np.ndarray, rows: np.ndarray) -> None:
+        """Add the block of other columns, whose rows are `rows` here. Local."""
+        self._add(rows[host(block.rows())], values, values)
+
+    def _add(
+        self, row: np.ndarray, values: np.ndarray, beside: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        magnitude = np.abs(beside, dtype=np.float64)
+        nonzero = np.abs(values[values != 0])
+        self.smallest[0] = min(self.smallest[0], nonzero.min(initial=np.inf))
+        positive = np.where(beside > 0, magnitude, 0)
+        negative = np.where(beside > 0, 0, magnitude)
+        np.maximum.at(self.largest, row, magnitude)
+        self.positive += np.bincount(row, positive, self.n_rows)
+        self.negative += np.bincount(row, negative, self.n_rows)
+        return positive, negative
+
+
+@dataclass(frozen=True)
+class Asymmetry:
+    """How entries differ from their mirror images, a_ij from a_ji.
+
+    Attributes
+    ----------
+    worst : float
+        The largest |a_ij - a_ji| beside the larger of |a_ij| + |a_ji| and s_i s_j.
+    worst_rest : float
+        The same, columns set aside left out.
+    unmatched : int
+        Nonzeros whose mirror image is 0 or not stored.
+    """
+
+    worst: float = 0.0
+    worst_rest: float = 0.0
+    unmatched: int = 0
+
+    def __or__(self, other: Asymmetry) -> Asymmetry:
+        """The same of these and others together."""
+        return Asymmetry(
+            max(self.worst, other.worst),
+            max(self.worst_rest, other.worst_rest),
+            self.unmatched + other.unmatched,
+        )
+
+
+def asymmetry(
+    block: CsrPattern, values: np.ndarray, scale: np.ndarray, aside: np.ndarray
+) -> Asymmetry:
+    """How the entries of a square block differ from their mirror images. Local.
+
+    Parameters
+    ----------
+    values : float64 or float32 array [nnz]
+    scale : float64 array [n]
+        s.
+    aside : bool array [n]
+        Columns. Rows of these have no entry but a diagonal one.
+    """
+    row, column = host(block.rows()).astype(np.int64), host(block.indices).astype(np.int64)
+    places = row * block.n_rows + column
+    mirrors = column * block.n_rows + row
+    scales = scale[row] * scale[column]
+    return differences(places, values, mirrors, values, scales, aside[column])
+
+
+def differences(
+    places: np.ndarray,
+    stored: np.ndarray,
+    mirrors: np.ndarray,
+    values: np.ndarray,
+    scales: np.ndarray,
+    aside: np.ndarray,
+) -> Asymmetry:
+    """How entries differ from what is stored at their mirror images. Local.
+
+    Parameters
+    ----------
+    places, stored : int64 array [m], float array [m]
+        Where something is stored, no place twice, and what.
+    mirrors, values, scales, aside : arrays [k]
+        Of each entry: the place of its mirror image, its value, s_i s_j, whether it is set aside.
+    """
+    values = values.astype(np.float64, copy=False)
+    partner = np.zeros(len(values))
+    if len(places) and len(mirrors):
+        order = np.argsort(places, kind="stable")
+        at = np.searchsorted(places, mirrors, sorter=order)
+        at = order[np.minimum(at, len(places) - 1)]
+        partner = np.where(places[at] == mirrors, stored[at], 0.0)
+    beside = np.maximum(np.abs(values) + np.abs(partner), scales)
+    share = np.divide(np.abs(values - partner), beside, out=np.zeros(len(values)), where=beside > 0)
+    unmatched = int(np.count_nonzero((values != 0) & (partner == 0)))
+    return Asymmetry(float(share.max(initial=0)), float(share[~aside].max(initial=0)), unmatched)
+
+
+def host(tensor: torch.Tensor) -> np.ndarray:
+    """Its numbers where the processor sees them, a view where they are there. Local."""
+    return tensor.detach().cpu().numpy()
+
+
+def connected(block: CsrPattern, values: np.ndarray) -> np.ndarray:
+    """The least row of each row's connected part, by the nonzeros of a square block. Local.
+
+    int64 [n].
+    """
+    kept = np.flatnonzero(values)
+    return joined(block.n_rows, host(block.rows())[kept], host(block.indices)[kept])
+
+
+def joined(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The least node of each node's connected part: int64 [n]. Local.
+
+    Parameters
+    ----------
+    first, second : integer arrays [m]
+        The ends of each edge.
+    """
+    label = np.arange(n)
+    while True:
+        ends = label[first], label[second]
+        least = np.minimum(*ends)
+        if np.array_equal(*ends):
+            return label
+        # The least of a part is hung under the least that it touches, then everybody below it.
+        for end in ends:
+            np.minimum.at(label, end, least)
+        while not np.array_equal(label, label[label]):
+            label = label[label]

@@ -1,0 +1,337 @@
+"""What a matrix is: symmetry, diagonal, dominance, nullspace of constants, as plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_sla.distributed.world import World
+from hpc_sla.kernels.census import Asymmetry, Census, host
+from hpc_sla.sparse.components import good_components
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.symmetry import (
+    ROUNDING,
+    Arrivals,
+    arrivals,
+    own_asymmetry,
+    row_scale,
+    take_census,
+    without_columns,
+)
+
+
+@dataclass(frozen=True)
+class MatrixFacts:
+    """What is known of a matrix from looking at every entry; replicated.
+
+    The same at any number of ranks. What does not end as a whole number, or as one of the entries,
+    is rounded to six digits.
+
+    Rows with no nonzero but on the diagonal, and rows with none, are equations of their own. What
+    is said of the *rest* is said of the matrix without these rows and their columns. Of a
+    rectangular matrix there is no diagonal, and nothing symmetric.
+
+    Attributes
+    ----------
+    rows, columns, entries : int
+        Stored entries.
+    dtype : torch.dtype
+    symmetric : bool
+        a_ij = a_ji to rounding, for all pairs; zeros may be stored or not.
+    pattern_symmetric : bool
+        a_ij and a_ji are 0 together.
+    asymmetry : float
+        The largest |a_ij - a_ji| beside the larger of |a_ij| + |a_ji| and the geometric mean of
+        the largest entries of rows i and j: from 0 to 1, and the same for D A D with any diagonal
+        D. Not beside the two alone, of which rounding may have left nothing: a sum that cancels.
+    decoupled : int
+        Rows whose only nonzero is on the diagonal.
+    symmetric_rest : bool
+        Whether the rest is symmetric.
+    positive, negative, zero : int
+        Diagonal entries of the rest; one that is not stored is a zero.
+    diagonal_spread : float
+        The largest of their magnitudes over the smallest that is not 0; 1 without any.
+    dominance : float
+        The largest sum of |a_ij| beside the diagonal over |a_ii|, of the rest's rows; infinity
+        where a_ii is 0.
+    weakly_dominant : int
+        Rows of the rest where it is at most 1.
+    column_dominance : float
+        As `dominance`, by columns.
+    wrong_sign : float
+        The share of the entries beside the diagonal that have its sign, from 0 (as in an
+        M-matrix) to 1: by magnitude beside their row's largest, in rows of the rest whose diagonal
+        is not 0.
+    zero_row_sums, zero_column_sums : bool
+        Whether all of the rest's vanish to rounding: constants are in the nullspace, or in that of
+        the transpose.
+    null_components : int or None
+        Connected parts of the rest in which all row sums vanish: each has constants of its own in
+        the nullspace. None of a rectangular matrix.
+    empty_rows, empty_columns : int
+        Without a nonzero.
+    largest_row : int
+        Stored entries of the longest.
+    largest_abs, smallest_abs : float
+        Of the entries' magnitudes, the smallest that is not 0; 0 without any. The first is
+        infinity where an entry is not finite.
+    """
+
+    rows: int
+    columns: int
+    entries: int
+    dtype: torch.dtype
+    symmetric: bool
+    pattern_symmetric: bool
+    asymmetry: float
+    decoupled: int
+    symmetric_rest: bool
+    positive: int
+    negative: int
+    zero: int
+    diagonal_spread: float
+    dominance: float
+    weakly_dominant: int
+    column_dominance: float
+    wrong_sign: float
+    zero_row_sums: bool
+    zero_column_sums: bool
+    null_components: int | None
+    empty_rows: int
+    empty_columns: int
+    largest_row: int
+    largest_abs: float
+    smallest_abs: float
+
+    @property
+    def square(self) -> bool:
+        return self.rows == self.columns
+
+    @property
+    def rest(self) -> int:
+        """Rows that are not equations of their own."""
+        return self.rows - self.decoupled - self.empty_rows
+
+    def describe(self) -> list[str]:
+        """What is worth telling of it, a short line each."""
+        size = f"{self.rows} x {self.columns}, {self.entries} entries, at most {self.largest_row}"
+        lines = [f"{size} in a row, {str(self.dtype).removeprefix('torch.')}"]
+        if self.square:
+            lines.append(self._symmetry())
+            if self.decoupled:
+                lines.append(f"{_rows(self.decoupled)} with nothing but a diagonal entry")
+            lines += self._diagonal()
+        for name, count in (("row", self.empty_rows), ("column", self.empty_columns)):
+            if count:
+                lines.append(f"{count} {name}{'s' * (count > 1)} without a nonzero: singular")
+        which = "of the other rows " if self.square and self.rest < self.rows else ""
+        if self.zero_row_sums:
+            lines.append(f"row sums {which}are zero: constants are in the nullspace")
+        elif self.null_components:
+            parts = f"{self.null_components} connected part{'s' * (self.null_components > 1)}"
+            lines.append(f"row sums are zero in {parts}: singular")
+        if self.zero_row_sums and (self.null_components or 0) > 1:
+            lines.append(f"{self.null_components} connected parts, each with its own constants")
+        if self.zero_column_sums and not self.zero_row_sums:
+            lines.append(f"column sums {which}are zero: it can only be solved where b sums to zero")
+        return lines
+
+    def _symmetry(self) -> str:
+        if self.symmetric:
+            return f"symmetric, {'to rounding' if self.asymmetry else 'to the last bit'}"
+        if self.symmetric_rest:
+            return "symmetric but for the columns of rows with nothing but a diagonal entry"
+        pattern = f"its pattern is{'' if self.pattern_symmetric else ' not, either'}"
+        return f"not symmetric (differences to {self.asymmetry:.1e}), {pattern}"
+
+    def _diagonal(self) -> list[str]:
+        """What to tell of the rest."""
+        if not self.rest:
+            return ["a diagonal matrix"]
+        lines = []
+        if self.zero:
+            what = "all zero" if self.zero == self.rest else f"{self.zero} of {self.rest} zero"
+            lines.append(f"diagonal: {what}, {self.positive} positive, {self.negative} negative")
+        elif self.positive and self.negative:
+            lines.append(f"diagonal: {self.positive} positive, {self.negative} negative")
+        else:
+            lines.append(f"{'positive' if self.positive else 'negative'} diagonal")
+        if self.diagonal_spread > 1e4:
+            lines[-1] += f", its magnitudes {self.diagonal_spread:.1e} apart"
+        if self.weakly_dominant == self.rest:
+            lines.append("diagonally dominant")
+        if not self.wrong_sign and not self.zero and self.dominance:
+            lines.append("no entry beside the diagonal has its sign: like an M-matrix")
+        return lines
+
+
+@torch.no_grad()
+def look(A: DSparseMatrix) -> MatrixFacts:
+    """Look at every entry of A. **Collective**; the same on every rank.
+
+    It costs a few products with A, and keeps nothing.
+    """
+    with np.errstate(all="ignore"):  # of entries that are not finite
+        return _look(A)
+
+
+def _look(A: DSparseMatrix) -> MatrixFacts:
+    values, square, small = host(A.values), A.columns is A.layout, ROUNDING[A.dtype]
+    whole = rest = take_census(A, values)
+    diagonal = host(A.diagonal()).astype(np.float64) if square else np.zeros(A.layout.n_owned)
+    scale = row_scale(whole.largest, diagonal)
+    came = arrivals(A, values, scale)
+    beside = whole.positive + whole.negative
+    empty = (beside == 0) & (diagonal == 0)
+    by_column = _column_sums(whole, came, slice(None))
+    no_column = by_column.sum(axis=0) == 0
+    keep, keep_columns, pairs, rest_values = ~empty, ~no_column, Asymmetry(), values
+    if square:
+        no_column &= diagonal == 0
+        keep = keep_columns = beside != 0
+        pairs = own_asymmetry(A, values, scale, ~keep, came)
+        rest_values = without_columns(A, values, ~keep)
+    if rest_values is not values:
+        rest = take_census(A, rest_values)
+        by_column = _column_sums(rest, came, keep[came.columns])
+    rows = _Lines(diagonal[keep], rest.positive[keep], rest.negative[keep])
+    on = diagonal[keep] if square else np.zeros(np.count_nonzero(keep_columns))
+    columns = _Lines(on, *by_column[:, keep_columns])
+    null = rows.vanish(small)
+    magnitude = np.abs(rows.diagonal)
+    weight = np.where(magnitude == 0, 0, 1 / scale[keep] ** 2)
+    lengths = np.diff(host(A.pattern.owned.indptr))
+    lengths[host(A.pattern.boundary)] += np.diff(host(A.pattern.halo.indptr))
+    finite = bool(np.isfinite(values).all())
+    count, largest = _together(
+        A.world,
+        {
+            "positive": np.count_nonzero(rows.diagonal > 0),
+            "negative": np.count_nonzero(rows.diagonal < 0),
+            "zero": np.count_nonzero(rows.diagonal == 0) if square else 0,
+            "decoupled": np.count_nonzero(~keep & ~empty),
+            "empty_rows": np.count_nonzero(empty),
+            "empty_columns": np.count_nonzero(no_column),
+            "weakly_dominant": np.count_nonzero(rows.dominance <= 1 + small),
+            "rows": len(null),
+            "null_rows": np.count_nonzero(null),
+            "columns": len(on),
+            "null_columns": np.count_nonzero(columns.vanish(small)),
+            "unmatched": pairs.unmatched,
+            "wrong": (np.where(rows.diagonal > 0, rows.positive, rows.negative) * weight).sum(),
+            "beside": (rows.beside * weight).sum(),
+        },
+        {
+            "asymmetry": pairs.worst if finite else np.inf,
+            "asymmetry_rest": pairs.worst_rest if finite else np.inf,
+            "diagonal": magnitude.max(initial=0),
+            "small_diagonal": -magnitude.min(initial=np.inf, where=magnitude > 0),
+            "dominance": rows.dominance.max(initial=0),
+            "column_dominance": columns.dominance.max(initial=0),
+            "row": lengths.max(initial=0),
+            "entry": np.abs(values).max(initial=0) if finite else np.inf,
+            "small_entry": -whole.smallest[0],
+        },
+    )
+    null_components: int | None = 0
+    if not square:
+        null_components = None
+    elif count["null_rows"]:
+        good = np.zeros(len(keep), dtype=bool)
+        good[keep] = null
+        null_components = good_components(A, rest_values, keep, good)
+    return MatrixFacts(
+        rows=A.shape[0],
+        columns=A.shape[1],
+        entries=A.nnz_global,
+        dtype=A.dtype,
+        symmetric=square and largest["asymmetry"] <= small,
+        pattern_symmetric=square and not count["unmatched"],
+        asymmetry=largest["asymmetry"] if square else 1.0,
+        decoupled=int(count["decoupled"]),
+        symmetric_rest=square and largest["asymmetry_rest"] <= small,
+        positive=int(count["positive"]),
+        negative=int(count["negative"]),
+        zero=int(count["zero"]),
+        diagonal_spread=largest["diagonal"] / -largest["small_diagonal"]
+        if largest["diagonal"]
+        else 1.0,
+        dominance=_rounded(largest["dominance"]),
+        weakly_dominant=int(count["weakly_dominant"]),
+        column_dominance=_rounded(largest["column_dominance"]),
+        wrong_sign=_rounded(count["wrong"] / count["beside"]) if count["beside"] else 0.0,
+        zero_row_sums=0 < count["rows"] == count["null_rows"],
+        zero_column_sums=0 < count["columns"] == count["null_columns"],
+        null_components=null_components,
+        empty_rows=int(count["empty_rows"]),
+        empty_columns=int(count["empty_columns"]),
+        largest_row=int(largest["row"]),
+        largest_abs=largest["entry"],
+        smallest_abs=-largest["small_entry"] if largest["entry"] else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Rows of the rest, or its columns, by what is on the diagonal and the sums beside it."""
+
+    diagonal: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+
+    @cached_property
+    def beside(self) -> np.ndarray:
+        return self.positive + self.negative
+
+    @cached_property
+    def dominance(self) -> np.ndarray:
+        on = np.abs(self.diagonal)
+        return np.where(on == 0, np.inf, self.beside / on)
+
+    def vanish(self, small: float) -> np.ndarray:
+        """Which of the sums are 0 to rounding."""
+        total = self.diagonal + self.positive - self.negative
+        return np.abs(total) <= small * (np.abs(self.diagonal) + self.beside)
+
+
+def _column_sums(own: Census, came: Arrivals, which: Any) -> np.ndarray:
+    """Sums of positive and of negative entries beside the diagonal: [2, owned columns]."""
+    column, values = came.columns[which], came.values[which]
+    n = len(own.column_positive)
+    positive = np.bincount(column, np.maximum(values, 0), n)
+    negative = np.bincount(column, np.maximum(-values, 0), n)
+    return np.stack([own.column_positive + positive, own.column_negative + negative])
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count > 1)}"
+
+
+def _together(
+    world: World, sums: Mapping[str, Any], largest: Mapping[str, Any]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Numbers of all ranks: sums of some, the largest of others. **Collective.**"""
+    told = np.array(world.comm.allgather([*sums.values(), *largest.values()]), dtype=np.float64)
+    sums_of, largest_of = told[:, : len(sums)].sum(axis=0), told[:, len(sums) :].max(axis=0)
+    return (
+        dict(zip(sums, sums_of.tolist(), strict=True)),
+        dict(zip(largest, largest_of.tolist(), strict=True)),
+    )
+
+
+def _rounded(number: float) -> float:
+    """To six digits: sums depend on their order, and so on the number of ranks, in the last few.
+
+    Not to the nearest, for numbers of matrices often lie halfway between two.
+    """
+    if not 0 < number < math.inf:
+        return number
+    unit = 10.0 ** (5 - math.floor(math.log10(number)))
+    return math.floor(number * unit + 0.618) / unit

@@ -1,0 +1,64 @@
+"""Connected parts of a distributed matrix's graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpc_sla.kernels.census import connected, host, joined
+from hpc_sla.sparse.matrix import DSparseMatrix
+
+_MOST_SHARED = 1 << 16
+"""Parts that reach other ranks, and their connections, that a rank may tell all others."""
+
+
+def good_components(
+    A: DSparseMatrix, values: np.ndarray, rows: np.ndarray, good: np.ndarray
+) -> int | None:
+    """How many connected parts have good rows only. **Collective**; replicated.
+
+    Rows i and j are connected where a_ij or a_ji is not 0.
+
+    Parameters
+    ----------
+    A : DSparseMatrix
+        Square.
+    values : float64 or float32 array [nnz_owned]
+        In place of A's.
+    rows : bool array [n_owned]
+        Which rows there are: entries between these and others are 0.
+    good : bool array [n_owned]
+
+    Returns
+    -------
+    int or None
+        None where some rank has more to tell others than all of them should hold.
+    """
+    pattern, start = A.pattern, A.layout.start
+    label = connected(pattern.owned, values[: pattern.owned.nnz])
+    part, bad = (np.zeros(len(label), dtype=bool) for _ in range(2))
+    part[label[rows]] = True
+    bad[label[rows & ~good]] = True
+    if A.world.size == 1:
+        return int(np.count_nonzero(part & ~bad))
+    there = host(pattern.plan.exchange(torch.from_numpy(label + start).to(A.device)))
+    kept = np.flatnonzero(values[pattern.owned.nnz :])
+    row = host(pattern.boundary)[host(pattern.halo.rows())[kept]]
+    ends = label[row] + start, there[host(pattern.halo.indices)[kept]]
+    edges = np.unique(np.stack(ends, axis=1), axis=0)
+    # What reaches another rank, or is reached by it, is put together by everybody.
+    shared = np.zeros(len(label), dtype=bool)
+    shared[label[host(pattern.plan.send_index)]] = True
+    shared[edges[:, 0] - start] = True
+    alone = int(np.count_nonzero(part & ~bad & ~shared))
+    nodes = np.flatnonzero(part & shared)
+    few = len(nodes) + len(edges) <= _MOST_SHARED
+    told = A.world.comm.allgather((alone, nodes + start, bad[nodes], edges) if few else None)
+    if None in told:
+        return None
+    alone = sum(t[0] for t in told)
+    nodes, bad, edges = (np.concatenate([t[i] for t in told]) for i in (1, 2, 3))
+    label = joined(len(nodes), *np.searchsorted(nodes, edges).T)
+    spoilt = np.zeros(len(nodes), dtype=bool)
+    spoilt[label[bad]] = True
+    return alone + int(np.count_nonzero((label == np.arange(len(nodes))) & ~spoilt))

@@ -1,0 +1,129 @@
+"""Whether a distributed matrix is its own transpose, entry by entry and not to all appearances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpc_sla.kernels.census import Asymmetry, Census, asymmetry, differences, host
+from hpc_sla.sparse.matrix import DSparseMatrix
+
+ROUNDING = {torch.float64: 2e-13, torch.float32: 4e-6}
+"""Relative differences that rounding leaves of equal numbers, and of sums that vanish."""
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """The nonzero entries that other ranks' rows have in this rank's columns.
+
+    Attributes
+    ----------
+    columns : int64 array [m]
+        Which of the owned columns.
+    rows : int64 array [m]
+        Stored numbers.
+    values, scales : float64 array [m]
+        Each entry, and s of its row.
+    """
+
+    columns: np.ndarray
+    rows: np.ndarray
+    values: np.ndarray
+    scales: np.ndarray
+
+
+def arrivals(A: DSparseMatrix, values: np.ndarray, scale: np.ndarray) -> Arrivals:
+    """Tell the owners of halo columns what is in them. **Collective.**
+
+    Parameters
+    ----------
+    values : float64 or float32 array [nnz_owned]
+    scale : float64 array [n_owned]
+        s, one number for each row.
+    """
+    pattern, start = A.pattern, A.columns.start
+    halo = pattern.halo
+    kept = np.flatnonzero(values[pattern.owned.nnz :])
+    index = host(halo.indices)[kept]
+    row = host(pattern.boundary)[host(halo.rows())[kept]]
+    entry = values[pattern.owned.nnz :][kept].astype(np.float64)
+    table = np.empty((4, len(kept)), dtype=np.int64)
+    table[0], table[1] = pattern.plan.halo[index], row.astype(np.int64) + A.layout.start
+    table[2], table[3] = entry.view(np.int64), scale[row].view(np.int64)
+    owner = np.searchsorted(A.columns.offsets, table[0], side="right") - 1
+    messages = {int(rank): table[:, owner == rank].reshape(-1) for rank in np.unique(owner)}
+    arrived = A.world.sparse_exchange(messages).values() if A.world.size > 1 else ()
+    came = [np.empty((4, 0), dtype=np.int64), *(m.reshape(4, -1) for m in arrived)]
+    columns, rows, found, scales = np.concatenate(came, axis=1)
+    return Arrivals(columns - start, rows, found.view(np.float64), scales.view(np.float64))
+
+
+def take_census(A: DSparseMatrix, values: np.ndarray) -> Census:
+    """The census of `values` [nnz_owned] on A's pattern. Local."""
+    pattern = A.pattern
+    found = Census(A.layout.n_owned, A.columns.n_owned)
+    found.count(pattern.owned, values[: pattern.owned.nnz], A.columns is A.layout)
+    found.count_halo(pattern.halo, values[pattern.owned.nnz :], host(pattern.boundary))
+    return found
+
+
+def row_scale(largest: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
+    """The square root of each row's largest magnitude, beside the diagonal and on it. Local."""
+    return np.sqrt(np.maximum(largest, np.abs(diagonal, dtype=np.float64)))
+
+
+def without_columns(A: DSparseMatrix, values: np.ndarray, aside: np.ndarray) -> np.ndarray:
+    """`values` with 0 in some columns, itself where they are no rank's. **Collective.**
+
+    Parameters
+    ----------
+    values : float64 or float32 array [nnz_owned]
+    aside : bool array [owned columns]
+    """
+    pattern = A.pattern
+    there = host(pattern.plan.exchange(torch.from_numpy(aside).to(A.device, A.dtype))) != 0
+    if not (aside.any() or there.any()):
+        return values
+    columns = aside[host(pattern.owned.indices)], there[host(pattern.halo.indices)]
+    return np.where(np.concatenate(columns), np.zeros_like(values[:1]), values)
+
+
+def own_asymmetry(
+    A: DSparseMatrix, values: np.ndarray, scale: np.ndarray, aside: np.ndarray, came: Arrivals
+) -> Asymmetry:
+    """What this rank sees of it: its own block, and what came. Local.
+
+    How far an entry is from its mirror image is told beside what rounding can make of it: the two
+    themselves, and the geometric mean of the largest of either's rows. Sums of larger terms that
+    cancel are then not taken for a difference, and the measure is the same however rows and
+    columns are scaled together.
+    """
+    pattern, n = A.pattern, A.layout.n_global
+    row = host(pattern.boundary)[host(pattern.halo.rows())].astype(np.int64)
+    places = row * n + pattern.plan.halo[host(pattern.halo.indices)]
+    return asymmetry(pattern.owned, values[: pattern.owned.nnz], scale, aside) | differences(
+        places,
+        values[pattern.owned.nnz :],
+        came.columns * n + came.rows,
+        came.values,
+        scale[came.columns] * came.scales,
+        aside[came.columns],
+    )
+
+
+@torch.no_grad()
+def is_symmetric(A: DSparseMatrix) -> bool:
+    """Whether A = A^T to rounding, every pair of entries looked at. **Collective**; replicated.
+
+    Stored zeros count for nothing, nor does what rounding leaves of sums that cancel.
+    """
+    if A.columns is not A.layout:
+        return False
+    values = host(A.values)
+    scale = row_scale(take_census(A, values).largest, host(A.diagonal()))
+    came = arrivals(A, values, scale)
+    found = own_asymmetry(A, values, scale, np.zeros(len(scale), dtype=bool), came)
+    finite = bool(np.isfinite(values).all())
+    return A.world.max(found.worst if finite else np.inf) <= ROUNDING[A.dtype]
