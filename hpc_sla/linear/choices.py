@@ -7,7 +7,7 @@ from hpc_sla.precond.registry import Registry
 AUTO = "auto"
 """The name of a choice that is left open."""
 
-DEFAULT_METHOD, DEFAULT_PRECOND = "cg", "jacobi"
+DEFAULT_METHOD, DEFAULT_PRECOND = AUTO, AUTO
 """What `solve`, `LinearSolver` and the commands take where none is named."""
 
 DTOL = 1e5

@@ -92,9 +92,9 @@ def ladder(facts: MatrixFacts, cost: Cost | None) -> list[Rung]:
     """
     kind, rungs = _iterations(facts)
     if cost is not None and _pays(cost, facts, kind):
-        shift = "direct:shift=1e-10" if facts.singular else "direct"
+        shift = "direct:shift=1e-10" if _singular(facts) else "direct"
         around = "cg" if kind == "definite" else _AROUND
-        why = f"the matrix is {facts.what}, and cheap to factorise"
+        why = f"{_what(facts)}, and cheap to factorise"
         rungs = [Rung(around, shift, why, 15), *rungs]
     return rungs
 
@@ -106,7 +106,26 @@ def preconditioners(facts: MatrixFacts, method: Method) -> list[Rung]:
         return [jacobi]
     if method.needs_symmetric and not facts.symmetric_rest:
         return [jacobi]
-    return [Rung(method, "amg", f"the matrix is {facts.what}", 100), jacobi]
+    return [Rung(method, "amg", _what(facts), 100), jacobi]
+
+
+def _singular(facts: MatrixFacts) -> bool:
+    """Whether it surely is: by its row or column sums, or for want of entries."""
+    sums = facts.zero_row_sums or facts.zero_column_sums or bool(facts.null_components)
+    return sums or bool(facts.empty_rows or facts.empty_columns)
+
+
+def _what(facts: MatrixFacts) -> str:
+    """What the choice goes by, in words."""
+    if not facts.symmetric_rest:
+        what = "not symmetric"
+    elif facts.zero:
+        what = f"symmetric, {facts.zero} zeros on its diagonal"
+    elif facts.positive and facts.negative:
+        what = "symmetric, its diagonal of both signs"
+    else:
+        what = f"symmetric, its diagonal {'negative' if facts.negative else 'positive'}"
+    return f"the matrix is {what}{', singular' if _singular(facts) else ''}"
 
 
 def worth_a_look(facts: MatrixFacts) -> bool:
@@ -131,11 +150,11 @@ def _pays(cost: Cost, facts: MatrixFacts, kind: str) -> bool:
 
 def _iterations(facts: MatrixFacts) -> tuple[str, list[Rung]]:
     """The kind of matrix, and the rungs without a factorisation at the start. Local."""
-    kind, what = _kind(facts), f"the matrix is {facts.what}"
+    kind, what = _kind(facts), _what(facts)
     easy = min(facts.dominance, facts.column_dominance) <= _EASY
     # One that takes seconds before what may take longer, one that takes all there is at the end.
     quick, whatever = (
-        [] if facts.singular else [Rung(_AROUND, direct, what, 15)]
+        [] if _singular(facts) else [Rung(_AROUND, direct, what, 15)]
         for direct in ("direct:most=2e10", "direct")
     )
     schur = Rung("fgmres:restart=50", "schur", what, 100)
