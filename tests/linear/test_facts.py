@@ -213,6 +213,21 @@ def test_facts_are_the_dense_ones(world, name, partition):
     assert is_symmetric(distribute(matrix, world, partition)) == found.symmetric
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", [0, -1])
+def test_what_is_not_finite_is_no_symmetry(world, bad, where):
+    """In an entry of some rank: the first, in owned columns, or the last, perhaps in the halo."""
+    A = distribute(grid(6), world)
+    values = A.values.clone()
+    if world.rank == world.size - 1:
+        values[where] = bad
+    A = A.with_values(values)
+    found = look(A)
+    assert world.comm.allgather(repr(found)) == [repr(found)] * world.size
+    assert not (found.symmetric or found.symmetric_rest or is_symmetric(A))
+    assert found.largest_abs == np.inf and not found.zero_row_sums
+
+
 def test_every_field_is_seen_both_ways():
     """The table has a case in which each fact holds, and one in which it does not."""
     seen = [oracle(make()) for make in CASES.values()]
