@@ -65,8 +65,8 @@ class MatrixFacts:
         As `dominance`, by columns.
     wrong_sign : float
         The share of the entries beside the diagonal that have its sign, from 0 (as in an
-        M-matrix) to 1: by magnitude beside their row's largest, in rows of the rest whose diagonal
-        is not 0.
+        M-matrix) to 1, to six decimals: by magnitude beside their row's largest, in rows of the
+        rest whose diagonal is not 0.
     zero_row_sums, zero_column_sums : bool
         Whether all of the rest's vanish to rounding: constants are in the nullspace, or in that of
         the transpose.
@@ -119,22 +119,22 @@ class MatrixFacts:
 
     def describe(self) -> list[str]:
         """What is worth telling of it, a short line each."""
-        size = f"{self.rows} x {self.columns}, {self.entries} entries, at most {self.largest_row}"
-        lines = [f"{size} in a row, {str(self.dtype).removeprefix('torch.')}"]
-        if self.square:
+        size = f"{self.rows} x {self.columns}, {_many(self.entries, 'entry', 'entries')}"
+        kind = str(self.dtype).removeprefix("torch.")
+        lines = [f"{size}, at most {self.largest_row} in a row, {kind}"]
+        if self.square and self.rows:
             lines.append(self._symmetry())
-            if self.decoupled:
-                lines.append(f"{_rows(self.decoupled)} with nothing but a diagonal entry")
             lines += self._diagonal()
-        for name, count in (("row", self.empty_rows), ("column", self.empty_columns)):
-            if count:
-                lines.append(f"{count} {name}{'s' * (count > 1)} without a nonzero: singular")
+        if self.empty_rows:
+            lines.append(f"{_many(self.empty_rows, 'row')} without a nonzero: singular")
+        if self.empty_columns:
+            lines.append(f"{_many(self.empty_columns, 'column')} without a nonzero: singular")
         which = "of the other rows " if self.square and self.rest < self.rows else ""
         if self.zero_row_sums:
             lines.append(f"row sums {which}are zero: constants are in the nullspace")
         elif self.null_components:
-            parts = f"{self.null_components} connected part{'s' * (self.null_components > 1)}"
-            lines.append(f"row sums are zero in {parts}: singular")
+            parts = _many(self.null_components, "connected part")
+            lines.append(f"row sums are zero in all of {parts}: singular")
         if self.zero_row_sums and (self.null_components or 0) > 1:
             lines.append(f"{self.null_components} connected parts, each with its own constants")
         if self.zero_column_sums and not self.zero_row_sums:
@@ -152,20 +152,21 @@ class MatrixFacts:
     def _diagonal(self) -> list[str]:
         """What to tell of the rest."""
         if not self.rest:
-            return ["a diagonal matrix"]
+            return ["diagonal"] if self.decoupled else []
         lines = []
-        if self.zero:
-            what = "all zero" if self.zero == self.rest else f"{self.zero} of {self.rest} zero"
-            lines.append(f"diagonal: {what}, {self.positive} positive, {self.negative} negative")
-        elif self.positive and self.negative:
-            lines.append(f"diagonal: {self.positive} positive, {self.negative} negative")
-        else:
-            lines.append(f"{'positive' if self.positive else 'negative'} diagonal")
+        if self.decoupled:
+            lines.append(f"{_many(self.decoupled, 'row')} with nothing but a diagonal entry")
+        signs = {"positive": self.positive, "negative": self.negative, "zero": self.zero}
+        counts = [f"{count} {sign}" for sign, count in signs.items() if count]
+        one = len(counts) == 1
+        lines.append(
+            f"{counts[0].split()[1]} diagonal" if one else f"diagonal: {', '.join(counts)}"
+        )
         if self.diagonal_spread > 1e4:
             lines[-1] += f", its magnitudes {self.diagonal_spread:.1e} apart"
         if self.weakly_dominant == self.rest:
             lines.append("diagonally dominant")
-        if not self.wrong_sign and not self.zero and self.dominance:
+        if not self.wrong_sign and not self.zero:
             lines.append("no entry beside the diagonal has its sign: like an M-matrix")
         return lines
 
@@ -272,7 +273,7 @@ def _facts(
         dominance=_rounded(extremes["dominance"]),
         weakly_dominant=int(sums["weakly_dominant"]),
         column_dominance=_rounded(extremes["column_dominance"]),
-        wrong_sign=_rounded(sums["wrong"] / sums["beside"]) if sums["beside"] else 0.0,
+        wrong_sign=_rounded(sums["wrong"] / sums["beside"], 1e6) if sums["beside"] else 0.0,
         zero_row_sums=0 < sums["rows"] == sums["null_rows"],
         zero_column_sums=0 < sums["columns"] == sums["null_columns"],
         null_components=null_components,
@@ -298,8 +299,8 @@ def _column_sums(
     )
 
 
-def _rows(count: int) -> str:
-    return f"{count} row{'s' * (count > 1)}"
+def _many(count: int, one: str, several: str = "") -> str:
+    return f"{count} {one if count == 1 else several or one + 's'}"
 
 
 def _together(
@@ -315,12 +316,13 @@ def _together(
     )
 
 
-def _rounded(number: float) -> float:
-    """To six digits: sums depend on their order, and so on the number of ranks, in the last few.
+def _rounded(number: float, unit: float | None = None) -> float:
+    """To six digits, or a whole number of `unit`-ths: sums depend on their order, and so on the
+    number of ranks, in their last few digits.
 
-    Not to the nearest, for numbers of matrices often lie halfway between two.
+    Not to the nearest, for what is counted in matrices often lies halfway between two.
     """
     if not 0 < number < math.inf:
         return number
-    unit = 10.0 ** (5 - math.floor(math.log10(number)))
+    unit = unit or 10.0 ** (5 - math.floor(math.log10(number)))
     return math.floor(number * unit + 0.618) / unit
