@@ -187,7 +187,7 @@ def look(A: DSparseMatrix) -> MatrixFacts:
     largest = np.maximum(whole.largest, np.abs(diagonal))
     scale = np.sqrt(largest)
     came = arrivals(A, values, scale)
-    by_column = _column_sums(whole, came, None)
+    by_column = _column_sums(whole, came)
     beside, below = whole.positive + whole.negative != 0, by_column[0] + by_column[1] != 0
     no_row, no_column = ~beside & (largest == 0), ~below
     rest, rest_values, keep, keep_columns, pairs = whole, values, ~no_row, below, Asymmetry()
@@ -198,7 +198,6 @@ def look(A: DSparseMatrix) -> MatrixFacts:
         rest_values = without_columns(A, values, ~keep)
         if rest_values is not values:
             rest = take_census(A, rest_values)
-            by_column = _column_sums(rest, came, keep)
     small = ROUNDING[A.dtype]
     rows, null = tally(keep, diagonal, rest.positive, rest.negative, largest, small)
     columns = tally(
@@ -285,17 +284,14 @@ def _facts(
     )
 
 
-def _column_sums(
-    own: Census, came: Arrivals, keep: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of positive and of negative entries beside the diagonal, in the columns to keep."""
+def _column_sums(own: Census, came: Arrivals) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of positive and of negative entries beside the diagonal, of all ranks."""
     if not len(came.columns):
         return own.column_positive, own.column_negative
-    values = came.values if keep is None else np.where(keep[came.columns], came.values, 0)
     n = len(own.column_positive)
     return (
-        own.column_positive + np.bincount(came.columns, np.maximum(values, 0), n),
-        own.column_negative + np.bincount(came.columns, np.maximum(-values, 0), n),
+        own.column_positive + np.bincount(came.columns, np.maximum(came.values, 0), n),
+        own.column_negative + np.bincount(came.columns, np.maximum(-came.values, 0), n),
     )
 
 

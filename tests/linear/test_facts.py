@@ -97,6 +97,14 @@ def ring(n: int, scale: float = 1.0) -> sp.csr_matrix:
     return sp.csr_matrix(scale * (2 * sp.eye(n) - turn - turn.T))
 
 
+def pulling(on: float) -> sp.csr_matrix:
+    """The second has an entry in a column of the first, which knows nothing of it."""
+    a = sp.lil_matrix(sp.block_diag([ring(12), ring(12)]))
+    a[18, 3] = -1.0
+    a[18, 18] += on
+    return sp.csr_matrix(a)
+
+
 def dirichlet(n: int, eliminated: bool) -> sp.csr_matrix:
     """Identity rows, whose columns others may still refer to."""
     a = sp.lil_matrix(1e6 * grid(n))
@@ -170,6 +178,8 @@ CASES = ALL_SHAPES | {
     "bodies mixed up": lambda: mixed(sp.block_diag([ring(9), ring(8), grid(3), ring(5)]), 3),
     "many bodies": lambda: sp.csr_matrix(sp.kron(sp.eye(12), ring(3))),
     "one-way ties": lambda: mixed(sp.block_diag([np.eye(9) - np.roll(np.eye(9), 1, 1)] * 2), 5),
+    "a body that pulls at another": lambda: pulling(0.0),
+    "a body that hangs on another": lambda: pulling(1.0),
     "dirichlet": lambda: dirichlet(6, eliminated=True),
     "dirichlet with columns": lambda: dirichlet(6, eliminated=False),
     "saddle": lambda: saddle(stored=False),
