@@ -1,6 +1,6 @@
 """What a rank's entries add up to, by rows and columns; how they differ from their mirror images.
 
-On the host, in doubles, whatever the entries are and wherever.
+On the host, in doubles, whatever the entries are and wherever: in C (`census.c`), else by NumPy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from hpc_sla.kernels import native
 from hpc_sla.kernels.csr import CsrPattern
 
 
@@ -58,6 +59,9 @@ class Census:
         diagonal : bool
             Whether column i belongs to row i.
         """
+        if native.LIBRARY is not None:
+            self._compiled(block, values, None, diagonal)
+            return
         row, column = host(block.rows()), host(block.indices)
         beside = np.where(row == column, 0, values) if diagonal else values
         positive, negative = self._add(row, values, beside)
@@ -66,7 +70,19 @@ class Census:
 
     def count_halo(self, block: CsrPattern, values: np.ndarray, rows: np.ndarray) -> None:
         """Add the block of other columns, whose rows are `rows` here. Local."""
-        self._add(rows[host(block.rows())], values, values)
+        if native.LIBRARY is not None:
+            self._compiled(block, values, rows, False)
+        else:
+            self._add(rows[host(block.rows())], values, values)
+
+    def _compiled(
+        self, block: CsrPattern, values: np.ndarray, rows: np.ndarray | None, diagonal: bool
+    ) -> None:
+        by_column = (self.column_positive, self.column_negative) if rows is None else (None, None)
+        _call(
+            *("census", block, values, int(diagonal), rows),
+            *(self.largest, self.positive, self.negative, *by_column, self.smallest),
+        )
 
     def _add(
         self, row: np.ndarray, values: np.ndarray, beside: np.ndarray
@@ -80,6 +96,92 @@ class Census:
         self.positive += np.bincount(row, positive, self.n_rows)
         self.negative += np.bincount(row, negative, self.n_rows)
         return positive, negative
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a rank's rows have together, or its columns; floats, so that ranks' go together.
+
+    Attributes
+    ----------
+    lines : float
+        How many there are.
+    plus, minus : float
+        With a positive and with a negative diagonal entry.
+    dominant : float
+        Whose entries beside the diagonal add up to no more than it.
+    null : float
+        Whose sum is 0 to rounding.
+    wrong, beside : float
+        Sums beside the diagonal, where that is not 0, each by its line's largest entry: of those
+        entries that have the diagonal's sign, and of all.
+    high, low : float
+        The largest and the smallest magnitude on the diagonal that is not 0; 0 and infinity.
+    dominance : float
+        The largest sum beside the diagonal over it; infinity where that is 0.
+    """
+
+    lines: float
+    plus: float
+    minus: float
+    dominant: float
+    null: float
+    wrong: float
+    beside: float
+    high: float
+    low: float
+    dominance: float
+
+
+def tally(
+    keep: np.ndarray,
+    diagonal: np.ndarray,
+    positive: np.ndarray,
+    negative: np.ndarray,
+    largest: np.ndarray,
+    small: float,
+) -> tuple[Tally, np.ndarray]:
+    """Count the lines to keep. Local.
+
+    Parameters
+    ----------
+    keep : bool array [n]
+    diagonal, positive, negative, largest : float64 arrays [n]
+        On the diagonal, the sums of either sign beside it, the largest magnitude.
+    small : float
+        What rounding may make of a sum, beside that of the magnitudes.
+
+    Returns
+    -------
+    Tally
+    bool array [n]
+        Which sums are 0.
+    """
+    null = np.empty(len(keep), dtype=bool)
+    if native.LIBRARY is not None:
+        out = np.empty(10)
+        arrays = (keep, diagonal, positive, negative, largest, np.array([small]), null, out)
+        native.call("tally", torch.from_numpy(out), len(keep), *(a.ctypes.data for a in arrays))
+        return Tally(*out.tolist()), null
+    on, beside = np.abs(diagonal), positive + negative
+    np.less_equal(np.abs(diagonal + positive - negative), small * (on + beside), out=null)
+    null &= keep
+    with_one = keep & (on > 0)
+    ratio = np.divide(beside, on, out=np.full(len(on), np.inf), where=on > 0)
+    ratio = ratio[keep]
+    wrong = np.where(diagonal > 0, positive, negative)[with_one] / largest[with_one]
+    return Tally(
+        lines=float(np.count_nonzero(keep)),
+        plus=float(np.count_nonzero(keep & (diagonal > 0))),
+        minus=float(np.count_nonzero(keep & (diagonal < 0))),
+        dominant=float(np.count_nonzero(ratio <= 1 + small)),
+        null=float(np.count_nonzero(null)),
+        wrong=float(wrong.sum()),
+        beside=float((beside[with_one] / largest[with_one]).sum()),
+        high=float(on[with_one].max(initial=0)),
+        low=float(on[with_one].min(initial=np.inf)),
+        dominance=float(np.fmax.reduce(ratio, initial=0)),
+    ), null
 
 
 @dataclass(frozen=True)
@@ -122,6 +224,11 @@ def asymmetry(
     aside : bool array [n]
         Columns. Rows of these have no entry but a diagonal one.
     """
+    if native.LIBRARY is not None:
+        worst, cursor = np.empty(2), np.empty(block.n_rows, dtype=np.int32)
+        unmatched = _call("mirror", block, values, scale, aside, cursor, worst)
+        if unmatched is not None and unmatched >= 0:
+            return Asymmetry(float(worst[0]), float(worst[1]), unmatched)
     row, column = host(block.rows()).astype(np.int64), host(block.indices).astype(np.int64)
     places = row * block.n_rows + column
     mirrors = column * block.n_rows + row
@@ -159,9 +266,21 @@ def differences(
     return Asymmetry(float(share.max(initial=0)), float(share[~aside].max(initial=0)), unmatched)
 
 
+def _call(
+    function: str, block: CsrPattern, values: np.ndarray, *arguments: np.ndarray | int | None
+) -> int | None:
+    """Call a loop of `census.c`: integers go before the block's arrays."""
+    numbers = [a for a in arguments if isinstance(a, int)]
+    arrays = [a for a in arguments if not isinstance(a, int)]
+    parts = (host(block.indptr), host(block.indices), values, *arrays)
+    pointers = (None if a is None else a.ctypes.data for a in parts)
+    like = torch.from_numpy(values)
+    return native.call(function, like, block.n_rows, *numbers, *pointers)
+
+
 def host(tensor: torch.Tensor) -> np.ndarray:
     """Its numbers where the processor sees them, a view where they are there. Local."""
-    return tensor.detach().cpu().numpy()
+    return tensor.detach().cpu().contiguous().numpy()
 
 
 def connected(block: CsrPattern, values: np.ndarray) -> np.ndarray:
@@ -169,6 +288,10 @@ def connected(block: CsrPattern, values: np.ndarray) -> np.ndarray:
 
     int64 [n].
     """
+    if native.LIBRARY is not None:
+        label = np.empty(block.n_rows, dtype=np.int64)
+        _call("connected", block, values, label)
+        return label
     kept = np.flatnonzero(values)
     return joined(block.n_rows, host(block.rows())[kept], host(block.indices)[kept])
 

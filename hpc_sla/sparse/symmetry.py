@@ -43,8 +43,10 @@ def arrivals(A: DSparseMatrix, values: np.ndarray, scale: np.ndarray) -> Arrival
     scale : float64 array [n_owned]
         s, one number for each row.
     """
-    pattern, start = A.pattern, A.columns.start
-    halo = pattern.halo
+    pattern, halo = A.pattern, A.pattern.halo
+    if A.world.size == 1:
+        none = np.empty(0, dtype=np.int64)
+        return Arrivals(none, none, none.view(np.float64), none.view(np.float64))
     kept = np.flatnonzero(values[pattern.owned.nnz :])
     index = host(halo.indices)[kept]
     row = host(pattern.boundary)[host(halo.rows())[kept]]
@@ -54,10 +56,12 @@ def arrivals(A: DSparseMatrix, values: np.ndarray, scale: np.ndarray) -> Arrival
     table[2], table[3] = entry.view(np.int64), scale[row].view(np.int64)
     owner = np.searchsorted(A.columns.offsets, table[0], side="right") - 1
     messages = {int(rank): table[:, owner == rank].reshape(-1) for rank in np.unique(owner)}
-    arrived = A.world.sparse_exchange(messages).values() if A.world.size > 1 else ()
-    came = [np.empty((4, 0), dtype=np.int64), *(m.reshape(4, -1) for m in arrived)]
+    arrived = A.world.sparse_exchange(messages).values()
+    came = [table[:, :0], *(message.reshape(4, -1) for message in arrived)]
     columns, rows, found, scales = np.concatenate(came, axis=1)
-    return Arrivals(columns - start, rows, found.view(np.float64), scales.view(np.float64))
+    return Arrivals(
+        columns - A.columns.start, rows, found.view(np.float64), scales.view(np.float64)
+    )
 
 
 def take_census(A: DSparseMatrix, values: np.ndarray) -> Census:
@@ -65,13 +69,9 @@ def take_census(A: DSparseMatrix, values: np.ndarray) -> Census:
     pattern = A.pattern
     found = Census(A.layout.n_owned, A.columns.n_owned)
     found.count(pattern.owned, values[: pattern.owned.nnz], A.columns is A.layout)
-    found.count_halo(pattern.halo, values[pattern.owned.nnz :], host(pattern.boundary))
+    if pattern.halo.nnz:
+        found.count_halo(pattern.halo, values[pattern.owned.nnz :], host(pattern.boundary))
     return found
-
-
-def row_scale(largest: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-    """The square root of each row's largest magnitude, beside the diagonal and on it. Local."""
-    return np.sqrt(np.maximum(largest, np.abs(diagonal, dtype=np.float64)))
 
 
 def without_columns(A: DSparseMatrix, values: np.ndarray, aside: np.ndarray) -> np.ndarray:
@@ -83,7 +83,9 @@ def without_columns(A: DSparseMatrix, values: np.ndarray, aside: np.ndarray) -> 
     aside : bool array [owned columns]
     """
     pattern = A.pattern
-    there = host(pattern.plan.exchange(torch.from_numpy(aside).to(A.device, A.dtype))) != 0
+    channel = pattern.plan.start_exchange(torch.from_numpy(aside).to(A.device, A.dtype))
+    channel.finish()
+    there = host(channel.recv_buffer) != 0
     if not (aside.any() or there.any()):
         return values
     columns = aside[host(pattern.owned.indices)], there[host(pattern.halo.indices)]
@@ -101,10 +103,12 @@ def own_asymmetry(
     columns are scaled together.
     """
     pattern, n = A.pattern, A.layout.n_global
+    found = asymmetry(pattern.owned, values[: pattern.owned.nnz], scale, aside)
+    if not len(came.columns):
+        return found
     row = host(pattern.boundary)[host(pattern.halo.rows())].astype(np.int64)
-    places = row * n + pattern.plan.halo[host(pattern.halo.indices)]
-    return asymmetry(pattern.owned, values[: pattern.owned.nnz], scale, aside) | differences(
-        places,
+    return found | differences(
+        row * n + pattern.plan.halo[host(pattern.halo.indices)],
         values[pattern.owned.nnz :],
         came.columns * n + came.rows,
         came.values,
@@ -114,6 +118,7 @@ def own_asymmetry(
 
 
 @torch.no_grad()
+@np.errstate(all="ignore")  # of entries that are not finite
 def is_symmetric(A: DSparseMatrix) -> bool:
     """Whether A = A^T to rounding, every pair of entries looked at. **Collective**; replicated.
 
@@ -121,9 +126,10 @@ def is_symmetric(A: DSparseMatrix) -> bool:
     """
     if A.columns is not A.layout:
         return False
-    values = host(A.values)
-    scale = row_scale(take_census(A, values).largest, host(A.diagonal()))
+    values, diagonal = host(A.values), host(A.diagonal())
+    census = take_census(A, values)
+    scale = np.sqrt(np.maximum(census.largest, np.abs(diagonal)), dtype=np.float64)
     came = arrivals(A, values, scale)
     found = own_asymmetry(A, values, scale, np.zeros(len(scale), dtype=bool), came)
-    finite = bool(np.isfinite(values).all())
+    finite = np.isfinite(scale).all() and not np.isnan(census.negative).any()
     return A.world.max(found.worst if finite else np.inf) <= ROUNDING[A.dtype]
