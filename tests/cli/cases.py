@@ -10,6 +10,9 @@ from typing import Any
 
 from tests.launch import launch_python
 
+CG = ["--method", "cg", "--precond", "jacobi"]
+"""For what is said of iterations: where nothing is named there may be one or none."""
+
 DRIVER = Path(__file__).with_name("driver.py")
 
 

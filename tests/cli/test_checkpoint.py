@@ -22,7 +22,7 @@ SLOWLY = Path(__file__).with_name("slowly.py")
 CHECKPOINT = ["--checkpoint", "run.ckpt.h5", "--checkpoint-every", "5iterations"]
 
 COMMANDS = {
-    "solve": ["solve", "matrix.h5", "--precond", "none", "--rtol", "1e-11"],
+    "solve": ["solve", "matrix.h5", "--method", "cg", "--precond", "none", "--rtol", "1e-11"],
     "eigsh": ["eigsh", "matrix.h5", "-k", "3", "--tol", "1e-8"],
     "newton": ["newton", "bratu2d:n=24,lambda=6", "--linear-method", "gmres", "--precond", "none"],
 }

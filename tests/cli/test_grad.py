@@ -8,7 +8,7 @@ import pytest
 
 from hpc_sla.cli.prepare import MANUFACTURED, ONES, load_source, write_partitioned
 from hpc_sla.storage.result_file import read_result
-from tests.cli.cases import Outcome, run_cases
+from tests.cli.cases import CG, Outcome, run_cases
 
 RANKS = 3
 
@@ -45,9 +45,9 @@ def outcomes(folder) -> dict[str, Outcome]:
         "file": [*convection, *misfit, "--target", "target.npy", "--method", "auto", "--check"]
         + ["--json", "-o", "file.h5", "--rtol", "1e-12"],
         "tall": ["grad", "tall.h5", "--method", "lsqr", "--check", "--rtol", "1e-12", "--json"],
-        "loose": [*poisson, "--rhs", "ones", "--adjoint-rtol", "0.5", "--check", "-o", "l.h5"],
-        "forward limit": [*poisson, "--rhs", "ones", "--max-iterations", "2", "-o", "f.h5"],
-        "backward limit": [*poisson, *misfit, "--rhs", "ones", "--target", "manufactured"]
+        "loose": [*poisson, *CG, "--rhs", "ones", "--adjoint-rtol", "0.5", "--check", "-o", "l.h5"],
+        "forward limit": [*poisson, *CG, "--rhs", "ones", "--max-iterations", "2", "-o", "f.h5"],
+        "backward limit": [*poisson, *CG, *misfit, "--rhs", "ones", "--target", "manufactured"]
         + ["--adjoint-rtol", "1e-30", "-o", "b.h5", "--json"],
         "no target": [*convection, "--loss", "sum", "--target", "ones"],
         "not stored": [*convection, *misfit],

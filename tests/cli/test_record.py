@@ -33,8 +33,10 @@ def one(lines, event):
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_log_and_profile_of_a_solve(ranks, folder):  # noqa: F811
-    solve = ["solve", "matrix.h5", "--rtol", "1e-10", "--json"]
-    gmres = [*solve, "--method", "gmres", "--precond", "amg"]
+    given = ["solve", "matrix.h5", "--rtol", "1e-10", "--json"]
+    gmres = [*given, "--method", "gmres", "--precond", "amg"]
+    cg = [*given, "--method", "cg", "--precond"]
+    solve = [*cg, "jacobi"]
     outcomes = run_cases(
         ranks,
         {
@@ -43,7 +45,7 @@ def test_log_and_profile_of_a_solve(ranks, folder):  # noqa: F811
             "gmres": [*gmres, "-o", "gmres.h5"],
             "gmres-both": [*gmres, "-o", "gmres-both.h5", "--profile"],
             **{
-                precond: [*solve, "--precond", precond, "-o", f"{precond}.h5", "--profile"]
+                precond: [*cg, precond, "-o", f"{precond}.h5", "--profile"]
                 for precond in ("chebyshev", "block_jacobi")
             },
             "short": [*solve, "--max-iterations", "2", "--log-file", "short.jsonl"]

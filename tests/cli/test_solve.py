@@ -14,7 +14,7 @@ import pytest
 from hpc_sla.cli import exits, main
 from hpc_sla.cli.prepare import Source, load_source, write_partitioned
 from hpc_sla.storage.result_file import read_result
-from tests.cli.cases import Outcome, run_cases
+from tests.cli.cases import CG, Outcome, run_cases
 from tests.launch import launch
 
 RTOL = 1e-8
@@ -155,11 +155,20 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     cases = {
         "3": ["solve", "a.h5", "-o", "3.h5"],
         "known": ["solve", "known.h5"],
-        "limit": ["solve", "known.h5", "--max-iterations", "3", "-o", "limit.h5", "--json"],
-        "no iterations": ["solve", "known.h5", "--max-iterations", "0", "-o", "none.h5", "--json"],
+        "limit": ["solve", "known.h5", *CG, "--max-iterations", "3", "-o", "limit.h5", "--json"],
+        "no iterations": [
+            "solve",
+            "known.h5",
+            *CG,
+            "--max-iterations",
+            "0",
+            "-o",
+            "none.h5",
+            "--json",
+        ],
         "more ranks than rows": ["solve", "tiny.h5", "--json"],
         "empty row": ["solve", "empty-row.h5", "--json"],
-        "indefinite": ["solve", "indefinite.h5", "--json"],
+        "indefinite": ["solve", "indefinite.h5", *CG, "--json"],
         "zero right-hand side": ["solve", "zero.h5", "--json"],
         "single": ["solve", "single.h5", "--rtol", "1e-4", "--json"],
         "atol": ["solve", "known.h5", "--rtol", "0", "--atol", "1e-3", "-o", "atol.h5", "--json"],

@@ -6,10 +6,9 @@ import pytest
 
 from hpc_sla.cli.prepare import MANUFACTURED, load_source, write_partitioned
 from hpc_sla.reference import petsc
-from tests.cli.cases import Outcome, run_cases
+from tests.cli.cases import CG, Outcome, run_cases
 
 RANKS = 2
-CG = ["--method", "cg", "--precond", "jacobi"]
 AUTO = ["--method", "auto", "--precond"]
 needs_petsc = pytest.mark.skipif(not petsc.available(), reason="petsc4py is not installed")
 

@@ -26,7 +26,7 @@ from hpc_sla.checkpoint.file import CheckpointFile
 from hpc_sla.cli.prepare import load_source, write_partitioned
 from hpc_sla.errors import InputError
 from hpc_sla.storage.result_file import read_result
-from tests.cli.cases import run_cases
+from tests.cli.cases import CG, run_cases
 from tests.launch import environment, mpiexec
 
 RANKS = 4
@@ -35,7 +35,7 @@ SECONDS_TO_END = 100.0
 SECONDS_TO_RUN = 200.0
 _LONGEST = {"read": 0.15, "setup": 0.1, "iterate": 0.6, "checkpoint": 0.4, "write": 0.4}
 _N = 60
-SOLVE = ("solve", "matrix.h5", "--rtol", "1e-12", "-o", "run.h5")
+SOLVE = ("solve", "matrix.h5", *CG, "--rtol", "1e-12", "-o", "run.h5")
 CHECKPOINT = ("--checkpoint", "run.ckpt.h5", "--checkpoint-every", "40iterations", "--resume")
 
 

@@ -14,12 +14,12 @@ from hpc_sla.checkpoint.file import CheckpointFile
 from hpc_sla.cli.prepare import load_source, write_partitioned
 from hpc_sla.errors import InputError
 from hpc_sla.storage.result_file import read_result
-from tests.cli.cases import run_cases
+from tests.cli.cases import CG, run_cases
 from tests.faults.kill import Faults
 from tests.launch import launch_python
 
 WRONG = str(Path(__file__).with_name("wrong.py"))
-SOLVE = ["solve", "matrix.h5", "--rtol", "1e-10"]
+SOLVE = ["solve", "matrix.h5", *CG, "--rtol", "1e-10"]
 EVERY = ["--checkpoint-every", "5iterations"]
 
 

@@ -22,16 +22,19 @@ from tests.checkpoints import (
 )
 from tests.collective import full
 
+CG = {"method": "cg", "precond": "jacobi"}
+
 
 @pytest.mark.mpi
 def test_refuses_what_belongs_to_something_else(world, folder):
     A, b = system(world, poisson(9))
     path = folder / "solve.h5"
     with pytest.raises(Interrupted):
-        hs.solve(A, b, checkpoint=hs.Checkpoint(path, "3iterations"), callback=interrupt(8))
+        hs.solve(A, b, **CG, checkpoint=hs.Checkpoint(path, "3iterations"), callback=interrupt(8))
 
     def resume(A, b, tag="", **options):
-        return hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True, tag=tag), **options)
+        again = hs.Checkpoint(path, resume=True, tag=tag)
+        return hs.solve(A, b, checkpoint=again, **{**CG, **options})
 
     twice = A.with_values(A.values * 2)
     moved = b.clone()
@@ -67,7 +70,7 @@ def test_a_matrix_free_operator_is_told_from_another(world, folder):
     layout = hs.RowLayout.even(40, world)
     b = torch.ones(layout.n_owned, dtype=torch.float64)
     path = folder / "solve.h5"
-    options = {"precond": "none", "rtol": 1e-10}
+    options = {"method": "cg", "precond": "none", "rtol": 1e-10}
     x, info = hs.solve(Twice(layout, 2.0), b, **options)
     with pytest.raises(Interrupted):
         checkpoint = hs.Checkpoint(path, "3iterations")
@@ -83,10 +86,10 @@ def test_a_matrix_free_operator_is_told_from_another(world, folder):
 def test_damage_is_told(world, folder):
     """A flipped bit anywhere: a clear error, or the very same answer where it did no harm."""
     A, b = system(world, poisson(9))
-    x, _ = hs.solve(A, b)
+    x, _ = hs.solve(A, b, **CG)
     path = folder / "solve.h5"
     with pytest.raises(Interrupted):
-        hs.solve(A, b, checkpoint=hs.Checkpoint(path, "3iterations"), callback=interrupt(8))
+        hs.solve(A, b, **CG, checkpoint=hs.Checkpoint(path, "3iterations"), callback=interrupt(8))
     content = world.on_root(path.read_bytes)
     places = np.random.default_rng(8).integers(0, len(content), 40)
     refused = 0
@@ -98,7 +101,7 @@ def test_damage_is_told(world, folder):
             damaged[place] ^= 1 << int(place) % 8
         world.on_root(lambda damaged=damaged: path.write_bytes(damaged))
         try:
-            y, _ = hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True))
+            y, _ = hs.solve(A, b, **CG, checkpoint=hs.Checkpoint(path, resume=True))
         except hs.InputError as error:
             assert "solve.h5" in str(error) and "start afresh" in str(error)
             refused += 1
@@ -107,7 +110,7 @@ def test_damage_is_told(world, folder):
     assert refused > 5
     world.on_root(lambda: path.write_text("no checkpoint"))
     with pytest.raises(hs.InputError, match="not an HDF5 file"):
-        hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True))
+        hs.solve(A, b, **CG, checkpoint=hs.Checkpoint(path, resume=True))
 
 
 @pytest.mark.mpi
@@ -116,7 +119,7 @@ def test_a_state_of_other_types_is_refused(world, folder):
     A, b = system(world, poisson(9))
     path = folder / "solve.h5"
     with pytest.raises(Interrupted):
-        hs.solve(A, b, checkpoint=hs.Checkpoint(path, "3iterations"), callback=interrupt(8))
+        hs.solve(A, b, **CG, checkpoint=hs.Checkpoint(path, "3iterations"), callback=interrupt(8))
     content = world.on_root(path.read_bytes)
 
     def fact(name, value):
@@ -155,15 +158,15 @@ def test_a_state_of_other_types_is_refused(world, folder):
 
         world.on_root(put)
         with pytest.raises(hs.InputError, match="start afresh"):
-            hs.solve(A, b, checkpoint=hs.Checkpoint(path, resume=True))
+            hs.solve(A, b, **CG, checkpoint=hs.Checkpoint(path, resume=True))
         world.comm.barrier()  # until all have closed it
 
 
 @pytest.mark.mpi
 def test_starts_where_there_is_none_and_says_so(world, folder, capsys):
     A, b = system(world, poisson(9))
-    x, info = hs.solve(A, b)
-    y, other = hs.solve(A, b, checkpoint=hs.Checkpoint(folder / "none.h5", resume=True))
+    x, info = hs.solve(A, b, **CG)
+    y, other = hs.solve(A, b, **CG, checkpoint=hs.Checkpoint(folder / "none.h5", resume=True))
     assert other.residual_history == info.residual_history and same(world, x, y)
     told = capsys.readouterr().err
     assert ("starting afresh" in told) == (world.rank == 0)
@@ -173,7 +176,7 @@ def test_starts_where_there_is_none_and_says_so(world, folder, capsys):
 @pytest.mark.parametrize("where", ["vector", "write_slab", "finish", "opened"])
 def test_one_that_fails_leaves_the_one_before(world, folder, monkeypatch, capsys, where):
     A, b = system(world, poisson(9))
-    x, info = hs.solve(A, b)
+    x, info = hs.solve(A, b, **CG)
     path = folder / "solve.h5"
     checkpoint = hs.Checkpoint(path, "4iterations")
     calls = []
@@ -189,7 +192,7 @@ def test_one_that_fails_leaves_the_one_before(world, folder, monkeypatch, capsys
                 monkeypatch.setattr(CheckpointWriter, where, fail)
         calls.append(checkpoint.iteration)
 
-    y, other = hs.solve(A, b, checkpoint=checkpoint, callback=callback)
+    y, other = hs.solve(A, b, **CG, checkpoint=checkpoint, callback=callback)
     monkeypatch.undo()
     assert other.residual_history == info.residual_history and same(world, x, y)
     assert checkpoint.written == 1 and checkpoint.iteration == 4
@@ -201,6 +204,7 @@ def test_one_that_fails_leaves_the_one_before(world, folder, monkeypatch, capsys
     hs.solve(
         A,
         b,
+        **CG,
         checkpoint=hs.Checkpoint(path, resume=True),
         callback=lambda i, norm: seen.append(i),
     )
@@ -221,10 +225,10 @@ def test_the_file_is_plain_hdf5(world, folder):
     A, b = system(world, poisson(9))
     path = folder / "solve.h5"
     with pytest.raises(Interrupted):
-        hs.solve(A, b, checkpoint=hs.Checkpoint(path, "5iterations"), callback=interrupt(6))
+        hs.solve(A, b, **CG, checkpoint=hs.Checkpoint(path, "5iterations"), callback=interrupt(6))
     kept = []
-    hs.solve(A, b, max_iterations=5, callback=lambda i, norm: kept.append(norm))
-    x, _ = hs.solve(A, b, max_iterations=5)
+    hs.solve(A, b, **CG, max_iterations=5, callback=lambda i, norm: kept.append(norm))
+    x, _ = hs.solve(A, b, **CG, max_iterations=5)
     whole = full(A.layout, x)
     with h5py.File(path, "r") as file:
         assert file.attrs["format"].decode() == "hpc_sla.checkpoint"

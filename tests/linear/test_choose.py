@@ -45,7 +45,7 @@ def test_the_choice_is_told_and_solves(world, name):
     matrix = make()
     A = distribute(matrix, world)
     b = np.random.default_rng(60).standard_normal(matrix.shape[0])
-    x, info = hs.solve(A, spread(A.layout, b), method="auto")
+    x, info = hs.solve(A, spread(A.layout, b), method="auto", precond="jacobi")
     assert info.converged and info.method == method and reason in info.reason
     assert np.linalg.norm(b - matrix @ full(A.layout, x)) <= 1.1e-8 * np.linalg.norm(b)
     # Of one that is named there is nothing to tell.
@@ -65,7 +65,7 @@ def test_a_rectangular_matrix_is_for_lsqr(world):
     matrix = sp.csr_matrix(np.arange(12.0).reshape(4, 3) + np.eye(4, 3))
     A = hs.DSparseMatrix.from_scipy(matrix if world.rank == 0 else None, world, "contiguous")
     b = torch.ones(A.layout.n_owned, dtype=torch.float64)
-    _, info = hs.solve(A, b, method="auto", rtol=1e-6)
+    _, info = hs.solve(A, b, method="auto", precond="jacobi", rtol=1e-6)
     assert info.converged and info.method == "lsqr" and "4 x 3" in info.reason
 
 
@@ -94,8 +94,9 @@ def test_matrix_free(world, family, method, columns):
     A = distribute(matrix, world)
     b = np.random.default_rng(61).standard_normal((matrix.shape[0], *columns))
     mine = spread(A.layout, b)
-    x, info = hs.solve(_Free(A), mine, method=method, rtol=1e-9)
-    y, same = hs.solve(A, mine, method=method, rtol=1e-9)
+    options = {"method": method, "precond": "jacobi", "rtol": 1e-9}
+    x, info = hs.solve(_Free(A), mine, **options)
+    y, same = hs.solve(A, mine, **options)
     assert info.converged and abs(info.iterations - same.iterations) <= 1
     np.testing.assert_allclose(full(A.layout, x), full(A.layout, y), rtol=1e-5, atol=1e-9)
 
@@ -105,7 +106,7 @@ def test_what_a_matrix_free_operator_lacks_is_named(world):
     b = torch.ones(A.layout.n_owned, dtype=torch.float64)
     bare = _Free(A, transposed=False, diagonal=False)
     with pytest.raises(hs.InputError, match="diagonal"):
-        hs.solve(bare, b, method="gmres")
+        hs.solve(bare, b, method="gmres", precond="jacobi")
     with pytest.raises(hs.InputError, match="rmatvec"):
         hs.solve(bare, b, method="lsqr", precond="none")
     with pytest.raises(hs.InputError, match="needs the entries"):

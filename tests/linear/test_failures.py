@@ -197,7 +197,7 @@ def test_rows_that_the_norm_hides_are_told_of(world):
     matrix = sp.csr_matrix(_laplacian(n) + sp.diags_array(1e14 * _border(n)))
     A = distribute_once(matrix, world)
     b = 1e14 * _border(n) + 1.0
-    x, info = hs.solve(A, spread(A.layout, b), precond="none")
+    x, info = hs.solve(A, spread(A.layout, b), "cg", "none")
     assert info.converged and info.backward_error > 0.5 and info.hidden
     assert "scale" in info.advice[0]
     x, info = hs.solve(A, spread(A.layout, b), rtol=1e-14)
@@ -222,7 +222,7 @@ def test_an_operator_without_entries_has_no_backward_error(world):
     b = torch.ones(A.layout.n_owned, dtype=torch.float64)
     _, info = hs.solve(_Free(A), b, precond="none")
     assert info.converged and info.backward_error is None
-    _, info = hs.solve(_Free(A), b, precond="none", rtol=1e-30)
+    _, info = hs.solve(_Free(A), b, "cg", "none", rtol=1e-30)
     assert info.status == "stagnated" and info.at_rounding
 
 

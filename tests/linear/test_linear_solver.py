@@ -304,5 +304,5 @@ def test_few_frames_from_solve_to_the_first_step(world, monkeypatch):
         step(self)
 
     monkeypatch.setattr(hs.CG, "step", counted)
-    hs.solve(A, spread(A.layout, np.ones(20)))
+    hs.solve(A, spread(A.layout, np.ones(20)), "cg", "jacobi")
     assert everywhere(world, len(depths[0]) <= 5), depths[0]

@@ -86,7 +86,7 @@ def _equals_a_direct_solve(any_world, name, partition, precond):
 def test_history_has_every_iteration_and_the_callback_hears_it(system, method):
     _, A, b, mine = system
     heard = []
-    _, info = hs.solve(A, mine, method=method, callback=lambda i, r: heard.append((i, r)))
+    _, info = hs.solve(A, mine, method, "jacobi", callback=lambda i, r: heard.append((i, r)))
     assert heard == list(enumerate(info.residual_history))
     assert len(info.residual_history) == info.iterations + 1
     np.testing.assert_allclose(info.residual_history[0], np.linalg.norm(b))
@@ -156,8 +156,8 @@ def test_starts_from_x0_and_leaves_it_alone(system, method):
 def test_the_size_of_the_right_hand_side_does_not_matter(world, dtype, size):
     A = distribute_once(SPD["poisson"]().astype(dtype), world)
     b = spread(A.layout, np.ones(A.shape[0], dtype=dtype))
-    x, one = hs.solve(A, b, rtol=1e-4)
-    y, two = hs.solve(A, size * b, rtol=1e-4, x0=torch.zeros_like(b))
+    x, one = hs.solve(A, b, "cg", "jacobi", rtol=1e-4)
+    y, two = hs.solve(A, size * b, "cg", "jacobi", rtol=1e-4, x0=torch.zeros_like(b))
     assert one.converged and two.converged and one.iterations == two.iterations
     # By a power of two, so every iterate is the same to the last bit.
     assert everywhere(world, torch.equal(y / size, x))
@@ -169,13 +169,13 @@ def test_the_size_of_the_right_hand_side_does_not_matter(world, dtype, size):
 def test_the_largest_numbers_are_numbers(world, dtype, size):
     A = distribute_once((SPD["poisson"]() * 1e6).astype(dtype), world)
     b = spread(A.layout, np.full(A.shape[0], size, dtype=dtype))
-    x, info = hs.solve(A, b, rtol=1e-4)
+    x, info = hs.solve(A, b, "cg", "jacobi", rtol=1e-4)
     assert info.converged and info.iterations > 1 and everywhere(world, bool(x.isfinite().all()))
 
 
 def test_norms_are_those_of_double_precision(system):
     matrix, A, b, mine = system
-    x, info = hs.solve(A, mine, rtol=1e-3)
+    x, info = hs.solve(A, mine, "cg", "jacobi", rtol=1e-3)
     residual = np.linalg.norm(b - matrix @ full(A.layout, x)) / np.linalg.norm(b)
     np.testing.assert_allclose(info.relative_residual, residual, rtol=2e-10)
 
@@ -193,7 +193,7 @@ def test_a_residual_that_rises_for_long_is_no_stagnation(world):
     n = 2600
     matrix = sp.csr_matrix(sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n)))
     A = distribute_once(matrix, world)
-    _, info = hs.solve(A, spread(A.layout, np.ones(n)))
+    _, info = hs.solve(A, spread(A.layout, np.ones(n)), "cg", "jacobi")
     assert info.converged and max(info.residual_history) > 2 * info.residual_history[0]
 
 
@@ -290,10 +290,10 @@ def test_an_inconsistent_singular_system_does_not_converge(world):
     matrix[0, 0] = matrix[-1, -1] = 1.0
     A = distribute_once(sp.csr_matrix(matrix), world)
     b = np.random.default_rng(26).standard_normal(n)
-    _, info = hs.solve(A, spread(A.layout, b), max_iterations=20_000)
+    _, info = hs.solve(A, spread(A.layout, b), "cg", "jacobi", max_iterations=20_000)
     assert info.status in ("breakdown", "diverged", "indefinite", "stagnated")
     consistent = spread(A.layout, b - b.mean())
-    _, info = hs.solve(A, consistent)
+    _, info = hs.solve(A, consistent, "cg", "jacobi")
     assert info.converged
 
 
@@ -303,13 +303,14 @@ def test_an_indefinite_matrix_is_called_so(world, entry):
     matrix[entry[0], entry[0]] = entry[1] * 1e3
     A = distribute_once(sp.csr_matrix(matrix), world)
     b = torch.ones(A.layout.n_owned, dtype=torch.float64)
-    _, info = hs.solve(A, b, precond="none")
+    _, info = hs.solve(A, b, "cg", "none")
     assert info.status == "indefinite"
 
 
 def test_a_zero_matrix_is_a_breakdown(world):
     A = distribute_once(sp.csr_matrix((5, 5)), world)
-    _, info = hs.solve(A, torch.ones(A.layout.n_owned, dtype=torch.float64))
+    b = torch.ones(A.layout.n_owned, dtype=torch.float64)
+    _, info = hs.solve(A, b, "cg", "jacobi")
     assert info.status == "breakdown"
 
 
