@@ -27,13 +27,13 @@ _MORE = 500
 """So many are, where nothing else is good."""
 
 _STEPS = 8
-"""Of GMRES, to tell how good an approximation is."""
+"""Those of GMRES that tell how good an approximation is."""
 
 _SHIFT = 1e-5
 """The least that a singular A is shifted by, relative to its diagonal; multigrid is in float32."""
 
 _GOOD, _BAD = 0.42, 0.5
-"""Of the residual is left by a step: no need to look for better ones, or for dear ones."""
+"""A step that leaves so much of the residual ends the search for better ones, or for dear ones."""
 
 _WORTH = 0.8
 """What takes more work must reach the same in this part of the steps."""

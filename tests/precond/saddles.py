@@ -26,11 +26,12 @@ def _saddle(A, B, C=None) -> sp.csr_matrix:
 
 
 def stokes(n: int, wind: float = 0.0, penalty: float = 0.0, pinned: bool = False) -> sp.csr_matrix:
-    """The marker-and-cell scheme on n x n cells within walls: 2 n (n - 1) velocities, n^2 pressures.
+    """The marker-and-cell scheme on n x n cells within walls.
 
-    Scaled as finite elements are: the diffusion by 1, the divergence by h. `wind` adds upwind
-    convection to the right, `penalty` -penalty h^2 to the pressures' diagonal. The pressures have
-    a constant nullspace without it, unless the first of them is `pinned` by an identity row.
+    2 n (n - 1) velocities, n^2 pressures. Scaled as finite elements are: the diffusion by 1, the
+    divergence by h. `wind` adds upwind convection to the right, `penalty` -penalty h^2 to the
+    pressures' diagonal. The pressures have a constant nullspace without it, unless the first of
+    them is `pinned` by an identity row.
     """
     h = 1 / n
     upwind = sp.diags_array([1.0, -1.0], offsets=[0, -1], shape=(n, n))
