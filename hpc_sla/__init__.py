@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from hpc_sla.precond.l1_jacobi import L1Jacobi as L1Jacobi
     from hpc_sla.precond.none import Identity as Identity
     from hpc_sla.precond.polynomial import Polynomial as Polynomial
+    from hpc_sla.precond.schur import Schur as Schur
     from hpc_sla.sparse.from_hdf5 import read_rhs as read_rhs
     from hpc_sla.sparse.matrix import DSparseMatrix as DSparseMatrix
     from hpc_sla.sparse.operators import LinearOperator as LinearOperator

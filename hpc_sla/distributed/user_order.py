@@ -168,6 +168,15 @@ class UserOrder:
         owned[self._order] = arrived
         return owned
 
+    def to_home(self, owned: np.ndarray) -> np.ndarray:
+        """The way back: what ranks have of the rows that this one is home to. **Collective.**"""
+        send, recv, places = self._homes
+        arrived = np.empty((len(places), *owned.shape[1:]), dtype=owned.dtype)
+        self._exchange(owned[self._order], arrived, send, recv)
+        block = np.empty_like(arrived)
+        block[places] = arrived
+        return block
+
     @cached_property
     def _homes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows to and from each home, and where in this rank's block those from it go.

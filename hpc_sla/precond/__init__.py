@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hpc_sla.precond.make import needs_matrix as needs_matrix
     from hpc_sla.precond.none import Identity as Identity
     from hpc_sla.precond.polynomial import Polynomial as Polynomial
+    from hpc_sla.precond.schur import Schur as Schur
 
 # Loaded on first use: `--help` lists the choices without torch.
 _EXPORTS = {

@@ -11,10 +11,10 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.observe.memory import peak_rss_bytes, reset_peak, rss_bytes
-from hpc_sla.precond import CHOICES, Chebyshev, Preconditioner
+from hpc_sla.precond import Chebyshev, Preconditioner
 from tests.adjoint.systems import FAMILIES, N, error, errors, leaves, random
 from tests.collective import PARTITIONS, dense, distribute, everywhere, full, spread
-from tests.methods import ENTRIES
+from tests.methods import ENTRIES, GENERAL
 
 pytestmark = pytest.mark.mpi
 
@@ -37,7 +37,7 @@ CASES = [
     (family, method, precond)
     for family in FAMILIES
     for method in (*ENTRIES, "auto")
-    for precond in CHOICES
+    for precond in GENERAL
     if _makes_sense(method, family, precond)
 ]
 

@@ -9,8 +9,9 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.linear.choices import METHODS
-from hpc_sla.precond import CHOICES, make_preconditioner
+from hpc_sla.precond import make_preconditioner
 from tests.collective import distribute, everywhere, spread
+from tests.methods import GENERAL
 
 N = 24
 MATRIX = sp.csr_matrix(sp.diags_array([-1.0, 3.0, -1.0], offsets=[-1, 0, 1], shape=(N, N)))
@@ -42,7 +43,7 @@ def _check(world, run, mode, make=lambda world: distribute(MATRIX, world, "conti
 
 
 PAIRS = [(method, "jacobi") for method in (*METHODS, "auto")]
-PAIRS += [("gmres", precond) for precond in CHOICES] + [("cg", "amg")]
+PAIRS += [("gmres", precond) for precond in GENERAL] + [("cg", "amg")]
 
 
 @pytest.mark.mpi
@@ -86,7 +87,7 @@ def test_uses(world, use, mode):
 @pytest.mark.mpi
 def test_preconditioners_applied_by_hand(world):
     A = distribute(MATRIX, world, "contiguous")
-    for name in CHOICES:
+    for name in GENERAL:
         with torch.inference_mode():
             M = make_preconditioner(name, A)
             r = spread(A.layout, np.ones(N))

@@ -11,8 +11,8 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.linear.choices import METHODS
-from hpc_sla.precond.choices import CHOICES
 from tests.collective import everywhere, full, spd_matrix, spread
+from tests.methods import GENERAL
 
 SQUARE = [name for name in METHODS.classes if name != "lsqr"]
 
@@ -43,7 +43,7 @@ def test_a_solver_is_solve(world, method):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("precond", [name for name in CHOICES if name != "polynomial"])
+@pytest.mark.parametrize("precond", [name for name in GENERAL if name != "polynomial"])
 def test_the_transpose(world, precond):
     """A^T x = b with the preconditioner of A, against SciPy; set up once."""
     matrix = nonsymmetric(40)

@@ -1,6 +1,6 @@
 """Every method with every preconditioner: the answer, or a status that tells the truth.
 
-A new method or preconditioner is covered by its entry in `ENTRIES` or `CHOICES`.
+A new method or preconditioner is covered by its entry in `ENTRIES` or `GENERAL`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import scipy.sparse.linalg as spla
 import torch
 
 import hpc_sla as hs
-from hpc_sla.precond import CHOICES, make_preconditioner
+from hpc_sla.precond import make_preconditioner
 from tests.collective import (
     distribute,
     distribute_once,
@@ -24,7 +24,7 @@ from tests.collective import (
     spd_matrix,
     spread,
 )
-from tests.methods import ENTRIES
+from tests.methods import ENTRIES, GENERAL
 
 pytestmark = pytest.mark.mpi
 
@@ -83,7 +83,7 @@ CASES = [
     for family in FAMILIES
     for method in ENTRIES
     if _makes_sense(method, family)
-    for precond in (CHOICES if dtype == "float64" else ("jacobi", "additive_schwarz"))
+    for precond in (GENERAL if dtype == "float64" else ("jacobi", "additive_schwarz"))
     # Preconditioners for definite matrices would make an indefinite M of an indefinite diagonal.
     if not (family == "indefinite" and method == "minres" and precond != "none")
 ]

@@ -13,9 +13,8 @@ import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.linear import default_rtol
 from hpc_sla.linear.unconverged import settle
-from hpc_sla.precond import CHOICES
 from tests.collective import dense, distribute, full, spread
-from tests.methods import ENTRIES
+from tests.methods import ENTRIES, GENERAL
 
 pytestmark = pytest.mark.mpi
 
@@ -79,7 +78,7 @@ def test_defaults_can_be_trained_with(world, text, method):
     An error only where the solve itself ended short of its tolerance, and not for rounding.
     """
     A, c, x_exact, y_exact, values_exact, floor = _exact(text, world)
-    for precond in CHOICES:
+    for precond in GENERAL:
         values = A.values.clone().requires_grad_()
         b = torch.ones(A.layout.n_owned, requires_grad=True)
         with warnings.catch_warnings(record=True) as said:

@@ -13,9 +13,13 @@ from hpc_sla.direct.triangular import TriangularLU
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.incomplete import TriangularFactor
 from hpc_sla.kernels.levels import LevelSchedule, RowLevel
-from hpc_sla.precond import AdditiveSchwarz, BlockJacobi, Chebyshev, Jacobi, Polynomial
+from hpc_sla.precond import AdditiveSchwarz, BlockJacobi, Chebyshev, Jacobi, Polynomial, Schur
+from hpc_sla.precond.complement import Deflated, LeastSquaresCommutator
 from hpc_sla.precond.local_solve import DirectFactor
+from hpc_sla.precond.saddle import SaddlePoint
 from hpc_sla.precond.workspace import Workspace
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.submatrix import Part
 from tests.sparse.test_cuda_by_construction import N_HALO, N_OWNED, _int, _pattern, _vector
 
 
@@ -73,6 +77,27 @@ def _schwarz(restrict):
     )
 
 
+def _schur(form):
+    """Blocks that have the shape of the whole, which nothing of it minds."""
+    block = _bare(DSparseMatrix, pattern=_pattern(), values=_values(289))
+    part = _bare(Part, index=_int(N_OWNED), layout=_pattern().layout)
+    saddle = _bare(
+        SaddlePoint, first=part, second=part, A=block, B=block, C=block, corner=block, sign=-1.0
+    )
+    jacobi = Jacobi.of(_vector())
+    commutator = LeastSquaresCommutator(saddle, _vector(), jacobi)
+    return _bare(
+        Schur,
+        form=form,
+        _saddle=saddle,
+        _inner=jacobi,
+        _second=Deflated(commutator, part.layout, 2.0),
+        _factor=0.5,
+        _long=Workspace(2, N_OWNED),
+        _short=Workspace(2, N_OWNED),
+    )
+
+
 def _lu():
     long = torch.zeros(N_OWNED, dtype=torch.int64, device="cuda")
     made = _bare(
@@ -98,6 +123,8 @@ MAKE = {
     "block_jacobi lu": lambda: _bare(BlockJacobi, _factor=_lu()),
     "additive_schwarz restrict": lambda: _schwarz(True),
     "additive_schwarz basic": lambda: _schwarz(False),
+    "schur lower": lambda: _schur("lower"),
+    "schur diagonal": lambda: _schur("diagonal"),
 }
 
 

@@ -8,6 +8,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla.precond import CHOICES, make_preconditioner
 from tests.collective import distribute, full, random_matrix, spd_matrix, spread
+from tests.methods import GENERAL
 from tests.precond.amg.systems import poisson
 
 OPTIONS = {
@@ -19,6 +20,7 @@ OPTIONS = {
     "block_jacobi": {"factor": "lu", "backend": "scipy"},
     "additive_schwarz": {"overlap": 2, "type": "basic", "factor": "ic0"},
     "amg": {"cycle": "W", "coarse_size": 10, "dtype": "float64"},
+    "schur": {"approximation": "lumped", "form": "diagonal", "inner": "amg:cycle=W"},
 }
 
 
@@ -79,7 +81,7 @@ def test_text_and_python_say_the_same(name):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", GENERAL)
 def test_an_object_is_its_text(world, system, name):
     A, b = system
     precond = CHOICES.load(name)(**OPTIONS[name])
@@ -95,7 +97,7 @@ def test_an_object_is_its_text(world, system, name):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("name", [name for name in CHOICES if name != "none"])
+@pytest.mark.parametrize("name", [name for name in GENERAL if name != "none"])
 def test_one_object_for_several_matrices(world, system, name):
     A, b = system
     precond = CHOICES.load(name)(**OPTIONS[name])

@@ -9,8 +9,9 @@ import scipy.sparse.linalg as spla
 import torch
 
 import hpc_sla as hs
-from hpc_sla.precond import CHOICES, make_preconditioner
+from hpc_sla.precond import make_preconditioner
 from tests.collective import full, spread
+from tests.methods import GENERAL
 from tests.precond.amg.systems import multigrid, poisson
 
 pytestmark = pytest.mark.mpi
@@ -44,7 +45,7 @@ PATTERNS = {
     ),
 }
 SPECS = [
-    *(name for name in CHOICES if name != "amg"),
+    *(name for name in GENERAL if name != "amg"),
     "block_jacobi:factor=lu",
     "additive_schwarz:type=basic",
     "amg:coarse_size=20,rows_per_rank=30",

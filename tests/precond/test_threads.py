@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import hpc_sla as hs
-from hpc_sla.precond import CHOICES, make_preconditioner
+from hpc_sla.precond import make_preconditioner
 from hpc_sla.precond.workspace import Turns
+from tests.methods import GENERAL
 from tests.precond.amg.systems import poisson
 
 
-@pytest.mark.parametrize("spec", [*CHOICES, "amg:coarse_size=20,cycle=W", "block_jacobi:factor=lu"])
+@pytest.mark.parametrize("spec", [*GENERAL, "amg:coarse_size=20,cycle=W", "block_jacobi:factor=lu"])
 def test_threads_get_what_one_gets(spec):
     A = hs.DSparseMatrix.from_scipy(poisson(24), hs.World.serial("cpu"))
     M = make_preconditioner(spec, A)

@@ -13,8 +13,9 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.errors import InputError
-from hpc_sla.precond import CHOICES, make_preconditioner
+from hpc_sla.precond import make_preconditioner
 from tests.collective import distribute, everywhere, random_rectangular, spread
+from tests.methods import GENERAL
 
 N = 12
 MATRIX = sp.csr_matrix(sp.diags_array([-1.0, 3.0, -1.0], offsets=[-1, 0, 1], shape=(N, N)))
@@ -83,7 +84,7 @@ def test_pickling_is_refused(world):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", GENERAL)
 def test_preconditioners_are_shared(world, name):
     A = distribute(MATRIX, world)
     M = make_preconditioner(name, A)

@@ -184,6 +184,11 @@ class AMG(AmgOptions, Preconditioner):
         return self._hierarchy.summaries
 
     @property
+    def singular(self) -> bool:
+        """Whether the coarsest level is, to rounding: then so is A. Replicated."""
+        return self._hierarchy.singular
+
+    @property
     def operator_complexity(self) -> float:
         """Nonzeros of all levels over those of the finest. Replicated."""
         return sum(level.nonzeros for level in self.levels) / max(1, self.levels[0].nonzeros)

@@ -94,6 +94,8 @@ class Hierarchy:
     levels : list of MultigridLevel
         Those this rank takes part in.
     summaries : list of LevelSummary
+    singular : bool
+        Whether the last level is solved directly, and singular. Replicated.
     seconds : dict of str to float
         This rank's time in each step of the set-up.
     """
@@ -171,7 +173,9 @@ class Hierarchy:
             B = np.empty((0, block_size)) if B_coarse is None else B_coarse
             decoupled = None
         # Rank 0 goes all the way down.
-        self.summaries = A.world.comm.bcast(self.summaries)
+        direct = self.levels[-1].direct
+        singular = direct is not None and direct.singular
+        self.summaries, self.singular = A.world.comm.bcast((self.summaries, singular))
 
     def updated(
         self,

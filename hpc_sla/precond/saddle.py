@@ -1,0 +1,139 @@
+"""The blocks of a saddle point [A B; C -D], found by the signs of its diagonal."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from hpc_sla.errors import InputError
+from hpc_sla.precond.amg.blocks import Blocks, Columns, csr
+from hpc_sla.precond.amg.remote import fetch_rows
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.submatrix import Part, submatrix
+
+_FILLED = 0.7
+"""The part of the entries between nodes that is there: others, numbered at will, have up to 0.5."""
+
+
+class SaddlePoint:
+    """`[A B; C -D]`: its second rows have no diagonal, or one against the sign of the rest.
+
+    **Collective.**
+
+    Parameters
+    ----------
+    matrix : DSparseMatrix
+        Square.
+
+    Attributes
+    ----------
+    first, second : Part
+        The rows of A, and the constraints.
+    A, B, C, corner : DSparseMatrix
+        The last is -D.
+    sign : float
+        Of A's diagonal: 1 or -1. Replicated.
+    penalised : bool
+        Whether D has an entry that is no zero. Replicated.
+
+    Raises
+    ------
+    InputError
+        On every rank: all rows are of one kind, or the two have nothing to do with each other.
+    """
+
+    def __init__(self, matrix: DSparseMatrix) -> None:
+        world = matrix.world
+        signs = _signs(matrix)
+        plus, minus = (int(world.sum(int((signs == s).sum()))) for s in (1, -1))
+        self.sign = 1.0 if plus >= minus else -1.0
+        constraints = signs != self.sign
+        count = int(world.sum(int(constraints.sum())))
+        with world.agree():
+            if not 0 < count < matrix.shape[0]:
+                what = "each row has a diagonal, all of one sign"
+                if count:
+                    what = "no row has a diagonal"
+                raise _none(what)
+        self.first, self.second = (
+            Part(matrix.layout, ~constraints),
+            Part(matrix.layout, constraints),
+        )
+        parts = self.first, self.second
+        self.A, self.B, self.C, self.corner = (
+            submatrix(matrix, rows, columns) for rows in parts for columns in parts
+        )
+        with world.agree():
+            if not (self.B.nnz_global and self.C.nnz_global):
+                raise _none(f"{count} rows without a diagonal of its sign have no others to bind")
+        self.penalised = world.sum(int((self.corner.values != 0).sum())) > 0
+
+    def lumped(self, inverse: torch.Tensor) -> DSparseMatrix:
+        """`C diag(inverse) B + D`, for inverse `[n_first_owned]`. **Collective.**"""
+        rows = self.B.pattern.local_rows()
+        scaled = self.B.with_values(self.B.values * inverse.index_select(0, rows))
+        return plus_product(self.corner, self.C, scaled)
+
+
+def plus_product(D: DSparseMatrix, C: DSparseMatrix, B: DSparseMatrix) -> DSparseMatrix:
+    """`C B - D`, each entry that either has stored. **Collective.**"""
+    columns = Columns(B.columns)
+    columns.away = np.asarray(B.pattern.plan.halo, dtype=np.int64)
+    mine = _joined(B)
+    there = fetch_rows(C.pattern.plan, mine, columns)
+    corner = D.local_csr()
+    corner = csr(-corner.data, columns.local(corner.indices), corner.indptr, C.layout.n_owned, 0)
+    for part in (mine, there, corner):
+        part.resize(part.shape[0], len(columns))
+    found = _joined(C) @ sp.vstack([mine, there], format="csr") + corner
+    found = sp.csr_matrix(found)
+    indices = columns.stored(found.indices)
+    data = found.data.astype(D.values.cpu().numpy().dtype, copy=False)
+    return DSparseMatrix._from_rows(
+        C.layout, B.columns, found.indptr.astype(np.int64), indices, data
+    )
+
+
+def nodes(A: DSparseMatrix) -> int:
+    """How many unknowns a node of A has, by its pattern: 3, 2 or 1. **Collective.**
+
+    They follow one another in the user's order, and where a node couples with another, most of
+    their unknowns do.
+    """
+    rows, columns = A.entries()
+    stored = (A.values.detach() != 0).cpu().numpy()
+    local = A.pattern.local_rows().cpu().numpy()
+    beside = np.bincount(local[stored & (rows != columns)], minlength=A.layout.n_owned) > 0
+    kept = stored & beside[local]  # rows of their own are of no node
+    rows, columns = rows[kept], columns[kept]
+    for size in (3, 2):
+        pairs = np.unique(rows // size * A.shape[0] + columns // size)
+        entries, blocks = (A.world.sum(len(part)) for part in (rows, pairs))
+        if entries > _FILLED * size**2 * blocks:
+            return size
+    return 1
+
+
+def _signs(matrix: DSparseMatrix) -> torch.Tensor:
+    """Those of the diagonal, 0 for one that is rounding beside its row: [n_owned]. Local."""
+    diagonal, values = matrix.diagonal().detach(), matrix.values.detach()
+    largest = torch.zeros_like(diagonal)
+    largest.scatter_reduce_(0, matrix.pattern.local_rows(), values.abs(), "amax")
+    negligible = diagonal.abs() <= torch.finfo(values.dtype).eps * largest
+    return torch.sign(diagonal).masked_fill(negligible, 0)
+
+
+def _joined(matrix: DSparseMatrix) -> sp.csr_matrix:
+    """Its owned rows in owned columns and those of the halo, in double precision. Local."""
+    blocks = Blocks.of(matrix)
+    parts = [blocks.owned, blocks.spread(blocks.halo)]
+    return sp.hstack(parts, format="csr").astype(np.float64)
+
+
+def _none(what: str) -> InputError:
+    return InputError(
+        f"the matrix is no saddle point: {what}",
+        field="precond",
+        remedy="Choose another preconditioner, such as amg or additive_schwarz",
+    )
