@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_sla.direct.fill import Cost
-from hpc_sla.linear.facts import MatrixFacts
+from hpc_sla.direct.fill import Cost, expected
+from hpc_sla.linear.facts import MatrixFacts, look
 from hpc_sla.linear.method import Method
+from hpc_sla.sparse.matrix import DSparseMatrix
 
 SMALL = 20_000
 """Rows up to which a factorisation is thought of first."""
@@ -97,6 +98,18 @@ def ladder(facts: MatrixFacts, cost: Cost | None) -> list[Rung]:
         why = f"{_what(facts)}, and cheap to factorise"
         rungs = [Rung(around, shift, why, 15), *rungs]
     return rungs
+
+
+def choices(A: DSparseMatrix, method: Method | None) -> list[Rung]:
+    """The rungs for a square matrix, of a method where one is named. **Collective**; replicated."""
+    return rungs_for(A, look(A), method)
+
+
+def rungs_for(A: DSparseMatrix, facts: MatrixFacts, method: Method | None) -> list[Rung]:
+    """The same, where the matrix was looked at. **Collective**; replicated."""
+    if method is not None:
+        return preconditioners(facts, method)
+    return ladder(facts, expected(A) if worth_a_look(facts) else None)
 
 
 def preconditioners(facts: MatrixFacts, method: Method) -> list[Rung]:

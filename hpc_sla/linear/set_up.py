@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from hpc_sla import adjoint
-from hpc_sla.direct.fill import expected
 from hpc_sla.linear.choices import AUTO
 from hpc_sla.linear.choose import choose, default_rtol, loosest_rtol
 from hpc_sla.linear.derivatives import Differentiable
 from hpc_sla.linear.facts import MatrixFacts, look
-from hpc_sla.linear.ladder import Rung, ladder, preconditioners, worth_a_look
+from hpc_sla.linear.ladder import Rung, rungs_for
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import check_precond, check_shape, make_method
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
@@ -89,10 +88,8 @@ class SetUp(Differentiable):
         method, precond, plain = self._asked, self._asked_precond, self._plain
         stored = isinstance(plain, StoredMatrix)
         if is_auto(precond) and stored and operator.square:
-            self.facts = facts = look(plain.stored)
-            if method is not None:
-                return preconditioners(facts, method)
-            return ladder(facts, expected(plain.stored) if worth_a_look(facts) else None)
+            self.facts = look(plain.stored)
+            return rungs_for(plain.stored, self.facts, method)
         if is_auto(precond):
             precond = "jacobi" if stored or hasattr(self.A, "diagonal") else "none"
         M = precond if self._agreed else self._precondition(precond, method)

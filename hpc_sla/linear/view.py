@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from hpc_sla.linear.derivatives import Differentiable
+from hpc_sla.linear.set_up import SetUp
 from hpc_sla.sparse.operators import Operator
 
 
-def view(solver: Differentiable) -> str:
+def view(solver: SetUp) -> str:
     """Several lines about a solver that is set up. **Collective**; replicated."""
     operator, method, M = solver.operator, solver.method, solver.precond
     side = "symmetrically" if method.side == "split" else f"from the {method.side}"

@@ -17,7 +17,7 @@ from hpc_sla.linear.unconverged import settle, warn_of_gradient
 from hpc_sla.nonlinear.equations import JacobianProducts
 from hpc_sla.nonlinear.fitting import fitting_method
 from hpc_sla.nonlinear.info import NonlinearInfo
-from hpc_sla.nonlinear.linearise import Linearisation
+from hpc_sla.nonlinear.linearise import Linearisation, after
 from hpc_sla.precond import Preconditioner, make_preconditioner
 from hpc_sla.precond.base import transposed
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -104,7 +104,7 @@ class JacobianSystem:
             asked = goal * b_norm / norm if b_norm else goal
             rtol = min((1.0 if J is exact else 0.9) * asked, 0.5)
             part, info = self._solve(linear, J, M, r, rtol, maker, back)
-            total = _after(total, info)
+            total = after(total, info)
             trial = x + part
             if J is exact and info.converged:
                 # Its own residual is true; another would differ by rounding.
@@ -173,14 +173,6 @@ class JacobianSystem:
         if back:
             operator, M = operator.T, M if self._problem.one_way else transposed(M)
         return linear.solve(operator, b, rtol, M, maker=maker)
-
-
-def _after(before: SolveInfo | None, info: SolveInfo) -> SolveInfo:
-    """What to tell of both. Local."""
-    if before is not None:
-        info.iterations += before.iterations
-        info.residual_history = [*before.residual_history, *info.residual_history]
-    return info
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:

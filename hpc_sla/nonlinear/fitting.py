@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.linear.ladder import choices
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import make_method
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -14,8 +15,6 @@ from hpc_sla.sparse.operators import Operator
 # Bytes of a rank for a Krylov basis, and for the products that a coloured Jacobian is made of.
 _MEMORY = 2**28
 _MOST_COLOURS = 256
-# Rows of a rank, times entries of a row, whose direct factor costs less than iterations do.
-_DIRECT = 50_000
 
 
 def fitting_method(operator: Operator) -> Method:
@@ -34,18 +33,15 @@ def largest_part(layout: RowLayout) -> int:
 
 
 def fitting_preconds(matrix: DSparseMatrix | None, maker: Method | None) -> list[str]:
-    """The best first; the next where it cannot be made of this matrix. Local, replicated.
+    """The best first; the next where it cannot be made of this matrix, or does not pay.
 
-    A method for symmetric matrices gets "jacobi".
+    **Collective**; replicated. As `solve` takes them where nothing is named: by what the matrix is.
     """
     if matrix is None:
         return ["none"]
-    if maker is not None and maker.needs_symmetric:
-        return ["jacobi"]
-    rows = largest_part(matrix.layout)
-    a_row = matrix.nnz_global / max(matrix.layout.n_global, 1)
-    incomplete = ["additive_schwarz:factor=ilu0", "none"]
-    return ["additive_schwarz:factor=lu", *incomplete] if rows * a_row <= _DIRECT else incomplete
+    rungs = choices(matrix, maker)
+    found = dict.fromkeys(str(rung.precond) for rung in rungs)
+    return [*found, *({"none"} - found.keys())]
 
 
 def most_colours(pattern: DSparseMatrix) -> int:

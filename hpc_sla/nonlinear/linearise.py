@@ -12,6 +12,7 @@ import torch
 from hpc_sla.checkpoint.observer import Observer
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
+from hpc_sla.linear.choose import GIVES_UP
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.linear_solver import LinearSolver
 from hpc_sla.linear.method import Method
@@ -31,6 +32,11 @@ from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner, ne
 from hpc_sla.precond.jacobi import positive
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import as_operator
+
+_PATIENCE = 150
+"""Iterations that a preconditioner is worth, where it was chosen and there is another."""
+
+_NEXT = (*GIVES_UP, "max_iterations")
 
 Jacobian = str | Callable[[torch.Tensor], DSparseMatrix]
 
@@ -173,6 +179,9 @@ class Linearisation:
         self.settings, self.maker, self.equations = settings, maker, equations
         self._found = found
         self.precond: Preconditioner | None = None
+        self._others: list[Any] = []
+        self._of: Any = None
+        """The preconditioners left to try, and the matrix that they are made of."""
         self.age = 0
         """Newton steps that the preconditioner has served."""
         self.made_at: torch.Tensor | None = None
@@ -230,7 +239,10 @@ class Linearisation:
         specs = [settings.precond]
         if settings.precond == "auto":
             specs = fitting_preconds(matrix, self.maker)
-        M = self._preconditioner(specs, u, J, matrix, fresh)
+        self._use(self._preconditioner(specs, u, J, matrix, fresh), u)
+
+    def _use(self, M: Preconditioner, u: torch.Tensor) -> None:
+        """Take a preconditioner of J(u). **Collective.**"""
         if isinstance(M, Jacobi) and self.maker and self.maker.solves == "symmetric":
             M = positive(M)
         with self.equations.layout.world.agree():
@@ -256,13 +268,18 @@ class Linearisation:
         ):
             return last.update(matrix, keep="prolongators")
         self.begun_at = u
-        *others, last_spec = specs
-        for spec in others:
+        self._of, self._others = J if matrix is None else matrix, list(specs)
+        return self._next()
+
+    def _next(self) -> Preconditioner:
+        """The next of those that can be made. **Collective.**"""
+        while True:
+            spec = self._others.pop(0)
             try:
-                return make_preconditioner(spec, J if matrix is None else matrix)
-            except InputError:  # on every rank: a block that is singular
-                continue
-        return make_preconditioner(last_spec, J if matrix is None else matrix)
+                return make_preconditioner(spec, self._of)
+            except InputError:  # on every rank: singular, or too large
+                if not self._others:
+                    raise
 
     @property
     def stale(self) -> bool:
@@ -277,22 +294,33 @@ class Linearisation:
         precond: Any = None,
         maker: Method | None = None,
     ) -> tuple[torch.Tensor, SolveInfo]:
-        """J x = b, by `maker` rather than by what the settings say. **Collective.**"""
-        M = self.precond if precond is None else precond
+        """J x = b, by `maker` rather than by what the settings say. **Collective.**
+
+        Where the preconditioner was left open and does not pay, the next has its turn.
+        """
+        open_ = precond is None and maker is None
         maker = maker or self.maker
         if maker is None and self.settings.linear_method is None:
             maker = fitting_method(as_operator(J))
-        with torch.no_grad():
-            solver = LinearSolver(
-                as_operator(J),
-                maker or "auto",
-                M,
-                rtol,
-                max_iterations=self.max_iterations,
-                agreed=True,
-            )
-            solver.observer = self.observer
-            return solver.set_up(b.dtype).run(b)
+        most, x, before = self.max_iterations, None, None
+        while True:
+            more = open_ and bool(self._others)
+            with torch.no_grad():
+                solver = LinearSolver(
+                    as_operator(J),
+                    maker or "auto",
+                    self.precond if precond is None else precond,
+                    rtol,
+                    max_iterations=min(most, _PATIENCE) if more else most,
+                    agreed=True,
+                )
+                solver.observer = self.observer
+                x, info = solver.set_up(b.dtype).run(b, x)
+            before = info = after(before, info)
+            if not more or info.status not in _NEXT or info.at_rounding:
+                return x, info
+            assert self.made_at is not None
+            self._use(self._next(), self.made_at)
 
     def _of_user(self, u: torch.Tensor) -> DSparseMatrix:
         with torch.no_grad():
@@ -349,3 +377,11 @@ def usable(info: SolveInfo) -> bool:
     T. Steihaug, SIAM J. Numer. Anal. 19, 1982).
     """
     return math.isfinite(info.relative_residual) and info.relative_residual < 1.0
+
+
+def after(before: SolveInfo | None, info: SolveInfo) -> SolveInfo:
+    """What to tell of both, one after the other. Local."""
+    if before is not None:
+        info.iterations += before.iterations
+        info.residual_history = [*before.residual_history, *info.residual_history]
+    return info

@@ -33,7 +33,6 @@ def check_solver_names(method: str, precond: str) -> None:
     InputError
         Naming those there are.
     """
-
     for field, name, make in (
         ("--method", method, make_method),
         ("--precond", precond, CHOICES.make),
