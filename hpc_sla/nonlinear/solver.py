@@ -98,7 +98,8 @@ def nonlinear_solve(
         not agree, differences serve: see `info.jvp` and `info.reason`.
     linear_method : str or Method, optional
         Of the linear systems, as `method` of `hpc_sla.solve`: "cg" where J is symmetric positive
-        definite. Default: gmres, with as long a restart as memory allows, up to 500.
+        definite, "auto" to choose by each J. Default: gmres, with as long a restart as memory
+        allows, up to 500.
     precond : Any
         Of the linear systems, as of `hpc_sla.solve`; of picard and anderson M in
         g(u) = u - M^-1 F(u), set up at u0. "auto": for newton and gradients additive_schwarz where

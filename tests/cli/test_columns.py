@@ -16,7 +16,7 @@ from hpc_sla.cli import main
 from hpc_sla.storage.importers import read_source
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.result_file import read_result
-from tests.cli.cases import run_cases
+from tests.cli.cases import CG, run_cases
 
 N = 36
 
@@ -95,7 +95,17 @@ def test_solve_grad_and_verify_of_columns(matrix: sp.csr_array, ranks: int) -> N
         {
             "solve": ["solve", "p.h5", "--rhs", "block", "-o", "x.h5", *tight],
             "table": ["solve", "p.h5", "--rhs", "block", "-o", "y.h5"],
-            "short": ["solve", "p.h5", "--rhs", "block", "-o", "y.h5", "--max-iterations", "1"],
+            "short": [
+                "solve",
+                "p.h5",
+                "--rhs",
+                "block",
+                "-o",
+                "y.h5",
+                *CG,
+                "--max-iterations",
+                "1",
+            ],
             "saved": ["solve", "p.h5", "--rhs", "block", "-o", "y.h5", "--checkpoint", "c.h5"],
             "narrow": ["solve", "p.h5", "--rhs", "narrow", "-o", "narrow.h5", *tight],
             "none": ["solve", "p.h5", "--rhs", "none"],

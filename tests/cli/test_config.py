@@ -12,6 +12,7 @@ import pytest
 
 from hpc_sla.cli import COMMANDS, asked, main
 from hpc_sla.cli.config import CONFIGURABLE, _parameters
+from hpc_sla.linear.choices import DEFAULT_METHOD
 from hpc_sla.storage.result_file import ResultWriter
 from tests.cli.cases import run_cases
 
@@ -61,7 +62,7 @@ def test_sections_over_shared_over_defaults(run):
     assert found["max_iterations"] == 400
     assert found["device"] == "cpu"
     assert found["as_json"] is True
-    assert found["method"] == "cg"  # its own default
+    assert found["method"] == DEFAULT_METHOD
     assert parsed("verify", "n.h5", "--config", run)["rtol"] == 1e-4
 
 

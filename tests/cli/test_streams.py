@@ -15,6 +15,7 @@ import pytest
 from hpc_sla.cli import COMMANDS, main
 from hpc_sla.cli.prepare import load_source, write_partitioned
 from hpc_sla.storage.result_file import ResultWriter, read_result
+from tests.cli.cases import CG
 from tests.launch import environment
 
 
@@ -54,7 +55,7 @@ SOLVE = ["solve", "a.h5", "-o", "r.h5"]
 COMMAND_LINES = {
     "solve": (SOLVE, 0),
     "solve --json": ([*SOLVE, "--json"], 0),
-    "not converged": ([*SOLVE, "--max-iterations", "1"], 3),
+    "not converged": ([*SOLVE, *CG, "--max-iterations", "1"], 3),
     "eigsh": (["eigsh", "a.h5", "-k", "1", "--json"], 0),
     "grad": (["grad", "a.h5"], 0),
     "newton": (["newton", "bratu2d:n=6,lambda=1", "--json"], 0),

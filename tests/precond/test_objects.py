@@ -223,19 +223,19 @@ def test_what_it_takes_of_a_matrix(world, system):
 def test_one_of_the_user_s_own(world, system):
     A, b = system
     mine = Damped(damping=0.5)
-    x, info = hs.solve(A, b, precond=mine, rtol=1e-12)
+    x, info = hs.solve(A, b, "cg", mine, rtol=1e-12)
     assert info.converged and info.precond == str(mine) == "Damped:damping=0.5"
     assert vars(mine) == {"damping": 0.5}
     # A scaled preconditioner makes the same iterates, but for rounding.
-    y, told = hs.solve(A, b, rtol=1e-12)
+    y, told = hs.solve(A, b, "cg", "jacobi", rtol=1e-12)
     assert abs(info.iterations - told.iterations) <= 1
     np.testing.assert_allclose(full(A.layout, x), full(A.layout, y), rtol=1e-9, atol=1e-12)
     made = mine.on(A)
-    z, _ = hs.solve(A, b, precond=made, rtol=1e-12)
+    z, _ = hs.solve(A, b, "cg", made, rtol=1e-12)
     assert torch.equal(x, z) and made.name == str(mine)
     with pytest.raises(hs.InputError, match="does not go with"):
         make_preconditioner(made, distribute(spd_matrix(30, seed=4), world))
-    _, info = hs.solve(A, b, precond=mine, max_iterations=2)
+    _, info = hs.solve(A, b, "cg", mine, max_iterations=2)
     assert info.status == "max_iterations" and info.iterations == 2
 
 

@@ -115,6 +115,6 @@ def test_applies_as_petsc_does(world, name, partition, spec, options):
 def test_cg_takes_as_many_iterations_as_petsc(world, spec):
     A = distribute_once(_poisson(40), world)
     b = np.random.default_rng([63, world.rank]).standard_normal(A.layout.n_owned)
-    _, info = hs.solve(A, on(world, b), precond=spec)
+    _, info = hs.solve(A, on(world, b), "cg", spec)
     theirs = _Theirs(A, dict(PAIRS)[spec]).iterations(b, 1e-8)
     assert info.converged and abs(info.iterations - theirs) <= 1

@@ -134,7 +134,7 @@ def solved(world: hs.World, name: str) -> tuple[hs.DSparseMatrix, torch.Tensor, 
     b = torch.ones(A.layout.n_owned, dtype=A.dtype, device=A.device)
     reference = make_reference(name, A)
     theirs = reference.solve(b.cpu().numpy(), "cg", "jacobi", RTOL, 0.0, 1000)
-    x, info = hs.solve(A, b, rtol=RTOL)
+    x, info = hs.solve(A, b, "cg", "jacobi", rtol=RTOL)
     return A, b, reference, (x, info.iterations, theirs)
 
 

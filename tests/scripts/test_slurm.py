@@ -168,7 +168,8 @@ def test_job_as_it_stands_solves_the_default_problem(slurm, tmp_path):
 
 def test_job_ends_with_the_exit_code_of_the_solve(slurm, matrix_file, tmp_path):
     path, *_ = matrix_file
-    status, printed = submit(slurm, tmp_path, path, "--max-iterations", "2")
+    cg = ("--method", "cg", "--precond", "jacobi")
+    status, printed = submit(slurm, tmp_path, path, *cg, "--max-iterations", "2")
     assert status == 3, printed
 
 

@@ -184,7 +184,7 @@ def test_told_before_the_iterations_all_ranks_leave_with_one_code(slurm, folder,
     assert not (folder / "x.h5").exists()
 
 
-STUBBORN = ("--precond", "none", "--rtol", "1e-10", "--max-iterations", "1000000")
+STUBBORN = ("--method", "cg", "--precond", "none", "--rtol", "1e-10", "--max-iterations", "1000000")
 # A checkpoint at each iteration makes two turns too short for the whole, wherever it runs. A start
 # that Slurm garbled is made again; what the job's script is told goes on to srun.
 LAUNCHER = f"""#!/bin/bash

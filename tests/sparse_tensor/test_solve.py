@@ -121,7 +121,7 @@ def test_a_direct_solution_is_refined():
 @pytest.mark.parametrize(
     ("options", "status"),
     [
-        ({"backend": "torch", "max_iterations": 2}, "max_iterations"),
+        ({"method": "cg", "precond": "jacobi", "max_iterations": 2}, "max_iterations"),
         ({"backend": "scipy", "rtol": 1e-30}, "stagnated"),
     ],
 )
