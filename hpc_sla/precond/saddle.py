@@ -15,6 +15,9 @@ from hpc_sla.sparse.submatrix import Part, submatrix
 _FILLED = 0.7
 """The part of the entries between nodes that is there: others, numbered at will, have up to 0.5."""
 
+_LOOKED_AT = 5000
+"""Nodes, or up to twice as many."""
+
 
 class SaddlePoint:
     """`[A B; C -D]`: its second rows have no diagonal, or one against the sign of the rest.
@@ -105,11 +108,13 @@ def nodes(A: DSparseMatrix) -> int:
     stored = (A.values.detach() != 0).cpu().numpy()
     local = A.pattern.local_rows().cpu().numpy()
     beside = np.bincount(local[stored & (rows != columns)], minlength=A.layout.n_owned) > 0
-    kept = stored & beside[local]  # rows of their own are of no node
-    rows, columns = rows[kept], columns[kept]
     for size in (3, 2):
-        pairs = np.unique(rows // size * A.shape[0] + columns // size)
-        entries, blocks = (A.world.sum(len(part)) for part in (rows, pairs))
+        # Rows of their own are of no node, and of many nodes some will do.
+        apart = A.shape[0] // (size * _LOOKED_AT) + 1
+        looked_at = beside & (A.layout.rows // size % apart == 0)
+        kept = stored & looked_at[local]
+        pairs = rows[kept] // size * A.shape[0] + columns[kept] // size
+        entries, blocks = (A.world.sum(len(part)) for part in (pairs, np.unique(pairs)))
         if entries > _FILLED * size**2 * blocks:
             return size
     return 1
