@@ -37,7 +37,7 @@ CASES = [
     (family, method, precond)
     for family in FAMILIES
     for method in (*ENTRIES, "auto")
-    for precond in CHOICES
+    for precond in CHOICES.classes
     if _makes_sense(method, family, precond)
 ]
 

@@ -42,7 +42,7 @@ def _check(world, run, mode, make=lambda world: distribute(MATRIX, world, "conti
 
 
 PAIRS = [(method, "jacobi") for method in (*METHODS, "auto")]
-PAIRS += [("gmres", precond) for precond in CHOICES] + [("cg", "amg")]
+PAIRS += [("gmres", precond) for precond in CHOICES.classes] + [("cg", "amg")]
 
 
 @pytest.mark.mpi
@@ -86,7 +86,7 @@ def test_uses(world, use, mode):
 @pytest.mark.mpi
 def test_preconditioners_applied_by_hand(world):
     A = distribute(MATRIX, world, "contiguous")
-    for name in CHOICES:
+    for name in CHOICES.classes:
         with torch.inference_mode():
             M = make_preconditioner(name, A)
             r = spread(A.layout, np.ones(N))

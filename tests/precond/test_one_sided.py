@@ -44,7 +44,7 @@ PATTERNS = {
     ),
 }
 SPECS = [
-    *(name for name in CHOICES if name != "amg"),
+    *(name for name in CHOICES.classes if name != "amg"),
     "block_jacobi:factor=lu",
     "additive_schwarz:type=basic",
     "amg:coarse_size=20,rows_per_rank=30",

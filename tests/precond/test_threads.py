@@ -16,7 +16,9 @@ from hpc_sla.precond.workspace import Turns
 from tests.precond.amg.systems import poisson
 
 
-@pytest.mark.parametrize("spec", [*CHOICES, "amg:coarse_size=20,cycle=W", "block_jacobi:factor=lu"])
+@pytest.mark.parametrize(
+    "spec", [*CHOICES.classes, "amg:coarse_size=20,cycle=W", "block_jacobi:factor=lu"]
+)
 def test_threads_get_what_one_gets(spec):
     A = hs.DSparseMatrix.from_scipy(poisson(24), hs.World.serial("cpu"))
     M = make_preconditioner(spec, A)

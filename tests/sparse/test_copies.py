@@ -83,7 +83,7 @@ def test_pickling_is_refused(world):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", CHOICES.classes)
 def test_preconditioners_are_shared(world, name):
     A = distribute(MATRIX, world)
     M = make_preconditioner(name, A)
