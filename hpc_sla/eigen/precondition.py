@@ -9,6 +9,7 @@ import torch
 
 from hpc_sla.eigen.scaling import ScaledPreconditioner
 from hpc_sla.errors import InputError
+from hpc_sla.linear.facts import look
 from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner, needs_matrix
 from hpc_sla.precond.jacobi import positive
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -22,6 +23,10 @@ _DIAGONAL = 1e3
 
 Of a semidefinite matrix they are at most the numbers of entries in a row.
 """
+
+
+_LARGE = 500
+"""Rows below which multigrid's set-up is not worth it."""
 
 
 def precondition(
@@ -39,7 +44,9 @@ def precondition(
     "auto" is what helps.
     """
     if isinstance(precond, str) and precond == "auto":
-        if chosen := _chosen(scaled_A if sign > 0 else scaled_B, sign):
+        chosen = _multigrid(scaled_A) if sign > 0 and scaled_B is None else None
+        chosen = chosen or _chosen(scaled_A if sign > 0 else scaled_B, sign)
+        if chosen:
             return chosen
         precond = "none"
     named = needs_matrix(precond)
@@ -70,6 +77,24 @@ def spread(matrix: Any) -> float:
     ends = [float(diagonal.max()), -float(diagonal.min())] if len(diagonal) else [-math.inf] * 2
     largest, least = (matrix.layout.world.max(value) for value in ends)
     return largest / -least if least < 0 and math.isfinite(largest) else 1.0
+
+
+def _multigrid(matrix: Any) -> Preconditioner | None:
+    """Multigrid, where it is likely to suit and worth its set-up. **Collective.**
+
+    None for matrices that are small, or that are seen to be indefinite: a preconditioner has to be
+    definite, whatever the matrix is.
+    """
+    if not isinstance(matrix, DSparseMatrix) or matrix.shape[0] < _LARGE:
+        return None
+    facts = look(matrix)
+    if not facts.symmetric_rest or facts.negative or facts.zero:
+        return None
+    try:
+        made = make_preconditioner("amg", matrix)
+    except InputError:  # on every rank: its levels grow
+        return None
+    return None if made.indefinite else made
 
 
 def _chosen(matrix: Any, sign: float) -> Preconditioner | None:

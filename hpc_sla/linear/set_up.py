@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hpc_sla import adjoint
+from hpc_sla.errors import InputError
 from hpc_sla.linear.choices import AUTO
 from hpc_sla.linear.choose import choose, default_rtol, loosest_rtol
 from hpc_sla.linear.derivatives import Differentiable
@@ -15,7 +16,7 @@ from hpc_sla.linear.facts import MatrixFacts, look
 from hpc_sla.linear.ladder import Rung, rungs_for
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import check_precond, check_shape, make_method
-from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner
+from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.base import transposed
 from hpc_sla.precond.decoupled import any_decoupled, given_rows
 from hpc_sla.precond.jacobi import positive
@@ -110,6 +111,8 @@ class SetUp(Differentiable):
         method, M = make_method(rung.method), rung.precond
         if isinstance(M, str):
             M = self._precondition(M, method)
+            if method.solves == "spd" and isinstance(M, AMG) and M.indefinite:
+                raise InputError("its coarsest level shows the matrix to be indefinite")
         if isinstance(M, Jacobi) and method.solves == "symmetric":
             M = positive(M)
         self.method, self.precond = method, M

@@ -67,9 +67,9 @@ def system(world):
     return A, spread(A.layout, np.random.default_rng(5).standard_normal((41, 2)))
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", CHOICES.classes)
 def test_text_and_python_say_the_same(name):
-    assert set(OPTIONS) == set(CHOICES)
+    assert set(OPTIONS) == set(CHOICES.classes)
     made = CHOICES.load(name)(**OPTIONS[name])
     assert getattr(hs, CHOICES.classes[name]) is type(made)
     again = CHOICES.make(str(made))
@@ -81,7 +81,11 @@ def test_text_and_python_say_the_same(name):
 
 
 @pytest.mark.mpi
+<<<<<<< HEAD
 @pytest.mark.parametrize("name", GENERAL)
+=======
+@pytest.mark.parametrize("name", CHOICES.classes)
+>>>>>>> w-names
 def test_an_object_is_its_text(world, system, name):
     A, b = system
     precond = CHOICES.load(name)(**OPTIONS[name])
@@ -97,7 +101,11 @@ def test_an_object_is_its_text(world, system, name):
 
 
 @pytest.mark.mpi
+<<<<<<< HEAD
 @pytest.mark.parametrize("name", [name for name in GENERAL if name != "none"])
+=======
+@pytest.mark.parametrize("name", [name for name in CHOICES.classes if name != "none"])
+>>>>>>> w-names
 def test_one_object_for_several_matrices(world, system, name):
     A, b = system
     precond = CHOICES.load(name)(**OPTIONS[name])
@@ -291,12 +299,12 @@ def test_its_checks_are_those_of_any(world, system):
 
 
 def test_what_is_said_of_each_is_said_in_its_file():
-    for name, when in CHOICES.items():
-        kind = CHOICES.load(name)
+    for name in CHOICES.classes:
+        kind, when = CHOICES.load(name), CHOICES[name]
         assert when and not when.endswith(".")
         assert kind.__module__.startswith(f"hpc_sla.precond.{name}") and kind.name == name
         assert "apply" in dir(kind) and kind.takes in ("entries", "diagonal", "anything")
-    assert {kind.petsc for kind in map(CHOICES.load, CHOICES)} == {
+    assert {kind.petsc for kind in map(CHOICES.load, CHOICES.classes)} == {
         "",
         "none",
         "jacobi",

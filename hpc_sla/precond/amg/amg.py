@@ -189,6 +189,11 @@ class AMG(AmgOptions, Preconditioner):
         return self._hierarchy.singular
 
     @property
+    def indefinite(self) -> bool:
+        """Whether the last level shows that A is indefinite, if it is symmetric. Replicated."""
+        return self._hierarchy.indefinite
+
+    @property
     def operator_complexity(self) -> float:
         """Nonzeros of all levels over those of the finest. Replicated."""
         return sum(level.nonzeros for level in self.levels) / max(1, self.levels[0].nonzeros)

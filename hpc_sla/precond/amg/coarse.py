@@ -13,6 +13,10 @@ _SINGULAR = {torch.float64: 1e-11, torch.float32: 2e-6}
 entries were rounded to: zero is some of its eps, and its inverse would drown all else."""
 
 
+_SLACK = 1e-3
+"""Of the diagonal: rounding and a nullspace are no sign of an indefinite matrix."""
+
+
 class DenseSolve:
     """`A^+ b` by this rank's rows of the inverse, or of the pseudo-inverse. **Collective.**
 
@@ -28,6 +32,9 @@ class DenseSolve:
     ----------
     singular : bool
         Replicated.
+    indefinite : bool
+        Replicated. Whether A, taken for symmetric, is far from positive semidefinite: what it is
+        the coarsest level of then is, too.
     """
 
     def __init__(self, A: DSparseMatrix, dtype: torch.dtype) -> None:
@@ -36,6 +43,7 @@ class DenseSolve:
         parts = A.world.comm.allgather(A.local_csr().toarray())
         dense = np.concatenate(parts, axis=0).astype(np.float64)
         inverse, self.singular = _inverse(dense, _SINGULAR[A.dtype])
+        self.indefinite = not _semidefinite(dense)
         mine = slice(layout.start, layout.start + layout.n_owned)
 
         def tensor(array: np.ndarray) -> torch.Tensor:
@@ -85,3 +93,20 @@ def _inverse(dense: np.ndarray, threshold: float) -> tuple[np.ndarray, bool]:
     if singular:
         inverse = np.linalg.pinv(scaled, rcond=threshold)
     return inverse / root / root[:, None], bool(singular)
+
+
+def _semidefinite(dense: np.ndarray) -> bool:
+    """Whether x . A x >= 0 for all x but for what `_SLACK` of the diagonal makes up for.
+
+    By Cholesky's factorisation of that much more. Nothing is said of what is not finite.
+    """
+    diagonal = dense.diagonal()
+    if not np.isfinite(dense).all() or not (diagonal > 0).all():
+        return not (diagonal < 0).any()
+    root = np.sqrt(diagonal)
+    scaled = dense / root / root[:, None]
+    try:
+        np.linalg.cholesky(scaled + _SLACK * np.eye(len(dense)))
+    except np.linalg.LinAlgError:
+        return False
+    return True

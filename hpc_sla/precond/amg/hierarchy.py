@@ -175,7 +175,8 @@ class Hierarchy:
         # Rank 0 goes all the way down.
         direct = self.levels[-1].direct
         singular = direct is not None and direct.singular
-        self.summaries, self.singular = A.world.comm.bcast((self.summaries, singular))
+        found = self.summaries, singular, direct is not None and direct.indefinite
+        self.summaries, self.singular, self.indefinite = A.world.comm.bcast(found)
 
     def updated(
         self,
