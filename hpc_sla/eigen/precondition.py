@@ -44,7 +44,7 @@ def precondition(
     "auto" is what helps.
     """
     if isinstance(precond, str) and precond == "auto":
-        chosen = _multigrid(scaled_A) if sign > 0 and scaled_B is None else None
+        chosen = _multigrid(scaled_A) if sign > 0 else None
         chosen = chosen or _chosen(scaled_A if sign > 0 else scaled_B, sign)
         if chosen:
             return chosen

@@ -37,11 +37,7 @@ CASES = [
     (family, method, precond)
     for family in FAMILIES
     for method in (*ENTRIES, "auto")
-<<<<<<< HEAD
     for precond in GENERAL
-=======
-    for precond in CHOICES.classes
->>>>>>> w-names
     if _makes_sense(method, family, precond)
 ]
 

@@ -43,11 +43,7 @@ def _check(world, run, mode, make=lambda world: distribute(MATRIX, world, "conti
 
 
 PAIRS = [(method, "jacobi") for method in (*METHODS, "auto")]
-<<<<<<< HEAD
 PAIRS += [("gmres", precond) for precond in GENERAL] + [("cg", "amg")]
-=======
-PAIRS += [("gmres", precond) for precond in CHOICES.classes] + [("cg", "amg")]
->>>>>>> w-names
 
 
 @pytest.mark.mpi
@@ -91,11 +87,7 @@ def test_uses(world, use, mode):
 @pytest.mark.mpi
 def test_preconditioners_applied_by_hand(world):
     A = distribute(MATRIX, world, "contiguous")
-<<<<<<< HEAD
     for name in GENERAL:
-=======
-    for name in CHOICES.classes:
->>>>>>> w-names
         with torch.inference_mode():
             M = make_preconditioner(name, A)
             r = spread(A.layout, np.ones(N))

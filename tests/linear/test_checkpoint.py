@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +252,7 @@ def test_auto_goes_on_with_its_fallback(world, folder):
 
     def callback(i, norm):
         left.append(i)
-        begun = [k for k, (a, b) in enumerate(zip(left, left[1:])) if a == b]  # the second
+        begun = [k for k, (a, b) in enumerate(pairwise(left)) if a == b]  # the second
         if begun and len(left) == begun[0] + 10:
             first.request_stop()
 

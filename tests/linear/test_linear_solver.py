@@ -43,11 +43,7 @@ def test_a_solver_is_solve(world, method):
 
 
 @pytest.mark.mpi
-<<<<<<< HEAD
 @pytest.mark.parametrize("precond", [name for name in GENERAL if name != "polynomial"])
-=======
-@pytest.mark.parametrize("precond", [name for name in CHOICES.classes if name != "polynomial"])
->>>>>>> w-names
 def test_the_transpose(world, precond):
     """A^T x = b with the preconditioner of A, against SciPy; set up once."""
     matrix = nonsymmetric(40)

@@ -83,11 +83,7 @@ CASES = [
     for family in FAMILIES
     for method in ENTRIES
     if _makes_sense(method, family)
-<<<<<<< HEAD
     for precond in (GENERAL if dtype == "float64" else ("jacobi", "additive_schwarz"))
-=======
-    for precond in (CHOICES.classes if dtype == "float64" else ("jacobi", "additive_schwarz"))
->>>>>>> w-names
     # Preconditioners for definite matrices would make an indefinite M of an indefinite diagonal.
     if not (family == "indefinite" and method == "minres" and precond != "none")
 ]

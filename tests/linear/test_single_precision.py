@@ -78,11 +78,7 @@ def test_defaults_can_be_trained_with(world, text, method):
     An error only where the solve itself ended short of its tolerance, and not for rounding.
     """
     A, c, x_exact, y_exact, values_exact, floor = _exact(text, world)
-<<<<<<< HEAD
     for precond in GENERAL:
-=======
-    for precond in CHOICES.classes:
->>>>>>> w-names
         values = A.values.clone().requires_grad_()
         b = torch.ones(A.layout.n_owned, requires_grad=True)
         with warnings.catch_warnings(record=True) as said:

@@ -81,11 +81,7 @@ def test_text_and_python_say_the_same(name):
 
 
 @pytest.mark.mpi
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", GENERAL)
-=======
-@pytest.mark.parametrize("name", CHOICES.classes)
->>>>>>> w-names
 def test_an_object_is_its_text(world, system, name):
     A, b = system
     precond = CHOICES.load(name)(**OPTIONS[name])
@@ -101,11 +97,7 @@ def test_an_object_is_its_text(world, system, name):
 
 
 @pytest.mark.mpi
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", [name for name in GENERAL if name != "none"])
-=======
-@pytest.mark.parametrize("name", [name for name in CHOICES.classes if name != "none"])
->>>>>>> w-names
 def test_one_object_for_several_matrices(world, system, name):
     A, b = system
     precond = CHOICES.load(name)(**OPTIONS[name])

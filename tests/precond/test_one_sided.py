@@ -45,11 +45,7 @@ PATTERNS = {
     ),
 }
 SPECS = [
-<<<<<<< HEAD
     *(name for name in GENERAL if name != "amg"),
-=======
-    *(name for name in CHOICES.classes if name != "amg"),
->>>>>>> w-names
     "block_jacobi:factor=lu",
     "additive_schwarz:type=basic",
     "amg:coarse_size=20,rows_per_rank=30",

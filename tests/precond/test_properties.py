@@ -26,11 +26,7 @@ from tests.precond.oracles import ORACLES, inverse_of, stored
 pytestmark = pytest.mark.mpi
 
 SPECS = [
-<<<<<<< HEAD
     *(name for name in GENERAL if name != "amg"),
-=======
-    *(name for name in CHOICES.classes if name != "amg"),
->>>>>>> w-names
     "amg:dtype=float64",  # single precision would need tolerances of its own
     "chebyshev:degree=1",
     "chebyshev:degree=7,eigenvalue_ratio=4.5",
@@ -88,11 +84,7 @@ PARTITIONED = {
 
 
 def test_every_choice_has_an_oracle():
-<<<<<<< HEAD
     assert set(ORACLES) == set(GENERAL)
-=======
-    assert set(ORACLES) == set(CHOICES.classes)
->>>>>>> w-names
 
 
 def _as_dense(A, apply):
@@ -190,13 +182,7 @@ def test_cg_solves_with_the_symmetric_ones(world, name, spec):
     _solve_with_cg(world, SPD[name](), spec)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("spec", [*GENERAL, "additive_schwarz:overlap=2,type=basic,factor=ic0"])
-=======
-@pytest.mark.parametrize(
-    "spec", [*CHOICES.classes, "additive_schwarz:overlap=2,type=basic,factor=ic0"]
-)
->>>>>>> w-names
 def test_cg_solves_over_torch_distributed(torch_world, spec):
     """A matrix of few iterations: the transport is what differs from the test above."""
     _solve_with_cg(torch_world, SPD["poisson"](), spec)

@@ -14,11 +14,7 @@ from tests.methods import GENERAL
 
 pytestmark = pytest.mark.mpi
 
-<<<<<<< HEAD
 CONSTRUCTED = [name for name in GENERAL if name != "none"]
-=======
-CONSTRUCTED = [name for name in CHOICES.classes if name != "none"]
->>>>>>> w-names
 
 
 @pytest.fixture
@@ -119,11 +115,7 @@ def test_what_says_nothing_of_its_matrix_goes_with_any(A):
     assert make_preconditioner(None, A).name == "none"
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", GENERAL)
-=======
-@pytest.mark.parametrize("name", CHOICES.classes)
->>>>>>> w-names
 def test_a_nan_in_the_matrix_is_the_solvers_to_tell(A, name):
     values = A.values.clone()
     values[:1] = float("nan")

@@ -17,13 +17,7 @@ from tests.methods import GENERAL
 from tests.precond.amg.systems import poisson
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("spec", [*GENERAL, "amg:coarse_size=20,cycle=W", "block_jacobi:factor=lu"])
-=======
-@pytest.mark.parametrize(
-    "spec", [*CHOICES.classes, "amg:coarse_size=20,cycle=W", "block_jacobi:factor=lu"]
-)
->>>>>>> w-names
 def test_threads_get_what_one_gets(spec):
     A = hs.DSparseMatrix.from_scipy(poisson(24), hs.World.serial("cpu"))
     M = make_preconditioner(spec, A)

@@ -84,11 +84,7 @@ def test_pickling_is_refused(world):
 
 
 @pytest.mark.mpi
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", GENERAL)
-=======
-@pytest.mark.parametrize("name", CHOICES.classes)
->>>>>>> w-names
 def test_preconditioners_are_shared(world, name):
     A = distribute(MATRIX, world)
     M = make_preconditioner(name, A)
