@@ -122,6 +122,7 @@ class PartitionOptions:
     rhs: tuple[str, ...]
     coordinates: str | None
     block_size: int | None
+    near_nullspace: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

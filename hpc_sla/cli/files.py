@@ -20,6 +20,7 @@ DEFAULT_PROBLEM = "poisson2d:n=256"
 """The generator whose problem is made where no file is named."""
 ONES = "ones"
 MANUFACTURED = "manufactured"
+NAMED_VECTORS = ("rigid_body", "constants")
 """Right-hand sides that are no files: see `hpc_sla.cli.prepare.load_source`."""
 
 Params = Mapping[str, Any]

@@ -49,6 +49,8 @@ def _matrix_facts(file: MatrixFile) -> list[tuple[str, str]]:
         parts += f", columns per part {_sizes(file.column_part_offsets)}"
     about = dict(file.attributes)
     nodes = [("unknowns per node", str(file.block_size))] if file.block_size > 1 else []
+    known = file.near_nullspace_vectors
+    vectors = [("near-nullspace", f"{known} vector(s)")] if known else []
     return [
         ("matrix", f"{count(file.n_rows)} x {count(file.n_cols)}, {file.dtype}"),
         ("entries", f"{count(file.nnz)} ({file.nnz / max(file.n_rows, 1):.1f} a row)"),
@@ -58,6 +60,7 @@ def _matrix_facts(file: MatrixFile) -> list[tuple[str, str]]:
         ("right-hand sides", ", ".join(file.rhs_names) or "none"),
         ("known solutions", ", ".join(file.solution_names) or "none"),
         ("coordinates", "yes" if file.has_coordinates else "no"),
+        *vectors,
         ("source", str(about.get("source", "not recorded"))),
         ("digest", file.digest or "not recorded"),
     ]

@@ -7,7 +7,7 @@ import click
 from hpc_sla.cli import options
 from hpc_sla.cli.asked import PartitionOptions
 from hpc_sla.cli.exits import serial
-from hpc_sla.cli.files import MANUFACTURED, ONES, Read, Written
+from hpc_sla.cli.files import MANUFACTURED, NAMED_VECTORS, ONES, Read, Written
 from hpc_sla.errors import InputError
 
 
@@ -57,14 +57,21 @@ def _list_generators(context: click.Context, option: click.Parameter, asked: boo
     "--coordinates",
     type=Read(),
     metavar="C.npy",
-    help="Points of the rows, one a row or one a node, for rcb and export.",
+    help="Points of the rows, one a row or one a node, for rcb, multigrid and export.",
 )
 @click.option(
     "--block-size",
     type=int,
     metavar="B",
     help="Keep each B consecutive rows, the unknowns of a node, in one part. "
-    "Default: the source's own, else 1.",
+    "Default: the source's own, else what is found in its pattern; 1 for none.",
+)
+@click.option(
+    "--near-nullspace",
+    type=Read(lambda vectors: vectors not in NAMED_VECTORS),
+    metavar="B.npy|rigid_body|constants",
+    help="Vectors that the matrix hardly changes, as columns, for multigrid. rigid_body is made of "
+    "coordinates, of 2 or 3 displacements a node.",
 )
 @click.option(
     "--generators",

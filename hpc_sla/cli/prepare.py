@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_sla.cli.files import MANUFACTURED, ONES, made_name
+from hpc_sla.cli.files import MANUFACTURED, NAMED_VECTORS, ONES, made_name
 from hpc_sla.errors import InputError
 from hpc_sla.partition import (
     PartitionQuality,
@@ -20,6 +20,9 @@ from hpc_sla.partition import (
     reorder,
     stored_order,
 )
+from hpc_sla.partition.blocks import points_of_rows
+from hpc_sla.partition.nodes import block_size_of
+from hpc_sla.partition.rigid_body import by_name
 from hpc_sla.problems import is_spec, make, rhs_manufactured, rhs_ones
 from hpc_sla.storage.importers import read_source, read_vector
 from hpc_sla.storage.limits import machine_memory
@@ -42,6 +45,10 @@ class Source:
         The known solutions of some of them.
     block_size : int
         Consecutive rows that are the unknowns of one node; partitions keep them together.
+    near_nullspace : float array [m, k] or None
+        What the matrix hardly changes.
+    found : bool
+        Whether the block size was found in the matrix.
     """
 
     name: str
@@ -50,6 +57,8 @@ class Source:
     rhs: dict[str, np.ndarray] = field(default_factory=dict)
     solutions: dict[str, np.ndarray] = field(default_factory=dict)
     block_size: int = 1
+    near_nullspace: np.ndarray | None = None
+    found: bool = False
 
 
 def load_source(
@@ -57,6 +66,7 @@ def load_source(
     rhs: Sequence[str] = (),
     coordinates: str | os.PathLike[str] | None = None,
     block_size: int | None = None,
+    near_nullspace: str | None = None,
 ) -> Source:
     """Read or generate the matrix `text` names, with the right-hand sides asked for.
 
@@ -72,14 +82,18 @@ def load_source(
         Points of the rows or of their nodes (.npy, [m or m / block_size, dimensions]), in place
         of those of the source.
     block_size : int, optional
-        In place of that of the source, which is 1 if it does not say.
+        In place of that of the source, which is what is found in the matrix if it does not say.
+    near_nullspace : str, optional
+        A file of vectors (.npy, .mtx, [m] or [m, k]), "constants" or "rigid_body".
     """
-    source = _generate(text, rhs) if names_generator(text) else _import(text)
+    source = _generate(text, rhs) if names_generator(text) else _import(text, block_size is None)
     if block_size is not None:
         check_block_size(source.matrix.shape, block_size, "--block-size")
-        source.block_size = block_size
+        source.block_size, source.found = block_size, False
     if coordinates is not None:
         source.coordinates = _coordinates(coordinates, source.matrix.shape[0], source.block_size)
+    if near_nullspace is not None:
+        source.near_nullspace = _near_nullspace(near_nullspace, source)
     if rhs:
         # What was asked for takes the place of what came along.
         wanted = [_named_rhs(source, choice) for choice in rhs]
@@ -131,7 +145,8 @@ def write_partitioned(
     if order.column_permutation is not None:
         columns = order.column_permutation
     matrix = reorder(source.matrix, rows, columns)
-    points = source.coordinates
+    points, vectors = source.coordinates, source.near_nullspace
+    square = matrix.shape[0] == matrix.shape[1]
     write_matrix(
         output,
         matrix,
@@ -142,12 +157,13 @@ def write_partitioned(
         attributes={
             "source": source.name,
             "partition_method": method,
-            **({} if block == 1 else {"block_size": block}),
+            **({"block_size": block} if square else {}),
             **(attributes or {}),
         },
         solutions={name: values[columns] for name, values in source.solutions.items()},
         column_part_offsets=order.column_part_offsets,
         column_permutation=order.column_permutation,
+        near_nullspace=None if vectors is None else vectors[rows],
     )
     return quality(matrix, order.part_offsets, order.column_part_offsets)
 
@@ -181,15 +197,22 @@ def _generate(text: str, rhs: Sequence[str]) -> Source:
     return source
 
 
-def _import(text: str) -> Source:
+def _import(text: str, look: bool) -> Source:
+    """A file's matrix; what it does not say of nodes is found, if that is asked for."""
     imported = read_source(text)
+    size = imported.block_size
+    found = look and size is None
+    if found:
+        size = block_size_of(imported.matrix)
     return Source(
         text,
         imported.matrix,
         imported.coordinates,
         {name: _vector_of_one(b) for name, b in imported.rhs_by_name.items()},
         {name: _vector_of_one(x) for name, x in imported.solution_by_name.items()},
-        imported.block_size,
+        size or 1,
+        imported.near_nullspace,
+        found,
     )
 
 
@@ -245,10 +268,9 @@ def _coordinates(path: str | os.PathLike[str], n: int, block_size: int) -> np.nd
     points = np.asarray(read_vector(path))
     if points.ndim == 1:  # on a line
         points = points[:, None]
+    points = points_of_rows(points, n, block_size)
     if len(points) == n:
         return points
-    if len(points) * block_size == n:
-        return points.repeat(block_size, axis=0)
     shapes = f"({n}, dimensions)"
     if block_size > 1:
         shapes += f" or, a point a node, ({n // block_size}, dimensions)"
@@ -258,3 +280,12 @@ def _coordinates(path: str | os.PathLike[str], n: int, block_size: int) -> np.nd
         field="--coordinates",
         remedy=f"Give an array of shape {shapes}; for nodes of several unknowns with --block-size.",
     )
+
+
+def _near_nullspace(choice: str, source: Source) -> np.ndarray:
+    """Vectors of that name, or out of a file: ``[m, k]``."""
+    n = source.matrix.shape[0]
+    if choice in NAMED_VECTORS:
+        return by_name(choice, n, source.block_size, source.coordinates, "--near-nullspace")
+    found = read_columns(choice, n, "--near-nullspace")
+    return found[:, None] if found.ndim == 1 else found

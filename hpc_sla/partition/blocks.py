@@ -55,3 +55,10 @@ def node_pattern(matrix: Any, block_size: int) -> Any:
 def spread_over_rows(nodes: np.ndarray, block_size: int) -> np.ndarray:
     """Row numbers of nodes, node by node: ``[len(nodes) * block_size]``."""
     return (nodes[:, None] * block_size + np.arange(block_size)).ravel()
+
+
+def points_of_rows(points: np.ndarray, n: int, block_size: int) -> np.ndarray:
+    """A point for each of n rows, of as many points or of one for each node; others as they are."""
+    if len(points) != n and len(points) * block_size == n:
+        return points.repeat(block_size, axis=0)
+    return points

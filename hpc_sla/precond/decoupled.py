@@ -191,5 +191,5 @@ def _matrix(
     order = torch.argsort(row, stable=True)
     counts = torch.bincount(row, minlength=A.layout.n_owned)
     indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    arrays = (t.cpu().numpy() for t in (indptr, column[order], values[order]))
-    return DSparseMatrix._from_rows(A.layout, A.layout, *arrays)
+    ends, columns, data = (t.cpu().numpy() for t in (indptr, column[order], values[order]))
+    return DSparseMatrix._from_rows(A.layout, A.layout, ends, columns, data)

@@ -46,4 +46,8 @@ def distribute(
     data = mine.data.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
     layout = RowLayout(world, offsets)
     indptr, indices = mine.indptr.astype(np.int64), mine.indices.astype(np.int64)
-    return DSparseMatrix._from_rows(layout, layout, indptr, indices, data)
+    A = DSparseMatrix._from_rows(layout, layout, indptr, indices, data)
+    A.block_size = block
+    if block > 1:
+        A.coordinates = problem.coordinates(layout.start, layout.start + layout.n_owned)
+    return A

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from hpc_sla.errors import InputError
+from hpc_sla.partition.rigid_body import displacements, evaluated
 
 if TYPE_CHECKING:
     import torch
@@ -60,23 +61,11 @@ def rigid_body_modes(coordinates: Points, component: Any = None) -> Points:
             remedy=f"Give an axis, 0 to {d - 1}, for each of the {n} rows.",
         )
     if isinstance(coordinates, np.ndarray):
-        return _modes(coordinates, along)
+        return evaluated(displacements(d), coordinates, along)
     import torch  # here, so that `partition`, which builds problems too, does without
 
-    found = torch.from_numpy(_modes(coordinates.detach().cpu().numpy(), along))
+    found = torch.from_numpy(evaluated(displacements(d), coordinates.detach().cpu().numpy(), along))
     return found.to(coordinates.device)
-
-
-def _modes(coordinates: np.ndarray, component: np.ndarray) -> np.ndarray:
-    n, d = coordinates.shape
-    turns = [(a, b) for a in range(d) for b in range(a + 1, d)]
-    block = np.zeros((n, d + len(turns)), dtype=coordinates.dtype)
-    block[np.arange(n), component] = 1
-    for k, (a, b) in enumerate(turns, start=d):
-        # Turning from axis a towards axis b moves a point by -x_b along a and x_a along b.
-        block[:, k] = np.where(component == b, coordinates[:, a], 0)
-        block[:, k] -= np.where(component == a, coordinates[:, b], 0)
-    return block
 
 
 def project_out(b: torch.Tensor, kernel: torch.Tensor, world: World) -> torch.Tensor:

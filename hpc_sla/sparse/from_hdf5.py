@@ -12,6 +12,7 @@ from hpc_sla.distributed.row_order import made
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.partition.offsets import column_offsets_for, offsets_for
+from hpc_sla.sparse.unknowns import Unknowns, as_unknowns
 from hpc_sla.storage import checks
 from hpc_sla.storage.matrix_file import MatrixFile
 
@@ -20,7 +21,7 @@ _DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
 
 def read_rows(
     path: str | os.PathLike[str], world: World, dtype: torch.dtype | None
-) -> tuple[RowLayout, RowLayout, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[RowLayout, RowLayout, np.ndarray, np.ndarray, np.ndarray, Unknowns]:
     """Read this rank's rows of a matrix file. **Collective.**
 
     Parameters and errors are those of `DSparseMatrix.from_hdf5`.
@@ -31,6 +32,7 @@ def read_rows(
         Of rows and columns; one object where the matrix is square.
     indptr, indices, data : int64 [n_owned + 1], int32 or int64 [nnz], float64 or float32 [nnz]
         Per rank: its rows, with stored column numbers.
+    Unknowns
     """
     with world.agree("from_hdf5", dtype=dtype) as agreed, MatrixFile(path) as file:
         agreed.say((file.n_rows, file.n_cols, file.nnz, file.digest, os.fspath(path)))
@@ -38,7 +40,13 @@ def read_rows(
         rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
         indptr, indices, data = file.read_rows(rows.start, rows.stop)
         permutation = file.read_permutation(rows.start, rows.stop)
+        ends, points, vectors = (rows.start, rows.stop), None, None
+        if file.has_coordinates:
+            points = file.read_coordinates(*ends)
+        if file.has_near_nullspace:
+            vectors = file.read_near_nullspace(*ends)
         square = file.n_rows == file.n_cols
+        block_size = file.block_size if square and file.says_block_size else None
         if not square:
             cuts = column_offsets_for(file.part_offsets, file.column_part_offsets, offsets)
             first, last = int(cuts[world.rank]), int(cuts[world.rank + 1])
@@ -55,7 +63,8 @@ def read_rows(
         _check_permutation(world, path, "column_permutation", first, owned_columns)
     layout = RowLayout.numbered(world, offsets, permutation)
     columns = layout if square else RowLayout.numbered(world, cuts, owned_columns)
-    return layout, columns, indptr, indices, _as_dtype(data, dtype)
+    unknowns = as_unknowns(layout, block_size, points, vectors)
+    return layout, columns, indptr, indices, _as_dtype(data, dtype), unknowns
 
 
 def read_rhs(

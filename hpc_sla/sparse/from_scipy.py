@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from hpc_sla.distributed.agreement import difference
 from hpc_sla.distributed.layout import RowLayout, check_layout
@@ -14,7 +15,11 @@ from hpc_sla.distributed.row_order import digest
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.partition import StoredOrder, check_block_size, partition, reorder, stored_order
+from hpc_sla.partition.blocks import points_of_rows
+from hpc_sla.partition.nodes import block_size_of
 from hpc_sla.partition.offsets import contiguous
+from hpc_sla.partition.rigid_body import by_name
+from hpc_sla.sparse.unknowns import Unknowns
 from hpc_sla.storage.scipy_matrix import as_csr
 
 _NUMBERS = "an array"
@@ -26,10 +31,11 @@ def rows_from_scipy(
     method: str | np.ndarray | None,
     coordinates: np.ndarray | None,
     column_method: str | np.ndarray | None,
-    block_size: int = 1,
+    block_size: int | None = None,
     layout: RowLayout | None = None,
     columns: RowLayout | None = None,
-) -> tuple[RowLayout, RowLayout, np.ndarray, np.ndarray, np.ndarray]:
+    near_nullspace: np.ndarray | str | None = None,
+) -> tuple[RowLayout, RowLayout, np.ndarray, np.ndarray, np.ndarray, Unknowns]:
     """Partition rank 0's matrix and send each rank its rows. **Collective.**
 
     Returns
@@ -38,6 +44,7 @@ def rows_from_scipy(
         Of rows and columns; one object where the matrix is square.
     (indptr int64 [n_owned + 1], indices int64 [nnz], data [nnz])
         Per rank: its rows, with stored column numbers.
+    Unknowns
 
     Raises
     ------
@@ -47,7 +54,8 @@ def rows_from_scipy(
     comm = world.comm
     whole: sp.csr_matrix | None = None
     order: StoredOrder | None = None
-    offsets = None
+    offsets = points = vectors = None
+    known = 1, False, False, False
     with world.agree(
         "from_scipy",
         block_size=block_size,
@@ -66,19 +74,27 @@ def rows_from_scipy(
             whole = _usable(matrix)
             rows_given = _Given.of(layout, row_numbers)
             columns_given = _Given.of(columns, column_numbers)
+            looked = block_size is None
+            size = block_size_of(whole) if block_size is None else block_size
+            check_block_size(whole.shape, size)
+            points, vectors = _described(whole.shape[0], size, coordinates, near_nullspace)
             if rows_given is None:
-                part = _parts(whole, world.size, method, coordinates, block_size)
+                part, divided = _parts(whole, world.size, method, points, size)
             else:
                 part = rows_given.part(whole.shape[0], "layout")
-                _check_alone("layout", partition=method, coordinates=coordinates)
-                rows_given.check_blocks(whole.shape, block_size)
+                _check_alone("layout", partition=method)
+                divided = rows_given.divided(size)
+            if divided is not None:
+                if not looked:
+                    raise divided
+                size = 1
             if columns_given is None:
                 column_part = _column_parts(whole, world.size, column_method)
             else:
                 _check_rectangular(whole.shape, "columns")
                 column_part = columns_given.part(whole.shape[1], "columns")
                 _check_alone("columns", column_partition=column_method)
-            order = stored_order(whole, part, world.size, column_part, block_size)
+            order = stored_order(whole, part, world.size, column_part, size)
             if rows_given is not None:
                 order = replace(
                     order, permutation=rows_given.numbers, part_offsets=rows_given.offsets
@@ -91,7 +107,9 @@ def rows_from_scipy(
                 )
             whole = reorder(whole, order.permutation, order.column_permutation)
             offsets = order.part_offsets, order.column_part_offsets
+            known = size, looked, points is not None, vectors is not None
     offsets, column_offsets = comm.bcast(offsets)
+    known = comm.bcast(known)
     dtype = comm.bcast(None if whole is None else whole.dtype)
     if world.rank == 0:
         assert whole is not None and order is not None
@@ -118,7 +136,14 @@ def rows_from_scipy(
         columns = RowLayout.numbered(
             world, column_offsets, _send_runs(user_columns, column_offsets, world)
         )
-    return layout, columns, indptr, indices, data
+    size, found, has_points, has_vectors = known
+    unknowns = Unknowns(
+        size if column_offsets is None else None,
+        layout.scatter(points) if has_points else None,
+        layout.scatter(vectors) if has_vectors else None,
+        found,
+    )
+    return layout, columns, indptr, indices, data, unknowns
 
 
 @dataclass
@@ -147,18 +172,19 @@ class _Given:
         part[self.numbers] = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
         return part
 
-    def check_blocks(self, shape: tuple[int, int], block_size: int) -> None:
-        check_block_size(shape, block_size)
+    def divided(self, block_size: int) -> InputError | None:
+        """What to raise where it does not keep nodes of that size."""
         nodes = self.numbers.reshape(-1, block_size)
         first = nodes[:, :1]
         if (self.offsets % block_size).any() or (
             (first % block_size != 0) | (nodes != first + np.arange(block_size))
         ).any():
-            raise InputError(
+            return InputError(
                 f"does not keep nodes of {block_size} rows together and in order",
                 field="layout",
                 remedy="Make the first matrix with the same block_size",
             )
+        return None
 
 
 def _check_alone(field: str, **others: Any) -> None:
@@ -251,26 +277,64 @@ def _usable(matrix: Any) -> sp.csr_matrix:
     return whole
 
 
+def _described(
+    n: int, block_size: int, coordinates: Any, near_nullspace: Any
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Points and near-nullspace of all rows, where there are any: float64 [n, d] and [n, m]."""
+    points: np.ndarray | None = None
+    if coordinates is not None:
+        rows = points_of_rows(_numbers(coordinates, "coordinates"), n, block_size)
+        points = _of_rows(rows, n, "coordinates", "point")
+    if near_nullspace is None:
+        return points, None
+    if isinstance(near_nullspace, str):
+        return points, by_name(near_nullspace, n, block_size, points)
+    return points, _of_rows(
+        _numbers(near_nullspace, "near_nullspace"), n, "near_nullspace", "value of each vector"
+    )
+
+
+def _numbers(given: Any, field: str) -> np.ndarray:
+    given = given.detach().cpu() if isinstance(given, torch.Tensor) else given
+    try:
+        found = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"is not an array of numbers: {error}", field=field) from error
+    return found[:, None] if found.ndim == 1 else found
+
+
+def _of_rows(found: np.ndarray, n: int, field: str, what: str) -> np.ndarray:
+    if found.ndim != 2 or len(found) != n or not found.shape[1]:
+        raise InputError(
+            f"has shape {found.shape}, and one {what} for each of {n} rows is needed",
+            field=field,
+            remedy=f"Pass an array of shape ({n}, k)",
+        )
+    if not np.isfinite(found).all():
+        raise InputError("holds NaN or Inf", field=field, remedy="Give finite numbers")
+    return found
+
+
 def _parts(
     whole: sp.csr_matrix,
     size: int,
     method: str | np.ndarray | None,
-    coordinates: np.ndarray | None,
+    points: np.ndarray | None,
     block_size: int,
-) -> np.ndarray:
-    check_block_size(whole.shape, block_size)
+) -> tuple[np.ndarray, InputError | None]:
+    """The rank of each row, and what to raise where that divides nodes."""
     if method is None:
         method = "metis" if whole.shape[0] == whole.shape[1] else "contiguous"
     if isinstance(method, str):
-        return partition(whole, size, method, coordinates, block_size)
+        return partition(whole, size, method, points, block_size), None
     part = _given_parts(method, whole.shape[0], size, "partition")
-    if block_size > 1 and (part != np.repeat(part[::block_size], block_size)).any():
-        raise InputError(
-            f"divides nodes of {block_size} rows between ranks",
-            field="partition",
-            remedy="Give all rows of a node the same rank, or leave block_size out.",
-        )
-    return part
+    if (part == np.repeat(part[::block_size], block_size)).all():
+        return part, None
+    return part, InputError(
+        f"divides nodes of {block_size} rows between ranks",
+        field="partition",
+        remedy="Give all rows of a node the same rank, or leave block_size out.",
+    )
 
 
 def _column_parts(

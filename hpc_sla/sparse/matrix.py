@@ -21,7 +21,8 @@ from hpc_sla.sparse.from_coo import assemble
 from hpc_sla.sparse.from_hdf5 import read_rows
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.sparse.product import used
-from hpc_sla.sparse.stored import StoredMatrix
+from hpc_sla.sparse.stored import StoredMatrix, TransposedMatrix
+from hpc_sla.sparse.unknowns import NOTHING_KNOWN, Described, Unknowns
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float64, torch.float32)
 
 
-class DSparseMatrix(StoredMatrix):
+class DSparseMatrix(Described, StoredMatrix):
     """A sparse matrix, its rows spread over the ranks of a World.
 
     Make one with `from_hdf5`, `from_scipy` or `from_coo`. Every rank holds only its own rows
@@ -47,6 +48,11 @@ class DSparseMatrix(StoredMatrix):
         after, each block by rows. May require grad. `entries()` says which is where.
     pattern : DistributedPattern
     shape : (int, int)
+    block_size : int
+        Unknowns of a node, 1 unless said or found. Replicated.
+    coordinates, near_nullspace : float64 tensor [n_owned, k] or None
+        Per rank: the point of each row; vectors that the matrix hardly changes. Multigrid takes the
+        three unasked. They can be set, and stay with `with_values`.
     """
 
     def __init__(self, pattern: DistributedPattern, values: torch.Tensor) -> None:
@@ -89,9 +95,10 @@ class DSparseMatrix(StoredMatrix):
         partition: str | np.ndarray | None = None,
         coordinates: np.ndarray | None = None,
         column_partition: str | np.ndarray | None = None,
-        block_size: int = 1,
+        block_size: int | None = None,
         layout: RowLayout | None = None,
         columns: RowLayout | None = None,
+        near_nullspace: np.ndarray | str | None = None,
     ) -> DSparseMatrix:
         """Spread a SciPy matrix that rank 0 holds. **Collective.**
 
@@ -105,22 +112,26 @@ class DSparseMatrix(StoredMatrix):
             The method, or (on rank 0) the rank of each row. Default: "metis" for a square matrix,
             "contiguous" for a rectangular one, for which "metis" cuts the bipartite graph of rows
             and columns.
-        coordinates : array [m, d], optional
-            Of the rows, for `rcb`; on rank 0.
+        coordinates : array [m, d] or [m / block_size, d], optional
+            Of the rows or of their nodes, for `rcb` and multigrid; on rank 0.
         column_partition : {"majority", "contiguous"} or int array [n], optional
             For a rectangular matrix: the method, or (on rank 0) the rank of each column. Default:
             "majority", the rank with most of the column's entries. Columns of a square matrix are
             owned as its rows are.
-        block_size : int
+        block_size : int, optional
             Of a square matrix, replicated: rows ``block_size * i`` to
             ``block_size * (i + 1) - 1`` are the unknowns of node i, which stay together and in
-            order on one rank.
+            order on one rank. Default: what is found in the matrix, where every few rows have one
+            pattern of nodes; 1 is for no such nodes.
         layout : RowLayout, optional
             Of another matrix of as many rows: the same rows on the same ranks in the same order,
             in place of a partition. Vectors of the two then go together; without it their rows
             may be in different orders within a rank, even where the parts are the same.
         columns : RowLayout, optional
             The same for the columns of a rectangular matrix, in place of `column_partition`.
+        near_nullspace : array [m, k], "constants" or "rigid_body", optional
+            Vectors that the matrix hardly changes; on rank 0. Rigid-body modes are made of the
+            coordinates, of as many unknowns a node as these have dimensions.
 
         Raises
         ------
@@ -131,18 +142,8 @@ class DSparseMatrix(StoredMatrix):
         # Loads SciPy's sparse matrices, which takes a while and a solve does without.
         from hpc_sla.sparse.from_scipy import rows_from_scipy
 
-        return cls._from_rows(
-            *rows_from_scipy(
-                matrix,
-                world,
-                partition,
-                coordinates,
-                column_partition,
-                block_size,
-                layout,
-                columns,
-            )
-        )
+        about = column_partition, block_size, layout, columns, near_nullspace
+        return cls._from_rows(*rows_from_scipy(matrix, world, partition, coordinates, *about))
 
     @classmethod
     @entry
@@ -155,6 +156,9 @@ class DSparseMatrix(StoredMatrix):
         world: World,
         columns: torch.Tensor | np.ndarray | RowLayout | None = None,
         layout: RowLayout | None = None,
+        block_size: int | None = None,
+        coordinates: torch.Tensor | np.ndarray | None = None,
+        near_nullspace: torch.Tensor | np.ndarray | str | None = None,
     ) -> DSparseMatrix:
         """Assemble from triplets, each rank bringing those of the rows it will own. **Collective.**
 
@@ -184,6 +188,12 @@ class DSparseMatrix(StoredMatrix):
         layout : RowLayout, optional
             Of another matrix of as many rows: this one's are on the same ranks in the same order,
             so that vectors of the two go together. Each rank passes entries of its own rows only.
+        block_size : int, optional
+            Replicated: as in `from_scipy`. Each rank passes whole nodes.
+        coordinates : tensor or array [n_owned, d], optional
+            Per rank, of the rows it will own, in their order. Most set these two afterwards.
+        near_nullspace : tensor or array [n_owned, m], "constants" or "rigid_body", optional
+            Per rank, likewise.
 
         Raises
         ------
@@ -193,7 +203,13 @@ class DSparseMatrix(StoredMatrix):
             matrix, a layout that does not fit.
         """
         world.forgotten.own(values)
-        return cls(*assemble(rows, cols, values, shape, world, columns, layout))
+        A = cls(*assemble(rows, cols, values, shape, world, columns, layout))
+        said = {"coordinates": coordinates, "near_nullspace": near_nullspace}
+        with world.agree("from_coo", block_size=block_size, **said):
+            if block_size is not None:
+                A.block_size = block_size
+            A.coordinates, A.near_nullspace = coordinates, near_nullspace
+        return A
 
     @classmethod
     def _from_rows(
@@ -203,9 +219,10 @@ class DSparseMatrix(StoredMatrix):
         indptr: np.ndarray,
         indices: np.ndarray,
         data: np.ndarray,
+        unknowns: Unknowns = NOTHING_KNOWN,
     ) -> DSparseMatrix:
         pattern, data = DistributedPattern.from_rows(layout, indptr, indices, data, columns)
-        return cls(pattern, torch.from_numpy(data).to(layout.world.device))
+        return cls(pattern, torch.from_numpy(data).to(layout.world.device))._knowing(unknowns)
 
     @entry
     def with_values(self, values: torch.Tensor) -> DSparseMatrix:
@@ -235,21 +252,27 @@ class DSparseMatrix(StoredMatrix):
                 field="values",
             )
         # Compiled loops run along them.
-        return DSparseMatrix(self.pattern, values.contiguous())
+        return DSparseMatrix(self.pattern, values.contiguous())._knowing(self.unknowns)
+
+    def _knowing(self, unknowns: Unknowns) -> DSparseMatrix:
+        self.unknowns = unknowns
+        return self
 
     def __copy__(self) -> DSparseMatrix:
-        return DSparseMatrix(self.pattern, self.values)
+        return DSparseMatrix(self.pattern, self.values)._knowing(self.unknowns)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DSparseMatrix:
         """Values of its own, on the same pattern and World. Local."""
-        return DSparseMatrix(self.pattern, copy.deepcopy(self.values, memo))
+        values, unknowns = copy.deepcopy((self.values, self.unknowns), memo)
+        return DSparseMatrix(self.pattern, values)._knowing(unknowns)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self.world.size > 1 or not isinstance(self.world.comm, SerialComm):
             refuse_pickling(self)
         owned, other = self.pattern.owned, self.columns is not self.layout
         arrays = (owned.indptr.cpu().numpy(), owned.indices.cpu().numpy())
-        return _unpickled, (self.layout, self.columns if other else None, *arrays, self.values)
+        columns = self.columns if other else None
+        return _unpickled, (self.layout, columns, *arrays, self.values, self.unknowns)
 
     @property
     def stored(self) -> DSparseMatrix:
@@ -354,46 +377,17 @@ class DSparseMatrix(StoredMatrix):
         )
 
 
-class TransposedMatrix(StoredMatrix):
-    """`A.T`: the same storage, multiplied the other way."""
-
-    transposed = True
-
-    def __init__(self, matrix: DSparseMatrix) -> None:
-        super().__init__(matrix.columns, matrix.layout)
-        self._matrix = matrix
-
-    @property
-    def stored(self) -> DSparseMatrix:
-        return self._matrix
-
-    @property
-    def T(self) -> DSparseMatrix:
-        """The matrix that this is the transpose of. Local."""
-        return self._matrix
-
-    @property
-    def pattern(self) -> DistributedPattern:  # type: ignore[override]
-        return self._matrix.pattern
-
-    @property
-    def values(self) -> torch.Tensor:  # type: ignore[override]
-        return self._matrix.values
-
-    def with_values(self, values: torch.Tensor) -> TransposedMatrix:
-        return self._matrix.with_values(values).T
-
-
 def _unpickled(
     layout: RowLayout,
     columns: RowLayout | None,
     indptr: np.ndarray,
     indices: np.ndarray,
     values: torch.Tensor,
+    unknowns: Unknowns,
 ) -> DSparseMatrix:
     """A matrix of one process."""
     order = np.arange(len(indices))
     pattern, _ = DistributedPattern.from_rows(
         layout, indptr.astype(np.int64), indices.copy(), order, columns
     )
-    return DSparseMatrix(pattern, values)
+    return DSparseMatrix(pattern, values)._knowing(unknowns)

@@ -98,3 +98,48 @@ class StoredMatrix(ABC):
         if x.dim() > 2:
             raise InputError(f"shape {tuple(x.shape)} is not [n_owned] or [n_owned, k]", field="x")
         return x
+
+
+class TransposedMatrix(StoredMatrix):
+    """`A.T`: the same storage, multiplied the other way."""
+
+    transposed = True
+
+    def __init__(self, matrix: Any) -> None:
+        super().__init__(matrix.columns, matrix.layout)
+        self._matrix = matrix
+
+    @property
+    def block_size(self) -> int:
+        """That of the matrix. Replicated."""
+        size: int = self._matrix.block_size
+        return size
+
+    @property
+    def coordinates(self) -> torch.Tensor | None:
+        """Those of the matrix, where it is square. Per rank."""
+        points: torch.Tensor | None = self._matrix.coordinates
+        return points if self.layout is self.columns else None
+
+    @property
+    def stored(self) -> Any:
+        return self._matrix
+
+    @property
+    def T(self) -> Any:
+        """The matrix that this is the transpose of. Local."""
+        return self._matrix
+
+    @property
+    def pattern(self) -> DistributedPattern:  # type: ignore[override]
+        found: DistributedPattern = self._matrix.pattern
+        return found
+
+    @property
+    def values(self) -> torch.Tensor:  # type: ignore[override]
+        found: torch.Tensor = self._matrix.values
+        return found
+
+    def with_values(self, values: torch.Tensor) -> TransposedMatrix:
+        made: TransposedMatrix = self._matrix.with_values(values).T
+        return made

@@ -40,15 +40,17 @@ class ImportedMatrix:
         Right-hand sides.
     solution_by_name : dict of name to ndarray [n] or [n, k]
         Known solutions, under the same names.
-    block_size : int
-        Consecutive rows that are the unknowns of one node.
+    block_size : int or None
+        Consecutive rows that are the unknowns of one node; None where the file does not say.
+    near_nullspace : ndarray, float64 [m, k], or None
     """
 
     matrix: Any
     coordinates: np.ndarray | None = None
     rhs_by_name: dict[str, np.ndarray] = field(default_factory=dict)
     solution_by_name: dict[str, np.ndarray] = field(default_factory=dict)
-    block_size: int = 1
+    block_size: int | None = None
+    near_nullspace: np.ndarray | None = None
 
     @property
     def rhs(self) -> np.ndarray | None:
@@ -95,6 +97,7 @@ def read_source(path: str | os.PathLike[str]) -> ImportedMatrix:
             rhs,
             found.solution_by_name,
             found.block_size,
+            found.near_nullspace,
         )
 
 
@@ -193,7 +196,8 @@ def _read_own(path: str) -> ImportedMatrix:
             file.read_coordinates(0, m)[place] if file.has_coordinates else None,
             {name: file.read_rhs(name, 0, m)[place] for name in file.rhs_names},
             {name: file.read_solution(name, 0, n)[column_place] for name in file.solution_names},
-            file.block_size,
+            file.block_size if file.says_block_size else None,
+            file.read_near_nullspace(0, m)[place] if file.has_near_nullspace else None,
         )
 
 

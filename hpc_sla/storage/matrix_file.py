@@ -64,11 +64,13 @@ class MatrixFile:
         Number of parts.
     rhs_names, solution_names : tuple of str
         Right-hand sides, and the known solutions that belong to some of them.
-    has_coordinates : bool
-        Whether rows have points in space.
+    has_coordinates, has_near_nullspace : bool
+        Whether rows have points in space, and vectors that the matrix hardly changes.
     block_size : int
         Unknowns of a node, which are stored one after another and never split between parts.
         1 where the file does not say.
+    says_block_size : bool
+        Whether it does.
     digest : str
         SHA-256 of the content as the writer recorded it; empty when it recorded none.
     attributes : dict
@@ -115,7 +117,8 @@ class MatrixFile:
         offsets = dataset(file, "part_offsets", INT64)
         self.part_offsets = read_slab(offsets, 0, offsets.shape[0])
         checks.check_part_offsets(self.part_offsets, self.n_rows, self.path)
-        self.block_size = self._read_block_size()
+        self.says_block_size = attrs.attribute(file, "block_size") is not None
+        self.block_size = self._read_block_size() if self.says_block_size else 1
         self._permutation = dataset(file, "permutation", INT64, length=self.n_rows)
         self._column_permutation: h5py.Dataset | None = None
         self.column_part_offsets = self._read_column_part_offsets()
@@ -124,16 +127,16 @@ class MatrixFile:
             for group in ("rhs", "solution")
             for name in members(file, group)
         }
-        self._coordinates: h5py.Dataset | None = None
-        if has(file, "coordinates"):
-            self._coordinates = dataset(file, "coordinates", FLOATS, ndim=(2,), length=self.n_rows)
+        self._of_rows = {
+            name: dataset(file, name, FLOATS, ndim=(2,), length=self.n_rows)
+            for name in ("coordinates", "near_nullspace")
+            if has(file, name)
+        }
         digest = attrs.attribute(file, "content_sha256")
         self.digest = digest if isinstance(digest, str) else ""
         self.attributes = attrs.attributes(file, leave_out=_OWN_ATTRIBUTES)
 
     def _read_block_size(self) -> int:
-        if attrs.attribute(self._file, "block_size") is None:
-            return 1
         size = attrs.integer_attribute(self._file, "block_size")
         if size < 1 or (self.part_offsets % size).any():
             raise InputError(
@@ -191,7 +194,15 @@ class MatrixFile:
 
     @property
     def has_coordinates(self) -> bool:
-        return self._coordinates is not None
+        return "coordinates" in self._of_rows
+
+    @property
+    def has_near_nullspace(self) -> bool:
+        return "near_nullspace" in self._of_rows
+
+    @property
+    def near_nullspace_vectors(self) -> int:
+        return int(self._of_rows["near_nullspace"].shape[1]) if self.has_near_nullspace else 0
 
     def read_rows(self, r0: int, r1: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Stored rows ``r0:r1``.
@@ -248,17 +259,31 @@ class MatrixFile:
 
     def read_coordinates(self, r0: int, r1: int) -> np.ndarray:
         """Points of the stored rows ``r0:r1``, float64 ``[r1 - r0, dimensions]``."""
+        return self._read_of_rows("coordinates", r0, r1, "has no coordinates")
+
+    def read_near_nullspace(self, r0: int, r1: int) -> np.ndarray:
+        """What the matrix hardly changes: stored rows ``r0:r1``, float64 ``[r1 - r0, m]``."""
+        return self._read_of_rows("near_nullspace", r0, r1, "has no near-nullspace")
+
+    def _read_of_rows(self, name: str, r0: int, r1: int, absent: str) -> np.ndarray:
         self._check_slab(r0, r1)
-        if self._coordinates is None:
+        if name not in self._of_rows:
             raise InputError(
-                "has no coordinates",
+                absent,
                 file=self.path,
-                field="/coordinates",
-                remedy="Give `partition` some with --coordinates.",
+                field=f"/{name}",
+                remedy=f"Give `partition` some with --{name.replace('_', '-')}.",
             )
-        points = read_slab(self._coordinates, r0, r1, np.float64)
-        checks.check_finite(points, self.path, "/coordinates")
-        return points
+        if name == "near_nullspace" and not self.near_nullspace_vectors:
+            raise InputError(
+                "holds no vector",
+                file=self.path,
+                field=f"/{name}",
+                remedy="Give one or more columns, or leave it out.",
+            )
+        found = read_slab(self._of_rows[name], r0, r1, np.float64)
+        checks.check_finite(found, self.path, f"/{name}")
+        return found
 
     def compute_digest(self) -> str:
         """The content's SHA-256, computed anew by reading the whole file in blocks."""
@@ -269,9 +294,8 @@ class MatrixFile:
             "part_offsets": self._file["part_offsets"],
             "permutation": self._permutation,
             **self._vectors,
+            **self._of_rows,
         }
-        if self._coordinates is not None:
-            stored["coordinates"] = self._coordinates
         if self._column_permutation is not None:
             stored["column_permutation"] = self._column_permutation
             stored["column_part_offsets"] = self._file["column_part_offsets"]

@@ -30,6 +30,7 @@ def write_matrix(
     solutions: Mapping[str, np.ndarray] | None = None,
     column_part_offsets: np.ndarray | None = None,
     column_permutation: np.ndarray | None = None,
+    near_nullspace: np.ndarray | None = None,
 ) -> None:
     """Write `matrix`, whose rows and columns are already in stored (partition) order.
 
@@ -57,6 +58,8 @@ def write_matrix(
     column_permutation : int array [n_cols], optional
         The same of a rectangular matrix's columns; both or neither, which is even runs of the
         user's columns.
+    near_nullspace : float array [n_rows, m], optional
+        Vectors that the matrix hardly changes, stored order.
     """
     file = os.fspath(path)
     matrix = _canonical(matrix, file)
@@ -96,10 +99,9 @@ def write_matrix(
                 )
             length, what = (n_rows, "row") if group == "rhs" else (n_cols, "column")
             arrays[field] = _vector(values, length, matrix.dtype, (1, 2), file, field, what)
-    if coordinates is not None:
-        arrays["coordinates"] = _vector(
-            coordinates, n_rows, np.dtype(np.float64), (2,), file, "coordinates"
-        )
+    for field, of_rows in (("coordinates", coordinates), ("near_nullspace", near_nullspace)):
+        if of_rows is not None:
+            arrays[field] = _vector(of_rows, n_rows, np.dtype(np.float64), (2,), file, field)
     for field, array in arrays.items():
         if array.dtype.kind == "f":
             checks.check_finite(array, file, f"/{field}")

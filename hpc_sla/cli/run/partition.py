@@ -14,7 +14,9 @@ from hpc_sla.report.tables import count, dimensions, print_facts, spread
 def run(asked: PartitionOptions) -> int:
     """Do what ``partition`` does; the exit code. Local."""
     settle()
-    source = load_source(asked.source, asked.rhs, asked.coordinates, asked.block_size)
+    source = load_source(
+        asked.source, asked.rhs, asked.coordinates, asked.block_size, asked.near_nullspace
+    )
     check_parts(asked.parts, source.matrix.shape[0])
     configuration = {"config": effective()}
     quality = write_partitioned(source, asked.output, asked.parts, asked.method, configuration)
@@ -28,6 +30,7 @@ def _facts(source: Source, quality: PartitionQuality, method: str) -> list[tuple
     columns = [("columns per part", spread(quality.columns))] if shape[0] != shape[1] else []
     return [
         ("matrix", f"{dimensions(shape)}, {count(source.matrix.nnz)} entries"),
+        *_nodes(source),
         ("method", method),
         ("edge cut", count(quality.edge_cut)),
         ("rows per part", spread(quality.rows)),
@@ -37,3 +40,14 @@ def _facts(source: Source, quality: PartitionQuality, method: str) -> list[tuple
         ("balance", f"{quality.row_balance:.3f} rows, {quality.nnz_balance:.3f} entries (1 best)"),
         ("right-hand sides", ", ".join(source.rhs)),
     ]
+
+
+def _nodes(source: Source) -> list[tuple[str, str]]:
+    """What is known of the unknowns, where they are not simply one a node."""
+    facts = []
+    if source.block_size > 1:
+        found = " (found in the pattern; --block-size 1 for none)" if source.found else ""
+        facts.append(("unknowns per node", f"{source.block_size}{found}"))
+    if source.near_nullspace is not None:
+        facts.append(("near-nullspace", f"{source.near_nullspace.shape[1]} vector(s)"))
+    return facts

@@ -16,11 +16,13 @@ from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond.amg.cycle import Cycle
 from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
 from hpc_sla.precond.amg.options import AmgOptions
+from hpc_sla.precond.amg.rigid_body import constant_modes, rigid_body_modes
 from hpc_sla.precond.amg.rows import row_factors
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows, decoupled_rows
 from hpc_sla.precond.workspace import Workspace, scale
 from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.nodes import find_block_size
 from hpc_sla.sparse.operators import as_operator
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -47,9 +49,15 @@ class AMG(AmgOptions, Preconditioner):
     ----------
     near_nullspace : tensor or array [n_owned, m], optional
         Per rank: what A hardly changes, such as rigid-body modes for elasticity
-        (`hpc_sla.problems.rigid_body_modes`). Default: constants, one vector for each unknown
+        (`hpc_sla.problems.rigid_body_modes`). Default: the matrix's own; else the rigid-body modes
+        of its coordinates, where it annihilates them; else constants, one vector for each unknown
         of a node, or constants over the roots of the diagonal where A hardly changes those and
         does change the constants: unknowns in units of their own.
+
+    Attributes
+    ----------
+    taken : str
+        Of one that is set up: which nodes and which vectors, and where they are from.
 
     Raises
     ------
@@ -79,22 +87,29 @@ class AMG(AmgOptions, Preconditioner):
 
     def set_up(self, A: DSparseMatrix) -> None:
         """**Collective.**"""
-        world, given = A.world, self.near_nullspace
-        with world.agree():
+        world = A.world
+        size, nodes = self._nodes(A)
+        given, vectors = self.near_nullspace, "given"
+        if given is None and self.block_size in (0, A.block_size):
+            given, vectors = A.near_nullspace, "of the matrix"
+        with world.agree("AMG", near_nullspace=given):
             if isinstance(given, torch.Tensor):
                 check_order(given, A.layout, "near_nullspace")
-            B = self._nearly_null(A, given)
-        vectors = world.comm.allgather(B.shape[1])
-        with world.agree():
-            if len(set(vectors)) > 1:
-                raise InputError(
-                    f"{min(vectors)} to {max(vectors)} vectors, by rank", field="near_nullspace"
-                )
-        system = _ScaledMatrix.of(A, self.block_size)
-        if given is None:
-            B = system.in_units(B)
-        options = AmgOptions(**self.options)  # not self: the two would hold each other
+            B = None if given is None else _given(given, A.layout.n_owned)
+        system = _ScaledMatrix.of(A, size)
+        self._constant = False
+        if B is not None:
+            about = f"{B.shape[1]} near-nullspace vector{'s' * (B.shape[1] > 1)} ({vectors})"
+        elif (B := rigid_body_modes(system.matrix, size, system.mask)) is not None:
+            about = f"{B.shape[1]} rigid-body modes (of the coordinates)"
+        else:
+            B, self._constant = system.in_units(constant_modes(A.layout.n_owned, size)), True
+            about = "constants" + (", one for each unknown of a node" if size > 1 else "")
+        self.taken = f"{nodes}; {about}"
+        # Not self: the two would hold each other.
+        options = AmgOptions(**{**self.options, "block_size": size})
         made = Hierarchy(system.matrix, _near_one(world, B), options, system.mask)
+        self._size = size
         self._use(A, made, system)
         self._work = Workspace(1, A.layout.n_owned)
         self._rest = Workspace(1, A.layout.n_owned)
@@ -149,34 +164,32 @@ class AMG(AmgOptions, Preconditioner):
                     remedy=f"Choose one of {', '.join(KEEP)}",
                 )
         with torch.no_grad():
-            system = _ScaledMatrix.of(A, self.block_size)
+            system = _ScaledMatrix.of(A, self._size)
             B = None
-            if self.near_nullspace is None and keep == "aggregates":
-                B = _near_one(A.world, system.in_units(self._nearly_null(A, None)))
+            if self._constant and keep == "aggregates":
+                B = system.in_units(constant_modes(A.layout.n_owned, self._size))
+                B = _near_one(A.world, B)
             made = self._hierarchy.updated(system.matrix, keep, system.mask, B)
         with self._turns:
             self._use(A, made, system)
         return self
 
-    def _nearly_null(self, A: DSparseMatrix, given: torch.Tensor | np.ndarray | None) -> np.ndarray:
-        n, block_size = A.layout.n_owned, self.block_size
-        if (A.layout.offsets % block_size).any():
-            raise InputError(
-                f"a rank owns a part of a node of {block_size} unknowns",
-                field="amg:block_size",
-                remedy="Partition the nodes and not the rows, or leave block_size out",
-            )
-        if given is None:
-            return np.tile(np.eye(block_size), (n // block_size, 1))
-        B = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
-        B = np.ascontiguousarray(B[:, None] if B.ndim == 1 else B, dtype=np.float64)
-        if B.ndim != 2 or len(B) != n or not B.shape[1] or not np.isfinite(B).all():
-            raise InputError(
-                f"a near-nullspace of shape {B.shape} (or not finite) does not go with {n} rows",
-                field="near_nullspace",
-                remedy="Pass this rank's rows of each vector: [n_owned, m]",
-            )
-        return B
+    def _nodes(self, A: DSparseMatrix) -> tuple[int, str]:
+        """Unknowns of a node, and who says so. **Collective.**"""
+        size, whence = self.block_size, "given"
+        if not size:
+            known = A.unknowns
+            size, whence = known.block_size or 0, "of the matrix"
+            if not size or known.found:
+                size, whence = size or find_block_size(A), "found in the pattern"
+        with A.world.agree("AMG", block_size=size):
+            if (A.layout.offsets % size).any():
+                raise InputError(
+                    f"a rank owns a part of a node of {size} unknowns",
+                    field="amg:block_size",
+                    remedy="Partition the nodes and not the rows, or leave block_size out",
+                )
+        return size, f"nodes of {size} unknowns ({whence})" if size > 1 else "single unknowns"
 
     @property
     def levels(self) -> list[LevelSummary]:
@@ -204,8 +217,9 @@ class AMG(AmgOptions, Preconditioner):
         return sum(level.rows for level in self.levels) / max(1, self.levels[0].rows)
 
     def describe(self) -> list[str]:
-        """A line a level, and the complexities. Local; replicated."""
+        """What was taken, a line a level, and the complexities. Local; replicated."""
         return [
+            self.taken,
             *(
                 f"level {depth}: {level.rows} rows, {level.nonzeros} entries, {level.ranks} "
                 f"rank{'s' if level.ranks > 1 else ''}"
@@ -301,7 +315,7 @@ class _ScaledMatrix:
         if decoupled is not None:
             A = decoupled.rest(A, block_size)
         symmetric = as_operator(A).symmetric()
-        rows = None if symmetric else row_factors(A, AMG().on)
+        rows = None if symmetric else row_factors(A, AMG(block_size=1).on)
         if rows is not None:
             A = A.with_values(A.values.detach() * rows.index_select(0, A.pattern.local_rows()))
             symmetric = as_operator(A).symmetric()
@@ -332,6 +346,21 @@ class _ScaledMatrix:
         if not (b > 0 and d > 0 and abs(c / d) < _NEARER * abs(a / b)):
             return B
         return B * size.rsqrt().double().cpu().numpy()[:, None]
+
+
+def _given(vectors: torch.Tensor | np.ndarray, n: int) -> np.ndarray:
+    """A near-nullspace of n owned rows as float64 [n, m]. Local."""
+    if isinstance(vectors, torch.Tensor):
+        vectors = vectors.detach().cpu().numpy()
+    B = np.asarray(vectors)
+    B = np.ascontiguousarray(B[:, None] if B.ndim == 1 else B, dtype=np.float64)
+    if B.ndim != 2 or len(B) != n or not B.shape[1] or not np.isfinite(B).all():
+        raise InputError(
+            f"a near-nullspace of shape {B.shape} (or not finite) does not go with {n} rows",
+            field="near_nullspace",
+            remedy="Pass this rank's rows of each vector: [n_owned, m]",
+        )
+    return B
 
 
 def _near_one(world: World, B: np.ndarray) -> np.ndarray:

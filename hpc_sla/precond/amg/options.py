@@ -35,7 +35,8 @@ class AmgOptions:
         Neighbours count as strongly connected where `|a_ij| > strength sqrt(|a_ii a_jj|)`
         (Vanek, Mandel and Brezina, Computing 56, 1996, equation 5.1).
     block_size : int
-        Unknowns of a node, stored one after the other: 3 for elasticity in space.
+        Unknowns of a node, stored one after the other: 3 for elasticity in space, 1 for none that
+        belong together; 0 for what the matrix says, or else for what its pattern shows.
     coarse_size : int
         A level of no more rows is the last, and solved by a dense inverse; so it may not have more
         than 10 000.
@@ -51,7 +52,7 @@ class AmgOptions:
     degree: int = 2
     eigenvalue_ratio: float = 4.4
     strength: float = 0.04
-    block_size: int = 1
+    block_size: int = 0
     coarse_size: int = 500
     rows_per_rank: int = 1000
     max_levels: int = 25
@@ -62,7 +63,9 @@ class AmgOptions:
         for name, choices in (("cycle", CYCLES), ("smoother", SMOOTHERS), ("dtype", DTYPES)):
             check_choice("amg", name, getattr(self, name), choices)
         check_products("amg", self.degree)
-        for name in ("block_size", "coarse_size", "rows_per_rank", "max_levels"):
+        if self.block_size < 0:
+            raise InputError(f"{self.block_size} is below 0", field="amg:block_size")
+        for name in ("coarse_size", "rows_per_rank", "max_levels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{getattr(self, name)} is below 1", field=f"amg:{name}")
         if self.block_size > MOST_UNKNOWNS:
