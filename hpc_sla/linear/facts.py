@@ -15,13 +15,16 @@ from hpc_sla.kernels.census import Asymmetry, Census, host, tally
 from hpc_sla.sparse.components import good_components
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.symmetry import (
-    ROUNDING,
+    SYMMETRIC,
     Arrivals,
     arrivals,
     own_asymmetry,
     take_census,
     without_columns,
 )
+
+VANISHING = {torch.float64: 2e-13, torch.float32: 4e-6}
+"""What rounding makes of a sum that is 0, beside the sum of the magnitudes."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ class MatrixFacts:
     null_components : int or None
         Connected parts of the rest in which all row sums vanish: each has constants of its own in
         the nullspace. None of a rectangular matrix.
+    null_multipliers : bool
+        Whether constants on the rows of the rest whose diagonal is 0, and 0 elsewhere, are in the
+        nullspace: the pressure of a closed flow.
     empty_rows, empty_columns : int
         Without a nonzero.
     largest_row : int
@@ -102,6 +108,7 @@ class MatrixFacts:
     zero_row_sums: bool
     zero_column_sums: bool
     null_components: int | None
+    null_multipliers: bool
     empty_rows: int
     empty_columns: int
     largest_row: int
@@ -137,6 +144,8 @@ class MatrixFacts:
             lines.append(f"row sums are zero in all of {parts}: singular")
         if self.zero_row_sums and (self.null_components or 0) > 1:
             lines.append(f"{self.null_components} connected parts, each with its own constants")
+        if self.null_multipliers:
+            lines.append("constants on the rows with a zero diagonal are in the nullspace")
         if self.zero_column_sums and not self.zero_row_sums:
             lines.append(f"column sums {which}are zero: it can only be solved where b sums to zero")
         return lines
@@ -198,7 +207,7 @@ def look(A: DSparseMatrix) -> MatrixFacts:
         rest_values = without_columns(A, values, ~keep)
         if rest_values is not values:
             rest = take_census(A, rest_values)
-    small = ROUNDING[A.dtype]
+    small = VANISHING[A.dtype]
     rows, null = tally(keep, diagonal, rest.positive, rest.negative, largest, small)
     columns = tally(
         keep_columns,
@@ -244,7 +253,13 @@ def look(A: DSparseMatrix) -> MatrixFacts:
     null_components = 0 if square else None
     if square and sums["null_rows"]:
         null_components = good_components(A, rest_values, keep, null)
-    return _facts(A, sums, extremes, null_components)
+    null_multipliers = False
+    if square and sums["rows"] > sums["positive"] + sums["negative"]:
+        parts = take_census(A, without_columns(A, rest_values, diagonal != 0))
+        nothing = np.zeros_like(diagonal)
+        vanish, _ = tally(keep, nothing, parts.positive, parts.negative, largest, small)
+        null_multipliers = not A.world.sum(vanish.lines - vanish.null)
+    return _facts(A, sums, extremes, null_components, null_multipliers)
 
 
 def _facts(
@@ -252,8 +267,9 @@ def _facts(
     sums: Mapping[str, float],
     extremes: Mapping[str, float],
     null_components: int | None,
+    null_multipliers: bool,
 ) -> MatrixFacts:
-    square, small = A.columns is A.layout, ROUNDING[A.dtype]
+    square, small = A.columns is A.layout, SYMMETRIC[A.dtype]
     spread = -extremes["diagonal"] / extremes["small_diagonal"] if extremes["diagonal"] else 1.0
     return MatrixFacts(
         rows=A.shape[0],
@@ -276,6 +292,7 @@ def _facts(
         zero_row_sums=0 < sums["rows"] == sums["null_rows"],
         zero_column_sums=0 < sums["columns"] == sums["null_columns"],
         null_components=null_components,
+        null_multipliers=null_multipliers,
         empty_rows=int(sums["empty_rows"]),
         empty_columns=int(sums["empty_columns"]),
         largest_row=int(extremes["row"]),
