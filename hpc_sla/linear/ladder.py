@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_sla.direct.fill import Cost, expected
+from hpc_sla.direct.fill import Cost
 from hpc_sla.linear.facts import MatrixFacts, look
 from hpc_sla.linear.method import Method
+from hpc_sla.precond.gathered import expected
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 SMALL = 20_000
