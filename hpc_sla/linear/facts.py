@@ -253,12 +253,8 @@ def look(A: DSparseMatrix) -> MatrixFacts:
     null_components = 0 if square else None
     if square and sums["null_rows"]:
         null_components = good_components(A, rest_values, keep, null)
-    null_multipliers = False
-    if square and sums["rows"] > sums["positive"] + sums["negative"]:
-        parts = take_census(A, without_columns(A, rest_values, diagonal != 0))
-        nothing = np.zeros_like(diagonal)
-        vanish, _ = tally(keep, nothing, parts.positive, parts.negative, largest, small)
-        null_multipliers = not A.world.sum(vanish.lines - vanish.null)
+    zeros = sums["rows"] - sums["positive"] - sums["negative"]
+    null_multipliers = bool(square and zeros) and _null_multipliers(A, rest_values, diagonal)
     return _facts(A, sums, extremes, null_components, null_multipliers)
 
 
@@ -299,6 +295,19 @@ def _facts(
         largest_abs=extremes["entry"],
         smallest_abs=-extremes["small_entry"] if extremes["entry"] else 0.0,
     )
+
+
+def _null_multipliers(A: DSparseMatrix, values: np.ndarray, diagonal: np.ndarray) -> bool:
+    """Whether row sums vanish over the columns whose diagonal is 0. **Collective.**
+
+    Beside the largest entry there, too: where a whole row is what rounding left of zeros, its own
+    magnitudes say nothing.
+    """
+    found = take_census(A, without_columns(A, values, diagonal != 0))
+    largest = A.world.max(float(found.largest.max(initial=0)))
+    size = np.maximum(found.positive + found.negative, largest)
+    vanish = np.abs(found.positive - found.negative) <= VANISHING[A.dtype] * size
+    return not A.world.max(float(not vanish.all()))
 
 
 def _column_sums(own: Census, came: Arrivals) -> tuple[np.ndarray, np.ndarray]:
