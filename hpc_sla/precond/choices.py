@@ -15,6 +15,7 @@ CHOICES = Registry(
         "block_jacobi": "BlockJacobi",
         "additive_schwarz": "AdditiveSchwarz",
         "amg": "AMG",
+        "direct": "Direct",
     },
     kind="preconditioner",
     field="precond",

@@ -19,6 +19,7 @@ OPTIONS = {
     "block_jacobi": {"factor": "lu", "backend": "scipy"},
     "additive_schwarz": {"overlap": 2, "type": "basic", "factor": "ic0"},
     "amg": {"cycle": "W", "coarse_size": 10, "dtype": "float64"},
+    "direct": {"shift": 0.25},
 }
 
 
@@ -301,4 +302,5 @@ def test_what_is_said_of_each_is_said_in_its_file():
         "bjacobi",
         "asm",
         "gamg",
+        "redundant",
     }
