@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from hpc_sla.precond.base import Preconditioner as Preconditioner
     from hpc_sla.precond.block_jacobi import BlockJacobi as BlockJacobi
     from hpc_sla.precond.chebyshev import Chebyshev as Chebyshev
+    from hpc_sla.precond.direct import Direct as Direct
     from hpc_sla.precond.jacobi import Jacobi as Jacobi
     from hpc_sla.precond.l1_jacobi import L1Jacobi as L1Jacobi
     from hpc_sla.precond.none import Identity as Identity

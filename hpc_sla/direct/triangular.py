@@ -34,7 +34,8 @@ class TriangularLU(Factorization):
 
     def __init__(self, matrix: LocalMatrix, method: str) -> None:
         super().__init__(matrix, method, matrix.values.dtype, matrix.values.device)
-        lu = superlu(matrix, self.backend)
+        made = superlu(matrix, self.backend)
+        lu = made.lu
         inverse = 1 / lu.U.diagonal()
         # In rows their columns ascend: the diagonal of L comes last, that of U first.
         lower, upper = lu.L.tocsr(), lu.U.tocsr()
@@ -44,17 +45,27 @@ class TriangularLU(Factorization):
         )
         triangles[1].values[:] *= np.repeat(inverse, np.diff(triangles[1].indptr))
         self._factor = TriangularFactor(*triangles, inverse, self.device)
-        # (Pr b)[perm_r[i]] = b[i] and (Pc y)[i] = y[perm_c[i]].
+        # (Pr b)[perm_r[i]] = b[i] and (Pc y)[i] = y[perm_c[i]], of rows and columns put in order.
+        places: tuple[np.ndarray, ...] = (lu.perm_r, lu.perm_c)
+        if made.order is not None:
+            put = np.argsort(made.order)
+            places = (lu.perm_r[put], lu.perm_c[put])
         self._rows, self._columns = (
-            torch.from_numpy(p.astype(np.int64)).to(self.device) for p in (lu.perm_r, lu.perm_c)
+            torch.from_numpy(p.astype(np.int64)).to(self.device) for p in places
+        )
+        self._scales = tuple(
+            None if s is None else torch.from_numpy(s).to(self.device).unsqueeze(1)
+            for s in (made.rows, made.columns)
         )
 
     def _solve(self, b: torch.Tensor, transpose: bool) -> torch.Tensor:
         there, back = (self._columns, self._rows) if transpose else (self._rows, self._columns)
+        first, last = reversed(self._scales) if transpose else self._scales
         permuted = torch.empty_like(b, memory_format=torch.contiguous_format)
-        permuted.index_copy_(0, there, b)
+        permuted.index_copy_(0, there, b if first is None else b * first)
         solved = self._factor.solve(permuted, torch.empty_like(permuted), transpose)
-        return torch.index_select(solved, 0, back, out=permuted)
+        x = torch.index_select(solved, 0, back, out=permuted)
+        return x if last is None else x.mul_(last)
 
 
 def _without_diagonal(matrix: Any, diagonal: np.ndarray) -> Triangle:

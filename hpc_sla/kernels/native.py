@@ -8,6 +8,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 DTYPES = {torch.float64: "float64", torch.float32: "float32"}
@@ -43,6 +44,12 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "ldu_solve": (2, 9, None),
 }
 """How many integers each takes, then how many pointers; and what it returns."""
+_OF_PATTERNS: dict[str, tuple[int, int, Any]] = {
+    "minimum_degree": (3, 4, ctypes.c_int64),
+    "column_counts": (1, 7, None),
+    "hold_back": (1, 7, ctypes.c_int64),
+}
+"""The same of those that know of no values, and so are there once."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -63,13 +70,17 @@ def _load() -> ctypes.CDLL | None:
 
 def _declare(library: ctypes.CDLL) -> bool:
     """Tell ctypes the signatures. False where one is missing: built from older sources."""
-    for name in DTYPES.values():
-        for function, (numbers, pointers, result) in _FUNCTIONS.items():
-            entry = getattr(library, f"hpc_sla_{function}_{name}", None)
-            if entry is None:
-                return False
-            entry.argtypes = [ctypes.c_int64] * numbers + [ctypes.c_void_p] * pointers
-            entry.restype = result
+    named = {
+        f"{function}_{name}": what
+        for name in DTYPES.values()
+        for function, what in _FUNCTIONS.items()
+    }
+    for function, (numbers, pointers, result) in (named | _OF_PATTERNS).items():
+        entry = getattr(library, f"hpc_sla_{function}", None)
+        if entry is None:
+            return False
+        entry.argtypes = [ctypes.c_int64] * numbers + [ctypes.c_void_p] * pointers
+        entry.restype = result
     return True
 
 
@@ -106,6 +117,15 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int |
     columns = 1 if like.dim() == 1 else like.shape[1]
     result: int | None = getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
         rows, columns, *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
+    )
+    return result
+
+
+def call_of_pattern(function: str, *arguments: int | np.ndarray) -> int | None:
+    """Call a loop over indices: its integers, then its arrays, contiguous."""
+    assert LIBRARY is not None
+    result: int | None = getattr(LIBRARY, f"hpc_sla_{function}")(
+        *(a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments)
     )
     return result
 

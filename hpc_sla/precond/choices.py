@@ -16,6 +16,7 @@ CHOICES = Registry(
         "additive_schwarz": "AdditiveSchwarz",
         "amg": "AMG",
         "schur": "Schur",
+        "direct": "Direct",
     },
     kind="preconditioner",
     field="precond",

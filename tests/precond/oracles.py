@@ -47,6 +47,10 @@ def _amg(a, offsets, dtype):
     return np.linalg.inv(a)  # so small a matrix is solved directly; tests/precond/amg has the rest
 
 
+def _direct(a, offsets, shift=0.0):
+    return np.linalg.inv(a + shift * np.diag(np.diag(a)))
+
+
 def _block(offsets, i):
     rank = np.searchsorted(offsets, i, side="right") - 1
     return slice(offsets[rank], offsets[rank + 1])
@@ -118,4 +122,5 @@ ORACLES = {
     "block_jacobi": _block_jacobi,
     "additive_schwarz": _schwarz,
     "amg": _amg,
+    "direct": _direct,
 }

@@ -21,6 +21,7 @@ OPTIONS = {
     "additive_schwarz": {"overlap": 2, "type": "basic", "factor": "ic0"},
     "amg": {"cycle": "W", "coarse_size": 10, "dtype": "float64"},
     "schur": {"approximation": "lumped", "form": "diagonal", "inner": "amg:cycle=W"},
+    "direct": {"shift": 0.25},
 }
 
 
@@ -303,4 +304,5 @@ def test_what_is_said_of_each_is_said_in_its_file():
         "bjacobi",
         "asm",
         "gamg",
+        "redundant",
     }
