@@ -95,9 +95,8 @@ def ladder(facts: MatrixFacts, cost: Cost | None) -> list[Rung]:
     kind, rungs = _iterations(facts)
     if cost is not None and _pays(cost, facts, kind):
         shift = "direct:shift=1e-10" if _singular(facts) else "direct"
-        around = "cg" if kind == "definite" else _AROUND
         why = f"{_what(facts)}, and cheap to factorise"
-        rungs = [Rung(around, shift, why, 15), *rungs]
+        rungs = [Rung(_AROUND, shift, why, 15), *rungs]
     return rungs
 
 
@@ -169,12 +168,14 @@ def _iterations(facts: MatrixFacts) -> tuple[str, list[Rung]]:
     # One that takes seconds before what may take longer, one that takes all there is at the end.
     quick, whatever = (
         [] if _singular(facts) else [Rung(_AROUND, direct, what, 15)]
-        for direct in ("direct:most=2e10", "direct")
+        for direct in ("direct:most=20", "direct")
     )
     schur = Rung("fgmres:restart=50", "schur", what, 100)
     if kind == "definite":
-        jacobi = [Rung("cg", "jacobi", f"{what}, dominant", 200)] if easy else []
-        amg = Rung("cg", "amg", what, 100)
+        # Conjugate gradients are for a positive one.
+        method = "gmres:restart=50" if facts.negative else "cg"
+        jacobi = [Rung(method, "jacobi", f"{what}, dominant", 200)] if easy else []
+        amg = Rung(method, "amg", what, 100)
         last = Rung("minres", "jacobi", what, 1000)
         return kind, [*jacobi, amg, *quick, last, *whatever, last]
     if kind == "indefinite":

@@ -14,7 +14,14 @@ from hpc_sla.direct.fill import elimination
 from hpc_sla.errors import HpcSlaError, InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.precond.base import Preconditioner
-from hpc_sla.precond.gathered import Gathered, from_rank_0, gather, pattern_of
+from hpc_sla.precond.gathered import (
+    Gathered,
+    expected,
+    from_rank_0,
+    gather,
+    pattern_of,
+    worth_a_look,
+)
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 _SINGULAR = 1e15
@@ -37,6 +44,8 @@ class Direct(Preconditioner):
         What is added to the diagonal, as a part of it. 0 for A itself. A singular system that has
         a solution, such as one of a graph Laplacian or of pure Neumann conditions, needs a little,
         1e-9 say, and takes a few iterations.
+    most : float
+        Refuse what takes more than so many 10^9 operations; 0 for any number.
 
     Attributes
     ----------
@@ -47,20 +56,22 @@ class Direct(Preconditioner):
     ------
     InputError
         A shift that is negative or not finite; in `on`, on every rank, a matrix that is singular,
-        or that rank 0 has no memory for.
+        that takes more operations than `most`, or that rank 0 has no memory for.
     """
 
     name = "direct"
     petsc = "redundant"
 
-    def __init__(self, shift: float = 0.0) -> None:
-        self.shift = shift
+    def __init__(self, shift: float = 0.0, most: float = 0.0) -> None:
+        self.shift, self.most = shift, most
         self.check_options()
-        if not 0 <= shift < np.inf:
-            raise InputError(f"{shift} is not a number from 0 on", field="direct:shift")
+        for name, value in (("shift", shift), ("most", most)):
+            if not 0 <= value < np.inf:
+                raise InputError(f"{value} is not a number from 0 on", field=f"direct:{name}")
 
     def set_up(self, A: DSparseMatrix) -> None:
         """**Collective.**"""
+        self._check_work(A)
         self._pattern = A.pattern
         self._gathered: Gathered = gather(A)
         matrix = self._gathered.matrix(A.values)
@@ -82,6 +93,18 @@ class Direct(Preconditioner):
         self.entries: int = told.get("entries", 0)
         self.of_nonsymmetric = not told.get("symmetric", True)
         self._said: str = told.get("said", "not finite, so that nothing was factorised")
+
+    def _check_work(self, A: DSparseMatrix) -> None:
+        """**Collective.**"""
+        if not self.most:
+            return
+        work = expected(A).flops if worth_a_look(A) else np.inf
+        if work > 1e9 * self.most:
+            raise InputError(
+                f"takes {work / 1e9:.3g} billion operations, more than {self.most:g}",
+                field="direct:most",
+                remedy="Leave it out, or choose amg",
+            )
 
     def update(self, A: DSparseMatrix) -> Direct:
         """Factorise other values on the same pattern, in the order that is known. **Collective.**

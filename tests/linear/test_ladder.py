@@ -42,14 +42,14 @@ def neumann(n):
     """A graph's Laplacian: singular, constants its nullspace."""
     A = abs(grid(n))
     A.setdiag(0)
-    return sp.csr_matrix(sp.diags_array(A.sum(axis=1)) - A)
+    return sp.csr_matrix(sp.diags_array(np.asarray(A.sum(axis=1)).ravel()) - A)
 
 
 def dominant(n):
     rng = np.random.default_rng(5)
     A = sp.random_array((n, n), density=8 / n, rng=rng).tocsr()
     A.setdiag(0)
-    return sp.csr_matrix(A + sp.diags_array(2.0 * abs(A).sum(axis=1) + 1e-3))
+    return sp.csr_matrix(A + sp.diags_array(2.0 * np.asarray(abs(A).sum(axis=1)).ravel() + 1e-3))
 
 
 def beam(n):
@@ -60,15 +60,17 @@ def beam(n):
 
 SYSTEMS = {
     # a matrix, and what the first choice is: a method and a preconditioner
-    "spd": (lambda: grid(12), "cg", "direct"),
+    "spd": (lambda: grid(12), "fgmres", "direct"),
     "spd, 3D, large": (lambda: grid(28, 3), "cg", "amg"),
-    "negative": (lambda: -1.0 * grid(12), "cg", "direct"),
+    "negative": (lambda: -1.0 * grid(12), "fgmres", "direct"),
+    "negative, 3D, large": (lambda: -1.0 * grid(28, 3), "gmres", "amg"),
     "convection": (lambda: wind(12), "fgmres", "direct"),
     "indefinite": (lambda: grid(12) - 0.7 * sp.eye_array(144), "fgmres", "direct"),
     "saddle": (lambda: saddle(9), "fgmres", "direct"),
-    "neumann": (lambda: neumann(12), "cg", "direct:shift"),
-    "units": (lambda: beam(12), "cg", "direct"),
-    "one": (lambda: sp.csr_matrix([[4.0]]), "cg", "direct"),
+    "neumann": (lambda: neumann(12), "fgmres", "direct:shift"),
+    "dominant": (lambda: dominant(40_000), "bicgstab", "jacobi"),
+    "units": (lambda: beam(12), "fgmres", "direct"),
+    "one": (lambda: sp.csr_matrix([[4.0]]), "fgmres", "direct"),
 }
 
 
@@ -116,16 +118,6 @@ def test_gradients(world, name, transposed):
     np.testing.assert_allclose(A.values.grad.numpy(), expected, rtol=1e-4, atol=1e-8 * scale)
 
 
-def _curl(n):
-    """A stiff part that multigrid knows nothing of, and a mass: D^T D + 1e-6 I of a graph's D."""
-    rng = np.random.default_rng(1)
-    G = neumann(n).tocoo()
-    edges = G.row < G.col
-    i, j, m = G.row[edges], G.col[edges], int(edges.sum())
-    D = sp.coo_array((np.r_[np.ones(m), -np.ones(m)], (np.r_[i, j], np.r_[:m, :m])))
-    return sp.csr_matrix(D.T @ D + sp.diags_array(1e-6 * (1 + rng.random(m))))
-
-
 @pytest.mark.mpi
 def test_the_next_rung(world, monkeypatch):
     """Of a choice that does not pay: x is kept, iterations are counted through, all is told."""
@@ -142,7 +134,7 @@ def test_the_next_rung(world, monkeypatch):
     A, b = distribute(matrix, world), right_hand_side(matrix)
     seen = []
     solver = hs.LinearSolver(A)
-    x, info = solver.solve(spread(A.layout, b), callback=lambda i, norm: seen.append((i, norm)))
+    _, info = solver.solve(spread(A.layout, b), callback=lambda i, norm: seen.append((i, norm)))
     assert info.converged and info.precond == "jacobi"
     assert "that is too slow: cg + schur; that cannot be set up (" in info.reason
     assert info.reason.endswith("): cg + jacobi")
@@ -154,7 +146,6 @@ def test_the_next_rung(world, monkeypatch):
     # The next solve goes by what served, and tells how it came to that.
     _, again = solver.solve(spread(A.layout, b))
     assert again.precond == "jacobi" and again.reason == info.reason
-    assert again.iterations < info.iterations
     # One limit for all of them.
     _, limited = hs.solve(A, spread(A.layout, b), max_iterations=seen[left][0] + 2)
     assert limited.status == "max_iterations" and limited.iterations == seen[left][0] + 2
@@ -244,7 +235,7 @@ def test_view(world):
     for part in (
         "symmetric, to the last bit",
         "positive diagonal",
-        "chosen: the matrix is symmetric, its diagonal positive, and cheap to factorise: cg + dir",
+        "chosen: the matrix is symmetric, its diagonal positive, and cheap to factorise: fgm",
         "where it fails: cg + amg, ",
         "gathered on rank 0",
     ):
@@ -257,15 +248,16 @@ def test_an_update_chooses_again(world):
     A = distribute(grid(12), world)
     solver = hs.LinearSolver(A)
     b = spread(A.layout, np.ones(144))
-    _, info = solver.solve(b)
-    assert info.method == "cg"
+    solver.solve(b)
+    assert "diagonal positive" in solver.reason
     shifted = A.with_values(A.values.clone())
     where = A.pattern.owned.diagonal
     shifted.values[where] -= 4.5
     solver.update(shifted)
     x, info = solver.solve(b)
-    assert info.converged and info.method.startswith("cg")  # negative definite? no: see below
-    assert np.isfinite(full(A.layout, x)).all()
+    assert info.converged and "diagonal negative" in info.reason
+    expected = spla.spsolve((grid(12) - 4.5 * sp.eye_array(144)).tocsc(), np.ones(144))
+    np.testing.assert_allclose(full(A.layout, x), expected, rtol=1e-6, atol=1e-9)
 
 
 def outcome(norms, target=1e-8):

@@ -21,7 +21,7 @@ OPTIONS = {
     "additive_schwarz": {"overlap": 2, "type": "basic", "factor": "ic0"},
     "amg": {"cycle": "W", "coarse_size": 10, "dtype": "float64"},
     "schur": {"approximation": "lumped", "form": "diagonal", "inner": "amg:cycle=W"},
-    "direct": {"shift": 0.25},
+    "direct": {"shift": 0.25, "most": 3.0},
 }
 
 

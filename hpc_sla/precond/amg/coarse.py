@@ -14,7 +14,7 @@ entries were rounded to: zero is some of its eps, and its inverse would drown al
 
 
 _SLACK = 1e-3
-"""Of the diagonal: rounding and a nullspace are no sign of an indefinite matrix."""
+"""As a part of the diagonal: rounding and a nullspace are no sign of an indefinite matrix."""
 
 
 class DenseSolve:
