@@ -97,7 +97,7 @@ def find(rows: NodeRows, sizes: range | list[int] = range(MOST, 1, -1)) -> int:
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class _NodePairs:
     """Pairs of nodes that are coupled, one of this rank's first. Bit ``a b + c`` is for the
     unknowns a of the first and c of the second node.
 
@@ -191,7 +191,7 @@ class _Scan:
         enough = 2 * between >= coupled > 0
         return enough and got >= _PRESENT * wanted and twins < _TWINS * coupled
 
-    def _alike(self, b: int, pairs: list[_Pairs]) -> bool:
+    def _alike(self, b: int, pairs: list[_NodePairs]) -> bool:
         """Whether pairs of nodes are coupled both ways alike, or all alike. **Collective.**"""
         mine = 0
         for some in pairs:
@@ -203,7 +203,9 @@ class _Scan:
             good &= bool(((some.mirrored & ~known == 0) | (shape & ~known == 0)).all())
         return all(self.rows.gather(good)) and _mixes(shape, b)
 
-    def _pairs(self, b: int, start: int, stop: int, alone: np.ndarray, there: np.ndarray) -> _Pairs:
+    def _pairs(
+        self, b: int, start: int, stop: int, alone: np.ndarray, there: np.ndarray
+    ) -> _NodePairs:
         row, column, value = self._entries(start, stop)
         place = self.rows.place(column)
         keep = ~(self._alone[row] | self._alone_there[place])
@@ -230,7 +232,7 @@ class _Scan:
             node[starts], other[starts], union(bit), wanted, union(np.where(counts, mirror, 0)),
             union(1 << a), free, entry,
         )  # fmt: skip
-        return _Pairs(*(column[wanted != 0] for column in columns))
+        return _NodePairs(*(column[wanted != 0] for column in columns))
 
 
 def _mixes(shape: int, b: int) -> bool:

@@ -113,7 +113,7 @@ def as_unknowns(
     points: np.ndarray | None,
     vectors: np.ndarray | None,
 ) -> Unknowns:
-    """Of checked arrays of the owned rows. Local."""
+    """What a file says, in checked arrays of the owned rows. Local."""
     coordinates, near_nullspace = (
         None if a is None else made(torch.from_numpy(a).to(layout.world.device), layout)
         for a in (points, vectors)

@@ -106,7 +106,7 @@ def test_files_say_the_block_size_and_importing_them_keeps_it(tmp_path):
     write_partitioned(load_source("poisson2d:n=4"), again, 2, "rcb")
     with MatrixFile(again) as file:
         assert file.block_size == 1
-        assert "block_size" not in file.attributes
+        assert file.says_block_size
 
 
 @pytest.mark.parametrize(
