@@ -21,6 +21,8 @@ _WORTH_DISSECTING = 12_000
 _ALIKE = 0.3
 """The part of the entries that must have one at the transposed place: below, the pattern of
 A + A^T says too little of A's."""
+_DOMINANT = 0.95
+"""But where so large a part of the diagonal dominates, no pivot is looked for elsewhere."""
 _ENTRY_BYTES = 12
 
 
@@ -62,8 +64,8 @@ class Elimination:
     cost : Cost
     kind : {"minimum degree", "nested dissection"}
     on_diagonal : bool
-        Whether pivots are likely to be found on the diagonal or near: the pattern is not far from
-        symmetric, and most of the diagonal is there. Else columns are best ordered alone, and
+        Whether pivots are likely to be found on the diagonal or near: most of it is there, and the
+        pattern is not far from symmetric or the diagonal dominates. Else columns are best ordered alone, and
         `cost` is a guess.
     """
 
@@ -97,7 +99,7 @@ def _found(matrix: LocalMatrix) -> Elimination:
     beside = csr.nnz - (n - int(zero.sum()))
     # Of k places off the diagonal, a + a' entries: those at mirrored places are counted once in k.
     alike = 2 * beside - len(neighbours)
-    on_diagonal = alike >= _ALIKE * beside and 2 * int(zero.sum()) <= n
+    on_diagonal = 2 * int(zero.sum()) <= n and (alike >= _ALIKE * beside or _dominant(csr))
     order, kind = minimum_degree(starts, neighbours), "minimum degree"
     if order is None:
         order, kind = nested_dissection(starts, neighbours), "nested dissection"
@@ -114,3 +116,10 @@ def _found(matrix: LocalMatrix) -> Elimination:
         if less.flops < cost.flops:
             order, cost, kind = other, less, "nested dissection"
     return Elimination(order, cost, kind, on_diagonal)
+
+
+def _dominant(csr: sp.csr_matrix) -> bool:
+    """Whether nearly every diagonal entry is as large as any other of its column. Local."""
+    size = abs(csr)
+    largest = size.max(axis=0).toarray().ravel()
+    return bool((size.diagonal() >= largest).mean() >= _DOMINANT) if csr.shape[0] else True

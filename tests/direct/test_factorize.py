@@ -91,7 +91,7 @@ def test_b_keeps_its_dtype_and_is_not_changed():
         (nonsymmetric(), ("scipy", "lu")),
         (sp.csr_matrix(spd_matrix(20, 2) - 1e6 * sp.eye(20)), ("scipy", "lu")),
         # Symmetric with a positive diagonal, and indefinite: Cholesky fails and LU takes over.
-        (sp.csr_matrix(np.array([[1.0, 2.0], [2.0, 1.0]])), ("eigen", "lu")),
+        (sp.csr_matrix(np.array([[1.0, 2.0], [2.0, 1.0]])), ("scipy", "lu")),
     ],
 )
 def test_auto(matrix, expected):
