@@ -61,6 +61,13 @@ class Schur(Preconditioner):
         The preconditioner of A: "auto" is amg with the nodes that the pattern shows, others by
         their names, with one option at most.
 
+    Attributes
+    ----------
+    chosen : str
+        The approximation that "auto" chose. Replicated.
+    trials : dict of str to Trial
+        What a few steps of GMRES on S made of those that were looked at. Replicated.
+
     Raises
     ------
     InputError
@@ -168,8 +175,9 @@ class Schur(Preconditioner):
 
     def describe(self) -> list[str]:
         """What the blocks are, and what was chosen for them. Local; replicated."""
-        s = self._saddle
+        s, left = self._saddle, self.trials[self.chosen].reduction
         return [
-            f"first block: {s.first.layout.n_global} rows, by {self._inner.name}",
-            f"constraints: {s.second.layout.n_global} rows, Schur complement {self.chosen}",
+            f"first block: {s.first.layout.n_global} rows, {self._inner.name}",
+            f"constraints: {s.second.layout.n_global} rows, Schur complement {self.chosen} "
+            f"(a step of GMRES leaves {left:.2g} of its residual)",
         ]

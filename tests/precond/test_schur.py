@@ -283,7 +283,7 @@ def test_serves_threads_modes_and_copies_as_others_do(world):
     assert everywhere(world, torch.equal(M.apply(r, torch.empty_like(r)), expected))
     again = hs.Schur().on(A)
     assert everywhere(world, torch.equal(again.apply(r, torch.empty_like(r)), expected))
-    assert copy.deepcopy(M) is M and M.describe()[1].endswith("Schur complement dense")
+    assert copy.deepcopy(M) is M and "Schur complement dense" in M.describe()[1]
     single = distribute(stokes(8).astype(np.float32), world)
     N = make_preconditioner("schur", single)
     found = N.apply(r.float(), torch.empty_like(r, dtype=torch.float32))
