@@ -29,6 +29,12 @@ def solved(run: Run | None) -> bool:
     return run is not None and run.get("residual", math.inf) <= LIMIT
 
 
+def _nearly(run: Run) -> bool:
+    """A peer's that stopped by another norm than that of b - A x, not far from the limit."""
+    near = run.get("converged", False) and run.get("residual", math.inf) <= 1e-6
+    return run["who"] != "ours" and near and not solved(run)
+
+
 def false_converged(run: Run) -> bool:
     return run["who"] == "ours" and run.get("converged", False) and not solved(run)
 
@@ -112,7 +118,11 @@ def figures(runs: Runs, clock: str) -> str:
         ran = [name for name in names if (name, who, ranks) in runs]
         if ran:
             share = _share(ran, lambda name, w=who, r=ranks: solved(runs[name, w, r]))
-            lines.append(f"solved by {who} on {ranks} rank(s): {share}")
+            near = sum(_nearly(runs[name, who, ranks]) for name in ran)
+            lines.append(
+                f"solved by {who} on {ranks} rank(s): {share}"
+                + (f"; {near} more to 1e-6, converged by its own norm" if near else "")
+            )
     by_peers = [name for name in names if math.isfinite(_best(runs, name, clock))]
     lines.append(f"solved by any peer on 1 rank: {_share(names, set(by_peers).__contains__)}")
     for ranks in (1, 4):
