@@ -90,7 +90,7 @@ def test_figures_of_made_up_outcomes(tmp_path):
     for figure in (
         "solved by ours on 1 rank(s): 2 of 4 (50.0 %)",
         "solved by ours on 4 rank(s): 2 of 2 (100.0 %)\n",
-        "solved by petsc on 1 rank(s): 1 of 4 (25.0 %); 2 more to 1e-6, converged by its own norm\n",
+        "solved by petsc on 1 rank(s): 1 of 4 (25.0 %); 2 more to 1e-6, converged by its own",
         "solved by any peer on 1 rank: 3 of 4 (75.0 %)",
         "of what any peer solves, solved by ours on 1 rank(s): 2 of 3 (66.7 %)",
         "points above PETSc's defaults on 1 rank(s): +25.0",  # 2 of 4 to 1 of 4
