@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
     add("--small", action="store_true", help="systems of less than 20 000 rows")
     add("--large", action="store_true", help="systems of 20 000 rows or more")
     add("--ranks", default="1,4", help="of hpc_sla and of PETSc's defaults (default: 1,4)")
-    add("--peers", default=",".join(PEERS), help="of petsc,petsc_true,gamg,superlu; or none")
+    add("--peers", default=",".join(PEERS), help=f"some of {','.join(PEERS)}; or none")
     add("--peers-from", type=Path, metavar="FILE", help="the peers' outcomes are in this file")
     add("--no-ours", action="store_true", help="the peers only")
     add("--method", default="", help="names hpc_sla's method")

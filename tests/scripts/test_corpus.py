@@ -89,10 +89,11 @@ def test_figures_of_made_up_outcomes(tmp_path):
     said = corpus(tmp_path, "--table").stdout
     for figure in (
         "solved by ours on 1 rank(s): 2 of 4 (50.0 %)",
-        "solved by ours on 4 rank(s): 2 of 2 (100.0 %)",
+        "solved by ours on 4 rank(s): 2 of 2 (100.0 %)\n",
+        "solved by petsc on 1 rank(s): 1 of 4 (25.0 %); 2 more to 1e-6, converged by its own",
         "solved by any peer on 1 rank: 3 of 4 (75.0 %)",
         "of what any peer solves, solved by ours on 1 rank(s): 2 of 3 (66.7 %)",
-        "points above PETSc's defaults on 1 rank(s): +25.0",  # 2 of 4 to 1 of 4
+        "points above petsc on 1 rank(s): +25.0",  # 2 of 4 to 1 of 4
         "20000 rows or more, over the best peer that solves: median 0.25 of 1",
         "less than 20000 rows, over SuperLU: median 1.50 of 1",
         "same choice on 1 and 4 ranks: 1 of 2",
