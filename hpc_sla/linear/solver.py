@@ -46,22 +46,23 @@ def solve(
     ----------
     A : DSparseMatrix, its transpose, or LinearOperator
         Or anything with `layout`, `matvec` and, where they are used, `rmatvec` (lsqr, and the
-        gradient of methods for non-symmetric systems), `diagonal` (jacobi, the default
-        preconditioner) and `parameters` (tensors to differentiate with respect to).
+        gradient of methods for non-symmetric systems), `diagonal` (jacobi) and `parameters`
+        (tensors to differentiate with respect to).
     b : torch.Tensor [n_owned] or [n_owned, k]
         Per rank. Several columns are solved for at once, with one halo exchange and one
         reduction for all of them; a column that is finished is frozen.
     method : str or Method
         One of `METHODS`, options after a colon: `gmres:restart=50`; or such an object as
-        ``GMRES(restart=50)``, a `Method` of your own among them. "auto" chooses: see
-        `hpc_sla.linear.choose`, and `info.reason`.
+        ``GMRES(restart=50)``, a `Method` of your own among them. "auto" chooses by what A is: see
+        `hpc_sla.linear.ladder`, and `info.reason`.
     precond : str, callable or object with `apply`
-        See `hpc_sla.precond.make_preconditioner`.
+        See `hpc_sla.precond.make_preconditioner`. "auto" chooses, and goes on to another choice,
+        x kept, where one fails or does not pay.
     rtol, atol : float
         Replicated. At least one positive. Default of rtol: 1e-8 in float64, 1e-5 in float32, whose
         rounding allows no less (see `hpc_sla.linear.default_rtol`).
     max_iterations : int, optional
-        Replicated. Default: ten times the number of unknowns, at least 1000 and at most 100000.
+        Replicated. Of all that is tried together. Default: ten times the number of unknowns, at least 1000 and at most 100000.
     x0 : torch.Tensor like x, optional
         Initial guess; default 0, but where a row gives its unknown to others (a Dirichlet value
         whose column was not eliminated) that value. Not modified.

@@ -102,8 +102,8 @@ def nonlinear_solve(
         allows, up to 500.
     precond : Any
         Of the linear systems, as of `hpc_sla.solve`; of picard and anderson M in
-        g(u) = u - M^-1 F(u), set up at u0. "auto": for newton and gradients additive_schwarz where
-        J has entries ("jacobi" with a method for symmetric matrices), else "none".
+        g(u) = u - M^-1 F(u), set up at u0. "auto": for newton and gradients, where J has entries,
+        what `hpc_sla.solve` takes where nothing is named, one after another; else "none".
     precond_lag : int
         Set up anew every so many Newton steps; 0 keeps the first. One that has become useless is
         set up anew in any case.

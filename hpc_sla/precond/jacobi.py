@@ -1,4 +1,4 @@
-"""Divide by the diagonal: cheap, exact in parallel, the safe default."""
+"""Divide by the diagonal: cheap, exact in parallel; any matrix will do."""
 
 from __future__ import annotations
 
