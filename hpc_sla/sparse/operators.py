@@ -15,6 +15,7 @@ from hpc_sla.hashing import noise
 from hpc_sla.kernels.vectors import copy_, inner_products
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.stored import StoredMatrix
+from hpc_sla.sparse.symmetry import is_symmetric
 
 # Rounding leaves a few units in the last place of asymmetry; assembly in another order some more.
 _ASYMMETRY = 1000
@@ -258,6 +259,9 @@ class _MatrixOperator(Operator):
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
 
+    def symmetric(self, dtype: torch.dtype = torch.float64) -> bool:
+        return is_symmetric(self._matrix)
+
     @property
     def T(self) -> Operator:
         return _TransposedMatrixOperator(self)
@@ -331,6 +335,9 @@ class _TransposedOperator(Operator):
 
 class _TransposedMatrixOperator(_TransposedOperator):
     _operator: _MatrixOperator
+
+    def symmetric(self, dtype: torch.dtype = torch.float64) -> bool:
+        return self._operator.symmetric(dtype)
 
     def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
         matrix = self._operator
