@@ -35,6 +35,9 @@ from hpc_sla.sparse.pattern import DistributedPattern
 _STALLED = 0.8
 """A level with more than this part of the rows before it is not worth having."""
 
+_FILLED = 4.0
+"""A level with more than so many times the entries of the finest costs more than all it saves."""
+
 _TRIES = 5
 """Thresholds to try for aggregates that are not mostly single nodes."""
 
@@ -96,6 +99,11 @@ class Hierarchy:
     summaries : list of LevelSummary
     seconds : dict of str to float
         This rank's time in each step of the set-up.
+
+    Raises
+    ------
+    InputError
+        On every rank: a level that fills up, as those of a graph with hubs or of dense rows.
     """
 
     def __init__(
@@ -114,7 +122,7 @@ class Hierarchy:
         self.seconds: dict[str, float] = defaultdict(float)
         self._kept: list[_Reusable] = []
         self._estimates: list[Estimate] = []
-        block_size = options.block_size
+        block_size, grown = options.block_size, 0.0
         current: DSparseMatrix | None = A
         while current is not None:
             depth = len(self._kept)
@@ -151,6 +159,12 @@ class Hierarchy:
                     coarse = product(blocks, P)
                 else:
                     coarse = galerkin(current, blocks, P)
+            if coarse.nnz_global > _FILLED * max(A.nnz_global, 1):
+                # Ranks that take no part in this level hear of it below.
+                self._summarise(current, level)
+                entries = sum(each.nonzeros for each in self.summaries) + coarse.nnz_global
+                grown = entries / A.nnz_global
+                break
             with self._timed("transfer"):
                 transfer = transfer or Transfer(P, self.dtype)
             kept = replace(before, transfer=transfer, coarse=coarse.pattern, product=product)
@@ -171,7 +185,13 @@ class Hierarchy:
             B = np.empty((0, block_size)) if B_coarse is None else B_coarse
             decoupled = None
         # Rank 0 goes all the way down.
-        self.summaries = A.world.comm.bcast(self.summaries)
+        self.summaries, grown = A.world.comm.bcast((self.summaries, grown))
+        if grown:
+            raise InputError(
+                f"multigrid's levels grow: operator complexity {grown:.1f}",
+                field="precond",
+                remedy="Choose another preconditioner, such as additive_schwarz or jacobi",
+            )
 
     def updated(
         self,
