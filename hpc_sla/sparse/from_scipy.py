@@ -283,8 +283,9 @@ def _described(
     """Points and near-nullspace of all rows, where there are any: float64 [n, d] and [n, m]."""
     points: np.ndarray | None = None
     if coordinates is not None:
-        rows = points_of_rows(_numbers(coordinates, "coordinates"), n, block_size)
-        points = _of_rows(rows, n, "coordinates", "point")
+        found = _numbers(coordinates, "coordinates")
+        points = points_of_rows(found, n, block_size) if found.ndim == 2 else found
+        points = _of_rows(points, n, "coordinates", "point")
     if near_nullspace is None:
         return points, None
     if isinstance(near_nullspace, str):
@@ -300,7 +301,7 @@ def _numbers(given: Any, field: str) -> np.ndarray:
         found = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"is not an array of numbers: {error}", field=field) from error
-    return found[:, None] if found.ndim == 1 else found
+    return found[:, None] if found.ndim == 1 and field == "near_nullspace" else found
 
 
 def _of_rows(found: np.ndarray, n: int, field: str, what: str) -> np.ndarray:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse as sp
 
 from hpc_sla.cli import main
+from hpc_sla.errors import InputError
+from hpc_sla.problems import make, rigid_body_modes
 from hpc_sla.storage.importers import read_source
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.result_file import ResultWriter
@@ -192,6 +195,49 @@ def test_block_size(matrix: sp.csr_array, capsys: pytest.CaptureFixture[str]) ->
         assert file.block_size == 1
     assert run("partition", "a.npz", "-o", "q.h5", "--parts", 4, "--block-size", 4) == 2
     assert "--block-size: is 4, which does not divide 30 rows" in capsys.readouterr().err
+
+
+def test_nodes_and_near_nullspace(matrix: object, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = make("elasticity3d:n=3")
+    n, points = problem.n_rows, problem.coordinates(0, problem.n_rows)
+    sp.save_npz("a.npz", sp.csr_array(problem.matrix()))
+    np.save("c.npy", points[::3])
+    given = ["--coordinates", "c.npy", "--near-nullspace", "rigid_body"]
+    assert run("partition", "a.npz", "-o", "p.h5", "--parts", 4, *given) == 0
+    out = capsys.readouterr().out
+    assert "3 (found in the pattern" in out and "6 vector(s)" in out
+    assert run("partition", "p.h5", "-o", "q.h5", "--parts", 3) == 0
+    modes = rigid_body_modes(points)
+    for path in ("p.h5", "q.h5"):
+        with MatrixFile(path) as file:
+            assert file.block_size == 3 and file.says_block_size
+            assert file.digest == file.compute_digest()
+            rows = file.read_permutation(0, n)
+            np.testing.assert_array_equal(file.read_near_nullspace(0, n), modes[rows])
+    assert run("info", "q.h5") == 0
+    assert "near-nullspace" in capsys.readouterr().out
+    np.save("b.npy", np.arange(float(n)))
+    assert run("partition", "a.npz", "-o", "r.h5", "--near-nullspace", "b.npy") == 0
+    with MatrixFile("r.h5") as file:
+        rows = file.read_permutation(0, n)
+        np.testing.assert_array_equal(file.read_near_nullspace(0, n)[:, 0], rows)
+        digest = file.digest
+    assert run("partition", "a.npz", "-o", "r.h5") == 0
+    with MatrixFile("r.h5") as file:
+        assert file.digest != digest and not file.has_near_nullspace
+    capsys.readouterr()
+    for wrong, words in (
+        (["--near-nullspace", "rigid_body"], "--near-nullspace: rigid-body modes need the points"),
+        ([*given, "--block-size", 1], "c.npy"),
+        (["--near-nullspace", "c.npy"], "c.npy: --near-nullspace"),
+        (["--near-nullspace", "none.npy"], "none.npy"),
+    ):
+        assert run("partition", "a.npz", "-o", "r.h5", *wrong) == 2
+        assert words in capsys.readouterr().err
+    with h5py.File("q.h5", "r+") as file:
+        file["near_nullspace"][2, 1] = np.nan
+    with MatrixFile("q.h5") as file, pytest.raises(InputError, match="/near_nullspace"):
+        file.read_near_nullspace(0, n)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ from hpc_sla.sparse.pattern import DistributedPattern
 _STALLED = 0.8
 """A level with more than this part of the rows before it is not worth having."""
 
+_FILLED = 4.0
+"""A level with more than so many times the entries of the finest costs more than all it saves."""
+
 _TRIES = 5
 """Thresholds to try for aggregates that are not mostly single nodes."""
 
@@ -96,8 +99,15 @@ class Hierarchy:
     summaries : list of LevelSummary
     singular : bool
         Whether the last level is solved directly, and singular. Replicated.
+    indefinite : bool
+        Whether the last level shows that A, if it is symmetric, is indefinite. Replicated.
     seconds : dict of str to float
         This rank's time in each step of the set-up.
+
+    Raises
+    ------
+    InputError
+        On every rank: a level that fills up, as those of a graph with hubs or of dense rows.
     """
 
     def __init__(
@@ -116,7 +126,7 @@ class Hierarchy:
         self.seconds: dict[str, float] = defaultdict(float)
         self._kept: list[_Reusable] = []
         self._estimates: list[Estimate] = []
-        block_size = options.block_size
+        block_size, grown = options.block_size, 0.0
         current: DSparseMatrix | None = A
         while current is not None:
             depth = len(self._kept)
@@ -153,6 +163,12 @@ class Hierarchy:
                     coarse = product(blocks, P)
                 else:
                     coarse = galerkin(current, blocks, P)
+            if coarse.nnz_global > _FILLED * max(A.nnz_global, 1):
+                # Ranks that take no part in this level hear of it below.
+                self._summarise(current, level)
+                entries = sum(each.nonzeros for each in self.summaries) + coarse.nnz_global
+                grown = entries / A.nnz_global
+                break
             with self._timed("transfer"):
                 transfer = transfer or Transfer(P, self.dtype)
             kept = replace(before, transfer=transfer, coarse=coarse.pattern, product=product)
@@ -174,9 +190,15 @@ class Hierarchy:
             decoupled = None
         # Rank 0 goes all the way down.
         direct = self.levels[-1].direct
-        singular = direct is not None and direct.singular
-        found = self.summaries, singular, direct is not None and direct.indefinite
-        self.summaries, self.singular, self.indefinite = A.world.comm.bcast(found)
+        shown = (direct.singular, direct.indefinite) if direct is not None else (False, False)
+        found = self.summaries, shown, grown
+        self.summaries, (self.singular, self.indefinite), grown = A.world.comm.bcast(found)
+        if grown:
+            raise InputError(
+                f"multigrid's levels grow: operator complexity {grown:.1f}",
+                field="precond",
+                remedy="Choose another preconditioner, such as additive_schwarz or jacobi",
+            )
 
     def updated(
         self,
