@@ -32,7 +32,7 @@ def _dirichlet():
 
 @pytest.mark.parametrize("partition", PARTITIONS)
 @pytest.mark.parametrize("name", [*KINDS, "dirichlet"])
-def test_it_solves_what_superlu_does_and_the_transpose(world, name, partition):
+def test_it_solves_each_and_the_transpose(world, name, partition):
     matrix = sp.csr_matrix((KINDS | {"dirichlet": _dirichlet})[name]())
     n = matrix.shape[0]
     A = distribute(matrix, world, partition)
@@ -47,9 +47,9 @@ def test_it_solves_what_superlu_does_and_the_transpose(world, name, partition):
                 A, spread(A.layout, b), method="fgmres", precond="direct", rtol=1e-11
             )
         assert info.converged and info.iterations <= 3
-        exact = spla.spsolve(sp.csc_matrix(a), b).reshape(n, 3)
         got = full(A.layout, found)
-        assert np.linalg.norm(got - exact) <= 1e-5 * np.linalg.norm(exact)
+        # Row by row, beside what they are made of: of unlike units the solution itself is uncertain.
+        assert (abs(a @ got - b) <= 1e-9 * (abs(a) @ abs(got) + abs(b))).all()
 
 
 @pytest.mark.parametrize("name", ["plane", "saddle", "unsymmetric"])
