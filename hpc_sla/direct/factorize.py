@@ -41,9 +41,9 @@ def factorize(
         Of a CsrPattern's entries: float64 or float32, on the pattern's device.
     backend : str
         One of `BACKENDS`, or `auto`. For a matrix on the CPU that is `eigen` where it is
-        installed, Cholesky will do and there is little fill, else `scipy`; on a GPU `cudss`, else `cusolver`, else
-        `scipy` on a copy. A backend that computes on the CPU takes a matrix on a GPU too, and
-        copies it (and every b and x) through the host.
+        installed, Cholesky will do and there is little fill, else `scipy`; on a GPU `cudss`, else
+        `cusolver`, else `scipy` on a copy. A backend that computes on the CPU takes a matrix on a
+        GPU too, and copies it (and every b and x) through the host.
     method : str
         `lu`, `umfpack`, `qr`, `llt` (or `cholesky`), `ldlt`, or `auto`: `llt` where the matrix is
         symmetric with a positive diagonal and the backend has it, which costs half of LU; the

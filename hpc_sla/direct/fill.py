@@ -21,8 +21,8 @@ _WORTH_DISSECTING = 12_000
 _ALIKE = 0.3
 """The part of the entries that must have one at the transposed place: below, the pattern of
 A + A^T says too little of A's."""
-_DOMINANT = 0.95
-"""But where so large a part of the diagonal dominates, no pivot is looked for elsewhere."""
+_DOMINANT, _LARGE = 0.95, 0.1
+"""But where so large a part of the diagonal is this large in its column, pivots are there."""
 _ENTRY_BYTES = 12
 
 
@@ -65,8 +65,8 @@ class Elimination:
     kind : {"minimum degree", "nested dissection"}
     on_diagonal : bool
         Whether pivots are likely to be found on the diagonal or near: most of it is there, and the
-        pattern is not far from symmetric or the diagonal dominates. Else columns are best ordered alone, and
-        `cost` is a guess.
+        pattern is not far from symmetric or the diagonal dominates. Else columns are best ordered
+        alone, and `cost` is a guess.
     """
 
     order: np.ndarray
@@ -119,7 +119,7 @@ def _found(matrix: LocalMatrix) -> Elimination:
 
 
 def _dominant(csr: sp.csr_matrix) -> bool:
-    """Whether nearly every diagonal entry is as large as any other of its column. Local."""
+    """Whether nearly every diagonal entry is among the large ones of its column. Local."""
     size = abs(csr)
     largest = size.max(axis=0).toarray().ravel()
-    return bool((size.diagonal() >= largest).mean() >= _DOMINANT) if csr.shape[0] else True
+    return bool((size.diagonal() >= _LARGE * largest).mean() >= _DOMINANT) if csr.shape[0] else True

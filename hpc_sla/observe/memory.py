@@ -12,6 +12,7 @@ import gc
 import resource
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 _STATUS = "/proc/self/status"
 _CLEAR_REFS = "/proc/self/clear_refs"
@@ -33,6 +34,24 @@ def peak_rss_bytes() -> int:
 def rss_bytes() -> int | None:
     """The present resident size in bytes; None where the kernel does not tell."""
     return _status_bytes("VmRSS")
+
+
+def available_bytes() -> int | None:
+    """What this process can still get without swapping; None where the kernel does not tell.
+
+    The least of what the machine has (``MemAvailable``) and what its control group may have.
+    """
+    found = []
+    machine = _status_bytes("MemAvailable", "/proc/meminfo")
+    if machine is not None:
+        found.append(machine)
+    with suppress(OSError, ValueError):  # no control groups, or no limit: "max"
+        most, used = (
+            int(Path("/sys/fs/cgroup", name).read_text())
+            for name in ("memory.max", "memory.current")
+        )
+        found.append(max(0, most - used))
+    return min(found, default=None)
 
 
 def reset_peak() -> str | None:
@@ -65,9 +84,9 @@ def release_free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _status_bytes(key: str) -> int | None:
+def _status_bytes(key: str, path: str = _STATUS) -> int | None:
     try:
-        with open(_STATUS) as file:
+        with open(path) as file:
             for line in file:
                 if line.startswith(key + ":"):
                     return int(line.split()[1]) * 1024

@@ -13,6 +13,7 @@ from hpc_sla.direct.base import LocalMatrix
 from hpc_sla.direct.fill import elimination
 from hpc_sla.errors import HpcSlaError, InputError, SingularMatrixError
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.observe.memory import available_bytes
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.gathered import (
     Gathered,
@@ -171,6 +172,10 @@ def _factorised(matrix: LocalMatrix, shift: float, device: torch.device) -> Fact
         Naming the cause.
     """
     n = matrix.n
+    if device.type == "cpu":
+        free, needed = available_bytes(), elimination(matrix).cost.bytes
+        if free is not None and needed > free:  # a process that asks for too much is killed
+            raise _no_memory(matrix, f", and {free / 1e9:.2g} GB are free")
     shifted = _shifted(matrix, shift) if shift else matrix
     try:
         factors = factorize(_on(shifted.pattern, device), shifted.values.to(device), repeated=True)
@@ -184,14 +189,18 @@ def _factorised(matrix: LocalMatrix, shift: float, device: torch.device) -> Fact
             else "Use a larger shift, or another preconditioner",
         ) from error
     except MemoryError as error:
-        gigabytes = elimination(matrix).cost.bytes / 1e9
-        raise InputError(
-            f"rank 0 has no memory for the factors of {n} rows, which take about "
-            f"{gigabytes:.2g} GB",
-            field="precond",
-            remedy='Choose "amg" or "additive_schwarz"',
-        ) from error
+        raise _no_memory(matrix) from error
     return factors
+
+
+def _no_memory(matrix: LocalMatrix, free: str = "") -> InputError:
+    gigabytes = elimination(matrix).cost.bytes / 1e9
+    return InputError(
+        f"rank 0 has no memory for the factors of {matrix.n} rows, which take about "
+        f"{gigabytes:.2g} GB{free}",
+        field="precond",
+        remedy='Choose "amg" or "additive_schwarz"',
+    )
 
 
 def _on(pattern: CsrPattern, device: torch.device) -> CsrPattern:
