@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.precond.amg.blocks import Blocks, Columns, csr
 from hpc_sla.precond.amg.remote import fetch_rows
@@ -86,8 +87,9 @@ def plus_product(D: DSparseMatrix, C: DSparseMatrix, B: DSparseMatrix) -> DSpars
     mine = _joined(B)
     there = fetch_rows(C.pattern.plan, mine, columns)
     corner = D.local_csr()
-    corner = csr(-corner.data, columns.local(corner.indices), corner.indptr, C.layout.n_owned, 0)
-    for part in (mine, there, corner):
+    local = columns.local(corner.indices)
+    corner = csr(-corner.data, local, corner.indptr, C.layout.n_owned, len(columns))
+    for part in (mine, there):
         part.resize(part.shape[0], len(columns))
     found = _joined(C) @ sp.vstack([mine, there], format="csr") + corner
     found = sp.csr_matrix(found)
@@ -98,26 +100,40 @@ def plus_product(D: DSparseMatrix, C: DSparseMatrix, B: DSparseMatrix) -> DSpars
     )
 
 
-def nodes(A: DSparseMatrix) -> int:
-    """How many unknowns a node of A has, by its pattern: 3, 2 or 1. **Collective.**
+def translations(A: DSparseMatrix) -> np.ndarray | None:
+    """Constants for each unknown of a node, [n_owned, 3 or 2]; None for one a node. **Collective.**
 
-    They follow one another in the user's order, and where a node couples with another, most of
-    their unknowns do.
+    By the pattern: the unknowns of a node follow one another in the user's order, or come in as
+    many equal runs, and where a node couples with another, most of their unknowns do.
     """
+    n, own = A.shape[0], A.layout.rows
     rows, columns = A.entries()
     stored = (A.values.detach() != 0).cpu().numpy()
     local = A.pattern.local_rows().cpu().numpy()
     beside = np.bincount(local[stored & (rows != columns)], minlength=A.layout.n_owned) > 0
     for size in (3, 2):
         # Rows of their own are of no node, and of many nodes some will do.
-        apart = A.shape[0] // (size * _LOOKED_AT) + 1
-        looked_at = beside & (A.layout.rows // size % apart == 0)
-        kept = stored & looked_at[local]
-        pairs = rows[kept] // size * A.shape[0] + columns[kept] // size
-        entries, blocks = (A.world.sum(len(part)) for part in (pairs, np.unique(pairs)))
-        if entries > _FILLED * size**2 * blocks:
-            return size
-    return 1
+        apart = n // (size * _LOOKED_AT) + 1
+        # np.divmod gives the node and the unknown, in runs the unknown and the node.
+        for divisor, which in ((size, 0), (n // size, 1)):
+            if which and n % size:
+                continue
+            kept = stored & (beside & (np.divmod(own, divisor)[which] % apart == 0))[local]
+            row, column = (np.divmod(part[kept], divisor)[which] for part in (rows, columns))
+            blocks = _distinct(A.world, row * n + column, row)
+            if A.world.sum(len(row)) > _FILLED * size**2 * blocks:
+                return np.eye(size)[np.divmod(own, divisor)[1 - which]]
+    return None
+
+
+def _distinct(world: World, keys: np.ndarray, spread: np.ndarray) -> int:
+    """How many different keys all ranks have. **Collective.** Equal ones have equal `spread`."""
+    keys, first = np.unique(keys, return_index=True)
+    to = spread[first] % world.size
+    messages = {rank: keys[to == rank] for rank in np.unique(to).tolist()}
+    mine = messages.pop(world.rank, keys[:0])
+    arrived = world.sparse_exchange(messages).values()
+    return int(world.sum(len(np.unique(np.concatenate([mine, *arrived])))))
 
 
 def _signs(matrix: DSparseMatrix) -> torch.Tensor:

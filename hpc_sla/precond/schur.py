@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
@@ -11,7 +10,7 @@ from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.complement import Complement, Trial
 from hpc_sla.precond.make import make_preconditioner
 from hpc_sla.precond.options import check_choice
-from hpc_sla.precond.saddle import SaddlePoint, nodes
+from hpc_sla.precond.saddle import SaddlePoint, translations
 from hpc_sla.precond.workspace import Workspace
 from hpc_sla.sparse.matrix import DSparseMatrix
 
@@ -107,9 +106,7 @@ class Schur(Preconditioner):
         """About A^-1. **Collective.**"""
         if self.inner != "auto":
             return make_preconditioner(self.inner, A)
-        size = nodes(A)
-        # Not AMG's own block_size, for which nodes would have to be whole on each rank.
-        modes = np.eye(size)[A.layout.rows % size] if size > 1 else None
+        modes = translations(A)  # as block_size has them, but nodes need not be whole on a rank
         made = AMG(near_nullspace=modes).on(A)
         if not made.singular:
             return made

@@ -12,6 +12,7 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.precond import make_preconditioner
+from hpc_sla.precond.saddle import translations
 from tests.collective import PARTITIONS, distribute, everywhere, full, on, spd_matrix, spread
 from tests.precond.saddles import mixed_poisson, stokes, tied
 
@@ -107,6 +108,29 @@ def test_is_its_definition_and_its_transpose(world, case, name, form):
         if form == "diagonal" and case != "convection":
             np.testing.assert_allclose(ours, ours.T, atol=atol)
             assert np.linalg.eigvalsh(ours + ours.T).min() > 0
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_nodes_are_seen_in_the_pattern(world, size, partition):
+    """In runs, one after another, and with an unknown more that is alone."""
+    body, coupling = stokes(7).tocsr()[:42, :42], np.eye(size) + np.ones((size, size))
+    cases = ((body, coupling), False), ((coupling, body), False), ((body, coupling), True)
+    for factors, more in cases:
+        matrix = sp.csr_matrix(sp.kron(*factors))
+        unknown = np.arange(42 * size) % size
+        if factors[0] is coupling:
+            unknown = np.arange(42 * size) // 42
+        if more:
+            matrix = sp.csr_matrix(sp.block_diag([matrix, 1.0]))
+            unknown = np.append(unknown, 0)
+        A = distribute(matrix, world, partition)
+        found = translations(A)
+        if size == 1:
+            assert found is None
+            continue
+        same = np.array_equal(found, np.eye(size)[unknown][A.layout.rows])
+        assert everywhere(world, same)
 
 
 def _solve(world, matrix, method="fgmres", precond="schur", **options):
