@@ -10,7 +10,7 @@ import torch
 from hpc_sla.eigen.scaling import ScaledPreconditioner
 from hpc_sla.errors import InputError
 from hpc_sla.linear.facts import look
-from hpc_sla.precond import Jacobi, Preconditioner, make_preconditioner, needs_matrix
+from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner, needs_matrix
 from hpc_sla.precond.jacobi import positive
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import as_operator
@@ -91,7 +91,7 @@ def _multigrid(matrix: Any) -> Preconditioner | None:
     if not facts.symmetric_rest or facts.negative or facts.zero:
         return None
     try:
-        made = make_preconditioner("amg", matrix)
+        made = AMG().on(matrix)
     except InputError:  # on every rank: its levels grow
         return None
     return None if made.indefinite else made

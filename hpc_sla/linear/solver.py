@@ -62,7 +62,8 @@ def solve(
         Replicated. At least one positive. Default of rtol: 1e-8 in float64, 1e-5 in float32, whose
         rounding allows no less (see `hpc_sla.linear.default_rtol`).
     max_iterations : int, optional
-        Replicated. Of all that is tried together. Default: ten times the number of unknowns, at least 1000 and at most 100000.
+        Replicated. Of all that is tried together. Default: ten times the number of unknowns, at
+        least 1000 and at most 100000.
     x0 : torch.Tensor like x, optional
         Initial guess; default 0, but where a row gives its unknown to others (a Dirichlet value
         whose column was not eliminated) that value. Not modified.

@@ -68,7 +68,6 @@ def submatrix(A: DSparseMatrix, rows: Part, columns: Part) -> DSparseMatrix:
     counts = torch.bincount(row, minlength=rows.layout.n_owned)
     indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     kept = kept.index_select(0, order)
-    arrays = (t.cpu().numpy() for t in (indptr, column[kept], values[kept]))
-    if rows is columns:
-        return DSparseMatrix._from_rows(rows.layout, rows.layout, *arrays)
-    return DSparseMatrix._from_rows(rows.layout, columns.layout, *arrays)
+    found = [t.cpu().numpy() for t in (indptr, column[kept], values[kept])]
+    layout = rows.layout if rows is columns else columns.layout
+    return DSparseMatrix._from_rows(rows.layout, layout, found[0], found[1], found[2])

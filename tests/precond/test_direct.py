@@ -48,7 +48,7 @@ def test_it_solves_each_and_the_transpose(world, name, partition):
             )
         assert info.converged and info.iterations <= 3
         got = full(A.layout, found)
-        # Row by row, beside what they are made of: of unlike units the solution itself is uncertain.
+        # Row by row, beside what they are made of: of unlike units the solution is uncertain.
         assert (abs(a @ got - b) <= 1e-9 * (abs(a) @ abs(got) + abs(b))).all()
 
 
