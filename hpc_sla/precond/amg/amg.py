@@ -92,10 +92,16 @@ class AMG(AmgOptions, Preconditioner):
         given, vectors = self.near_nullspace, "given"
         if given is None and self.block_size in (0, A.block_size):
             given, vectors = A.near_nullspace, "of the matrix"
-        with world.agree("AMG", near_nullspace=given):
+        with world.agree() as agreed:
             if isinstance(given, torch.Tensor):
                 check_order(given, A.layout, "near_nullspace")
             B = None if given is None else _given(given, A.layout.n_owned)
+            agreed.say(0 if B is None else B.shape[1])
+        if len(set(agreed.heard)) > 1:
+            raise InputError(
+                f"{min(agreed.heard)} to {max(agreed.heard)} vectors, by rank",
+                field="near_nullspace",
+            )
         system = _ScaledMatrix.of(A, size)
         self._constant = False
         if B is not None:

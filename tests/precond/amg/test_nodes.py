@@ -91,10 +91,10 @@ def test_what_is_said_comes_before_what_is_found(world):
 @pytest.mark.mpi
 def test_levels_that_fill_up_are_refused_on_every_rank(world):
     """A graph that grows by preferring hubs (Barabasi and Albert, Science 286, 1999)."""
-    n, rng = 3000, np.random.default_rng(0)
-    ends, edges = [0, 1, 2, 3], []
-    for v in range(4, n):
-        chosen = {ends[k] for k in rng.integers(0, len(ends), 4)}
+    n, rng = 15000, np.random.default_rng(0)
+    ends, edges = [0, 1, 2], []
+    for v in range(3, n):
+        chosen = {ends[k] for k in rng.integers(0, len(ends), 3)}
         edges += [(v, u) for u in chosen]
         ends += [*chosen, *[v] * len(chosen)]
     rows, columns = np.array(edges).T
