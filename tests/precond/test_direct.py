@@ -48,7 +48,7 @@ def test_it_solves_each_and_the_transpose(world, name, partition):
             )
         assert info.converged and info.iterations <= 3
         got = full(A.layout, found)
-        # Row by row, beside what they are made of: of unlike units the solution is uncertain.
+        # Row by row: of unlike units the solution itself is uncertain.
         assert (abs(a @ got - b) <= 1e-9 * (abs(a) @ abs(got) + abs(b))).all()
 
 
@@ -143,7 +143,7 @@ def test_singular_ones_are_refused_by_all_with_the_remedy(world, make):
 
 
 def test_where_memory_ends_all_ranks_hear_how_much_it_takes(world, monkeypatch):
-    def full_up(*_):
+    def full_up(*_, **options):
         raise MemoryError
 
     monkeypatch.setattr("hpc_sla.direct.scipy._splu", full_up)
