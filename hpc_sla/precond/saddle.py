@@ -68,30 +68,33 @@ class SaddlePoint:
         self.A, self.B, self.C, self.corner = (
             submatrix(matrix, rows, columns) for rows in parts for columns in parts
         )
+        nonzeros = [
+            int(world.sum(int((part.values != 0).sum()))) for part in (self.B, self.C, self.corner)
+        ]
         with world.agree():
-            if not (self.B.nnz_global and self.C.nnz_global):
+            if not (nonzeros[0] and nonzeros[1]):
                 raise _none(f"{count} rows without a diagonal of its sign have no others to bind")
-        self.penalised = world.sum(int((self.corner.values != 0).sum())) > 0
+        self.penalised = nonzeros[2] > 0
 
     def lumped(self, inverse: torch.Tensor) -> DSparseMatrix:
         """`C diag(inverse) B + D`, for inverse `[n_first_owned]`. **Collective.**"""
         rows = self.B.pattern.local_rows()
         scaled = self.B.with_values(self.B.values * inverse.index_select(0, rows))
-        return plus_product(self.corner, self.C, scaled)
+        return product_less(self.C, scaled, self.corner)
 
 
-def plus_product(D: DSparseMatrix, C: DSparseMatrix, B: DSparseMatrix) -> DSparseMatrix:
+def product_less(C: DSparseMatrix, B: DSparseMatrix, D: DSparseMatrix) -> DSparseMatrix:
     """`C B - D`, each entry that either has stored. **Collective.**"""
     columns = Columns(B.columns)
     columns.away = np.asarray(B.pattern.plan.halo, dtype=np.int64)
     mine = _joined(B)
     there = fetch_rows(C.pattern.plan, mine, columns)
-    corner = D.local_csr()
-    local = columns.local(corner.indices)
-    corner = csr(-corner.data, local, corner.indptr, C.layout.n_owned, len(columns))
+    less = D.local_csr()
+    local = columns.local(less.indices)
+    less = csr(-less.data, local, less.indptr, C.layout.n_owned, len(columns))
     for part in (mine, there):
         part.resize(part.shape[0], len(columns))
-    found = _joined(C) @ sp.vstack([mine, there], format="csr") + corner
+    found = _joined(C) @ sp.vstack([mine, there], format="csr") + less
     found = sp.csr_matrix(found)
     indices = columns.stored(found.indices)
     data = found.data.astype(D.values.cpu().numpy().dtype, copy=False)
