@@ -126,7 +126,7 @@ def _on_the_diagonal(matrix: LocalMatrix, how: Elimination, backend: str) -> Ord
     """Factors with pivots near the diagonal; None where they are no good."""
     csc = matrix.to_csc()
     if not csc.data.all():
-        csc.data = csc.data.copy()
+        csc = csc.copy()  # its pattern is the matrix's own
         csc.eliminate_zeros()
     rows, columns = _scales(csc)
     if rows is not None and columns is not None:

@@ -33,10 +33,14 @@ _GRADED = 0.3
 symmetric."""
 
 # What things take, in seconds on one core: they only have to be right beside each other.
-_FLOP, _FACTOR_ENTRY, _ENTRY = 1 / 1.5e9, 1e-7, 2e-9
+_FLOP, _FACTOR_ENTRY, _ENTRY = 2e-10, 2.5e-8, 2e-9
 
-_PRODUCTS = {"definite": 200, "unsymmetric": 600, "indefinite": 3000}
-"""How many products with the matrix an iteration that converges is worth, set-up included."""
+_PRODUCTS = {"definite": 200, "saddle": 550, "unsymmetric": 600, "indefinite": 3000}
+"""How many products with the matrix iterations that converge take, by the kind of matrix, the
+set-up of their preconditioner included."""
+
+_AT_ONCE = 0.02
+"""Seconds of a factorisation that nothing can do better than."""
 
 
 _AROUND = "fgmres:restart=10"
@@ -93,8 +97,9 @@ def ladder(facts: MatrixFacts, cost: Cost | None) -> list[Rung]:
         Of factorising it, where that was worth a look.
     """
     kind, rungs = _iterations(facts)
-    if cost is not None and _pays(cost, facts, kind):
-        shift = "direct:shift=1e-10" if _singular(facts) else "direct"
+    # A shift is a part of the diagonal, and does nothing for multipliers.
+    if cost is not None and not facts.null_multipliers and _pays(cost, facts, kind):
+        shift = "direct:shift=1e-9" if _singular(facts) else "direct"
         why = f"{_what(facts)}, and cheap to factorise"
         rungs = [Rung(_AROUND, shift, why, 15), *rungs]
     return rungs
@@ -125,7 +130,7 @@ def preconditioners(facts: MatrixFacts, method: Method) -> list[Rung]:
 def _singular(facts: MatrixFacts) -> bool:
     """Whether it surely is: by its row or column sums, or for want of entries."""
     sums = facts.zero_row_sums or facts.zero_column_sums or bool(facts.null_components)
-    return sums or bool(facts.empty_rows or facts.empty_columns)
+    return sums or facts.null_multipliers or bool(facts.empty_rows or facts.empty_columns)
 
 
 def _what(facts: MatrixFacts) -> str:
@@ -149,16 +154,17 @@ def worth_a_look(facts: MatrixFacts) -> bool:
 def _kind(facts: MatrixFacts) -> str:
     if not facts.symmetric_rest:
         return "unsymmetric"
-    signs = (facts.positive > 0) + (facts.negative > 0) + (facts.zero > 0)
-    return "definite" if signs <= 1 and not facts.zero else "indefinite"
+    if facts.zero:
+        return "saddle"
+    return "indefinite" if facts.positive and facts.negative else "definite"
 
 
 def _pays(cost: Cost, facts: MatrixFacts, kind: str) -> bool:
     """Whether to factorise first. Local."""
     factorise = cost.flops * _FLOP + cost.entries * _FACTOR_ENTRY
     iterate = facts.entries * _ENTRY * _PRODUCTS[kind]
-    sure = 3 if facts.rows <= SMALL else 1  # it ends, whatever the spectrum
-    return factorise <= max(sure * iterate, 0.05)
+    sure = 1.5 if facts.rows <= SMALL else 1  # it ends, whatever the spectrum
+    return factorise <= max(sure * iterate, _AT_ONCE)
 
 
 def _iterations(facts: MatrixFacts) -> tuple[str, list[Rung]]:
@@ -178,10 +184,11 @@ def _iterations(facts: MatrixFacts) -> tuple[str, list[Rung]]:
         amg = Rung(method, "amg", what, 100)
         last = Rung("minres", "jacobi", what, 1000)
         return kind, [*jacobi, amg, *quick, last, *whatever, last]
-    if kind == "indefinite":
-        first = [schur] if facts.zero else []
+    if kind in ("saddle", "indefinite"):
         last = Rung("minres", "jacobi", what, 1000)
-        return kind, [*first, *quick, last, *whatever, last]
+        # A diagonal of both signs may be that of a stabilised saddle point.
+        first = [schur, *quick] if kind == "saddle" else [*quick, schur]
+        return kind, [*first, last, *whatever, last]
     schwarz = Rung("gmres:restart=50", "additive_schwarz", what, 200)
     if facts.zero:
         return kind, [*quick, schur, schwarz, *whatever, schwarz]

@@ -326,3 +326,18 @@ def test_the_registry_says_what_users_need():
         assert backend.name == name and backend.best_use and set(backend.methods) <= set(METHODS)
         assert set(backend.devices) <= {"cpu", "cuda"}
         assert backend.available() == (backend.why_not() is None)
+
+
+def test_zeros_that_are_stored_leave_the_pattern_as_it_is():
+    """Other values on it are factorised next, as Newton does: against a dense solve."""
+    matrix = nonsymmetric()
+    pattern, values = pattern_of(matrix)
+    b = torch.ones(40, dtype=torch.float64)
+    first = values.clone()
+    first[torch.arange(len(values)) % 3 == 1] = 0
+    rows = np.repeat(np.arange(40), np.diff(matrix.indptr))
+    first[torch.from_numpy(rows == matrix.indices)] = 5.0
+    for now in (first, values, first):
+        dense = sp.csr_matrix((now.numpy(), matrix.indices, matrix.indptr), (40, 40)).toarray()
+        x = factorize(pattern, now, backend="scipy").solve(b)
+        np.testing.assert_allclose(x, np.linalg.solve(dense, np.ones(40)), rtol=1e-8, atol=1e-10)
