@@ -65,7 +65,7 @@ class SetUp(Differentiable):
         self._dtype = dtype = operator.dtype or dtype or torch.float64
         self.__dict__.pop("lopsided", None)
         self._tolerate(dtype)
-        self.given = None
+        self.given = self.facts = None
         if operator.square and isinstance(plain, DSparseMatrix) and self._decoupled is not False:
             self.given = given_rows(plain)
         if precond is not None:  # kept, with the method that it served
@@ -136,7 +136,7 @@ class SetUp(Differentiable):
     def _precondition(self, precond: Any, method: Method | None = None) -> Preconditioner:
         """A preconditioner, fit for the method. **Collective.**"""
         operator, A = as_operator(self._plain), self._plain
-        of_transpose = is_auto(self._asked_precond) and isinstance(A, StoredMatrix) and A.transposed
+        of_transpose = self.facts is not None and A.transposed  # facts are of what is stored
         M = make_preconditioner(precond, A.stored if of_transpose else A, agreed=True)
         if of_transpose and M.transposable:
             M = transposed(M)
