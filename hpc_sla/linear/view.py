@@ -55,7 +55,7 @@ def _derivatives(solver: Differentiable) -> str:
     if solver.one_way and not solver.lopsided:
         return f"by {solver.method.name} on the same matrix, taken for symmetric"
     if solver.one_way:
-        return f"by {solver.method.name} on the transpose: the matrix is not symmetric"
+        return "by gmres on the transpose: the matrix is not symmetric"
     if operator.transposable and solver.precond.transposable:
         return f"by {solver.method.name} on the transpose, with the same preconditioner"
     return "none: there is no transpose"

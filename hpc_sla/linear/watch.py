@@ -16,13 +16,19 @@ _LEAST = 15
 ROOM = 2
 """How many times its patience an iteration may be expected to take, and may take."""
 
+_DOUBT = 4
+"""How many times more of it before the patience has gone: residuals of conjugate gradients rise at
+first, and rates get better."""
+
 
 def hopeless(patience: int, start: int, outcomes: Sequence[Outcome]) -> bool:
     """Whether to give up an iteration that will not end in time. Local, of replicated numbers.
 
-    From a third of its patience on, the rate at which residuals fell in the second half of the
-    iterations so far is taken for that of all to come. Where that makes more than `ROOM` times the
-    patience, or so many were done, it is given up: that is the most that one which fails may cost.
+    What residuals fell by from the second quarter of the iterations so far to the last half is
+    taken for the rate of all to come. Once the patience is used up, one that so needs more than
+    `ROOM` times as many in all is given up; from a third of it on, one that needs `_DOUBT` times
+    more than that; from half of it on, one that gains nothing. `ROOM` times the patience is the
+    most that one which fails may cost.
 
     Parameters
     ----------
@@ -38,18 +44,20 @@ def hopeless(patience: int, start: int, outcomes: Sequence[Outcome]) -> bool:
         return False
     if done >= ROOM * patience:
         return True
-    return done + max(_needed(o, start) for o in going) > ROOM * patience
+    needed = max(_needed(o, start) for o in going)
+    if math.isinf(needed):
+        return 2 * done >= patience
+    return done + needed > ROOM * patience * (1 if done >= patience else _DOUBT)
 
 
 def _needed(outcome: Outcome, start: int) -> float:
-    """How many iterations more, at the present rate."""
+    """How many iterations more, at the present rate; infinity where nothing is gained."""
     history = outcome.history[start:]
-    middle = len(history) // 2
-    before = min(history[: middle + 1])
-    now = min(before, *history[middle:])
-    if now >= before:
+    quarter, middle = len(history) // 4, len(history) // 2
+    before, now = min(history[quarter:middle]), min(history[middle:])
+    if now >= before or outcome.target <= 0:
         return math.inf
     if now <= outcome.target:
         return 0.0
-    rate = math.log(before / now) / (len(history) - 1 - middle) if now > 0 else math.inf
-    return math.log(now / outcome.target) / rate if outcome.target > 0 else math.inf
+    rate = math.log(before / now) / (len(history) - middle)
+    return math.log(now / outcome.target) / rate

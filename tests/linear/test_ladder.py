@@ -272,13 +272,13 @@ def outcome(norms, target=1e-8):
     [
         (0.5, 100, None),
         (0.9, 100, None),  # 175 iterations
-        (0.95, 100, 35),  # 359
+        (0.95, 100, 100),  # 359
         (0.999, 100, 35),
         (1.0, 30, 15),
     ],
 )
 def test_hopeless(rate, patience, given_up_at):
-    """By a steady rate, from a third of the patience on."""
+    """By a steady rate."""
     norms = [rate**k for k in range(ROOM * patience + 1)]
     left = None
     for k in range(1, len(norms)):
@@ -288,6 +288,13 @@ def test_hopeless(rate, patience, given_up_at):
             left = k
             break
     assert left == given_up_at
+
+
+def test_a_residual_that_rises_first():
+    """As that of conjugate gradients does: what counts is how it falls then."""
+    norms = [*(10.0 ** (k / 10) for k in range(20)), *(100 * 0.75**k for k in range(1, 120))]
+    history = outcome(norms[:36])
+    assert history.history[-1] > 1.0 > 1e-8 and not hopeless(100, 0, [history])
 
 
 def test_hopeless_at_the_latest():
