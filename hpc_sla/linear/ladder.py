@@ -28,6 +28,9 @@ _EASY = 0.8
 """Where the off-diagonal entries of each row sum to no more of its diagonal, Jacobi's iteration
 gains a digit in ten steps, and what is around it more."""
 
+_HUBS = 30
+"""Times the entries of the mean row, the longest of a network's: those of meshes are within 10."""
+
 _GRADED = 0.3
 """Part of the off-diagonal entries that may have the diagonal's sign, for multigrid of what is not
 symmetric."""
@@ -148,7 +151,13 @@ def _what(facts: MatrixFacts) -> str:
 
 def worth_a_look(facts: MatrixFacts) -> bool:
     """Whether to ask what a factorisation costs. Local; replicated."""
-    return facts.rows <= (SMALL if _kind(facts) == "definite" else LARGE)
+    sure = _kind(facts) == "definite" or min(facts.dominance, facts.column_dominance) < 1
+    return facts.rows <= (SMALL if sure or _hubs(facts) else LARGE)
+
+
+def _hubs(facts: MatrixFacts) -> bool:
+    """Whether rows are of very different length: what is multiplied or factorised fills up."""
+    return facts.largest_row * facts.rows > _HUBS * max(facts.entries, 1)
 
 
 def _kind(facts: MatrixFacts) -> str:
@@ -170,17 +179,19 @@ def _pays(cost: Cost, facts: MatrixFacts, kind: str) -> bool:
 def _iterations(facts: MatrixFacts) -> tuple[str, list[Rung]]:
     """The kind of matrix, and the rungs without a factorisation at the start. Local."""
     kind, what = _kind(facts), _what(facts)
-    easy = min(facts.dominance, facts.column_dominance) <= _EASY
+    easy = min(facts.dominance, facts.column_dominance) <= _EASY or _hubs(facts)
     # One that takes seconds before what may take longer, one that takes all there is at the end.
+    shift = "shift=1e-9," if _singular(facts) else ""
     quick, whatever = (
-        [] if _singular(facts) else [Rung(_AROUND, direct, what, 15)]
-        for direct in ("direct:most=20", "direct")
+        [] if facts.null_multipliers else [Rung(_AROUND, direct.strip(":,"), what, 15)]
+        for direct in (f"direct:{shift}most=20", f"direct:{shift}")
     )
+    why = f"{what}, with {'very long rows' if _hubs(facts) else 'a dominant diagonal'}"
     schur = Rung("fgmres:restart=50", "schur", what, 100)
     if kind == "definite":
         # Conjugate gradients are for a positive one.
         method = "gmres:restart=50" if facts.negative else "cg"
-        jacobi = [Rung(method, "jacobi", f"{what}, dominant", 200)] if easy else []
+        jacobi = [Rung(method, "jacobi", why, 200)] if easy else []
         amg = Rung(method, "amg", what, 100)
         last = Rung("minres", "jacobi", what, 1000)
         return kind, [*jacobi, amg, *quick, last, *whatever, last]
@@ -192,7 +203,7 @@ def _iterations(facts: MatrixFacts) -> tuple[str, list[Rung]]:
     schwarz = Rung("gmres:restart=50", "additive_schwarz", what, 200)
     if facts.zero:
         return kind, [*quick, schur, schwarz, *whatever, schwarz]
-    first = [Rung("bicgstab", "jacobi", f"{what}, dominant", 200)] if easy else []
+    first = [Rung("bicgstab", "jacobi", why, 200)] if easy else []
     if not facts.negative and facts.wrong_sign <= _GRADED:
         first.append(Rung("gmres:restart=50", "amg", what, 60))
     return kind, [*first, schwarz, *whatever, schwarz]
