@@ -18,6 +18,7 @@ from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
 from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.amg.rigid_body import constant_modes, rigid_body_modes
 from hpc_sla.precond.amg.rows import row_factors
+from hpc_sla.precond.amg.units import component_units, in_component_units
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows, decoupled_rows
 from hpc_sla.precond.workspace import Workspace, scale
@@ -105,6 +106,7 @@ class AMG(AmgOptions, Preconditioner):
         system = _ScaledMatrix.of(A, size)
         self._constant = False
         if B is not None:
+            B = system.in_its_units(B)
             about = f"{B.shape[1]} near-nullspace vector{'s' * (B.shape[1] > 1)} ({vectors})"
         elif (B := rigid_body_modes(system.matrix, size, system.mask)) is not None:
             about = f"{B.shape[1]} rigid-body modes (of the coordinates)"
@@ -128,7 +130,7 @@ class AMG(AmgOptions, Preconditioner):
 
     def _use(self, A: DSparseMatrix, hierarchy: Hierarchy, system: _ScaledMatrix) -> None:
         self._matrix, self._hierarchy = A, hierarchy
-        self._scale, self._rows = system.scale, system.rows
+        self._scale, self._rows, self._columns = system.scale, system.rows, system.columns
         self._decoupled, self._of_symmetric = system.decoupled, system.symmetric
         self._cycle = Cycle(self._hierarchy.levels, self.cycle)
         self._transposed: Cycle | None = None
@@ -170,7 +172,7 @@ class AMG(AmgOptions, Preconditioner):
                     remedy=f"Choose one of {', '.join(KEEP)}",
                 )
         with torch.no_grad():
-            system = _ScaledMatrix.of(A, self._size)
+            system = _ScaledMatrix.of(A, self._size, self._columns)
             B = None
             if self._constant and keep == "aggregates":
                 B = system.in_units(constant_modes(A.layout.n_owned, self._size))
@@ -259,16 +261,29 @@ class AMG(AmgOptions, Preconditioner):
             return self._decoupled.solve_transpose(r, out)
 
     def _solve(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """The cycle of S A for S r, with S the factors of rows. **Collective.**"""
-        if self._rows is not None:
-            (b,) = self._units.like(r)
-            r = scale(r, self._rows, b)
-        return self._apply(self._cycle, r, out)
+        """C times the cycle of S A C for S r, S and C the factors of rows and columns.
+
+        **Collective.**
+        """
+        return self._within(self._cycle, self._rows, self._columns, r, out)
 
     def _solve_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """S times the transposed cycle. **Collective.**"""
-        self._apply(self._cycle_transpose(), r, out)
-        return out if self._rows is None else scale(out, self._rows, out)
+        """S times the transposed cycle for C r. **Collective.**"""
+        return self._within(self._cycle_transpose(), self._columns, self._rows, r, out)
+
+    def _within(
+        self,
+        cycle: Cycle,
+        before: torch.Tensor | None,
+        after: torch.Tensor | None,
+        r: torch.Tensor,
+        out: torch.Tensor,
+    ) -> torch.Tensor:
+        if before is not None:
+            (b,) = self._units.like(r)
+            r = scale(r, before, b)
+        self._apply(cycle, r, out)
+        return out if after is None else scale(out, after, out)
 
     def _cycle_transpose(self) -> Cycle:
         """The transposed cycle, of a symmetric matrix the cycle itself. Local."""
@@ -301,8 +316,8 @@ class _ScaledMatrix:
     matrix : DSparseMatrix
     scale : float
         What all of A was multiplied by. Replicated.
-    rows : torch.Tensor [n_owned] or None
-        What its rows were multiplied by before.
+    rows, columns : torch.Tensor [n_owned] or None
+        What its rows and columns were multiplied by before.
     decoupled : DecoupledRows or None
     symmetric : bool
         Whether `matrix` is. Replicated.
@@ -311,12 +326,15 @@ class _ScaledMatrix:
     matrix: DSparseMatrix
     scale: float
     rows: torch.Tensor | None
+    columns: torch.Tensor | None
     decoupled: DecoupledRows | None
     symmetric: bool
 
     @classmethod
-    def of(cls, A: DSparseMatrix, block_size: int) -> _ScaledMatrix:
-        """**Collective.**"""
+    def of(
+        cls, A: DSparseMatrix, block_size: int, columns: torch.Tensor | None = None
+    ) -> _ScaledMatrix:
+        """**Collective.** With the factors of `columns` where those are known."""
         decoupled = decoupled_rows(A)
         if decoupled is not None:
             A = decoupled.rest(A, block_size)
@@ -325,9 +343,21 @@ class _ScaledMatrix:
         if rows is not None:
             A = A.with_values(A.values.detach() * rows.index_select(0, A.pattern.local_rows()))
             symmetric = as_operator(A).symmetric()
+        if rows is not None or not symmetric or block_size == 1:
+            columns = None
+        elif columns is None:
+            columns = component_units(A, block_size)
+        if columns is not None:
+            rows, A = columns, in_component_units(A, columns, block_size)
         factor, values = _scale(A), A.values.detach()
         matrix = A.with_values(values if factor == 1 else values * factor)
-        return cls(matrix, factor, rows, decoupled, symmetric)
+        return cls(matrix, factor, rows, columns, decoupled, symmetric)
+
+    def in_its_units(self, B: np.ndarray) -> np.ndarray:
+        """A near-nullspace [n_owned, m] of A as one of `matrix`. Local."""
+        if self.columns is None:
+            return B
+        return B / self.columns.double().cpu().numpy()[:, None]
 
     @property
     def mask(self) -> torch.Tensor | None:
