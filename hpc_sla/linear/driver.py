@@ -16,7 +16,7 @@ from hpc_sla.linear.info import worst
 from hpc_sla.linear.method import Method, System, fill, norms_of
 from hpc_sla.linear.outcome import Outcome
 from hpc_sla.linear.recover import Recovery
-from hpc_sla.linear.watch import hopeless
+from hpc_sla.linear.watch import EVERY, hopeless
 from hpc_sla.observe.heartbeat import beat
 from hpc_sla.sparse.fingerprint import layout_fingerprint
 
@@ -56,6 +56,8 @@ class KrylovLoop:
         One a right-hand side, once it runs or has been given a state.
     given_up : bool
         Replicated. Whether it was, for its patience.
+    rungs_left : int
+        Replicated. How many choices there are behind this one; kept with the state.
     observe : callable(loop) -> bool, or None
         Called on every rank between iterations, or bursts of them: whether to stop.
     """
@@ -75,8 +77,8 @@ class KrylovLoop:
         self.observe: Callable[[KrylovLoop], bool] | None = None
         self._before = before
         self.iterations = self._begun_at = max((o.iterations for o in before), default=0)
-        self._patience = patience
-        self.given_up = False
+        self._patience, self._looked_at = patience, 0
+        self.given_up, self.rungs_left = False, 0
         self.outcomes: list[Outcome] = []
         # Which columns iterate; whether the method is in the midst of that; whether to stop.
         self._running: list[bool] = []
@@ -184,7 +186,10 @@ class KrylovLoop:
         going = self.iterations < self._max_iterations and any(o.status is None for o in outcomes)
         self._stopped = self.observe is not None and going and self.observe(self)
         if self._patience is not None and going and not self._stopped:
-            self.given_up = hopeless(self._patience, self._begun_at, outcomes)
+            done = self.iterations - self._begun_at
+            if done // EVERY > self._looked_at // EVERY:  # they may come in bursts
+                self.given_up = hopeless(self._patience, done, outcomes)
+            self._looked_at = done
         return self._stopped or self.given_up
 
     # To go on elsewhere
@@ -221,6 +226,7 @@ class KrylovLoop:
             "running_method": str(self.method),
             "running_precond": self.system.precond.name,
             "begun_at": self._begun_at,
+            "rungs_left": self.rungs_left,
             "place": self._place,
             "running": list(self._running),
             "statuses": [o.status for o in outcomes],
@@ -244,6 +250,7 @@ class KrylovLoop:
         fill(system.x, state["x"])
         self.iterations = int(state["iteration"])
         self._begun_at = state.get("begun_at", 0)
+        self._looked_at = self.iterations - self._begun_at
         self._running = list(state["running"])
         self.outcomes = []
         for i in range(len(system.target)):

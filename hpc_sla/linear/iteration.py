@@ -21,6 +21,7 @@ from hpc_sla.linear.method import Method, System, norms_of, values_of
 from hpc_sla.linear.methods import check_precond, make_method
 from hpc_sla.linear.outcome import Outcome
 from hpc_sla.linear.scalars import scalars_for
+from hpc_sla.linear.unconverged import GOOD_ENOUGH
 from hpc_sla.observe import log
 from hpc_sla.precond import Jacobi, Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows
@@ -100,21 +101,25 @@ class Iteration:
         x0 = None if x0 is None else x0.detach()
         self._resume()
         before: Sequence[Outcome] = ()
+        least = math.inf if x0 is not None else 1.0  # the residual of 0
         while True:
             system, start = self._system(b, x0)
             method, callback = self.method.on(system), self._callback(system)
             patience = self.patience if self.rungs else None
             most = self.max_iterations
             loop = KrylovLoop(method, system, start, most, callback, before, patience)
+            loop.rungs_left = len(self.rungs)
             if self.observer is not None:
                 self.observer.attach(loop)
             before = loop.run()
             x, info = self._summary(system, before, b.dim() == 1)
-            failed = loop.given_up or (info.status in GIVES_UP and not info.at_rounding)
-            if not (self.rungs and failed):
+            rounded = info.at_rounding and info.relative_residual <= GOOD_ENOUGH
+            failed = loop.given_up or info.status in GIVES_UP
+            if info.converged or rounded or not (self.rungs and failed):
                 info.reason = self.reason
                 return x, info
-            x0 = x
+            if info.relative_residual <= least and not info.at_rounding:
+                x0, least = x, info.relative_residual
             self.climb("is too slow" if loop.given_up else f"ended {info.status}")
 
     def climb(self, failed: str = "") -> None:
@@ -147,7 +152,7 @@ class Iteration:
 
     def take(self, rung: Rung) -> None:
         """Go on with a rung. **Collective.**"""
-        self.use(make_method(rung.method))
+        raise NotImplementedError
 
     def by(self: Self_, name: str) -> Self_:
         """The same by another method, with a preconditioner fit for it. **Collective.**"""
@@ -173,14 +178,14 @@ class Iteration:
         """Be on the rung that a run ended on which is gone on from. **Collective.**"""
         if not self.rungs or self.observer is None:
             return
-        saved = [self.observer.saved(f"running_{what}") for what in ("method", "precond")]
-        if saved[0] is None:
+        method, left = (self.observer.saved(name) for name in ("running_method", "rungs_left"))
+        if method is None or (method == str(self.method) and left in (None, len(self.rungs))):
             return
-        tried = copy(self)
-        while (str(tried.method), tried.precond.name) != tuple(saved) and tried.rungs:
-            tried.climb("failed before it was resumed")
-        if (str(tried.method), tried.precond.name) == tuple(saved):
-            vars(self).update(vars(tried))
+        if left is None:  # of a version that had one choice to fall back on
+            left = 0
+        if 0 <= left < len(self.rungs):
+            self.rungs = self.rungs[len(self.rungs) - 1 - left :]
+            self.climb("failed before it was resumed")
 
     # Before the iteration
 

@@ -85,13 +85,16 @@ def ladder(facts: MatrixFacts, cost: Cost | None) -> list[Rung]:
     small, cheap to factorise          direct, then as below
     symmetric, diagonal of one sign    cg + amg, direct, minres + jacobi
     symmetric, zeros on the diagonal   fgmres + schur, direct, minres + jacobi
-    symmetric, signs that differ       minres + jacobi, direct, gmres + additive_schwarz
+    symmetric, signs that differ       direct, fgmres + schur, minres + jacobi
+    not symmetric, zeros there         direct, fgmres + schur, gmres + additive_schwarz
     not symmetric                      gmres + amg, gmres + additive_schwarz, direct
-    diagonally dominant by far         jacobi first, with cg or bicgstab
+    dominant diagonal, very long rows  jacobi first, with cg or bicgstab
     =================================  ==========================================================
 
-    Every rung but the last is left after `ROOM` times its patience at the latest, which is no more
-    than some 3000 products with the matrix.
+    Direct comes twice: one that takes seconds early, one that takes what there is at the end; after
+    that comes what was left before it. Multigrid of what is not symmetric wants a positive diagonal
+    and few entries of that sign beside it. Every rung but the last is left after `ROOM` times its
+    patience at the latest, which is no more than some 3000 products with the matrix.
 
     Parameters
     ----------
@@ -138,7 +141,9 @@ def _singular(facts: MatrixFacts) -> bool:
 
 def _what(facts: MatrixFacts) -> str:
     """What the choice goes by, in words."""
-    if not facts.symmetric_rest:
+    if not facts.rest:
+        what = "diagonal"
+    elif not facts.symmetric_rest:
         what = "not symmetric"
     elif facts.zero:
         what = f"symmetric, {facts.zero} zeros on its diagonal"
@@ -152,7 +157,7 @@ def _what(facts: MatrixFacts) -> str:
 def worth_a_look(facts: MatrixFacts) -> bool:
     """Whether to ask what a factorisation costs. Local; replicated."""
     sure = _kind(facts) == "definite" or min(facts.dominance, facts.column_dominance) < 1
-    return facts.rows <= (SMALL if sure or _hubs(facts) else LARGE)
+    return facts.rows <= (SMALL if sure or _hubs(facts) else LARGE)  # and see `expected`
 
 
 def _hubs(facts: MatrixFacts) -> bool:

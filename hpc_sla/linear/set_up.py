@@ -68,10 +68,7 @@ class SetUp(Differentiable):
         self.given = self.facts = None
         if operator.square and isinstance(plain, DSparseMatrix) and self._decoupled is not False:
             self.given = given_rows(plain)
-        if precond is not None:  # kept, with the method that it served
-            self.rungs = [Rung(self.method, precond, self.reason)]
-        else:
-            self.rungs = self._rungs(operator, dtype)
+        self.rungs = self._rungs(operator, dtype, precond)
         if self.transposed:
             self.operator, self.given = operator.T, None
         self.reason = ""
@@ -84,15 +81,22 @@ class SetUp(Differentiable):
         """Whether anything was left open."""
         return self._asked is None or is_auto(self._asked_precond)
 
-    def _rungs(self, operator: Operator, dtype: torch.dtype) -> list[Rung]:
-        """What to try, one after another. **Collective.**"""
-        method, precond, plain = self._asked, self._asked_precond, self._plain
+    def _rungs(
+        self, operator: Operator, dtype: torch.dtype, kept: Preconditioner | None
+    ) -> list[Rung]:
+        """What to try, one after another. **Collective.**
+
+        `kept` is a preconditioner that is to be used, whatever was asked for.
+        """
+        method, plain = self._asked, self._plain
+        precond = self._asked_precond if kept is None else kept
         stored = isinstance(plain, StoredMatrix)
         if is_auto(precond) and stored and operator.square:
             self.facts = look(plain.stored)
             return rungs_for(plain.stored, self.facts, method)
         if is_auto(precond):
-            precond = "jacobi" if stored or hasattr(self.A, "diagonal") else "none"
+            known = operator.square and callable(getattr(self.A, "diagonal", None))
+            precond = "jacobi" if stored or known else "none"
         M = precond if self._agreed else self._precondition(precond, method)
         if method is not None:
             return [Rung(method, M, "as asked")]
@@ -111,7 +115,8 @@ class SetUp(Differentiable):
         method, M = make_method(rung.method), rung.precond
         if isinstance(M, str):
             M = self._precondition(M, method)
-            if method.solves == "spd" and isinstance(M, AMG) and M.indefinite:
+            cycle = getattr(M, "of", M)  # what is transposed, of a transpose
+            if method.solves == "spd" and isinstance(cycle, AMG) and cycle.indefinite:
                 raise InputError("its coarsest level shows the matrix to be indefinite")
         if isinstance(M, Jacobi) and method.solves == "symmetric":
             M = positive(M)

@@ -11,8 +11,9 @@ from typing import Protocol
 from hpc_sla.errors import AdjointSolveError, NotConvergedWarning, warn
 from hpc_sla.linear.info import SolveInfo
 
-_GOOD_ENOUGH = 1e-3
-"""The relative residual up to which one that rounding stops is accepted without a word."""
+GOOD_ENOUGH = 1e-3
+"""The relative residual up to which one that rounding stops is accepted without a word. Beyond it
+x may be so large, in the nullspace of a singular matrix, that rounding makes any residual."""
 
 
 class HasStatus(Protocol):
@@ -32,7 +33,7 @@ def warn_of_gradient(*infos: HasStatus, what: str = "solve") -> None:
 
     The derivative's formula holds at a solution; at another x it is the derivative of nothing.
     """
-    failed = [i for i in infos if not (i.converged or getattr(i, "at_rounding", False))]
+    failed = [i for i in infos if not (i.converged or _as_good_as_it_gets(i))]
     if not failed or any(getattr(info, "_warned", False) for info in failed):
         return
     info = failed[0]
@@ -46,7 +47,13 @@ def warn_of_gradient(*infos: HasStatus, what: str = "solve") -> None:
     info._warned = True  # type: ignore[attr-defined]
 
 
-def settle(*infos: SolveInfo, usual: float = _GOOD_ENOUGH, loosest: float = 0.0) -> None:
+def _as_good_as_it_gets(info: HasStatus) -> bool:
+    """Whether rounding stopped it, and not in the nullspace of a singular matrix."""
+    residual = getattr(info, "relative_residual", 0.0)
+    return getattr(info, "at_rounding", False) and residual <= GOOD_ENOUGH
+
+
+def settle(*infos: SolveInfo, usual: float = GOOD_ENOUGH, loosest: float = 0.0) -> None:
     """Whether what the solves for derivatives came to will do. Local, of what is replicated.
 
     Parameters

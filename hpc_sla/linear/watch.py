@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from hpc_sla.linear.outcome import Outcome
 
-_EVERY = 5
-"""Iterations between two looks."""
+EVERY = 5
+"""Iterations between two looks, at least."""
 
 _LEAST = 15
 """Iterations before the first: the first few tell nothing of the rate."""
@@ -21,7 +21,7 @@ _DOUBT = 4
 first, and rates get better."""
 
 
-def hopeless(patience: int, start: int, outcomes: Sequence[Outcome]) -> bool:
+def hopeless(patience: int, done: int, outcomes: Sequence[Outcome]) -> bool:
     """Whether to give up an iteration that will not end in time. Local, of replicated numbers.
 
     What residuals fell by from the second quarter of the iterations so far to the last half is
@@ -34,30 +34,28 @@ def hopeless(patience: int, start: int, outcomes: Sequence[Outcome]) -> bool:
     ----------
     patience : int
         Iterations that it is worth.
-    start : int
-        How many there were before it, by others.
+    done : int
+        How many there were.
     outcomes : sequence of Outcome
+        Of all right-hand sides; those that iterate still are looked at.
     """
-    going = [o for o in outcomes if o.status is None]
-    done = max(o.iterations for o in going) - start
-    if done < max(_LEAST, patience // 3) or done % _EVERY:
-        return False
     if done >= ROOM * patience:
         return True
-    needed = max(_needed(o, start) for o in going)
+    if done < max(_LEAST, patience // 3):
+        return False
+    needed = max(_needed(o.history[-done - 1 :], o.target) for o in outcomes if o.status is None)
     if math.isinf(needed):
         return 2 * done >= patience
     return done + needed > ROOM * patience * (1 if done >= patience else _DOUBT)
 
 
-def _needed(outcome: Outcome, start: int) -> float:
+def _needed(history: Sequence[float], target: float) -> float:
     """How many iterations more, at the present rate; infinity where nothing is gained."""
-    history = outcome.history[start:]
     quarter, middle = len(history) // 4, len(history) // 2
     before, now = min(history[quarter:middle]), min(history[middle:])
-    if now >= before or outcome.target <= 0:
+    if now >= before or target <= 0:
         return math.inf
-    if now <= outcome.target:
+    if now <= target:
         return 0.0
     rate = math.log(before / now) / (len(history) - middle)
-    return math.log(now / outcome.target) / rate
+    return math.log(now / target) / rate

@@ -266,6 +266,7 @@ class Linearisation:
             and isinstance(last, AMG)
             and last.pattern is matrix.pattern
         ):
+            self._of = matrix
             return last.update(matrix, keep="prolongators")
         self.begun_at = u
         self._of, self._others = J if matrix is None else matrix, list(specs)
@@ -304,18 +305,19 @@ class Linearisation:
             maker = fitting_method(as_operator(J))
         most, x, before = self.max_iterations, None, None
         while True:
-            more = open_ and bool(self._others)
+            more = open_ and bool(self._others) and most > _PATIENCE
             with torch.no_grad():
                 solver = LinearSolver(
                     as_operator(J),
                     maker or "auto",
                     self.precond if precond is None else precond,
                     rtol,
-                    max_iterations=min(most, _PATIENCE) if more else most,
+                    max_iterations=_PATIENCE if more else most,
                     agreed=True,
                 )
                 solver.observer = self.observer
                 x, info = solver.set_up(b.dtype).run(b, x)
+            most -= info.iterations
             before = info = after(before, info)
             if not more or info.status not in _NEXT or info.at_rounding:
                 return x, info

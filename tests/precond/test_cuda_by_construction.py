@@ -108,6 +108,7 @@ def _lu():
         _factor=_factor(N_OWNED),
         _rows=long,
         _columns=long,
+        _scales=(_vector(1), None),
     )
     return DirectFactor(made)
 

@@ -126,7 +126,7 @@ def test_one_object_for_several_matrices(world, system, name):
         (lambda: hs.AdditiveSchwarz(type="none"), "additive_schwarz:type=none"),
         (lambda: hs.AdditiveSchwarz(overlap=1 << 40), f"additive_schwarz:overlap={1 << 40}"),
         (lambda: hs.AMG(cycle="X"), "amg:cycle=X"),
-        (lambda: hs.AMG(block_size=0), "amg:block_size=0"),
+        (lambda: hs.AMG(block_size=-1), "amg:block_size=-1"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_the_same_words(make, text):
