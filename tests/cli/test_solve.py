@@ -155,6 +155,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     cases = {
         "3": ["solve", "a.h5", "-o", "3.h5"],
         "known": ["solve", "known.h5"],
+        "explain": ["solve", "a.h5", "--explain", "-o", "explain.h5"],
+        "explain json": ["solve", "a.h5", "--explain", "--json", "-o", "explain.h5"],
         "limit": ["solve", "known.h5", *CG, "--max-iterations", "3", "-o", "limit.h5", "--json"],
         "no iterations": [
             "solve",
@@ -238,6 +240,16 @@ def test_the_table_a_person_reads(outcomes: tuple[Path, dict[str, Outcome]]) -> 
     # The file knows the solution of its manufactured right-hand side.
     (line,) = [line for line in outcome.stdout.splitlines() if "known solution" in line]
     assert float(line.split("|")[2].split()[0]) < 1e-6
+
+
+def test_what_explain_tells(outcomes: tuple[Path, dict[str, Outcome]]) -> None:
+    """What the matrix is, what was chosen and why, what comes next; in JSON the same lines."""
+    _, told = outcomes
+    lines = told["explain json"].json["explained"]
+    for word in ("symmetric, to", "positive diagonal", "chosen: the matrix is", "where it fails:"):
+        assert any(word in line for line in lines), lines
+    assert "\n".join(lines) in told["explain"].stdout
+    assert "explained" not in told["3"].stdout and told["explain"].others == ""
 
 
 @pytest.mark.parametrize("case", ["help", "version"])
