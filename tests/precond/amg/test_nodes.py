@@ -9,6 +9,7 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla import problems
+from hpc_sla.errors import UnsuitableError
 from hpc_sla.partition.rigid_body import candidates, evaluated
 from hpc_sla.precond.amg.rigid_body import rigid_body_modes
 from tests.collective import full
@@ -102,7 +103,7 @@ def test_levels_that_fill_up_are_refused_on_every_rank(world):
     W = W + W.T
     matrix = sp.csr_matrix(sp.diags_array(np.asarray(W.sum(axis=1)).ravel() + 0.01) - W)
     A = sent(world, matrix, partition="contiguous")
-    with pytest.raises(hs.InputError, match="levels grow: operator complexity"):
+    with pytest.raises(UnsuitableError, match="levels grow: operator complexity"):
         hs.AMG(coarse_size=50, rows_per_rank=100).on(A)
     M = hs.AMG().on(sent(world, poisson(40)))
     assert M.operator_complexity < 2
