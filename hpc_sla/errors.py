@@ -62,6 +62,10 @@ class MissingDependencyError(InputError):
     """An optional package is needed for what was asked; the message says how to install it."""
 
 
+class UnsuitableError(InputError):
+    """A preconditioner that is not for this matrix, as its set-up finds: another one is needed."""
+
+
 class SingularMatrixError(HpcSlaError):
     """A factorisation met a matrix that is singular, or not positive definite for Cholesky."""
 

@@ -24,6 +24,7 @@ from hpc_sla.partition.blocks import points_of_rows
 from hpc_sla.partition.nodes import block_size_of
 from hpc_sla.partition.rigid_body import by_name
 from hpc_sla.problems import is_spec, make, rhs_manufactured, rhs_ones
+from hpc_sla.storage.checks import check_columns_there
 from hpc_sla.storage.importers import read_source, read_vector
 from hpc_sla.storage.limits import machine_memory
 from hpc_sla.storage.matrix_writer import write_matrix
@@ -268,6 +269,7 @@ def _coordinates(path: str | os.PathLike[str], n: int, block_size: int) -> np.nd
     points = np.asarray(read_vector(path))
     if points.ndim == 1:  # on a line
         points = points[:, None]
+    check_columns_there(points.shape, os.fspath(path), "--coordinates")
     points = points_of_rows(points, n, block_size)
     if len(points) == n:
         return points

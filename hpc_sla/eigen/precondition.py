@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hpc_sla.eigen.scaling import ScaledPreconditioner
-from hpc_sla.errors import InputError
+from hpc_sla.errors import InputError, UnsuitableError
 from hpc_sla.linear.facts import look
 from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner, needs_matrix
 from hpc_sla.precond.jacobi import positive
@@ -82,8 +82,8 @@ def spread(matrix: Any) -> float:
 def _multigrid(matrix: Any) -> Preconditioner | None:
     """Multigrid, where it is likely to suit and worth its set-up. **Collective.**
 
-    None for matrices that are small, or that are seen to be indefinite: a preconditioner has to be
-    definite, whatever the matrix is.
+    None for matrices that are small, whose levels fill up, or that are seen to be indefinite: a
+    preconditioner has to be definite, whatever the matrix is.
     """
     if not isinstance(matrix, DSparseMatrix) or matrix.shape[0] < _LARGE:
         return None
@@ -92,7 +92,7 @@ def _multigrid(matrix: Any) -> Preconditioner | None:
         return None
     try:
         made = AMG().on(matrix)
-    except InputError:  # on every rank: its levels grow
+    except UnsuitableError:  # on every rank
         return None
     return None if made.indefinite else made
 

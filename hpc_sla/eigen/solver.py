@@ -86,8 +86,10 @@ def eigsh(
     precond : str, callable or object with `apply`, optional
         Symmetric and positive definite, an approximation of A, set up once: see
         `hpc_sla.precond.make_preconditioner`. "amg" for the smallest pairs of elliptic problems;
-        for the largest pairs none of A helps. "auto", or None: none, but jacobi where rows are of
-        very different size (penalties, units), of A for the smallest and of B for the largest.
+        for the largest pairs none of A helps. "auto", or None: for the smallest pairs of 500 rows
+        or more amg, where A's diagonal is positive and its coarsest level does not show A to be
+        indefinite; else none, but jacobi where rows are of very different size (penalties,
+        units), of A for the smallest and of B for the largest.
     tol : float, optional
         Replicated; positive. Default: 1e-8, and 1e-5 in single precision.
     max_iterations : int, optional

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -246,6 +247,7 @@ def _mixes(shape: int, b: int) -> bool:
     return bool((closed == with_whom).all()) and with_whom.sum() > b
 
 
+@cache
 def _masks(b: int) -> tuple[np.ndarray, np.ndarray]:
     """The bits of pairs in which the first, and in which the second, is one of some unknowns."""
     first, second = np.zeros((2, 1 << b), dtype=np.int64)

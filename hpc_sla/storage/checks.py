@@ -158,3 +158,14 @@ def check_column_parts(columns: int, rows: int, file: str) -> None:
             field="/column_part_offsets",
             remedy="A part is some rows and some columns, either of which may be none.",
         )
+
+
+def check_columns_there(shape: tuple[int, ...], file: str, field: str) -> None:
+    """Raise InputError for what has no column: points of no dimension, no vector."""
+    if not shape[1]:
+        raise InputError(
+            f"has shape {tuple(shape)}: no column",
+            file=file,
+            field=field,
+            remedy="Give one or more, or leave it out.",
+        )

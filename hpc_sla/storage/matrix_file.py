@@ -132,6 +132,8 @@ class MatrixFile:
             for name in ("coordinates", "near_nullspace")
             if has(file, name)
         }
+        for name, of_rows in self._of_rows.items():
+            checks.check_columns_there(of_rows.shape, self.path, f"/{name}")
         digest = attrs.attribute(file, "content_sha256")
         self.digest = digest if isinstance(digest, str) else ""
         self.attributes = attrs.attributes(file, leave_out=_OWN_ATTRIBUTES)
@@ -273,13 +275,6 @@ class MatrixFile:
                 file=self.path,
                 field=f"/{name}",
                 remedy=f"Give `partition` some with --{name.replace('_', '-')}.",
-            )
-        if name == "near_nullspace" and not self.near_nullspace_vectors:
-            raise InputError(
-                "holds no vector",
-                file=self.path,
-                field=f"/{name}",
-                remedy="Give one or more columns, or leave it out.",
             )
         found = read_slab(self._of_rows[name], r0, r1, np.float64)
         checks.check_finite(found, self.path, f"/{name}")

@@ -102,6 +102,7 @@ def write_matrix(
     for field, of_rows in (("coordinates", coordinates), ("near_nullspace", near_nullspace)):
         if of_rows is not None:
             arrays[field] = _vector(of_rows, n_rows, np.dtype(np.float64), (2,), file, field)
+            checks.check_columns_there(arrays[field].shape, file, f"/{field}")
     for field, array in arrays.items():
         if array.dtype.kind == "f":
             checks.check_finite(array, file, f"/{field}")

@@ -15,6 +15,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.problems import make, rigid_body_modes
 from hpc_sla.storage.importers import read_source
 from hpc_sla.storage.matrix_file import MatrixFile
+from hpc_sla.storage.matrix_writer import write_matrix
 from hpc_sla.storage.result_file import ResultWriter
 from tests.launch import REPOSITORY, launch, launch_python
 
@@ -217,6 +218,7 @@ def test_nodes_and_near_nullspace(matrix: object, capsys: pytest.CaptureFixture[
     assert run("info", "q.h5") == 0
     assert "near-nullspace" in capsys.readouterr().out
     np.save("b.npy", np.arange(float(n)))
+    np.save("thin.npy", np.ones((n, 0)))
     assert run("partition", "a.npz", "-o", "r.h5", "--near-nullspace", "b.npy") == 0
     with MatrixFile("r.h5") as file:
         rows = file.read_permutation(0, n)
@@ -231,6 +233,7 @@ def test_nodes_and_near_nullspace(matrix: object, capsys: pytest.CaptureFixture[
         ([*given, "--block-size", 1], "c.npy"),
         (["--near-nullspace", "c.npy"], "c.npy: --near-nullspace"),
         (["--near-nullspace", "none.npy"], "none.npy"),
+        (["--coordinates", "thin.npy"], "thin.npy: --coordinates: has shape (144, 0): no column"),
     ):
         assert run("partition", "a.npz", "-o", "r.h5", *wrong) == 2
         assert words in capsys.readouterr().err
@@ -238,6 +241,36 @@ def test_nodes_and_near_nullspace(matrix: object, capsys: pytest.CaptureFixture[
         file["near_nullspace"][2, 1] = np.nan
     with MatrixFile("q.h5") as file, pytest.raises(InputError, match="/near_nullspace"):
         file.read_near_nullspace(0, n)
+    for field in ("near_nullspace", "coordinates"):
+        with h5py.File("q.h5", "r+") as file:
+            del file[field]
+            file[field] = np.ones((n, 0))
+        assert run("info", "q.h5") == run("partition", "q.h5", "-o", "r.h5") == 2
+        assert f"/{field}: has shape ({n}, 0): no column" in capsys.readouterr().err
+        with h5py.File("q.h5", "r+") as file:
+            del file[field]
+        thin = {field: np.ones((n, 0))}
+        with pytest.raises(InputError, match=f"/{field}.*no column"):
+            plain = sp.csr_matrix(problem.matrix()), np.array([0, n]), np.arange(n)
+            write_matrix("r.h5", *plain, {}, **thin)
+
+
+def test_a_file_that_does_not_say_what_a_node_is(
+    matrix: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As versions wrote it that had no such attribute: looked for anew."""
+    problem = make("elasticity3d:n=3")
+    sp.save_npz("a.npz", sp.csr_array(problem.matrix()))
+    assert run("partition", "a.npz", "-o", "p.h5", "--parts", 2) == 0
+    with h5py.File("p.h5", "r+") as file:
+        del file.attrs["block_size"]
+    with MatrixFile("p.h5") as old:
+        assert not old.says_block_size and old.block_size == 1
+    capsys.readouterr()
+    assert run("partition", "p.h5", "-o", "q.h5", "--parts", 3) == 0
+    assert "3 (found in the pattern" in capsys.readouterr().out
+    with MatrixFile("q.h5") as file:
+        assert file.says_block_size and file.block_size == 3
 
 
 @pytest.mark.parametrize(

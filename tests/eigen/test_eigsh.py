@@ -10,6 +10,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla.eigen.problem import Constraints
 from hpc_sla.eigen.space import inner
+from hpc_sla.errors import UnsuitableError
 from tests.collective import dense, distribute, everywhere, full, on, spread
 from tests.eigen.pencils import MATRICES, SMALL, exact, grid, mass, neumann, poisson
 
@@ -94,6 +95,20 @@ def test_singular_with_multigrid(world):
     w, V, info = hs.eigsh(A, k=5, precond="amg")
     check(A, w, V, info, 5)
     assert abs(w[0]) < 1e-13 and info.iterations < 30
+
+
+@pytest.mark.parametrize("error", [UnsuitableError, hs.InputError])
+def test_only_a_matrix_unfit_for_multigrid_goes_without(world, monkeypatch, error):
+    def refuse(self, A):
+        raise error("refused")
+
+    A = distribute(grid(25, 24), world)
+    monkeypatch.setattr(hs.AMG, "set_up", refuse)
+    if error is UnsuitableError:
+        assert hs.eigsh(A, k=2)[2].precond == "none"
+        return
+    with pytest.raises(hs.InputError, match="refused"):
+        hs.eigsh(A, k=2)
 
 
 @pytest.mark.parametrize(("which", "precond"), [("smallest", "amg"), ("largest", None)])

@@ -89,20 +89,7 @@ class AMG(AmgOptions, Preconditioner):
     def set_up(self, A: DSparseMatrix) -> None:
         """**Collective.**"""
         world = A.world
-        size, nodes = self._nodes(A)
-        given, vectors = self.near_nullspace, "given"
-        if given is None and self.block_size in (0, A.block_size):
-            given, vectors = A.near_nullspace, "of the matrix"
-        with world.agree() as agreed:
-            if isinstance(given, torch.Tensor):
-                check_order(given, A.layout, "near_nullspace")
-            B = None if given is None else _given(given, A.layout.n_owned)
-            agreed.say(0 if B is None else B.shape[1])
-        if len(set(agreed.heard)) > 1:
-            raise InputError(
-                f"{min(agreed.heard)} to {max(agreed.heard)} vectors, by rank",
-                field="near_nullspace",
-            )
+        size, B, nodes, vectors = self._taken_of(A)
         system = _ScaledMatrix.of(A, size)
         self._constant = False
         if B is not None:
@@ -182,22 +169,39 @@ class AMG(AmgOptions, Preconditioner):
             self._use(A, made, system)
         return self
 
-    def _nodes(self, A: DSparseMatrix) -> tuple[int, str]:
-        """Unknowns of a node, and who says so. **Collective.**"""
-        size, whence = self.block_size, "given"
+    def _taken_of(self, A: DSparseMatrix) -> tuple[int, np.ndarray | None, str, str]:
+        """Unknowns of a node, near-nullspace, and who says them. **Collective.**
+
+        Ranks may have set something else of their own A: what decides what follows is agreed on.
+        """
+        known, size, whence = A.unknowns, self.block_size, "given"
         if not size:
-            known = A.unknowns
-            size, whence = known.block_size or 0, "of the matrix"
-            if not size or known.found:
-                size, whence = size or find_block_size(A), "found in the pattern"
-        with A.world.agree("AMG", block_size=size):
-            if (A.layout.offsets % size).any():
+            size, found = known.block_size or 0, known.found
+            whence = "found in the pattern" if found or not size else "of the matrix"
+        given, vectors = self.near_nullspace, "given"
+        if given is None and self.block_size in (0, A.block_size):
+            given, vectors = A.near_nullspace, "of the matrix"
+        with A.world.agree(
+            "AMG", block_size=size, whence=whence, coordinates=A.coordinates
+        ) as agreed:
+            if size and (A.layout.offsets % size).any():
                 raise InputError(
                     f"a rank owns a part of a node of {size} unknowns",
                     field="amg:block_size",
                     remedy="Partition the nodes and not the rows, or leave block_size out",
                 )
-        return size, f"nodes of {size} unknowns ({whence})" if size > 1 else "single unknowns"
+            if isinstance(given, torch.Tensor):
+                check_order(given, A.layout, "near_nullspace")
+            B = None if given is None else _given(given, A.layout.n_owned)
+            agreed.say(0 if B is None else B.shape[1])
+        if len(set(agreed.heard)) > 1:
+            raise InputError(
+                f"{min(agreed.heard)} to {max(agreed.heard)} vectors, by rank",
+                field="near_nullspace",
+            )
+        size = size or find_block_size(A)
+        nodes = f"nodes of {size} unknowns ({whence})" if size > 1 else "single unknowns"
+        return size, B, nodes, vectors
 
     @property
     def levels(self) -> list[LevelSummary]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hpc_sla.distributed.layout import RowLayout
-from hpc_sla.errors import InputError
+from hpc_sla.errors import InputError, UnsuitableError
 from hpc_sla.kernels import native
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
@@ -106,7 +106,7 @@ class Hierarchy:
 
     Raises
     ------
-    InputError
+    UnsuitableError
         On every rank: a level that fills up, as those of a graph with hubs or of dense rows.
     """
 
@@ -194,7 +194,7 @@ class Hierarchy:
         found = self.summaries, shown, grown
         self.summaries, (self.singular, self.indefinite), grown = A.world.comm.bcast(found)
         if grown:
-            raise InputError(
+            raise UnsuitableError(
                 f"multigrid's levels grow: operator complexity {grown:.1f}",
                 field="precond",
                 remedy="Choose another preconditioner, such as additive_schwarz or jacobi",

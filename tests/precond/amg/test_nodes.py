@@ -9,6 +9,7 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla import problems
+from hpc_sla.errors import UnsuitableError
 from hpc_sla.partition.rigid_body import candidates, evaluated
 from hpc_sla.precond.amg.rigid_body import rigid_body_modes
 from tests.collective import full
@@ -102,7 +103,47 @@ def test_levels_that_fill_up_are_refused_on_every_rank(world):
     W = W + W.T
     matrix = sp.csr_matrix(sp.diags_array(np.asarray(W.sum(axis=1)).ravel() + 0.01) - W)
     A = sent(world, matrix, partition="contiguous")
-    with pytest.raises(hs.InputError, match="levels grow: operator complexity"):
+    with pytest.raises(UnsuitableError, match="levels grow: operator complexity"):
         hs.AMG(coarse_size=50, rows_per_rank=100).on(A)
     M = hs.AMG().on(sent(world, poisson(40)))
     assert M.operator_complexity < 2
+
+
+def stencil(n: int, d: int) -> sp.csr_matrix:
+    """All 3^d neighbours: Laplace by multilinear elements, without a boundary, and a mass."""
+    K = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
+    M = sp.diags_array([1 / 6, 2 / 3, 1 / 6], offsets=[-1, 0, 1], shape=(n, n))
+    total = sp.csr_matrix((n**d, n**d))
+    for axis in range(d):
+        term = sp.eye_array(1)
+        for k in range(d):
+            term = sp.kron(term, K if k == axis else M)
+        total = total + term
+    return sp.csr_matrix(total)
+
+
+def cliques(n: int, size: int) -> sp.csr_matrix:
+    """Elements of many nodes each along a band, as those of high order have."""
+    rng = np.random.default_rng(1)
+    matrix = sp.lil_matrix((n, n))
+    for start in range(0, n - size, size // 3):
+        R = rng.standard_normal((size, size - 1))
+        R -= R.mean(axis=0)
+        matrix[start : start + size, start : start + size] += R @ R.T
+    return sp.csr_matrix(matrix + 1e-3 * sp.eye_array(n))
+
+
+ORDINARY = {
+    "5 points": lambda: poisson(40),
+    "9 points": lambda: stencil(40, 2),
+    "27 points": lambda: stencil(14, 3),
+    "elasticity": lambda: sp.csr_matrix(problems.make("elasticity3d:n=8").matrix()),
+    "cliques": lambda: cliques(1500, 24),
+}
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", ORDINARY)
+def test_levels_of_ordinary_matrices_do_not_fill_up(world, name):
+    M = hs.AMG(coarse_size=50).on(sent(world, ORDINARY[name](), partition="contiguous"))
+    assert len(M.levels) > 1 and M.operator_complexity < 3

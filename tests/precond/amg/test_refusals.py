@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import hpc_sla as hs
 from hpc_sla.precond import make_preconditioner
@@ -81,6 +82,33 @@ def test_a_near_nullspace_that_does_not_fit(world, name, partition):
     with pytest.raises(hs.InputError) as caught:
         multigrid(near_nullspace=bad).on(A)
     assert caught.value.field == "near_nullspace"
+
+
+ALONE = {
+    "block_size": lambda A: 3,
+    "coordinates": lambda A: np.random.default_rng(0).random((A.layout.n_owned, 3)),
+    "near_nullspace": lambda A: np.ones((A.layout.n_owned, 1)),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("known", [False, True])
+def test_what_a_rank_sets_of_its_own(world, name, known):
+    """Those that have set nothing would wait in another collective call."""
+    matrix = sp.csr_matrix(sp.kron(poisson(2), np.ones((3, 3))) + 2 * sp.eye_array(12))
+    matrix = sp.block_diag([matrix] * world.size, "csr")
+    A = hs.DSparseMatrix.from_scipy(
+        matrix if world.rank == 0 else None, world, partition="contiguous"
+    )
+    A.block_size = 3 if known and name != "block_size" else 1
+    A = A if known else hs.DSparseMatrix(A.pattern, A.values)  # of which nobody has said anything
+    if world.rank == 0:
+        setattr(A, name, ALONE[name](A))
+    if world.size == 1:
+        multigrid().on(A)
+        return
+    with pytest.raises(hs.InputError, match=name):
+        multigrid().on(A)
 
 
 @pytest.mark.parametrize("partition", ["metis", "all on the last"])
