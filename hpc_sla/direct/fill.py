@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from hpc_sla.direct.base import LocalMatrix
+from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.ordering import (
     column_counts,
     hold_back,
@@ -67,22 +69,52 @@ class Elimination:
         Whether pivots are likely to be found on the diagonal or near: most of it is there, and the
         pattern is not far from symmetric or the diagonal dominates. Else columns are best ordered
         alone, and `cost` is a guess.
+    there : bool torch.Tensor [nnz] or None
+        Which stored entries were not 0 in what it was made of; None for all.
     """
 
     order: np.ndarray
     cost: Cost
     kind: str
     on_diagonal: bool
+    there: torch.Tensor | None
+
+
+def stands_for(there: torch.Tensor | None, pattern: CsrPattern, values: torch.Tensor) -> bool:
+    """Whether what was made of a matrix serves for other values on its pattern. Local.
+
+    It does where they are zero wherever the former were, and on its diagonal nowhere else.
+
+    Parameters
+    ----------
+    there : bool torch.Tensor [nnz] or None
+        Where the former were not 0; None for everywhere.
+    """
+    now = values != 0
+    if there is not None and bool((now & ~there).any()):
+        return False
+    where = pattern.diagonal
+    where = where[where >= 0]
+    return torch.equal(now[where], torch.ones_like(now[where]) if there is None else there[where])
+
+
+def nonzeros(values: torch.Tensor) -> torch.Tensor | None:
+    """Which are not 0; None for all. Local."""
+    there = values != 0
+    return None if bool(there.all()) else there
 
 
 def elimination(matrix: LocalMatrix) -> Elimination:
-    """How to eliminate a matrix. Local; kept with its pattern, also for other values on it.
+    """How to eliminate a matrix. Local; kept with its pattern, also for other values on it
+    as far as they have no entries that the first did not have.
 
     Minimum degree, with rows of a zero diagonal held back until they are filled; nested dissection
     where a large factorisation gains by it. What is not stored, or stored as 0, counts alike.
     """
     kept = matrix.pattern._cache.get("elimination")
-    if not isinstance(kept, Elimination):
+    if not isinstance(kept, Elimination) or not stands_for(
+        kept.there, matrix.pattern, matrix.values
+    ):
         kept = matrix.pattern._cache["elimination"] = _found(matrix)
     return kept
 
@@ -115,7 +147,7 @@ def _found(matrix: LocalMatrix) -> Elimination:
         other, less = looked_at(nested_dissection(starts, neighbours))
         if less.flops < cost.flops:
             order, cost, kind = other, less, "nested dissection"
-    return Elimination(order, cost, kind, on_diagonal)
+    return Elimination(order, cost, kind, on_diagonal, nonzeros(matrix.values))
 
 
 def _dominant(csr: sp.csr_matrix) -> bool:

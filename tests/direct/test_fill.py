@@ -92,6 +92,23 @@ def test_the_order_is_kept_with_the_pattern():
     assert elimination(LocalMatrix(local.pattern, 2 * local.values)) is elimination(local)
 
 
+def test_an_order_made_of_few_entries_is_not_kept_for_more():
+    """As of a matrix that is first assembled for a guess of 0."""
+    local = LocalMatrix.of(_grid(12, 12), None)
+    wanted = elimination(LocalMatrix.of(_grid(12, 12), None)).cost
+    where = local.pattern.diagonal.long()
+    sparse = torch.zeros_like(local.values)
+    sparse[where] = local.values[where]
+    assert elimination(LocalMatrix(local.pattern, sparse)).cost.flops == 0
+    full = elimination(local)
+    assert full.cost == wanted
+    assert elimination(LocalMatrix(local.pattern, sparse)) is full
+    without = local.values.clone()
+    without[where[5]] = 0  # which is held back now
+    assert elimination(LocalMatrix(local.pattern, without)) is not full
+    assert elimination(local) is not full and elimination(local).cost == wanted
+
+
 @compiled
 def test_large_ones_in_space_are_dissected():
     assert elimination(LocalMatrix.of(_grid(12, 12), None)).kind == "minimum degree"
