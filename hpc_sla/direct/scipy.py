@@ -139,13 +139,16 @@ def _on_the_diagonal(matrix: LocalMatrix, how: Elimination, backend: str) -> Ord
     place[how.order] = np.arange(len(place), dtype=place.dtype)
     csc = sp.csc_matrix((csc.data, place[csc.indices], csc.indptr), shape=csc.shape)
     csc.sort_indices()
-    lu = _splu(
-        csc,
-        backend,
-        permc_spec="NATURAL",
-        diag_pivot_thresh=_THRESHOLD,
-        options={"SymmetricMode": True},
-    )
+    try:
+        lu = _splu(
+            csc,
+            backend,
+            permc_spec="NATURAL",
+            diag_pivot_thresh=_THRESHOLD,
+            options={"SymmetricMode": True},
+        )
+    except SingularMatrixError:
+        return None
     made = OrderedLU(lu, how.kind, how.order, rows, columns)
     return made if _good(csc, lu) else None
 
@@ -165,7 +168,8 @@ def _scales(csc: sp.csc_matrix) -> tuple[np.ndarray | None, np.ndarray | None]:
 
 def _inverse_power(size: np.ndarray) -> np.ndarray:
     _, exponents = np.frexp(size)
-    return np.ldexp(np.ones_like(size), 1 - exponents)
+    most = np.finfo(size.dtype).maxexp - 1  # a denormal number's inverse is beyond the largest
+    return np.ldexp(np.ones_like(size), np.minimum(1 - exponents, most))
 
 
 def _good(csc: sp.csc_matrix, lu: Any) -> bool:

@@ -21,7 +21,6 @@ from hpc_sla.precond.gathered import (
     from_rank_0,
     gather,
     pattern_of,
-    worth_a_look,
 )
 from hpc_sla.sparse.matrix import DSparseMatrix
 
@@ -73,23 +72,24 @@ class Direct(Preconditioner):
     def set_up(self, A: DSparseMatrix) -> None:
         """**Collective.**"""
         self._check_work(A)
-        self._pattern = A.pattern
-        self._gathered: Gathered = gather(A)
-        matrix = self._gathered.matrix(A.values)
-        self._factors: Factorization | None = None
+        gathered = gather(A)
+        matrix = gathered.matrix(A.values)
+        factors: Factorization | None = None
         error: HpcSlaError | None = None
         told: dict[str, Any] = {}
         # Without the others, who sleep and hear of it when it is over.
         if matrix is not None and bool(torch.isfinite(matrix.values).all()):
             try:
-                self._factors = _factorised(matrix, self.shift, A.device)
-                told = _facts(matrix, self._factors)
+                factors = _factorised(matrix, self.shift, A.device)
+                told = _facts(matrix, factors)
             except HpcSlaError as caught:
                 error = caught
         told = from_rank_0(A, told)
         with A.world.agree():
             if error is not None:
                 raise error
+        # Only now: what could not be updated serves on as it was.
+        self._pattern, self._gathered, self._factors = A.pattern, gathered, factors
         self._finite = bool(told)
         self.entries: int = told.get("entries", 0)
         self.of_nonsymmetric = not told.get("symmetric", True)
@@ -99,7 +99,8 @@ class Direct(Preconditioner):
         """**Collective.**"""
         if not self.most:
             return
-        work = expected(A).flops if worth_a_look(A) else np.inf
+        cost = expected(A)
+        work = np.inf if cost is None else cost.flops
         if work > 1e9 * self.most:
             raise InputError(
                 f"takes {work / 1e9:.3g} billion operations, more than {self.most:g}",
@@ -151,7 +152,7 @@ class Direct(Preconditioner):
 
 def _facts(matrix: LocalMatrix, factors: Factorization) -> dict[str, Any]:
     """What every rank is to know. Local."""
-    cost = elimination(matrix).cost if factors.method == "lu" else None
+    cost = elimination(matrix).cost if factors.method in ("lu", "llt") else None
     entries = getattr(factors, "entries", cost.entries if cost else 0)
     ordering = getattr(factors, "ordering", "")
     said = [f"{matrix.n} rows, factorised by {factors.backend} {factors.method}", ordering]

@@ -157,7 +157,7 @@ def gather(A: DSparseMatrix) -> Gathered:
     return _KEPT[A.pattern]
 
 
-def worth_a_look(A: DSparseMatrix) -> bool:
+def can_be_gathered(A: DSparseMatrix) -> bool:
     """Whether A is small enough to be brought to one rank to see what it costs. Local; replicated.
 
     By rows and entries alone.
@@ -165,17 +165,15 @@ def worth_a_look(A: DSparseMatrix) -> bool:
     return A.shape[0] <= _MOST_ROWS and A.nnz_global <= _MOST_ENTRIES
 
 
-def expected(A: DSparseMatrix) -> Cost:
+def expected(A: DSparseMatrix) -> Cost | None:
     """What `Direct` will cost, before it is set up. **Collective**; replicated.
 
     The same for any number of ranks and any partition. The pattern is gathered and ordered for it,
-    and both are kept: setting up `Direct` on this pattern does not do it again.
-
-    Raises
-    ------
-    InputError
-        On every rank: more entries than one rank can number.
+    and both are kept: setting up `Direct` on this pattern does not do it again. None for a matrix
+    too large to be gathered for a look.
     """
+    if not can_be_gathered(A):
+        return None
     gathered = gather(A)
     matrix, cost = gathered.matrix(A.values), None
     if matrix is not None:

@@ -143,3 +143,27 @@ def test_growth_that_the_threshold_allows_is_found_out():
 def test_singular_ones_are_refused(matrix):
     with pytest.raises(hs.SingularMatrixError):
         factorize(sp.csr_matrix(matrix), backend="scipy", method="lu")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_denormal_rows_are_scaled_as_far_as_that_goes(dtype):
+    tiny = np.finfo(dtype).smallest_subnormal
+    matrix = sp.csr_matrix(np.diag(np.array([1, 2, 64 * tiny, 4], dtype=dtype)))
+    factors = factorize(matrix, backend="scipy", method="lu")
+    b = torch.from_numpy(matrix @ np.ones(4, dtype=dtype))
+    np.testing.assert_allclose(factors.solve(b).numpy(), 1, rtol=1e-6)
+
+
+def test_a_pivot_that_is_zero_leaves_columns_their_turn(monkeypatch):
+    from hpc_sla.direct import scipy as module
+
+    original = module._splu
+
+    def fails(csc, backend, **options):
+        if options:
+            raise hs.SingularMatrixError("a pivot is zero")
+        return original(csc, backend)
+
+    monkeypatch.setattr(module, "_splu", fails)
+    factors = factorize(MATRICES["scaled"](), backend="scipy", method="lu")
+    assert factors.ordering == "column minimum degree"

@@ -11,7 +11,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla.direct.scipy import SuperLU
 from hpc_sla.distributed.patience import wait_asleep
-from hpc_sla.precond.gathered import expected, gather, worth_a_look
+from hpc_sla.precond.gathered import expected, gather
 from tests.collective import PARTITIONS, distribute, everywhere, full, on, random_matrix, spread
 from tests.direct.test_fill import MATRICES, _saddle
 from tests.kernels.test_ordering import _grid
@@ -76,7 +76,6 @@ def test_neither_ranks_nor_the_partition_change_a_bit(world, name):
 def test_what_is_expected_is_what_comes(world):
     A = distribute(_saddle(900, 300, 6), world)
     cost = expected(A)
-    assert worth_a_look(A)
     assert hs.Direct().on(A).entries <= 1.3 * cost.entries and cost.flops > cost.entries
     assert cost.bytes > 8 * cost.entries
 
@@ -140,6 +139,25 @@ def test_singular_ones_are_refused_by_all_with_the_remedy(world, make):
     A = distribute(make(), world)
     with pytest.raises(hs.InputError, match=r"cannot be factorised.*singular.*shift=1e-9"):
         hs.Direct().on(A)
+
+
+def test_what_cannot_be_updated_serves_on_as_it_was(world):
+    A = distribute(sp.csr_matrix(MATRICES["unsymmetric"]()), world)
+    M = hs.Direct().on(A)
+    r = spread(A.layout, np.ones(80))
+    before = M.apply(r, torch.empty_like(r)).clone()
+    with pytest.raises(hs.InputError, match="singular"):
+        M.update(A.with_values(torch.zeros_like(A.values)))
+    assert everywhere(world, torch.equal(M.apply(r, torch.empty_like(r)), before))
+
+
+def test_what_is_too_large_is_not_looked_at(world, monkeypatch):
+    A = distribute(_grid(12, 12), world)
+    monkeypatch.setattr("hpc_sla.precond.gathered._MOST_ROWS", 143)
+    assert expected(A) is None
+    with pytest.raises(hs.InputError, match=r"direct:most|operations"):
+        hs.Direct(most=1.0).on(A)
+    assert hs.Direct().on(A).entries > 144
 
 
 def test_where_memory_ends_all_ranks_hear_how_much_it_takes(world, monkeypatch):
