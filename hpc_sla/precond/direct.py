@@ -16,7 +16,6 @@ from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.observe.memory import available_bytes
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.gathered import (
-    Gathered,
     expected,
     from_rank_0,
     gather,
