@@ -17,20 +17,14 @@ from hpc_sla.precond.amg.cycle import Cycle
 from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
 from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.amg.rigid_body import constant_modes, rigid_body_modes
-from hpc_sla.precond.amg.rows import row_factors
-from hpc_sla.precond.amg.units import component_units, in_component_units
+from hpc_sla.precond.amg.scaled import ScaledMatrix
 from hpc_sla.precond.base import Preconditioner
-from hpc_sla.precond.decoupled import DecoupledRows, decoupled_rows
 from hpc_sla.precond.workspace import Workspace, scale
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.nodes import find_block_size
-from hpc_sla.sparse.operators import as_operator
 from hpc_sla.sparse.pattern import DistributedPattern
 
 KEEP = ("prolongators", "aggregates")
-
-_NEARER = 0.1
-"""Vectors whose Rayleigh quotient is below this part of the constants' are taken in their place."""
 
 
 @dataclass(repr=False, eq=False)
@@ -90,7 +84,7 @@ class AMG(AmgOptions, Preconditioner):
         """**Collective.**"""
         world = A.world
         size, B, nodes, vectors = self._taken_of(A)
-        system = _ScaledMatrix.of(A, size)
+        system = ScaledMatrix.of(A, size, AMG(block_size=1).on)
         self._constant = False
         if B is not None:
             B = system.in_its_units(B)
@@ -115,7 +109,7 @@ class AMG(AmgOptions, Preconditioner):
         """That of the matrices that `update` takes."""
         return self._matrix.pattern
 
-    def _use(self, A: DSparseMatrix, hierarchy: Hierarchy, system: _ScaledMatrix) -> None:
+    def _use(self, A: DSparseMatrix, hierarchy: Hierarchy, system: ScaledMatrix) -> None:
         self._matrix, self._hierarchy = A, hierarchy
         self._scale, self._rows, self._columns = system.scale, system.rows, system.columns
         self._decoupled, self._of_symmetric = system.decoupled, system.symmetric
@@ -159,7 +153,7 @@ class AMG(AmgOptions, Preconditioner):
                     remedy=f"Choose one of {', '.join(KEEP)}",
                 )
         with torch.no_grad():
-            system = _ScaledMatrix.of(A, self._size, self._columns)
+            system = ScaledMatrix.of(A, self._size, AMG(block_size=1).on, self._columns)
             B = None
             if self._constant and keep == "aggregates":
                 B = system.in_units(constant_modes(A.layout.n_owned, self._size))
@@ -311,83 +305,6 @@ class AMG(AmgOptions, Preconditioner):
         return torch.mul(z.to(out.dtype), self._scale, out=out)
 
 
-@dataclass(frozen=True)
-class _ScaledMatrix:
-    """What the levels are made of: A without its decoupled rows, in units that suit them.
-
-    Attributes
-    ----------
-    matrix : DSparseMatrix
-    scale : float
-        What all of A was multiplied by. Replicated.
-    rows, columns : torch.Tensor [n_owned] or None
-        What its rows and columns were multiplied by before.
-    decoupled : DecoupledRows or None
-    symmetric : bool
-        Whether `matrix` is. Replicated.
-    """
-
-    matrix: DSparseMatrix
-    scale: float
-    rows: torch.Tensor | None
-    columns: torch.Tensor | None
-    decoupled: DecoupledRows | None
-    symmetric: bool
-
-    @classmethod
-    def of(
-        cls, A: DSparseMatrix, block_size: int, columns: torch.Tensor | None = None
-    ) -> _ScaledMatrix:
-        """**Collective.** With the factors of `columns` where those are known."""
-        decoupled = decoupled_rows(A)
-        if decoupled is not None:
-            A = decoupled.rest(A, block_size)
-        symmetric = as_operator(A).symmetric()
-        rows = None if symmetric else row_factors(A, AMG(block_size=1).on)
-        if rows is not None:
-            A = A.with_values(A.values.detach() * rows.index_select(0, A.pattern.local_rows()))
-            symmetric = as_operator(A).symmetric()
-        if rows is not None or not symmetric or block_size == 1:
-            columns = None
-        elif columns is None:
-            columns = component_units(A, block_size)
-        if columns is not None:
-            rows, A = columns, in_component_units(A, columns, block_size)
-        factor, values = _scale(A), A.values.detach()
-        matrix = A.with_values(values if factor == 1 else values * factor)
-        return cls(matrix, factor, rows, columns, decoupled, symmetric)
-
-    def in_its_units(self, B: np.ndarray) -> np.ndarray:
-        """A near-nullspace [n_owned, m] of A as one of `matrix`. Local."""
-        if self.columns is None:
-            return B
-        return B / self.columns.double().cpu().numpy()[:, None]
-
-    @property
-    def mask(self) -> torch.Tensor | None:
-        """Which rows are decoupled: bool [n_owned]."""
-        return None if self.decoupled is None else self.decoupled.mask
-
-    def in_units(self, B: np.ndarray) -> np.ndarray:
-        """B over the roots of the diagonal where those vectors are the nearer to the nullspace.
-
-        **Collective.** B [n_owned, m] has constants. By the Rayleigh quotients of D^-1 A.
-        """
-        A, size = self.matrix, self.matrix.diagonal().abs()
-        if A.world.sum(int(not bool((size > 0).all()))):
-            return B
-        ones = torch.from_numpy(B.copy()).to(A.values)
-        if self.mask is not None:
-            ones[self.mask] = 0
-        sums = []
-        for x in (ones, ones * size.rsqrt().unsqueeze(1)):
-            sums += [(x * (A @ x)).sum(), (x * x * size.unsqueeze(1)).sum()]
-        a, b, c, d = A.world.all_sum(torch.stack(sums).double()).tolist()
-        if not (b > 0 and d > 0 and abs(c / d) < _NEARER * abs(a / b)):
-            return B
-        return B * size.rsqrt().double().cpu().numpy()[:, None]
-
-
 def _given(vectors: torch.Tensor | np.ndarray, n: int) -> np.ndarray:
     """A near-nullspace of n owned rows as float64 [n, m]. Local."""
     if isinstance(vectors, torch.Tensor):
@@ -407,18 +324,3 @@ def _near_one(world: World, B: np.ndarray) -> np.ndarray:
     """B times a power of two: the prolongator has its size, and may be float32. **Collective.**"""
     largest = world.max(float(abs(B).max(initial=0.0)))
     return B * 2.0 ** -round(math.log2(largest)) if largest > 0 else B
-
-
-def _scale(A: DSparseMatrix) -> float:
-    """A power of two that brings A into float32's range, 1 where it is well inside. **Collective.**
-
-    Negative where the diagonal is: multigrid is for positive definite matrices, and -A is one
-    where A is negative definite.
-    """
-    values = A.values.detach()
-    largest = A.world.max(max(map(abs, map(float, values.aminmax()))) if values.numel() else 0.0)
-    negative = A.world.sum(int((A.diagonal().detach() < 0).sum())) == A.shape[0] > 0
-    sign = -1.0 if negative else 1.0
-    if not 0 < largest < math.inf or 1e-10 < largest < 1e10:
-        return sign
-    return sign * 2.0 ** min(-round(math.log2(largest)), 1000)
