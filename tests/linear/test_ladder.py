@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -107,6 +105,7 @@ def test_gradients(world, name, transposed):
     x, info = hs.solve(A.T if transposed else A, mine, rtol=1e-11)
     assert info.converged
     A.layout.dot(x, spread(A.layout, c)).backward()
+    assert max(info.iterations, info.adjoint.iterations) <= 3  # by the factors, or their transpose
     K = matrix.toarray().T if transposed else matrix.toarray()
     solution, y = np.linalg.solve(K, b), np.linalg.solve(K.T, c)
     scale = np.abs(y).max()
@@ -125,9 +124,9 @@ def test_the_next_rung(world, monkeypatch):
     from hpc_sla.linear.ladder import Rung
 
     rungs = [
-        Rung("cg", "none", "to see it fail", 15),
-        Rung("cg", "schur", "has no zeros"),
-        Rung("cg", "jacobi", "the last", 15),
+        Rung("minres", "none", "to see it fail", 15),
+        Rung("minres", "schur", "has no zeros"),
+        Rung("minres", "jacobi", "the last", 15),
     ]
     monkeypatch.setattr(set_up, "rungs_for", lambda *_: list(rungs))
     matrix = grid(40)
@@ -136,12 +135,12 @@ def test_the_next_rung(world, monkeypatch):
     solver = hs.LinearSolver(A)
     _, info = solver.solve(spread(A.layout, b), callback=lambda i, norm: seen.append((i, norm)))
     assert info.converged and info.precond == "jacobi"
-    assert "that is too slow: cg + schur; that cannot be set up (" in info.reason
-    assert info.reason.endswith("): cg + jacobi")
+    assert "that is too slow: minres + schur; that cannot be set up (" in info.reason
+    assert info.reason.endswith("): minres + jacobi")
     left = next(k for k in range(1, len(seen)) if seen[k][0] == seen[k - 1][0])
     assert 15 <= seen[left][0] <= ROOM * 15 and info.iterations == seen[-1][0]
-    # From where the one before it ended.
-    assert math.isclose(seen[left][1], seen[left - 1][1], rel_tol=1e-6)
+    # From where the one before it ended: a step from 0 would not get there.
+    assert seen[left + 1][1] <= 1.001 * seen[left - 1][1] < 0.5 * seen[1][1]
     assert len(info.residual_history) == info.iterations + 1
     # The next solve goes by what served, and tells how it came to that.
     _, again = solver.solve(spread(A.layout, b))
