@@ -16,6 +16,7 @@ _NUMBERS = {torch.float64: ctypes.c_double, torch.float32: ctypes.c_float}
 
 _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "csr_matmul": (2, 9, None),
+    "product": (1, 7, None),
     "csr_sample": (2, 5, None),
     "csr_affine": (2, 8, None),
     "csr_relax": (2, 12, None),
