@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hpc_sla.kernels import native
+from hpc_sla.kernels.matrix import CSR, Matrix
 from hpc_sla.kernels.modes import lasting
 
 _LIBRARY = torch.library.Library("hpc_sla", "DEF")
@@ -121,6 +122,11 @@ class CsrPattern:
     def compiled(self, x: torch.Tensor) -> bool:
         """Whether `fused_matmul` can be used for vectors like x. Local."""
         return native.serves(x) and self.indptr.dtype == torch.int32 and x.is_contiguous()
+
+    def matrix(self, values: torch.Tensor) -> Matrix:
+        """It with values [nnz], as compiled loops take it. Local."""
+        parts = (self.indptr, self.indices, values)
+        return Matrix(CSR, self.n_rows, self.n_columns, self.nnz, parts)
 
     def fused_matmul(
         self,
