@@ -141,7 +141,7 @@ class Burst(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepKernel:
     """The steps of a method in C.
 
     Attributes

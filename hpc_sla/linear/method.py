@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
-from hpc_sla.kernels.burst import Steps
+from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import Scalar, copy_
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.scalars import Flag, Scalars
@@ -128,7 +128,7 @@ class Method(WithOptions, ABC):
     capturable = False
     """Whether steps are all alike, and touch only memory that stays where it is."""
 
-    compiled: ClassVar[Steps | None] = None
+    compiled: ClassVar[StepKernel | None] = None
     """The same steps in C, where there are any: see `CompiledSteps`."""
 
     current = True
