@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 CSR = 0
+ROWS = 1
 
 
 class Matrix(ctypes.Structure):
@@ -19,7 +20,9 @@ class Matrix(ctypes.Structure):
         `CSR`, or another of matrix.h.
     rows, columns, entries : int
     parts : sequence of torch.Tensor
-        By form: of `CSR` indptr (int32), indices (int32), values.
+        By form: of `CSR` indptr (int32), indices (int32), values; of the others see matrix.h.
+    block : int
+        Rows of a node, where the form goes by nodes.
     """
 
     _fields_ = [
@@ -28,12 +31,20 @@ class Matrix(ctypes.Structure):
         ("columns", ctypes.c_int64),
         ("entries", ctypes.c_int64),
         ("parts", ctypes.c_void_p * 12),
+        ("block", ctypes.c_int64),
     ]
 
     def __init__(
-        self, form: int, rows: int, columns: int, entries: int, parts: Sequence[torch.Tensor]
+        self,
+        form: int,
+        rows: int,
+        columns: int,
+        entries: int,
+        parts: Sequence[torch.Tensor],
+        block: int = 1,
     ) -> None:
         super().__init__(form, rows, columns, entries)
+        self.block = block
         self.tensors = tuple(parts)
         for i, part in enumerate(parts):
             self.parts[i] = part.data_ptr()

@@ -17,6 +17,9 @@ _NUMBERS = {torch.float64: ctypes.c_double, torch.float32: ctypes.c_float}
 _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "csr_matmul": (2, 9, None),
     "product": (1, 7, None),
+    "pack": (4, 11, ctypes.c_int64),
+    "pack_same": (0, 2, ctypes.c_int64),
+    "matrix_rows": (2, 6, ctypes.c_int64),
     "csr_sample": (2, 5, None),
     "csr_affine": (2, 8, None),
     "csr_relax": (2, 12, None),
