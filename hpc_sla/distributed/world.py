@@ -170,7 +170,7 @@ class World(Shared):
     def _all_sum(self, tensor: torch.Tensor, *lengths: int) -> torch.Tensor:
         """`all_sum`, of what was computed from this rank's parts of such lengths."""
         if not tagged(self, tensor):
-            return AllSum.apply(tensor, self)
+            return AllSum.apply(tensor, self, None)
         look = self.forgotten.look(tensor, lengths)
         tags = Tags((float(len(look.new)), 0.0, 0.0))
         total = AllSum.apply(tensor, self, tags)

@@ -18,6 +18,8 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "csr_matmul": (2, 9, None),
     "product": (1, 7, None),
     "csr_sample": (2, 5, None),
+    "absolute": (2, 4, ctypes.c_int64),
+    "judge": (2, 5, None),
     "csr_affine": (2, 8, None),
     "csr_relax": (2, 12, None),
     "residual": (2, 5, None),
