@@ -204,14 +204,12 @@ class DistributedPattern(Shared):
 
     def absolute_matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = |A| |x|`. **Collective.**"""
-        x = x.abs()
         channel = self.plan.start_exchange(x)
         self.owned.absolute_matmul(self.owned_values(values), x, out)
         channel.finish()
         if self.halo.nnz:
-            part = self._buffer(x)
-            self.halo.absolute_matmul(self.halo_values(values), channel.recv_buffer, part)
-            out.index_add_(0, self.boundary, part)
+            there = channel.recv_buffer
+            self.halo.absolute_matmul(self.halo_values(values), there, out, self.boundary)
 
     def rmatmul(
         self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False
