@@ -20,6 +20,8 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "csr_sample": (2, 5, None),
     "affine": (1, 6, None),
     "relax": (1, 10, None),
+    "cycle": (0, 3, ctypes.c_int64),
+    "dense": (3, 3, None),
     "residual": (2, 5, None),
     "direction": (2, 6, None),
     "basis_dots": (5, 3, None),
