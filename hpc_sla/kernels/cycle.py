@@ -92,12 +92,12 @@ class CycleLevel(_Kept):
         super().__init__(rows)
         self.kept = []
 
-    def keep(self, field: str, value: ctypes.Structure | Tensor | None) -> None:
+    def keep(self, field: str, value: ctypes.Structure | Tensor) -> None:
         """Point a field to a structure or a tensor."""
-        if value is None:
-            return
-        tensor = isinstance(value, torch.Tensor)
-        setattr(self, field, value.data_ptr() if tensor else ctypes.addressof(value))
+        if isinstance(value, torch.Tensor):
+            setattr(self, field, value.data_ptr())
+        else:
+            setattr(self, field, ctypes.addressof(value))
         self.kept.append(value)
 
     def keep_vectors(self, field: str, vectors: Sequence[Tensor]) -> None:

@@ -24,6 +24,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "dense": (3, 3, None),
     "residual": (2, 5, None),
     "direction": (2, 6, None),
+    "burst_cg": (0, 1, ctypes.c_int64),
     "basis_dots": (5, 3, None),
     "basis_update": (3, 3, None),
     "census": (3, 10, None),

@@ -12,6 +12,7 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
+from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.vectors import copy_, inner_products
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.stored import StoredMatrix
@@ -155,6 +156,14 @@ class Operator(ABC):
             On every rank, where there is none.
         """
 
+    def compiled(self, x: torch.Tensor) -> bool:
+        """Whether `distributed` serves vectors like x. Local."""
+        return False
+
+    def distributed(self, x: torch.Tensor) -> Distributed:
+        """It as compiled loops multiply vectors like x by it. **Collective**, at first."""
+        raise NotImplementedError
+
     transposable = True
     """Whether `adjoint` works."""
 
@@ -238,6 +247,7 @@ class _MatrixOperator(Operator):
         self._pattern = A.pattern
         self._values = A.values.detach()
         self._transposed: torch.Tensor | None = None
+        self._distributed: Distributed | None = None
 
     def __call__(
         self, x: torch.Tensor, out: torch.Tensor, /, *inner_products: torch.Tensor | None
@@ -255,6 +265,14 @@ class _MatrixOperator(Operator):
     def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
         self._pattern.absolute_matmul(self._values, x, out)
         return True
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        return self._pattern.compiled(x)
+
+    def distributed(self, x: torch.Tensor) -> Distributed:
+        if self._distributed is None:
+            self._distributed = self._pattern.distributed(self._values, x)
+        return self._distributed
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
