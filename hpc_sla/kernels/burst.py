@@ -64,12 +64,13 @@ class Distributed(ctypes.Structure):
     Parameters
     ----------
     calls : Calls
-    owned : Matrix
+    owned : Matrix or None
+        None where rows are only sent.
     halo : Matrix or None
         None without entries.
-    boundary : int32 tensor [halo.rows]
+    boundary : int32 tensor [halo.rows] or None
         The owned rows that the halo's are.
-    send_index : int32 tensor [n_send]
+    send_index : int32 tensor [n_send] or None
     send, received : torch.Tensor [n_send], [n_halo]
         The buffers of `requests`.
     requests : Requests
@@ -92,21 +93,21 @@ class Distributed(ctypes.Structure):
     def __init__(
         self,
         calls: Calls,
-        owned: Matrix,
+        owned: Matrix | None,
         halo: Matrix | None,
-        boundary: torch.Tensor,
-        send_index: torch.Tensor,
+        boundary: torch.Tensor | None,
+        send_index: torch.Tensor | None,
         send: torch.Tensor,
         received: torch.Tensor,
         requests: Requests,
     ) -> None:
         super().__init__(
             ctypes.addressof(calls),
-            owned.address,
+            None if owned is None else owned.address,
             None if halo is None else halo.address,
-            boundary.data_ptr(),
-            send_index.data_ptr(),
-            send_index.numel(),
+            None if boundary is None else boundary.data_ptr(),
+            None if send_index is None else send_index.data_ptr(),
+            0 if send_index is None else send_index.numel(),
             send.data_ptr(),
             received.data_ptr(),
             requests.count,

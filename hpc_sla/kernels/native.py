@@ -25,6 +25,8 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "relax": (1, 10, None),
     "absolute": (2, 4, ctypes.c_int64),
     "judge": (2, 5, None),
+    "cycle": (0, 3, ctypes.c_int64),
+    "dense": (3, 3, None),
     "residual": (2, 5, None),
     "direction": (2, 6, None),
     "burst_cg": (0, 1, ctypes.c_int64),
