@@ -264,3 +264,41 @@ class CsrPattern:
         edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
         indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
         return CsrPattern(indptr, rows, self.n_rows), order.to(self.indptr.dtype)
+
+
+class CsrMatrix:
+    """A rank-local matrix as it is stored plainly: a pattern and its values.
+
+    Parameters
+    ----------
+    pattern : CsrPattern
+    values : torch.Tensor [nnz]
+    """
+
+    def __init__(self, pattern: CsrPattern, values: torch.Tensor) -> None:
+        self.pattern, self.values = pattern, values
+        self.n_rows = pattern.n_rows
+        self._matrix: Matrix | None = None
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """As compiled loops take it, made once; None off the CPU. Local."""
+        if self._matrix is None and native.can_take(self.values):
+            pattern = self.pattern
+            if pattern.indptr.dtype == torch.int32:
+                parts = (pattern.indptr, pattern.indices, self.values)
+                sizes = (self.n_rows, pattern.n_columns, pattern.nnz)
+                self._matrix = Matrix(CSR, *sizes, parts)
+        return self._matrix
+
+    @property
+    def bytes(self) -> int:
+        """What is held, indices included."""
+        pattern = self.pattern
+        return sum(
+            t.numel() * t.element_size() for t in (pattern.indptr, pattern.indices, self.values)
+        )
+
+    def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A x`, without allocating. Local; not differentiable."""
+        self.pattern.matmul(self.values, x, out)

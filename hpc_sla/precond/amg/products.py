@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from hpc_sla.kernels import relax as kernels
-from hpc_sla.kernels.matrix import CsrMatrix
+from hpc_sla.kernels.csr import CsrMatrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.precond.amg.blocks import as_pattern, as_scipy, some_rows
 from hpc_sla.precond.amg.prolongator import Prolongator
