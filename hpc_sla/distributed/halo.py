@@ -105,10 +105,14 @@ class HaloPlan(Shared):
 
     def start_exchange(self, x: torch.Tensor) -> Channel:
         """Pack and begin; then `finish()` and read `recv_buffer`. **Collective.**"""
-        channel = self._channel("forward", x)
+        channel = self.forward_channel(x)
         torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
         channel.start()
         return channel
+
+    def forward_channel(self, like: torch.Tensor) -> Channel:
+        """What `start_exchange` goes through. **Collective** at first use, as `reduce_channel`."""
+        return self._channel("forward", like)
 
     def reduce_channel(self, like: torch.Tensor) -> Channel:
         """Where to put halo contributions: fill `send_buffer`, `start()`, `finish_reduce`.

@@ -123,6 +123,11 @@ class CsrPattern:
         """Whether `fused_matmul` can be used for vectors like x. Local."""
         return native.serves(x) and self.indptr.dtype == torch.int32 and x.is_contiguous()
 
+    def matrix(self, values: torch.Tensor) -> Matrix:
+        """It with values [nnz], as compiled loops take it. Local."""
+        parts = (self.indptr, self.indices, values)
+        return Matrix(CSR, self.n_rows, self.n_columns, self.nnz, parts)
+
     def fused_matmul(
         self,
         values: torch.Tensor,
@@ -282,22 +287,21 @@ class CsrMatrix:
 
     @property
     def matrix(self) -> Matrix | None:
-        """As compiled loops take it, made once; None off the CPU. Local."""
-        if self._matrix is None and native.can_take(self.values):
-            pattern = self.pattern
-            if pattern.indptr.dtype == torch.int32:
-                parts = (pattern.indptr, pattern.indices, self.values)
-                sizes = (self.n_rows, pattern.n_columns, pattern.nnz)
-                self._matrix = Matrix(CSR, *sizes, parts)
+        """As compiled loops take it, made once; None where they cannot. Local."""
+        pattern = self.pattern
+        if (
+            self._matrix is None
+            and native.can_take(self.values)
+            and pattern.indptr.dtype == torch.int32
+        ):
+            self._matrix = pattern.matrix(self.values)
         return self._matrix
 
     @property
     def bytes(self) -> int:
         """What is held, indices included."""
-        pattern = self.pattern
-        return sum(
-            t.numel() * t.element_size() for t in (pattern.indptr, pattern.indices, self.values)
-        )
+        parts = (self.pattern.indptr, self.pattern.indices, self.values)
+        return sum(t.numel() * t.element_size() for t in parts)
 
     def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = A x`, without allocating. Local; not differentiable."""

@@ -12,6 +12,7 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
+from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.vectors import copy_, inner_products
 from hpc_sla.sparse.compressed import packed_of, version_of
@@ -157,6 +158,14 @@ class Operator(ABC):
             On every rank, where there is none.
         """
 
+    def compiled(self, x: torch.Tensor) -> bool:
+        """Whether `distributed` serves vectors like x. Local."""
+        return False
+
+    def distributed(self, x: torch.Tensor) -> Distributed:
+        """It as compiled loops multiply vectors like x by it. **Collective**, at first."""
+        raise NotImplementedError
+
     transposable = True
     """Whether `adjoint` works."""
 
@@ -246,6 +255,7 @@ class _MatrixOperator(Operator):
         self._transposed: torch.Tensor | None = None
         self._packed: Packed | None = None
         self._version: int | None = None
+        self._distributed: tuple[Packed | None, Distributed] | None = None
 
     def __call__(
         self,
@@ -280,6 +290,15 @@ class _MatrixOperator(Operator):
     def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
         self._pattern.absolute_matmul(self._values, x, out)
         return True
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        return self._pattern.compiled(x)
+
+    def distributed(self, x: torch.Tensor) -> Distributed:
+        packed = self._compressed(x)
+        if self._distributed is None or self._distributed[0] is not packed:
+            self._distributed = packed, self._pattern.distributed(self._values, x, packed)
+        return self._distributed[1]
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()

@@ -9,6 +9,7 @@ from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
@@ -201,6 +202,27 @@ class DistributedPattern(Shared):
             self.halo.matmul(self.halo_values(values), channel.recv_buffer, part)
             out.index_add_(0, self.boundary, part)
         inner_products(x, out, dot, weights, square)
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        """Whether `distributed` serves vectors like x. Local."""
+        compiled = x.dim() == 1 and self.columns is self.layout and self.owned.compiled(x)
+        return compiled and self.layout.world.transport.calls(x.dtype) is not None
+
+    def distributed(
+        self, values: torch.Tensor, x: torch.Tensor, packed: Packed | None = None
+    ) -> Distributed:
+        """It with values [nnz_owned], as compiled loops take it. **Collective**, at first.
+
+        Arguments as of `matmul`.
+        """
+        plan, transport = self.plan, self.layout.world.transport
+        channel, calls = plan.forward_channel(x), transport.calls(x.dtype)
+        requests = channel.requests()
+        assert calls is not None and requests is not None
+        owned = packed.matrix if packed else self.owned.matrix(self.owned_values(values))
+        halo = self.halo.matrix(self.halo_values(values)) if self.halo.nnz else None
+        buffers = channel.send_buffer, channel.recv_buffer
+        return Distributed(calls, owned, halo, self.boundary, plan.send_index, *buffers, requests)
 
     def absolute_matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = |A| |x|`. **Collective.**"""
