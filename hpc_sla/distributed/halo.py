@@ -106,7 +106,8 @@ class HaloPlan(Shared):
     def start_exchange(self, x: torch.Tensor) -> Channel:
         """Pack and begin; then `finish()` and read `recv_buffer`. **Collective.**"""
         channel = self._channel("forward", x)
-        torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
+        if self.sends.ranks:
+            torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
         channel.start()
         return channel
 

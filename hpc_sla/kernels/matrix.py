@@ -10,6 +10,9 @@ import torch
 CSR = 0
 
 
+_Parts = ctypes.c_void_p * 12
+
+
 class Matrix(ctypes.Structure):
     """`hpc_sla_matrix` of matrix.h, and the tensors it points to, which it keeps.
 
@@ -27,16 +30,15 @@ class Matrix(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("columns", ctypes.c_int64),
         ("entries", ctypes.c_int64),
-        ("parts", ctypes.c_void_p * 12),
+        ("parts", _Parts),
     ]
 
     def __init__(
         self, form: int, rows: int, columns: int, entries: int, parts: Sequence[torch.Tensor]
     ) -> None:
-        super().__init__(form, rows, columns, entries)
+        pointers = _Parts(*[part.data_ptr() for part in parts])
+        super().__init__(form, rows, columns, entries, pointers)
         self.tensors = tuple(parts)
-        for i, part in enumerate(parts):
-            self.parts[i] = part.data_ptr()
 
     @property
     def address(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,15 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int |
     """
     assert LIBRARY is not None
     columns = 1 if like.dim() == 1 else like.shape[1]
-    result: int | None = getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
-        rows, columns, *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
-    )
+    plain = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    result: int | None = _entry(function, like.dtype)(rows, columns, *plain)
     return result
+
+
+@cache
+def _entry(function: str, dtype: torch.dtype) -> Any:
+    """A function of the library, for vectors of that dtype."""
+    return getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[dtype]}")
 
 
 def call_of_pattern(function: str, *arguments: int | np.ndarray) -> int | None:

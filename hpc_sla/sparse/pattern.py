@@ -148,7 +148,7 @@ class DistributedPattern(Shared):
 
     def owned_values(self, values: torch.Tensor) -> torch.Tensor:
         """The part of `values` in owned columns: a view. Local."""
-        return values.narrow(0, 0, self.owned.nnz)
+        return values.narrow(0, 0, self.owned.nnz) if self.halo.nnz else values
 
     def halo_values(self, values: torch.Tensor) -> torch.Tensor:
         """The part of `values` in halo columns: a view. Local."""
