@@ -95,7 +95,7 @@ def can_take(like: torch.Tensor) -> bool:
     """Whether the compiled loops can work on a vector like this one: `[n]` or `[n, k]`, k > 0."""
     return (
         LIBRARY is not None
-        and 0 not in like.shape[1:]  # which they take for a column at least
+        and (like.dim() == 1 or 0 not in like.shape[1:])  # they take it for a column at least
         and type(like) in (torch.Tensor, torch.nn.Parameter)  # and no fake one, which has no data
         and like.device.type == "cpu"
         and like.dtype in DTYPES

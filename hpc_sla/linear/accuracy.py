@@ -11,7 +11,7 @@ import torch
 
 from hpc_sla.distributed.world import World
 from hpc_sla.kernels import accuracy as kernel
-from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.info import SolveInfo, worst
 from hpc_sla.sparse.operators import Operator
 
 _ROUNDING = 10.0
@@ -71,8 +71,8 @@ def accuracy(
         return _without_entries(operator, b, x, r)
     world = operator.world
     everyone = _everyone(world, kernel.judge(b, x, r, scale))
-    found, largest = _largest(everyone[:, :2])
-    errors2, scale2, b2 = _exact_sums(everyone[:, 2:])
+    found, largest = _largest(everyone, 2)
+    errors2, scale2, b2 = _exact_sums(everyone, 2)
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     rounded = [_root_ratio(*pair) <= unit for pair in zip(errors2, scale2, strict=True)]
     relative = [_root_ratio(*pair) for pair in zip(errors2, b2, strict=True)]
@@ -89,7 +89,7 @@ def accuracy(
         safe, errors = scale + sizes, r.abs()
         componentwise = torch.where(scale < rtol * sizes.add_(b.abs()), safe, scale)
         ratios = (kernel.ratio(errors, componentwise), kernel.ratio(errors, safe))
-        guarded, rows = _largest(_everyone(world, kernel.maxima(*ratios).cpu()))
+        guarded, rows = _largest(_everyone(world, kernel.maxima(*ratios).cpu()), 2)
         pairs = zip(found, guarded, relative, strict=True)
         found = [other if error > norm else error for error, other, norm in pairs]
     return [
@@ -118,7 +118,7 @@ def _without_entries(
     image = torch.empty_like(b)
     operator(noise, image)
     mine = kernel.squares(r, x, b, image, noise).cpu()
-    sums = zip(*_exact_sums(_everyone(operator.world, mine)), strict=True)
+    sums = zip(*_exact_sums(_everyone(operator.world, mine), 0), strict=True)
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     found = []
     for r2, x2, b2, image2, noise2 in sums:
@@ -127,28 +127,30 @@ def _without_entries(
     return found
 
 
-def _everyone(world: World, mine: torch.Tensor) -> np.ndarray:
-    """What every rank has, float64 [ranks, rows, columns]. **Collective.**"""
-    own = mine.numpy()
+def _everyone(world: World, mine: torch.Tensor) -> list[list[list[float]]]:
+    """What every rank has, of a float64 [rows, columns]. **Collective.**"""
     if world.size == 1:
-        return own[np.newaxis]
-    gathered = np.empty((world.size, *own.shape))
-    world.comm.Allgather(own, gathered)
-    return gathered
+        return [mine.tolist()]
+    gathered = np.empty((world.size, *mine.shape))
+    world.comm.Allgather(mine.numpy(), gathered)
+    everyone: list[list[list[float]]] = gathered.tolist()
+    return everyone
 
 
-def _largest(gathered: np.ndarray) -> list[list[float]]:
-    """Over ranks [ranks, rows, columns]; NaN where there is one. Local."""
-    found: list[list[float]] = gathered.max(axis=0).tolist()
-    return found
+def _largest(everyone: list[list[list[float]]], count: int) -> list[list[float]]:
+    """Of the first `count` rows, over ranks; NaN where there is one. Local."""
+    if len(everyone) == 1:
+        return everyone[0][:count]
+    rows = zip(*(rank[:count] for rank in everyone), strict=True)
+    return [[worst(column) for column in zip(*row, strict=True)] for row in rows]
 
 
-def _exact_sums(gathered: np.ndarray) -> list[list[float]]:
-    """Over ranks [ranks, rows, columns]: to the last bit the same on every one. Local."""
-    if len(gathered) == 1:
-        found: list[list[float]] = gathered[0].tolist()
-        return found
-    return [[math.fsum(column) for column in row] for row in gathered.transpose(1, 2, 0).tolist()]
+def _exact_sums(everyone: list[list[list[float]]], first: int) -> list[list[float]]:
+    """Of the rows from the `first` on, over ranks: to the last bit the same on each. Local."""
+    if len(everyone) == 1:
+        return everyone[0][first:]
+    rows = zip(*(rank[first:] for rank in everyone), strict=True)
+    return [[math.fsum(column) for column in zip(*row, strict=True)] for row in rows]
 
 
 def _root_ratio(square: float, other: float) -> float:
