@@ -239,10 +239,11 @@ class DistributedPattern(Shared):
         """
         channel = self.plan.start_exchange(x)
         found = g.new_empty(self.nnz_owned)
-        owned, halo = found.split([self.owned.nnz, self.halo.nnz])
-        self.owned.sample(g, x, owned)
+        self.owned.sample(g, x, self.owned_values(found))
         channel.finish()
-        self.halo.sample(g.index_select(0, self.boundary), channel.recv_buffer, halo)
+        if self.halo.nnz:
+            mine = g.index_select(0, self.boundary)
+            self.halo.sample(mine, channel.recv_buffer, self.halo_values(found))
         return found
 
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:
