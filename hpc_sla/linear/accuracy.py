@@ -11,7 +11,7 @@ import torch
 
 from hpc_sla.distributed.world import World
 from hpc_sla.kernels import accuracy as kernel
-from hpc_sla.linear.info import SolveInfo, worst
+from hpc_sla.linear.info import SolveInfo, root, worst
 from hpc_sla.sparse.operators import Operator
 
 _ROUNDING = 10.0
@@ -44,15 +44,23 @@ class Accuracy:
         as much, row by row: no better x can be expected in this dtype.
     hidden : bool
         Whether there are rows whose error the norm of the residual hides.
+    norm : float
+        ||b - A x||_2.
     """
 
+    norm: float
     backward_error: float | None
     at_rounding: bool
     hidden: bool = False
 
 
 def accuracy(
-    operator: Operator, b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, rtol: float
+    operator: Operator,
+    b: torch.Tensor,
+    x: torch.Tensor,
+    r: torch.Tensor,
+    rtol: float,
+    again: bool = False,
 ) -> list[Accuracy]:
     """That of each column, r = b - A x of a square operator. **Collective**: one product or two.
 
@@ -63,11 +71,13 @@ def accuracy(
         Not modified.
     rtol : float
         Replicated. A row that is as good as that has no error to hide.
+    again : bool
+        Replicated. Whether A x was the last product with A.
     """
     # Of a factorisation they may lie in memory by columns.
     b, x, r = b.contiguous(), x.contiguous(), r.contiguous()
     scale = torch.empty_like(b)
-    if not operator.absolute(x, scale):
+    if not operator.absolute(x, scale, again):
         return _without_entries(operator, b, x, r)
     world = operator.world
     everyone = _everyone(world, kernel.judge(b, x, r, scale))
@@ -93,8 +103,12 @@ def accuracy(
         pairs = zip(found, guarded, relative, strict=True)
         found = [other if error > norm else error for error, other, norm in pairs]
     return [
-        Accuracy(error, low and row <= _UNEVEN * unit, row > _HIDDEN * norm and row > rtol)
-        for error, row, norm, low in zip(found, rows, relative, rounded, strict=True)
+        Accuracy(
+            root(square), error, low and row <= _UNEVEN * unit, row > _HIDDEN * norm and row > rtol
+        )
+        for square, error, row, norm, low in zip(
+            errors2, found, rows, relative, rounded, strict=True
+        )
     ]
 
 
@@ -123,7 +137,7 @@ def _without_entries(
     found = []
     for r2, x2, b2, image2, noise2 in sums:
         size = _root_ratio(image2, noise2) * math.sqrt(x2) + math.sqrt(b2)
-        found.append(Accuracy(None, math.sqrt(r2) <= unit * size))
+        found.append(Accuracy(root(r2), None, root(r2) <= unit * size))
     return found
 
 

@@ -227,6 +227,7 @@ class Iteration:
         ]
         if square:
             system.dtol, system.ceiling = self.dtol, [self.dtol * norm for norm in b_norms]
+            system.rtol, system.thorough = self.rtol, self.thorough
         return system, x0
 
     def _check_room(self, b: torch.Tensor) -> None:
@@ -335,7 +336,9 @@ class Iteration:
                 # What rounding leaves is of the scale of the rows that these values are given to,
                 # and b need not be.
                 loosest = max(loosest, loosest_rtol(torch.float32))
-            found = accuracy(self.operator, system.b, system.x, system.r, self.rtol)
+            found = system.found
+            if found is None:
+                found = accuracy(self.operator, system.b, system.x, system.r, self.rtol)
             judge(infos, found, loosest)
         x = system.x
         if any(scale != 1.0 for scale in system.scales):

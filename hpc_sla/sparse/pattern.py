@@ -196,9 +196,14 @@ class DistributedPattern(Shared):
             out.index_add_(0, self.boundary, part)
         inner_products(x, out, dot, weights, square)
 
-    def absolute_matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
-        """`out = |A| |x|`. **Collective.**"""
-        channel = self.plan.start_exchange(x)
+    def absolute_matmul(
+        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, again: bool = False
+    ) -> None:
+        """`out = |A| |x|`. **Collective.**
+
+        With `again`, x is what was exchanged last.
+        """
+        channel = self.plan.start_exchange(x, again)
         self.owned.absolute_matmul(self.owned_values(values), x, out)
         channel.finish()
         if self.halo.nnz:
