@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import scipy.sparse as sp
@@ -14,8 +15,8 @@ from tests.collective import distribute_once, spd_matrix, spread
 
 pytestmark = pytest.mark.mpi
 
-MOST_CALLS = 190
-"""Python functions that a solve of one iteration enters, of its solver's own; it was 430 once."""
+MOST_CALLS = 300
+"""Functions of this package that a solve of one iteration enters, on any number of ranks."""
 
 
 class _Counting:
@@ -91,11 +92,11 @@ def test_how_often_for_its_backward(world, counts):
 
 def test_how_many_functions_a_solve_enters(world):
     solver, b = _solver(world, sp.csr_matrix(sp.eye_array(40) * 2.0))
-    calls = 0
+    calls, package = 0, str(Path(hs.__file__).parent)
 
     def count(frame, event, argument):
         nonlocal calls
-        calls += event == "call" and "hpc_sla" in frame.f_code.co_filename
+        calls += event == "call" and frame.f_code.co_filename.startswith(package)
 
     sys.setprofile(count)
     try:
