@@ -103,10 +103,16 @@ class HaloPlan(Shared):
 
     # The raw exchange, on buffers that stay: for loops that must not allocate
 
-    def start_exchange(self, x: torch.Tensor) -> Channel:
-        """Pack and begin; then `finish()` and read `recv_buffer`. **Collective.**"""
+    def start_exchange(self, x: torch.Tensor, again: bool = False) -> Channel:
+        """Pack and begin; then `finish()` and read `recv_buffer`. **Collective.**
+
+        With `again` (replicated) the values are those of the last time, and stay where they are.
+        """
         channel = self.forward_channel(x)
-        torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
+        if again:
+            return channel
+        if self.sends.ranks:
+            torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
         channel.start()
         return channel
 

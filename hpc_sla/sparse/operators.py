@@ -141,10 +141,11 @@ class Operator(ABC):
             On every rank, where a matrix-free operator has no `rmatvec`.
         """
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         """`out = |A| |x|`, entry by entry; False, out untouched, where A has none to see.
 
-        **Collective.** Arguments as of a product.
+        **Collective.** Arguments as of a product; `again` says that A x was the last one: what it
+        exchanged is still there.
         """
         return False
 
@@ -287,8 +288,8 @@ class _MatrixOperator(Operator):
             self._transposed = self._pattern.transpose_values(self._values)
         self._pattern.rmatmul(self._transposed, y, out, transposed=True)
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
-        self._pattern.absolute_matmul(self._values, x, out)
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
+        self._pattern.absolute_matmul(self._values, x, out, again)
         return True
 
     def compiled(self, x: torch.Tensor) -> bool:
@@ -386,7 +387,7 @@ class _TransposedMatrixOperator(_TransposedOperator):
     def symmetric(self, dtype: torch.dtype = torch.float64) -> bool:
         return self._operator.symmetric(dtype)
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         matrix = self._operator
         matrix._pattern.rmatmul(matrix._values.abs(), x.abs(), out)
         return True

@@ -150,7 +150,7 @@ class DistributedPattern(Shared):
 
     def owned_values(self, values: torch.Tensor) -> torch.Tensor:
         """The part of `values` in owned columns: a view. Local."""
-        return values.narrow(0, 0, self.owned.nnz)
+        return values.narrow(0, 0, self.owned.nnz) if self.halo.nnz else values
 
     def halo_values(self, values: torch.Tensor) -> torch.Tensor:
         """The part of `values` in halo columns: a view. Local."""
@@ -224,9 +224,14 @@ class DistributedPattern(Shared):
         buffers = channel.send_buffer, channel.recv_buffer
         return Distributed(calls, owned, halo, self.boundary, plan.send_index, *buffers, requests)
 
-    def absolute_matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
-        """`out = |A| |x|`. **Collective.**"""
-        channel = self.plan.start_exchange(x)
+    def absolute_matmul(
+        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, again: bool = False
+    ) -> None:
+        """`out = |A| |x|`. **Collective.**
+
+        With `again`, x is what was exchanged last.
+        """
+        channel = self.plan.start_exchange(x, again)
         self.owned.absolute_matmul(self.owned_values(values), x, out)
         channel.finish()
         if self.halo.nnz:
@@ -267,10 +272,11 @@ class DistributedPattern(Shared):
         """
         channel = self.plan.start_exchange(x)
         found = g.new_empty(self.nnz_owned)
-        owned, halo = found.split([self.owned.nnz, self.halo.nnz])
-        self.owned.sample(g, x, owned)
+        self.owned.sample(g, x, self.owned_values(found))
         channel.finish()
-        self.halo.sample(g.index_select(0, self.boundary), channel.recv_buffer, halo)
+        if self.halo.nnz:
+            mine = g.index_select(0, self.boundary)
+            self.halo.sample(mine, channel.recv_buffer, self.halo_values(found))
         return found
 
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:
