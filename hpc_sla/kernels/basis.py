@@ -29,6 +29,8 @@ class Basis:
     tensor : torch.Tensor [count, n] or [count, n, k]
     vectors : tuple of torch.Tensor [n] or [n, k]
         Views of it.
+    wide : torch.Tensor [2, count] or [2, count, k]
+        Where compiled loops sum, in doubles.
     """
 
     def __init__(self, count: int, like: torch.Tensor) -> None:
@@ -38,8 +40,8 @@ class Basis:
         self._compiled = native.serves(like)
         self._sums: dict[tuple[int, int], torch.Tensor] = {}
         if self._compiled:
-            room = torch.empty((2, count, *like.shape[1:]), dtype=torch.float64, device="cpu")
-            self._room, self._address = room, self.tensor.data_ptr()
+            self.wide = torch.empty((2, count, *like.shape[1:]), dtype=torch.float64, device="cpu")
+            self._address = self.tensor.data_ptr()
 
     def dots(self, count: int, first: int, targets: int) -> torch.Tensor:
         """`[targets, count]` inner products: `[t, i] = basis[i] . basis[first + t]`.
@@ -53,7 +55,7 @@ class Basis:
             self._sums[targets, count] = out
         if self._compiled:
             numbers, like = (count, first, targets), self._like
-            native.call("basis_dots", like, self._n, *numbers, self._address, self._room, out)
+            native.call("basis_dots", like, self._n, *numbers, self._address, self.wide, out)
         else:
             dots(self.tensor, count, first, out)
         return out

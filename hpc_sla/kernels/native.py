@@ -32,6 +32,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "direction": (2, 6, None),
     "burst_cg": (0, 1, ctypes.c_int64),
     "burst_bicgstab": (0, 1, ctypes.c_int64),
+    "burst_gmres": (0, 1, ctypes.c_int64),
     "burst_minres": (0, 1, ctypes.c_int64),
     "burst_pipelined_cg": (0, 1, ctypes.c_int64),
     "basis_dots": (5, 3, None),

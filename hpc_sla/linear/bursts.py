@@ -84,6 +84,7 @@ class CompiledSteps:
         """**Collective.** How many steps were done."""
         self._world.check_open()
         burst, method, steps = self._burst, self._method, self._steps
+        method.turn()
         for i, name in enumerate(steps.vectors):
             burst.vectors[i] = attrgetter(name)(method).data_ptr()
         for i, name in enumerate(method.carried):

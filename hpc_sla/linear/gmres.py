@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hpc_sla.kernels import basis, native, pages
+from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import Scalar, axpy_, copy_
 from hpc_sla.linear.hessenberg import Hessenberg, HostHessenberg
 from hpc_sla.linear.info import Status
@@ -56,6 +57,7 @@ class GMRES(Method):
         self.basis = basis.Basis(m + 1, self.r)
         self.directions = pages.empty((m, *shape), self.r) if self.flexible else None
         self.work = pages.empty(tuple(shape), self.r)
+        self.sums = self.r.new_empty((2, 2 * (m + 1)))  # of compiled steps: mine, and of all ranks
         small = HostHessenberg if native.can_take(self.r) else Hessenberg
         self.small_matrix = small(m, self.r, self.target)
 
@@ -84,7 +86,7 @@ class GMRES(Method):
 
     def state_dict(self) -> dict[str, Any]:
         # Between cycles x and its residual are all there is.
-        self._turn()
+        self.turn()
         return {
             "done": np.array([self.done]),
             **self.small_matrix.state_dict(),
@@ -107,14 +109,14 @@ class GMRES(Method):
             for i, direction in enumerate(self.directions.unbind()[: self.done]):
                 yield f"direction{i}", direction
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """Into the next cycle, at the end of one. **Collective.**"""
         if self.done == self.cycle:
             self.finish()
             self._begin(self.live, self.system.residual())
 
     def step(self) -> None:
-        self._turn()
+        self.turn()
         j = self.done
         u, w = self.basis.vectors[j], self.basis.vectors[j + 1]
         z = self.precond.apply(u, self.work)
@@ -132,6 +134,19 @@ class GMRES(Method):
         # On the host numbers are wanted at once, and to read all three is least work.
         single = found.dim() == 1 and not found.is_cuda
         self.scalars.record(found.tolist()[2] if single else found.select(0, 2))
+
+    compiled = StepKernel(
+        "gmres",
+        step,
+        (
+            *("basis.tensor", "work", "basis.wide", "sums"),
+            *("small_matrix.beta", "small_matrix.target", "small_matrix.matrix"),
+            *("small_matrix.null", "small_matrix.length", "small_matrix.live"),
+            "small_matrix.found",
+        ),
+        1,
+        numbers=("done", "cycle"),
+    )
 
     def _dots(self, j: int, targets: int) -> torch.Tensor:
         """Inner products of basis vectors 0 .. with u_j (and the next). **Collective.**"""
