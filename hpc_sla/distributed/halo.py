@@ -104,10 +104,17 @@ class HaloPlan(Shared):
 
     def start_exchange(self, x: torch.Tensor) -> Channel:
         """Pack and begin; then `finish()` and read `recv_buffer`. **Collective.**"""
-        channel = self._channel("forward", x)
+        channel = self.channel(x)
         torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
         channel.start()
         return channel
+
+    def channel(self, like: torch.Tensor) -> Channel:
+        """For who packs: fill `send_buffer`, `start()`, `finish()` and read `recv_buffer`.
+
+        **Collective** at first use for a dtype and number of columns.
+        """
+        return self._channel("forward", like)
 
     def reduce_channel(self, like: torch.Tensor) -> Channel:
         """Where to put halo contributions: fill `send_buffer`, `start()`, `finish_reduce`.

@@ -12,7 +12,10 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
+from hpc_sla.kernels.basis import Basis
+from hpc_sla.kernels.sweep import pays
 from hpc_sla.kernels.vectors import copy_, inner_products
+from hpc_sla.sparse.arnoldi import Arnoldi
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.stored import StoredMatrix
 from hpc_sla.sparse.symmetry import is_symmetric
@@ -145,6 +148,17 @@ class Operator(ABC):
         """
         return False
 
+    def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
+        """Steps of gmres in one sweep each, where that can be. Local, and ranks may differ.
+
+        Parameters
+        ----------
+        basis : Basis
+        inverse : torch.Tensor [n_owned] or None
+            The pointwise preconditioner.
+        """
+        return None
+
     @abstractmethod
     def diagonal(self) -> torch.Tensor:
         """The diagonal of the owned rows: [n_owned]. Local.
@@ -255,6 +269,15 @@ class _MatrixOperator(Operator):
     def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
         self._pattern.absolute_matmul(self._values, x, out)
         return True
+
+    def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
+        like = basis.vectors[0]
+        # Of several columns all vectors of a piece would not stay in the cache.
+        if like.dim() > 1 or not (basis.compiled and self._pattern.owned.compiled(like)):
+            return None
+        if not pays(len(like), self._pattern.plan.send_index, self._pattern.boundary):
+            return None
+        return Arnoldi(self._pattern, self._values, basis, inverse)
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
