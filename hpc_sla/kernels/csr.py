@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 
@@ -253,6 +254,25 @@ class CsrPattern:
             (found,) = torch.nonzero(rows == self.indices[begin:end], as_tuple=True)
             where[rows[found].long()] = (found + begin).to(where.dtype)
         return where
+
+    def reach(self, size: int) -> torch.Tensor:
+        """How far products of `size` rows each reach into x, for a sweep that makes x on the way.
+
+        Local; made once and kept: int32 [pieces]. Of x, in pieces of `size` too, so many must be
+        there before a piece can be multiplied: no fewer than end with itself, and all for the last.
+        """
+        name = f"reach {size}"
+        if name not in self._cache:
+            edges = [*self.indptr[::size].tolist(), self.nnz][: -(-self.n_rows // size) + 1]
+            furthest = [
+                int(self.indices[begin:end].max()) // size + 1 if end > begin else 0
+                for begin, end in pairwise(edges)
+            ]
+            found = [max(far, i + 1) for i, far in enumerate(furthest)]
+            found[-1:] = [len(found)] * bool(found)
+            with lasting():
+                self._cache[name] = torch.tensor(found, dtype=torch.int32)
+        return self._cache[name]  # type: ignore[return-value]
 
     @property
     def transposed(self) -> tuple[CsrPattern, torch.Tensor]:

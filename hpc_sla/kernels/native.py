@@ -37,6 +37,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "burst_pipelined_cg": (0, 1, ctypes.c_int64),
     "basis_dots": (5, 3, None),
     "basis_update": (3, 3, None),
+    "basis_sweep": (4, 5, None),
     "census": (3, 10, None),
     "tally": (2, 8, None),
     "mirror": (2, 7, ctypes.c_int64),

@@ -52,6 +52,9 @@ class Hessenberg:
         """Go on with these columns only."""
         self.live = self.live & which
 
+    found: torch.Tensor
+    """What `step` of `HostHessenberg` returns."""
+
     _kept = ("beta", "matrix", "null", "length", "live")
 
     def state_dict(self) -> dict[str, np.ndarray]:

@@ -12,9 +12,12 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
+from hpc_sla.kernels.basis import Basis
 from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.packed import Packed
+from hpc_sla.kernels.sweep import pays
 from hpc_sla.kernels.vectors import copy_, inner_products
+from hpc_sla.sparse.arnoldi import Arnoldi
 from hpc_sla.sparse.compressed import packed_of, version_of
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.stored import StoredMatrix
@@ -148,6 +151,17 @@ class Operator(ABC):
         exchanged is still there.
         """
         return False
+
+    def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
+        """Steps of gmres in one sweep each, where that can be. Local, and ranks may differ.
+
+        Parameters
+        ----------
+        basis : Basis
+        inverse : torch.Tensor [n_owned] or None
+            The pointwise preconditioner.
+        """
+        return None
 
     @abstractmethod
     def diagonal(self) -> torch.Tensor:
@@ -300,6 +314,15 @@ class _MatrixOperator(Operator):
         if self._distributed is None or self._distributed[0] is not packed:
             self._distributed = packed, self._pattern.distributed(self._values, x, packed)
         return self._distributed[1]
+
+    def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
+        like = basis.vectors[0]
+        # Of several columns all vectors of a piece would not stay in the cache.
+        if like.dim() > 1 or not (basis.compiled and self._pattern.owned.compiled(like)):
+            return None
+        if not pays(len(like), self._pattern.plan.send_index, self._pattern.boundary):
+            return None
+        return Arnoldi(self._pattern, self._values, basis, inverse)
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
