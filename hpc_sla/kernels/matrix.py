@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 CSR = 0
+ROWS = 1
 
 
 class RankMatrix(Protocol):
@@ -28,6 +29,9 @@ class RankMatrix(Protocol):
         """`out = A x`, without allocating. Local; not differentiable."""
 
 
+_Parts = ctypes.c_void_p * 12
+
+
 class Matrix(ctypes.Structure):
     """`hpc_sla_matrix` of matrix.h, and the tensors it points to, which it keeps.
 
@@ -37,7 +41,9 @@ class Matrix(ctypes.Structure):
         `CSR`, or another of matrix.h.
     rows, columns, entries : int
     parts : sequence of torch.Tensor
-        By form: of `CSR` indptr (int32), indices (int32), values.
+        By form: of `CSR` indptr (int32), indices (int32), values; of the others see matrix.h.
+    block : int
+        Rows of a node, where the form goes by nodes.
     """
 
     _fields_ = [
@@ -45,16 +51,22 @@ class Matrix(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("columns", ctypes.c_int64),
         ("entries", ctypes.c_int64),
-        ("parts", ctypes.c_void_p * 12),
+        ("parts", _Parts),
+        ("block", ctypes.c_int64),
     ]
 
     def __init__(
-        self, form: int, rows: int, columns: int, entries: int, parts: Sequence[torch.Tensor]
+        self,
+        form: int,
+        rows: int,
+        columns: int,
+        entries: int,
+        parts: Sequence[torch.Tensor],
+        block: int = 1,
     ) -> None:
-        super().__init__(form, rows, columns, entries)
+        pointers = _Parts(*[part.data_ptr() for part in parts])
+        super().__init__(form, rows, columns, entries, pointers, block)
         self.tensors = tuple(parts)
-        for i, part in enumerate(parts):
-            self.parts[i] = part.data_ptr()
 
     @property
     def address(self) -> int:
