@@ -12,7 +12,9 @@ import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.errors import HpcSlaError
 from hpc_sla.kernels import native
-from hpc_sla.precond.amg import amg
+from hpc_sla.kernels.packed import Packed
+from hpc_sla.precond.amg import amg, products
+from hpc_sla.precond.amg.products import LevelOperator
 from tests.collective import distribute_once, everywhere
 from tests.precond.amg.systems import PARTITIONS, SPD, convection, multigrid, poisson
 
@@ -98,6 +100,49 @@ def test_it_is_with_a_near_nullspace_and_units(world, spec, monkeypatch):
         assert (M._rows is not None) == (scaled and "elasticity" in spec)
         for how in ("apply", "apply_transpose"):
             _check(world, A, M, monkeypatch, how, ((), (5,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spec", ["poisson2d:n=100", "elasticity3d:n=14"])
+def test_it_is_where_rows_repeat(world, spec, dtype, monkeypatch):
+    """Levels whose values are held once for all rows that are alike."""
+    A = problems.distribute(problems.make(spec), world)
+    M = multigrid(dtype=str(dtype).removeprefix("torch."), rows_per_rank=60).on(A)
+    packed = [isinstance(level.operator._owned, Packed) for level in M._hierarchy.levels]
+    assert any(world.comm.allgather(packed[0]))
+    for how in ("apply", "apply_transpose"):
+        _check(world, A, M, monkeypatch, how, ((), (5,)))
+    # Beside the same with every value held: two levels, as ties of aggregation go by rounding.
+    M = multigrid(**{**M.options, "max_levels": 2}).on(A)
+    r = torch.ones(A.layout.n_owned, 2, dtype=A.dtype)
+    ours = _applied(M, r, "apply", monkeypatch)
+    monkeypatch.setattr(products, "_FEWEST_ROWS", 1 << 40)
+    theirs = _applied(multigrid(**M.options).on(A), r, "apply", monkeypatch)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-11
+    scale = world.max(float(theirs.abs().max()) if len(theirs) else 0.0)
+    near = torch.allclose(ours, theirs, rtol=0, atol=tolerance * scale)
+    assert everywhere(world, near)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_operator_whose_rows_repeat_is_the_matrix(world, dtype):
+    A = problems.distribute(problems.make("poisson2d:n=100"), world)
+    values = A.values.to(dtype)
+    ours = LevelOperator(A.pattern, values)
+    assert any(world.comm.allgather(ours._values is None))
+    assert everywhere(world, torch.equal(ours.values, values))
+    for trailing in ((), (3,)):
+        x = torch.rand(A.layout.n_owned, *trailing, dtype=dtype)
+        out, expected = torch.empty_like(x), torch.empty_like(x)
+        dot, sums = torch.empty(trailing, dtype=dtype), torch.empty(trailing, dtype=dtype)
+        ours.matmul(x, out, dot)
+        A.pattern.matmul(values, x, expected, sums)
+        tolerance = 1e-6 if dtype == torch.float32 else 1e-14
+        torch.testing.assert_close(out, expected, rtol=tolerance, atol=10 * tolerance)
+        torch.testing.assert_close(dot, sums, rtol=100 * tolerance, atol=0)
+        ours.T.matmul(x, out)
+        A.pattern.rmatmul(values, x, expected)
+        torch.testing.assert_close(out, expected, rtol=tolerance, atol=10 * tolerance)
 
 
 def test_a_first_use_may_differ_between_ranks(world, monkeypatch):
