@@ -319,7 +319,7 @@ class Linearisation:
         open_ = precond is None and maker is None
         maker = maker or self.maker
         if maker is None and self.settings.linear_method is None:
-            maker = fitting_method(as_operator(J))
+            maker = fitting_method(as_operator(J), precond or self.precond)
         most, x, before = self.max_iterations, None, None
         while True:
             more = open_ and bool(self._others) and most > _PATIENCE
