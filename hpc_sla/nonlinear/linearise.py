@@ -389,15 +389,6 @@ class Linearisation:
         return None
 
 
-def usable(info: SolveInfo) -> bool:
-    """Whether what a linear solve left is a descent direction of ||F||^2.
-
-    With ||F + J s|| < ||F|| it is, whatever the status (R. S. Dembo, S. C. Eisenstat and
-    T. Steihaug, SIAM J. Numer. Anal. 19, 1982).
-    """
-    return math.isfinite(info.relative_residual) and info.relative_residual < 1.0
-
-
 def after(before: SolveInfo | None, info: SolveInfo) -> SolveInfo:
     """What to tell of both, one after the other. Local."""
     if before is not None:
