@@ -124,7 +124,7 @@ class HostScalars(Scalars):
         self._alone = world.size == 1
 
     def dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> list[Scalar]:
-        """As of all scalars; one rank has no tensor to reduce, which takes longer. **Collective.**"""
+        """As of all; one rank has no tensor to reduce, which takes longer. **Collective.**"""
         if self._alone:
             return [torch.dot(x, y).item() for x, y in pairs]
         return super().dots(*pairs)
