@@ -52,6 +52,7 @@ class BenchOptions(RunOptions):
     repeats: int
     rtol: float | None
     max_iterations: int | None
+    memory: bool
     rhs: str | None
 
 

@@ -108,13 +108,17 @@ class HaloPlan(Shared):
 
         With `again` (replicated) the values are those of the last time, and stay where they are.
         """
-        channel = self._channel("forward", x)
+        channel = self.forward_channel(x)
         if again:
             return channel
         if self.sends.ranks:
             torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
         channel.start()
         return channel
+
+    def forward_channel(self, like: torch.Tensor) -> Channel:
+        """What `start_exchange` goes through. **Collective** at first use, as `reduce_channel`."""
+        return self._channel("forward", like)
 
     def reduce_channel(self, like: torch.Tensor) -> Channel:
         """Where to put halo contributions: fill `send_buffer`, `start()`, `finish_reduce`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 
@@ -122,6 +123,11 @@ class CsrPattern:
     def compiled(self, x: torch.Tensor) -> bool:
         """Whether `fused_matmul` can be used for vectors like x. Local."""
         return native.serves(x) and self.indptr.dtype == torch.int32 and x.is_contiguous()
+
+    def matrix(self, values: torch.Tensor) -> Matrix:
+        """It with values [nnz], as compiled loops take it. Local."""
+        parts = (self.indptr, self.indices, values)
+        return Matrix(CSR, self.n_rows, self.n_columns, self.nnz, parts)
 
     def fused_matmul(
         self,
@@ -249,6 +255,25 @@ class CsrPattern:
             where[rows[found].long()] = (found + begin).to(where.dtype)
         return where
 
+    def reach(self, size: int) -> torch.Tensor:
+        """How far products of `size` rows each reach into x, for a sweep that makes x on the way.
+
+        Local; made once and kept: int32 [pieces]. Of x, in pieces of `size` too, so many must be
+        there before a piece can be multiplied: no fewer than end with itself, and all for the last.
+        """
+        name = f"reach {size}"
+        if name not in self._cache:
+            edges = [*self.indptr[::size].tolist(), self.nnz][: -(-self.n_rows // size) + 1]
+            furthest = [
+                int(self.indices[begin:end].max()) // size + 1 if end > begin else 0
+                for begin, end in pairwise(edges)
+            ]
+            found = [max(far, i + 1) for i, far in enumerate(furthest)]
+            found[-1:] = [len(found)] * bool(found)
+            with lasting():
+                self._cache[name] = torch.tensor(found, dtype=torch.int32)
+        return self._cache[name]  # type: ignore[return-value]
+
     @property
     def transposed(self) -> tuple[CsrPattern, torch.Tensor]:
         """The transpose's pattern, and the entry of ours that each of its entries is."""
@@ -264,3 +289,40 @@ class CsrPattern:
         edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
         indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
         return CsrPattern(indptr, rows, self.n_rows), order.to(self.indptr.dtype)
+
+
+class CsrMatrix:
+    """A rank-local matrix as it is stored plainly: a pattern and its values.
+
+    Parameters
+    ----------
+    pattern : CsrPattern
+    values : torch.Tensor [nnz]
+    """
+
+    def __init__(self, pattern: CsrPattern, values: torch.Tensor) -> None:
+        self.pattern, self.values = pattern, values
+        self.n_rows = pattern.n_rows
+        self._matrix: Matrix | None = None
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """As compiled loops take it, made once; None where they cannot. Local."""
+        pattern = self.pattern
+        if (
+            self._matrix is None
+            and native.can_take(self.values)
+            and pattern.indptr.dtype == torch.int32
+        ):
+            self._matrix = pattern.matrix(self.values)
+        return self._matrix
+
+    @property
+    def bytes(self) -> int:
+        """What is held, indices included."""
+        parts = (self.pattern.indptr, self.pattern.indices, self.values)
+        return sum(t.numel() * t.element_size() for t in parts)
+
+    def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A x`, without allocating. Local; not differentiable."""
+        self.pattern.matmul(self.values, x, out)

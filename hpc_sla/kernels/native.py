@@ -18,15 +18,24 @@ _NUMBERS = {torch.float64: ctypes.c_double, torch.float32: ctypes.c_float}
 _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "csr_matmul": (2, 9, None),
     "product": (1, 7, None),
+    "pack": (4, 11, ctypes.c_int64),
+    "pack_same": (0, 2, ctypes.c_int64),
+    "matrix_rows": (2, 6, ctypes.c_int64),
     "csr_sample": (2, 5, None),
+    "affine": (1, 6, None),
+    "relax": (1, 10, None),
     "absolute": (2, 4, ctypes.c_int64),
     "judge": (2, 5, None),
-    "csr_affine": (2, 8, None),
-    "csr_relax": (2, 12, None),
+    "cycle": (0, 3, ctypes.c_int64),
+    "dense": (3, 3, None),
     "residual": (2, 5, None),
     "direction": (2, 6, None),
+    "burst_cg": (0, 1, ctypes.c_int64),
+    "burst_bicgstab": (0, 1, ctypes.c_int64),
+    "burst_minres": (0, 1, ctypes.c_int64),
     "basis_dots": (5, 3, None),
     "basis_update": (3, 3, None),
+    "basis_sweep": (4, 5, None),
     "census": (3, 10, None),
     "tally": (2, 8, None),
     "mirror": (2, 7, ctypes.c_int64),
@@ -124,6 +133,20 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int |
     return result
 
 
+def call_on(function: str, like: torch.Tensor, address: int, *arguments: Any) -> None:
+    """Call a loop over the rank-local matrix at `address` (`Matrix.address`), in any form.
+
+    `arguments` are what follows it: tensors (contiguous), addresses, None for a null pointer.
+    """
+    assert LIBRARY is not None
+    columns = 1 if like.dim() == 1 else like.shape[1]
+    _entry(function, like.dtype)(
+        columns,
+        address,
+        *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments),
+    )
+
+
 @cache
 def _entry(function: str, dtype: torch.dtype) -> Any:
     """A function of the library, for vectors of that dtype."""
@@ -137,6 +160,11 @@ def call_of_pattern(function: str, *arguments: int | np.ndarray) -> int | None:
         *(a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments)
     )
     return result
+
+
+def numbers(like: torch.Tensor, *scalars: float) -> Any:
+    """An array of numbers, of the vectors' dtype, as one argument of `call`."""
+    return (_NUMBERS[like.dtype] * len(scalars))(*scalars)
 
 
 def coefficients(like: torch.Tensor, *scalars: float | torch.Tensor) -> list[Any]:

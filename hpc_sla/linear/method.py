@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import Scalar, copy_
 from hpc_sla.linear.accuracy import Accuracy, accuracy
 from hpc_sla.linear.info import Status, root
@@ -50,6 +51,8 @@ class System:
         Replicated: ||b||_2, and the norms that targets are relative to.
     scales : sequence of float [k]
         Replicated: powers of two that b was divided by, and x is.
+    compiled : bool
+        Replicated. Whether the method's compiled steps serve it.
     rtol : float
         Replicated: of what `accuracy` is told.
     thorough : bool
@@ -71,6 +74,7 @@ class System:
     b_norms: Sequence[float] = ()
     measures: Sequence[float] = ()
     scales: Sequence[float] = ()
+    compiled: bool = False
     rtol: float = 0.0
     thorough: bool = False
     found: list[Accuracy] | None = None
@@ -149,6 +153,9 @@ class Method(WithOptions, ABC):
 
     capturable = False
     """Whether steps are all alike, and touch only memory that stays where it is."""
+
+    compiled: ClassVar[StepKernel | None] = None
+    """The same steps in C, where there are any: see `CompiledSteps`."""
 
     current = True
     """Whether x is up to date after every step, and not only after `finish`."""

@@ -9,8 +9,10 @@ from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.modes import lasting
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.vectors import inner_products
 
 _INT32 = 2**31
@@ -164,10 +166,11 @@ class DistributedPattern(Shared):
         dot: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
         square: torch.Tensor | None = None,
+        packed: Packed | None = None,
     ) -> None:
         """`out = A x`, and inner products as of `kernels.vectors.inner_products`. **Collective.**
 
-        The halo travels while the owned block is multiplied.
+        The halo travels while the owned block is multiplied; `packed` is that block in fewer bytes.
         """
         if dot is None:
             weights = None
@@ -180,7 +183,11 @@ class DistributedPattern(Shared):
             for sums in (dot, square):
                 if sums is not None:
                     sums.zero_()
-            self.owned.fused_matmul(self.owned_values(values), x, out, None, dot, weights, square)
+            fused = (x, out, None, dot, weights, square)
+            if packed is not None:
+                packed.matmul(*fused)
+            else:
+                self.owned.fused_matmul(self.owned_values(values), *fused)
             channel.finish()
             if self.halo.nnz:
                 there = channel.recv_buffer
@@ -195,6 +202,27 @@ class DistributedPattern(Shared):
             self.halo.matmul(self.halo_values(values), channel.recv_buffer, part)
             out.index_add_(0, self.boundary, part)
         inner_products(x, out, dot, weights, square)
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        """Whether `distributed` serves vectors like x. Local."""
+        compiled = x.dim() == 1 and self.columns is self.layout and self.owned.compiled(x)
+        return compiled and self.layout.world.transport.calls(x.dtype) is not None
+
+    def distributed(
+        self, values: torch.Tensor, x: torch.Tensor, packed: Packed | None = None
+    ) -> Distributed:
+        """It with values [nnz_owned], as compiled loops take it. **Collective**, at first.
+
+        Arguments as of `matmul`.
+        """
+        plan, transport = self.plan, self.layout.world.transport
+        channel, calls = plan.forward_channel(x), transport.calls(x.dtype)
+        requests = channel.requests()
+        assert calls is not None and requests is not None
+        owned = packed.matrix if packed else self.owned.matrix(self.owned_values(values))
+        halo = self.halo.matrix(self.halo_values(values)) if self.halo.nnz else None
+        buffers = channel.send_buffer, channel.recv_buffer
+        return Distributed(calls, owned, halo, self.boundary, plan.send_index, *buffers, requests)
 
     def absolute_matmul(
         self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, again: bool = False
