@@ -238,9 +238,13 @@ class Iteration:
         if scalars.shape or b.device.type != "cpu":
             (norm2,) = scalars.dots((b, b))
             return norm2, False
+        serves = serve(self.method, self.operator, self.precond, b)
+        if self.operator.world.size == 1:
+            (norm2,) = scalars.dots((b, b))
+            return norm2, serves
         partial = scalars.partial(2)
         dot_into(partial.select(0, 0), b, b)
-        partial[1] = 0 if serve(self.method, self.operator, self.precond, b) else 1
+        partial[1] = 0 if serves else 1
         norm2, without = scalars.reduce(partial)
         return norm2, bool(without == 0)
 
