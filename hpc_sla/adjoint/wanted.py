@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,9 @@ from hpc_sla.errors import InputError
 from hpc_sla.sparse.operators import Operator
 from hpc_sla.sparse.stored import StoredMatrix
 
-Tensors = Sequence[torch.Tensor | None]
+Later = Callable[[], torch.Tensor]
+Tensors = Sequence[torch.Tensor | Later | None]
+"""One that has yet to be made wants nothing of itself, and is made where another rank's does."""
 
 
 class Wanted:
@@ -29,7 +31,8 @@ class Wanted:
     mine : tuple of (bool, bool)
         What this rank says of each.
     tensors : list of tensor or None
-        Once ranks have agreed, those that a rank follows others in require a gradient, too.
+        Once ranks have agreed, those that a rank follows others in require a gradient, too; None
+        for those that were not made.
     gradients : tuple of bool
         Replicated, once ranks have agreed.
     also : list
@@ -44,7 +47,8 @@ class Wanted:
 
     def of(self, tensors: Tensors, also: Any = None) -> None:
         """Say so of these tensors, and something small that pickles. Local."""
-        self.tensors, self.said = list(tensors), also
+        self._given, self.said = list(tensors), also
+        self.tensors: list[torch.Tensor | None] = []
         enabled = torch.is_grad_enabled()
         self.mine = tuple((enabled and _requires_grad(t), _has_tangent(t)) for t in tensors)
 
@@ -53,7 +57,7 @@ class Wanted:
         numbers = range(len(self.mine))
         self.gradients = tuple(any(rank[i][0] for rank in everyone) for i in numbers)
         tangents = tuple(any(rank[i][1] for rank in everyone) for i in numbers)
-        self.tensors = [*map(_follow, self.tensors, self.mine, self.gradients, tangents)]
+        self.tensors = [*map(_follow, self._given, self.mine, self.gradients, tangents)]
 
 
 @contextmanager
@@ -72,23 +76,29 @@ def agree_on_gradients(world: World, function: str, /, **arguments: Any) -> Iter
 
 
 def _follow(
-    tensor: torch.Tensor | None, mine: tuple[bool, bool], gradient: bool, tangent: bool
+    tensor: torch.Tensor | Later | None, mine: tuple[bool, bool], gradient: bool, tangent: bool
 ) -> torch.Tensor | None:
-    if tensor is None:
+    if isinstance(tensor, torch.Tensor):
+        made = tensor
+    elif tensor is None or not (gradient or tangent):
         return None
+    else:
+        made = tensor()
     if gradient and not mine[0]:
-        tensor = tensor.detach().requires_grad_()
+        made = made.detach().requires_grad_()
     if tangent and not mine[1]:
-        tensor = forward_ad.make_dual(tensor, torch.zeros_like(tensor))
-    return tensor
+        made = forward_ad.make_dual(made, torch.zeros_like(made))
+    return made
 
 
-def _requires_grad(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and tensor.requires_grad
+def _requires_grad(tensor: torch.Tensor | Later | None) -> bool:
+    return isinstance(tensor, torch.Tensor) and tensor.requires_grad
 
 
-def _has_tangent(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+def _has_tangent(tensor: torch.Tensor | Later | None) -> bool:
+    if not isinstance(tensor, torch.Tensor):
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def hidden_tensors(image: torch.Tensor, known: Sequence[torch.Tensor]) -> int:

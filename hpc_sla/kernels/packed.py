@@ -63,6 +63,11 @@ class Packed:
         packer.add(pattern.indptr.numpy(), pattern.indices.numpy(), values.detach().numpy())
         return packer.finish()
 
+    @property
+    def longest(self) -> int:
+        """Entries of the longest row: the room that compiled loops over rows need."""
+        return self._longest
+
     def matmul(
         self,
         x: torch.Tensor,

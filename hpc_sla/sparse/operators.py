@@ -236,7 +236,7 @@ class _MatrixOperator(Operator):
         super().__init__(A.layout, A.columns, A.dtype, A.device)
         self._matrix = A
         self._pattern = A.pattern
-        self._values = A.values.detach()
+        self._values = A.held if A.held.packed is not None else A.held.plain
         self._transposed: torch.Tensor | None = None
 
     def __call__(
@@ -249,12 +249,15 @@ class _MatrixOperator(Operator):
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if self._transposed is None:
-            self._transposed = self._pattern.transpose_values(self._values)
+            self._transposed = self._pattern.transpose_values(self._plain())
         self._pattern.rmatmul(self._transposed, y, out, transposed=True)
 
     def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
         self._pattern.absolute_matmul(self._values, x, out)
         return True
+
+    def _plain(self) -> torch.Tensor:
+        return self._values if isinstance(self._values, torch.Tensor) else self._values.plain
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
@@ -341,7 +344,7 @@ class _TransposedMatrixOperator(_TransposedOperator):
 
     def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
         matrix = self._operator
-        matrix._pattern.rmatmul(matrix._values.abs(), x.abs(), out)
+        matrix._pattern.rmatmul(matrix._plain().abs(), x.abs(), out)
         return True
 
 

@@ -251,7 +251,7 @@ class Hierarchy:
     ) -> torch.Tensor:
         """Add a level without its transfer; the diagonal of D^-1. **Collective.**"""
         with self._timed("smoother"):
-            operator = LevelOperator(A.pattern, A.values.detach().to(self.dtype))
+            operator = LevelOperator(A.pattern, A.held.plain.to(self.dtype))
             inverse = inverse_diagonal(A.diagonal().detach())
             if decoupled is not None:
                 inverse.masked_fill_(decoupled, 0)
