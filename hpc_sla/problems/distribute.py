@@ -48,7 +48,8 @@ def distribute(
 
     with world.agree("distribute", problem=(problem.name, problem.parameters), dtype=dtype):
         kind = torch.float32 if dtype == torch.float32 else torch.float64
-        split = read_split(read, layout, layout, kind, block)
+        mine = slice(layout.start, layout.start + layout.n_owned)
+        split = read_split(read, mine, mine, kind, world.device, block)
     A = DSparseMatrix._of_split(layout, layout, split)
     A.block_size = block
     if block > 1:

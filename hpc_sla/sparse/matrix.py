@@ -88,7 +88,7 @@ class DSparseMatrix(Described, StoredMatrix):
         InputError
             On every rank, naming the file, the dataset and the remedy.
         """
-        return cls._from_rows(*read_rows(path, world, dtype))
+        return cls._of_split(*read_rows(path, world, dtype))
 
     @classmethod
     @entry
@@ -225,9 +225,9 @@ class DSparseMatrix(Described, StoredMatrix):
         data: np.ndarray,
         unknowns: Unknowns = NOTHING_KNOWN,
     ) -> DSparseMatrix:
-        ends = columns.start, columns.start + columns.n_owned
-        split = SplitRows.of(indptr, indices, data, *ends).pack(columns)
-        return cls._of_split(layout, columns, split, unknowns)
+        n, start = columns.n_owned, columns.start
+        split = SplitRows.of(indptr, indices, data, start, start + n)
+        return cls._of_split(layout, columns, split.pack(n, layout.world.device), unknowns)
 
     @classmethod
     def _of_split(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
-from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels import native
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.packed import Packed, Packer
@@ -123,12 +122,12 @@ class SplitRows:
             made.values = np.concatenate([owned, made.values]) if len(made.values) else owned
         return made
 
-    def pack(self, columns: RowLayout) -> SplitRows:
+    def pack(self, n_columns: int, device: torch.device) -> SplitRows:
         """These, packed where that takes less: on the CPU, where products can do with it. Local."""
         values = torch.from_numpy(self.values)
-        if not self.n_rows or not _served(columns.world.device, values.dtype):
+        if not self.n_rows or not _served(device, values.dtype):
             return self
-        packer = Packer(self.n_rows, columns.n_owned, values.dtype)
+        packer = Packer(self.n_rows, n_columns, values.dtype)
         for first in range(0, self.n_rows, BLOCK):
             ends = self.indptr[first : first + BLOCK + 1]
             part = slice(ends[0], ends[-1])
@@ -159,9 +158,10 @@ class SplitRows:
 
 def read_split(
     read: Callable[[int, int], Rows],
-    layout: RowLayout,
-    columns: RowLayout,
+    rows: slice,
+    columns: slice,
     dtype: torch.dtype,
+    device: torch.device,
     multiple: int = 1,
 ) -> SplitRows:
     """This rank's rows of what can be read by rows: block by block where that may pay. Local.
@@ -170,15 +170,18 @@ def read_split(
     ----------
     read : callable(first, last) -> (indptr, columns, values)
         Stored rows, whose `indptr` begins with 0, in arrays to be overwritten.
-    layout, columns : RowLayout
+    rows, columns : slice
+        Of stored numbers: the owned ones.
     dtype : torch.dtype
         To store values in.
+    device : torch.device
+        Where products are to be made.
     multiple : int
         Read so many rows together.
     """
-    start, stop = layout.start, layout.start + layout.n_owned
-    ends = columns.start, columns.start + columns.n_owned
-    if not _served(layout.world.device, dtype):
+    start, stop = rows.start, rows.stop
+    ends = columns.start, columns.stop
+    if not _served(device, dtype):
         indptr, indices, values = read(start, stop)
         values = values.astype(_NUMPY[dtype], copy=False)
         return SplitRows.of(indptr.astype(np.int64), indices, values, *ends)
