@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from hpc_sla.kernels import native
+from hpc_sla.kernels.matrix import CSR, Matrix
 from hpc_sla.kernels.modes import lasting
 
 _LIBRARY = torch.library.Library("hpc_sla", "DEF")
@@ -202,21 +203,37 @@ class CsrPattern:
         native.call("csr_matmul", x, *matrix, x, rows, out, weights, dot, square)
 
     def absolute_matmul(
-        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, chunk: int = 1 << 15
+        self,
+        values: torch.Tensor,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        chunk: int = 1 << 15,
     ) -> None:
-        """`out = |A| x`. Local; not differentiable.
+        """`out = |A| |x|`, or `out[rows] += |A| |x|`. Local; not differentiable.
 
-        On the CPU in pieces of `chunk` rows that stay in the cache, so that no second set of values
-        is held.
+        Where it is not compiled, on the CPU in pieces of `chunk` rows that stay in the cache, so
+        that no second set of values is held.
         """
+        if self.compiled(x):
+            entries = (self.indptr, self.indices, values)
+            matrix = Matrix(CSR, self.n_rows, self.n_columns, self.nnz, entries)
+            native.call("absolute", x, 0, matrix.address, x, rows, out)
+            return
+        if rows is not None:
+            part = x.new_empty((self.n_rows, *x.shape[1:]))
+            self.absolute_matmul(values, x, part, None, chunk)
+            out.index_add_(0, rows, part)
+            return
+        x = x.abs()
         if self.indptr.device.type != "cpu" or self.n_rows <= chunk:
             self.matmul(values.abs(), x, out)
             return
         for first in range(0, self.n_rows, chunk):
             last = min(first + chunk, self.n_rows)
             begin, end = self.indptr[[first, last]].tolist()
-            rows = self.indptr[first : last + 1] - begin
-            piece = CsrPattern(rows, self.indices[begin:end], self.n_columns)
+            ends = self.indptr[first : last + 1] - begin
+            piece = CsrPattern(ends, self.indices[begin:end], self.n_columns)
             piece.matmul(values[begin:end].abs(), x, out[first:last])
 
     def rmatmul(
@@ -297,3 +314,41 @@ class CsrPattern:
         edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
         indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
         return CsrPattern(indptr, rows, self.n_rows), order.to(self.indptr.dtype)
+
+
+class CsrMatrix:
+    """A rank-local matrix as it is stored plainly: a pattern and its values.
+
+    Parameters
+    ----------
+    pattern : CsrPattern
+    values : torch.Tensor [nnz]
+    """
+
+    def __init__(self, pattern: CsrPattern, values: torch.Tensor) -> None:
+        self.pattern, self.values = pattern, values
+        self.n_rows = pattern.n_rows
+        self._matrix: Matrix | None = None
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """As compiled loops take it, made once; None off the CPU. Local."""
+        if self._matrix is None and native.can_take(self.values):
+            pattern = self.pattern
+            if pattern.indptr.dtype == torch.int32:
+                parts = (pattern.indptr, pattern.indices, self.values)
+                sizes = (self.n_rows, pattern.n_columns, pattern.nnz)
+                self._matrix = Matrix(CSR, *sizes, parts)
+        return self._matrix
+
+    @property
+    def bytes(self) -> int:
+        """What is held, indices included."""
+        pattern = self.pattern
+        return sum(
+            t.numel() * t.element_size() for t in (pattern.indptr, pattern.indices, self.values)
+        )
+
+    def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A x`, without allocating. Local; not differentiable."""
+        self.pattern.matmul(self.values, x, out)

@@ -7,33 +7,6 @@
 #define ROW(NAME) matrix_row_##NAME(A, i, &near, index_room, value_room, &indices, &values)
 
 #define DEFINE(T, NAME)                                                                          \
-    /* y = |A| x, for x and y [., k]. */                                                         \
-    void hpc_sla_absolute_product_##NAME(int64_t k, const hpc_sla_matrix *A,                     \
-                                         int32_t *index_room, T *value_room,                     \
-                                         const T *restrict x, T *restrict y)                     \
-    {                                                                                            \
-        const int32_t *indices;                                                                  \
-        const T *values;                                                                         \
-        int64_t near = 0;                                                                        \
-        for (int64_t i = 0; i < A->rows; ++i) {                                                  \
-            const int32_t length = ROW(NAME);                                                    \
-            if (k == 1) {                                                                        \
-                T sum = 0;                                                                       \
-                for (int32_t e = 0; e < length; ++e)                                             \
-                    sum += (values[e] < 0 ? -values[e] : values[e]) * x[indices[e]];             \
-                y[i] = sum;                                                                      \
-                continue;                                                                        \
-            }                                                                                    \
-            for (int64_t c = 0; c < k; ++c)                                                      \
-                y[i * k + c] = 0;                                                                \
-            for (int32_t e = 0; e < length; ++e) {                                               \
-                const T value = values[e] < 0 ? -values[e] : values[e];                          \
-                for (int64_t c = 0; c < k; ++c)                                                  \
-                    y[i * k + c] += value * x[indices[e] * k + c];                               \
-            }                                                                                    \
-        }                                                                                        \
-    }                                                                                            \
-                                                                                                 \
     /* beside[i]: whether row i has a nonzero that is not on the diagonal. A NaN is one. */      \
     void hpc_sla_beside_##NAME(int64_t k, const hpc_sla_matrix *A, int32_t *index_room,          \
                                T *value_room, uint8_t *restrict beside)                          \

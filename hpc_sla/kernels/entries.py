@@ -29,8 +29,8 @@ def plain(block: CsrPattern, values: np.ndarray) -> Plain:
 
 
 def absolute_product(A: Packed, x: torch.Tensor, out: torch.Tensor) -> None:
-    """`out = |A| x`, for x `[n_columns]` or `[n_columns, k]`, contiguous."""
-    call("absolute_product", A, 1 if x.dim() == 1 else x.shape[1], (x, out))
+    """`out = |A| |x|`, for x `[n_columns]` or `[n_columns, k]`, contiguous."""
+    native.call("absolute", x, A.longest, A.matrix.address, x, None, out)
 
 
 def beside(A: Packed) -> torch.Tensor:

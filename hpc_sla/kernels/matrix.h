@@ -29,6 +29,23 @@ void hpc_sla_product_float32(int64_t k, const hpc_sla_matrix *A, const float *x,
                              const int32_t *rows, float *y, const float *w, float *dot,
                              float *square);
 
+/* out = b + scale A x, or out[rows] += scale A x: relax.c. */
+void hpc_sla_affine_float64(int64_t k, const hpc_sla_matrix *A, const double *x,
+                            const int32_t *rows, const double *b, const double *scale,
+                            double *out);
+void hpc_sla_affine_float32(int64_t k, const hpc_sla_matrix *A, const float *x,
+                            const int32_t *rows, const float *b, const float *scale, float *out);
+
+/* q = beta before + alpha d (b - A x);  out = here + q, after = q: relax.c. */
+void hpc_sla_relax_float64(int64_t k, const hpc_sla_matrix *A, const double *x,
+                           const double *here, const int32_t *rows, const double *b,
+                           const double *d, const double *coefficients, const double *before,
+                           double *after, double *out);
+void hpc_sla_relax_float32(int64_t k, const hpc_sla_matrix *A, const float *x, const float *here,
+                           const int32_t *rows, const float *b, const float *d,
+                           const float *coefficients, const float *before, float *after,
+                           float *out);
+
 INLINE int64_t matrix_lanes(int64_t block)
 {
     return block == 1 ? 1 : block <= 4 ? 4 : 8;

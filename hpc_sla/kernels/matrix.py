@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
 CSR = 0
 ROWS = 1
+
+
+class RankMatrix(Protocol):
+    """A rank-local matrix: what serves every form of one, compiled and in torch."""
+
+    n_rows: int
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """As compiled loops take it; None where they cannot."""
+
+    @property
+    def bytes(self) -> int:
+        """What is held, indices included."""
+
+    def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A x`, without allocating. Local; not differentiable."""
 
 
 class Matrix(ctypes.Structure):

@@ -92,6 +92,30 @@ INLINE uint64_t mix(uint64_t hash, uint64_t more)
             kinds[counts[0]++] = table[slot];                                                    \
         }                                                                                        \
         return n;                                                                                \
+    }                                                                                            \
+                                                                                                 \
+    /* Whether the values, in the order of rows, are to the bit those of a MATRIX_ROWS. */       \
+    int64_t hpc_sla_pack_same_##NAME(const hpc_sla_matrix *A, const T *values)                   \
+    {                                                                                            \
+        const int32_t *starts = A->parts[0], *kinds = A->parts[1], *ends = A->parts[2];          \
+        const int64_t b = A->block, lanes = matrix_lanes(b);                                     \
+        for (int64_t run = 0; starts[run] < A->rows; ++run) {                                    \
+            const int32_t begin = ends[kinds[run]], length = ends[kinds[run] + 1] - begin;       \
+            const T *kept = (const T *)A->parts[4] + begin * lanes;                              \
+            uint64_t other = 0;                                                                  \
+            for (int64_t i = starts[run]; i < starts[run + 1]; ++i, values += length) {          \
+                const T *row = kept + i % b;                                                     \
+                if (b == 1)                                                                      \
+                    for (int32_t e = 0; e < length; ++e)                                         \
+                        other |= bits_##NAME(values + e) ^ bits_##NAME(kept + e);                \
+                else                                                                             \
+                    for (int32_t e = 0; e < length; ++e)                                         \
+                        other |= bits_##NAME(values + e) ^ bits_##NAME(row + e * lanes);         \
+            }                                                                                    \
+            if (other)                                                                           \
+                return 0;                                                                        \
+        }                                                                                        \
+        return 1;                                                                                \
     }
 
 DEFINE(double, float64)

@@ -59,14 +59,29 @@ class Packed:
         """The matrix in the form that suits it, or None where none pays."""
         if not native.can_take(values) or pattern.indptr.dtype != torch.int32:
             return None
-        packer = Packer(pattern.n_rows, pattern.n_columns, values.dtype)
-        packer.add(pattern.indptr.numpy(), pattern.indices.numpy(), values.detach().numpy())
-        return packer.finish()
+        indptr, indices = pattern.indptr.numpy(), pattern.indices.numpy()
+        rows = (indptr, indices, values.detach().numpy())
+        node = _node(rows, pattern.n_rows)
+        dictionary = Dictionary(pattern.n_rows, values.dtype, node)
+        if dictionary.add(rows) < pattern.n_rows:
+            return None
+        return dictionary.worth(pattern.n_columns)
 
     @property
     def longest(self) -> int:
         """Entries of the longest row: the room that compiled loops over rows need."""
         return self._longest
+
+    def to(self, dtype: torch.dtype) -> Packed | None:
+        """The same with values of another dtype; None of a form that refers to the matrix's."""
+        if dtype == self.dtype:
+            return self
+        if self.matrix.form != ROWS:
+            return None
+        *rows, values = self.matrix.tensors
+        m = self.matrix
+        matrix = Matrix(ROWS, m.rows, m.columns, m.entries, (*rows, values.to(dtype)), m.block)
+        return Packed(matrix, dtype, self._longest)
 
     def matmul(
         self,
@@ -82,6 +97,11 @@ class Packed:
         tensors = (x, rows, out, weights, dot, square)
         pointers = (None if t is None else t.data_ptr() for t in tensors)
         _function("product", self.dtype)(columns, self.matrix.address, *pointers)
+
+    def holds(self, values: torch.Tensor) -> bool:
+        """Whether these [nnz], in the order of the rows, are its values to the bit. Local."""
+        pointers = (self.matrix.address, values.data_ptr())
+        return bool(_function("pack_same", self.dtype)(*pointers))
 
     def reference(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = A x` in plain torch operations: the oracle."""
@@ -193,9 +213,7 @@ class Packer:
         """The matrix, or None where no form pays: `csr` then has it."""
         if self._dictionary is None:
             return None
-        packed = self._dictionary.packed(self.n_columns)
-        plain = (12 if self.dtype == torch.float64 else 8) * packed.nnz + 4 * self.n_rows
-        return packed if packed.bytes < _WORTH * plain else None
+        return self._dictionary.worth(self.n_columns)
 
     def csr(self) -> Csr:
         """What was added. Local."""
@@ -223,7 +241,7 @@ class Dictionary:
     def add(self, rows: Csr) -> int:
         """Take the next rows, whole nodes of them; how many could be."""
         indptr, indices, values = rows
-        here = (indptr.astype(np.int32), indices, values, self._counts, self._limits)
+        here = (indptr.astype(np.int32, copy=False), indices, values, self._counts, self._limits)
         kept = (self._starts, self._kinds, self._ends, self._offsets, self._values, self._table)
         numbers = (len(indptr) - 1, self._done, self.node, len(self._table))
         pointers = (a.ctypes.data for a in (*here, *kept))
@@ -231,6 +249,12 @@ class Dictionary:
         self._done += taken
         self._nnz += int(indptr[taken])
         return taken
+
+    def worth(self, n_columns: int) -> Packed | None:
+        """What was taken, where it takes fewer bytes than plain CSR."""
+        packed = self.packed(n_columns)
+        plain = (12 if self._dtype == torch.float64 else 8) * packed.nnz + 4 * packed.n_rows
+        return packed if packed.bytes < _WORTH * plain else None
 
     def packed(self, n_columns: int) -> Packed:
         """What was taken, as a matrix of its own arrays."""
@@ -253,7 +277,7 @@ def _function(name: str, dtype: torch.dtype) -> Any:
 
 
 def _node(block: Csr, n_rows: int) -> int:
-    """Of how many rows each the nodes are: the most that have their columns in common."""
+    """How many rows a node has: the most that have their columns in common."""
     indptr, indices, _ = block
     lengths = np.diff(indptr[: _LOOK + 1])
     for node in range(_LARGEST_NODE, 1, -1):

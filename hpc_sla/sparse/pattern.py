@@ -164,10 +164,11 @@ class DistributedPattern(Shared):
         dot: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
         square: torch.Tensor | None = None,
+        packed: Packed | None = None,
     ) -> None:
         """`out = A x`, and inner products as of `kernels.vectors.inner_products`. **Collective.**
 
-        The halo travels while the owned block is multiplied.
+        The halo travels while the owned block is multiplied; `packed` is that block in fewer bytes.
         """
         if dot is None:
             weights = None
@@ -181,10 +182,12 @@ class DistributedPattern(Shared):
             for sums in (dot, square):
                 if sums is not None:
                     sums.zero_()
-            if isinstance(here, Packed):
-                here.matmul(x, out, None, dot, weights, square)
+            fused = (x, out, None, dot, weights, square)
+            owned = here if packed is None else packed
+            if isinstance(owned, Packed):
+                owned.matmul(*fused)
             else:
-                self.owned.fused_matmul(here, x, out, None, dot, weights, square)
+                self.owned.fused_matmul(owned, *fused)
             channel.finish()
             if self.halo.nnz:
                 there = channel.recv_buffer
@@ -202,7 +205,6 @@ class DistributedPattern(Shared):
         self, values: torch.Tensor | Values, x: torch.Tensor, out: torch.Tensor
     ) -> None:
         """`out = |A| |x|`. **Collective.**"""
-        x = x.abs()
         here, away = self._parts(values, x)
         channel = self.plan.start_exchange(x)
         if isinstance(here, Packed):
@@ -211,9 +213,7 @@ class DistributedPattern(Shared):
             self.owned.absolute_matmul(here, x, out)
         channel.finish()
         if self.halo.nnz:
-            part = self._buffer(x)
-            self.halo.absolute_matmul(away, channel.recv_buffer, part)
-            out.index_add_(0, self.boundary, part)
+            self.halo.absolute_matmul(away, channel.recv_buffer, out, self.boundary)
 
     def rmatmul(
         self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False

@@ -63,6 +63,13 @@ class Values:
         """Those in halo columns, where they are packed."""
         return self._halo
 
+    def to(self, dtype: torch.dtype) -> torch.Tensor | Values:
+        """In another dtype, packed where that can be, else a tensor. Local."""
+        packed = None if self.packed is None else self.packed.to(dtype)
+        if packed is None:
+            return self.plain.to(dtype)
+        return Values.of_packed(packed, self._halo.to(dtype))
+
     def serving(self, x: torch.Tensor) -> Packed | None:
         """What multiplies vectors like x; None where `tensor` must, which it is made for. Local."""
         if self.packed is None or (native.serves(x) and x.is_contiguous()):

@@ -10,11 +10,13 @@ import scipy.sparse as sp
 import torch
 
 from hpc_sla.kernels import relax as kernels
-from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.csr import CsrMatrix
+from hpc_sla.kernels.matrix import RankMatrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.precond.amg.blocks import as_pattern, as_scipy, some_rows
 from hpc_sla.precond.amg.prolongator import Prolongator
 from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.sparse.values import Values
 
 Tensor = torch.Tensor
 
@@ -25,23 +27,22 @@ class LevelOperator:
     Parameters
     ----------
     pattern : DistributedPattern
-    values : torch.Tensor [nnz_owned]
+    values : torch.Tensor [nnz_owned], or Values that stay packed
     """
 
-    def __init__(self, pattern: DistributedPattern, values: Tensor) -> None:
-        self.pattern = pattern
-        self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
-        self.values = values
+    def __init__(self, pattern: DistributedPattern, values: Tensor | Values) -> None:
+        self.pattern, self.values = pattern, values
+        self._owned, self._halo = _blocks(pattern, values)
         self._transposed: Tensor | None = None
 
     @property
     def bytes(self) -> int:
-        """What the values take on this rank."""
-        return self.values.numel() * self.values.element_size()
+        """What it takes on this rank, indices included."""
+        return self._owned.bytes + self._halo.bytes
 
-    def matmul(self, x: Tensor, out: Tensor) -> None:
-        """`out = A x`."""
-        self.pattern.matmul(self.values, x, out)
+    def matmul(self, x: Tensor, out: Tensor, dot: Tensor | None = None) -> None:
+        """`out = A x`, and x . (A x) of this rank where it is asked for."""
+        self.pattern.matmul(self.values, x, out, dot)
 
     def residual(self, x: Tensor, b: Tensor, out: Tensor) -> None:
         """`out = b - A x`."""
@@ -61,18 +62,19 @@ class LevelOperator:
         """`q = beta before + alpha inverse (b - A x); out = x + q; after = q`."""
         pattern = self.pattern
         channel = pattern.plan.start_exchange(x)
-        kernels.relax(pattern.owned, self._owned, x, b, inverse, alpha, beta, before, after, out)
+        kernels.relax(self._owned, x, b, inverse, alpha, beta, before, after, out)
         channel.finish()
         if pattern.halo.nnz:
             there, rows = channel.recv_buffer, pattern.boundary
-            kernels.relax_rest(pattern.halo, self._halo, there, rows, inverse, alpha, after, out)
+            kernels.relax_rest(self._halo, there, rows, inverse, alpha, after, out)
 
     @property
     def T(self) -> TransposedOperator:
         """The transpose. Local."""
         if self._transposed is None:
             with lasting():
-                self._transposed = self.pattern.transpose_values(self.values)
+                values = self.values if isinstance(self.values, Tensor) else self.values.plain
+                self._transposed = self.pattern.transpose_values(values)
         return TransposedOperator(self.pattern, self._transposed)
 
 
@@ -128,31 +130,24 @@ class Transfer:
         pattern, device = P.pattern, P.pattern.layout.world.device
         self._pattern, self.plan = pattern, pattern.plan
         values = torch.from_numpy(P.values).to(device, dtype)
-        self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
+        self._owned, self._halo = _blocks(pattern, values)
         self._values = values
         transposed = P.transposed
         n = pattern.columns.n_owned
-        self._down: list[tuple[CsrPattern, Tensor]] = []
+        self._down: list[CsrMatrix] = []
         for begin, end in ((0, n), (n, transposed.shape[0])):
             block = some_rows(transposed, begin, end)
             data = torch.from_numpy(block.data).to(device, dtype)
-            self._down.append((as_pattern(block, device), data))
+            self._down.append(CsrMatrix(as_pattern(block, device), data))
 
     @property
     def bytes(self) -> int:
         """What both directions take on this rank, indices included."""
-        up = [
-            self._owned,
-            self._halo,
-            *_indices(self._pattern.owned),
-            *_indices(self._pattern.halo),
-        ]
-        down = [t for block, data in self._down for t in (data, *_indices(block))]
-        return sum(t.numel() * t.element_size() for t in (*up, *down))
+        return sum(block.bytes for block in (self._owned, self._halo, *self._down))
 
     def prolongator(self) -> Prolongator:
         """What it was made of, as set-up takes it. Local."""
-        down = [as_scipy(block, data) for block, data in self._down]
+        down = [as_scipy(block.pattern, block.values) for block in self._down]
         transposed = sp.vstack([block.astype(np.float64) for block in down], format="csr")
         values = self._values.cpu().numpy()
         return Prolongator(self._pattern, values, transposed.T.tocsr(), transposed)
@@ -163,22 +158,29 @@ class Transfer:
 
     def restrict(self, r: Tensor, out: Tensor) -> None:
         """`out = P^T r`."""
-        (owned, owned_values), (halo, halo_values) = self._down
+        owned, halo = self._down
         channel = self.plan.reduce_channel(r)
-        halo.matmul(halo_values, r, channel.send_buffer)
+        halo.matmul(r, channel.send_buffer)
         channel.start()
-        owned.matmul(owned_values, r, out)
+        owned.matmul(r, out)
         self.plan.finish_reduce(channel, out)
 
 
-def _indices(pattern: CsrPattern) -> tuple[Tensor, Tensor]:
-    return pattern.indptr, pattern.indices
+def _blocks(pattern: DistributedPattern, values: Tensor | Values) -> tuple[RankMatrix, CsrMatrix]:
+    """The blocks of owned and of halo columns. Local."""
+    if isinstance(values, Values):
+        assert values.packed is not None
+        return values.packed, CsrMatrix(pattern.halo, values.halo)
+    return (
+        CsrMatrix(pattern.owned, pattern.owned_values(values)),
+        CsrMatrix(pattern.halo, pattern.halo_values(values)),
+    )
 
 
 def _affine(
     pattern: DistributedPattern,
-    owned: Tensor,
-    halo: Tensor,
+    owned: RankMatrix,
+    halo: CsrMatrix,
     x: Tensor,
     scale: float,
     b: Tensor,
@@ -186,8 +188,7 @@ def _affine(
 ) -> None:
     """`out = b + scale A x`; b may be out."""
     channel = pattern.plan.start_exchange(x)
-    kernels.affine(pattern.owned, owned, x, scale, out, b)
+    kernels.affine(owned, x, scale, out, b)
     channel.finish()
     if pattern.halo.nnz:
-        there = channel.recv_buffer
-        kernels.affine(pattern.halo, halo, there, scale, out, rows=pattern.boundary)
+        kernels.affine(halo, channel.recv_buffer, scale, out, rows=pattern.boundary)
