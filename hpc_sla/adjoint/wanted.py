@@ -69,12 +69,13 @@ class Wanted:
         """Say so of these tensors, and something small that pickles. Local."""
         self._given, self._said = list(tensors), also
         enabled = torch.is_grad_enabled()
-        self._mine = tuple(
+        mine = [
             (enabled and t.requires_grad, _has_tangent(t))
             if isinstance(t, torch.Tensor)
             else (False, False)
             for t in tensors
-        )
+        ]
+        self._mine = tuple(mine)
 
     def __enter__(self) -> Wanted:
         self._agreement.__enter__()
@@ -92,10 +93,15 @@ class Wanted:
         agreement.__exit__(kind, error, trace)
         if error is not None:
             return
+        self.also = [also for _, also in agreement.heard]
+        if len(agreement.heard) == 1:  # all ranks said the same
+            self.gradients = tuple([gradient for gradient, _ in self._mine])
+            self.tangents = tuple([tangent for _, tangent in self._mine])
+            self.tensors = [t if isinstance(t, torch.Tensor) else None for t in self._given]
+            return
         columns = list(zip(*(mine for mine, _ in agreement.heard), strict=True))
         self.gradients = tuple(any(g for g, _ in column) for column in columns)
         self.tangents = tuple(any(t for _, t in column) for column in columns)
-        self.also = [also for _, also in agreement.heard]
         followed = map(_follow, self._given, self._mine, self.gradients, self.tangents)
         self.tensors = list(followed)
 

@@ -8,6 +8,7 @@ many sets of values.
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -173,6 +174,11 @@ class CsrPattern:
         wide = self._plain is not None and self._plain[0].dtype != torch.int32
         return native.serves(x) and not wide and x.is_contiguous()
 
+    def matrix(self, values: torch.Tensor) -> Matrix:
+        """It with values [nnz], as compiled loops take it. Local."""
+        parts = (self.indptr, self.indices, values)
+        return Matrix(CSR, self.n_rows, self.n_columns, self.nnz, parts)
+
     def fused_matmul(
         self,
         values: torch.Tensor,
@@ -299,6 +305,25 @@ class CsrPattern:
             where[rows[found].long()] = (found + begin).to(where.dtype)
         return where
 
+    def reach(self, size: int) -> torch.Tensor:
+        """How far products of `size` rows each reach into x, for a sweep that makes x on the way.
+
+        Local; made once and kept: int32 [pieces]. Of x, in pieces of `size` too, so many must be
+        there before a piece can be multiplied: no fewer than end with itself, and all for the last.
+        """
+        name = f"reach {size}"
+        if name not in self._cache:
+            edges = [*self.indptr[::size].tolist(), self.nnz][: -(-self.n_rows // size) + 1]
+            furthest = [
+                int(self.indices[begin:end].max()) // size + 1 if end > begin else 0
+                for begin, end in pairwise(edges)
+            ]
+            found = [max(far, i + 1) for i, far in enumerate(furthest)]
+            found[-1:] = [len(found)] * bool(found)
+            with lasting():
+                self._cache[name] = torch.tensor(found, dtype=torch.int32)
+        return self._cache[name]  # type: ignore[return-value]
+
     @property
     def transposed(self) -> tuple[CsrPattern, torch.Tensor]:
         """The transpose's pattern, and the entry of ours that each of its entries is."""
@@ -332,22 +357,21 @@ class CsrMatrix:
 
     @property
     def matrix(self) -> Matrix | None:
-        """As compiled loops take it, made once; None off the CPU. Local."""
-        if self._matrix is None and native.can_take(self.values):
-            pattern = self.pattern
-            if pattern.indptr.dtype == torch.int32:
-                parts = (pattern.indptr, pattern.indices, self.values)
-                sizes = (self.n_rows, pattern.n_columns, pattern.nnz)
-                self._matrix = Matrix(CSR, *sizes, parts)
+        """As compiled loops take it, made once; None where they cannot. Local."""
+        pattern = self.pattern
+        if (
+            self._matrix is None
+            and native.can_take(self.values)
+            and pattern.indptr.dtype == torch.int32
+        ):
+            self._matrix = pattern.matrix(self.values)
         return self._matrix
 
     @property
     def bytes(self) -> int:
         """What is held, indices included."""
-        pattern = self.pattern
-        return sum(
-            t.numel() * t.element_size() for t in (pattern.indptr, pattern.indices, self.values)
-        )
+        parts = (self.pattern.indptr, self.pattern.indices, self.values)
+        return sum(t.numel() * t.element_size() for t in parts)
 
     def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = A x`, without allocating. Local; not differentiable."""

@@ -29,6 +29,9 @@ class RankMatrix(Protocol):
         """`out = A x`, without allocating. Local; not differentiable."""
 
 
+_Parts = ctypes.c_void_p * 12
+
+
 class Matrix(ctypes.Structure):
     """`hpc_sla_matrix` of matrix.h, and the tensors it points to, which it keeps.
 
@@ -48,7 +51,7 @@ class Matrix(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("columns", ctypes.c_int64),
         ("entries", ctypes.c_int64),
-        ("parts", ctypes.c_void_p * 12),
+        ("parts", _Parts),
         ("block", ctypes.c_int64),
     ]
 
@@ -61,11 +64,9 @@ class Matrix(ctypes.Structure):
         parts: Sequence[torch.Tensor],
         block: int = 1,
     ) -> None:
-        super().__init__(form, rows, columns, entries)
-        self.block = block
+        pointers = _Parts(*[part.data_ptr() for part in parts])
+        super().__init__(form, rows, columns, entries, pointers, block)
         self.tensors = tuple(parts)
-        for i, part in enumerate(parts):
-            self.parts[i] = part.data_ptr()
 
     @property
     def address(self) -> int:

@@ -9,6 +9,7 @@ from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.entries import absolute_product
 from hpc_sla.kernels.modes import lasting
@@ -137,7 +138,7 @@ class DistributedPattern(Shared):
 
     def owned_values(self, values: torch.Tensor) -> torch.Tensor:
         """The part of `values` in owned columns: a view. Local."""
-        return values.narrow(0, 0, self.owned.nnz)
+        return values.narrow(0, 0, self.owned.nnz) if self.halo.nnz else values
 
     def halo_values(self, values: torch.Tensor) -> torch.Tensor:
         """The part of `values` in halo columns: a view. Local."""
@@ -201,12 +202,42 @@ class DistributedPattern(Shared):
             out.index_add_(0, self.boundary, part)
         inner_products(x, out, dot, weights, square)
 
-    def absolute_matmul(
-        self, values: torch.Tensor | Values, x: torch.Tensor, out: torch.Tensor
-    ) -> None:
-        """`out = |A| |x|`. **Collective.**"""
+    def compiled(self, x: torch.Tensor) -> bool:
+        """Whether `distributed` serves vectors like x. Local."""
+        compiled = x.dim() == 1 and self.columns is self.layout and self.owned.compiled(x)
+        return compiled and self.layout.world.transport.calls(x.dtype) is not None
+
+    def distributed(
+        self, values: torch.Tensor | Values, x: torch.Tensor, packed: Packed | None = None
+    ) -> Distributed:
+        """It with values [nnz_owned], as compiled loops take it. **Collective**, at first.
+
+        Arguments as of `matmul`.
+        """
+        plan, transport = self.plan, self.layout.world.transport
+        channel, calls = plan.forward_channel(x), transport.calls(x.dtype)
+        requests = channel.requests()
+        assert calls is not None and requests is not None
         here, away = self._parts(values, x)
-        channel = self.plan.start_exchange(x)
+        here = here if packed is None else packed
+        owned = here.matrix if isinstance(here, Packed) else self.owned.matrix(here)
+        halo = self.halo.matrix(away) if self.halo.nnz else None
+        buffers = channel.send_buffer, channel.recv_buffer
+        return Distributed(calls, owned, halo, self.boundary, plan.send_index, *buffers, requests)
+
+    def absolute_matmul(
+        self,
+        values: torch.Tensor | Values,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        again: bool = False,
+    ) -> None:
+        """`out = |A| |x|`. **Collective.**
+
+        With `again`, x is what was exchanged last.
+        """
+        here, away = self._parts(values, x)
+        channel = self.plan.start_exchange(x, again)
         if isinstance(here, Packed):
             absolute_product(here, x, out)
         else:
@@ -249,10 +280,11 @@ class DistributedPattern(Shared):
         """
         channel = self.plan.start_exchange(x)
         found = g.new_empty(self.nnz_owned)
-        owned, halo = found.split([self.owned.nnz, self.halo.nnz])
-        self.owned.sample(g, x, owned)
+        self.owned.sample(g, x, self.owned_values(found))
         channel.finish()
-        self.halo.sample(g.index_select(0, self.boundary), channel.recv_buffer, halo)
+        if self.halo.nnz:
+            mine = g.index_select(0, self.boundary)
+            self.halo.sample(mine, channel.recv_buffer, self.halo_values(found))
         return found
 
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:
