@@ -4,13 +4,15 @@
 
 #include "native.h"
 
-enum { MATRIX_CSR = 0 };
+enum { MATRIX_CSR = 0, MATRIX_TILED = 32 };
 
 /* As `hpc_sla.kernels.matrix.Matrix` lays it out. */
 typedef struct {
     int64_t form;
     int64_t rows, columns, entries;
-    /* By form. MATRIX_CSR: indptr (int32), indices (int32), values. */
+    /* By form. MATRIX_CSR: indptr (int32), indices (int32), values.
+     * MATRIX_TILED, for transfer.c alone: the same of dense tiles, and their size (int64 [2]): the
+     * columns and rows of one, whose entries come column by column. */
     const void *parts[12];
 } hpc_sla_matrix;
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-CSR = 0
+CSR, TILED = 0, 32
 
 
 class Matrix(ctypes.Structure):

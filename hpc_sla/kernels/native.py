@@ -36,10 +36,13 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "minres_lanczos": (2, 9, None),
     "minres_direction": (2, 12, None),
     "aggregate": (2, 6, ctypes.c_int64),
-    "prolongator": (2, 16, ctypes.c_int64),
-    "triple": (5, 22, ctypes.c_int64),
-    "triple_values": (3, 24, ctypes.c_int64),
-    "split": (3, 10, ctypes.c_int64),
+    "condense": (5, 10, ctypes.c_int64),
+    "prolongator_float64": (6, 17, ctypes.c_int64),
+    "prolongator_float32": (6, 17, ctypes.c_int64),
+    "triple_float64": (9, 24, ctypes.c_int64),
+    "triple_float32": (9, 24, ctypes.c_int64),
+    "restrict": (1, 3, None),
+    "prolong": (1, 3, None),
     "ilu0": (2, 7, ctypes.c_int64),
     "ic0": (2, 7, ctypes.c_int64),
     "ldu_solve": (2, 9, None),
@@ -120,6 +123,20 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int |
         rows, columns, *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
     )
     return result
+
+
+def call_on(function: str, like: torch.Tensor, address: int, *arguments: Any) -> None:
+    """Call a loop over the rank-local matrix at `address` (`Matrix.address`), in any form.
+
+    `arguments` are what follows it: tensors (contiguous), addresses, None for a null pointer.
+    """
+    assert LIBRARY is not None
+    columns = 1 if like.dim() == 1 else like.shape[1]
+    getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
+        columns,
+        address,
+        *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments),
+    )
 
 
 def call_of_pattern(function: str, *arguments: int | np.ndarray) -> int | None:

@@ -5,14 +5,19 @@ As in `DistributedPattern.matmul` the halo travels while the owned block is mult
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.kernels import native
 from hpc_sla.kernels import relax as kernels
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.matrix import Matrix
 from hpc_sla.kernels.modes import lasting
-from hpc_sla.precond.amg.blocks import as_pattern, as_scipy, some_rows
+from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.prolongator import Prolongator
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -115,8 +120,9 @@ class TransposedOperator:
 class Transfer:
     """Prolongation and restriction between a level and the next.
 
-    The restriction is the prolongator's transpose, stored by rows as well: a product by columns
-    would add in an order that a GPU changes each time.
+    The compiled loops need P^T alone, by rows: prolongation adds to each unknown in the order of
+    P^T's rows. What else there is would add in another order each time, so that P is held by rows
+    as well.
 
     Parameters
     ----------
@@ -125,54 +131,111 @@ class Transfer:
     """
 
     def __init__(self, P: Prolongator, dtype: torch.dtype) -> None:
-        pattern, device = P.pattern, P.pattern.layout.world.device
-        self._pattern, self.plan = pattern, pattern.plan
-        values = torch.from_numpy(P.values).to(device, dtype)
-        self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
-        self._values = values
-        transposed = P.transposed
-        n = pattern.columns.n_owned
-        self._down: list[tuple[CsrPattern, Tensor]] = []
-        for begin, end in ((0, n), (n, transposed.shape[0])):
-            block = some_rows(transposed, begin, end)
-            data = torch.from_numpy(block.data).to(device, dtype)
-            self._down.append((as_pattern(block, device), data))
+        self.plan, down = P.plan, P.transposed
+        kind = np.dtype(str(dtype).removeprefix("torch."))
+        self._tiles = replace(down, values=down.values.astype(kind, copy=False))
+        self._matrices: tuple[Matrix, Matrix] | None = None
+        self._plain: _Plain | None = None
+        if self.plan.layout.world.device.type != "cpu":
+            self._plain = _Plain(self._tiles, self.plan)
 
     @property
     def bytes(self) -> int:
-        """What both directions take on this rank, indices included."""
-        up = [
-            self._owned,
-            self._halo,
-            *_indices(self._pattern.owned),
-            *_indices(self._pattern.halo),
-        ]
-        down = [t for block, data in self._down for t in (data, *_indices(block))]
-        return sum(t.numel() * t.element_size() for t in (*up, *down))
+        """What is held on this rank, indices included."""
+        return self._tiles.bytes + (0 if self._plain is None else self._plain.bytes)
+
+    @property
+    def matrices(self) -> tuple[Matrix, Matrix]:
+        """P^T's owned rows and those of the halo, for `restrict` and `prolong` of transfer.c."""
+        if self._matrices is None:
+            first, second = _parts(self._tiles, self.plan)
+            self._matrices = first.matrix(), second.matrix()
+        return self._matrices
 
     def prolongator(self) -> Prolongator:
         """What it was made of, as set-up takes it. Local."""
-        down = [as_scipy(block, data) for block, data in self._down]
-        transposed = sp.vstack([block.astype(np.float64) for block in down], format="csr")
-        values = self._values.cpu().numpy()
-        return Prolongator(self._pattern, values, transposed.T.tocsr(), transposed)
+        return Prolongator(self.plan, self._tiles.transposed(), self._tiles)
 
     def prolong_add(self, coarse: Tensor, x: Tensor) -> None:
         """`x += P coarse`."""
-        _affine(self._pattern, self._owned, self._halo, coarse, 1.0, x, x)
+        channel = self.plan.start_exchange(coarse)
+        if native.serves(x):
+            owned, halo = self.matrices
+            native.call_on("prolong", x, owned.address, coarse, x)
+            channel.finish()
+            native.call_on("prolong", x, halo.address, channel.recv_buffer, x)
+            return
+        plain = self._by_entries()
+        x.add_(_product(plain.up, coarse))
+        channel.finish()
+        if len(plain.boundary):
+            x.index_add_(0, plain.boundary, _product(plain.up_halo, channel.recv_buffer))
 
     def restrict(self, r: Tensor, out: Tensor) -> None:
         """`out = P^T r`."""
-        (owned, owned_values), (halo, halo_values) = self._down
         channel = self.plan.reduce_channel(r)
-        halo.matmul(halo_values, r, channel.send_buffer)
-        channel.start()
-        owned.matmul(owned_values, r, out)
+        if native.serves(r):
+            owned, halo = self.matrices
+            native.call_on("restrict", r, halo.address, r, channel.send_buffer)
+            channel.start()
+            native.call_on("restrict", r, owned.address, r, out)
+        else:
+            plain = self._by_entries()
+            _product(plain.down_halo, r, channel.send_buffer)
+            channel.start()
+            _product(plain.down, r, out)
         self.plan.finish_reduce(channel, out)
 
+    def _by_entries(self) -> _Plain:
+        if self._plain is None:
+            with lasting():
+                self._plain = _Plain(self._tiles, self.plan)
+        return self._plain
 
-def _indices(pattern: CsrPattern) -> tuple[Tensor, Tensor]:
-    return pattern.indptr, pattern.indices
+
+class _Plain:
+    """P and P^T by single entries, each with its halo apart, on the rank's device."""
+
+    def __init__(self, transposed: Tiles, plan: HaloPlan) -> None:
+        device = plan.layout.world.device
+        first, second = (part.csr() for part in _parts(transposed, plan))
+        above = second.T.tocsr()
+        rows = np.flatnonzero(np.diff(above.indptr)).astype(np.int32)
+        self.down, self.down_halo = _on(device, first), _on(device, second)
+        self.up, self.up_halo = _on(device, first.T.tocsr()), _on(device, above[rows])
+        self.boundary = torch.from_numpy(rows).to(device)
+
+    @property
+    def bytes(self) -> int:
+        """What is held."""
+        blocks = (self.down, self.down_halo, self.up, self.up_halo)
+        parts = [t for block, values in blocks for t in (block.indptr, block.indices, values)]
+        return sum(t.numel() * t.element_size() for t in parts)
+
+
+_Entries = tuple[CsrPattern, Tensor]
+
+
+def _parts(transposed: Tiles, plan: HaloPlan) -> tuple[Tiles, Tiles]:
+    """Owned rows, and those of the halo."""
+    owned = plan.layout.n_owned // transposed.size[1]
+    return transposed.between(0, owned), transposed.between(owned, transposed.rows)
+
+
+def _on(device: torch.device, matrix: sp.csr_matrix) -> _Entries:
+    indptr, indices = (
+        torch.from_numpy(a.astype(np.int32, copy=False)).to(device)
+        for a in (matrix.indptr, matrix.indices)
+    )
+    return CsrPattern(indptr, indices, matrix.shape[1]), torch.from_numpy(matrix.data).to(device)
+
+
+def _product(matrix: _Entries, x: Tensor, out: Tensor | None = None) -> Tensor:
+    pattern, values = matrix
+    if out is None:
+        out = x.new_empty((pattern.n_rows, *x.shape[1:]))
+    pattern.matmul(values, x, out)
+    return out
 
 
 def _affine(
