@@ -15,6 +15,7 @@ from hpc_sla.linear.hessenberg import Hessenberg, HostHessenberg
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, check_count, fill
 from hpc_sla.linear.scalars import Flag
+from hpc_sla.sparse.arnoldi import Arnoldi, Pending
 from hpc_sla.sparse.operators import Operator
 
 
@@ -56,6 +57,11 @@ class GMRES(Method):
         self.basis = basis.Basis(m + 1, self.r)
         self.directions = pages.empty((m, *shape), self.r) if self.flexible else None
         self.work = pages.empty(tuple(shape), self.r)
+        self.arnoldi: Arnoldi | None = None
+        self._pending: Pending | None = None
+        if self.precond.pointwise and not self.flexible:
+            # The update of a step is then left to the next, which reads the basis but once.
+            self.arnoldi = self.operator.arnoldi(self.basis, self.precond.inverse)
         small = HostHessenberg if native.can_take(self.r) else Hessenberg
         self.small_matrix = small(m, self.r, self.target)
 
@@ -67,7 +73,7 @@ class GMRES(Method):
 
     def _begin(self, active: Flag, square: Scalar) -> None:
         """A new cycle from x and its residual r, whose square norm is given."""
-        self.done = 0
+        self.done, self._pending = 0, None
         copy_(self.basis.vectors[0], self.r)
         self.small_matrix.begin(square, active)
 
@@ -85,6 +91,7 @@ class GMRES(Method):
     def state_dict(self) -> dict[str, Any]:
         # Between cycles x and its residual are all there is.
         self._turn()
+        self._catch_up()
         return {
             "done": np.array([self.done]),
             **self.small_matrix.state_dict(),
@@ -92,7 +99,7 @@ class GMRES(Method):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.done = int(state["done"][0])
+        self.done, self._pending = int(state["done"][0]), None
         if not 0 <= self.done <= self.cycle:
             raise ValueError(f"step {self.done} of {self.cycle}")
         self.small_matrix.load_state_dict(state)
@@ -113,9 +120,22 @@ class GMRES(Method):
             self.finish()
             self._begin(self.live, self.system.residual())
 
+    def _catch_up(self) -> None:
+        """Make the update that was left to the next step, whose sweep would have done it. Local."""
+        if self._pending is not None and self.arnoldi is not None:
+            self.arnoldi.update(self.done, self._pending)
+            self._pending = None
+
     def step(self) -> None:
         self._turn()
         j = self.done
+        if self.arnoldi is not None:
+            sums = self.arnoldi.step(j, self._pending)
+            self.scalars.sum_(sums)
+            found = self.small_matrix.step(j, sums)
+            self.done, self._pending = j + 1, (sums, found)
+            self.scalars.record(found.tolist()[2])
+            return
         u, w = self.basis.vectors[j], self.basis.vectors[j + 1]
         z = self.precond.apply(u, self.work)
         self.operator(z, w)
@@ -144,7 +164,12 @@ class GMRES(Method):
         j, self.done = self.done, 0
         if j == 0:
             return
-        (with_u,) = self._dots(j, 1).unbind()
+        if self.arnoldi is None:
+            (with_u,) = self._dots(j, 1).unbind()
+        else:
+            (with_u,) = self.arnoldi.last(j, self._pending)
+            self.scalars.sum_(with_u)
+            self._pending = None
         self.small_matrix.finish(j, with_u)
         y = torch.from_numpy(self.small_matrix.least_squares(j)).to(self.r)
         if self.directions is not None:

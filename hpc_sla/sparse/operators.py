@@ -12,7 +12,13 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
+from hpc_sla.kernels.basis import Basis
+from hpc_sla.kernels.burst import Distributed
+from hpc_sla.kernels.packed import Packed
+from hpc_sla.kernels.sweep import pays
 from hpc_sla.kernels.vectors import copy_, inner_products
+from hpc_sla.sparse.arnoldi import Arnoldi
+from hpc_sla.sparse.compressed import packed_of, version_of
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.stored import StoredMatrix
 from hpc_sla.sparse.symmetry import is_symmetric
@@ -138,12 +144,24 @@ class Operator(ABC):
             On every rank, where a matrix-free operator has no `rmatvec`.
         """
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         """`out = |A| |x|`, entry by entry; False, out untouched, where A has none to see.
 
-        **Collective.** Arguments as of a product.
+        **Collective.** Arguments as of a product; `again` says that A x was the last one: what it
+        exchanged is still there.
         """
         return False
+
+    def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
+        """Steps of gmres in one sweep each, where that can be. Local, and ranks may differ.
+
+        Parameters
+        ----------
+        basis : Basis
+        inverse : torch.Tensor [n_owned] or None
+            The pointwise preconditioner.
+        """
+        return None
 
     @abstractmethod
     def diagonal(self) -> torch.Tensor:
@@ -154,6 +172,14 @@ class Operator(ABC):
         InputError
             On every rank, where there is none.
         """
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        """Whether `distributed` serves vectors like x. Local."""
+        return False
+
+    def distributed(self, x: torch.Tensor) -> Distributed:
+        """It as compiled loops multiply vectors like x by it. **Collective**, at first."""
+        raise NotImplementedError
 
     transposable = True
     """Whether `adjoint` works."""
@@ -197,6 +223,9 @@ class Operator(ABC):
             difference, square = self.world.all_sum(sums).tolist()
         return abs(difference) <= _ASYMMETRY * torch.finfo(dtype).eps * math.sqrt(square)
 
+    def refresh(self) -> None:  # noqa: B027
+        """Look again at values that may have been changed in place, uncounted. Local."""
+
     def noise(self, seed: int, dtype: torch.dtype) -> torch.Tensor:
         """Uniform in [-1, 1), by the user's row numbers: [n_owned], in `columns`. Local."""
         return torch.from_numpy(noise(self.columns.rows, seed)).to(self.device, dtype)
@@ -236,25 +265,64 @@ class _MatrixOperator(Operator):
         super().__init__(A.layout, A.columns, A.dtype, A.device)
         self._matrix = A
         self._pattern = A.pattern
+        self._given = A.values
         self._values = A.values.detach()
         self._transposed: torch.Tensor | None = None
+        self._packed: Packed | None = None
+        self._version: int | None = None
+        self._distributed: tuple[Packed | None, Distributed] | None = None
 
     def __call__(
-        self, x: torch.Tensor, out: torch.Tensor, /, *inner_products: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        dot: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        square: torch.Tensor | None = None,
+        /,
     ) -> None:
-        self._pattern.matmul(self._values, x, out, *inner_products)  # in one pass
+        sums = (dot, weights, square)
+        self._pattern.matmul(self._values, x, out, *sums, self._compressed(x))  # in one pass
 
     def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        self._pattern.matmul(self._values, x, out)
+        self._pattern.matmul(self._values, x, out, packed=self._compressed(x))
+
+    def _compressed(self, x: torch.Tensor) -> Packed | None:
+        """The owned block in fewer bytes, of the values as they are now. Local."""
+        version = version_of(self._values)
+        if version != self._version and self._pattern.owned.compiled(x):
+            self._packed, self._version = packed_of(self._pattern, self._given), version
+        return self._packed
+
+    def refresh(self) -> None:
+        self._version = None
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if self._transposed is None:
             self._transposed = self._pattern.transpose_values(self._values)
         self._pattern.rmatmul(self._transposed, y, out, transposed=True)
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
-        self._pattern.absolute_matmul(self._values, x, out)
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
+        self._pattern.absolute_matmul(self._values, x, out, again)
         return True
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        return self._pattern.compiled(x)
+
+    def distributed(self, x: torch.Tensor) -> Distributed:
+        packed = self._compressed(x)
+        if self._distributed is None or self._distributed[0] is not packed:
+            self._distributed = packed, self._pattern.distributed(self._values, x, packed)
+        return self._distributed[1]
+
+    def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
+        like = basis.vectors[0]
+        # Of several columns all vectors of a piece would not stay in the cache.
+        if like.dim() > 1 or not (basis.compiled and self._pattern.owned.compiled(like)):
+            return None
+        if not pays(len(like), self._pattern.plan.send_index, self._pattern.boundary):
+            return None
+        return Arnoldi(self._pattern, self._values, basis, inverse)
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
@@ -328,6 +396,9 @@ class _TransposedOperator(Operator):
     def diagonal(self) -> torch.Tensor:
         return self._operator.diagonal()
 
+    def refresh(self) -> None:
+        self._operator.refresh()
+
     @property
     def T(self) -> Operator:
         return self._operator
@@ -339,7 +410,7 @@ class _TransposedMatrixOperator(_TransposedOperator):
     def symmetric(self, dtype: torch.dtype = torch.float64) -> bool:
         return self._operator.symmetric(dtype)
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         matrix = self._operator
         matrix._pattern.rmatmul(matrix._values.abs(), x.abs(), out)
         return True

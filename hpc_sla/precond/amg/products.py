@@ -12,9 +12,12 @@ import scipy.sparse as sp
 import torch
 
 from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.transport import Channel
 from hpc_sla.kernels import native
 from hpc_sla.kernels import relax as kernels
-from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.burst import Distributed
+from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
 from hpc_sla.kernels.matrix import Matrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.tiles import Tiles
@@ -34,9 +37,8 @@ class LevelOperator:
     """
 
     def __init__(self, pattern: DistributedPattern, values: Tensor) -> None:
-        self.pattern = pattern
-        self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
-        self.values = values
+        self.pattern, self.values = pattern, values
+        self._owned, self._halo = _blocks(pattern, values)
         self._transposed: Tensor | None = None
 
     @property
@@ -66,11 +68,15 @@ class LevelOperator:
         """`q = beta before + alpha inverse (b - A x); out = x + q; after = q`."""
         pattern = self.pattern
         channel = pattern.plan.start_exchange(x)
-        kernels.relax(pattern.owned, self._owned, x, b, inverse, alpha, beta, before, after, out)
+        kernels.relax(self._owned, x, b, inverse, alpha, beta, before, after, out)
         channel.finish()
         if pattern.halo.nnz:
             there, rows = channel.recv_buffer, pattern.boundary
-            kernels.relax_rest(pattern.halo, self._halo, there, rows, inverse, alpha, after, out)
+            kernels.relax_rest(self._halo, there, rows, inverse, alpha, after, out)
+
+    def compiled(self, like: Tensor) -> Distributed:
+        """It as a compiled cycle takes it, for vectors like this. **Collective.**"""
+        return _compiled(self.pattern, self._owned, self._halo, like)
 
     @property
     def T(self) -> TransposedOperator:
@@ -181,10 +187,20 @@ class Transfer:
             native.call_on("restrict", r, owned.address, r, out)
         else:
             plain = self._by_entries()
-            _product(plain.down_halo, r, channel.send_buffer)
+            plain.down_halo.matmul(r, channel.send_buffer)
             channel.start()
-            _product(plain.down, r, out)
+            plain.down.matmul(r, out)
         self.plan.finish_reduce(channel, out)
+
+    def compiled_up(self, like: Tensor) -> Distributed:
+        """The prolongation as a compiled cycle takes it. **Collective.**"""
+        channel, rows = self.plan.forward_channel(like), self.plan.send_index
+        return linked(self.plan.layout, channel, like, *self.matrices, None, rows)
+
+    def compiled_down(self, like: Tensor) -> Distributed:
+        """The restriction, where what arrives goes to the rows `send_index`. **Collective.**"""
+        channel, rows = self.plan.reduce_channel(like), self.plan.send_index
+        return linked(self.plan.layout, channel, like, *self.matrices, None, rows)
 
     def _by_entries(self) -> _Plain:
         if self._plain is None:
@@ -208,12 +224,7 @@ class _Plain:
     @property
     def bytes(self) -> int:
         """What is held."""
-        blocks = (self.down, self.down_halo, self.up, self.up_halo)
-        parts = [t for block, values in blocks for t in (block.indptr, block.indices, values)]
-        return sum(t.numel() * t.element_size() for t in parts)
-
-
-_Entries = tuple[CsrPattern, Tensor]
+        return sum(part.bytes for part in (self.down, self.down_halo, self.up, self.up_halo))
 
 
 def _parts(transposed: Tiles, plan: HaloPlan) -> tuple[Tiles, Tiles]:
@@ -222,26 +233,57 @@ def _parts(transposed: Tiles, plan: HaloPlan) -> tuple[Tiles, Tiles]:
     return transposed.between(0, owned), transposed.between(owned, transposed.rows)
 
 
-def _on(device: torch.device, matrix: sp.csr_matrix) -> _Entries:
+def _on(device: torch.device, matrix: sp.csr_matrix) -> CsrMatrix:
     indptr, indices = (
         torch.from_numpy(a.astype(np.int32, copy=False)).to(device)
         for a in (matrix.indptr, matrix.indices)
     )
-    return CsrPattern(indptr, indices, matrix.shape[1]), torch.from_numpy(matrix.data).to(device)
+    values = torch.from_numpy(matrix.data).to(device)
+    return CsrMatrix(CsrPattern(indptr, indices, matrix.shape[1]), values)
 
 
-def _product(matrix: _Entries, x: Tensor, out: Tensor | None = None) -> Tensor:
-    pattern, values = matrix
-    if out is None:
-        out = x.new_empty((pattern.n_rows, *x.shape[1:]))
-    pattern.matmul(values, x, out)
+def _product(matrix: CsrMatrix, x: Tensor) -> Tensor:
+    out = x.new_empty((matrix.n_rows, *x.shape[1:]))
+    matrix.matmul(x, out)
     return out
+
+
+def _compiled(
+    pattern: DistributedPattern, owned: CsrMatrix, halo: CsrMatrix, like: Tensor
+) -> Distributed:
+    channel, rows = pattern.plan.forward_channel(like), pattern.plan.send_index
+    there = halo.matrix if pattern.halo.nnz else None
+    return linked(pattern.layout, channel, like, owned.matrix, there, pattern.boundary, rows)
+
+
+def linked(
+    layout: RowLayout,
+    channel: Channel,
+    like: Tensor,
+    owned: Matrix | None = None,
+    halo: Matrix | None = None,
+    boundary: Tensor | None = None,
+    send_index: Tensor | None = None,
+) -> Distributed:
+    """A channel and what goes through it, for compiled loops. Local."""
+    calls, requests = layout.world.transport.calls(like.dtype), channel.requests()
+    assert calls is not None and requests is not None
+    send, received = channel.send_buffer, channel.recv_buffer
+    return Distributed(calls, owned, halo, boundary, send_index, send, received, requests)
+
+
+def _blocks(pattern: DistributedPattern, values: Tensor) -> tuple[CsrMatrix, CsrMatrix]:
+    """The blocks of owned and of halo columns. Local."""
+    return (
+        CsrMatrix(pattern.owned, pattern.owned_values(values)),
+        CsrMatrix(pattern.halo, pattern.halo_values(values)),
+    )
 
 
 def _affine(
     pattern: DistributedPattern,
-    owned: Tensor,
-    halo: Tensor,
+    owned: CsrMatrix,
+    halo: CsrMatrix,
     x: Tensor,
     scale: float,
     b: Tensor,
@@ -249,8 +291,7 @@ def _affine(
 ) -> None:
     """`out = b + scale A x`; b may be out."""
     channel = pattern.plan.start_exchange(x)
-    kernels.affine(pattern.owned, owned, x, scale, out, b)
+    kernels.affine(owned, x, scale, out, b)
     channel.finish()
     if pattern.halo.nnz:
-        there = channel.recv_buffer
-        kernels.affine(pattern.halo, halo, there, scale, out, rows=pattern.boundary)
+        kernels.affine(halo, channel.recv_buffer, scale, out, rows=pattern.boundary)

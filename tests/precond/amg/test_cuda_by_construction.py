@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
 from hpc_sla.precond.amg import AMG
 from hpc_sla.precond.amg.coarse import DenseSolve
 from hpc_sla.precond.amg.cycle import Cycle, MultigridLevel
@@ -47,10 +47,10 @@ def _level(kind, last):
         return level
     plain = _bare(
         _Plain,
-        down=(CsrPattern(_int(N_OWNED + 1), _int(280), N_OWNED), _values(280)),
-        down_halo=(CsrPattern(_int(N_HALO + 1), _int(9), N_OWNED), _values(9)),
-        up=(pattern.owned, _values(280)),
-        up_halo=(pattern.halo, _values(9)),
+        down=CsrMatrix(CsrPattern(_int(N_OWNED + 1), _int(280), N_OWNED), _values(280)),
+        down_halo=CsrMatrix(CsrPattern(_int(N_HALO + 1), _int(9), N_OWNED), _values(9)),
+        up=CsrMatrix(pattern.owned, _values(280)),
+        up_halo=CsrMatrix(pattern.halo, _values(9)),
         boundary=pattern.boundary,
     )
     transfer = _bare(Transfer, plan=pattern.plan, _plain=plain)
