@@ -118,6 +118,23 @@ class Distributed(ctypes.Structure):
         self.kept = owned, halo, boundary, send_index, send, received, requests
 
 
+@dataclass(frozen=True)
+class CompiledApply:
+    """`int64_t function(data, r, out)`: `out = M^-1 r`, and 0, or MPI's error. **Collective.**
+
+    Attributes
+    ----------
+    function, data : int
+        Addresses.
+    kept : object
+        What they belong to.
+    """
+
+    function: int
+    data: int
+    kept: Any
+
+
 class Burst(ctypes.Structure):
     """`hpc_sla_burst`: what a method's steps work on, when they stop, and what they found."""
 

@@ -110,7 +110,7 @@ def can_take(like: torch.Tensor) -> bool:
         LIBRARY is not None
         and (like.dim() == 1 or 0 not in like.shape[1:])  # they take it for a column at least
         and type(like) in (torch.Tensor, torch.nn.Parameter)  # and no fake one, which has no data
-        and like.device.type == "cpu"
+        and like.is_cpu
         and like.dtype in DTYPES
     )
 
