@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from hpc_sla.distributed.keep_in_graph import tied
 from hpc_sla.errors import HpcSlaError
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.function import Function
 from hpc_sla.sparse.product import product, rproduct, sample
 from hpc_sla.sparse.stored import StoredMatrix
 
@@ -118,7 +119,7 @@ class OperatorForm(Form):
         return OperatorForm(self._operator, not self._transposed)
 
 
-class _Pull(torch.autograd.Function):
+class _Pull(Function):
     """The vector-Jacobian product of `matvec` at x, with respect to theta alone.
 
     A function of its own, because x depends on theta too, and that path is not meant.

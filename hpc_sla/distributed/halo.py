@@ -11,6 +11,7 @@ from hpc_sla.distributed.keep_in_graph import end_of, keep_in_graph
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.distributed.transport import Channel, Neighbours
+from hpc_sla.kernels.function import Function
 from hpc_sla.kernels.modes import entry, lasting
 
 
@@ -149,7 +150,7 @@ class HaloPlan(Shared):
         return self._channels[key]
 
 
-class _Exchange(torch.autograd.Function):
+class _Exchange(Function):
     @staticmethod
     def forward(x: torch.Tensor, end: torch.Tensor | None, plan: HaloPlan) -> torch.Tensor:
         channel = plan.start_exchange(x)
@@ -171,7 +172,7 @@ class _Exchange(torch.autograd.Function):
         return _Exchange.apply(tangents[0], end_of(tangents[0]), ctx.plan)
 
 
-class _Extend(torch.autograd.Function):
+class _Extend(Function):
     @staticmethod
     def forward(x: torch.Tensor, end: torch.Tensor | None, plan: HaloPlan) -> torch.Tensor:
         channel = plan.start_exchange(x)
@@ -198,7 +199,7 @@ class _Extend(torch.autograd.Function):
         return _Extend.apply(tangents[0], end_of(tangents[0]), ctx.plan)
 
 
-class _Reduce(torch.autograd.Function):
+class _Reduce(Function):
     @staticmethod
     def forward(h: torch.Tensor, end: torch.Tensor | None, plan: HaloPlan) -> torch.Tensor:
         channel = plan.reduce_channel(h)

@@ -240,7 +240,6 @@
                                            const T *found, T *part, T *out)                      \
     {                                                                                            \
         const hpc_sla_matrix *A = sweep->matrix;                                                 \
-        const int32_t *indptr = A->parts[0];                                                     \
         const T *inverse = sweep->inverse;                                                       \
         T *basis = sweep->basis, *u = basis + j * n, *w = u + n;                                 \
         T *z = inverse ? sweep->z : u;                                                           \
@@ -256,7 +255,7 @@
         else {                                                                                   \
             for (int64_t i = 0; i < targets * count; ++i)                                        \
                 with_u[i] = 0;                                                                   \
-            for (int64_t p = 0, made = 0; p < sweep->count; ++p) {                               \
+            for (int64_t p = 0, made = 0, near = 0; p < sweep->count; ++p) {                     \
                 const int64_t row = p * size, rows = n - row < size ? n - row : size;            \
                 for (; made < (phase == SWEEP_MAIN ? sweep->reach[p] : p + 1); ++made) {         \
                     const int64_t at = made * size, end = n - at < size ? n : at + size;         \
@@ -267,9 +266,12 @@
                         for (int64_t i = at; i < end; ++i)                                       \
                             z[i] = inverse[i] * u[i];                                            \
                 }                                                                                \
-                if (phase == SWEEP_MAIN)                                                         \
-                    hpc_sla_csr_matmul_##NAME(rows, k, indptr + row, A->parts[1], A->parts[2],   \
-                                              z, NULL, w + row, NULL, NULL, NULL);               \
+                if (phase == SWEEP_MAIN && A->form == MATRIX_CSR)                                \
+                    hpc_sla_csr_matmul_##NAME(rows, k, (const int32_t *)A->parts[0] + row,       \
+                                              A->parts[1], A->parts[2], z, NULL, w + row, NULL,  \
+                                              NULL, NULL);                                       \
+                else if (phase == SWEEP_MAIN)                                                    \
+                    hpc_sla_packed_rows_##NAME(A, &near, row, row + rows, z, w);                 \
                 if (phase == SWEEP_MAIN)                                                         \
                     piece_##NAME(rows, count, basis + row, n, u + row, w + row, with_u, with_w); \
                 else if (phase == SWEEP_END)                                                     \

@@ -17,9 +17,14 @@ _NUMBERS = {torch.float64: ctypes.c_double, torch.float32: ctypes.c_float}
 _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "csr_matmul": (2, 9, None),
     "product": (1, 7, None),
+    "pack": (4, 11, ctypes.c_int64),
+    "pack_same": (0, 2, ctypes.c_int64),
+    "matrix_rows": (2, 6, ctypes.c_int64),
     "csr_sample": (2, 5, None),
-    "csr_affine": (2, 8, None),
-    "csr_relax": (2, 12, None),
+    "affine": (1, 6, None),
+    "relax": (1, 10, None),
+    "absolute": (2, 4, ctypes.c_int64),
+    "judge": (2, 5, None),
     "residual": (2, 5, None),
     "direction": (2, 6, None),
     "basis_dots": (5, 3, None),
@@ -123,6 +128,20 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int |
     return result
 
 
+def call_on(function: str, like: torch.Tensor, address: int, *arguments: Any) -> None:
+    """Call a loop over the rank-local matrix at `address` (`Matrix.address`), in any form.
+
+    `arguments` are what follows it: tensors (contiguous), addresses, None for a null pointer.
+    """
+    assert LIBRARY is not None
+    columns = 1 if like.dim() == 1 else like.shape[1]
+    getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
+        columns,
+        address,
+        *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments),
+    )
+
+
 def call_of_pattern(function: str, *arguments: int | np.ndarray) -> int | None:
     """Call a loop over indices: its integers, then its arrays, contiguous."""
     assert LIBRARY is not None
@@ -130,6 +149,11 @@ def call_of_pattern(function: str, *arguments: int | np.ndarray) -> int | None:
         *(a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments)
     )
     return result
+
+
+def numbers(like: torch.Tensor, *scalars: float) -> Any:
+    """An array of numbers, of the vectors' dtype, as one argument of `call`."""
+    return (_NUMBERS[like.dtype] * len(scalars))(*scalars)
 
 
 def coefficients(like: torch.Tensor, *scalars: float | torch.Tensor) -> list[Any]:

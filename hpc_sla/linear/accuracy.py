@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from hpc_sla.distributed.world import World
+from hpc_sla.kernels import accuracy as kernel
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.sparse.operators import Operator
 
@@ -67,14 +69,10 @@ def accuracy(
     scale = torch.empty_like(b)
     if not operator.absolute(x, scale):
         return _without_entries(operator, b, x, r)
-    size = b.abs()
-    scale.add_(size)
-    errors = r.abs()
-    gathered = _everyone(
-        operator.world, _maxima(_ratio(errors, scale), x.abs()), _squares(errors, scale, b)
-    )
-    found, largest = gathered[:, :2].amax(dim=0).tolist()
-    errors2, scale2, b2 = _exact_sums(gathered[:, 2:])
+    world = operator.world
+    everyone = _everyone(world, kernel.judge(b, x, r, scale))
+    found, largest = _largest(everyone[:, :2])
+    errors2, scale2, b2 = _exact_sums(everyone[:, 2:])
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     rounded = [_root_ratio(*pair) <= unit for pair in zip(errors2, scale2, strict=True)]
     relative = [_root_ratio(*pair) for pair in zip(errors2, b2, strict=True)]
@@ -88,10 +86,10 @@ def accuracy(
         sizes = torch.empty_like(b)
         operator.absolute(torch.ones_like(x), sizes)
         sizes.mul_(b.new_tensor(largest).reshape(b.shape[1:]))
-        safe = scale + sizes
-        componentwise = torch.where(scale < rtol * size.add_(sizes), safe, scale)
-        ratios = _maxima(_ratio(errors, componentwise), _ratio(errors, safe))
-        guarded, rows = _everyone(operator.world, ratios).amax(dim=0).tolist()
+        safe, errors = scale + sizes, r.abs()
+        componentwise = torch.where(scale < rtol * sizes.add_(b.abs()), safe, scale)
+        ratios = (kernel.ratio(errors, componentwise), kernel.ratio(errors, safe))
+        guarded, rows = _largest(_everyone(world, kernel.maxima(*ratios).cpu()))
         pairs = zip(found, guarded, relative, strict=True)
         found = [other if error > norm else error for error, other, norm in pairs]
     return [
@@ -119,9 +117,8 @@ def _without_entries(
     noise = operator.noise(1, b.dtype).reshape(-1, *[1] * (b.dim() - 1)).expand_as(x).contiguous()
     image = torch.empty_like(b)
     operator(noise, image)
-    sums = zip(
-        *_exact_sums(_everyone(operator.world, _squares(r, x, b, image, noise))), strict=True
-    )
+    mine = kernel.squares(r, x, b, image, noise).cpu()
+    sums = zip(*_exact_sums(_everyone(operator.world, mine)), strict=True)
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     found = []
     for r2, x2, b2, image2, noise2 in sums:
@@ -130,41 +127,28 @@ def _without_entries(
     return found
 
 
-def _ratio(errors: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """By rows; 0 where there is no error, NaN where the scale overflows."""
-    ratio = torch.where(errors > 0, errors / scale, errors)
-    return torch.where(scale.isinf(), torch.nan, ratio)
-
-
-def _columns(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
-
-
-def _maxima(*tensors: torch.Tensor) -> torch.Tensor:
-    """This rank's largest of each tensor, none below 0, by columns: NaN where there is one."""
-    columns = [_columns(tensor) for tensor in tensors]
-    found = [c.amax(dim=0) if len(c) else c.new_zeros(c.shape[1]) for c in columns]
-    return torch.stack(found).double()
-
-
-def _squares(*tensors: torch.Tensor) -> torch.Tensor:
-    """This rank's parts of the square norms, of each tensor by columns."""
-    return torch.stack([_columns(tensor).double().square().sum(dim=0) for tensor in tensors])
-
-
-def _everyone(world: World, *mine: torch.Tensor) -> torch.Tensor:
-    """What every rank has, float64 [ranks, rows, columns] on the CPU. **Collective.**"""
-    packed = torch.cat(mine).cpu()
+def _everyone(world: World, mine: torch.Tensor) -> np.ndarray:
+    """What every rank has, float64 [ranks, rows, columns]. **Collective.**"""
+    own = mine.numpy()
     if world.size == 1:
-        return packed.unsqueeze(0)
-    gathered = packed.new_empty(world.size, *packed.shape)
-    world.comm.Allgather(packed.numpy(), gathered.numpy())
+        return own[np.newaxis]
+    gathered = np.empty((world.size, *own.shape))
+    world.comm.Allgather(own, gathered)
     return gathered
 
 
-def _exact_sums(gathered: torch.Tensor) -> list[list[float]]:
+def _largest(gathered: np.ndarray) -> list[list[float]]:
+    """Over ranks [ranks, rows, columns]; NaN where there is one. Local."""
+    found: list[list[float]] = gathered.max(axis=0).tolist()
+    return found
+
+
+def _exact_sums(gathered: np.ndarray) -> list[list[float]]:
     """Over ranks [ranks, rows, columns]: to the last bit the same on every one. Local."""
-    return [[math.fsum(column) for column in row] for row in gathered.permute(1, 2, 0).tolist()]
+    if len(gathered) == 1:
+        found: list[list[float]] = gathered[0].tolist()
+        return found
+    return [[math.fsum(column) for column in row] for row in gathered.transpose(1, 2, 0).tolist()]
 
 
 def _root_ratio(square: float, other: float) -> float:

@@ -192,6 +192,7 @@ class LinearSolver(SetUp):
             dtype = None if operator.dtype else b.dtype
             wanted.of((b, x0, *theta), also=self.news(dtype))
         self.take_in(wanted.also)
+        self.operator.refresh()
         rhs, guess, *rest = wanted.tensors
         assert rhs is not None
         if rhs.shape[1:] == (0,):

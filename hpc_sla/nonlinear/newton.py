@@ -242,6 +242,7 @@ class NewtonIteration:
         for name in _LISTS:
             state[name] = list(getattr(info, name))
         state["age"], state["last"] = linear.age, tolerance.last
+        state["pace"], state["serves"] = linear.pace, linear.serves
         state["inner_lengths"] = [len(one) for one in info.inner_history]
         state["residual_history"] = np.array(info.residual_history)
         state["inner_history"] = np.array([v for one in info.inner_history for v in one], float)
@@ -265,6 +266,7 @@ class NewtonIteration:
         norm = equations.norm(r)
         self._found = r, norm
         linear.age = state["age"]
+        linear.pace, linear.serves = state.get("pace", 0.0), state.get("serves", False)
         self._last = None if state["last"] is None else tuple(state["last"])
         for name in (*_COUNTS, *_LISTS):
             setattr(info, name, state[name])
@@ -299,6 +301,7 @@ def _direction(
         spent, history = spent + inner.iterations, history + inner.residual_history
         if inner.status == "preempted":
             return s, "preempted"
+    linear.judge(inner)
     info.inner_iterations.append(spent)
     info.inner_history.append(history)
     info.forcing.append(eta)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from hpc_sla.kernels.basis import Basis
+from hpc_sla.kernels.matrix import CsrMatrix
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.sweep import BasisSweep, Phase
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -24,6 +26,8 @@ class Arnoldi:
     basis : Basis
     inverse : torch.Tensor [n_owned] or None
         The pointwise preconditioner.
+    packed : Packed or None
+        The owned block in fewer bytes.
     """
 
     def __init__(
@@ -32,11 +36,14 @@ class Arnoldi:
         values: torch.Tensor,
         basis: Basis,
         inverse: torch.Tensor | None,
+        packed: Packed | None,
     ) -> None:
         self._pattern, self._basis = pattern, basis
-        owned, self._halo_values = pattern.owned_values(values), pattern.halo_values(values)
+        self._halo_values = pattern.halo_values(values)
         sent = pattern.plan.send_index
-        self._sweep = BasisSweep(basis, pattern.owned, owned, inverse, sent, pattern.boundary)
+        matrix = (packed or CsrMatrix(pattern.owned, pattern.owned_values(values))).matrix
+        assert matrix is not None
+        self._sweep = BasisSweep(basis, pattern.owned, matrix, inverse, sent, pattern.boundary)
 
     def step(self, j: int, pending: Pending | None) -> torch.Tensor:
         """`basis[j + 1] = A M^-1 basis[j]`, and this rank's `Basis.dots` of both. **Collective.**

@@ -13,9 +13,11 @@ from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
 from hpc_sla.kernels.basis import Basis
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.sweep import pays
 from hpc_sla.kernels.vectors import copy_, inner_products
 from hpc_sla.sparse.arnoldi import Arnoldi
+from hpc_sla.sparse.compressed import packed_of, version_of
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.stored import StoredMatrix
 from hpc_sla.sparse.symmetry import is_symmetric
@@ -211,6 +213,9 @@ class Operator(ABC):
             difference, square = self.world.all_sum(sums).tolist()
         return abs(difference) <= _ASYMMETRY * torch.finfo(dtype).eps * math.sqrt(square)
 
+    def refresh(self) -> None:  # noqa: B027
+        """Look again at values that may have been changed in place, uncounted. Local."""
+
     def noise(self, seed: int, dtype: torch.dtype) -> torch.Tensor:
         """Uniform in [-1, 1), by the user's row numbers: [n_owned], in `columns`. Local."""
         return torch.from_numpy(noise(self.columns.rows, seed)).to(self.device, dtype)
@@ -250,16 +255,36 @@ class _MatrixOperator(Operator):
         super().__init__(A.layout, A.columns, A.dtype, A.device)
         self._matrix = A
         self._pattern = A.pattern
+        self._given = A.values
         self._values = A.values.detach()
         self._transposed: torch.Tensor | None = None
+        self._packed: Packed | None = None
+        self._version: int | None = None
 
     def __call__(
-        self, x: torch.Tensor, out: torch.Tensor, /, *inner_products: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        dot: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        square: torch.Tensor | None = None,
+        /,
     ) -> None:
-        self._pattern.matmul(self._values, x, out, *inner_products)  # in one pass
+        sums = (dot, weights, square)
+        self._pattern.matmul(self._values, x, out, *sums, self._compressed(x))  # in one pass
 
     def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        self._pattern.matmul(self._values, x, out)
+        self._pattern.matmul(self._values, x, out, packed=self._compressed(x))
+
+    def _compressed(self, x: torch.Tensor) -> Packed | None:
+        """The owned block in fewer bytes, of the values as they are now. Local."""
+        version = version_of(self._values)
+        if version != self._version and self._pattern.owned.compiled(x):
+            self._packed, self._version = packed_of(self._pattern, self._given), version
+        return self._packed
+
+    def refresh(self) -> None:
+        self._version = None
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if self._transposed is None:
@@ -277,7 +302,7 @@ class _MatrixOperator(Operator):
             return None
         if not pays(len(like), self._pattern.plan.send_index, self._pattern.boundary):
             return None
-        return Arnoldi(self._pattern, self._values, basis, inverse)
+        return Arnoldi(self._pattern, self._values, basis, inverse, self._compressed(like))
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
@@ -350,6 +375,9 @@ class _TransposedOperator(Operator):
 
     def diagonal(self) -> torch.Tensor:
         return self._operator.diagonal()
+
+    def refresh(self) -> None:
+        self._operator.refresh()
 
     @property
     def T(self) -> Operator:

@@ -11,6 +11,7 @@ from hpc_sla.distributed.shared import Shared
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.modes import lasting
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.vectors import inner_products
 
 _INT32 = 2**31
@@ -164,10 +165,11 @@ class DistributedPattern(Shared):
         dot: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
         square: torch.Tensor | None = None,
+        packed: Packed | None = None,
     ) -> None:
         """`out = A x`, and inner products as of `kernels.vectors.inner_products`. **Collective.**
 
-        The halo travels while the owned block is multiplied.
+        The halo travels while the owned block is multiplied; `packed` is that block in fewer bytes.
         """
         if dot is None:
             weights = None
@@ -180,7 +182,11 @@ class DistributedPattern(Shared):
             for sums in (dot, square):
                 if sums is not None:
                     sums.zero_()
-            self.owned.fused_matmul(self.owned_values(values), x, out, None, dot, weights, square)
+            fused = (x, out, None, dot, weights, square)
+            if packed is not None:
+                packed.matmul(*fused)
+            else:
+                self.owned.fused_matmul(self.owned_values(values), *fused)
             channel.finish()
             if self.halo.nnz:
                 there = channel.recv_buffer
@@ -198,14 +204,12 @@ class DistributedPattern(Shared):
 
     def absolute_matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = |A| |x|`. **Collective.**"""
-        x = x.abs()
         channel = self.plan.start_exchange(x)
         self.owned.absolute_matmul(self.owned_values(values), x, out)
         channel.finish()
         if self.halo.nnz:
-            part = self._buffer(x)
-            self.halo.absolute_matmul(self.halo_values(values), channel.recv_buffer, part)
-            out.index_add_(0, self.boundary, part)
+            there = channel.recv_buffer
+            self.halo.absolute_matmul(self.halo_values(values), there, out, self.boundary)
 
     def rmatmul(
         self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False

@@ -198,6 +198,11 @@ class AMG(AmgOptions, Preconditioner):
         return size, B, nodes, vectors
 
     @property
+    def hierarchy(self) -> Hierarchy:
+        """What cycles. This rank's part of it."""
+        return self._hierarchy
+
+    @property
     def levels(self) -> list[LevelSummary]:
         """The levels, finest first. Replicated."""
         return self._hierarchy.summaries

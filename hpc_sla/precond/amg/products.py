@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from hpc_sla.kernels import relax as kernels
-from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.matrix import CsrMatrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.precond.amg.blocks import as_pattern, as_scipy, some_rows
 from hpc_sla.precond.amg.prolongator import Prolongator
@@ -29,9 +29,8 @@ class LevelOperator:
     """
 
     def __init__(self, pattern: DistributedPattern, values: Tensor) -> None:
-        self.pattern = pattern
-        self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
-        self.values = values
+        self.pattern, self.values = pattern, values
+        self._owned, self._halo = _blocks(pattern, values)
         self._transposed: Tensor | None = None
 
     @property
@@ -61,11 +60,11 @@ class LevelOperator:
         """`q = beta before + alpha inverse (b - A x); out = x + q; after = q`."""
         pattern = self.pattern
         channel = pattern.plan.start_exchange(x)
-        kernels.relax(pattern.owned, self._owned, x, b, inverse, alpha, beta, before, after, out)
+        kernels.relax(self._owned, x, b, inverse, alpha, beta, before, after, out)
         channel.finish()
         if pattern.halo.nnz:
             there, rows = channel.recv_buffer, pattern.boundary
-            kernels.relax_rest(pattern.halo, self._halo, there, rows, inverse, alpha, after, out)
+            kernels.relax_rest(self._halo, there, rows, inverse, alpha, after, out)
 
     @property
     def T(self) -> TransposedOperator:
@@ -128,31 +127,24 @@ class Transfer:
         pattern, device = P.pattern, P.pattern.layout.world.device
         self._pattern, self.plan = pattern, pattern.plan
         values = torch.from_numpy(P.values).to(device, dtype)
-        self._owned, self._halo = pattern.owned_values(values), pattern.halo_values(values)
+        self._owned, self._halo = _blocks(pattern, values)
         self._values = values
         transposed = P.transposed
         n = pattern.columns.n_owned
-        self._down: list[tuple[CsrPattern, Tensor]] = []
+        self._down: list[CsrMatrix] = []
         for begin, end in ((0, n), (n, transposed.shape[0])):
             block = some_rows(transposed, begin, end)
             data = torch.from_numpy(block.data).to(device, dtype)
-            self._down.append((as_pattern(block, device), data))
+            self._down.append(CsrMatrix(as_pattern(block, device), data))
 
     @property
     def bytes(self) -> int:
         """What both directions take on this rank, indices included."""
-        up = [
-            self._owned,
-            self._halo,
-            *_indices(self._pattern.owned),
-            *_indices(self._pattern.halo),
-        ]
-        down = [t for block, data in self._down for t in (data, *_indices(block))]
-        return sum(t.numel() * t.element_size() for t in (*up, *down))
+        return sum(block.bytes for block in (self._owned, self._halo, *self._down))
 
     def prolongator(self) -> Prolongator:
         """What it was made of, as set-up takes it. Local."""
-        down = [as_scipy(block, data) for block, data in self._down]
+        down = [as_scipy(block.pattern, block.values) for block in self._down]
         transposed = sp.vstack([block.astype(np.float64) for block in down], format="csr")
         values = self._values.cpu().numpy()
         return Prolongator(self._pattern, values, transposed.T.tocsr(), transposed)
@@ -163,22 +155,26 @@ class Transfer:
 
     def restrict(self, r: Tensor, out: Tensor) -> None:
         """`out = P^T r`."""
-        (owned, owned_values), (halo, halo_values) = self._down
+        owned, halo = self._down
         channel = self.plan.reduce_channel(r)
-        halo.matmul(halo_values, r, channel.send_buffer)
+        halo.matmul(r, channel.send_buffer)
         channel.start()
-        owned.matmul(owned_values, r, out)
+        owned.matmul(r, out)
         self.plan.finish_reduce(channel, out)
 
 
-def _indices(pattern: CsrPattern) -> tuple[Tensor, Tensor]:
-    return pattern.indptr, pattern.indices
+def _blocks(pattern: DistributedPattern, values: Tensor) -> tuple[CsrMatrix, CsrMatrix]:
+    """The blocks of owned and of halo columns. Local."""
+    return (
+        CsrMatrix(pattern.owned, pattern.owned_values(values)),
+        CsrMatrix(pattern.halo, pattern.halo_values(values)),
+    )
 
 
 def _affine(
     pattern: DistributedPattern,
-    owned: Tensor,
-    halo: Tensor,
+    owned: CsrMatrix,
+    halo: CsrMatrix,
     x: Tensor,
     scale: float,
     b: Tensor,
@@ -186,8 +182,7 @@ def _affine(
 ) -> None:
     """`out = b + scale A x`; b may be out."""
     channel = pattern.plan.start_exchange(x)
-    kernels.affine(pattern.owned, owned, x, scale, out, b)
+    kernels.affine(owned, x, scale, out, b)
     channel.finish()
     if pattern.halo.nnz:
-        there = channel.recv_buffer
-        kernels.affine(pattern.halo, halo, there, scale, out, rows=pattern.boundary)
+        kernels.affine(halo, channel.recv_buffer, scale, out, rows=pattern.boundary)

@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.matrix import CsrMatrix
 from hpc_sla.precond.amg import AMG
 from hpc_sla.precond.amg.coarse import DenseSolve
 from hpc_sla.precond.amg.cycle import Cycle, MultigridLevel
@@ -46,15 +47,15 @@ def _level(kind, last):
         )
         return level
     down = [
-        (CsrPattern(_int(N_OWNED + 1), _int(280), N_OWNED), _values(280)),
-        (CsrPattern(_int(N_HALO + 1), _int(9), N_OWNED), _values(9)),
+        CsrMatrix(CsrPattern(_int(N_OWNED + 1), _int(280), N_OWNED), _values(280)),
+        CsrMatrix(CsrPattern(_int(N_HALO + 1), _int(9), N_OWNED), _values(9)),
     ]
     transfer = _bare(
         Transfer,
         _pattern=pattern,
         plan=pattern.plan,
-        _owned=_values(280),
-        _halo=_values(9),
+        _owned=CsrMatrix(pattern.owned, _values(280)),
+        _halo=CsrMatrix(pattern.halo, _values(9)),
         _down=down,
     )
     level.correct_with(transfer, None, kind)

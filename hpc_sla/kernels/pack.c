@@ -1,0 +1,122 @@
+/* Set-up of the compressed forms of matrix.h: which rows are of one kind. */
+#include <string.h>
+
+#include "matrix.h"
+
+INLINE uint64_t mix(uint64_t hash, uint64_t more)
+{
+    hash = (hash ^ more) * 0x9E3779B97F4A7C15u;
+    return hash ^ (hash >> 29);
+}
+
+#define DEFINE(T, NAME)                                                                          \
+    INLINE uint64_t bits_##NAME(const T *value)                                                  \
+    {                                                                                            \
+        uint64_t bits = 0;                                                                       \
+        memcpy(&bits, value, sizeof(T));                                                         \
+        return bits;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    /* Whether the b rows from `at` on are those of the kind whose entries begin at `begin`. */  \
+    INLINE int same_##NAME(int64_t b, int64_t lanes, int64_t first, const int32_t *at,           \
+                           const int32_t *indices, const T *values, int32_t length,              \
+                           const int32_t *offsets, const T *kept)                                \
+    {                                                                                            \
+        for (int64_t e = 0; e < length; ++e)                                                     \
+            if (indices[at[0] + e] - first != offsets[e])                                        \
+                return 0;                                                                        \
+        for (int64_t r = 0; values && r < b; ++r)                                                \
+            for (int64_t e = 0; e < length; ++e)                                                 \
+                if (bits_##NAME(values + at[r] + e) != bits_##NAME(kept + e * lanes + r))        \
+                    return 0;                                                                    \
+        return 1;                                                                                \
+    }                                                                                            \
+                                                                                                 \
+    /* Sort n rows, the first of them row `first` of the matrix, into runs of one kind: kinds    \
+     * are of b rows with the same columns each, and of values too unless they are NULL.         \
+     *                                                                                           \
+     * counts: runs, kinds and entries of kinds, raised; limits: as many as there is room for.   \
+     * table: [size], a power of two, of kinds by their hash, -1 where free. ends [kinds + 1]    \
+     * begins with 0. Returns the rows that were sorted: fewer than n where there is no room,    \
+     * where runs are shorter than 4 nodes on average, or where rows of a node differ. */        \
+    int64_t hpc_sla_pack_##NAME(int64_t n, int64_t first, int64_t b, int64_t size,               \
+                                const int32_t *indptr, const int32_t *indices, const T *values,  \
+                                int64_t *counts, const int64_t *limits, int32_t *starts,         \
+                                int32_t *kinds, int32_t *ends, int32_t *offsets, T *kept,        \
+                                int32_t *table)                                                  \
+    {                                                                                            \
+        const int64_t lanes = matrix_lanes(b);                                                   \
+        for (int64_t i = 0; i < n; i += b) {                                                     \
+            const int64_t row = first + i;                                                       \
+            const int32_t *at = indptr + i, length = at[1] - at[0];                              \
+            for (int64_t r = 1; r < b; ++r)                                                      \
+                if (i + r >= n || at[r + 1] - at[r] != length ||                                 \
+                    memcmp(indices + at[0], indices + at[r], length * sizeof(int32_t)))          \
+                    return i;                                                                    \
+            if (counts[0]) {                                                                     \
+                const int32_t kind = kinds[counts[0] - 1];                                       \
+                if (ends[kind + 1] - ends[kind] == length &&                                     \
+                    same_##NAME(b, lanes, row, at, indices, values, length,                      \
+                                offsets + ends[kind], kept + ends[kind] * lanes))                \
+                    continue;                                                                    \
+            }                                                                                    \
+            uint64_t hash = mix(0, length);                                                      \
+            for (int32_t e = 0; e < length; ++e)                                                 \
+                hash = mix(hash, (uint64_t)(indices[at[0] + e] - row));                          \
+            for (int32_t e = at[0]; values && e < at[b]; ++e)                                    \
+                hash = mix(hash, bits_##NAME(values + e));                                       \
+            int64_t slot = hash & (size - 1);                                                    \
+            for (;; slot = (slot + 1) & (size - 1)) {                                            \
+                const int32_t kind = table[slot];                                                \
+                if (kind < 0 ||                                                                  \
+                    (ends[kind + 1] - ends[kind] == length &&                                    \
+                     same_##NAME(b, lanes, row, at, indices, values, length,                     \
+                                 offsets + ends[kind], kept + ends[kind] * lanes)))              \
+                    break;                                                                       \
+            }                                                                                    \
+            if (counts[0] >= limits[0] || counts[0] * 4 * b > row + 1024 * b)                    \
+                return i;                                                                        \
+            if (table[slot] < 0) {                                                               \
+                if (counts[1] >= limits[1] || counts[2] + length > limits[2])                    \
+                    return i;                                                                    \
+                for (int64_t e = 0; e < length; ++e)                                             \
+                    offsets[counts[2] + e] = (int32_t)(indices[at[0] + e] - row);                \
+                for (int64_t e = 0; values && e < length; ++e)                                   \
+                    for (int64_t r = 0; r < lanes; ++r)                                          \
+                        kept[(counts[2] + e) * lanes + r] = r < b ? values[at[r] + e] : 0;       \
+                counts[2] += length;                                                             \
+                table[slot] = (int32_t)counts[1]++;                                              \
+                ends[counts[1]] = (int32_t)counts[2];                                            \
+            }                                                                                    \
+            starts[counts[0]] = (int32_t)row;                                                    \
+            kinds[counts[0]++] = table[slot];                                                    \
+        }                                                                                        \
+        return n;                                                                                \
+    }                                                                                            \
+                                                                                                 \
+    /* Whether the values, in the order of rows, are to the bit those of a MATRIX_ROWS. */       \
+    int64_t hpc_sla_pack_same_##NAME(const hpc_sla_matrix *A, const T *values)                   \
+    {                                                                                            \
+        const int32_t *starts = A->parts[0], *kinds = A->parts[1], *ends = A->parts[2];          \
+        const int64_t b = A->block, lanes = matrix_lanes(b);                                     \
+        for (int64_t run = 0; starts[run] < A->rows; ++run) {                                    \
+            const int32_t begin = ends[kinds[run]], length = ends[kinds[run] + 1] - begin;       \
+            const T *kept = (const T *)A->parts[4] + begin * lanes;                              \
+            uint64_t other = 0;                                                                  \
+            for (int64_t i = starts[run]; i < starts[run + 1]; ++i, values += length) {          \
+                const T *row = kept + i % b;                                                     \
+                if (b == 1)                                                                      \
+                    for (int32_t e = 0; e < length; ++e)                                         \
+                        other |= bits_##NAME(values + e) ^ bits_##NAME(kept + e);                \
+                else                                                                             \
+                    for (int32_t e = 0; e < length; ++e)                                         \
+                        other |= bits_##NAME(values + e) ^ bits_##NAME(row + e * lanes);         \
+            }                                                                                    \
+            if (other)                                                                           \
+                return 0;                                                                        \
+        }                                                                                        \
+        return 1;                                                                                \
+    }
+
+DEFINE(double, float64)
+DEFINE(float, float32)

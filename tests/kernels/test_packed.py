@@ -1,0 +1,173 @@
+"""Compressed forms of a rank-local matrix against SciPy and against their expansion by NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from hpc_sla.kernels import native
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.packed import Packed, Packer
+from hpc_sla.problems import make
+
+pytestmark = pytest.mark.skipif(native.LIBRARY is None, reason="needs the compiled kernels")
+
+
+def csr(matrix, dtype) -> sp.csr_matrix:
+    matrix = sp.csr_matrix(matrix).astype(dtype)
+    matrix.sort_indices()
+    return matrix
+
+
+def repeating(n: int, length: int, seed: int) -> sp.csr_matrix:
+    """Rows of `length` entries of three kinds, in runs; rows without an entry among them."""
+    rng = np.random.default_rng(seed)
+    offsets = np.sort(rng.permutation(np.arange(-40, 41))[:length])
+    kinds = rng.standard_normal((3, length))
+    rows, columns, values = [], [], []
+    for i in range(n):
+        kind = i // 50 % 4
+        if kind == 3:
+            continue
+        inside = (i + offsets >= 0) & (i + offsets < n)
+        rows += [i] * inside.sum()
+        columns += list(i + offsets[inside])
+        values += list(kinds[kind][inside])
+    return sp.csr_matrix((values, (rows, columns)), shape=(n, n))
+
+
+def of_nodes(n: int, b: int, seed: int) -> sp.csr_matrix:
+    """Nodes of b rows, their blocks full and the same for many nodes."""
+    rng = np.random.default_rng(seed)
+    ones = sp.diags_array([1.0, 1.0, 1.0], offsets=[-7, 0, 3], shape=(n, n))
+    return sp.kron(ones, rng.standard_normal((b, b)), format="csr")
+
+
+ROWS = {
+    **{f"length {m}": lambda m=m: repeating(1300, m, m) for m in (1, 2, 3, 4, 5, 6, 7, 8, 9, 27)},
+    **{f"nodes of {b}": lambda b=b: of_nodes(701, b, b) for b in range(2, 7)},
+    "poisson2d": lambda: make("poisson2d:n=40").matrix(),
+    "poisson3d": lambda: make("poisson3d:n=13").matrix(),
+    "elasticity3d": lambda: make("elasticity3d:n=6").matrix(),
+    "wide": lambda: sp.diags_array([1.0, 2.0], offsets=[0, 900], shape=(1000, 2000)),
+    "far": lambda: sp.diags_array([1.0, 2.0], offsets=[0, 10**5], shape=(1000, 2 * 10**5)),
+}
+
+
+def packed_of(matrix: sp.csr_matrix) -> Packed | None:
+    indptr, indices = (
+        torch.from_numpy(a.astype(np.int32)) for a in (matrix.indptr, matrix.indices)
+    )
+    return Packed.of(CsrPattern(indptr, indices, matrix.shape[1]), torch.from_numpy(matrix.data))
+
+
+def same(packed: Packed, matrix: sp.csr_matrix) -> None:
+    for found in (packed.csr(), packed.expanded()):
+        for part, expected in zip(found, (matrix.indptr, matrix.indices, matrix.data), strict=True):
+            np.testing.assert_array_equal(part, expected)
+    assert packed.nnz == matrix.nnz
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("k", [None, 1, 3, 8, 11])
+@pytest.mark.parametrize("name", ROWS)
+def test_products_and_inner_products(name, k, dtype):
+    matrix = csr(ROWS[name](), dtype)
+    packed = packed_of(matrix)
+    assert packed is not None
+    if k is None:
+        same(packed, matrix)
+    rng = np.random.default_rng(0)
+    shape = () if k is None else (k,)
+    x, w, y = (
+        torch.from_numpy(rng.standard_normal((m, *shape)).astype(dtype))
+        for m in (matrix.shape[1], matrix.shape[0], matrix.shape[0])
+    )
+    expected = matrix.astype(np.float64) @ x.double().numpy()
+    tolerance = (
+        {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 1e-4, "atol": 1e-4}
+    )
+    dot, square = torch.zeros(shape, dtype=x.dtype), torch.zeros(shape, dtype=x.dtype)
+    packed.matmul(x, y, None, dot, w, square)
+    np.testing.assert_allclose(y.numpy(), expected, **tolerance)
+    sums = {"rtol": 1e-4, "atol": 1e-2} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-10}
+    np.testing.assert_allclose(dot.numpy(), (w.double().numpy() * expected).sum(0), **sums)
+    np.testing.assert_allclose(square.numpy(), (expected**2).sum(0), **sums)
+    again = torch.full_like(y, torch.nan)
+    packed.matmul(x, again)
+    assert torch.equal(y, again)
+    packed.reference(x, again)
+    np.testing.assert_allclose(y.numpy(), again.numpy(), **tolerance)
+
+    # To some rows of a longer vector, and what its square rises by.
+    rows = torch.randperm(matrix.shape[0] + 5)[: matrix.shape[0]].int()
+    long = torch.from_numpy(rng.standard_normal((matrix.shape[0] + 5, *shape)).astype(dtype))
+    before, weights = long.clone(), torch.ones_like(long)
+    dot.zero_(), square.zero_()
+    packed.matmul(x, long, rows, dot, weights, square)
+    np.testing.assert_allclose(long[rows.long()] - before[rows.long()], expected, **tolerance)
+    np.testing.assert_allclose(dot.numpy(), expected.sum(0), **sums)
+    rise = (long.double() ** 2 - before.double() ** 2).sum(0)
+    np.testing.assert_allclose(square.numpy(), rise.numpy(), **sums)
+
+
+@pytest.mark.parametrize("step", [1, 7, 64, 5000])
+@pytest.mark.parametrize("name", ROWS)
+def test_by_blocks_of_rows(name, step):
+    matrix = csr(ROWS[name](), np.float64)
+    packer = Packer(*matrix.shape, torch.float64)
+    for first in range(0, matrix.shape[0], step):
+        block = matrix[first : first + step]
+        packer.add(block.indptr.astype(np.int64) + 17, block.indices, block.data)
+    packed = packer.finish()
+    if packed is not None:
+        same(packed, matrix)
+    for part, expected in zip(
+        packer.csr(), (matrix.indptr, matrix.indices, matrix.data), strict=True
+    ):
+        np.testing.assert_array_equal(part, expected)
+
+
+def test_what_does_not_repeat_comes_back_whole():
+    """Rows that repeat at first, so that the dictionary is given up halfway."""
+    rng = np.random.default_rng(1)
+    matrix = sp.vstack(
+        [repeating(20000, 5, 1), sp.random_array((5000, 20000), density=2e-4, rng=rng)]
+    )
+    matrix = csr(matrix, np.float64)
+    packer = Packer(*matrix.shape, torch.float64)
+    for first in range(0, matrix.shape[0], 999):
+        block = matrix[first : first + 999]
+        packer.add(block.indptr, block.indices, block.data)
+    packed = packer.finish()
+    for found in [packer.csr()] if packed is None else [packed.csr(), packed.expanded()]:
+        for part, expected in zip(found, (matrix.indptr, matrix.indices, matrix.data), strict=True):
+            np.testing.assert_array_equal(part, expected)
+
+
+def test_bits_are_kept():
+    """-0.0 is not 0.0, and NaNs are as they were."""
+    n = 4000
+    values = np.where(np.arange(n) < n // 2, 0.0, -0.0)
+    values[-50:] = np.nan
+    packed = packed_of(csr(sp.csr_matrix((values, np.arange(n), np.arange(n + 1))), np.float64))
+    assert packed is not None
+    for found in (packed.csr(), packed.expanded()):
+        np.testing.assert_array_equal(found[2].view(np.int64), values.view(np.int64))
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (1, 1), (1, 9), (6, 6), (4, 0)])
+def test_next_to_nothing(shape):
+    """None where there is nothing to gain, or a matrix that is right."""
+    matrix = csr(sp.random_array(shape, density=0.5, rng=np.random.default_rng(0)), np.float64)
+    packed = packed_of(matrix)
+    if packed is not None:
+        same(packed, matrix)
+
+
+def test_diagonal():
+    matrix = csr(repeating(1300, 5, 3), np.float64)
+    packed = packed_of(matrix)
+    np.testing.assert_array_equal(packed.diagonal().numpy(), matrix.diagonal())
