@@ -57,10 +57,11 @@ class Wanted:
         """Say so of these tensors, and something small that pickles. Local."""
         self.tensors, self._said = list(tensors), also
         enabled = torch.is_grad_enabled()
-        self._mine = tuple(
+        mine = [
             (False, False) if t is None else (enabled and t.requires_grad, _has_tangent(t))
             for t in tensors
-        )
+        ]
+        self._mine = tuple(mine)
 
     def __enter__(self) -> Wanted:
         self._agreement.__enter__()
@@ -78,13 +79,16 @@ class Wanted:
         agreement.__exit__(kind, error, trace)
         if error is not None:
             return
+        self.also = [also for _, also in agreement.heard]
+        if len(agreement.heard) == 1:  # all ranks said the same
+            self.gradients = tuple([gradient for gradient, _ in self._mine])
+            self.tangents = tuple([tangent for _, tangent in self._mine])
+            return
         columns = list(zip(*(mine for mine, _ in agreement.heard), strict=True))
         self.gradients = tuple(any(g for g, _ in column) for column in columns)
         self.tangents = tuple(any(t for _, t in column) for column in columns)
-        self.also = [also for _, also in agreement.heard]
-        if len(agreement.heard) > 1:
-            followed = map(_follow, self.tensors, self._mine, self.gradients, self.tangents)
-            self.tensors = list(followed)
+        followed = map(_follow, self.tensors, self._mine, self.gradients, self.tangents)
+        self.tensors = list(followed)
 
 
 def agree_on_gradients(world: World, function: str, /, **arguments: Any) -> Wanted:

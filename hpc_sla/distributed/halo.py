@@ -103,18 +103,21 @@ class HaloPlan(Shared):
 
     # The raw exchange, on buffers that stay: for loops that must not allocate
 
-    def start_exchange(self, x: torch.Tensor) -> Channel:
-        """Pack and begin; then `finish()` and read `recv_buffer`. **Collective.**"""
-        channel = self.channel(x)
-        torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
+    def start_exchange(self, x: torch.Tensor, again: bool = False) -> Channel:
+        """Pack and begin; then `finish()` and read `recv_buffer`. **Collective.**
+
+        With `again` (replicated) the values are those of the last time, and stay where they are.
+        """
+        channel = self.forward_channel(x)
+        if again:
+            return channel
+        if self.sends.ranks:
+            torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
         channel.start()
         return channel
 
-    def channel(self, like: torch.Tensor) -> Channel:
-        """For who packs: fill `send_buffer`, `start()`, `finish()` and read `recv_buffer`.
-
-        **Collective** at first use for a dtype and number of columns.
-        """
+    def forward_channel(self, like: torch.Tensor) -> Channel:
+        """What `start_exchange` goes through. **Collective** at first use, as `reduce_channel`."""
         return self._channel("forward", like)
 
     def reduce_channel(self, like: torch.Tensor) -> Channel:

@@ -124,6 +124,11 @@ class CsrPattern:
         """Whether `fused_matmul` can be used for vectors like x. Local."""
         return native.serves(x) and self.indptr.dtype == torch.int32 and x.is_contiguous()
 
+    def matrix(self, values: torch.Tensor) -> Matrix:
+        """It with values [nnz], as compiled loops take it. Local."""
+        parts = (self.indptr, self.indices, values)
+        return Matrix(CSR, self.n_rows, self.n_columns, self.nnz, parts)
+
     def fused_matmul(
         self,
         values: torch.Tensor,
@@ -284,3 +289,40 @@ class CsrPattern:
         edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
         indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
         return CsrPattern(indptr, rows, self.n_rows), order.to(self.indptr.dtype)
+
+
+class CsrMatrix:
+    """A rank-local matrix as it is stored plainly: a pattern and its values.
+
+    Parameters
+    ----------
+    pattern : CsrPattern
+    values : torch.Tensor [nnz]
+    """
+
+    def __init__(self, pattern: CsrPattern, values: torch.Tensor) -> None:
+        self.pattern, self.values = pattern, values
+        self.n_rows = pattern.n_rows
+        self._matrix: Matrix | None = None
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """As compiled loops take it, made once; None where they cannot. Local."""
+        pattern = self.pattern
+        if (
+            self._matrix is None
+            and native.can_take(self.values)
+            and pattern.indptr.dtype == torch.int32
+        ):
+            self._matrix = pattern.matrix(self.values)
+        return self._matrix
+
+    @property
+    def bytes(self) -> int:
+        """What is held, indices included."""
+        parts = (self.pattern.indptr, self.pattern.indices, self.values)
+        return sum(t.numel() * t.element_size() for t in parts)
+
+    def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A x`, without allocating. Local; not differentiable."""
+        self.pattern.matmul(self.values, x, out)

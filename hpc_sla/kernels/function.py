@@ -27,4 +27,5 @@ class Function(torch.autograd.Function):
     def apply(cls, *args: Any) -> Any:
         if transformed():
             return super().apply(*args)
-        return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))
+        direct: Any = super(torch.autograd.Function, cls)
+        return direct.apply(*unwrap_dead_wrappers(args))

@@ -8,9 +8,6 @@ from typing import Protocol
 
 import torch
 
-from hpc_sla.kernels import native
-from hpc_sla.kernels.csr import CsrPattern
-
 CSR = 0
 ROWS = 1
 
@@ -32,6 +29,9 @@ class RankMatrix(Protocol):
         """`out = A x`, without allocating. Local; not differentiable."""
 
 
+_Parts = ctypes.c_void_p * 12
+
+
 class Matrix(ctypes.Structure):
     """`hpc_sla_matrix` of matrix.h, and the tensors it points to, which it keeps.
 
@@ -51,7 +51,7 @@ class Matrix(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("columns", ctypes.c_int64),
         ("entries", ctypes.c_int64),
-        ("parts", ctypes.c_void_p * 12),
+        ("parts", _Parts),
         ("block", ctypes.c_int64),
     ]
 
@@ -64,51 +64,11 @@ class Matrix(ctypes.Structure):
         parts: Sequence[torch.Tensor],
         block: int = 1,
     ) -> None:
-        super().__init__(form, rows, columns, entries)
-        self.block = block
+        pointers = _Parts(*[part.data_ptr() for part in parts])
+        super().__init__(form, rows, columns, entries, pointers, block)
         self.tensors = tuple(parts)
-        for i, part in enumerate(parts):
-            self.parts[i] = part.data_ptr()
 
     @property
     def address(self) -> int:
         """Where it is, while this object lives."""
         return ctypes.addressof(self)
-
-
-class CsrMatrix:
-    """A rank-local matrix as it is stored plainly: a pattern and its values.
-
-    Parameters
-    ----------
-    pattern : CsrPattern
-    values : torch.Tensor [nnz]
-    """
-
-    def __init__(self, pattern: CsrPattern, values: torch.Tensor) -> None:
-        self.pattern, self.values = pattern, values
-        self.n_rows = pattern.n_rows
-        self._matrix: Matrix | None = None
-
-    @property
-    def matrix(self) -> Matrix | None:
-        """As compiled loops take it, made once; None off the CPU. Local."""
-        if self._matrix is None and native.can_take(self.values):
-            pattern = self.pattern
-            if pattern.indptr.dtype == torch.int32:
-                parts = (pattern.indptr, pattern.indices, self.values)
-                sizes = (self.n_rows, pattern.n_columns, pattern.nnz)
-                self._matrix = Matrix(CSR, *sizes, parts)
-        return self._matrix
-
-    @property
-    def bytes(self) -> int:
-        """What is held, indices included."""
-        pattern = self.pattern
-        return sum(
-            t.numel() * t.element_size() for t in (pattern.indptr, pattern.indices, self.values)
-        )
-
-    def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        """`out = A x`, without allocating. Local; not differentiable."""
-        self.pattern.matmul(self.values, x, out)

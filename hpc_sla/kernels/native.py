@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,13 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "relax": (1, 10, None),
     "absolute": (2, 4, ctypes.c_int64),
     "judge": (2, 5, None),
+    "cycle": (0, 3, ctypes.c_int64),
+    "dense": (3, 3, None),
     "residual": (2, 5, None),
     "direction": (2, 6, None),
+    "burst_cg": (0, 1, ctypes.c_int64),
+    "burst_bicgstab": (0, 1, ctypes.c_int64),
+    "burst_minres": (0, 1, ctypes.c_int64),
     "basis_dots": (5, 3, None),
     "basis_update": (3, 3, None),
     "basis_sweep": (4, 5, None),
@@ -98,7 +104,7 @@ def can_take(like: torch.Tensor) -> bool:
     """Whether the compiled loops can work on a vector like this one: `[n]` or `[n, k]`, k > 0."""
     return (
         LIBRARY is not None
-        and 0 not in like.shape[1:]  # which they take for a column at least
+        and (like.dim() == 1 or 0 not in like.shape[1:])  # they take it for a column at least
         and type(like) in (torch.Tensor, torch.nn.Parameter)  # and no fake one, which has no data
         and like.device.type == "cpu"
         and like.dtype in DTYPES
@@ -122,9 +128,8 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int |
     """
     assert LIBRARY is not None
     columns = 1 if like.dim() == 1 else like.shape[1]
-    result: int | None = getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
-        rows, columns, *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
-    )
+    plain = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    result: int | None = _entry(function, like.dtype)(rows, columns, *plain)
     return result
 
 
@@ -135,11 +140,17 @@ def call_on(function: str, like: torch.Tensor, address: int, *arguments: Any) ->
     """
     assert LIBRARY is not None
     columns = 1 if like.dim() == 1 else like.shape[1]
-    getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
+    _entry(function, like.dtype)(
         columns,
         address,
         *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments),
     )
+
+
+@cache
+def _entry(function: str, dtype: torch.dtype) -> Any:
+    """A function of the library, for vectors of that dtype."""
+    return getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[dtype]}")
 
 
 def call_of_pattern(function: str, *arguments: int | np.ndarray) -> int | None:

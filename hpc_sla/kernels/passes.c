@@ -14,10 +14,11 @@
             for (int64_t e = i * k, c = 0; c < k; ++e, ++c) {                                    \
                 const T value = r[e] - alpha[c] * v[e];                                          \
                 r[e] = value;                                                                    \
-                r_hat[e] = inverse[i] * value;                                                   \
+                if (inverse)                                                                     \
+                    r_hat[e] = inverse[i] * value;                                               \
             }                                                                                    \
     }                                                                                            \
-    /* r -= alpha v;  r_hat = inverse r. */                                                      \
+    /* r -= alpha v;  r_hat = inverse r, but without inverse, when it is not touched. */         \
     CLONED void hpc_sla_bicgstab_half_##NAME(int64_t n, int64_t k, const T *alpha, const T *v,          \
                                       const T *inverse, T *r, T *r_hat)                          \
     {                                                                                            \

@@ -20,10 +20,10 @@ def bicgstab_half(
     r: Tensor, alpha: Scalar, v: Tensor, inverse: Tensor | None, r_hat: Tensor
 ) -> Tensor:
     """`r -= alpha v`, and the preconditioned r: in `r_hat`, or r itself."""
-    if inverse is not None and native.serves(r):
+    if native.serves(r):
         a = native.coefficients(r, alpha)
         native.call("bicgstab_half", r, r.shape[0], *a, v, inverse, r, r_hat)
-        return r_hat
+        return r if inverse is None else r_hat
     axpy_(r, _minus(alpha), v)
     return r if inverse is None else torch.mul(r, across(inverse, r), out=r_hat)
 

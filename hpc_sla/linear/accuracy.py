@@ -11,7 +11,7 @@ import torch
 
 from hpc_sla.distributed.world import World
 from hpc_sla.kernels import accuracy as kernel
-from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.info import SolveInfo, root, worst
 from hpc_sla.sparse.operators import Operator
 
 _ROUNDING = 10.0
@@ -44,15 +44,23 @@ class Accuracy:
         as much, row by row: no better x can be expected in this dtype.
     hidden : bool
         Whether there are rows whose error the norm of the residual hides.
+    norm : float
+        ||b - A x||_2.
     """
 
+    norm: float
     backward_error: float | None
     at_rounding: bool
     hidden: bool = False
 
 
 def accuracy(
-    operator: Operator, b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, rtol: float
+    operator: Operator,
+    b: torch.Tensor,
+    x: torch.Tensor,
+    r: torch.Tensor,
+    rtol: float,
+    again: bool = False,
 ) -> list[Accuracy]:
     """That of each column, r = b - A x of a square operator. **Collective**: one product or two.
 
@@ -63,16 +71,18 @@ def accuracy(
         Not modified.
     rtol : float
         Replicated. A row that is as good as that has no error to hide.
+    again : bool
+        Replicated. Whether A x was the last product with A.
     """
     # Of a factorisation they may lie in memory by columns.
     b, x, r = b.contiguous(), x.contiguous(), r.contiguous()
     scale = torch.empty_like(b)
-    if not operator.absolute(x, scale):
+    if not operator.absolute(x, scale, again):
         return _without_entries(operator, b, x, r)
     world = operator.world
     everyone = _everyone(world, kernel.judge(b, x, r, scale))
-    found, largest = _largest(everyone[:, :2])
-    errors2, scale2, b2 = _exact_sums(everyone[:, 2:])
+    found, largest = _largest(everyone, 2)
+    errors2, scale2, b2 = _exact_sums(everyone, 2)
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     rounded = [_root_ratio(*pair) <= unit for pair in zip(errors2, scale2, strict=True)]
     relative = [_root_ratio(*pair) for pair in zip(errors2, b2, strict=True)]
@@ -89,12 +99,16 @@ def accuracy(
         safe, errors = scale + sizes, r.abs()
         componentwise = torch.where(scale < rtol * sizes.add_(b.abs()), safe, scale)
         ratios = (kernel.ratio(errors, componentwise), kernel.ratio(errors, safe))
-        guarded, rows = _largest(_everyone(world, kernel.maxima(*ratios).cpu()))
+        guarded, rows = _largest(_everyone(world, kernel.maxima(*ratios).cpu()), 2)
         pairs = zip(found, guarded, relative, strict=True)
         found = [other if error > norm else error for error, other, norm in pairs]
     return [
-        Accuracy(error, low and row <= _UNEVEN * unit, row > _HIDDEN * norm and row > rtol)
-        for error, row, norm, low in zip(found, rows, relative, rounded, strict=True)
+        Accuracy(
+            root(square), error, low and row <= _UNEVEN * unit, row > _HIDDEN * norm and row > rtol
+        )
+        for square, error, row, norm, low in zip(
+            errors2, found, rows, relative, rounded, strict=True
+        )
     ]
 
 
@@ -118,37 +132,39 @@ def _without_entries(
     image = torch.empty_like(b)
     operator(noise, image)
     mine = kernel.squares(r, x, b, image, noise).cpu()
-    sums = zip(*_exact_sums(_everyone(operator.world, mine)), strict=True)
+    sums = zip(*_exact_sums(_everyone(operator.world, mine), 0), strict=True)
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     found = []
     for r2, x2, b2, image2, noise2 in sums:
         size = _root_ratio(image2, noise2) * math.sqrt(x2) + math.sqrt(b2)
-        found.append(Accuracy(None, math.sqrt(r2) <= unit * size))
+        found.append(Accuracy(root(r2), None, root(r2) <= unit * size))
     return found
 
 
-def _everyone(world: World, mine: torch.Tensor) -> np.ndarray:
-    """What every rank has, float64 [ranks, rows, columns]. **Collective.**"""
-    own = mine.numpy()
+def _everyone(world: World, mine: torch.Tensor) -> list[list[list[float]]]:
+    """What every rank has, of a float64 [rows, columns]. **Collective.**"""
     if world.size == 1:
-        return own[np.newaxis]
-    gathered = np.empty((world.size, *own.shape))
-    world.comm.Allgather(own, gathered)
-    return gathered
+        return [mine.tolist()]
+    gathered = np.empty((world.size, *mine.shape))
+    world.comm.Allgather(mine.numpy(), gathered)
+    everyone: list[list[list[float]]] = gathered.tolist()
+    return everyone
 
 
-def _largest(gathered: np.ndarray) -> list[list[float]]:
-    """Over ranks [ranks, rows, columns]; NaN where there is one. Local."""
-    found: list[list[float]] = gathered.max(axis=0).tolist()
-    return found
+def _largest(everyone: list[list[list[float]]], count: int) -> list[list[float]]:
+    """Of the first `count` rows, over ranks; NaN where there is one. Local."""
+    if len(everyone) == 1:
+        return everyone[0][:count]
+    rows = zip(*(rank[:count] for rank in everyone), strict=True)
+    return [[worst(column) for column in zip(*row, strict=True)] for row in rows]
 
 
-def _exact_sums(gathered: np.ndarray) -> list[list[float]]:
-    """Over ranks [ranks, rows, columns]: to the last bit the same on every one. Local."""
-    if len(gathered) == 1:
-        found: list[list[float]] = gathered[0].tolist()
-        return found
-    return [[math.fsum(column) for column in row] for row in gathered.transpose(1, 2, 0).tolist()]
+def _exact_sums(everyone: list[list[list[float]]], first: int) -> list[list[float]]:
+    """Of the rows from the `first` on, over ranks: to the last bit the same on each. Local."""
+    if len(everyone) == 1:
+        return everyone[0][first:]
+    rows = zip(*(rank[first:] for rank in everyone), strict=True)
+    return [[math.fsum(column) for column in zip(*row, strict=True)] for row in rows]
 
 
 def _root_ratio(square: float, other: float) -> float:

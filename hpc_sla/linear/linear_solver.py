@@ -16,6 +16,7 @@ from hpc_sla.distributed.arguments import empty_result, tensor_if, warn_of_train
 from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.function import transformed
 from hpc_sla.kernels.modes import entry, ordinary
 from hpc_sla.linear.arguments import check_keep, check_options, check_same_kind, check_vectors
 from hpc_sla.linear.choices import AUTO, DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
@@ -208,10 +209,14 @@ class LinearSolver(SetUp):
             )
         if gradient:
             call.check_gradient()
-        function = adjoint.Solve if operator.square else adjoint.LeastSquares
-        leading = (call, None) if operator.square else (call,)
-        tensors = (ordinary(t) for t in rest if t is not None)
-        x = function.apply(*leading, ordinary(rhs), guess, *tensors)
+        if gradient or any(wanted.tangents) or transformed():
+            function = adjoint.Solve if operator.square else adjoint.LeastSquares
+            leading = (call, None) if operator.square else (call,)
+            tensors = (ordinary(t) for t in rest if t is not None)
+            x = function.apply(*leading, ordinary(rhs), guess, *tensors)
+        else:
+            with torch.no_grad():
+                x, call.info = call.run(rhs, guess)
         # The graph keeps this; they would keep what it is of.
         call.callback = call.observer = None
         info = call.info

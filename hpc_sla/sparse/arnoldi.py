@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hpc_sla.kernels.basis import Basis
-from hpc_sla.kernels.matrix import CsrMatrix
+from hpc_sla.kernels.csr import CsrMatrix
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.sweep import BasisSweep, Phase
 from hpc_sla.sparse.pattern import DistributedPattern
@@ -56,7 +56,7 @@ class Arnoldi:
         pattern, sweep = self._pattern, self._sweep
         sums, found = pending or (None, None)
         out, part = self._basis.room(2, j + 2), sweep.part
-        channel = pattern.plan.channel(self._basis.vectors[j])
+        channel = pattern.plan.forward_channel(self._basis.vectors[j])
         sweep(Phase.SEND, j, sums, found, channel.send_buffer)
         channel.start()
         sweep(Phase.MAIN, j, sums, found)

@@ -13,6 +13,7 @@ from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
 from hpc_sla.kernels.basis import Basis
+from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.sweep import pays
 from hpc_sla.kernels.vectors import copy_, inner_products
@@ -143,10 +144,11 @@ class Operator(ABC):
             On every rank, where a matrix-free operator has no `rmatvec`.
         """
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         """`out = |A| |x|`, entry by entry; False, out untouched, where A has none to see.
 
-        **Collective.** Arguments as of a product.
+        **Collective.** Arguments as of a product; `again` says that A x was the last one: what it
+        exchanged is still there.
         """
         return False
 
@@ -170,6 +172,14 @@ class Operator(ABC):
         InputError
             On every rank, where there is none.
         """
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        """Whether `distributed` serves vectors like x. Local."""
+        return False
+
+    def distributed(self, x: torch.Tensor) -> Distributed:
+        """It as compiled loops multiply vectors like x by it. **Collective**, at first."""
+        raise NotImplementedError
 
     transposable = True
     """Whether `adjoint` works."""
@@ -260,6 +270,7 @@ class _MatrixOperator(Operator):
         self._transposed: torch.Tensor | None = None
         self._packed: Packed | None = None
         self._version: int | None = None
+        self._distributed: tuple[Packed | None, Distributed] | None = None
 
     def __call__(
         self,
@@ -291,8 +302,8 @@ class _MatrixOperator(Operator):
             self._transposed = self._pattern.transpose_values(self._values)
         self._pattern.rmatmul(self._transposed, y, out, transposed=True)
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
-        self._pattern.absolute_matmul(self._values, x, out)
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
+        self._pattern.absolute_matmul(self._values, x, out, again)
         return True
 
     def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
@@ -303,6 +314,15 @@ class _MatrixOperator(Operator):
         if not pays(len(like), self._pattern.plan.send_index, self._pattern.boundary):
             return None
         return Arnoldi(self._pattern, self._values, basis, inverse, self._compressed(like))
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        return self._pattern.compiled(x)
+
+    def distributed(self, x: torch.Tensor) -> Distributed:
+        packed = self._compressed(x)
+        if self._distributed is None or self._distributed[0] is not packed:
+            self._distributed = packed, self._pattern.distributed(self._values, x, packed)
+        return self._distributed[1]
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
@@ -390,7 +410,7 @@ class _TransposedMatrixOperator(_TransposedOperator):
     def symmetric(self, dtype: torch.dtype = torch.float64) -> bool:
         return self._operator.symmetric(dtype)
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         matrix = self._operator
         matrix._pattern.rmatmul(matrix._values.abs(), x.abs(), out)
         return True

@@ -9,6 +9,7 @@ from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
@@ -149,7 +150,7 @@ class DistributedPattern(Shared):
 
     def owned_values(self, values: torch.Tensor) -> torch.Tensor:
         """The part of `values` in owned columns: a view. Local."""
-        return values.narrow(0, 0, self.owned.nnz)
+        return values.narrow(0, 0, self.owned.nnz) if self.halo.nnz else values
 
     def halo_values(self, values: torch.Tensor) -> torch.Tensor:
         """The part of `values` in halo columns: a view. Local."""
@@ -202,9 +203,35 @@ class DistributedPattern(Shared):
             out.index_add_(0, self.boundary, part)
         inner_products(x, out, dot, weights, square)
 
-    def absolute_matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
-        """`out = |A| |x|`. **Collective.**"""
-        channel = self.plan.start_exchange(x)
+    def compiled(self, x: torch.Tensor) -> bool:
+        """Whether `distributed` serves vectors like x. Local."""
+        compiled = x.dim() == 1 and self.columns is self.layout and self.owned.compiled(x)
+        return compiled and self.layout.world.transport.calls(x.dtype) is not None
+
+    def distributed(
+        self, values: torch.Tensor, x: torch.Tensor, packed: Packed | None = None
+    ) -> Distributed:
+        """It with values [nnz_owned], as compiled loops take it. **Collective**, at first.
+
+        Arguments as of `matmul`.
+        """
+        plan, transport = self.plan, self.layout.world.transport
+        channel, calls = plan.forward_channel(x), transport.calls(x.dtype)
+        requests = channel.requests()
+        assert calls is not None and requests is not None
+        owned = packed.matrix if packed else self.owned.matrix(self.owned_values(values))
+        halo = self.halo.matrix(self.halo_values(values)) if self.halo.nnz else None
+        buffers = channel.send_buffer, channel.recv_buffer
+        return Distributed(calls, owned, halo, self.boundary, plan.send_index, *buffers, requests)
+
+    def absolute_matmul(
+        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, again: bool = False
+    ) -> None:
+        """`out = |A| |x|`. **Collective.**
+
+        With `again`, x is what was exchanged last.
+        """
+        channel = self.plan.start_exchange(x, again)
         self.owned.absolute_matmul(self.owned_values(values), x, out)
         channel.finish()
         if self.halo.nnz:
@@ -245,10 +272,11 @@ class DistributedPattern(Shared):
         """
         channel = self.plan.start_exchange(x)
         found = g.new_empty(self.nnz_owned)
-        owned, halo = found.split([self.owned.nnz, self.halo.nnz])
-        self.owned.sample(g, x, owned)
+        self.owned.sample(g, x, self.owned_values(found))
         channel.finish()
-        self.halo.sample(g.index_select(0, self.boundary), channel.recv_buffer, halo)
+        if self.halo.nnz:
+            mine = g.index_select(0, self.boundary)
+            self.halo.sample(mine, channel.recv_buffer, self.halo_values(found))
         return found
 
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:

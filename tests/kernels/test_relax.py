@@ -9,8 +9,7 @@ import torch
 
 from hpc_sla.kernels import native as native_kernels
 from hpc_sla.kernels import relax as kernels
-from hpc_sla.kernels.csr import CsrPattern
-from hpc_sla.kernels.matrix import CsrMatrix
+from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
 
 COLUMNS = [(), (1,), (3,), (8,), (19,)]
 DTYPES = [torch.float64, torch.float32]

@@ -13,6 +13,7 @@ from hpc_sla.distributed.row_order import check_order
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.vectors import copy_
+from hpc_sla.precond.amg.compiled import CompiledCycle, can_compile
 from hpc_sla.precond.amg.cycle import Cycle
 from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
 from hpc_sla.precond.amg.options import AmgOptions
@@ -115,6 +116,7 @@ class AMG(AmgOptions, Preconditioner):
         self._decoupled, self._of_symmetric = system.decoupled, system.symmetric
         self._cycle = Cycle(self._hierarchy.levels, self.cycle)
         self._transposed: Cycle | None = None
+        self._compiled: dict[tuple[bool, torch.dtype, tuple[int, ...]], CompiledCycle] = {}
 
     def update(self, A: DSparseMatrix, keep: str = "prolongators") -> AMG:
         """Set up for other values on the same pattern, in less time. **Collective.**
@@ -282,11 +284,24 @@ class AMG(AmgOptions, Preconditioner):
         r: torch.Tensor,
         out: torch.Tensor,
     ) -> torch.Tensor:
+        if can_compile(cycle, r, out, before, after):
+            return self._whole(cycle, before, after, r).apply(r, out)
         if before is not None:
             (b,) = self._units.like(r)
             r = scale(r, before, b)
         self._apply(cycle, r, out)
         return out if after is None else scale(out, after, out)
+
+    def _whole(
+        self, cycle: Cycle, before: torch.Tensor | None, after: torch.Tensor | None, r: torch.Tensor
+    ) -> CompiledCycle:
+        """The cycle between these units, compiled for vectors like r. **Collective** at first."""
+        key = (before is self._rows, r.dtype, tuple(r.shape[1:]))
+        if key not in self._compiled:
+            dtype = self._hierarchy.dtype
+            made = CompiledCycle(cycle, r, dtype, before, after, self._scale)
+            self._compiled[key] = made
+        return self._compiled[key]
 
     def _cycle_transpose(self) -> Cycle:
         """The transposed cycle, of a symmetric matrix the cycle itself. Local."""

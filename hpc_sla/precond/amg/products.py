@@ -9,8 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.transport import Channel
 from hpc_sla.kernels import relax as kernels
-from hpc_sla.kernels.matrix import CsrMatrix
+from hpc_sla.kernels.burst import Distributed
+from hpc_sla.kernels.csr import CsrMatrix
+from hpc_sla.kernels.matrix import RankMatrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.precond.amg.blocks import as_pattern, as_scipy, some_rows
 from hpc_sla.precond.amg.prolongator import Prolongator
@@ -65,6 +69,10 @@ class LevelOperator:
         if pattern.halo.nnz:
             there, rows = channel.recv_buffer, pattern.boundary
             kernels.relax_rest(self._halo, there, rows, inverse, alpha, after, out)
+
+    def compiled(self, like: Tensor) -> Distributed:
+        """It as a compiled cycle takes it, for vectors like this. **Collective.**"""
+        return _compiled(self.pattern, self._owned, self._halo, like)
 
     @property
     def T(self) -> TransposedOperator:
@@ -161,6 +169,43 @@ class Transfer:
         channel.start()
         owned.matmul(r, out)
         self.plan.finish_reduce(channel, out)
+
+    def compiled_up(self, like: Tensor) -> Distributed:
+        """The prolongation as a compiled cycle takes it. **Collective.**"""
+        return _compiled(self._pattern, self._owned, self._halo, like)
+
+    def compiled_down(self, like: Tensor) -> Distributed:
+        """The restriction, where what arrives goes to the rows `send_index`. **Collective.**"""
+        owned, halo = self._down
+        channel, rows = self.plan.reduce_channel(like), self.plan.send_index
+        return linked(
+            self.plan.layout, channel, like, owned, halo if halo.n_rows else None, None, rows
+        )
+
+
+def _compiled(
+    pattern: DistributedPattern, owned: CsrMatrix, halo: CsrMatrix, like: Tensor
+) -> Distributed:
+    channel, rows = pattern.plan.forward_channel(like), pattern.plan.send_index
+    there = halo if pattern.halo.nnz else None
+    return linked(pattern.layout, channel, like, owned, there, pattern.boundary, rows)
+
+
+def linked(
+    layout: RowLayout,
+    channel: Channel,
+    like: Tensor,
+    owned: RankMatrix | None = None,
+    halo: RankMatrix | None = None,
+    boundary: Tensor | None = None,
+    send_index: Tensor | None = None,
+) -> Distributed:
+    """A channel and what goes through it, for compiled loops. Local."""
+    calls, requests = layout.world.transport.calls(like.dtype), channel.requests()
+    assert calls is not None and requests is not None
+    here, there = (None if block is None else block.matrix for block in (owned, halo))
+    send, received = channel.send_buffer, channel.recv_buffer
+    return Distributed(calls, here, there, boundary, send_index, send, received, requests)
 
 
 def _blocks(pattern: DistributedPattern, values: Tensor) -> tuple[CsrMatrix, CsrMatrix]:

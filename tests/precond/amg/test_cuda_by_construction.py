@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from hpc_sla.kernels.csr import CsrPattern
-from hpc_sla.kernels.matrix import CsrMatrix
+from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
 from hpc_sla.precond.amg import AMG
 from hpc_sla.precond.amg.coarse import DenseSolve
 from hpc_sla.precond.amg.cycle import Cycle, MultigridLevel
