@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "matrix.h"
+#include "threads.h"
 
 #define DEFINE(T, NAME)                                                                          \
     void hpc_sla_csr_matmul_##NAME(int64_t n, int64_t k, const int32_t *indptr,                  \
@@ -50,17 +51,53 @@
         return at;                                                                               \
     }                                                                                            \
                                                                                                  \
+    /* Rows first to last of a plain matrix, as a matrix. */                                     \
+    INLINE hpc_sla_matrix slice_##NAME(const hpc_sla_matrix *A, int64_t first, int64_t last)     \
+    {                                                                                            \
+        hpc_sla_matrix some = *A;                                                                \
+        some.rows = last - first;                                                                \
+        some.parts[0] = (const int32_t *)A->parts[0] + first;                                    \
+        return some;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    static void affine_part_##NAME(const void *const *a, int64_t first, int64_t last, void *none)\
+    {                                                                                            \
+        const int64_t k = *(const int64_t *)a[0], at = first * k;                                \
+        const hpc_sla_matrix A = slice_##NAME(a[1], first, last);                                \
+        (void)none;                                                                              \
+        hpc_sla_csr_affine_##NAME(k, &A, a[2], NULL, SHIFT(const T, 3, at), a[4],                \
+                                  SHIFT(T, 5, at));                                              \
+    }                                                                                            \
+                                                                                                 \
     void hpc_sla_affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,                   \
                                const int32_t *rows, const T *b, const T *scale, T *out)          \
     {                                                                                            \
-        hpc_sla_csr_affine_##NAME(k, A, x, rows, b, scale, out);                                 \
+        const void *a[] = {&k, A, x, b, scale, out};                                             \
+        if (A->form == MATRIX_CSR && !rows)                                                      \
+            hpc_sla_run(A->rows, k, A->parts[0], affine_part_##NAME, a, 0, 0, NULL);             \
+        else                                                                                     \
+            hpc_sla_csr_affine_##NAME(k, A, x, rows, b, scale, out);                             \
+    }                                                                                            \
+                                                                                                 \
+    static void relax_part_##NAME(const void *const *a, int64_t first, int64_t last, void *none) \
+    {                                                                                            \
+        const int64_t k = *(const int64_t *)a[0], at = first * k;                                \
+        const hpc_sla_matrix A = slice_##NAME(a[1], first, last);                                \
+        (void)none;                                                                              \
+        hpc_sla_csr_relax_##NAME(k, &A, a[2], SHIFT(const T, 3, at), NULL, SHIFT(const T, 4, at),\
+                                 SHIFT(const T, 5, first), a[6], SHIFT(const T, 7, at),          \
+                                 SHIFT(T, 8, at), SHIFT(T, 9, at));                              \
     }                                                                                            \
                                                                                                  \
     void hpc_sla_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x, const T *here,     \
                               const int32_t *rows, const T *b, const T *d,                       \
                               const T *coefficients, const T *before, T *after, T *out)          \
     {                                                                                            \
-        hpc_sla_csr_relax_##NAME(k, A, x, here, rows, b, d, coefficients, before, after, out);   \
+        const void *a[] = {&k, A, x, here, b, d, coefficients, before, after, out};              \
+        if (A->form == MATRIX_CSR && !rows)                                                      \
+            hpc_sla_run(A->rows, k, A->parts[0], relax_part_##NAME, a, 0, 0, NULL);              \
+        else                                                                                     \
+            hpc_sla_csr_relax_##NAME(k, A, x, here, rows, b, d, coefficients, before, after, out);\
     }
 
 DEFINE(double, float64)
