@@ -249,14 +249,21 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
+    /* A span, for loops of other files. */                                                      \
+    CLONED void hpc_sla_span_##NAME(const hpc_sla_matrix *A, int64_t *near, int64_t first,       \
+                                    int64_t last, int64_t width, int64_t k, const T *x, T *out,  \
+                                    int64_t stride)                                              \
+    {                                                                                            \
+        span_##NAME(A, near, first, last, width, k, x, out, stride);                             \
+    }                                                                                            \
+                                                                                                 \
     static void product_part_##NAME(const void *const *a, int64_t first, int64_t last,           \
                                     void *sums)                                                  \
     {                                                                                            \
         const int64_t k = *(const int64_t *)a[0];                                                \
         const hpc_sla_matrix *A = a[1];                                                          \
         /* Nodes stay whole. */                                                                  \
-        const int64_t begin = first - first % A->block;                                          \
-        const int64_t end = last == A->rows ? last : last - last % A->block;                     \
+        const int64_t begin = matrix_node(A, first), end = matrix_node(A, last);                 \
         T *dot = a[5] ? sums : NULL, *square = a[6] ? (T *)sums + k : NULL;                      \
         product_##NAME(k, A, begin, end, a[2], a[3], (T *)a[4], a[5], dot, square);              \
     }                                                                                            \

@@ -34,11 +34,18 @@ class Blocks:
 
     @classmethod
     def of(cls, A: DSparseMatrix) -> Blocks:
-        pattern, values = A.pattern, A.values.detach()
+        pattern, packed = A.pattern, A.held.packed
+        boundary = pattern.boundary.cpu().numpy()
+        if packed is not None:
+            indptr, indices, data = packed.csr()
+            n, m = packed.n_rows, packed.n_columns
+            owned = csr(data, indices, indptr.astype(np.int32), n, m)
+            return cls(owned, as_scipy(pattern.halo, A.held.halo), boundary)
+        values = A.held.plain
         return cls(
             as_scipy(pattern.owned, pattern.owned_values(values)),
             as_scipy(pattern.halo, pattern.halo_values(values)),
-            pattern.boundary.cpu().numpy(),
+            boundary,
         )
 
     def spread(self, rows: sp.csr_matrix) -> sp.csr_matrix:
