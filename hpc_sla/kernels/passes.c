@@ -226,21 +226,33 @@ DEFINE(float, float32)
         m[i] = inverse ? inverse[i] * w[i] : w[i];                                               \
         *ru += (double)r[i] * u[i], *wu += (double)w[i] * u[i], *rr += (double)r[i] * r[i];      \
     }                                                                                            \
-    /* m = inverse w;  sums = r . u, w . u, r . r. */                                            \
-    CLONED void hpc_sla_pipelined_sums_##NAME(int64_t n, int64_t k, const T *restrict inverse,   \
-                                              const T *restrict r, const T *restrict u,          \
-                                              const T *restrict w, T *restrict m,                \
-                                              double *restrict sums)                             \
+    static CLONED void sums_##NAME(int64_t n, const T *restrict inverse, const T *restrict r,    \
+                                   const T *restrict u, const T *restrict w, T *restrict m,      \
+                                   double *restrict sums)                                        \
     {                                                                                            \
         double ru[CHAINS] = {0}, wu[CHAINS] = {0}, rr[CHAINS] = {0};                             \
         int64_t i = 0;                                                                           \
-        (void)k;                                                                                 \
         for (; i + CHAINS <= n; i += CHAINS)                                                     \
             for (int j = 0; j < CHAINS; ++j)                                                     \
                 pipelined_##NAME(i + j, inverse, r, u, w, m, ru + j, wu + j, rr + j);            \
         for (; i < n; ++i)                                                                       \
             pipelined_##NAME(i, inverse, r, u, w, m, ru, wu, rr);                                \
         sums[0] = ADDED(ru), sums[1] = ADDED(wu), sums[2] = ADDED(rr);                           \
+    }                                                                                            \
+                                                                                                 \
+    static void sums_part_##NAME(const void *const *a, int64_t first, int64_t last, void *sums)  \
+    {                                                                                            \
+        sums_##NAME(last - first, SHIFT(const T, 0, first), SHIFT(const T, 1, first),            \
+                    SHIFT(const T, 2, first), SHIFT(const T, 3, first), SHIFT(T, 4, first), sums);\
+    }                                                                                            \
+                                                                                                 \
+    /* m = inverse w;  sums = r . u, w . u, r . r. */                                            \
+    void hpc_sla_pipelined_sums_##NAME(int64_t n, int64_t k, const T *inverse, const T *r,       \
+                                       const T *u, const T *w, T *m, double *sums)               \
+    {                                                                                            \
+        const void *a[] = {inverse, r, u, w, m};                                                 \
+        sums[0] = sums[1] = sums[2] = 0;                                                         \
+        hpc_sla_run(n, k, NULL, sums_part_##NAME, a, 3, sizeof(double), sums);                   \
     }                                                                                            \
                                                                                                  \
     INLINE void recur_##NAME(int64_t i, T alpha, T beta, const T *n_, const T *m, T *z, T *q,    \
@@ -255,18 +267,15 @@ DEFINE(float, float32)
         u[i] -= alpha * q[i];                                                                    \
         w[i] -= alpha * z[i];                                                                    \
     }                                                                                            \
-    /* z = n + beta z;  q = m + beta q;  s = w + beta s;  p = u + beta p;                        \
-     * x += alpha p;  r -= alpha s;  u -= alpha q;  w -= alpha z;  then as above. */             \
-    CLONED void hpc_sla_pipelined_step_##NAME(                                                   \
-        int64_t n, int64_t k, const T *alpha, const T *beta, const T *restrict inverse,          \
-        const T *restrict n_, T *restrict m, T *restrict z, T *restrict q, T *restrict s,        \
-        T *restrict p, T *restrict x, T *restrict r, T *restrict u, T *restrict w,               \
-        double *restrict sums)                                                                   \
+    static CLONED void step_##NAME(int64_t n, const T *alpha, const T *beta,                     \
+                                   const T *restrict inverse, const T *restrict n_,              \
+                                   T *restrict m, T *restrict z, T *restrict q, T *restrict s,   \
+                                   T *restrict p, T *restrict x, T *restrict r, T *restrict u,   \
+                                   T *restrict w, double *restrict sums)                         \
     {                                                                                            \
         double ru[CHAINS] = {0}, wu[CHAINS] = {0}, rr[CHAINS] = {0};                             \
         const T a = *alpha, b = *beta;                                                           \
         int64_t i = 0;                                                                           \
-        (void)k;                                                                                 \
         for (; i + CHAINS <= n; i += CHAINS)                                                     \
             for (int j = 0; j < CHAINS; ++j) {                                                   \
                 recur_##NAME(i + j, a, b, n_, m, z, q, s, p, x, r, u, w);                        \
@@ -277,6 +286,27 @@ DEFINE(float, float32)
             pipelined_##NAME(i, inverse, r, u, w, m, ru, wu, rr);                                \
         }                                                                                        \
         sums[0] = ADDED(ru), sums[1] = ADDED(wu), sums[2] = ADDED(rr);                           \
+    }                                                                                            \
+                                                                                                 \
+    static void step_part_##NAME(const void *const *a, int64_t first, int64_t last, void *sums)  \
+    {                                                                                            \
+        T *v[9];                                                                                \
+        for (int i = 0; i < 9; ++i)                                                             \
+            v[i] = (T *)a[4 + i] + first;                                                        \
+        step_##NAME(last - first, a[0], a[1], SHIFT(const T, 2, first),                          \
+                    (const T *)a[3] + first, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7],     \
+                    v[8], sums);                                                                 \
+    }                                                                                            \
+                                                                                                 \
+    /* z = n + beta z;  q = m + beta q;  s = w + beta s;  p = u + beta p;                        \
+     * x += alpha p;  r -= alpha s;  u -= alpha q;  w -= alpha z;  then as above. */             \
+    void hpc_sla_pipelined_step_##NAME(int64_t n, int64_t k, const T *alpha, const T *beta,      \
+                                       const T *inverse, const T *n_, T *m, T *z, T *q, T *s,    \
+                                       T *p, T *x, T *r, T *u, T *w, double *sums)               \
+    {                                                                                            \
+        const void *a[] = {alpha, beta, inverse, n_, m, z, q, s, p, x, r, u, w};                 \
+        sums[0] = sums[1] = sums[2] = 0;                                                         \
+        hpc_sla_run(n, k, NULL, step_part_##NAME, a, 3, sizeof(double), sums);                   \
     }
 
 DEFINE_PIPELINED(double, float64)

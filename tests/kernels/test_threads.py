@@ -87,6 +87,26 @@ def test_passes(vector, threads, jacobi):
     )
 
 
+@pytest.mark.parametrize("jacobi", [False, True])
+def test_pipelined(threads, jacobi):
+    torch.manual_seed(2)
+    vectors = [torch.randn(50001, dtype=torch.float64) for _ in range(10)]
+    inverse = torch.rand(50001, dtype=torch.float64) if jacobi else None
+    room = torch.zeros(3, dtype=torch.float64)
+
+    def step(x, r, u, w, m, n, z, q, s, p, out):
+        passes.pipelined_step(x, r, u, w, m, n, z, q, s, p, 0.3, -0.2, inverse, out)
+
+    _beside_one(threads, step, vectors, room)
+    r, u, w = vectors[:3]
+    _beside_one(
+        threads,
+        lambda m, out: passes.pipelined_sums(r, u, w, m, inverse, out),
+        [vectors[3]],
+        room,
+    )
+
+
 def test_a_basis(vector, threads):
     like = vector()
     vectors = torch.stack([vector() for _ in range(6)])
