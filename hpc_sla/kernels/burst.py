@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,12 +127,15 @@ class CompiledApply:
     ----------
     function, data : int
         Addresses.
+    turns : context manager
+        Within which it is to be called.
     kept : object
-        What they belong to.
+        What the addresses belong to.
     """
 
     function: int
     data: int
+    turns: AbstractContextManager[Any]
     kept: Any
 
 
@@ -155,6 +159,8 @@ class Burst(ctypes.Structure):
         ("done", ctypes.c_int64),
         ("norms", ctypes.c_void_p),
         ("row", ctypes.c_double * 4),
+        ("apply", ctypes.c_void_p),
+        ("applied", ctypes.c_void_p),
     ]
 
 
@@ -174,6 +180,8 @@ class StepKernel:
         How many scalars a step records.
     swaps : tuple of (str, str)
         Attributes that change places with each step.
+    preconditioned : bool
+        Whether it can apply a preconditioner that is not pointwise.
     """
 
     function: str
@@ -181,6 +189,7 @@ class StepKernel:
     vectors: tuple[str, ...]
     width: int
     swaps: tuple[tuple[str, str], ...] = ()
+    preconditioned: bool = False
 
     def entry(self, like: torch.Tensor) -> Callable[[int], int]:
         """The function for vectors like this one: takes the address of a `Burst`."""
