@@ -33,6 +33,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "cycle": (0, 3, ctypes.c_int64),
     "dense": (3, 3, None),
     "residual": (2, 5, None),
+    "dot": (2, 3, None),
     "direction": (2, 6, None),
     "burst_cg": (0, 1, ctypes.c_int64),
     "burst_bicgstab": (0, 1, ctypes.c_int64),
