@@ -49,6 +49,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "mirror_kinds": (1, 4, ctypes.c_int64),
     "connected": (2, 4, None),
     "hessenberg_complete": (3, 4, None),
+    "hessenberg_solve": (3, 5, ctypes.c_int64),
     "hessenberg_step": (3, 8, None),
     "bicgstab_half": (2, 5, None),
     "bicgstab_full": (2, 9, None),
