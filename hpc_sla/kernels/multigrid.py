@@ -99,6 +99,57 @@ def condense(A: Local, high: int) -> sp.csr_matrix:
     return plain(values, indices, indptr, nodes)
 
 
+def moments(
+    A: Local,
+    there: sp.csr_matrix | None,
+    first: int,
+    last: int,
+    high: int,
+    points: np.ndarray,
+    far: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """Sums of the entries of some rows by component, times distances, and of their sizes. Local.
+
+    Parameters
+    ----------
+    A, there : Matrix or csr_matrix, csr_matrix or None
+    first, last : int
+        The rows.
+    high : int
+        Components: column j is of component `j % high`.
+    points : float64 array [n, d]
+        Of rows and owned columns.
+    far : (float64 array [., d], int32 array)
+        Points and components of the other columns.
+
+    Returns
+    -------
+    float64 array [2, last - first, high, 1 + d]
+        Sums of a_ij and of each coordinate of `a_ij (x_j - x_i)`; and of their moduli.
+    """
+    n, d = last - first, points.shape[1]
+    result = np.empty((2, n, high, 1 + d))
+    if native.LIBRARY is not None:
+        matrix, dtype = compiled(A)
+        inputs = (matrix, None if there is None else local_matrix(there), points, *far)
+        rest = (*rooms(matrix, dtype), *result)
+        call("moments", dtype, n, first, high, d, *inputs, *rest)
+        return result
+    assert not isinstance(A, Matrix)
+    parts = [A[first:last].tocoo()] + ([] if there is None else [there[first:last].tocoo()])
+    where = [(points, np.arange(A.shape[1]) % high), far]
+    terms, places = [], []
+    for part, (x, component) in zip(parts, where, strict=False):
+        away = x[part.col] - points[first + part.row]
+        terms.append(part.data[:, None] * np.column_stack([np.ones(len(away)), away]))
+        places.append(part.row * high + component[part.col])
+    place, term = np.concatenate(places), np.concatenate(terms)
+    for found, numbers in zip(result, (term, np.abs(term)), strict=True):
+        for k in range(1 + d):
+            found[:, :, k] = np.bincount(place, numbers[:, k], n * high).reshape(n, high)
+    return result
+
+
 def prolongator(
     A: Local,
     there: sp.csr_matrix | None,
@@ -245,6 +296,4 @@ def call(function: str, dtype: np.dtype, rows: int, *arguments: Any) -> int:
             argument = argument.ctypes.data
         passed.append(argument)
     like = torch.empty(0, dtype=getattr(torch, str(dtype)), device="cpu")
-    result = native.call(function, like, rows, *passed)
-    assert result is not None
-    return result
+    return native.call(function, like, rows, *passed) or 0
