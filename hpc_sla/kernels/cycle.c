@@ -39,6 +39,9 @@ typedef struct {
     int64_t k, size; /* Columns; bytes of a number in the vectors from outside, in which units and */
     double scale; /* the scale are, too. */
     const void *before, *after; /* Units, [rows]; NULL for ones. */
+    int64_t n_alone; /* Rows that are solved by their own inverse, and are 0 to the cycle. */
+    const int64_t *alone;
+    const void *inverse;
     void *b; /* r in the cycle's numbers. */
 } hpc_sla_cycle;
 
@@ -280,10 +283,11 @@ typedef struct {
     CLONED static int outside_##OUTER##_##NAME(const hpc_sla_cycle *C, const S *r, S *out)       \
     {                                                                                            \
         const int64_t n = C->levels->rows, k = C->k;                                             \
-        const S *before = C->before, *after = C->after, scale = (S)C->scale;                     \
+        const S *before = C->before, *after = C->after, *inverse = C->inverse;                   \
+        const S scale = (S)C->scale;                                                             \
         const T *b = (const void *)r;                                                            \
         T *x = NULL;                                                                             \
-        if (before || sizeof(S) != sizeof(T)) {                                                  \
+        if (before || C->n_alone || sizeof(S) != sizeof(T)) {                                    \
             T *to = C->b;                                                                        \
             if (before)                                                                          \
                 for (int64_t i = 0; i < n; ++i)                                                  \
@@ -292,6 +296,8 @@ typedef struct {
             else                                                                                 \
                 for (int64_t i = 0; i < n * k; ++i)                                              \
                     to[i] = (T)r[i];                                                             \
+            for (int64_t i = 0; i < C->n_alone; ++i)                                             \
+                memset(to + C->alone[i] * k, 0, k * sizeof(T));                                  \
             b = to;                                                                              \
         }                                                                                        \
         const int code = apply_##NAME(C, C->levels, b, &x);                                      \
@@ -304,6 +310,9 @@ typedef struct {
         else                                                                                     \
             for (int64_t i = 0; i < n * k; ++i)                                                  \
                 out[i] = (S)x[i] * scale;                                                        \
+        for (int64_t i = 0; i < C->n_alone; ++i)                                                 \
+            for (int64_t j = C->alone[i] * k, end = j + k; j < end; ++j)                         \
+                out[j] = r[j] * inverse[i];                                                      \
         return 0;                                                                                \
     }
 

@@ -17,9 +17,10 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.kernels import native
 from hpc_sla.kernels.matrix import CSR, Matrix
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.tiles import Tiles
 
-Local: TypeAlias = "Matrix | sp.csr_matrix"
+Local: TypeAlias = "Matrix | Packed | sp.csr_matrix"
 
 _SMALL = 32 << 20
 """Bytes below which memory that is not used is given back by a copy."""
@@ -50,7 +51,7 @@ def aggregate(graph: Local, root: np.ndarray, threshold: float) -> tuple[np.ndar
     if n == 0:
         return group, 0
     if native.LIBRARY is None:
-        return _aggregate_pyamg(graph, root, threshold)
+        return _aggregate_pyamg(as_csr(graph), root, threshold)
     matrix, dtype = compiled(graph)
     numbers = root.astype(dtype, copy=False), np.array([threshold], dtype=dtype)
     count = call("aggregate", dtype, n, matrix, *numbers, *rooms(matrix, dtype), group)
@@ -80,6 +81,7 @@ def _aggregate_pyamg(
 def condense(A: Local, high: int) -> sp.csr_matrix:
     """The Frobenius norms of a square matrix's blocks of `high` by `high`. Local."""
     if native.LIBRARY is None:
+        A = as_csr(A)
         rows = np.repeat(np.arange(A.shape[0]) // high, np.diff(A.indptr))
         squares = A.data.astype(np.float64) ** 2, (rows, A.indices // high)
         result = sp.coo_matrix(squares, shape=tuple(n // high for n in A.shape)).tocsr()
@@ -135,7 +137,7 @@ def moments(
         rest = (*rooms(matrix, dtype), *result)
         call("moments", dtype, n, first, high, d, *inputs, *rest)
         return result
-    assert not isinstance(A, Matrix)
+    A = as_csr(A)
     parts = [A[first:last].tocoo()] + ([] if there is None else [there[first:last].tocoo()])
     where = [(points, np.arange(A.shape[1]) % high), far]
     terms, places = [], []
@@ -185,6 +187,7 @@ def prolongator(
     """
     n, (high, wide) = len(inverse), tile
     if native.LIBRARY is None:
+        A = as_csr(A)
         T, T_there = (_tentative(*part, columns, wide) for part in (here, away))
         product = A @ T if there is None else A @ T + there @ T_there
         P = sp.csr_matrix(T - sp.diags_array(damping * inverse) @ product)
@@ -274,8 +277,16 @@ def fitted(array: np.ndarray, count: int) -> np.ndarray:
     return array[:count].copy() if array.nbytes < _SMALL else array[:count]
 
 
+def as_csr(A: Local) -> sp.csr_matrix:
+    """As it comes where nothing is compiled."""
+    assert not isinstance(A, Matrix | Packed)
+    return A
+
+
 def compiled(A: Local) -> tuple[Matrix, np.dtype]:
     """As compiled loops take it, and the dtype of its values."""
+    if isinstance(A, Packed):
+        A = A.matrix
     matrix = A if isinstance(A, Matrix) else local_matrix(A)
     floats = next(t for t in matrix.tensors if t.is_floating_point())
     return matrix, np.dtype(str(floats.dtype).removeprefix("torch."))

@@ -15,6 +15,7 @@ from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.galerkin import TwoParts
 from hpc_sla.kernels.matrix import Matrix
 from hpc_sla.kernels.multigrid import Local, local_matrix
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -25,7 +26,7 @@ class Blocks:
 
     Attributes
     ----------
-    local : Matrix or csr_matrix [n_owned, n_owned_columns]
+    local : Packed, Matrix or csr_matrix [n_owned, n_owned_columns]
         As compiled loops take it, where there are any.
     halo : csr_matrix [len(boundary), n_halo]
     boundary : int32 array
@@ -38,17 +39,22 @@ class Blocks:
 
     @classmethod
     def of(cls, A: DSparseMatrix) -> Blocks:
-        pattern = A.pattern
-        halo = as_scipy(pattern.halo, pattern.halo_values(A.values.detach()))
+        pattern, held = A.pattern, A.held
+        there = pattern.halo_values(held.plain) if held.packed is None else held.halo
+        halo = as_scipy(pattern.halo, there)
         return cls(owned_block(A), halo, pattern.boundary.cpu().numpy())
 
     @property
     def owned(self) -> sp.csr_matrix:
         """The block of owned columns, as SciPy has it. Local."""
-        if not isinstance(self.local, Matrix):
-            return self.local
-        indptr, indices, values = (part.numpy() for part in self.local.tensors)
-        return csr(values, indices, indptr, self.local.rows, self.local.columns)
+        local = self.local
+        if isinstance(local, Packed):
+            indptr, indices, values = local.csr()
+            return csr(values, indices, indptr.astype(np.int32), local.n_rows, local.n_columns)
+        if not isinstance(local, Matrix):
+            return local
+        indptr, indices, values = (part.numpy() for part in local.tensors)
+        return csr(values, indices, indptr, local.rows, local.columns)
 
     @property
     def there(self) -> sp.csr_matrix | None:
@@ -57,7 +63,7 @@ class Blocks:
 
     def spread(self, rows: sp.csr_matrix) -> sp.csr_matrix:
         """A matrix of the boundary rows as one of all rows. Local."""
-        n = self.local.rows if isinstance(self.local, Matrix) else self.local.shape[0]
+        n = rows_of(self.local)
         counts = np.zeros(n + 1, dtype=rows.indptr.dtype)
         counts[self.boundary + 1] = np.diff(rows.indptr)
         return csr(rows.data, rows.indices, np.cumsum(counts, dtype=counts.dtype), n, rows.shape[1])
@@ -65,8 +71,17 @@ class Blocks:
 
 def owned_block(A: DSparseMatrix) -> Local:
     """A's block of owned columns as set-up's loops take it. Local."""
-    owned = as_scipy(A.pattern.owned, A.pattern.owned_values(A.values.detach()))
+    if A.held.packed is not None:
+        return A.held.packed
+    owned = as_scipy(A.pattern.owned, A.pattern.owned_values(A.held.plain))
     return owned if native.LIBRARY is None else local_matrix(owned)
+
+
+def rows_of(local: Local) -> int:
+    """How many it has. Local."""
+    if isinstance(local, Packed):
+        return local.n_rows
+    return local.rows if isinstance(local, Matrix) else int(local.shape[0])
 
 
 def csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: int) -> sp.csr_matrix:

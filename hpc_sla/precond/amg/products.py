@@ -18,13 +18,18 @@ from hpc_sla.kernels import native
 from hpc_sla.kernels import relax as kernels
 from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
-from hpc_sla.kernels.matrix import Matrix
+from hpc_sla.kernels.matrix import Matrix, RankMatrix
 from hpc_sla.kernels.modes import lasting
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.prolongator import Prolongator
 from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.sparse.values import Values
 
 Tensor = torch.Tensor
+
+_FEWEST_ROWS = 2048
+"""With fewer, packing costs more than it saves."""
 
 
 class LevelOperator:
@@ -33,22 +38,61 @@ class LevelOperator:
     Parameters
     ----------
     pattern : DistributedPattern
-    values : torch.Tensor [nnz_owned]
+    values : torch.Tensor [nnz_owned], or Values that stay packed
     """
 
-    def __init__(self, pattern: DistributedPattern, values: Tensor) -> None:
-        self.pattern, self.values = pattern, values
-        self._owned, self._halo = _blocks(pattern, values)
+    def __init__(self, pattern: DistributedPattern, values: Tensor | Values) -> None:
+        self.pattern = pattern
         self._transposed: Tensor | None = None
+        self._owned: CsrMatrix | Packed
+        self._values: Tensor | None = None
+        if isinstance(values, Values):
+            assert values.packed is not None
+            self._owned, self._halo = values.packed, CsrMatrix(pattern.halo, values.halo)
+            return
+        self._owned, self._halo = _blocks(pattern, values)
+        # Where rows repeat, a product takes a fifth of the time, and the values need not be held.
+        packed = None
+        if pattern.owned.n_rows >= _FEWEST_ROWS and native.serves(values):
+            packed = Packed.of(pattern.owned, self._owned.values)
+        if packed is None:
+            self._values = values
+        else:
+            self._owned = packed
+            self._halo = CsrMatrix(pattern.halo, self._halo.values.clone())
+
+    @property
+    def values(self) -> Tensor:
+        """[nnz_owned]: made anew where they are not held. Local."""
+        if self._values is not None:
+            return self._values
+        assert isinstance(self._owned, Packed)
+        return torch.cat([torch.from_numpy(self._owned.csr()[2]), self._halo.values])
 
     @property
     def bytes(self) -> int:
-        """What the values take on this rank."""
-        return self.values.numel() * self.values.element_size()
+        """What is held on this rank beside the pattern."""
+        if self._values is not None:
+            return self._values.numel() * self._values.element_size()
+        return self._owned.bytes + self._halo.values.numel() * self._halo.values.element_size()
 
-    def matmul(self, x: Tensor, out: Tensor) -> None:
-        """`out = A x`."""
-        self.pattern.matmul(self.values, x, out)
+    def matmul(self, x: Tensor, out: Tensor, dot: Tensor | None = None) -> None:
+        """`out = A x`, and in `dot` this rank's part of x . A x."""
+        pattern = self.pattern
+        if self._values is not None:
+            pattern.matmul(self._values, x, out, dot)
+            return
+        weights = None
+        if dot is not None:
+            weights = x
+            dot.zero_()
+        assert isinstance(self._owned, Packed)
+        channel = pattern.plan.start_exchange(x)
+        self._owned.matmul(x, out, None, dot, weights)
+        channel.finish()
+        if pattern.halo.nnz:
+            there, values = channel.recv_buffer, self._halo.values
+            pattern.halo.fused_matmul(values, there, out, pattern.boundary, dot, weights)
 
     def residual(self, x: Tensor, b: Tensor, out: Tensor) -> None:
         """`out = b - A x`."""
@@ -83,7 +127,8 @@ class LevelOperator:
         """The transpose. Local."""
         if self._transposed is None:
             with lasting():
-                self._transposed = self.pattern.transpose_values(self.values)
+                values = self.values if isinstance(self.values, Tensor) else self.values.plain
+                self._transposed = self.pattern.transpose_values(values)
         return TransposedOperator(self.pattern, self._transposed)
 
 
@@ -249,7 +294,7 @@ def _product(matrix: CsrMatrix, x: Tensor) -> Tensor:
 
 
 def _compiled(
-    pattern: DistributedPattern, owned: CsrMatrix, halo: CsrMatrix, like: Tensor
+    pattern: DistributedPattern, owned: RankMatrix, halo: CsrMatrix, like: Tensor
 ) -> Distributed:
     channel, rows = pattern.plan.forward_channel(like), pattern.plan.send_index
     there = halo.matrix if pattern.halo.nnz else None
@@ -282,7 +327,7 @@ def _blocks(pattern: DistributedPattern, values: Tensor) -> tuple[CsrMatrix, Csr
 
 def _affine(
     pattern: DistributedPattern,
-    owned: CsrMatrix,
+    owned: RankMatrix,
     halo: CsrMatrix,
     x: Tensor,
     scale: float,

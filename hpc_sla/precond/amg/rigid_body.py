@@ -113,9 +113,9 @@ def _still(modes: np.ndarray) -> np.ndarray:
 def _moments(
     A: DSparseMatrix, points: np.ndarray, block_size: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Of one run of rows after another, the first, and two [rows, block_size, 1 + d]: sums over
-    each row's entries in each component of a_ij f(x_j - x_i), f one and each coordinate, and of
-    their sizes. **Collective.**
+    """Run by run of rows the first of them, and two [rows, block_size, 1 + d]: sums over each row's
+    entries in each component of a_ij f(x_j - x_i), f one and each coordinate, and of their sizes.
+    **Collective.**
     """
     plan, n, blocks = A.pattern.plan, len(points), Blocks.of(A)
     here = np.ascontiguousarray(points)
