@@ -60,6 +60,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "minres_direction": (2, 12, None),
     "aggregate": (2, 6, ctypes.c_int64),
     "condense": (5, 10, ctypes.c_int64),
+    "moments": (5, 9, None),
     "prolongator_float64": (6, 17, ctypes.c_int64),
     "prolongator_float32": (6, 17, ctypes.c_int64),
     "triple_float64": (9, 24, ctypes.c_int64),
