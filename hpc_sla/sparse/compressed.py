@@ -1,0 +1,53 @@
+"""The owned block of a matrix in fewer bytes, for the products of one solve after another."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hpc_sla.kernels.packed import Packed
+from hpc_sla.sparse.pattern import DistributedPattern
+
+# Packing costs some three products and the making of a few arrays.
+_FEWEST_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class _Kept:
+    values: weakref.ref[torch.Tensor]
+    version: int
+    # Whether it is the values themselves that it refers to: it would keep them from being freed.
+    refers: bool
+    packed: Packed | None
+
+
+def packed_of(pattern: DistributedPattern, values: torch.Tensor) -> Packed | None:
+    """The owned block in the form that suits it, or None where none pays. Local.
+
+    Decided by what the matrix holds, so that it is the same in every run. What was made for the
+    last values of a pattern is kept with it, and made anew where these are others now, be they
+    changed behind torch's back: values are compared each time.
+    """
+    owned = pattern.owned
+    if owned.n_rows < _FEWEST_ROWS:
+        return None
+    mine, version = pattern.owned_values(values.detach()), version_of(values)
+    kept: Any = owned._cache.get("packed")
+    known = isinstance(kept, _Kept) and kept.values() is values and kept.version == version
+    if known and kept.refers:
+        return Packed.with_values(owned, mine)
+    if known and (kept.packed is None or kept.packed.holds(mine)):
+        return kept.packed
+    packed = Packed.of(owned, mine)
+    refers = packed is not None and packed.refers
+    weak = weakref.ref(values)
+    owned._cache["packed"] = _Kept(weak, version, refers, None if refers else packed)
+    return packed
+
+
+def version_of(values: torch.Tensor) -> int:
+    """How often the numbers have been changed in place, as far as anybody counts. Local."""
+    return 0 if values.is_inference() else values._version
