@@ -20,6 +20,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "csr_matmul": (2, 9, None),
     "product": (1, 7, None),
     "pack": (4, 11, ctypes.c_int64),
+    "pack_codes": (4, 4, ctypes.c_int64),
     "pack_same": (0, 2, ctypes.c_int64),
     "matrix_rows": (2, 6, ctypes.c_int64),
     "beside": (1, 4, None),
@@ -73,6 +74,8 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
 }
 """How many integers each takes, then how many pointers; and what it returns."""
 _OF_PATTERNS: dict[str, tuple[int, int, Any]] = {
+    "pack_short": (1, 7, None),
+    "pack_nodes": (2, 4, ctypes.c_int64),
     "minimum_degree": (3, 4, ctypes.c_int64),
     "column_counts": (1, 7, None),
     "hold_back": (1, 7, ctypes.c_int64),
