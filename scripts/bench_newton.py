@@ -33,9 +33,12 @@ from hpc_sla.reference.petsc import PetscMatrix, load
 RTOL = 1e-8
 OURS: dict[str, dict[str, Any]] = {
     "defaults": {},
+    "lag 1": {"precond_lag": 1},
     "lag 0": {"precond_lag": 0},
     "forcing 1e-5": {"forcing": 1e-5},
     "forcing 1e-5, lag 0": {"forcing": 1e-5, "precond_lag": 0},
+    "cg, nothing else named": {"precond": "auto"},
+    "nothing named": {"precond": "auto", "linear_method": None},
 }
 _EW = {"snes_ksp_ew": True}
 THEIRS: dict[str, dict[str, Any]] = {
@@ -129,16 +132,15 @@ def race(world: hs.World, spec: str, laps: int, precond: str) -> None:
             leaf = lam.clone().requires_grad_()
 
             def forward(leaf: torch.Tensor = leaf, options: Any = options) -> Any:
+                named = {"linear_method": "cg", "precond": precond, **options}
                 return hs.nonlinear_solve(
                     system.residual,
                     system.u0,
                     leaf,
                     pattern=A,
                     jacobian=jacobian,
-                    linear_method="cg",
-                    precond=precond,
                     rtol=RTOL,
-                    **options,
+                    **named,
                 )
 
             took, (u, info) = timed(world, forward)

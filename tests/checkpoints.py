@@ -13,13 +13,15 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.checkpoint.observer import Observer
+from hpc_sla.linear.bursts import CompiledSteps
 from tests.collective import distribute, everywhere, spread
 
 
 @pytest.fixture(autouse=True)
 def asked_each_time(monkeypatch):
-    """What is solved here takes less time than lies between two questions."""
+    """What is solved here takes less time than lies between two questions, or two bursts."""
     monkeypatch.setattr("hpc_sla.checkpoint.checkpoint._SECONDS_BETWEEN_QUESTIONS", 0.0)
+    monkeypatch.setattr(CompiledSteps, "seconds", 0.0)
 
 
 class Interrupted(Exception):

@@ -20,6 +20,7 @@ from hpc_sla.adjoint.forms import Changes, Form, Theta
 from hpc_sla.distributed.reductions import Replicate
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import HpcSlaError
+from hpc_sla.kernels.function import Function
 from hpc_sla.kernels.modes import ordinary
 
 
@@ -60,7 +61,7 @@ def eigenpairs(pencil: Pencil, theta: Theta) -> tuple[torch.Tensor, torch.Tensor
     return _Pairs.apply(pencil, *map(ordinary, theta))
 
 
-class _Pairs(torch.autograd.Function):
+class _Pairs(Function):
     @staticmethod
     def forward(pencil: Pencil, *theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return pencil.pairs(theta)
@@ -89,7 +90,7 @@ class _Pairs(torch.autograd.Function):
             assert g is not None
             pencil.refuse_parts(V.detach(), g.detach())
             # For a second derivative: each rank's use of what is the same on all is a part.
-            g, values = (Replicate.apply(t, pencil.world) for t in (g, values))
+            g, values = (Replicate.apply(t, pencil.world, None) for t in (g, values))
             left_A, left_B = V * g, V * (-g * values)
         else:
             if g is None:
@@ -113,7 +114,7 @@ def _pull(
     return tuple(form.pull(theta, y, x, wanted))
 
 
-class _Left(torch.autograd.Function):
+class _Left(Function):
     """What A's and B's changes are multiplied with from the left, for a loss with vectors in it."""
 
     @staticmethod

@@ -15,6 +15,7 @@ import torch
 from hpc_sla.adjoint.forms import Form, leads_to, minus, plus
 from hpc_sla.adjoint.linear import Derivable, derivative
 from hpc_sla.distributed.keep_in_graph import keep_in_graph
+from hpc_sla.kernels.function import Function
 
 
 class LeastSquaresSystem(Protocol):
@@ -35,7 +36,7 @@ class LeastSquaresSystem(Protocol):
         """A^T A w = c; its form is the `NormalForm` of this one."""
 
 
-class LeastSquares(torch.autograd.Function):
+class LeastSquares(Function):
     """`LeastSquares.apply(system, ordinary(b), x0, *map(ordinary, theta))` is the x.
 
     It makes ||b - A(theta) x||_2 least. As `Solve` otherwise. **Collective.**

@@ -20,6 +20,7 @@ import torch
 
 from hpc_sla.adjoint.forms import Form, leads_to
 from hpc_sla.distributed.keep_in_graph import keep_in_graph
+from hpc_sla.kernels.function import Function
 from hpc_sla.kernels.modes import ordinary
 
 
@@ -53,7 +54,7 @@ class LinearSystem(Derivable, Protocol):
         """
 
 
-class Solve(torch.autograd.Function):
+class Solve(Function):
     """`Solve.apply(system, None, ordinary(b), x0, *map(ordinary, theta))` is the x.
 
     **Collective** as the system's solve is, in backward too. Differentiable in b and theta, any
@@ -146,7 +147,7 @@ def plainly(function: Callable[[tuple[torch.Tensor, ...]], R], theta: Sequence[t
     return made[0]
 
 
-class _Plainly(torch.autograd.Function):
+class _Plainly(Function):
     """A forward is where torch has unwrapped its tensors, whatever is at work."""
 
     @staticmethod

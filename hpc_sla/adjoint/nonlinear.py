@@ -21,6 +21,7 @@ from hpc_sla.adjoint import linear
 from hpc_sla.adjoint.forms import Changes, Form, Theta, minus
 from hpc_sla.distributed.keep_in_graph import keep_in_graph, tied
 from hpc_sla.errors import HpcSlaError
+from hpc_sla.kernels.function import Function
 from hpc_sla.kernels.modes import ordinary
 
 Residual = Callable[..., torch.Tensor]
@@ -50,7 +51,7 @@ def root(equation: Equation, u0: torch.Tensor, theta: Theta) -> torch.Tensor:
     return _Root.apply(equation, u0, *map(ordinary, theta))
 
 
-class _Root(torch.autograd.Function):
+class _Root(Function):
     @staticmethod
     def forward(equation: Equation, u0: torch.Tensor, *theta: torch.Tensor) -> torch.Tensor:
         return equation.solve(u0, theta)

@@ -2,93 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
+from hpc_sla.distributed.agreement import Agreement
 from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.sparse.operators import Operator
 from hpc_sla.sparse.stored import StoredMatrix
 
-Tensors = Sequence[torch.Tensor | None]
+Later = Callable[[], torch.Tensor]
+Tensors = Sequence[torch.Tensor | Later | None]
+"""One that has yet to be made wants nothing of itself, and is made where another rank's does."""
 
 
 class Wanted:
-    """Whether a gradient is wanted of each tensor of a call, and whether it has a tangent.
+    """`World.agree`, by which ranks also come to want the same gradients. **Collective.**
 
-    A rank with nothing in a tensor may not know: it follows the others. Made by
-    `agree_on_gradients`.
+    Whether a gradient is wanted of each tensor of a call, and whether it has a tangent: a rank with
+    nothing in a tensor may not know, and follows the others. The block checks what the user gave,
+    and ends with a call of `of`; what that is given is then alike on all ranks.
+
+    Parameters
+    ----------
+    agreement : Agreement
+        Of `World.agree`.
 
     Attributes
     ----------
-    mine : tuple of (bool, bool)
-        What this rank says of each.
     tensors : list of tensor or None
-        Once ranks have agreed, those that a rank follows others in require a gradient, too.
-    gradients : tuple of bool
+        Once ranks have agreed, those that a rank follows others in require a gradient, too; None
+        for those that were not made.
+    gradients, tangents : tuple of bool
         Replicated, once ranks have agreed.
     also : list
         What ranks said beside it, in some order; those who said the same may be left out.
     """
 
-    gradients: tuple[bool, ...]
-    also: list[Any]
+    __slots__ = (
+        "_agreement",
+        "_given",
+        "_mine",
+        "_said",
+        "also",
+        "gradients",
+        "tangents",
+        "tensors",
+    )
 
-    def __init__(self, tensors: Tensors = ()) -> None:
-        self.of(tensors)
+    _mine: tuple[tuple[bool, bool], ...]
+    _said: Any
+    gradients: tuple[bool, ...]
+    tangents: tuple[bool, ...]
+    also: list[Any]
+    tensors: list[torch.Tensor | None]
+
+    def __init__(self, agreement: Agreement) -> None:
+        self._agreement = agreement
 
     def of(self, tensors: Tensors, also: Any = None) -> None:
         """Say so of these tensors, and something small that pickles. Local."""
-        self.tensors, self.said = list(tensors), also
+        self._given, self._said = list(tensors), also
         enabled = torch.is_grad_enabled()
-        self.mine = tuple((enabled and _requires_grad(t), _has_tangent(t)) for t in tensors)
+        mine = [
+            (enabled and t.requires_grad, _has_tangent(t))
+            if isinstance(t, torch.Tensor)
+            else (False, False)
+            for t in tensors
+        ]
+        self._mine = tuple(mine)
 
-    def follow(self, everyone: Sequence[tuple[tuple[bool, bool], ...]]) -> None:
-        """Take in every rank's `mine`: `gradients` and `tensors` are then alike on all. Local."""
-        numbers = range(len(self.mine))
-        self.gradients = tuple(any(rank[i][0] for rank in everyone) for i in numbers)
-        tangents = tuple(any(rank[i][1] for rank in everyone) for i in numbers)
-        self.tensors = [*map(_follow, self.tensors, self.mine, self.gradients, tangents)]
+    def __enter__(self) -> Wanted:
+        self._agreement.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        agreement = self._agreement
+        if error is None:
+            agreement.say((self._mine, self._said))
+        agreement.__exit__(kind, error, trace)
+        if error is not None:
+            return
+        self.also = [also for _, also in agreement.heard]
+        if len(agreement.heard) == 1:  # all ranks said the same
+            self.gradients = tuple([gradient for gradient, _ in self._mine])
+            self.tangents = tuple([tangent for _, tangent in self._mine])
+            self.tensors = [t if isinstance(t, torch.Tensor) else None for t in self._given]
+            return
+        columns = list(zip(*(mine for mine, _ in agreement.heard), strict=True))
+        self.gradients = tuple(any(g for g, _ in column) for column in columns)
+        self.tangents = tuple(any(t for _, t in column) for column in columns)
+        followed = map(_follow, self._given, self._mine, self.gradients, self.tangents)
+        self.tensors = list(followed)
 
 
-@contextmanager
-def agree_on_gradients(world: World, function: str, /, **arguments: Any) -> Iterator[Wanted]:
-    """`World.agree`, by which ranks also come to want the same gradients. **Collective.**
-
-    The block checks what the user gave, and ends with a call of `Wanted.of`; what it is given is
-    then alike on all ranks.
-    """
-    wanted = Wanted()
-    with world.agree(function, **arguments) as agreed:
-        yield wanted
-        agreed.say((wanted.mine, wanted.said))
-    wanted.follow([gradients for gradients, _ in agreed.heard])
-    wanted.also = [also for _, also in agreed.heard]
+def agree_on_gradients(world: World, function: str, /, **arguments: Any) -> Wanted:
+    """What `World.agree` gives, and what ranks want of gradients. **Collective.**"""
+    return Wanted(world.agree(function, **arguments))
 
 
 def _follow(
-    tensor: torch.Tensor | None, mine: tuple[bool, bool], gradient: bool, tangent: bool
+    tensor: torch.Tensor | Later | None, mine: tuple[bool, bool], gradient: bool, tangent: bool
 ) -> torch.Tensor | None:
-    if tensor is None:
+    if isinstance(tensor, torch.Tensor):
+        made = tensor
+    elif tensor is None or not (gradient or tangent):
         return None
+    else:
+        made = tensor()
     if gradient and not mine[0]:
-        tensor = tensor.detach().requires_grad_()
+        made = made.detach().requires_grad_()
     if tangent and not mine[1]:
-        tensor = forward_ad.make_dual(tensor, torch.zeros_like(tensor))
-    return tensor
+        made = forward_ad.make_dual(made, torch.zeros_like(made))
+    return made
 
 
-def _requires_grad(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and tensor.requires_grad
-
-
-def _has_tangent(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+def _has_tangent(tensor: torch.Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def hidden_tensors(image: torch.Tensor, known: Sequence[torch.Tensor]) -> int:

@@ -52,6 +52,7 @@ class BenchOptions(RunOptions):
     repeats: int
     rtol: float | None
     max_iterations: int | None
+    memory: bool
     rhs: str | None
 
 
@@ -103,7 +104,7 @@ class NewtonOptions(GuardOptions):
     jacobian: str
     linear_method: str
     precond: str
-    precond_lag: int
+    precond_lag: int | None
     forcing: float | None
     rtol: float | None
     atol: float

@@ -17,6 +17,7 @@ from hpc_sla.errors import InputError
 @click.option("--repeats", type=int, default=5, show_default=True, help="Laps of each solver.")
 @click.option("--rtol", type=float, default=None, help=f"Of both solvers. {options.RTOL_HELP}")
 @click.option("--max-iterations", type=int, help="Stop both after so many iterations.")
+@click.option("--memory", is_flag=True, help="Ours alone: bytes by owner, and speed of memory.")
 @click.option("--rhs", metavar="NAME", help="Default: the only one, or 'ones'.")
 @options.world_options
 @options.run_options
@@ -30,11 +31,16 @@ def command(asked: BenchOptions) -> int:
     temporary folder (inside the current one where ranks run on several machines, which must all see
     it).
     hpc_sla.reference.race tells how each figure is measured.
+
+    With --memory ours solves once, without PETSc; each rank makes its own rows of a generator. A
+    table says who holds which bytes, what the process took, and the part of the machine's memory
+    speed that iterations reach (hpc_sla.reference.weigh).
     """
     options.check_tolerances(asked.rtol, 0.0, asked.max_iterations)
     if asked.repeats < 1:
         raise InputError(f"is {asked.repeats}", field="--repeats", remedy="Give at least 1.")
     with open_world(asked) as world:
-        from hpc_sla.cli.run.bench import run  # loads torch: see `hpc_sla.cli`
+        # Both load torch: see `hpc_sla.cli`.
+        from hpc_sla.cli.run import bench, weigh
 
-        return run(world, asked)
+        return (weigh if asked.memory else bench).run(world, asked)

@@ -48,7 +48,10 @@ DEFAULT_PROBLEM = "bratu2d:n=128,lambda=6"
     "unknowns a point.",
 )
 @click.option(
-    "--precond-lag", type=int, default=1, show_default=True, help="Steps it serves; 0: for all."
+    "--precond-lag",
+    type=int,
+    default=None,
+    help="Steps it serves; 0: for all. Default: as long as it pays.",
 )
 @click.option(
     "--forcing",

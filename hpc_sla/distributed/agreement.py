@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -23,7 +23,9 @@ _PLAIN = (str, int, bool)
 
 
 class Agreement:
-    """What ranks may differ in, and hear from each other.
+    """A local block behind which ranks agree: see `World.agree`. **Collective.**
+
+    Ranks that agree spend one reduction of five numbers on it, whatever the arguments.
 
     Attributes
     ----------
@@ -32,7 +34,12 @@ class Agreement:
         be left out.
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("_arguments", "_comm", "_function", "heard", "said")
+
+    def __init__(
+        self, comm: MPI.Comm | SerialComm, function: str, arguments: Mapping[str, Any]
+    ) -> None:
+        self._comm, self._function, self._arguments = comm, function, arguments
         self.said: Any = None
         self.heard: list[Any] = []
 
@@ -40,40 +47,39 @@ class Agreement:
         """Within the block, once: something small that pickles."""
         self.said = said
 
+    def __enter__(self) -> Agreement:
+        return self
 
-@contextmanager
-def agreement(
-    comm: MPI.Comm | SerialComm, function: str, arguments: Mapping[str, Any]
-) -> Iterator[Agreement]:
-    """Run a local block, then agree: see `World.agree`. **Collective.**
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and not isinstance(error, HpcSlaError):
+            return
+        beat()
+        if self._comm.size > 1:
+            self._meet(cast("MPI.Comm", self._comm), error)
+        elif error is None:
+            self.heard = [self.said]
 
-    Ranks that agree spend one reduction of five numbers on it, whatever the arguments.
-    """
-    agreed = Agreement()
-    error: HpcSlaError | None = None
-    try:
-        yield agreed
-    except HpcSlaError as caught:
-        error = caught
-    beat()
-    if comm.size == 1:
-        if error is not None:
-            raise error
-        agreed.heard = [agreed.said]
-        return
-    from mpi4py import MPI
+    def _meet(self, comm: MPI.Comm, error: HpcSlaError | None) -> None:
+        """**Collective.**"""
+        from mpi4py import MPI
 
-    call = (function, describe(arguments)) if function else None
-    asked, spoken = _digest(call), _digest(agreed.said)
-    # The largest and, as its negative, the smallest of each digest.
-    extremes = np.array([error is not None, asked, -asked, spoken, -spoken], dtype=np.int64)
-    cast("MPI.Comm", comm).Allreduce(MPI.IN_PLACE, extremes, op=MPI.MAX)
-    failed, most_asked, least_asked, most_said, least_said = extremes.tolist()
-    if failed:
-        _raise_together(comm, error)
-    if most_asked != -least_asked:
-        _raise_difference(comm.allgather(call))
-    agreed.heard = [agreed.said] if most_said == -least_said else comm.allgather(agreed.said)
+        call = (self._function, describe(self._arguments)) if self._function else None
+        asked, spoken = _digest(call), _digest(self.said)
+        # The largest and, as its negative, the smallest of each digest.
+        extremes = np.array([error is not None, asked, -asked, spoken, -spoken], dtype=np.int64)
+        comm.Allreduce(MPI.IN_PLACE, extremes, op=MPI.MAX)
+        failed, most_asked, least_asked, most_said, least_said = extremes.tolist()
+        if failed:
+            _raise_together(comm, error)
+        if most_asked != -least_asked:
+            _raise_difference(comm.allgather(call))
+        alike = most_said == -least_said
+        self.heard = [self.said] if alike else comm.allgather(self.said)
 
 
 def describe(value: Any) -> Any:

@@ -11,6 +11,7 @@ from hpc_sla.distributed.keep_in_graph import end_of, keep_in_graph
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.distributed.transport import Channel, Neighbours
+from hpc_sla.kernels.function import Function
 from hpc_sla.kernels.modes import entry, lasting
 
 
@@ -102,12 +103,22 @@ class HaloPlan(Shared):
 
     # The raw exchange, on buffers that stay: for loops that must not allocate
 
-    def start_exchange(self, x: torch.Tensor) -> Channel:
-        """Pack and begin; then `finish()` and read `recv_buffer`. **Collective.**"""
-        channel = self._channel("forward", x)
-        torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
+    def start_exchange(self, x: torch.Tensor, again: bool = False) -> Channel:
+        """Pack and begin; then `finish()` and read `recv_buffer`. **Collective.**
+
+        With `again` (replicated) the values are those of the last time, and stay where they are.
+        """
+        channel = self.forward_channel(x)
+        if again:
+            return channel
+        if self.sends.ranks:
+            torch.index_select(x, 0, self.send_index, out=channel.send_buffer)
         channel.start()
         return channel
+
+    def forward_channel(self, like: torch.Tensor) -> Channel:
+        """What `start_exchange` goes through. **Collective** at first use, as `reduce_channel`."""
+        return self._channel("forward", like)
 
     def reduce_channel(self, like: torch.Tensor) -> Channel:
         """Where to put halo contributions: fill `send_buffer`, `start()`, `finish_reduce`.
@@ -142,7 +153,7 @@ class HaloPlan(Shared):
         return self._channels[key]
 
 
-class _Exchange(torch.autograd.Function):
+class _Exchange(Function):
     @staticmethod
     def forward(x: torch.Tensor, end: torch.Tensor | None, plan: HaloPlan) -> torch.Tensor:
         channel = plan.start_exchange(x)
@@ -164,7 +175,7 @@ class _Exchange(torch.autograd.Function):
         return _Exchange.apply(tangents[0], end_of(tangents[0]), ctx.plan)
 
 
-class _Extend(torch.autograd.Function):
+class _Extend(Function):
     @staticmethod
     def forward(x: torch.Tensor, end: torch.Tensor | None, plan: HaloPlan) -> torch.Tensor:
         channel = plan.start_exchange(x)
@@ -191,7 +202,7 @@ class _Extend(torch.autograd.Function):
         return _Extend.apply(tangents[0], end_of(tangents[0]), ctx.plan)
 
 
-class _Reduce(torch.autograd.Function):
+class _Reduce(Function):
     @staticmethod
     def forward(h: torch.Tensor, end: torch.Tensor | None, plan: HaloPlan) -> torch.Tensor:
         channel = plan.reduce_channel(h)

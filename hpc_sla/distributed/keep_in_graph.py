@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from hpc_sla.kernels.function import Function
+
 # Not thread-local: on CUDA, backward functions run in a thread of autograd's own.
 _TIES: list[tuple[torch.Tensor, ...]] = []
 
@@ -58,7 +60,7 @@ def end_of(x: torch.Tensor) -> torch.Tensor | None:
     return x.reshape(-1)[:0].clone()
 
 
-class _KeepInGraph(torch.autograd.Function):
+class _KeepInGraph(Function):
     @staticmethod
     def forward(cotangent: torch.Tensor, *ties: torch.Tensor) -> torch.Tensor:
         return cotangent.clone()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -23,5 +22,5 @@ class Ranks(Protocol):
     device: torch.device
     transport: Transport
 
-    def agree(self, function: str = "", /, **arguments: Any) -> AbstractContextManager[Agreement]:
+    def agree(self, function: str = "", /, **arguments: Any) -> Agreement:
         """As of `World`. **Collective.**"""

@@ -11,13 +11,14 @@ from hpc_sla.distributed.forgotten import Tags
 from hpc_sla.distributed.keep_in_graph import keep_in_graph
 from hpc_sla.distributed.ranks import Ranks
 from hpc_sla.errors import PartialGradientWarning, warn
+from hpc_sla.kernels.function import Function
 
 
-class AllSum(torch.autograd.Function):
+class AllSum(Function):
     """Partial values in, their replicated sum out; the adjoint of `Replicate`."""
 
     @staticmethod
-    def forward(tensor: torch.Tensor, world: Ranks, tags: Tags | None = None) -> torch.Tensor:
+    def forward(tensor: torch.Tensor, world: Ranks, tags: Tags | None) -> torch.Tensor:
         if not tagged(world, tensor):
             total = tensor.detach().clone(memory_format=torch.contiguous_format)
             world.transport.all_reduce_sum(total)
@@ -37,26 +38,26 @@ class AllSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return Replicate.apply(keep_in_graph(grads[0]), ctx.world), None, None
+        return Replicate.apply(keep_in_graph(grads[0]), ctx.world, None), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
-        return AllSum.apply(tangents[0], ctx.world)
+        return AllSum.apply(tangents[0], ctx.world, None)
 
 
-class Replicate(torch.autograd.Function):
+class Replicate(Function):
     """A replicated value in, the same value out, its cotangents summed over ranks.
 
     `digest` is one of the value's numbers, for ranks to see in backward that they have the same.
     """
 
     @staticmethod
-    def forward(tensor: torch.Tensor, world: Ranks, digest: int | None = None) -> torch.Tensor:
+    def forward(tensor: torch.Tensor, world: Ranks, digest: int | None) -> torch.Tensor:
         return tensor.view_as(tensor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        _, ctx.world, ctx.digest = (*inputs, None)[:3]
+        _, ctx.world, ctx.digest = inputs
         ctx.shape = output.shape
 
     @staticmethod
@@ -92,7 +93,7 @@ class Replicate(torch.autograd.Function):
         return tangents[0].view_as(tangents[0])
 
 
-class ReplicateAll(torch.autograd.Function):
+class ReplicateAll(Function):
     """`Replicate` of several tensors, the sums of their cotangents in one reduction for a dtype."""
 
     @staticmethod
@@ -114,7 +115,7 @@ class ReplicateAll(torch.autograd.Function):
         for dtype in dict.fromkeys(g.dtype for g in grads):
             which = [i for i, g in enumerate(grads) if g.dtype == dtype]
             packed = torch.cat([grads[i].reshape(-1) for i in which])
-            total = AllSum.apply(keep_in_graph(packed, *ctx.saved_tensors), ctx.world)
+            total = AllSum.apply(keep_in_graph(packed, *ctx.saved_tensors), ctx.world, None)
             parts = total.split([grads[i].numel() for i in which])
             for i, part in zip(which, parts, strict=True):
                 found[i] = part.view_as(grads[i])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
-from hpc_sla.distributed.agreement import Agreement, agreement
+from hpc_sla.distributed.agreement import Agreement
 from hpc_sla.distributed.arguments import tensor_of
 from hpc_sla.distributed.choose_transport import (
     make_transport,
@@ -170,7 +169,7 @@ class World(Shared):
     def _all_sum(self, tensor: torch.Tensor, *lengths: int) -> torch.Tensor:
         """`all_sum`, of what was computed from this rank's parts of such lengths."""
         if not tagged(self, tensor):
-            return AllSum.apply(tensor, self)
+            return AllSum.apply(tensor, self, None)
         look = self.forgotten.look(tensor, lengths)
         tags = Tags((float(len(look.new)), 0.0, 0.0))
         total = AllSum.apply(tensor, self, tags)
@@ -295,7 +294,7 @@ class World(Shared):
         beat()
         return sparse_exchange(self.comm, messages, next(self._shared.exchanges))
 
-    def agree(self, function: str = "", /, **arguments: Any) -> AbstractContextManager[Agreement]:
+    def agree(self, function: str = "", /, **arguments: Any) -> Agreement:
         """Run a local block; an `HpcSlaError` on any rank is raised on all. **Collective.**
 
         The block itself must not communicate: a rank that raises leaves it early. Other
@@ -315,7 +314,7 @@ class World(Shared):
         InputError
             On every rank: ranks are in different functions, or differ in an argument.
         """
-        return agreement(self.comm, function, arguments)
+        return Agreement(self.comm, function, arguments)
 
     # Fewer ranks
 

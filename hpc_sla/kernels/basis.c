@@ -4,7 +4,7 @@
  *
  * These loops wait for memory. Four vectors of the basis are read side by side: fewer streams leave
  * bandwidth unused, and for each the piece of the two vectors is read from the cache once. */
-#include "native.h"
+#include "sweep.h"
 
 /* Rows of a piece: long enough for the processor to see streams, short enough for the cache. */
 #define PIECE 2048
@@ -126,40 +126,59 @@
             }                                                                                    \
             *(vector_##NAME *)(u + e) = u1, *(vector_##NAME *)(w + e) = w1;                      \
         }                                                                                        \
-        for (; e < rows; ++e)                                                                    \
-            for (int i = 0; i < group; ++i)                                                      \
-                u[e] -= s[i] * v[i * n + e], w[e] -= c[i] * v[i * n + e];                        \
+        if (e == rows)                                                                           \
+            return;                                                                              \
+        /* The rest in the same operations, so that a row's bits do not depend on where it is. */\
+        const int rest = (int)(rows - e);                                                        \
+        vector_##NAME u1 = {0}, w1 = {0};                                                        \
+        for (int l = 0; l < rest; ++l)                                                           \
+            u1[l] = u[e + l], w1[l] = w[e + l];                                                  \
+        for (int i = 0; i < group; ++i) {                                                        \
+            vector_##NAME from = {0};                                                            \
+            for (int l = 0; l < rest; ++l)                                                       \
+                from[l] = v[i * n + e + l];                                                      \
+            u1 -= s[i] * from, w1 -= c[i] * from;                                                \
+        }                                                                                        \
+        for (int l = 0; l < rest; ++l)                                                           \
+            u[e + l] = u1[l], w[e + l] = w1[l];                                                  \
+    }                                                                                            \
+                                                                                                 \
+    /* Rows row .. row + rows of `update`. */                                                    \
+    INLINE void update_rows_##NAME(int64_t n, int64_t k, int64_t j, int64_t row, int64_t rows,   \
+                                   T *basis, const T *restrict s, const T *restrict c,           \
+                                   const T *restrict last, const T *restrict inverse)            \
+    {                                                                                            \
+        T *restrict u = basis + (j * n + row) * k;                                               \
+        T *restrict w = basis + ((j + 1) * n + row) * k;                                         \
+        int64_t i = 0;                                                                           \
+        if (k == 1) {                                                                            \
+            for (; i + GROUP <= j; i += GROUP)                                                   \
+                subtract_##NAME(GROUP, rows, basis + i * n + row, n, s + i, c + i, u, w);        \
+            FEWER(j - i, subtract_##NAME, rows, basis + i * n + row, n, s + i, c + i, u, w);     \
+            i = j;                                                                               \
+        }                                                                                        \
+        for (; i < j; ++i) {                                                                     \
+            const T *restrict v = basis + (i * n + row) * k;                                     \
+            for (int64_t e = 0; e < rows * k; e += k)                                            \
+                for (int64_t f = 0; f < k; ++f) {                                                \
+                    u[e + f] -= s[i * k + f] * v[e + f];                                         \
+                    w[e + f] -= c[i * k + f] * v[e + f];                                         \
+                }                                                                                \
+        }                                                                                        \
+        for (int64_t e = 0; e < rows * k; e += k)                                                \
+            for (int64_t f = 0; f < k; ++f) {                                                    \
+                u[e + f] *= inverse[f];                                                          \
+                w[e + f] = (w[e + f] - last[f] * u[e + f]) * inverse[f];                         \
+            }                                                                                    \
     }                                                                                            \
                                                                                                  \
     INLINE void update_##NAME(int64_t n, int64_t k, int64_t j, T *basis, const T *restrict s,    \
                               const T *restrict c, const T *restrict last,                       \
                               const T *restrict inverse)                                         \
     {                                                                                            \
-        for (int64_t row = 0; row < n; row += PIECE) {                                           \
-            const int64_t rows = n - row < PIECE ? n - row : PIECE;                              \
-            T *restrict u = basis + (j * n + row) * k;                                           \
-            T *restrict w = basis + ((j + 1) * n + row) * k;                                     \
-            int64_t i = 0;                                                                       \
-            if (k == 1) {                                                                        \
-                for (; i + GROUP <= j; i += GROUP)                                               \
-                    subtract_##NAME(GROUP, rows, basis + i * n + row, n, s + i, c + i, u, w);    \
-                FEWER(j - i, subtract_##NAME, rows, basis + i * n + row, n, s + i, c + i, u, w); \
-                i = j;                                                                           \
-            }                                                                                    \
-            for (; i < j; ++i) {                                                                 \
-                const T *restrict v = basis + (i * n + row) * k;                                 \
-                for (int64_t e = 0; e < rows * k; e += k)                                        \
-                    for (int64_t f = 0; f < k; ++f) {                                            \
-                        u[e + f] -= s[i * k + f] * v[e + f];                                     \
-                        w[e + f] -= c[i * k + f] * v[e + f];                                     \
-                    }                                                                            \
-            }                                                                                    \
-            for (int64_t e = 0; e < rows * k; e += k)                                            \
-                for (int64_t f = 0; f < k; ++f) {                                                \
-                    u[e + f] *= inverse[f];                                                      \
-                    w[e + f] = (w[e + f] - last[f] * u[e + f]) * inverse[f];                     \
-                }                                                                                \
-        }                                                                                        \
+        for (int64_t row = 0; row < n; row += PIECE)                                             \
+            update_rows_##NAME(n, k, j, row, n - row < PIECE ? n - row : PIECE, basis, s, c,     \
+                               last, inverse);                                                   \
     }                                                                                            \
                                                                                                  \
     /* With u = basis[j], w = basis[j + 1], [s, ., .] and [c, ., .] = sums [2, j + 2] and        \
@@ -173,6 +192,93 @@
             update_##NAME(n, 1, j, basis, sums, c, found, found + 1);                            \
         else                                                                                     \
             update_##NAME(n, k, j, basis, sums, c, found, found + k);                            \
+    }                                                                                            \
+                                                                                                 \
+    /* M^-1 basis[j] at the rows that other ranks are sent, were it updated: to the bit what it  \
+     * will be, so some rows at a time are copied and treated as a basis of their own. */        \
+    INLINE void send_##NAME(int64_t n, int64_t j, const hpc_sla_sweep *sweep, const T *sums,     \
+                            const T *found, T *restrict sent)                                    \
+    {                                                                                            \
+        const T *inverse = sweep->inverse;                                                       \
+        T *few = (T *)sweep->room;                                                               \
+        for (int64_t first = 0; first < sweep->n_sent; first += WIDTH) {                         \
+            const int64_t left = sweep->n_sent - first, width = left < WIDTH ? left : WIDTH;     \
+            for (int64_t i = sums ? 0 : j; i <= j; ++i)                                          \
+                for (int64_t l = 0; l < width; ++l)                                              \
+                    few[i * width + l] = ((T *)sweep->basis)[i * n + sweep->sent[first + l]];    \
+            if (sums)                                                                            \
+                update_rows_##NAME(width, 1, j - 1, 0, width, few, sums, sums + j + 1, found,    \
+                                   found + 1);                                                   \
+            for (int64_t l = 0; l < width; ++l) {                                                \
+                const T u = few[j * width + l];                                                  \
+                sent[first + l] = inverse ? inverse[sweep->sent[first + l]] * u : u;             \
+            }                                                                                    \
+        }                                                                                        \
+    }                                                                                            \
+    /* Add what came from other ranks to basis[j + 1], and to its inner products. */             \
+    INLINE void receive_##NAME(int64_t n, int64_t j, const hpc_sla_sweep *sweep,                 \
+                               const T *restrict part, double *with_u, double *with_w)           \
+    {                                                                                            \
+        for (int64_t e = 0; e < sweep->n_boundary; ++e) {                                        \
+            T *at = (T *)sweep->basis + sweep->boundary[e], *w = at + (j + 1) * n;               \
+            const T before = *w, after = before + part[e];                                       \
+            const double change = (double)after - before;                                        \
+            for (int64_t i = 0; i <= j; ++i)                                                     \
+                with_w[i] += at[i * n] * change;                                                 \
+            with_u[j + 1] += at[j * n] * change;                                                 \
+            with_w[j + 1] += change * ((double)before + after);                                  \
+            *w = after;                                                                          \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    /* A step of gmres in one sweep over the basis, for k = 1. By pieces of rows: `update` of    \
+     * column j - 1 (not without sums), z = inverse basis[j], basis[j + 1] = A z, and the `dots` \
+     * of both. A piece's product waits until all that it reads of z is made, and meets vectors  \
+     * that are still in the cache. `part` are values by sent rows or by boundary rows. */       \
+    CLONED void hpc_sla_basis_sweep_##NAME(int64_t n, int64_t k, int64_t phase, int64_t j,       \
+                                           const hpc_sla_sweep *sweep, const T *sums,            \
+                                           const T *found, T *part, T *out)                      \
+    {                                                                                            \
+        const hpc_sla_matrix *A = sweep->matrix;                                                 \
+        const int32_t *indptr = A->parts[0];                                                     \
+        const T *inverse = sweep->inverse;                                                       \
+        T *basis = sweep->basis, *u = basis + j * n, *w = u + n;                                 \
+        T *z = inverse ? sweep->z : u;                                                           \
+        const int64_t targets = phase == SWEEP_END ? 1 : 2, count = j + targets;                 \
+        const int64_t size = sweep->rows;                                                        \
+        double *with_u = sweep->room, *with_w = targets == 2 ? with_u + count : NULL;            \
+        if (phase == SWEEP_SEND) {                                                               \
+            send_##NAME(n, j, sweep, sums, found, part);                                         \
+            return;                                                                              \
+        }                                                                                        \
+        if (phase == SWEEP_RECEIVE)                                                              \
+            receive_##NAME(n, j, sweep, part, with_u, with_w);                                   \
+        else {                                                                                   \
+            for (int64_t i = 0; i < targets * count; ++i)                                        \
+                with_u[i] = 0;                                                                   \
+            for (int64_t p = 0, made = 0; p < sweep->count; ++p) {                               \
+                const int64_t row = p * size, rows = n - row < size ? n - row : size;            \
+                for (; made < (phase == SWEEP_MAIN ? sweep->reach[p] : p + 1); ++made) {         \
+                    const int64_t at = made * size, end = n - at < size ? n : at + size;         \
+                    if (sums)                                                                    \
+                        update_rows_##NAME(n, 1, j - 1, at, end - at, basis, sums, sums + j + 1, \
+                                           found, found + 1);                                    \
+                    if (inverse)                                                                 \
+                        for (int64_t i = at; i < end; ++i)                                       \
+                            z[i] = inverse[i] * u[i];                                            \
+                }                                                                                \
+                if (phase == SWEEP_MAIN)                                                         \
+                    hpc_sla_csr_matmul_##NAME(rows, k, indptr + row, A->parts[1], A->parts[2],   \
+                                              z, NULL, w + row, NULL, NULL, NULL);               \
+                if (phase == SWEEP_MAIN)                                                         \
+                    piece_##NAME(rows, count, basis + row, n, u + row, w + row, with_u, with_w); \
+                else if (phase == SWEEP_END)                                                     \
+                    piece_##NAME(rows, count, basis + row, n, u + row, u + row, with_u, NULL);   \
+            }                                                                                    \
+        }                                                                                        \
+        if (phase == SWEEP_RECEIVE || phase == SWEEP_END)                                        \
+            for (int64_t i = 0; i < targets * count; ++i)                                        \
+                out[i] = (T)with_u[i];                                                           \
     }
 
 DEFINE(double, float64)

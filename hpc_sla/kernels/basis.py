@@ -29,17 +29,21 @@ class Basis:
     tensor : torch.Tensor [count, n] or [count, n, k]
     vectors : tuple of torch.Tensor [n] or [n, k]
         Views of it.
+    compiled : bool
+        Whether C does the work.
+    wide : torch.Tensor [2, count] or [2, count, k]
+        Where it sums, in doubles.
     """
 
     def __init__(self, count: int, like: torch.Tensor) -> None:
         self.tensor = pages.empty((count, *like.shape), like)
         self.vectors = self.tensor.unbind()
         self._like, self._n = like, like.shape[0]
-        self._compiled = native.serves(like)
+        self.compiled = native.serves(like)
         self._sums: dict[tuple[int, int], torch.Tensor] = {}
-        if self._compiled:
-            room = torch.empty((2, count, *like.shape[1:]), dtype=torch.float64, device="cpu")
-            self._room, self._address = room, self.tensor.data_ptr()
+        if self.compiled:
+            self.wide = torch.empty((2, count, *like.shape[1:]), dtype=torch.float64, device="cpu")
+            self._address = self.tensor.data_ptr()
 
     def dots(self, count: int, first: int, targets: int) -> torch.Tensor:
         """`[targets, count]` inner products: `[t, i] = basis[i] . basis[first + t]`.
@@ -47,15 +51,20 @@ class Basis:
         `targets` is 1 or 2. The result, `[targets, count, k]` by columns, is overwritten by the
         next of its shape.
         """
+        out = self.room(targets, count)
+        if self.compiled:
+            numbers, like = (count, first, targets), self._like
+            native.call("basis_dots", like, self._n, *numbers, self._address, self.wide, out)
+        else:
+            dots(self.tensor, count, first, out)
+        return out
+
+    def room(self, targets: int, count: int) -> torch.Tensor:
+        """Where inner products are put: `[targets, count]` or `[targets, count, k]`, kept."""
         out = self._sums.get((targets, count))
         if out is None:
             out = self._like.new_empty((targets, count, *self._like.shape[1:]))
             self._sums[targets, count] = out
-        if self._compiled:
-            numbers, like = (count, first, targets), self._like
-            native.call("basis_dots", like, self._n, *numbers, self._address, self._room, out)
-        else:
-            dots(self.tensor, count, first, out)
         return out
 
     def update(self, j: int, sums: torch.Tensor, found: torch.Tensor) -> None:
@@ -68,7 +77,7 @@ class Basis:
         sums : torch.Tensor [2, j + 2] or [2, j + 2, k]
         found : torch.Tensor [3] or [3, k]
         """
-        if self._compiled:
+        if self.compiled:
             native.call("basis_update", self._like, self._n, j, self._address, sums, found)
         else:
             s, c = sums.narrow(1, 0, j).unbind()

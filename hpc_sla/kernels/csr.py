@@ -8,11 +8,14 @@ many sets of values.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Protocol
 
+import numpy as np
 import torch
 
 from hpc_sla.kernels import native
+from hpc_sla.kernels.matrix import CSR, Matrix
 from hpc_sla.kernels.modes import lasting
 
 _LIBRARY = torch.library.Library("hpc_sla", "DEF")
@@ -86,29 +89,77 @@ def expand_rows(indptr: torch.Tensor, nnz: int) -> torch.Tensor:
     return torch.repeat_interleave(rows, torch.diff(indptr).long(), output_size=nnz)
 
 
-@dataclass(frozen=True, eq=False)
+class Rows(Protocol):
+    """A rank-local matrix that can write out its rows: a `Packed`."""
+
+    n_rows: int
+    n_columns: int
+    nnz: int
+
+    def csr(
+        self, first: int = 0, last: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """indptr, indices and values of rows `first` to `last`."""
+
+
 class CsrPattern:
     """The sparsity pattern of a rank-local matrix in compressed rows (per rank).
 
+    That of a matrix in fewer bytes has no arrays of its own until somebody asks for them.
+
+    Parameters
+    ----------
+    indptr, indices : int32 tensor [n_rows + 1], int32 tensor [nnz]
+    n_columns : int
+
     Attributes
     ----------
-    indptr : int32 tensor [n_rows + 1]
-    indices : int32 tensor [nnz]
-    n_columns : int
+    n_rows, n_columns, nnz : int
     """
 
-    indptr: torch.Tensor
-    indices: torch.Tensor
-    n_columns: int
-    _cache: dict[str, object] = field(default_factory=dict, repr=False)
+    def __init__(self, indptr: torch.Tensor, indices: torch.Tensor, n_columns: int) -> None:
+        self._plain: tuple[torch.Tensor, torch.Tensor] | None = (indptr, indices)
+        self._source: Rows | None = None
+        self.n_rows, self.n_columns, self.nnz = indptr.numel() - 1, n_columns, indices.numel()
+        self._cache: dict[str, object] = {}
+
+    @classmethod
+    def of_rows(cls, source: Rows) -> CsrPattern:
+        """That of a matrix in fewer bytes, on the CPU."""
+        made = cls.__new__(cls)
+        made._plain, made._source, made._cache = None, source, {}
+        made.n_rows, made.n_columns, made.nnz = source.n_rows, source.n_columns, source.nnz
+        return made
 
     @property
-    def n_rows(self) -> int:
-        return self.indptr.numel() - 1
+    def indptr(self) -> torch.Tensor:
+        """Where rows begin and end: int32 [n_rows + 1]."""
+        return self._arrays()[0]
 
     @property
-    def nnz(self) -> int:
-        return self.indices.numel()
+    def indices(self) -> torch.Tensor:
+        """The column of each entry: int32 [nnz]."""
+        return self._arrays()[1]
+
+    @property
+    def written(self) -> bool:
+        """Whether the arrays are there."""
+        return self._plain is not None
+
+    def at_hand(self) -> CsrPattern:
+        """The same with its arrays, which this one does not keep if it had none. Local."""
+        return self if self._plain is not None else CsrPattern(*self._write(), self.n_columns)
+
+    def _arrays(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._plain is None:
+            self._plain, self._source = self._write(), None
+        return self._plain
+
+    def _write(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._source is not None
+        with lasting():
+            indptr, indices, _ = self._source.csr()
+            return torch.from_numpy(indptr.astype(np.int32)), torch.from_numpy(indices)
 
     def rows(self) -> torch.Tensor:
         """The row of each stored entry: int32 [nnz]. Local."""
@@ -120,7 +171,13 @@ class CsrPattern:
 
     def compiled(self, x: torch.Tensor) -> bool:
         """Whether `fused_matmul` can be used for vectors like x. Local."""
-        return native.serves(x) and self.indptr.dtype == torch.int32 and x.is_contiguous()
+        wide = self._plain is not None and self._plain[0].dtype != torch.int32
+        return native.serves(x) and not wide and x.is_contiguous()
+
+    def matrix(self, values: torch.Tensor) -> Matrix:
+        """It with values [nnz], as compiled loops take it. Local."""
+        parts = (self.indptr, self.indices, values)
+        return Matrix(CSR, self.n_rows, self.n_columns, self.nnz, parts)
 
     def fused_matmul(
         self,
@@ -152,21 +209,37 @@ class CsrPattern:
         native.call("csr_matmul", x, *matrix, x, rows, out, weights, dot, square)
 
     def absolute_matmul(
-        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, chunk: int = 1 << 15
+        self,
+        values: torch.Tensor,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        chunk: int = 1 << 15,
     ) -> None:
-        """`out = |A| x`. Local; not differentiable.
+        """`out = |A| |x|`, or `out[rows] += |A| |x|`. Local; not differentiable.
 
-        On the CPU in pieces of `chunk` rows that stay in the cache, so that no second set of values
-        is held.
+        Where it is not compiled, on the CPU in pieces of `chunk` rows that stay in the cache, so
+        that no second set of values is held.
         """
+        if self.compiled(x):
+            entries = (self.indptr, self.indices, values)
+            matrix = Matrix(CSR, self.n_rows, self.n_columns, self.nnz, entries)
+            native.call("absolute", x, 0, matrix.address, x, rows, out)
+            return
+        if rows is not None:
+            part = x.new_empty((self.n_rows, *x.shape[1:]))
+            self.absolute_matmul(values, x, part, None, chunk)
+            out.index_add_(0, rows, part)
+            return
+        x = x.abs()
         if self.indptr.device.type != "cpu" or self.n_rows <= chunk:
             self.matmul(values.abs(), x, out)
             return
         for first in range(0, self.n_rows, chunk):
             last = min(first + chunk, self.n_rows)
             begin, end = self.indptr[[first, last]].tolist()
-            rows = self.indptr[first : last + 1] - begin
-            piece = CsrPattern(rows, self.indices[begin:end], self.n_columns)
+            ends = self.indptr[first : last + 1] - begin
+            piece = CsrPattern(ends, self.indices[begin:end], self.n_columns)
             piece.matmul(values[begin:end].abs(), x, out[first:last])
 
     def rmatmul(
@@ -232,6 +305,25 @@ class CsrPattern:
             where[rows[found].long()] = (found + begin).to(where.dtype)
         return where
 
+    def reach(self, size: int) -> torch.Tensor:
+        """How far products of `size` rows each reach into x, for a sweep that makes x on the way.
+
+        Local; made once and kept: int32 [pieces]. Of x, in pieces of `size` too, so many must be
+        there before a piece can be multiplied: no fewer than end with itself, and all for the last.
+        """
+        name = f"reach {size}"
+        if name not in self._cache:
+            edges = [*self.indptr[::size].tolist(), self.nnz][: -(-self.n_rows // size) + 1]
+            furthest = [
+                int(self.indices[begin:end].max()) // size + 1 if end > begin else 0
+                for begin, end in pairwise(edges)
+            ]
+            found = [max(far, i + 1) for i, far in enumerate(furthest)]
+            found[-1:] = [len(found)] * bool(found)
+            with lasting():
+                self._cache[name] = torch.tensor(found, dtype=torch.int32)
+        return self._cache[name]  # type: ignore[return-value]
+
     @property
     def transposed(self) -> tuple[CsrPattern, torch.Tensor]:
         """The transpose's pattern, and the entry of ours that each of its entries is."""
@@ -247,3 +339,40 @@ class CsrPattern:
         edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
         indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
         return CsrPattern(indptr, rows, self.n_rows), order.to(self.indptr.dtype)
+
+
+class CsrMatrix:
+    """A rank-local matrix as it is stored plainly: a pattern and its values.
+
+    Parameters
+    ----------
+    pattern : CsrPattern
+    values : torch.Tensor [nnz]
+    """
+
+    def __init__(self, pattern: CsrPattern, values: torch.Tensor) -> None:
+        self.pattern, self.values = pattern, values
+        self.n_rows = pattern.n_rows
+        self._matrix: Matrix | None = None
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """As compiled loops take it, made once; None where they cannot. Local."""
+        pattern = self.pattern
+        if (
+            self._matrix is None
+            and native.can_take(self.values)
+            and pattern.indptr.dtype == torch.int32
+        ):
+            self._matrix = pattern.matrix(self.values)
+        return self._matrix
+
+    @property
+    def bytes(self) -> int:
+        """What is held, indices included."""
+        parts = (self.pattern.indptr, self.pattern.indices, self.values)
+        return sum(t.numel() * t.element_size() for t in parts)
+
+    def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A x`, without allocating. Local; not differentiable."""
+        self.pattern.matmul(self.values, x, out)

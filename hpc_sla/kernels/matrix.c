@@ -1,4 +1,4 @@
-/* The product with a rank-local matrix, however it is stored, and its rows written out. */
+/* What is done with a rank-local matrix, however it is stored. */
 #include <string.h>
 
 #include "matrix.h"
@@ -10,6 +10,16 @@
     void hpc_sla_packed_product_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,           \
                                        const int32_t *rows, T *y, const T *w, T *dot,            \
                                        T *square);                                               \
+    void hpc_sla_csr_affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,               \
+                                   const int32_t *rows, const T *b, const T *scale, T *out);     \
+    void hpc_sla_csr_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x, const T *here, \
+                                  const int32_t *rows, const T *b, const T *d,                   \
+                                  const T *coefficients, const T *before, T *after, T *out);     \
+    void hpc_sla_packed_affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,            \
+                                      const int32_t *rows, const T *b, const T *scale, T *out);  \
+    void hpc_sla_packed_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,             \
+                                     const T *here, const int32_t *rows, const T *b, const T *d, \
+                                     const T *coefficients, const T *before, T *after, T *out);  \
                                                                                                  \
     void hpc_sla_product_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,                  \
                                 const int32_t *rows, T *y, const T *w, T *dot, T *square)        \
@@ -43,6 +53,27 @@
             at += length;                                                                        \
         }                                                                                        \
         return at;                                                                               \
+    }                                                                                            \
+                                                                                                 \
+    void hpc_sla_affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,                   \
+                               const int32_t *rows, const T *b, const T *scale, T *out)          \
+    {                                                                                            \
+        if (A->form == MATRIX_CSR)                                                               \
+            hpc_sla_csr_affine_##NAME(k, A, x, rows, b, scale, out);                             \
+        else                                                                                     \
+            hpc_sla_packed_affine_##NAME(k, A, x, rows, b, scale, out);                          \
+    }                                                                                            \
+                                                                                                 \
+    void hpc_sla_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x, const T *here,     \
+                              const int32_t *rows, const T *b, const T *d,                       \
+                              const T *coefficients, const T *before, T *after, T *out)          \
+    {                                                                                            \
+        if (A->form == MATRIX_CSR)                                                               \
+            hpc_sla_csr_relax_##NAME(k, A, x, here, rows, b, d, coefficients, before, after,     \
+                                     out);                                                       \
+        else                                                                                     \
+            hpc_sla_packed_relax_##NAME(k, A, x, here, rows, b, d, coefficients, before, after,  \
+                                        out);                                                    \
     }
 
 DEFINE(double, float64)

@@ -4,10 +4,32 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
 CSR, ROWS, PATTERNS, NODES, SHORT, CODED_8, CODED_16 = range(7)
+TILED = 32
+
+
+class RankMatrix(Protocol):
+    """A rank-local matrix: what serves every form of one, compiled and in torch."""
+
+    n_rows: int
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """As compiled loops take it; None where they cannot."""
+
+    @property
+    def bytes(self) -> int:
+        """What is held, indices included."""
+
+    def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = A x`, without allocating. Local; not differentiable."""
+
+
+_Parts = ctypes.c_void_p * 12
 
 
 class Matrix(ctypes.Structure):
@@ -29,7 +51,7 @@ class Matrix(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("columns", ctypes.c_int64),
         ("entries", ctypes.c_int64),
-        ("parts", ctypes.c_void_p * 12),
+        ("parts", _Parts),
         ("block", ctypes.c_int64),
     ]
 
@@ -42,11 +64,9 @@ class Matrix(ctypes.Structure):
         parts: Sequence[torch.Tensor],
         block: int = 1,
     ) -> None:
-        super().__init__(form, rows, columns, entries)
-        self.block = block
+        pointers = _Parts(*[part.data_ptr() for part in parts])
+        super().__init__(form, rows, columns, entries, pointers, block)
         self.tensors = tuple(parts)
-        for i, part in enumerate(parts):
-            self.parts[i] = part.data_ptr()
 
     @property
     def address(self) -> int:

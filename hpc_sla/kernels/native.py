@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -21,29 +22,48 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "pack_codes": (4, 4, ctypes.c_int64),
     "pack_same": (0, 2, ctypes.c_int64),
     "matrix_rows": (2, 6, ctypes.c_int64),
+    "beside": (1, 4, None),
+    "largest": (1, 4, None),
+    "diagonal": (1, 4, None),
     "csr_sample": (2, 5, None),
-    "csr_affine": (2, 8, None),
-    "csr_relax": (2, 12, None),
+    "affine": (1, 6, None),
+    "relax": (1, 10, None),
+    "absolute": (2, 4, ctypes.c_int64),
+    "judge": (2, 5, None),
+    "cycle": (0, 3, ctypes.c_int64),
+    "dense": (3, 3, None),
     "residual": (2, 5, None),
     "direction": (2, 6, None),
+    "burst_cg": (0, 1, ctypes.c_int64),
+    "burst_bicgstab": (0, 1, ctypes.c_int64),
+    "burst_gmres": (0, 1, ctypes.c_int64),
+    "burst_minres": (0, 1, ctypes.c_int64),
+    "burst_pipelined_cg": (0, 1, ctypes.c_int64),
     "basis_dots": (5, 3, None),
     "basis_update": (3, 3, None),
-    "census": (3, 10, None),
+    "basis_sweep": (4, 5, None),
+    "census": (1, 10, None),
     "tally": (2, 8, None),
     "mirror": (2, 7, ctypes.c_int64),
+    "mirror_kinds": (1, 4, ctypes.c_int64),
     "connected": (2, 4, None),
     "hessenberg_complete": (3, 4, None),
     "hessenberg_step": (3, 8, None),
     "bicgstab_half": (2, 5, None),
     "bicgstab_full": (2, 9, None),
     "bicgstab_turn": (2, 6, None),
+    "pipelined_sums": (2, 6, None),
+    "pipelined_step": (2, 14, None),
     "minres_lanczos": (2, 9, None),
     "minres_direction": (2, 12, None),
     "aggregate": (2, 6, ctypes.c_int64),
-    "prolongator": (2, 16, ctypes.c_int64),
-    "triple": (5, 22, ctypes.c_int64),
-    "triple_values": (3, 24, ctypes.c_int64),
-    "split": (3, 10, ctypes.c_int64),
+    "condense": (5, 10, ctypes.c_int64),
+    "prolongator_float64": (6, 17, ctypes.c_int64),
+    "prolongator_float32": (6, 17, ctypes.c_int64),
+    "triple_float64": (9, 24, ctypes.c_int64),
+    "triple_float32": (9, 24, ctypes.c_int64),
+    "restrict": (1, 3, None),
+    "prolong": (1, 3, None),
     "ilu0": (2, 7, ctypes.c_int64),
     "ic0": (2, 7, ctypes.c_int64),
     "ldu_solve": (2, 9, None),
@@ -98,9 +118,9 @@ def can_take(like: torch.Tensor) -> bool:
     """Whether the compiled loops can work on a vector like this one: `[n]` or `[n, k]`, k > 0."""
     return (
         LIBRARY is not None
-        and 0 not in like.shape[1:]  # which they take for a column at least
+        and (like.dim() == 1 or 0 not in like.shape[1:])  # they take it for a column at least
         and type(like) in (torch.Tensor, torch.nn.Parameter)  # and no fake one, which has no data
-        and like.device.type == "cpu"
+        and like.is_cpu
         and like.dtype in DTYPES
     )
 
@@ -122,10 +142,29 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int |
     """
     assert LIBRARY is not None
     columns = 1 if like.dim() == 1 else like.shape[1]
-    result: int | None = getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[like.dtype]}")(
-        rows, columns, *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
-    )
+    plain = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    result: int | None = _entry(function, like.dtype)(rows, columns, *plain)
     return result
+
+
+def call_on(function: str, like: torch.Tensor, address: int, *arguments: Any) -> None:
+    """Call a loop over the rank-local matrix at `address` (`Matrix.address`), in any form.
+
+    `arguments` are what follows it: tensors (contiguous), addresses, None for a null pointer.
+    """
+    assert LIBRARY is not None
+    columns = 1 if like.dim() == 1 else like.shape[1]
+    _entry(function, like.dtype)(
+        columns,
+        address,
+        *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments),
+    )
+
+
+@cache
+def _entry(function: str, dtype: torch.dtype) -> Any:
+    """A function of the library, for vectors of that dtype."""
+    return getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[dtype]}")
 
 
 def call_of_pattern(function: str, *arguments: int | np.ndarray) -> int | None:
@@ -135,6 +174,11 @@ def call_of_pattern(function: str, *arguments: int | np.ndarray) -> int | None:
         *(a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments)
     )
     return result
+
+
+def numbers(like: torch.Tensor, *scalars: float) -> Any:
+    """An array of numbers, of the vectors' dtype, as one argument of `call`."""
+    return (_NUMBERS[like.dtype] * len(scalars))(*scalars)
 
 
 def coefficients(like: torch.Tensor, *scalars: float | torch.Tensor) -> list[Any]:

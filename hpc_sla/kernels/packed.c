@@ -90,93 +90,12 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
-    /* out = b + scale A x, or with rows out[rows] += scale A x: as csr_affine in relax.c. */    \
-    CLONED void hpc_sla_packed_affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,     \
-                                             const int32_t *rows, const T *b, const T *scale,    \
-                                             T *out)                                             \
+    /* A span, for loops of other files. */                                                      \
+    CLONED void hpc_sla_span_##NAME(const hpc_sla_matrix *A, int64_t *near, int64_t first,       \
+                                    int64_t last, int64_t width, int64_t k, const T *x, T *out,  \
+                                    int64_t stride)                                              \
     {                                                                                            \
-        const int64_t n = A->rows, size = SPAN - SPAN % A->block, stride = k > 1 ? WIDTH : 1;    \
-        const T a = scale[0];                                                                    \
-        T room[SPAN * WIDTH];                                                                    \
-        for (int64_t c = 0; c < k; c += WIDTH) {                                                 \
-            const int64_t width = k - c < WIDTH ? k - c : WIDTH;                                 \
-            int64_t near = 0;                                                                    \
-            for (int64_t first = 0; first < n; first += size) {                                  \
-                const int64_t last = first + size < n ? first + size : n, m = last - first;      \
-                span_##NAME(A, &near, first, last, width, k, x + c, room, stride);               \
-                if (k == 1 && !rows) {                                                           \
-                    for (int64_t i = 0; i < m; ++i)                                              \
-                        out[first + i] = b[first + i] + a * room[i];                             \
-                    continue;                                                                    \
-                }                                                                                \
-                for (int64_t i = 0; i < m; ++i) {                                                \
-                    const int64_t row = (rows ? rows[first + i] : first + i) * k + c;            \
-                    for (int64_t j = 0; j < width; ++j)                                          \
-                        out[row + j] =                                                           \
-                            (rows ? out[row + j] : b[row + j]) + a * room[i * stride + j];       \
-                }                                                                                \
-            }                                                                                    \
-        }                                                                                        \
-    }                                                                                            \
-                                                                                                 \
-    /* One span of the next, without rows; before and after may be NULL, and may be one. */      \
-    INLINE void relaxed_##NAME(int64_t m, const T *sum, const T *here, const T *b,               \
-                               const T *restrict d, T alpha, T beta, const T *before, T *after,  \
-                               T *restrict out)                                                  \
-    {                                                                                            \
-        for (int64_t i = 0; i < m; ++i) {                                                        \
-            T q = alpha * d[i] * (b[i] - sum[i]);                                                \
-            if (before)                                                                          \
-                q += beta * before[i];                                                           \
-            if (after)                                                                           \
-                after[i] = q;                                                                    \
-            out[i] = here[i] + q;                                                                \
-        }                                                                                        \
-    }                                                                                            \
-                                                                                                 \
-    /* q = beta before + alpha d (b - A x);  out = here + q, after = q: as csr_relax in relax.c. */ \
-    CLONED void hpc_sla_packed_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,      \
-                                            const T *here, const int32_t *rows, const T *b,      \
-                                            const T *d, const T *coefficients, const T *before,  \
-                                            T *after, T *out)                                    \
-    {                                                                                            \
-        const int64_t n = A->rows, size = SPAN - SPAN % A->block, stride = k > 1 ? WIDTH : 1;    \
-        const T alpha = coefficients[0], beta = coefficients[1];                                 \
-        T room[SPAN * WIDTH];                                                                    \
-        for (int64_t c = 0; c < k; c += WIDTH) {                                                 \
-            const int64_t width = k - c < WIDTH ? k - c : WIDTH;                                 \
-            int64_t near = 0;                                                                    \
-            for (int64_t first = 0; first < n; first += size) {                                  \
-                const int64_t last = first + size < n ? first + size : n, m = last - first;      \
-                span_##NAME(A, &near, first, last, width, k, x + c, room, stride);               \
-                if (k == 1 && !rows) {                                                           \
-                    const T *old = before ? before + first : NULL;                               \
-                    T *next = after ? after + first : NULL;                                      \
-                    if (old && !next)                                                            \
-                        relaxed_##NAME(m, room, here + first, b + first, d + first, alpha, beta, \
-                                       old, NULL, out + first);                                  \
-                    else if (next && !old)                                                       \
-                        relaxed_##NAME(m, room, here + first, b + first, d + first, alpha, beta, \
-                                       NULL, next, out + first);                                 \
-                    else                                                                         \
-                        relaxed_##NAME(m, room, here + first, b + first, d + first, alpha, beta, \
-                                       old, next, out + first);                                  \
-                    continue;                                                                    \
-                }                                                                                \
-                for (int64_t i = 0; i < m; ++i) {                                                \
-                    const int64_t at = rows ? rows[first + i] : first + i, row = at * k + c;     \
-                    const T factor = alpha * d[at], *sum = room + i * stride;                    \
-                    for (int64_t j = 0; j < width; ++j) {                                        \
-                        T q = rows ? -factor * sum[j] : factor * (b[row + j] - sum[j]);          \
-                        if (before && !rows)                                                     \
-                            q += beta * before[row + j];                                         \
-                        if (after)                                                               \
-                            after[row + j] = rows ? after[row + j] + q : q;                      \
-                        out[row + j] = (rows ? out[row + j] : here[row + j]) + q;                \
-                    }                                                                            \
-                }                                                                                \
-            }                                                                                    \
-        }                                                                                        \
+        span_##NAME(A, near, first, last, width, k, x, out, stride);                             \
     }
 
 DEFINE(double, float64)

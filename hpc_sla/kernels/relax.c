@@ -1,14 +1,15 @@
 /* CPU loops of a multigrid cycle for one thread: a sparse product and what is done with it, in one
  * pass. As in native.c, vectors are [n] or [n, k] by rows. */
-#include "native.h"
+#include "matrix.h"
 
 #define DEFINE(T, NAME)                                                                          \
     /* out = b + scale A x, or with rows out[rows] += scale A x. b may be out. */                \
-    INLINE void affine_##NAME(int64_t n, int64_t k, const int32_t *restrict indptr,              \
-                              const int32_t *restrict indices, const T *restrict values,         \
-                              const T *restrict x, const int32_t *restrict rows, const T *b,     \
-                              const T *restrict scale, T *out)                                   \
+    INLINE void affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *restrict x,           \
+                              const int32_t *restrict rows, const T *b, const T *scale, T *out)  \
     {                                                                                            \
+        const int32_t *restrict indptr = A->parts[0], *restrict indices = A->parts[1];           \
+        const T *restrict values = A->parts[2];                                                  \
+        const int64_t n = A->rows;                                                               \
         const T a = scale[0];                                                                    \
         for (int64_t first = 0; first < k; first += WIDTH) {                                     \
             const int64_t width = k - first < WIDTH ? k - first : WIDTH;                         \
@@ -26,26 +27,27 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
-    CLONED void hpc_sla_csr_affine_##NAME(int64_t n, int64_t k, const int32_t *indptr,           \
-                                          const int32_t *indices, const T *values, const T *x,   \
+    CLONED void hpc_sla_csr_affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,        \
                                           const int32_t *rows, const T *b, const T *scale,       \
                                           T *out)                                                \
     {                                                                                            \
         if (k == 1 && !rows)                                                                     \
-            affine_##NAME(n, 1, indptr, indices, values, x, NULL, b, scale, out);                \
+            affine_##NAME(1, A, x, NULL, b, scale, out);                                         \
         else                                                                                     \
-            affine_##NAME(n, k, indptr, indices, values, x, rows, b, scale, out);                \
+            affine_##NAME(k, A, x, rows, b, scale, out);                                         \
     }                                                                                            \
                                                                                                  \
-    /* q = beta before + alpha d (b - A x);  out = x + q, and after = q.                         \
+    /* q = beta before + alpha d (b - A x);  out = here + q, and after = q, where here is x.     \
      * With rows, A x is a part that was missing there: out[rows] and after[rows] lose           \
      * alpha d A x. before and after may be NULL, and may be one. */                             \
-    INLINE void relax_##NAME(int64_t n, int64_t k, const int32_t *restrict indptr,               \
-                             const int32_t *restrict indices, const T *restrict values,          \
-                             const T *x, const T *here, const int32_t *restrict rows,            \
-                             const T *restrict b, const T *restrict d,                           \
-                             const T *restrict coefficients, const T *before, T *after, T *out)  \
+    INLINE void relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x, const T *here,      \
+                             const int32_t *restrict rows, const T *restrict b,                  \
+                             const T *restrict d, const T *coefficients, const T *before,        \
+                             T *after, T *out)                                                   \
     {                                                                                            \
+        const int32_t *restrict indptr = A->parts[0], *restrict indices = A->parts[1];           \
+        const T *restrict values = A->parts[2];                                                  \
+        const int64_t n = A->rows;                                                               \
         const T alpha = coefficients[0], beta = coefficients[1];                                 \
         for (int64_t first = 0; first < k; first += WIDTH) {                                     \
             const int64_t width = k - first < WIDTH ? k - first : WIDTH;                         \
@@ -77,21 +79,17 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
-    CLONED void hpc_sla_csr_relax_##NAME(int64_t n, int64_t k, const int32_t *indptr,            \
-                                         const int32_t *indices, const T *values, const T *x,    \
+    CLONED void hpc_sla_csr_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,         \
                                          const T *here, const int32_t *rows, const T *b,         \
                                          const T *d, const T *coefficients, const T *before,     \
                                          T *after, T *out)                                       \
     {                                                                                            \
         if (k == 1 && !rows && before && !after)                                                 \
-            relax_##NAME(n, 1, indptr, indices, values, x, here, NULL, b, d, coefficients,       \
-                         before, NULL, out);                                                     \
+            relax_##NAME(1, A, x, here, NULL, b, d, coefficients, before, NULL, out);            \
         else if (k == 1 && !rows && !before && after)                                            \
-            relax_##NAME(n, 1, indptr, indices, values, x, here, NULL, b, d, coefficients, NULL, \
-                         after, out);                                                            \
+            relax_##NAME(1, A, x, here, NULL, b, d, coefficients, NULL, after, out);             \
         else                                                                                     \
-            relax_##NAME(n, k, indptr, indices, values, x, here, rows, b, d, coefficients,       \
-                         before, after, out);                                                    \
+            relax_##NAME(k, A, x, here, rows, b, d, coefficients, before, after, out);           \
     }
 
 DEFINE(double, float64)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from hpc_sla.distributed.world import World
-from hpc_sla.linear.info import SolveInfo
+from hpc_sla.kernels import accuracy as kernel
+from hpc_sla.linear.info import SolveInfo, root, worst
 from hpc_sla.sparse.operators import Operator
 
 _ROUNDING = 10.0
@@ -42,15 +44,23 @@ class Accuracy:
         as much, row by row: no better x can be expected in this dtype.
     hidden : bool
         Whether there are rows whose error the norm of the residual hides.
+    norm : float
+        ||b - A x||_2.
     """
 
+    norm: float
     backward_error: float | None
     at_rounding: bool
     hidden: bool = False
 
 
 def accuracy(
-    operator: Operator, b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, rtol: float
+    operator: Operator,
+    b: torch.Tensor,
+    x: torch.Tensor,
+    r: torch.Tensor,
+    rtol: float,
+    again: bool = False,
 ) -> list[Accuracy]:
     """That of each column, r = b - A x of a square operator. **Collective**: one product or two.
 
@@ -61,20 +71,18 @@ def accuracy(
         Not modified.
     rtol : float
         Replicated. A row that is as good as that has no error to hide.
+    again : bool
+        Replicated. Whether A x was the last product with A.
     """
     # Of a factorisation they may lie in memory by columns.
     b, x, r = b.contiguous(), x.contiguous(), r.contiguous()
     scale = torch.empty_like(b)
-    if not operator.absolute(x, scale):
+    if not operator.absolute(x, scale, again):
         return _without_entries(operator, b, x, r)
-    size = b.abs()
-    scale.add_(size)
-    errors = r.abs()
-    gathered = _everyone(
-        operator.world, _maxima(_ratio(errors, scale), x.abs()), _squares(errors, scale, b)
-    )
-    found, largest = gathered[:, :2].amax(dim=0).tolist()
-    errors2, scale2, b2 = _exact_sums(gathered[:, 2:])
+    world = operator.world
+    everyone = _everyone(world, kernel.judge(b, x, r, scale))
+    found, largest = _largest(everyone, 2)
+    errors2, scale2, b2 = _exact_sums(everyone, 2)
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     rounded = [_root_ratio(*pair) <= unit for pair in zip(errors2, scale2, strict=True)]
     relative = [_root_ratio(*pair) for pair in zip(errors2, b2, strict=True)]
@@ -88,15 +96,19 @@ def accuracy(
         sizes = torch.empty_like(b)
         operator.absolute(torch.ones_like(x), sizes)
         sizes.mul_(b.new_tensor(largest).reshape(b.shape[1:]))
-        safe = scale + sizes
-        componentwise = torch.where(scale < rtol * size.add_(sizes), safe, scale)
-        ratios = _maxima(_ratio(errors, componentwise), _ratio(errors, safe))
-        guarded, rows = _everyone(operator.world, ratios).amax(dim=0).tolist()
+        safe, errors = scale + sizes, r.abs()
+        componentwise = torch.where(scale < rtol * sizes.add_(b.abs()), safe, scale)
+        ratios = (kernel.ratio(errors, componentwise), kernel.ratio(errors, safe))
+        guarded, rows = _largest(_everyone(world, kernel.maxima(*ratios).cpu()), 2)
         pairs = zip(found, guarded, relative, strict=True)
         found = [other if error > norm else error for error, other, norm in pairs]
     return [
-        Accuracy(error, low and row <= _UNEVEN * unit, row > _HIDDEN * norm and row > rtol)
-        for error, row, norm, low in zip(found, rows, relative, rounded, strict=True)
+        Accuracy(
+            root(square), error, low and row <= _UNEVEN * unit, row > _HIDDEN * norm and row > rtol
+        )
+        for square, error, row, norm, low in zip(
+            errors2, found, rows, relative, rounded, strict=True
+        )
     ]
 
 
@@ -119,52 +131,40 @@ def _without_entries(
     noise = operator.noise(1, b.dtype).reshape(-1, *[1] * (b.dim() - 1)).expand_as(x).contiguous()
     image = torch.empty_like(b)
     operator(noise, image)
-    sums = zip(
-        *_exact_sums(_everyone(operator.world, _squares(r, x, b, image, noise))), strict=True
-    )
+    mine = kernel.squares(r, x, b, image, noise).cpu()
+    sums = zip(*_exact_sums(_everyone(operator.world, mine), 0), strict=True)
     unit = _ROUNDING * torch.finfo(b.dtype).eps
     found = []
     for r2, x2, b2, image2, noise2 in sums:
         size = _root_ratio(image2, noise2) * math.sqrt(x2) + math.sqrt(b2)
-        found.append(Accuracy(None, math.sqrt(r2) <= unit * size))
+        found.append(Accuracy(root(r2), None, root(r2) <= unit * size))
     return found
 
 
-def _ratio(errors: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """By rows; 0 where there is no error, NaN where the scale overflows."""
-    ratio = torch.where(errors > 0, errors / scale, errors)
-    return torch.where(scale.isinf(), torch.nan, ratio)
-
-
-def _columns(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
-
-
-def _maxima(*tensors: torch.Tensor) -> torch.Tensor:
-    """This rank's largest of each tensor, none below 0, by columns: NaN where there is one."""
-    columns = [_columns(tensor) for tensor in tensors]
-    found = [c.amax(dim=0) if len(c) else c.new_zeros(c.shape[1]) for c in columns]
-    return torch.stack(found).double()
-
-
-def _squares(*tensors: torch.Tensor) -> torch.Tensor:
-    """This rank's parts of the square norms, of each tensor by columns."""
-    return torch.stack([_columns(tensor).double().square().sum(dim=0) for tensor in tensors])
-
-
-def _everyone(world: World, *mine: torch.Tensor) -> torch.Tensor:
-    """What every rank has, float64 [ranks, rows, columns] on the CPU. **Collective.**"""
-    packed = torch.cat(mine).cpu()
+def _everyone(world: World, mine: torch.Tensor) -> list[list[list[float]]]:
+    """What every rank has, of a float64 [rows, columns]. **Collective.**"""
     if world.size == 1:
-        return packed.unsqueeze(0)
-    gathered = packed.new_empty(world.size, *packed.shape)
-    world.comm.Allgather(packed.numpy(), gathered.numpy())
-    return gathered
+        return [mine.tolist()]
+    gathered = np.empty((world.size, *mine.shape))
+    world.comm.Allgather(mine.numpy(), gathered)
+    everyone: list[list[list[float]]] = gathered.tolist()
+    return everyone
 
 
-def _exact_sums(gathered: torch.Tensor) -> list[list[float]]:
-    """Over ranks [ranks, rows, columns]: to the last bit the same on every one. Local."""
-    return [[math.fsum(column) for column in row] for row in gathered.permute(1, 2, 0).tolist()]
+def _largest(everyone: list[list[list[float]]], count: int) -> list[list[float]]:
+    """The largest over ranks of each of the first `count` rows; NaN where there is one. Local."""
+    if len(everyone) == 1:
+        return everyone[0][:count]
+    rows = zip(*(rank[:count] for rank in everyone), strict=True)
+    return [[worst(column) for column in zip(*row, strict=True)] for row in rows]
+
+
+def _exact_sums(everyone: list[list[list[float]]], first: int) -> list[list[float]]:
+    """The sums over ranks of rows from the `first` on: the same on each, to the last bit. Local."""
+    if len(everyone) == 1:
+        return everyone[0][first:]
+    rows = zip(*(rank[first:] for rank in everyone), strict=True)
+    return [[math.fsum(column) for column in zip(*row, strict=True)] for row in rows]
 
 
 def _root_ratio(square: float, other: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hpc_sla.kernels import pages, passes
+from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, root
@@ -92,6 +93,8 @@ class BiCGStab(Method):
         self.rho = scalars.where(good, rho, self.rho)
         scalars.record(slope, omega, cosine, rr)
         self.live = good & self._unfinished(rho, rr) & (cosine > self.tiny)
+
+    compiled = StepKernel("bicgstab", step, ("x", "r", "shadow", "p", "v", "t", "s_hat"), 4)
 
     def _unfinished(self, rho: Any, rr: Any) -> Any:
         return (rr > self.target * self.target) & (rr < math.inf) & (rho != 0)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hpc_sla.kernels import fused
+from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, root
@@ -74,6 +75,8 @@ class CG(Method):
         self.rho = rho
         self.scalars.record(curvature, rho, self.rr)
         self.live = good & self._unfinished(rho, self.rr)
+
+    compiled = StepKernel("cg", step, ("x", "r", "p", "q"), 3)
 
     def _unfinished(self, rho: Any, rr: Any) -> Any:
         # False for NaN too: a comparison with NaN is False. An infinite rr is caught by rho.

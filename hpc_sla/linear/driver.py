@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.linear.bursts import CompiledSteps
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.info import worst
 from hpc_sla.linear.method import Method, System, fill, norms_of
 from hpc_sla.linear.outcome import Outcome
 from hpc_sla.linear.recover import Recovery
-from hpc_sla.linear.watch import EVERY, hopeless
+from hpc_sla.linear.watch import EVERY, hopeless, next_look
 from hpc_sla.observe.heartbeat import beat
 from hpc_sla.sparse.fingerprint import layout_fingerprint
 
@@ -88,6 +89,7 @@ class KrylovLoop:
             captured = method.capturable and system.precond.pointwise and system.b.is_cuda
             captured = captured and system.operator.world.size == 1
             self._bursts = Bursts(method, system.scalars, captured)
+        self._compiled: CompiledSteps | None = None
         # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
         # for more iterations than the method needs in all without rounding.
         self._stagnant = max(100, system.operator.n_global)
@@ -100,6 +102,8 @@ class KrylovLoop:
             self.outcomes = self._first_look()
         outcomes = self.outcomes
         self._tell()
+        if system.compiled:
+            self._compiled = CompiledSteps(method)
         recovery = Recovery(method, self._steps, self._x0, at_x0=not resumed)
         while any(o.status is None for o in outcomes):
             recovery.begin(outcomes, self._within)
@@ -108,14 +112,20 @@ class KrylovLoop:
                 self._start()
             self._within = False
             while self.iterations < most and any(o.status is None for o in outcomes):
-                if self._bursts is None:
-                    method.step()
-                else:
+                if self._compiled is not None:
+                    self._burst(self._compiled, most - self.iterations)
+                elif self._bursts is not None:
                     self._bursts.run(min(method.scalars.check_every, most - self.iterations))
-                if self._take_in():
+                    self._read()
+                else:
+                    method.step()
+                    self._read()
+                if self._look_up():
                     break
             method.finish()
-            norms = norms_of(system.residual())
+            # Where all claim to have converged, they mostly have.
+            claimed = all(o.status == "converged" for o in outcomes)
+            norms = system.examine() if claimed else norms_of(system.residual())
             recovery.end(outcomes, norms)
             may_go_on = self.iterations < most and not (self._stopped or self.given_up)
             for outcome, ran, norm in zip(outcomes, self._running, norms, strict=True):
@@ -130,10 +140,33 @@ class KrylovLoop:
 
     def _steps(self, count: int) -> None:
         """As many steps as that, no more than between two looks. **Collective.**"""
-        if self._bursts is None:
+        if self._compiled is not None:
+            self._compiled.run(count)
+        elif self._bursts is None:
             self.method.step()
         else:
             self._bursts.run(count)
+
+    def _burst(self, compiled: CompiledSteps, most: int) -> None:
+        """Compiled steps, and what they have recorded. **Collective.**"""
+        (outcome,) = self.outcomes
+        if self._patience is not None:
+            done = self.iterations - self._begun_at
+            most = min(most, next_look(self._patience, done) - done)
+        norms, row = compiled.advance(most, outcome, self._stagnant)
+        last = norms.pop()
+        if self._callback is None:
+            self.iterations += len(norms)
+            outcome.passed(norms)
+        else:
+            for norm in norms:
+                self.iterations += 1
+                outcome.passed([norm])
+                self._tell()
+        self.iterations += 1
+        status = self.method.classify(row, outcome.target)
+        outcome.iterated(last, status, self._stagnant)
+        self._tell()
 
     def _tell(self) -> None:
         if self._callback:
@@ -168,10 +201,9 @@ class KrylovLoop:
             if outcome.status is None:
                 outcome.status = method.classify(row, outcome.target)
 
-    def _take_in(self) -> bool:
-        """What the steps have recorded; whether to stop for good. **Collective.**"""
+    def _read(self) -> None:
+        """What the steps have recorded. Local; waits for a GPU."""
         method, scalars, outcomes = self.method, self.method.scalars, self.outcomes
-        beat()
         for rows in scalars.read():
             if all(o.status is not None for o in outcomes):
                 break
@@ -181,6 +213,11 @@ class KrylovLoop:
                     status = method.classify(row, outcome.target)
                     outcome.iterated(method.norm(row), status, self._stagnant)
             self._tell()
+
+    def _look_up(self) -> bool:
+        """Between steps: whether to stop for good. **Collective.**"""
+        method, scalars, outcomes = self.method, self.method.scalars, self.outcomes
+        beat()
         if any(o.status == "stagnated" for o in outcomes):
             method.keep(scalars.flag([o.status is None for o in outcomes]))
         going = self.iterations < self._max_iterations and any(o.status is None for o in outcomes)

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from hpc_sla.kernels import basis, native, pages
+from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import Scalar, axpy_, copy_
 from hpc_sla.linear.hessenberg import Hessenberg, HostHessenberg
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, check_count, fill
 from hpc_sla.linear.scalars import Flag
+from hpc_sla.sparse.arnoldi import Arnoldi, Pending
 from hpc_sla.sparse.operators import Operator
 
 
@@ -56,6 +58,15 @@ class GMRES(Method):
         self.basis = basis.Basis(m + 1, self.r)
         self.directions = pages.empty((m, *shape), self.r) if self.flexible else None
         self.work = pages.empty(tuple(shape), self.r)
+        self.arnoldi: Arnoldi | None = None
+        self._pending: Pending | None = None
+        if self.precond.pointwise and not self.flexible:
+            # The update of a step is then left to the next, which reads the basis but once.
+            self.arnoldi = self.operator.arnoldi(self.basis, self.precond.inverse)
+        # Of compiled steps: inner products of this rank, and of all of them by turns.
+        self.sums = self.r.new_empty((3, 2 * (m + 1)))
+        self.sweep = 0 if self.arnoldi is None else self.arnoldi.sweep.address
+        self.part = self.work if self.arnoldi is None else self.arnoldi.sweep.part
         small = HostHessenberg if native.can_take(self.r) else Hessenberg
         self.small_matrix = small(m, self.r, self.target)
 
@@ -67,7 +78,7 @@ class GMRES(Method):
 
     def _begin(self, active: Flag, square: Scalar) -> None:
         """A new cycle from x and its residual r, whose square norm is given."""
-        self.done = 0
+        self.done, self._pending = 0, None
         copy_(self.basis.vectors[0], self.r)
         self.small_matrix.begin(square, active)
 
@@ -84,7 +95,8 @@ class GMRES(Method):
 
     def state_dict(self) -> dict[str, Any]:
         # Between cycles x and its residual are all there is.
-        self._turn()
+        self.turn()
+        self._catch_up()
         return {
             "done": np.array([self.done]),
             **self.small_matrix.state_dict(),
@@ -92,7 +104,7 @@ class GMRES(Method):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.done = int(state["done"][0])
+        self.done, self._pending = int(state["done"][0]), None
         if not 0 <= self.done <= self.cycle:
             raise ValueError(f"step {self.done} of {self.cycle}")
         self.small_matrix.load_state_dict(state)
@@ -107,15 +119,28 @@ class GMRES(Method):
             for i, direction in enumerate(self.directions.unbind()[: self.done]):
                 yield f"direction{i}", direction
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """Into the next cycle, at the end of one. **Collective.**"""
         if self.done == self.cycle:
             self.finish()
             self._begin(self.live, self.system.residual())
 
+    def _catch_up(self) -> None:
+        """Make the update that was left to the next step, whose sweep would have done it. Local."""
+        if self._pending is not None and self.arnoldi is not None:
+            self.arnoldi.update(self.done, self._pending)
+            self._pending = None
+
     def step(self) -> None:
-        self._turn()
+        self.turn()
         j = self.done
+        if self.arnoldi is not None:
+            sums = self.arnoldi.step(j, self._pending)
+            self.scalars.sum_(sums)
+            found = self.small_matrix.step(j, sums)
+            self.done, self._pending = j + 1, (sums, found)
+            self.scalars.record(found.tolist()[2])
+            return
         u, w = self.basis.vectors[j], self.basis.vectors[j + 1]
         z = self.precond.apply(u, self.work)
         self.operator(z, w)
@@ -133,6 +158,30 @@ class GMRES(Method):
         single = found.dim() == 1 and not found.is_cuda
         self.scalars.record(found.tolist()[2] if single else found.select(0, 2))
 
+    compiled = StepKernel(
+        "gmres",
+        step,
+        (
+            *("basis.tensor", "work", "basis.wide", "sums"),
+            *("small_matrix.beta", "small_matrix.target", "small_matrix.matrix"),
+            *("small_matrix.null", "small_matrix.length", "small_matrix.live"),
+            *("small_matrix.found", "part"),
+        ),
+        1,
+        numbers=("done", "cycle", "sweep", "left"),
+    )
+
+    @property
+    def left(self) -> bool:
+        """Whether an update is left to the next step; compiled steps keep its sums in `sums`."""
+        return self._pending is not None
+
+    @left.setter
+    def left(self, value: bool) -> None:
+        self._pending = None
+        if value:
+            self._pending = self.sums[1 + (self.done - 1) % 2], self.small_matrix.found
+
     def _dots(self, j: int, targets: int) -> torch.Tensor:
         """Inner products of basis vectors 0 .. with u_j (and the next). **Collective.**"""
         sums = self.basis.dots(j + targets, j, targets)
@@ -144,7 +193,12 @@ class GMRES(Method):
         j, self.done = self.done, 0
         if j == 0:
             return
-        (with_u,) = self._dots(j, 1).unbind()
+        if self.arnoldi is None:
+            (with_u,) = self._dots(j, 1).unbind()
+        else:
+            (with_u,) = self.arnoldi.last(j, self._pending)
+            self.scalars.sum_(with_u)
+            self._pending = None
         self.small_matrix.finish(j, with_u)
         y = torch.from_numpy(self.small_matrix.least_squares(j)).to(self.r)
         if self.directions is not None:

@@ -124,6 +124,11 @@ class SolveInfo:
         return advice(self)
 
 
+def root(square: float) -> float:
+    """The norm that belongs to a square, NaN where rounding or worse made it negative."""
+    return math.sqrt(square) if square >= 0 else math.nan
+
+
 def worst(values: Iterable[float]) -> float:
     """The largest; NaN where there is one, which max() may drop."""
     return max(values, key=lambda value: math.inf if math.isnan(value) else value)

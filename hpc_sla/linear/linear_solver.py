@@ -16,6 +16,7 @@ from hpc_sla.distributed.arguments import empty_result, tensor_if, warn_of_train
 from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.function import transformed
 from hpc_sla.kernels.modes import entry, ordinary
 from hpc_sla.linear.arguments import check_keep, check_options, check_same_kind, check_vectors
 from hpc_sla.linear.choices import AUTO, DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
@@ -113,7 +114,7 @@ class LinearSolver(SetUp):
                 max_iterations=max_iterations,
                 adjoint_rtol=adjoint_rtol,
                 dtol=dtol,
-                parameters=len(adjoint.parameters_of(A)),
+                parameters=len(adjoint.parameters_at_hand(A)),
             ):
                 check_options(rtol, atol, max_iterations, adjoint_rtol, dtol)
                 named = asked(method, operator)
@@ -179,7 +180,7 @@ class LinearSolver(SetUp):
         b = tensor_if(b, operator.dtype, operator.device)
         dtype = operator.dtype or getattr(b, "dtype", torch.float64)
         x0 = None if x0 is None else tensor_if(x0, dtype, operator.device)
-        theta = adjoint.parameters_of(self.A)
+        theta = adjoint.parameters_at_hand(self.A)
         called = self._called if self._called == "solve" else f"{self._called}.solve"
         with adjoint.agree_on_gradients(
             operator.world, called, b=b, x0=x0, checkpoint=checkpoint
@@ -208,10 +209,14 @@ class LinearSolver(SetUp):
             )
         if gradient:
             call.check_gradient()
-        function = adjoint.Solve if operator.square else adjoint.LeastSquares
-        leading = (call, None) if operator.square else (call,)
-        tensors = (ordinary(t) for t in rest if t is not None)
-        x = function.apply(*leading, ordinary(rhs), guess, *tensors)
+        if gradient or any(wanted.tangents) or transformed():
+            function = adjoint.Solve if operator.square else adjoint.LeastSquares
+            leading = (call, None) if operator.square else (call,)
+            tensors = (ordinary(t) for t in rest if t is not None)
+            x = function.apply(*leading, ordinary(rhs), guess, *tensors)
+        else:
+            with torch.no_grad():
+                x, call.info = call.run(rhs, guess)
         # The graph keeps this; they would keep what it is of.
         call.callback = call.observer = None
         info = call.info
@@ -221,7 +226,8 @@ class LinearSolver(SetUp):
             if info.converged:
                 self.follow(call)
         if torch.is_grad_enabled():
-            adjoint.refuse_hidden(self.A, operator, x, theta)
+            known = [t for t in theta if isinstance(t, torch.Tensor)]
+            adjoint.refuse_hidden(self.A, operator, x, known)
         if gradient and operator.device.type != "cpu":
             watch(operator.world, x)(x)  # a sum over ranks does it on the CPU
         info.seconds = time.perf_counter() - started
@@ -336,7 +342,7 @@ class LinearSolver(SetUp):
             f"{self._called}.update",
             A=(operator.shape, operator.dtype, type(A).__name__),
             keep=keep,
-            parameters=len(adjoint.parameters_of(A)),
+            parameters=len(adjoint.parameters_at_hand(A)),
         ):
             check_same_kind(operator, last)
             if keep is not None:

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import Scalar, copy_
-from hpc_sla.linear.info import Status
+from hpc_sla.linear.accuracy import Accuracy, accuracy
+from hpc_sla.linear.info import Status, root
 from hpc_sla.linear.scalars import Flag, Scalars
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.options import WithOptions
@@ -49,6 +51,14 @@ class System:
         Replicated: ||b||_2, and the norms that targets are relative to.
     scales : sequence of float [k]
         Replicated: powers of two that b was divided by, and x is.
+    compiled : bool
+        Replicated. Whether the method's compiled steps serve it.
+    rtol : float
+        Replicated: of what `accuracy` is told.
+    thorough : bool
+        Replicated. Whether to know how good x is, beside its residual.
+    found : list of Accuracy or None
+        That of the present x, where it is known.
     """
 
     operator: Operator
@@ -64,12 +74,32 @@ class System:
     b_norms: Sequence[float] = ()
     measures: Sequence[float] = ()
     scales: Sequence[float] = ()
+    compiled: bool = False
+    rtol: float = 0.0
+    thorough: bool = False
+    found: list[Accuracy] | None = None
 
     def residual(self) -> Scalar:
         """`r = b - A x`, and the square of the norm to stop by. **Collective.**"""
+        self._subtract()
+        return self.measure()
+
+    def examine(self) -> list[float]:
+        """The norms of what `residual` gives the squares of. **Collective.**
+
+        Where that is wanted, with what is to be `found`: in one exchange and one reduction.
+        """
+        if not self.thorough:
+            return norms_of(self.residual())
+        self._subtract()
+        self.found = accuracy(self.operator, self.b, self.x, self.r, self.rtol, again=True)
+        return [one.norm for one in self.found]
+
+    def _subtract(self) -> None:
+        """**Collective.**"""
+        self.found = None
         self.operator(self.x, self.r)
         torch.sub(self.b, self.r, out=self.r)
-        return self.measure()
 
     def measure(self) -> Scalar:
         """The square of the norm to stop by, of the present r. **Collective.**"""
@@ -124,6 +154,9 @@ class Method(WithOptions, ABC):
     capturable = False
     """Whether steps are all alike, and touch only memory that stays where it is."""
 
+    compiled: ClassVar[StepKernel | None] = None
+    """The same steps in C, where there are any: see `CompiledSteps`."""
+
     current = True
     """Whether x is up to date after every step, and not only after `finish`."""
 
@@ -174,6 +207,9 @@ class Method(WithOptions, ABC):
 
         Records a row of scalars, which `norm` and `classify` understand.
         """
+
+    def turn(self) -> None:
+        """Get ready for the next step, if there is more to do than steps do. **Collective.**"""
 
     def keep(self, which: Flag) -> None:
         """Go on with these columns only. Local."""
@@ -264,8 +300,3 @@ def values_of(scalar: Scalar) -> list[float]:
 def norms_of(square: Scalar) -> list[float]:
     """The host's norms of a scalar's squares: waits for the device."""
     return [root(value) for value in values_of(square)]
-
-
-def root(square: float) -> float:
-    """The norm that belongs to a square, NaN where rounding or worse made it negative."""
-    return math.sqrt(square) if square >= 0 else math.nan

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hpc_sla.kernels import passes
+from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import copy_, dot_into
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, root
@@ -121,6 +122,14 @@ class MINRES(Method):
         self.c_old, self.c, self.s_old, self.s = self.c, c, self.s, s
         scalars.record(square, a1, self.rr)
         self.live = good & self._unfinished(square, self.rr)
+
+    compiled = StepKernel(
+        "minres",
+        step,
+        ("x", "r", "v", "v_old", "w", "w_old", "z", "q"),
+        3,
+        (("v", "v_old"), ("w", "w_old"), ("z", "q")),
+    )
 
     def _unfinished(self, square: Any, rr: Any) -> Any:
         return (rr > self.target * self.target) & (square > 0) & (square < math.inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hpc_sla.linear.info import Status
@@ -64,6 +65,19 @@ class Outcome:
             self.best, self.best_at = norm, self.iterations
         elif status is None and self.iterations - self.best_at > patience:
             self.status, self.last_claim = "stagnated", 0.0  # for good
+
+    def passed(self, norms: Sequence[float]) -> None:
+        """Take in iterations that end nothing: `iterated`, one after another, with no status."""
+        if not norms:
+            return
+        least = min(norms)
+        first = norms.index(least) + 1
+        if least < self.lowest:
+            self.lowest, self.lowest_after = least, self.steps + first
+        if least < self.best:
+            self.best, self.best_at = least, self.iterations + first
+        self.iterations += len(norms)
+        self.history += norms
 
     def judge(self, norm: float, may_go_on: bool) -> None:
         """Hold what the method claims against the true residual."""

@@ -97,6 +97,7 @@ class Recovery:
         astray = self._astray(outcomes) if self._rounds else [False]
         if not any(astray):
             return
+        system.found = None
         start = self._began if self._began is not None else self._x0
         self._put(system.x, astray, start)
         if start is None and all(astray):

@@ -121,6 +121,13 @@ class HostScalars(Scalars):
     def __init__(self, world: World, like: torch.Tensor) -> None:
         super().__init__(world, like)
         self._row: list[float] = []
+        self._alone = world.size == 1
+
+    def dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> list[Scalar]:
+        """As of all; one rank has no tensor to reduce, which takes longer. **Collective.**"""
+        if self._alone:
+            return [torch.dot(x, y).item() for x, y in pairs]
+        return super().dots(*pairs)
 
     def partial(self, count: int) -> torch.Tensor:
         return self._like.new_empty(count)

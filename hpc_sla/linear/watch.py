@@ -21,6 +21,16 @@ _DOUBT = 4
 first, and rates get better."""
 
 
+def next_look(patience: int, done: int) -> int:
+    """The iteration to look at next, after so many: no sooner can it be hopeless. Local."""
+    first = max(done + 1, min(_first_look(patience), ROOM * patience))
+    return -(-first // EVERY) * EVERY
+
+
+def _first_look(patience: int) -> int:
+    return max(_LEAST, patience // 3)
+
+
 def hopeless(patience: int, done: int, outcomes: Sequence[Outcome]) -> bool:
     """Whether to give up an iteration that will not end in time. Local, of replicated numbers.
 
@@ -41,7 +51,7 @@ def hopeless(patience: int, done: int, outcomes: Sequence[Outcome]) -> bool:
     """
     if done >= ROOM * patience:
         return True
-    if done < max(_LEAST, patience // 3):
+    if done < _first_look(patience):
         return False
     needed = max(_needed(o.history[-done - 1 :], o.target) for o in outcomes if o.status is None)
     if math.isinf(needed):

@@ -36,6 +36,10 @@ from hpc_sla.sparse.operators import as_operator
 _PATIENCE = 150
 """Iterations that a preconditioner is worth, where it was chosen and there is another."""
 
+_WORTH = 5
+"""Iterations of a linear solve beyond those that a fresh preconditioner would take, from which on
+it is set up anew, where nobody said how long to keep it. Multigrid's update takes as long."""
+
 _NEXT = (*GIVES_UP, "max_iterations")
 
 Jacobian = str | Callable[[torch.Tensor], DSparseMatrix]
@@ -56,8 +60,8 @@ class Settings:
         None for what suits.
     precond : Any
         As `solve` takes it; "auto" for what suits.
-    lag : int
-        A preconditioner is set up every so many Newton steps; 0 for once.
+    lag : int or None
+        A preconditioner is set up every so many Newton steps; 0 for once, None for when it pays.
     max_iterations : int or None
         Of one linear solve.
     columns : int
@@ -69,7 +73,7 @@ class Settings:
     products: str
     linear_method: str | Method | None
     precond: Any
-    lag: int
+    lag: int | None
     max_iterations: int | None
     columns: int = 1
 
@@ -97,7 +101,7 @@ class Settings:
             )
         if self.jacobian == "matrix_free" and not self.has_matrix and self.named:
             raise self.no_entries()
-        if self.lag < 0:
+        if self.lag is not None and self.lag < 0:
             raise InputError(f"{self.lag} is negative", field="precond_lag")
         if self.max_iterations is not None and self.max_iterations < 1:
             raise InputError(
@@ -184,6 +188,8 @@ class Linearisation:
         """The preconditioners left to try, and the matrix that they are made of."""
         self.age = 0
         """Newton steps that the preconditioner has served."""
+        self.pace, self.serves = 0.0, False
+        """Iterations a digit when it was fresh; whether it is worth keeping still."""
         self.made_at: torch.Tensor | None = None
         self.begun_at: torch.Tensor | None = None
         """The u it is of, and the one that what an update keeps of multigrid is of."""
@@ -219,10 +225,21 @@ class Linearisation:
     def refresh(self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None) -> None:
         """Set up the preconditioner anew if its time has come. **Collective.**"""
         lag = self.settings.lag
-        if self.precond is not None and (lag == 0 or self.age < lag):
+        kept = self.serves if lag is None else lag == 0 or self.age < lag
+        if self.precond is not None and kept:
             self.age += 1
             return
         self.set_up(u, J, matrix, fresh=False)
+
+    def judge(self, info: SolveInfo) -> None:
+        """Whether the preconditioner is worth keeping after this solve. Local; replicated."""
+        assert self.precond is not None
+        size = info.relative_residual
+        digits = -math.log10(size) if 0 < size < 1 else 1.0
+        if self.age == 1:
+            self.pace = info.iterations / digits
+        excess = info.iterations - self.pace * digits
+        self.serves = info.converged and excess <= _WORTH and not self.precond.pointwise
 
     def set_up(
         self, u: torch.Tensor, J: Any, matrix: DSparseMatrix | None, fresh: bool = True
@@ -302,7 +319,7 @@ class Linearisation:
         open_ = precond is None and maker is None
         maker = maker or self.maker
         if maker is None and self.settings.linear_method is None:
-            maker = fitting_method(as_operator(J))
+            maker = fitting_method(as_operator(J), precond or self.precond)
         most, x, before = self.max_iterations, None, None
         while True:
             more = open_ and bool(self._others) and most > _PATIENCE
@@ -370,15 +387,6 @@ class Linearisation:
         if self.settings.pattern is None:
             found.coloured = None
         return None
-
-
-def usable(info: SolveInfo) -> bool:
-    """Whether what a linear solve left is a descent direction of ||F||^2.
-
-    With ||F + J s|| < ||F|| it is, whatever the status (R. S. Dembo, S. C. Eisenstat and
-    T. Steihaug, SIAM J. Numer. Anal. 19, 1982).
-    """
-    return math.isfinite(info.relative_residual) and info.relative_residual < 1.0
 
 
 def after(before: SolveInfo | None, info: SolveInfo) -> SolveInfo:

@@ -11,9 +11,10 @@ import torch
 
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.hashing import noise
+from hpc_sla.linear.info import SolveInfo
 from hpc_sla.nonlinear.equations import Equations
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
-from hpc_sla.nonlinear.linearise import Linearisation, usable
+from hpc_sla.nonlinear.linearise import Linearisation
 from hpc_sla.nonlinear.method import Callback, Choices, Increments, NonlinearMethod, Stop
 from hpc_sla.precond import AMG
 
@@ -242,6 +243,7 @@ class NewtonIteration:
         for name in _LISTS:
             state[name] = list(getattr(info, name))
         state["age"], state["last"] = linear.age, tolerance.last
+        state["pace"], state["serves"] = linear.pace, linear.serves
         state["inner_lengths"] = [len(one) for one in info.inner_history]
         state["residual_history"] = np.array(info.residual_history)
         state["inner_history"] = np.array([v for one in info.inner_history for v in one], float)
@@ -265,6 +267,7 @@ class NewtonIteration:
         norm = equations.norm(r)
         self._found = r, norm
         linear.age = state["age"]
+        linear.pace, linear.serves = state.get("pace", 0.0), state.get("serves", False)
         self._last = None if state["last"] is None else tuple(state["last"])
         for name in (*_COUNTS, *_LISTS):
             setattr(info, name, state[name])
@@ -299,15 +302,25 @@ def _direction(
         spent, history = spent + inner.iterations, history + inner.residual_history
         if inner.status == "preempted":
             return s, "preempted"
+    linear.judge(inner)
     info.inner_iterations.append(spent)
     info.inner_history.append(history)
     info.forcing.append(eta)
     info.linear_method = inner.method
-    if inner.converged or usable(inner):
+    if inner.converged or _usable(inner):
         return s, None
     # A limit or a halt without any gain is a singular Jacobian's, or a method's that does not fit.
     status = inner.status if inner.status in ("indefinite", "not_finite") else "breakdown"
     return s, cast(Status, status)
+
+
+def _usable(info: SolveInfo) -> bool:
+    """Whether what a linear solve left is a descent direction of ||F||^2.
+
+    With ||F + J s|| < ||F|| it is, whatever the status (R. S. Dembo, S. C. Eisenstat and
+    T. Steihaug, SIAM J. Numer. Anal. 19, 1982).
+    """
+    return math.isfinite(info.relative_residual) and info.relative_residual < 1.0
 
 
 def _backtrack(

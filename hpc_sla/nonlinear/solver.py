@@ -41,7 +41,7 @@ def nonlinear_solve(
     jvp: str = "forward",
     linear_method: str | LinearMethod | None = None,
     precond: Any = "auto",
-    precond_lag: int = 1,
+    precond_lag: int | None = None,
     linear_max_iterations: int | None = None,
     forcing: float | None = None,
     line_search: bool = True,
@@ -104,9 +104,10 @@ def nonlinear_solve(
         Of the linear systems, as of `hpc_sla.solve`; of picard and anderson M in
         g(u) = u - M^-1 F(u), set up at u0. "auto": for newton and gradients, where J has entries,
         what `hpc_sla.solve` takes where nothing is named, one after another; else "none".
-    precond_lag : int
-        Set up anew every so many Newton steps; 0 keeps the first. One that has become useless is
-        set up anew in any case.
+    precond_lag : int, optional
+        Set up anew every so many Newton steps; 0 keeps the first. Default: as soon as linear solves
+        take some iterations more by it than by a fresh one. One that has become useless is set up
+        anew in any case.
     linear_max_iterations : int, optional
         Of a linear solve. Default: as `hpc_sla.solve`.
     forcing : float, optional

@@ -12,12 +12,17 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
+from hpc_sla.kernels.basis import Basis
+from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.packed import Packed
+from hpc_sla.kernels.sweep import pays
 from hpc_sla.kernels.vectors import copy_, inner_products
+from hpc_sla.sparse.arnoldi import Arnoldi
 from hpc_sla.sparse.compressed import packed_of, version_of
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.stored import StoredMatrix
 from hpc_sla.sparse.symmetry import is_symmetric
+from hpc_sla.sparse.values import Values
 
 # Rounding leaves a few units in the last place of asymmetry; assembly in another order some more.
 _ASYMMETRY = 1000
@@ -140,12 +145,24 @@ class Operator(ABC):
             On every rank, where a matrix-free operator has no `rmatvec`.
         """
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         """`out = |A| |x|`, entry by entry; False, out untouched, where A has none to see.
 
-        **Collective.** Arguments as of a product.
+        **Collective.** Arguments as of a product; `again` says that A x was the last one: what it
+        exchanged is still there.
         """
         return False
+
+    def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
+        """Steps of gmres in one sweep each, where that can be. Local, and ranks may differ.
+
+        Parameters
+        ----------
+        basis : Basis
+        inverse : torch.Tensor [n_owned] or None
+            The pointwise preconditioner.
+        """
+        return None
 
     @abstractmethod
     def diagonal(self) -> torch.Tensor:
@@ -156,6 +173,14 @@ class Operator(ABC):
         InputError
             On every rank, where there is none.
         """
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        """Whether `distributed` serves vectors like x. Local."""
+        return False
+
+    def distributed(self, x: torch.Tensor) -> Distributed:
+        """It as compiled loops multiply vectors like x by it. **Collective**, at first."""
+        raise NotImplementedError
 
     transposable = True
     """Whether `adjoint` works."""
@@ -241,11 +266,13 @@ class _MatrixOperator(Operator):
         super().__init__(A.layout, A.columns, A.dtype, A.device)
         self._matrix = A
         self._pattern = A.pattern
-        self._given = A.values
-        self._values = A.values.detach()
+        packed = A.held.packed is not None
+        self._given = None if packed else A.values
+        self._values = A.held if packed else A.held.plain
         self._transposed: torch.Tensor | None = None
         self._packed: Packed | None = None
         self._version: int | None = None
+        self._distributed: tuple[Packed | None, Distributed] | None = None
 
     def __call__(
         self,
@@ -264,6 +291,9 @@ class _MatrixOperator(Operator):
 
     def _compressed(self, x: torch.Tensor) -> Packed | None:
         """The owned block in fewer bytes, of the values as they are now. Local."""
+        if isinstance(self._values, Values):
+            return self._values.serving(x)
+        assert self._given is not None
         version = version_of(self._values)
         if version != self._version and self._pattern.owned.compiled(x):
             self._packed, self._version = packed_of(self._pattern, self._given), version
@@ -274,12 +304,35 @@ class _MatrixOperator(Operator):
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if self._transposed is None:
-            self._transposed = self._pattern.transpose_values(self._values)
+            self._transposed = self._pattern.transpose_values(self._plain())
         self._pattern.rmatmul(self._transposed, y, out, transposed=True)
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
-        self._pattern.absolute_matmul(self._values, x, out)
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
+        self._pattern.absolute_matmul(self._values, x, out, again)
         return True
+
+    def _plain(self) -> torch.Tensor:
+        return self._values if isinstance(self._values, torch.Tensor) else self._values.plain
+
+    def compiled(self, x: torch.Tensor) -> bool:
+        return self._pattern.compiled(x)
+
+    def distributed(self, x: torch.Tensor) -> Distributed:
+        packed = self._compressed(x)
+        if self._distributed is None or self._distributed[0] is not packed:
+            self._distributed = packed, self._pattern.distributed(self._values, x, packed)
+        return self._distributed[1]
+
+    def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
+        like = basis.vectors[0]
+        # Of several columns all vectors of a piece would not stay in the cache.
+        if like.dim() > 1 or not (basis.compiled and self._pattern.owned.compiled(like)):
+            return None
+        if isinstance(self._values, Values):
+            return None
+        if not pays(len(like), self._pattern.plan.send_index, self._pattern.boundary):
+            return None
+        return Arnoldi(self._pattern, self._values, basis, inverse)
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()
@@ -367,9 +420,9 @@ class _TransposedMatrixOperator(_TransposedOperator):
     def symmetric(self, dtype: torch.dtype = torch.float64) -> bool:
         return self._operator.symmetric(dtype)
 
-    def absolute(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+    def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         matrix = self._operator
-        matrix._pattern.rmatmul(matrix._values.abs(), x.abs(), out)
+        matrix._pattern.rmatmul(matrix._plain().abs(), x.abs(), out)
         return True
 
 

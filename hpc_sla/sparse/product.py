@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from hpc_sla.distributed.keep_in_graph import keep_in_graph
+from hpc_sla.kernels.function import Function
 from hpc_sla.kernels.modes import ordinary
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -72,7 +73,7 @@ def sample(g: torch.Tensor, x: torch.Tensor, pattern: DistributedPattern) -> tor
     return _Sample.apply(ordinary(g), ordinary(x), pattern)
 
 
-class _Bilinear(torch.autograd.Function):
+class _Bilinear(Function):
     """What the three maps share: two tensors and a pattern in, both tensors saved."""
 
     @staticmethod

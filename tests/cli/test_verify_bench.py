@@ -31,6 +31,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         "bench without PETSc": ["bench", "poisson.h5"],
         "not symmetric": ["verify", "convection.h5", "--against", "scipy", *CG, "--json"],
         "bench of nothing": ["bench", "poison2d:n=8"],
+        "memory": ["bench", "poisson2d:n=40", "--memory", *CG, "--json"],
+        "memory table": ["bench", "aniso.h5", "--memory", "--method", "cg", "--precond", "amg"],
+        "memory of no rhs": ["bench", "poisson2d:n=9", "--memory", "--rhs", "twos"],
     }
     hidden = {name: ["petsc4py"] for name in cases if name.endswith("without PETSc")}
     if petsc.available():
@@ -117,6 +120,19 @@ def test_a_misspelt_generator(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["bench of nothing"]
     assert outcome.codes == [2] * RANKS
     assert len(outcome.stderr.splitlines()) == 1
+
+
+def test_memory(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["memory"].codes == [0] * RANKS, outcomes["memory"]
+    told = outcomes["memory"].json
+    assert (told["status"], told["rows"], told["ranks"]) == ("converged", 1600, RANKS)
+    assert told["bytes_per_row"]["solution"] == 8
+    assert told["bytes_moved_per_iteration"] > 0 and told["triad_bytes_per_second"] > 0
+    assert outcomes["memory table"].codes == [0] * RANKS, outcomes["memory table"]
+    for word in ("right-hand side", "multigrid, level 0", "all that is held", "triad", "achieved"):
+        assert word in outcomes["memory table"].stdout
+    assert outcomes["memory of no rhs"].codes == [2] * RANKS
+    assert "twos" in outcomes["memory of no rhs"].stderr
 
 
 @needs_petsc

@@ -9,7 +9,8 @@ import torch
 
 from hpc_sla.kernels import native as native_kernels
 from hpc_sla.kernels import relax as kernels
-from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
+from hpc_sla.kernels.packed import Packed
 
 COLUMNS = [(), (1,), (3,), (8,), (19,)]
 DTYPES = [torch.float64, torch.float32]
@@ -35,7 +36,8 @@ def _matrix(n, m, dtype, seed=0):
         dense[i, rng.permutation(m)[i % (m + 1) :]] = 0
     matrix = sp.csr_matrix(dense)
     indptr, indices = (torch.from_numpy(a) for a in (matrix.indptr, matrix.indices))
-    return dense, CsrPattern(indptr, indices, m), torch.from_numpy(matrix.data).to(dtype)
+    values = torch.from_numpy(matrix.data).to(dtype)
+    return dense, CsrMatrix(CsrPattern(indptr, indices, m), values)
 
 
 def _vectors(count, n, columns, dtype):
@@ -57,23 +59,23 @@ def _column(d, like):
 @pytest.mark.parametrize("columns", COLUMNS)
 @pytest.mark.parametrize("in_place", [False, True])
 def test_affine_is_its_formula(in_place, columns, n, dtype):
-    dense, pattern, values = _matrix(n, 13, dtype)
+    dense, A = _matrix(n, 13, dtype)
     (x,), (b,) = _vectors(1, 13, columns, dtype), _vectors(1, n, columns, dtype)
     expected = b.numpy() - 0.7 * (dense @ x.numpy())
     out = b if in_place else torch.full_like(b, float("nan"))
-    kernels.affine(pattern, values, x, -0.7, out, b)
+    kernels.affine(A, x, -0.7, out, b)
     _close(out, expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("columns", COLUMNS)
 def test_affine_on_some_rows_adds_to_them(columns, dtype):
-    dense, pattern, values = _matrix(5, 13, dtype)
+    dense, A = _matrix(5, 13, dtype)
     rows = torch.tensor([0, 3, 4, 9, 16], dtype=torch.int32)
     (x,), (out,) = _vectors(1, 13, columns, dtype), _vectors(1, 17, columns, dtype)
     expected = out.numpy().copy()
     expected[rows.numpy()] += 1.3 * (dense @ x.numpy())
-    kernels.affine(pattern, values, x, 1.3, out, rows=rows)
+    kernels.affine(A, x, 1.3, out, rows=rows)
     _close(out, expected, dtype)
 
 
@@ -83,7 +85,7 @@ def test_affine_on_some_rows_adds_to_them(columns, dtype):
 @pytest.mark.parametrize("before", ["none", "x", "other", "after"])
 @pytest.mark.parametrize("keeps", [True, False])
 def test_relax_is_its_formula(keeps, before, columns, n, dtype):
-    dense, pattern, values = _matrix(n, n, dtype)
+    dense, A = _matrix(n, n, dtype)
     x, b, other, after = _vectors(4, n, columns, dtype)
     inverse = torch.linspace(0.5, 2, n, dtype=dtype)
     given = {"none": None, "x": x, "other": other, "after": after}[before]
@@ -92,7 +94,7 @@ def test_relax_is_its_formula(keeps, before, columns, n, dtype):
         q = q - 1.2 * given.numpy()
     expected, unchanged = x.numpy() + q, x.clone()
     out = torch.full_like(x, float("nan"))
-    kernels.relax(pattern, values, x, b, inverse, 0.6, -1.2, given, after if keeps else None, out)
+    kernels.relax(A, x, b, inverse, 0.6, -1.2, given, after if keeps else None, out)
     _close(out, expected, dtype)
     assert torch.equal(x, unchanged)
     if keeps:
@@ -105,9 +107,9 @@ def test_relax_is_its_formula(keeps, before, columns, n, dtype):
 def test_the_rest_completes_it(keeps, columns, dtype):
     """A of two blocks, one after the other, gives what the whole of A gives."""
     n, m = 17, 6
-    dense, pattern, values = _matrix(n, n, dtype)
+    dense, A = _matrix(n, n, dtype)
     rows = torch.tensor([1, 2, 8, 16], dtype=torch.int32)
-    there_dense, there_pattern, there_values = _matrix(4, m, dtype, seed=1)
+    there_dense, there_A = _matrix(4, m, dtype, seed=1)
     x, b, after = _vectors(3, n, columns, dtype)
     (there,) = _vectors(1, m, columns, dtype)
     inverse = torch.linspace(0.5, 2, n, dtype=dtype)
@@ -116,8 +118,66 @@ def test_the_rest_completes_it(keeps, columns, dtype):
     q = 0.6 * _column(inverse, x) * (b.numpy() - product)
     expected = x.numpy() + q
     out, kept = torch.empty_like(x), after if keeps else None
-    kernels.relax(pattern, values, x, b, inverse, 0.6, 0.0, None, kept, out)
-    kernels.relax_rest(there_pattern, there_values, there, rows, inverse, 0.6, kept, out)
+    kernels.relax(A, x, b, inverse, 0.6, 0.0, None, kept, out)
+    kernels.relax_rest(there_A, there, rows, inverse, 0.6, kept, out)
     _close(out, expected, dtype)
     if keeps:
         _close(after, q, dtype)
+
+
+def _repeating(node, dtype):
+    """1500 rows of a few kinds, in nodes of so many: plain, and in the form that holds kinds."""
+    n = 1500
+    rng = np.random.default_rng(node)
+    kinds = [rng.standard_normal((node, 2 * node + 1)) for _ in range(3)]
+    dense = np.zeros((n, n))
+    for first in range(0, n, node):
+        kind = kinds[first * 3 // n]
+        for offset in range(kind.shape[1]):
+            column = first + (offset - node) * 3
+            if 0 <= column < n:
+                dense[first : first + node, column] = kind[:, offset]
+    matrix = sp.csr_matrix(dense)
+    indptr, indices = (torch.from_numpy(a) for a in (matrix.indptr, matrix.indices))
+    values = torch.from_numpy(matrix.data).to(dtype)
+    pattern = CsrPattern(indptr, indices, n)
+    packed = Packed.of(pattern, values)
+    assert packed is not None
+    return CsrMatrix(pattern, values), packed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", COLUMNS)
+@pytest.mark.parametrize("node", [1, 3, 6])
+def test_rows_that_repeat_give_what_plain_ones_do(how, node, columns, dtype):
+    if how == "torch":
+        pytest.skip("the form is of compiled loops alone")
+    plain, packed = _repeating(node, dtype)
+    x, b, other, after = _vectors(4, 1500, columns, dtype)
+    inverse = torch.linspace(0.5, 2, 1500, dtype=dtype)
+    rows = torch.arange(0, 3000, 2, dtype=torch.int32)
+    wide = torch.linspace(0.5, 2, 3000, dtype=dtype)
+    found = []
+    for A in (plain, packed):
+        results = []
+        for before, kept in (
+            (None, None),
+            (x, None),
+            (None, after),
+            (other, after),
+            (after, after),
+        ):
+            given = None if before is None else before.clone() if before is not x else x
+            keep = None if kept is None else given if before is after else kept.clone()
+            out = torch.empty_like(x)
+            kernels.relax(A, x, b, inverse, 0.6, -1.2, given, keep, out)
+            results += [out] if keep is None else [out, keep]
+        out = torch.empty_like(x)
+        kernels.affine(A, x, -0.7, out, b)
+        results.append(out)
+        out, kept = (torch.ones(3000, *columns, dtype=dtype) for _ in range(2))
+        kernels.affine(A, x, 1.3, out, rows=rows)
+        kernels.relax_rest(A, x, rows, wide, 0.4, kept, out)
+        found.append([*results, out, kept])
+    for ours, theirs in zip(*found, strict=True):
+        _close(ours, theirs.numpy(), dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -10,6 +12,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.nonlinear import MEANINGS
+from hpc_sla.nonlinear.linearise import Linearisation
 from hpc_sla.precond import AMG
 from tests.collective import distribute, everywhere, full, on, spread
 from tests.nonlinear.systems import known, on_ranks, on_world, parameters, vector
@@ -53,9 +56,11 @@ def test_the_root_of_a_dense_computation(world, way):
     assert [norm for _, norm in seen] == info.residual_history
     assert len(info.inner_iterations) == len(info.inner_history) == info.iterations
     assert len(info.forcing) == len(info.step_lengths) == info.iterations
-    lag = WAYS[way].get("precond_lag", 1)
-    most = 1 if lag == 0 else -(-info.iterations // lag)
-    assert info.preconditioners == most
+    lag = WAYS[way].get("precond_lag")
+    if lag is None:
+        assert 1 <= info.preconditioners <= info.iterations
+    else:
+        assert info.preconditioners == (1 if lag == 0 else -(-info.iterations // lag))
 
 
 @pytest.mark.parametrize("useless", [False, True])
@@ -84,11 +89,46 @@ def test_multigrid_is_updated_and_set_up_anew_where_that_does_not_do(world, monk
         jacobian=system.jacobian,
         linear_method="cg",
         precond="amg",
+        precond_lag=1,
         forcing=1e-3,
     )
     assert info.converged and counts["updated"] == info.iterations - 1 > 0
     assert counts["set up"] == (info.iterations if useless else 1)
     assert info.preconditioners == sum(counts.values())
+
+
+def test_a_preconditioner_is_kept_as_long_as_it_pays(world, monkeypatch):
+    system = problems.make_nonlinear("bratu2d:n=15,lambda=6").on(world)
+    spent = []  # what judging hears of
+
+    def solve(**options):
+        _, info = hs.nonlinear_solve(
+            system.residual,
+            system.u0,
+            *system.theta,
+            layout=system.layout,
+            jacobian=system.jacobian,
+            linear_method="cg",
+            **options,
+        )
+        assert info.converged
+        return info.preconditioners, info.iterations
+
+    kept, steps = solve(precond="block_jacobi")
+    assert kept == 1 < steps
+    jacobi, steps = solve(precond="jacobi")
+    assert jacobi == steps  # making it costs nothing
+
+    judge = Linearisation.judge
+
+    def pretend(self, info):
+        spent.append(info.iterations)
+        worse = 1 + 10 * (self.age == 2)
+        judge(self, replace(info, iterations=worse * info.iterations))
+
+    monkeypatch.setattr(Linearisation, "judge", pretend)
+    kept, steps = solve(precond="block_jacobi")
+    assert kept == -(-steps // 2) and len(spent) == steps
 
 
 def test_quadratic_tail_and_inexact_solves(world):

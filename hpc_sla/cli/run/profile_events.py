@@ -25,6 +25,7 @@ from hpc_sla.eigen import basis as eigenbasis
 from hpc_sla.eigen import space
 from hpc_sla.eigen.lobpcg import Lobpcg
 from hpc_sla.kernels import basis, fused, passes, vectors
+from hpc_sla.linear.bursts import CompiledSteps
 from hpc_sla.linear.choices import METHODS
 from hpc_sla.linear.driver import KrylovLoop
 from hpc_sla.linear.method import Method
@@ -57,7 +58,8 @@ def hooks(world: World) -> Iterator[Hook]:
 
 
 def settings(world: World) -> Iterator[Setting]:
-    """What is otherwise while events are measured: on a GPU, bursts are not made into graphs."""
+    """What is otherwise while events are measured: no bursts of steps, compiled or as graphs."""
+    yield Setting(CompiledSteps, "allowed", False)
     if world.device.type == "cuda":
         for method in Method.__subclasses__():
             if "capturable" in vars(method):

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import torch
 
+from hpc_sla.kernels.burst import Calls, Requests
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -57,6 +59,9 @@ class Channel(Protocol):
     def finish(self) -> None:
         """Make `recv_buffer` readable and `send_buffer` writable. **Collective.**"""
 
+    def requests(self) -> Requests | None:
+        """What compiled loops start and wait for instead; None where they cannot. Local."""
+
     def close(self) -> None:
         """Release what the channel holds outside Python. Local."""
 
@@ -84,6 +89,9 @@ class Transport(Protocol):
         self, send: Neighbours, recv: Neighbours, trailing: tuple[int, ...], dtype: torch.dtype
     ) -> Channel:
         """Set up a repeatable exchange of `[rows, *trailing]` tensors. **Collective.**"""
+
+    def calls(self, dtype: torch.dtype) -> Calls | None:
+        """How compiled loops communicate without it; None where they cannot. Local."""
 
     def close(self) -> None:
         """Release everything the transport holds. **Collective.**"""

@@ -9,7 +9,9 @@ import torch
 from mpi4py import MPI
 
 from hpc_sla.distributed.transport.base import Channel, Neighbours, Pending
+from hpc_sla.distributed.transport.mpi_calls import calls_of, requests_of
 from hpc_sla.errors import HpcSlaError
+from hpc_sla.kernels.burst import Calls, Requests
 
 _FIRST_TAG = 1024
 _TAGS = 16384
@@ -30,6 +32,7 @@ class MpiTransport:
         self._device = device
         self._numbers = numbers  # of channels, over all transports on this communicator
         self._channels: weakref.WeakSet[MpiChannel] = weakref.WeakSet()
+        self._calls: dict[torch.dtype, Calls | None] = {}
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         if self._comm.size == 1:
@@ -52,6 +55,13 @@ class MpiTransport:
         channel = MpiChannel(self._comm, self._device, send, recv, trailing, dtype, tag)
         self._channels.add(channel)
         return channel
+
+    def calls(self, dtype: torch.dtype) -> Calls | None:
+        if self._device.type != "cpu":
+            return None
+        if dtype not in self._calls:
+            self._calls[dtype] = calls_of(self._comm, dtype)
+        return self._calls[dtype]
 
     def close(self) -> None:
         for channel in list(self._channels):
@@ -114,6 +124,9 @@ class MpiChannel:
         MPI.Prequest.Waitall(self._requests)
         if self._staged:
             self.recv_buffer.copy_(self._recv_host)
+
+    def requests(self) -> Requests | None:
+        return None if self._staged or self._closed else requests_of(self._requests)
 
     def close(self) -> None:
         self._closed = True

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from hpc_sla.distributed.transport.base import Channel, Neighbours
+from hpc_sla.kernels.burst import ALONE, Calls, Requests
 
 T = TypeVar("T")
 
@@ -62,6 +63,9 @@ class SerialTransport:
     ) -> Channel:
         return SerialChannel(self._device, trailing, dtype)
 
+    def calls(self, dtype: torch.dtype) -> Calls:
+        return ALONE
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -85,6 +89,9 @@ class SerialChannel:
 
     def finish(self) -> None:
         """Nothing to receive."""
+
+    def requests(self) -> Requests:
+        return Requests()
 
     def close(self) -> None:
         """Nothing is held."""

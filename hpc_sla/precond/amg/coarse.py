@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hpc_sla.kernels.cycle import DenseInverse, dense
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.sparse.matrix import DSparseMatrix
 
@@ -66,11 +67,13 @@ class DenseSolve:
         whole = self._buffers[shape].zero_()
         torch.mul(b, 1.0, out=whole.narrow(0, self._layout.start, self._layout.n_owned))
         self._world.transport.all_reduce_sum(whole)
-        rows = self._columns if transpose else self._rows
-        # As columns: tests on fake CUDA tensors cannot follow mv(out=) or matmul(out=).
-        if b.dim() == 1:
-            whole, out = whole.unsqueeze(1), out.unsqueeze(1)
-        torch.mm(rows, whole, out=out)
+        dense(self._columns if transpose else self._rows, whole, out)
+
+    def compiled(self, like: torch.Tensor) -> DenseInverse:
+        """It as a compiled cycle takes it, for vectors with such columns. Local."""
+        calls = self._world.transport.calls(like.dtype)
+        assert calls is not None
+        return DenseInverse(calls, self._rows, self._layout.start, like)
 
 
 def _inverse(dense: np.ndarray, threshold: float) -> tuple[np.ndarray, bool]:

@@ -71,6 +71,10 @@ class MultigridLevel:
             x, before = out, direction
         return x
 
+    def work(self, b: Tensor) -> list[Tensor]:
+        """Vectors of this level to work in. Local."""
+        return self._work.like(b)
+
     def coarse_vectors(self, b: Tensor) -> list[Tensor]:
         """Vectors of the next level, on this one's ranks. Local."""
         assert self._coarse is not None
@@ -95,20 +99,20 @@ class Cycle:
     """
 
     def __init__(self, levels: list[MultigridLevel], kind: str, transpose: bool = False) -> None:
-        self._levels, self._kind, self._transpose = levels, kind, transpose
+        self.levels, self.kind, self.transpose = levels, kind, transpose
         self._operators = [level.operator.T if transpose else level.operator for level in levels]
 
     def apply(self, b: Tensor, depth: int = 0) -> Tensor:
         """What it makes of b on the level of that depth: one of its vectors. **Collective.**"""
-        level, operator = self._levels[depth], self._operators[depth]
+        level, operator = self.levels[depth], self._operators[depth]
         if level.direct is not None:
-            out = level._work.like(b)[0]
-            level.direct.solve(b, out, self._transpose)
+            out = level.work(b)[0]
+            level.direct.solve(b, out, self.transpose)
             return out
         x = level.smooth(None, b, operator)
         if level.transfer is None:
             return x
-        residual = level._work.like(b)[2]
+        residual = level.work(b)[2]
         operator.residual(x, b, residual)
         vectors = level.coarse_vectors(b)
         level.transfer.restrict(residual, vectors[0])
@@ -117,7 +121,7 @@ class Cycle:
 
     def _correction(self, depth: int, vectors: list[Tensor]) -> Tensor:
         """The next level's answer to `vectors[0]`. **Collective.**"""
-        level = self._levels[depth]
+        level = self.levels[depth]
         b, x = vectors[:2]
         if level.shrink is None:
             return self._solve(depth + 1, vectors)
@@ -130,10 +134,10 @@ class Cycle:
         """By one cycle, two, or two steps of flexible CG. **Collective.**"""
         b = vectors[0]
         e = self.apply(b, depth)
-        if self._kind == "V" or self._levels[depth].direct is not None:
+        if self.kind == "V" or self.levels[depth].direct is not None:
             return e
         operator = self._operators[depth]
-        if self._kind == "W":
+        if self.kind == "W":
             _, x, residual, _, _ = vectors
             torch.mul(e, 1.0, out=x)
             operator.residual(x, b, residual)
@@ -143,7 +147,7 @@ class Cycle:
     def _flexible_cg(self, depth: int, c: Tensor, vectors: list[Tensor]) -> Tensor:
         """Notay and Vassilevski, Numer. Linear Algebra Appl. 15 (2008), algorithm 3.2."""
         b, first, v, residual, w = vectors
-        operator, level = self._operators[depth], self._levels[depth]
+        operator, level = self._operators[depth], self.levels[depth]
         torch.mul(c, 1.0, out=first)
         operator.matmul(first, v)
         energy, forced = self._dots(level, (first, v), (first, b))

@@ -77,7 +77,7 @@ def largest_eigenvalue(
         if not beta > 0:
             break
         q = torch.empty_like(u)
-        operator.pattern.matmul(operator.values, z, q, forced)
+        operator.matmul(z, q, forced)
         world.transport.all_reduce_sum(forced)
         alpha = float(forced) / beta**2
         diagonal.append(alpha)

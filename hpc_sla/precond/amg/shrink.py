@@ -8,6 +8,8 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.transport import Channel, Neighbours
 from hpc_sla.distributed.world import World
+from hpc_sla.kernels.cycle import Shrinking
+from hpc_sla.precond.amg.products import linked
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 
@@ -109,6 +111,12 @@ class Shrink:
         back.start()
         back.finish()
         out.copy_(back.recv_buffer if inner is None else inner.narrow(0, 0, n))
+
+    def compiled(self, like: torch.Tensor) -> Shrinking:
+        """`gather` and `scatter` as a compiled cycle takes them. **Collective.**"""
+        there, back = (linked(self._outer, channel, like) for channel in self._pair(like))
+        inner = 0 if self.layout is None else self.layout.n_owned
+        return Shrinking(there, back, self._outer.n_owned, inner)
 
     def _pair(self, like: torch.Tensor) -> tuple[Channel, Channel]:
         trailing = tuple(like.shape[1:])

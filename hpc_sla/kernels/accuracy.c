@@ -1,0 +1,77 @@
+/* How well each row of a system is solved: see hpc_sla.linear.accuracy. CPU loops for one thread;
+ * conventions as in native.c. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "matrix.h"
+
+/* Rows of a block done at a time, so that the columns of k > 1 stay in the cache. */
+#define BLOCK 512
+
+#define DEFINE(T, NAME)                                                                          \
+    /* y = |A| |x|, or y[rows] += |A| |x|. `longest` is 0, or entries of the longest row where   \
+     * the form of A is one that writes rows to a room. */                                       \
+    CLONED int64_t hpc_sla_absolute_##NAME(int64_t longest, int64_t k, const hpc_sla_matrix *A,  \
+                                           const T *x, const int32_t *rows, T *y)                \
+    {                                                                                            \
+        int32_t *index_room = longest ? malloc(longest * sizeof *index_room) : NULL;             \
+        T *value_room = longest ? malloc(longest * sizeof *value_room) : NULL;                   \
+        const int enough = !longest || (index_room && value_room);                               \
+        int64_t near = 0;                                                                        \
+        for (int64_t i = 0; enough && i < A->rows; ++i) {                                        \
+            const int32_t *indices;                                                              \
+            const T *values;                                                                     \
+            const int32_t length =                                                               \
+                matrix_row_##NAME(A, i, &near, index_room, value_room, &indices, &values);       \
+            T *to = y + (rows ? rows[i] : i) * k;                                                \
+            if (k == 1) {                                                                        \
+                T sum = rows ? *to : 0;                                                          \
+                for (int32_t e = 0; e < length; ++e)                                             \
+                    sum += (T)fabs(values[e] * x[indices[e]]);                                   \
+                *to = sum;                                                                       \
+                continue;                                                                        \
+            }                                                                                    \
+            for (int64_t c = 0; c < k && !rows; ++c)                                             \
+                to[c] = 0;                                                                       \
+            for (int32_t e = 0; e < length; ++e)                                                 \
+                for (int64_t c = 0; c < k; ++c)                                                  \
+                    to[c] += (T)fabs(values[e] * x[indices[e] * k + c]);                         \
+        }                                                                                        \
+        free(index_room);                                                                        \
+        free(value_room);                                                                        \
+        return enough;                                                                           \
+    }                                                                                            \
+                                                                                                 \
+    /* scale += |b|;  found [5, k] = the largest |r| / scale (no error is 0, and beside an       \
+     * infinite scale it is NaN) and the largest |x|, which a NaN is larger than; the sums of    \
+     * the squares of r, scale and b. */                                                         \
+    CLONED void hpc_sla_judge_##NAME(int64_t n, int64_t k, const T *b, const T *x, const T *r,   \
+                                     T *scale, double *found)                                    \
+    {                                                                                            \
+        for (int64_t e = 0; e < 5 * k; ++e)                                                      \
+            found[e] = 0;                                                                        \
+        for (int64_t first = 0; first < n; first += BLOCK) {                                     \
+            const int64_t last = first + BLOCK < n ? first + BLOCK : n;                          \
+            for (int64_t c = 0; c < k; ++c) {                                                    \
+                T worst = (T)found[c], largest = (T)found[k + c];                                \
+                double errors = 0, scales = 0, sizes = 0;                                        \
+                for (int64_t e = first * k + c; e < last * k; e += k) {                          \
+                    const T error = (T)fabs(r[e]), size = (T)fabs(b[e]), own = (T)fabs(x[e]);    \
+                    const T whole = scale[e] += size;                                            \
+                    const T some = error > 0 ? error / whole : error;                            \
+                    const T ratio = isinf(whole) ? (T)NAN : some;                                \
+                    worst = ratio <= worst ? worst : worst != worst ? worst : ratio;             \
+                    largest = own <= largest ? largest : largest != largest ? largest : own;     \
+                    errors += (double)error * error;                                             \
+                    scales += (double)whole * whole;                                             \
+                    sizes += (double)size * size;                                                \
+                }                                                                                \
+                found[c] = worst, found[k + c] = largest;                                        \
+                found[2 * k + c] += errors, found[3 * k + c] += scales;                          \
+                found[4 * k + c] += sizes;                                                       \
+            }                                                                                    \
+        }                                                                                        \
+    }
+
+DEFINE(double, float64)
+DEFINE(float, float32)

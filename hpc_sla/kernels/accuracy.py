@@ -1,0 +1,52 @@
+"""What is asked of a solution row by row, in one pass over its vectors."""
+
+from __future__ import annotations
+
+import torch
+
+from hpc_sla.kernels import native
+
+
+def judge(b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """`scale += |b|`; then how the errors r compare with it, on this rank. Local.
+
+    Parameters
+    ----------
+    b, x, r, scale : torch.Tensor [n] or [n, k]
+        Contiguous.
+
+    Returns
+    -------
+    float64 tensor [5, k] on the CPU
+        The largest `ratio` of r to scale and the largest of |x|, none below 0, NaN where there is
+        one; the sums of the squares of r, scale and b.
+    """
+    if native.serves(b):
+        found = b.new_empty((5, 1 if b.dim() == 1 else b.shape[1]), dtype=torch.float64)
+        native.call("judge", b, b.shape[0], b, x, r, scale, found)
+        return found
+    scale.add_(b.abs())
+    errors = r.abs()
+    return torch.cat([maxima(ratio(errors, scale), x.abs()), squares(errors, scale, b)]).cpu()
+
+
+def ratio(errors: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """By rows; 0 where there is no error, NaN where the scale overflows. Local."""
+    found = torch.where(errors > 0, errors / scale, errors)
+    return torch.where(scale.isinf(), torch.nan, found)
+
+
+def maxima(*tensors: torch.Tensor) -> torch.Tensor:
+    """The largest of each tensor, none below 0, by columns: NaN where there is one. Local."""
+    columns = [_columns(tensor) for tensor in tensors]
+    found = [c.amax(dim=0) if len(c) else c.new_zeros(c.shape[1]) for c in columns]
+    return torch.stack(found).double()
+
+
+def squares(*tensors: torch.Tensor) -> torch.Tensor:
+    """The square norms of each tensor by columns. Local."""
+    return torch.stack([_columns(tensor).double().square().sum(dim=0) for tensor in tensors])
+
+
+def _columns(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor

@@ -1,0 +1,192 @@
+"""What the compiled steps of Krylov methods take, as `burst.h` lays it out."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hpc_sla.kernels import native
+from hpc_sla.kernels.matrix import Matrix
+
+
+class Calls(ctypes.Structure):
+    """`hpc_sla_mpi`: MPI's functions and handles; of one rank alone, that there are none."""
+
+    _fields_ = [
+        ("ranks", ctypes.c_int64),
+        ("handle_size", ctypes.c_int64),
+        ("start_all", ctypes.c_void_p),
+        ("wait_all", ctypes.c_void_p),
+        ("wait", ctypes.c_void_p),
+        ("all_reduce", ctypes.c_void_p),
+        ("start_all_reduce", ctypes.c_void_p),
+        ("comm", ctypes.c_ssize_t),
+        ("type", ctypes.c_ssize_t),
+        ("sum", ctypes.c_ssize_t),
+        ("request", ctypes.c_void_p),
+        ("status", ctypes.c_void_p),
+    ]
+
+    kept: Any = None
+    """What the pointers point to."""
+
+    raise_error: Callable[[int], None]
+    """Raises what MPI's error code stands for."""
+
+
+ALONE = Calls(1)
+"""Those of one rank."""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The persistent requests of a channel (per rank).
+
+    Attributes
+    ----------
+    count : int
+    handles, statuses : ctypes.Array
+        MPI's own, by their bytes.
+    """
+
+    count: int = 0
+    handles: Any = None
+    statuses: Any = None
+
+
+class Distributed(ctypes.Structure):
+    """`hpc_sla_distributed`: a matrix on several ranks, and what it keeps alive.
+
+    Parameters
+    ----------
+    calls : Calls
+    owned : Matrix or None
+        None where rows are only sent.
+    halo : Matrix or None
+        None without entries.
+    boundary : int32 tensor [halo.rows] or None
+        The owned rows that the halo's are.
+    send_index : int32 tensor [n_send] or None
+    send, received : torch.Tensor [n_send], [n_halo]
+        The buffers of `requests`.
+    requests : Requests
+    """
+
+    _fields_ = [
+        ("mpi", ctypes.c_void_p),
+        ("owned", ctypes.c_void_p),
+        ("halo", ctypes.c_void_p),
+        ("boundary", ctypes.c_void_p),
+        ("send_index", ctypes.c_void_p),
+        ("n_send", ctypes.c_int64),
+        ("send", ctypes.c_void_p),
+        ("received", ctypes.c_void_p),
+        ("n_requests", ctypes.c_int64),
+        ("requests", ctypes.c_void_p),
+        ("statuses", ctypes.c_void_p),
+    ]
+
+    def __init__(
+        self,
+        calls: Calls,
+        owned: Matrix | None,
+        halo: Matrix | None,
+        boundary: torch.Tensor | None,
+        send_index: torch.Tensor | None,
+        send: torch.Tensor,
+        received: torch.Tensor,
+        requests: Requests,
+    ) -> None:
+        super().__init__(
+            ctypes.addressof(calls),
+            None if owned is None else owned.address,
+            None if halo is None else halo.address,
+            None if boundary is None else boundary.data_ptr(),
+            None if send_index is None else send_index.data_ptr(),
+            0 if send_index is None else send_index.numel(),
+            send.data_ptr(),
+            received.data_ptr(),
+            requests.count,
+            ctypes.cast(requests.handles, ctypes.c_void_p),
+            ctypes.cast(requests.statuses, ctypes.c_void_p),
+        )
+        self.calls = calls
+        self.kept = owned, halo, boundary, send_index, send, received, requests
+
+
+@dataclass(frozen=True)
+class CompiledApply:
+    """`int64_t function(data, r, out)`: `out = M^-1 r`, and 0, or MPI's error. **Collective.**
+
+    Attributes
+    ----------
+    function, data : int
+        Addresses.
+    kept : object
+        What they belong to.
+    """
+
+    function: int
+    data: int
+    kept: Any
+
+
+class Burst(ctypes.Structure):
+    """`hpc_sla_burst`: what a method's steps work on, when they stop, and what they found."""
+
+    _fields_ = [
+        ("matrix", ctypes.c_void_p),
+        ("inverse", ctypes.c_void_p),
+        ("vectors", ctypes.c_void_p * 16),
+        ("scalars", ctypes.c_double * 12),
+        ("numbers", ctypes.c_int64 * 4),
+        ("most", ctypes.c_int64),
+        ("through", ctypes.c_int64),
+        ("seconds", ctypes.c_double),
+        ("target", ctypes.c_double),
+        ("ceiling", ctypes.c_double),
+        ("best", ctypes.c_double),
+        ("since_best", ctypes.c_int64),
+        ("patience", ctypes.c_int64),
+        ("done", ctypes.c_int64),
+        ("norms", ctypes.c_void_p),
+        ("row", ctypes.c_double * 4),
+    ]
+
+
+@dataclass(frozen=True)
+class StepKernel:
+    """The steps of a method in C.
+
+    Attributes
+    ----------
+    function : str
+        `hpc_sla_burst_FUNCTION_DTYPE` of the compiled library.
+    of : callable
+        The method's `step` that they do the same as.
+    vectors : tuple of str
+        The method's attributes (or theirs) that it works in, as its C file lists them.
+    width : int
+        How many scalars a step records.
+    swaps : tuple of (str, str)
+        Attributes that change places with each step.
+    numbers : tuple of str
+        Attributes that are integers, or flags, of which a step may change some.
+    """
+
+    function: str
+    of: Callable[[Any], None]
+    vectors: tuple[str, ...]
+    width: int
+    swaps: tuple[tuple[str, str], ...] = ()
+    numbers: tuple[str, ...] = ()
+
+    def entry(self, like: torch.Tensor) -> Callable[[int], int]:
+        """The function for vectors like this one: takes the address of a `Burst`."""
+        name = f"hpc_sla_burst_{self.function}_{native.DTYPES[like.dtype]}"
+        found: Callable[[int], int] = getattr(native.LIBRARY, name)
+        return found

@@ -1,0 +1,335 @@
+/* A multigrid cycle in one call: what `Cycle.apply` of precond/amg/cycle.py does, by the same loops
+ * in the same order, so that every bit is the same. Vectors are [n] or [n, k] by rows.
+ *
+ * Everything is laid out as in `hpc_sla.kernels.cycle`. Functions return 0, or MPI's error. */
+#include <string.h>
+
+#include "burst.h"
+
+/* The last level's: this rank's rows of the inverse, [rows, n]. */
+typedef struct {
+    const hpc_sla_mpi *mpi;
+    int64_t rows, start, n;
+    const void *inverse;
+    void *mine, *whole; /* [n]; with one rank unused. */
+} hpc_sla_dense;
+
+/* To fewer ranks: members send their rows to the leader, and get them back. */
+typedef struct {
+    const hpc_sla_distributed *gather, *scatter;
+    int64_t rows, inner_rows; /* This rank's before and after; inner_rows 0 on ranks left out. */
+} hpc_sla_shrink;
+
+typedef struct {
+    int64_t rows;
+    const hpc_sla_distributed *A;
+    const hpc_sla_distributed *down, *up; /* To the next level and back; NULL on the last. */
+    const void *inverse, *coefficients; /* Of the smoother: [rows], [steps, 2]. */
+    int64_t steps;
+    void *work[3];
+    void *coarse[3]; /* Of the next level, on the ranks of this one. */
+    void *inner[3]; /* The same on the ranks that go on, if they are fewer. */
+    const hpc_sla_shrink *shrink; /* Or NULL. */
+    const hpc_sla_dense *direct; /* Or NULL. */
+} hpc_sla_level;
+
+typedef struct {
+    const hpc_sla_level *levels;
+    int64_t twice; /* W: each coarse problem by two cycles. */
+    int64_t k, size; /* Columns; bytes of a number in the vectors from outside, in which units and */
+    double scale; /* the scale are, too. */
+    const void *before, *after; /* Units, [rows]; NULL for ones. */
+    int64_t n_alone; /* Rows that are solved by their own inverse, and are 0 to the cycle. */
+    const int64_t *alone;
+    const void *inverse;
+    void *b; /* r in the cycle's numbers. */
+} hpc_sla_cycle;
+
+#define DEFINE(T, NAME)                                                                          \
+    /* out = M x for a dense M [rows, n] and x [n, k]. */                                        \
+    CLONED void hpc_sla_dense_##NAME(int64_t rows, int64_t k, int64_t n, const T *restrict M,    \
+                                     const T *restrict x, T *restrict out)                       \
+    {                                                                                            \
+        for (int64_t i = 0; i < rows; ++i) {                                                     \
+            const T *row = M + i * n;                                                            \
+            if (k == 1) {                                                                        \
+                T sums[32] = {0}, sum = 0;                                                       \
+                int64_t c = 0;                                                                   \
+                for (; c + 32 <= n; c += 32)                                                     \
+                    for (int j = 0; j < 32; ++j)                                                 \
+                        sums[j] += row[c + j] * x[c + j];                                        \
+                for (; c < n; ++c)                                                               \
+                    sum += row[c] * x[c];                                                        \
+                for (int half = 16; half; half /= 2)                                             \
+                    for (int j = 0; j < half; ++j)                                               \
+                        sums[j] += sums[j + half];                                               \
+                out[i] = sums[0] + sum;                                                          \
+                continue;                                                                        \
+            }                                                                                    \
+            for (int64_t first = 0; first < k; first += WIDTH) {                                 \
+                const int64_t width = k - first < WIDTH ? k - first : WIDTH;                     \
+                T sums[WIDTH] = {0};                                                             \
+                for (int64_t c = 0; c < n; ++c)                                                  \
+                    for (int64_t j = 0; j < width; ++j)                                          \
+                        sums[j] += row[c] * x[c * k + first + j];                                \
+                for (int64_t j = 0; j < width; ++j)                                              \
+                    out[i * k + first + j] = sums[j];                                            \
+            }                                                                                    \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    static int direct_##NAME(const hpc_sla_dense *D, int64_t k, const T *b, T *out)              \
+    {                                                                                            \
+        int code = 0;                                                                            \
+        if (D->mpi->ranks > 1) {                                                                 \
+            memset(D->mine, 0, D->n * k * sizeof(T));                                            \
+            memcpy((T *)D->mine + D->start * k, b, D->rows * k * sizeof(T));                     \
+            code = burst_sum_##NAME(D->mpi, (int)(D->n * k), D->mine, D->whole);                 \
+            b = D->whole;                                                                        \
+        }                                                                                        \
+        hpc_sla_dense_##NAME(D->rows, k, D->n, D->inverse, b, out);                              \
+        return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    INLINE int start_##NAME(const hpc_sla_distributed *A, int64_t k, const T *x)                 \
+    {                                                                                            \
+        T *send = A->send;                                                                       \
+        for (int64_t i = 0; i < A->n_send; ++i)                                                  \
+            for (int64_t j = 0; j < k; ++j)                                                      \
+                send[i * k + j] = x[A->send_index[i] * k + j];                                   \
+        return A->n_requests ? A->mpi->start_all((int)A->n_requests, A->requests) : 0;           \
+    }                                                                                            \
+                                                                                                 \
+    INLINE int finish_##NAME(const hpc_sla_distributed *A)                                       \
+    {                                                                                            \
+        return A->n_requests                                                                     \
+                   ? A->mpi->wait_all((int)A->n_requests, A->requests, A->statuses)              \
+                   : 0;                                                                          \
+    }                                                                                            \
+                                                                                                 \
+    /* out = b + scale A x; b may be out. */                                                     \
+    static int affine_##NAME(const hpc_sla_distributed *A, int64_t k, T scale, const T *x,       \
+                             const T *b, T *out)                                                 \
+    {                                                                                            \
+        int code = start_##NAME(A, k, x);                                                        \
+        if (code)                                                                                \
+            return code;                                                                         \
+        hpc_sla_affine_##NAME(k, A->owned, x, NULL, b, &scale, out);                             \
+        code = finish_##NAME(A);                                                                 \
+        if (!code && A->halo)                                                                    \
+            hpc_sla_affine_##NAME(k, A->halo, A->received, A->boundary, NULL, &scale, out);      \
+        return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    /* A step of the smoother: relax.c. */                                                       \
+    static int relax_##NAME(const hpc_sla_level *L, int64_t k, const T *step, const T *x,        \
+                            const T *b, const T *before, T *after, T *out)                       \
+    {                                                                                            \
+        const hpc_sla_distributed *A = L->A;                                                     \
+        const T *d = L->inverse;                                                                 \
+        int code = start_##NAME(A, k, x);                                                        \
+        if (code)                                                                                \
+            return code;                                                                         \
+        hpc_sla_relax_##NAME(k, A->owned, x, x, NULL, b, d, step, before, after, out);           \
+        code = finish_##NAME(A);                                                                 \
+        if (!code && A->halo)                                                                    \
+            hpc_sla_relax_##NAME(k, A->halo, A->received, NULL, A->boundary, NULL, d, step,      \
+                                 NULL, after, out);                                              \
+        return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    /* *x = the smoother's steps from *x, or from zero where that is NULL. */                    \
+    static int smooth_##NAME(const hpc_sla_level *L, int64_t k, const T *b, T **x)               \
+    {                                                                                            \
+        T *first = L->work[0], *second = L->work[1], *direction = L->work[2], *before = NULL;    \
+        const T *steps = L->coefficients, *d = L->inverse;                                       \
+        int64_t step = 0;                                                                        \
+        if (!*x) {                                                                               \
+            for (int64_t i = 0; i < L->rows; ++i)                                                \
+                for (int64_t j = 0; j < k; ++j)                                                  \
+                    first[i * k + j] = b[i * k + j] * d[i];                                      \
+            *x = before = first;                                                                 \
+            step = 1;                                                                            \
+        }                                                                                        \
+        for (; step < L->steps; ++step) {                                                        \
+            T *out = *x == first ? second : first;                                               \
+            T *after = step + 1 < L->steps ? direction : NULL;                                   \
+            const int code =                                                                     \
+                relax_##NAME(L, k, steps + 2 * step, *x, b, before, after, out);                 \
+            if (code)                                                                            \
+                return code;                                                                     \
+            *x = out;                                                                            \
+            before = direction;                                                                  \
+        }                                                                                        \
+        return 0;                                                                                \
+    }                                                                                            \
+                                                                                                 \
+    /* out = P^T r. */                                                                           \
+    static int restrict_##NAME(const hpc_sla_distributed *R, int64_t k, const T *r, T *out)      \
+    {                                                                                            \
+        const T *received = R->received;                                                         \
+        int code = 0;                                                                            \
+        hpc_sla_restrict_##NAME(k, R->halo, r, R->send);                                         \
+        if (R->n_requests)                                                                       \
+            code = R->mpi->start_all((int)R->n_requests, R->requests);                           \
+        if (code)                                                                                \
+            return code;                                                                         \
+        hpc_sla_restrict_##NAME(k, R->owned, r, out);                                            \
+        code = finish_##NAME(R);                                                                 \
+        for (int64_t i = 0; i < R->n_send; ++i)                                                  \
+            for (int64_t j = 0; j < k; ++j)                                                      \
+                out[R->send_index[i] * k + j] += received[i * k + j];                            \
+        return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    /* x += P e, of the same P^T. */                                                             \
+    static int prolong_##NAME(const hpc_sla_distributed *R, int64_t k, const T *e, T *x)         \
+    {                                                                                            \
+        int code = start_##NAME(R, k, e);                                                        \
+        if (code)                                                                                \
+            return code;                                                                         \
+        hpc_sla_prolong_##NAME(k, R->owned, e, x);                                               \
+        code = finish_##NAME(R);                                                                 \
+        if (!code)                                                                               \
+            hpc_sla_prolong_##NAME(k, R->halo, R->received, x);                                  \
+        return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    static int gather_##NAME(const hpc_sla_shrink *S, int64_t k, const T *x, T *inner)           \
+    {                                                                                            \
+        const hpc_sla_distributed *there = S->gather;                                            \
+        const int64_t mine = S->rows * k;                                                        \
+        int code = 0;                                                                            \
+        if (!inner)                                                                              \
+            memcpy(there->send, x, mine * sizeof(T));                                            \
+        if (there->n_requests)                                                                   \
+            code = there->mpi->start_all((int)there->n_requests, there->requests);               \
+        code = code ? code : finish_##NAME(there);                                               \
+        if (inner) {                                                                             \
+            memcpy(inner, x, mine * sizeof(T));                                                  \
+            memcpy(inner + mine, there->received, (S->inner_rows * k - mine) * sizeof(T));       \
+        }                                                                                        \
+        return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    static int scatter_##NAME(const hpc_sla_shrink *S, int64_t k, const T *inner, T *x)          \
+    {                                                                                            \
+        const hpc_sla_distributed *back = S->scatter;                                            \
+        const int64_t mine = S->rows * k;                                                        \
+        int code = 0;                                                                            \
+        if (inner)                                                                               \
+            memcpy(back->send, inner + mine, (S->inner_rows * k - mine) * sizeof(T));            \
+        if (back->n_requests)                                                                    \
+            code = back->mpi->start_all((int)back->n_requests, back->requests);                  \
+        code = code ? code : finish_##NAME(back);                                                \
+        memcpy(x, inner ? inner : (const T *)back->received, mine * sizeof(T));                  \
+        return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    /* *x = what the cycle makes of b, in one of the level's vectors. */                         \
+    static int apply_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, const T *b, T **x);  \
+                                                                                                 \
+    /* *x = the answer to vectors[0], by one cycle or two. */                                    \
+    static int solve_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, void *const *vectors,\
+                            T **x)                                                               \
+    {                                                                                            \
+        T *b = vectors[0], *e = NULL, *residual = vectors[2];                                    \
+        int code = apply_##NAME(C, L, b, &e);                                                    \
+        *x = e;                                                                                  \
+        if (code || !C->twice || L->direct)                                                      \
+            return code;                                                                         \
+        *x = vectors[1];                                                                         \
+        memcpy(*x, e, L->rows * C->k * sizeof(T));                                               \
+        code = affine_##NAME(L->A, C->k, -1, *x, b, residual);                                   \
+        code = code ? code : apply_##NAME(C, L, residual, &e);                                   \
+        if (!code)                                                                               \
+            for (int64_t i = 0; i < L->rows * C->k; ++i)                                         \
+                (*x)[i] += e[i];                                                                 \
+        return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    static int correction_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, T **x)          \
+    {                                                                                            \
+        if (!L->shrink)                                                                          \
+            return solve_##NAME(C, L + 1, L->coarse, x);                                         \
+        T *inner = L->inner[0];                                                                  \
+        int code = gather_##NAME(L->shrink, C->k, L->coarse[0], inner);                          \
+        if (!code && inner)                                                                      \
+            code = solve_##NAME(C, L + 1, L->inner, &inner);                                     \
+        *x = L->coarse[1];                                                                       \
+        return code ? code : scatter_##NAME(L->shrink, C->k, inner, *x);                         \
+    }                                                                                            \
+                                                                                                 \
+    static int apply_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, const T *b, T **x)   \
+    {                                                                                            \
+        if (L->direct) {                                                                         \
+            *x = L->work[0];                                                                     \
+            return direct_##NAME(L->direct, C->k, b, *x);                                        \
+        }                                                                                        \
+        *x = NULL;                                                                               \
+        int code = smooth_##NAME(L, C->k, b, x);                                                 \
+        if (code || !L->down)                                                                    \
+            return code;                                                                         \
+        T *residual = L->work[2], *e = NULL;                                                     \
+        code = affine_##NAME(L->A, C->k, -1, *x, b, residual);                                   \
+        code = code ? code : restrict_##NAME(L->down, C->k, residual, L->coarse[0]);             \
+        code = code ? code : correction_##NAME(C, L, &e);                                        \
+        code = code ? code : prolong_##NAME(L->up, C->k, e, *x);                                 \
+        return code ? code : smooth_##NAME(L, C->k, b, x);                                       \
+    }
+
+#define DEFINE_OUTSIDE(S, T, OUTER, NAME)                                                        \
+    /* The cycle of r in its units and numbers, times the scale. */                              \
+    CLONED static int outside_##OUTER##_##NAME(const hpc_sla_cycle *C, const S *r, S *out)       \
+    {                                                                                            \
+        const int64_t n = C->levels->rows, k = C->k;                                             \
+        const S *before = C->before, *after = C->after, *inverse = C->inverse;                   \
+        const S scale = (S)C->scale;                                                             \
+        const T *b = (const void *)r;                                                            \
+        T *x = NULL;                                                                             \
+        if (before || C->n_alone || sizeof(S) != sizeof(T)) {                                    \
+            T *to = C->b;                                                                        \
+            if (before)                                                                          \
+                for (int64_t i = 0; i < n; ++i)                                                  \
+                    for (int64_t j = i * k; j < i * k + k; ++j)                                  \
+                        to[j] = (T)(r[j] * before[i]);                                           \
+            else                                                                                 \
+                for (int64_t i = 0; i < n * k; ++i)                                              \
+                    to[i] = (T)r[i];                                                             \
+            for (int64_t i = 0; i < C->n_alone; ++i)                                             \
+                memset(to + C->alone[i] * k, 0, k * sizeof(T));                                  \
+            b = to;                                                                              \
+        }                                                                                        \
+        const int code = apply_##NAME(C, C->levels, b, &x);                                      \
+        if (code)                                                                                \
+            return code;                                                                         \
+        if (after)                                                                               \
+            for (int64_t i = 0; i < n; ++i)                                                      \
+                for (int64_t j = i * k; j < i * k + k; ++j)                                      \
+                    out[j] = ((S)x[j] * scale) * after[i];                                       \
+        else                                                                                     \
+            for (int64_t i = 0; i < n * k; ++i)                                                  \
+                out[i] = (S)x[i] * scale;                                                        \
+        for (int64_t i = 0; i < C->n_alone; ++i)                                                 \
+            for (int64_t j = C->alone[i] * k, end = j + k; j < end; ++j)                         \
+                out[j] = r[j] * inverse[i];                                                      \
+        return 0;                                                                                \
+    }
+
+#define DEFINE_ENTRY(T, NAME)                                                                    \
+    int64_t hpc_sla_cycle_##NAME(const void *cycle, const void *r, void *out)                    \
+    {                                                                                            \
+        const hpc_sla_cycle *C = cycle;                                                          \
+        if (C->size == sizeof(double))                                                           \
+            return outside_float64_##NAME(C, r, out);                                            \
+        return outside_float32_##NAME(C, r, out);                                                \
+    }
+
+DEFINE(double, float64)
+DEFINE(float, float32)
+DEFINE_OUTSIDE(double, double, float64, float64)
+DEFINE_OUTSIDE(double, float, float64, float32)
+DEFINE_OUTSIDE(float, double, float32, float64)
+DEFINE_OUTSIDE(float, float, float32, float32)
+DEFINE_ENTRY(double, float64)
+DEFINE_ENTRY(float, float32)

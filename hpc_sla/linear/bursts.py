@@ -1,0 +1,122 @@
+"""Bursts of a method's steps in one compiled call, on the CPU.
+
+Between two kernels of a small system Python takes ten times as long as they do. A burst runs steps
+in C (`kernels/burst.h`), messages and reductions included, until the method's own residual norm may
+have ended it, or for 10 ms at most: then signals, checkpoints and callbacks have their turn. Its
+iterates are those of `Method.step`, bit by bit, and so do not depend on how long bursts were.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from operator import attrgetter
+from typing import ClassVar
+
+import torch
+
+from hpc_sla.kernels import native
+from hpc_sla.kernels.burst import Burst
+from hpc_sla.linear.method import Method
+from hpc_sla.linear.outcome import Outcome
+from hpc_sla.precond import Preconditioner
+from hpc_sla.sparse.operators import Operator
+
+_MOST = 1024
+"""Steps in a burst."""
+
+
+class CompiledSteps:
+    """The steps of a method at work on a right-hand side, in bursts.
+
+    **Collective**: it may make the halo's buffers.
+
+    Parameters
+    ----------
+    method : Method
+        `serves` it on every rank.
+    """
+
+    allowed: ClassVar[bool] = True
+    """Replicated. Whether there are such bursts at all."""
+
+    seconds: ClassVar[float] = 0.01
+    """Replicated. How long a burst takes at most, or a single step."""
+
+    def __init__(self, method: Method) -> None:
+        steps = type(method).compiled
+        assert steps is not None
+        self._method, self._steps, self._world = method, steps, method.operator.world
+        self._function = steps.entry(method.r)
+        self._matrix = method.operator.distributed(method.r)
+        self._norms = (ctypes.c_double * _MOST)()
+        self._inverse = method.precond.inverse
+        self._burst = burst = Burst(ctypes.addressof(self._matrix))
+        burst.inverse = None if self._inverse is None else self._inverse.data_ptr()
+        burst.norms, burst.seconds = ctypes.addressof(self._norms), self.seconds
+        burst.target = method.target
+
+    def run(self, count: int) -> None:
+        """Do so many steps, whatever becomes of them. **Collective.**"""
+        self._burst.through = 1
+        while count:
+            count -= self._run(count)
+
+    def advance(
+        self, most: int, outcome: Outcome, patience: int
+    ) -> tuple[list[float], list[float]]:
+        """Do steps until the outcome may be another, most of them at most. **Collective.**
+
+        Returns
+        -------
+        list of float
+            The norm after each step. Nothing but the last is more than `Outcome.passed`.
+        list of float
+            What the last step recorded.
+        """
+        burst = self._burst
+        burst.through, burst.patience = 0, patience
+        burst.ceiling, burst.best = outcome.ceiling, outcome.best
+        burst.since_best = outcome.iterations - outcome.best_at
+        done = self._run(most)
+        return self._norms[:done], burst.row[: self._steps.width]
+
+    def _run(self, most: int) -> int:
+        """**Collective.** How many steps were done."""
+        self._world.check_open()
+        burst, method, steps = self._burst, self._method, self._steps
+        method.turn()
+        for i, name in enumerate(steps.vectors):
+            burst.vectors[i] = attrgetter(name)(method).data_ptr()
+        for i, name in enumerate(method.carried):
+            burst.scalars[i] = getattr(method, name)
+        for i, name in enumerate(steps.numbers):
+            burst.numbers[i] = getattr(method, name)
+        burst.most, burst.done = min(most, _MOST), 0
+        code = self._function(ctypes.addressof(burst))
+        if code:
+            self._matrix.calls.raise_error(code)
+        for i, name in enumerate(method.carried):
+            value = burst.scalars[i]
+            setattr(method, name, bool(value) if name == "live" else value)
+        for i, name in enumerate(steps.numbers):
+            setattr(method, name, type(getattr(method, name))(burst.numbers[i]))
+        if burst.done % 2:
+            for one, other in steps.swaps:
+                vector = getattr(method, one)
+                setattr(method, one, getattr(method, other))
+                setattr(method, other, vector)
+        return burst.done
+
+
+def serve(method: Method, operator: Operator, precond: Preconditioner, b: torch.Tensor) -> bool:
+    """Whether there are compiled steps for such a solve. Local: ranks have yet to agree."""
+    steps = vars(type(method)).get("compiled")  # and not of a class that this one changes
+    return (
+        CompiledSteps.allowed
+        and steps is not None
+        and steps.of is type(method).step
+        and b.dim() == 1
+        and native.serves(b)
+        and precond.pointwise
+        and operator.compiled(b)
+    )

@@ -1,0 +1,100 @@
+"""A whole cycle in one compiled call, messages included, on the CPU with one thread.
+
+Between the kernels of a small system Python takes ten times as long as they do. What is computed
+is what `Cycle` computes, bit by bit, and the messages are the same: a rank may take either.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hpc_sla.kernels import native
+from hpc_sla.kernels.burst import Calls, CompiledApply
+from hpc_sla.kernels.cycle import CycleLevel, Units, WholeCycle
+from hpc_sla.kernels.modes import lasting
+from hpc_sla.precond.amg.cycle import Cycle, MultigridLevel
+
+Tensor = torch.Tensor
+
+
+class CompiledCycle:
+    """A cycle between vectors of one dtype and number of columns.
+
+    **Collective**: it makes the buffers of the exchanges, in the order that `Cycle` does.
+
+    Parameters
+    ----------
+    cycle : Cycle
+        That `can_compile`.
+    r : torch.Tensor [n_owned] or [n_owned, k]
+        Like those that come.
+    dtype : torch.dtype
+        The cycle's.
+    units : Units
+        Between r and the cycle.
+    """
+
+    def __init__(self, cycle: Cycle, r: Tensor, dtype: torch.dtype, units: Units) -> None:
+        self._world = cycle.levels[0].layout.world
+        with lasting():
+            b = torch.empty(r.shape, dtype=dtype)
+            levels: list[CycleLevel] = []
+            _describe(cycle.levels, b, levels)
+            calls = self._world.transport.calls(dtype)
+            assert calls is not None
+            self._calls: Calls = calls
+            self._whole = WholeCycle(levels, cycle.kind == "W", r, b, units)
+
+    @property
+    def function(self) -> CompiledApply:
+        """For other compiled loops."""
+        return self._whole.function
+
+    def apply(self, r: Tensor, out: Tensor) -> Tensor:
+        """What it makes of r, in `out`. **Collective.**"""
+        self._world.check_open()
+        code = self._whole(r, out)
+        if code:
+            self._calls.raise_error(code)
+        return out
+
+
+def can_compile(cycle: Cycle, r: Tensor, out: Tensor, *units: Tensor | None) -> bool:
+    """Whether there is a compiled form of it for such vectors. Local."""
+    return (
+        native.serves(r)
+        and r.is_contiguous()
+        and out.is_contiguous()
+        and out.dtype == r.dtype
+        and cycle.kind != "K"
+        and not cycle.transpose
+        and all(d is None or d.dtype == r.dtype for d in units)
+        and cycle.levels[0].layout.world.transport.calls(r.dtype) is not None
+    )
+
+
+def _describe(levels: list[MultigridLevel], b: Tensor, into: list[CycleLevel]) -> None:
+    """The levels from the first of these on. **Collective.**"""
+    level, rest = levels[0], levels[1:]
+    made = CycleLevel(level.layout.n_owned)
+    into.append(made)
+    made.keep_vectors("work", level.work(b))
+    if level.direct is not None:
+        made.keep("direct", level.direct.compiled(b))
+        return
+    steps = level.steps.coefficients
+    made.keep("inverse", level.steps.inverse)
+    made.keep("coefficients", torch.tensor(steps, dtype=b.dtype))
+    made.steps = len(steps)
+    if len(steps) > 1 or level.transfer is not None:
+        made.keep("A", level.operator.compiled(b))
+    if level.transfer is None:
+        return
+    made.keep_vectors("coarse", level.coarse_vectors(b))
+    made.keep("down", level.transfer.compiled_down(b))
+    if level.shrink is not None:
+        made.keep("shrink", level.shrink.compiled(b))
+        made.keep_vectors("inner", level.inner_vectors(b))
+    if rest:
+        _describe(rest, b, into)
+    made.keep("up", level.transfer.compiled_up(b))
