@@ -59,7 +59,9 @@ def test_products(name, world):
         dot, square = dot.double(), square.double()
         operator(mine, out, dot, weights, square)
         packed = operator._compressed(mine)
-        assert everywhere(world, packed and packed.form.split()[0] == name.split()[0])
+        # A part that begins within a node is not seen to have any.
+        nodes = name == "rows of nodes" and (A.layout.start % 3 or A.layout.n_owned % 3)
+        assert everywhere(world, packed and (nodes or packed.form.split()[0] == name.split()[0]))
         expected = matrix @ x
         np.testing.assert_allclose(full(A.layout, out), expected, rtol=1e-12, atol=1e-12)
         sums = world.all_sum(torch.stack([dot, square])).numpy()
