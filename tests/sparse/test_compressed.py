@@ -59,9 +59,9 @@ def test_products(name, world):
         dot, square = dot.double(), square.double()
         operator(mine, out, dot, weights, square)
         packed = operator._compressed(mine)
-        # A part that begins within a node is not seen to have any.
-        nodes = name == "rows of nodes" and (A.layout.start % 3 or A.layout.n_owned % 3)
-        assert everywhere(world, packed and (nodes or packed.form.split()[0] == name.split()[0]))
+        # In a small part kinds of nodes may be more than the dictionary has room for.
+        forms = {name.split()[0], *(["coded 8"] if name == "rows of nodes" else [])}
+        assert everywhere(world, packed and (packed.form in forms or packed.form[:5] in forms))
         expected = matrix @ x
         np.testing.assert_allclose(full(A.layout, out), expected, rtol=1e-12, atol=1e-12)
         sums = world.all_sum(torch.stack([dot, square])).numpy()
