@@ -118,6 +118,23 @@ class Distributed(ctypes.Structure):
         self.kept = owned, halo, boundary, send_index, send, received, requests
 
 
+@dataclass(frozen=True)
+class CompiledApply:
+    """`int64_t function(data, r, out)`: `out = M^-1 r`, and 0, or MPI's error. **Collective.**
+
+    Attributes
+    ----------
+    function, data : int
+        Addresses.
+    kept : object
+        What they belong to.
+    """
+
+    function: int
+    data: int
+    kept: Any
+
+
 class Burst(ctypes.Structure):
     """`hpc_sla_burst`: what a method's steps work on, when they stop, and what they found."""
 
@@ -152,11 +169,13 @@ class StepKernel:
     of : callable
         The method's `step` that they do the same as.
     vectors : tuple of str
-        The method's attributes that it works in, as its C file lists them.
+        The method's attributes (or theirs) that it works in, as its C file lists them.
     width : int
         How many scalars a step records.
     swaps : tuple of (str, str)
         Attributes that change places with each step.
+    numbers : tuple of str
+        Attributes that are integers, or flags, of which a step may change some.
     """
 
     function: str
@@ -164,6 +183,7 @@ class StepKernel:
     vectors: tuple[str, ...]
     width: int
     swaps: tuple[tuple[str, str], ...] = ()
+    numbers: tuple[str, ...] = ()
 
     def entry(self, like: torch.Tensor) -> Callable[[int], int]:
         """The function for vectors like this one: takes the address of a `Burst`."""

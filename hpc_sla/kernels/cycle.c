@@ -39,6 +39,9 @@ typedef struct {
     int64_t k, size; /* Columns; bytes of a number in the vectors from outside, in which units and */
     double scale; /* the scale are, too. */
     const void *before, *after; /* Units, [rows]; NULL for ones. */
+    int64_t n_alone; /* Rows that are solved by their own inverse, and are 0 to the cycle. */
+    const int64_t *alone;
+    const void *inverse;
     void *b; /* r in the cycle's numbers. */
 } hpc_sla_cycle;
 
@@ -166,17 +169,29 @@ typedef struct {
     {                                                                                            \
         const T *received = R->received;                                                         \
         int code = 0;                                                                            \
-        if (R->halo)                                                                             \
-            hpc_sla_product_##NAME(k, R->halo, r, NULL, R->send, NULL, NULL, NULL);              \
+        hpc_sla_restrict_##NAME(k, R->halo, r, R->send);                                         \
         if (R->n_requests)                                                                       \
             code = R->mpi->start_all((int)R->n_requests, R->requests);                           \
         if (code)                                                                                \
             return code;                                                                         \
-        hpc_sla_product_##NAME(k, R->owned, r, NULL, out, NULL, NULL, NULL);                     \
+        hpc_sla_restrict_##NAME(k, R->owned, r, out);                                            \
         code = finish_##NAME(R);                                                                 \
         for (int64_t i = 0; i < R->n_send; ++i)                                                  \
             for (int64_t j = 0; j < k; ++j)                                                      \
                 out[R->send_index[i] * k + j] += received[i * k + j];                            \
+        return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    /* x += P e, of the same P^T. */                                                             \
+    static int prolong_##NAME(const hpc_sla_distributed *R, int64_t k, const T *e, T *x)         \
+    {                                                                                            \
+        int code = start_##NAME(R, k, e);                                                        \
+        if (code)                                                                                \
+            return code;                                                                         \
+        hpc_sla_prolong_##NAME(k, R->owned, e, x);                                               \
+        code = finish_##NAME(R);                                                                 \
+        if (!code)                                                                               \
+            hpc_sla_prolong_##NAME(k, R->halo, R->received, x);                                  \
         return code;                                                                             \
     }                                                                                            \
                                                                                                  \
@@ -259,7 +274,7 @@ typedef struct {
         code = affine_##NAME(L->A, C->k, -1, *x, b, residual);                                   \
         code = code ? code : restrict_##NAME(L->down, C->k, residual, L->coarse[0]);             \
         code = code ? code : correction_##NAME(C, L, &e);                                        \
-        code = code ? code : affine_##NAME(L->up, C->k, 1, e, *x, *x);                           \
+        code = code ? code : prolong_##NAME(L->up, C->k, e, *x);                                 \
         return code ? code : smooth_##NAME(L, C->k, b, x);                                       \
     }
 
@@ -268,10 +283,11 @@ typedef struct {
     CLONED static int outside_##OUTER##_##NAME(const hpc_sla_cycle *C, const S *r, S *out)       \
     {                                                                                            \
         const int64_t n = C->levels->rows, k = C->k;                                             \
-        const S *before = C->before, *after = C->after, scale = (S)C->scale;                     \
+        const S *before = C->before, *after = C->after, *inverse = C->inverse;                   \
+        const S scale = (S)C->scale;                                                             \
         const T *b = (const void *)r;                                                            \
         T *x = NULL;                                                                             \
-        if (before || sizeof(S) != sizeof(T)) {                                                  \
+        if (before || C->n_alone || sizeof(S) != sizeof(T)) {                                    \
             T *to = C->b;                                                                        \
             if (before)                                                                          \
                 for (int64_t i = 0; i < n; ++i)                                                  \
@@ -280,6 +296,8 @@ typedef struct {
             else                                                                                 \
                 for (int64_t i = 0; i < n * k; ++i)                                              \
                     to[i] = (T)r[i];                                                             \
+            for (int64_t i = 0; i < C->n_alone; ++i)                                             \
+                memset(to + C->alone[i] * k, 0, k * sizeof(T));                                  \
             b = to;                                                                              \
         }                                                                                        \
         const int code = apply_##NAME(C, C->levels, b, &x);                                      \
@@ -292,6 +310,9 @@ typedef struct {
         else                                                                                     \
             for (int64_t i = 0; i < n * k; ++i)                                                  \
                 out[i] = (S)x[i] * scale;                                                        \
+        for (int64_t i = 0; i < C->n_alone; ++i)                                                 \
+            for (int64_t j = C->alone[i] * k, end = j + k; j < end; ++j)                         \
+                out[j] = r[j] * inverse[i];                                                      \
         return 0;                                                                                \
     }
 

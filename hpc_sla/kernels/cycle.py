@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from hpc_sla.kernels import native
-from hpc_sla.kernels.burst import Calls, Distributed
+from hpc_sla.kernels.burst import Calls, CompiledApply, Distributed
 
 Tensor = torch.Tensor
 
 
-class _Kept(ctypes.Structure):
+class _Described(ctypes.Structure):
     """A structure, and in `kept` what its pointers point to."""
 
     kept: Any = None
 
 
-class DenseInverse(_Kept):
+class DenseInverse(_Described):
     """`hpc_sla_dense`: this rank's rows of the last level's inverse.
 
     Parameters
@@ -53,7 +54,7 @@ class DenseInverse(_Kept):
         self.kept = calls, inverse, whole
 
 
-class Shrinking(_Kept):
+class Shrinking(_Described):
     """`hpc_sla_shrink`: the ways to fewer ranks and back, and this rank's rows before and after."""
 
     _fields_ = [
@@ -70,7 +71,7 @@ class Shrinking(_Kept):
         self.kept = gather, scatter
 
 
-class CycleLevel(_Kept):
+class CycleLevel(_Described):
     """`hpc_sla_level`: filled field by field."""
 
     _fields_ = [
@@ -108,7 +109,29 @@ class CycleLevel(_Kept):
         self.kept.append(vectors)
 
 
-class WholeCycle(_Kept):
+@dataclass(frozen=True)
+class Units:
+    """What is done to a vector on its way to the cycle and back, in its own dtype.
+
+    Attributes
+    ----------
+    before, after : torch.Tensor [rows] or None
+        What r, and what comes out, is multiplied by; None for ones.
+    scale : float
+        And that.
+    alone : int64 tensor [m] or None
+        Rows in which the cycle gets 0, and the answer is `inverse` times r.
+    inverse : torch.Tensor [m] or None
+    """
+
+    before: Tensor | None
+    after: Tensor | None
+    scale: float
+    alone: Tensor | None = None
+    inverse: Tensor | None = None
+
+
+class WholeCycle(_Described):
     """`hpc_sla_cycle`.
 
     Parameters
@@ -120,10 +143,7 @@ class WholeCycle(_Kept):
         Like the vectors that come.
     b : torch.Tensor
         One of the cycle's dtype, with r's columns, to work in.
-    before, after : torch.Tensor [rows] or None
-        Units of r's dtype; None for ones.
-    scale : float
-        What comes out is multiplied by it.
+    units : Units
     """
 
     _fields_ = [
@@ -134,25 +154,25 @@ class WholeCycle(_Kept):
         ("scale", ctypes.c_double),
         ("before", ctypes.c_void_p),
         ("after", ctypes.c_void_p),
+        ("n_alone", ctypes.c_int64),
+        ("alone", ctypes.c_void_p),
+        ("inverse", ctypes.c_void_p),
         ("b", ctypes.c_void_p),
     ]
 
     def __init__(
-        self,
-        levels: list[CycleLevel],
-        twice: bool,
-        r: Tensor,
-        b: Tensor,
-        before: Tensor | None,
-        after: Tensor | None,
-        scale: float,
+        self, levels: list[CycleLevel], twice: bool, r: Tensor, b: Tensor, units: Units
     ) -> None:
         array = (CycleLevel * len(levels))(*levels)
         columns = 1 if r.dim() == 1 else r.shape[1]
-        units = (None if t is None else t.data_ptr() for t in (before, after))
-        address = ctypes.addressof(array)
-        super().__init__(address, twice, columns, r.element_size(), scale, *units, b.data_ptr())
-        self.kept = array, levels, b, before, after
+        super().__init__(ctypes.addressof(array), twice, columns, r.element_size(), units.scale)
+        if units.alone is not None:
+            self.n_alone = units.alone.numel()
+        for name in ("before", "after", "alone", "inverse"):
+            tensor = getattr(units, name)
+            setattr(self, name, None if tensor is None else tensor.data_ptr())
+        self.b = b.data_ptr()
+        self.kept = array, levels, b, units
         self._address = ctypes.addressof(self)
         self._function = getattr(native.LIBRARY, f"hpc_sla_cycle_{native.DTYPES[b.dtype]}")
 
@@ -160,6 +180,13 @@ class WholeCycle(_Kept):
         """`out` = what the cycle makes of r. **Collective.** 0, or MPI's error."""
         code: int = self._function(self._address, r.data_ptr(), out.data_ptr())
         return code
+
+    @property
+    def function(self) -> CompiledApply:
+        """For other compiled loops."""
+        entry = ctypes.cast(self._function, ctypes.c_void_p).value
+        assert entry is not None
+        return CompiledApply(entry, self._address, self)
 
 
 def dense(M: Tensor, x: Tensor, out: Tensor) -> None:

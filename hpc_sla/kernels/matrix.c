@@ -15,6 +15,11 @@
     void hpc_sla_csr_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x, const T *here, \
                                   const int32_t *rows, const T *b, const T *d,                   \
                                   const T *coefficients, const T *before, T *after, T *out);     \
+    void hpc_sla_packed_affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,            \
+                                      const int32_t *rows, const T *b, const T *scale, T *out);  \
+    void hpc_sla_packed_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,             \
+                                     const T *here, const int32_t *rows, const T *b, const T *d, \
+                                     const T *coefficients, const T *before, T *after, T *out);  \
                                                                                                  \
     void hpc_sla_product_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,                  \
                                 const int32_t *rows, T *y, const T *w, T *dot, T *square)        \
@@ -53,32 +58,22 @@
     void hpc_sla_affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,                   \
                                const int32_t *rows, const T *b, const T *scale, T *out)          \
     {                                                                                            \
-        if (A->form == MATRIX_CSR || rows || b == out) {                                         \
+        if (A->form == MATRIX_CSR)                                                               \
             hpc_sla_csr_affine_##NAME(k, A, x, rows, b, scale, out);                             \
-            return;                                                                              \
-        }                                                                                        \
-        hpc_sla_packed_product_##NAME(k, A, x, NULL, out, NULL, NULL, NULL);                     \
-        for (int64_t e = 0; e < A->rows * k; ++e)                                                \
-            out[e] = b[e] + scale[0] * out[e];                                                   \
+        else                                                                                     \
+            hpc_sla_packed_affine_##NAME(k, A, x, rows, b, scale, out);                          \
     }                                                                                            \
                                                                                                  \
     void hpc_sla_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x, const T *here,     \
                               const int32_t *rows, const T *b, const T *d,                       \
                               const T *coefficients, const T *before, T *after, T *out)          \
     {                                                                                            \
-        if (A->form == MATRIX_CSR || rows) {                                                     \
-            hpc_sla_csr_relax_##NAME(k, A, x, here, rows, b, d, coefficients, before, after, out);\
-            return;                                                                              \
-        }                                                                                        \
-        const T alpha = coefficients[0], beta = coefficients[1];                                 \
-        hpc_sla_packed_product_##NAME(k, A, x, NULL, out, NULL, NULL, NULL);                     \
-        for (int64_t i = 0; i < A->rows; ++i)                                                    \
-            for (int64_t e = i * k; e < (i + 1) * k; ++e) {                                      \
-                const T q = alpha * d[i] * (b[e] - out[e]) + (before ? beta * before[e] : 0);    \
-                if (after)                                                                       \
-                    after[e] = q;                                                                \
-                out[e] = here[e] + q;                                                            \
-            }                                                                                    \
+        if (A->form == MATRIX_CSR)                                                               \
+            hpc_sla_csr_relax_##NAME(k, A, x, here, rows, b, d, coefficients, before, after,     \
+                                     out);                                                       \
+        else                                                                                     \
+            hpc_sla_packed_relax_##NAME(k, A, x, here, rows, b, d, coefficients, before, after,  \
+                                        out);                                                    \
     }
 
 DEFINE(double, float64)

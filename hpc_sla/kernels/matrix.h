@@ -12,6 +12,7 @@ enum {
     MATRIX_SHORT = 4,
     MATRIX_CODED_8 = 5,
     MATRIX_CODED_16 = 6,
+    MATRIX_TILED = 32,
 };
 
 /* Rows that share a base in MATRIX_SHORT. */
@@ -36,7 +37,9 @@ typedef struct {
      * column (int32) and where their columns less that are among the next (int32), which are uint16;
      * or ~ where they are among the one after that, int32, of which the columns are too far apart.
      * MATRIX_CODED_8 and _16: the same with uint8 or uint16 in place of the values, which are
-     * places in the last part, the values that there are. */
+     * places in the last part, the values that there are.
+     * MATRIX_TILED, for transfer.c alone: as MATRIX_CSR of dense tiles, and their size (int64 [2]):
+     * the columns and rows of one, whose entries come column by column. */
     const void *parts[12];
     /* Rows of a node, 1 where there are none. */
     int64_t block;
@@ -66,6 +69,12 @@ void hpc_sla_relax_float32(int64_t k, const hpc_sla_matrix *A, const float *x, c
                            const int32_t *rows, const float *b, const float *d,
                            const float *coefficients, const float *before, float *after,
                            float *out);
+
+/* out = R x, and x += R^T e, for R = P^T: transfer.c. */
+void hpc_sla_restrict_float64(int64_t k, const hpc_sla_matrix *R, const double *x, double *out);
+void hpc_sla_restrict_float32(int64_t k, const hpc_sla_matrix *R, const float *x, float *out);
+void hpc_sla_prolong_float64(int64_t k, const hpc_sla_matrix *R, const double *e, double *x);
+void hpc_sla_prolong_float32(int64_t k, const hpc_sla_matrix *R, const float *e, float *x);
 
 INLINE int64_t matrix_lanes(int64_t block)
 {

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 CSR, ROWS, PATTERNS, NODES, SHORT, CODED_8, CODED_16 = range(7)
+TILED = 32
 
 
 class RankMatrix(Protocol):

@@ -36,7 +36,9 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "direction": (2, 6, None),
     "burst_cg": (0, 1, ctypes.c_int64),
     "burst_bicgstab": (0, 1, ctypes.c_int64),
+    "burst_gmres": (0, 1, ctypes.c_int64),
     "burst_minres": (0, 1, ctypes.c_int64),
+    "burst_pipelined_cg": (0, 1, ctypes.c_int64),
     "basis_dots": (5, 3, None),
     "basis_update": (3, 3, None),
     "basis_sweep": (4, 5, None),
@@ -50,13 +52,18 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "bicgstab_half": (2, 5, None),
     "bicgstab_full": (2, 9, None),
     "bicgstab_turn": (2, 6, None),
+    "pipelined_sums": (2, 6, None),
+    "pipelined_step": (2, 14, None),
     "minres_lanczos": (2, 9, None),
     "minres_direction": (2, 12, None),
     "aggregate": (2, 6, ctypes.c_int64),
-    "prolongator": (2, 16, ctypes.c_int64),
-    "triple": (5, 22, ctypes.c_int64),
-    "triple_values": (3, 24, ctypes.c_int64),
-    "split": (3, 10, ctypes.c_int64),
+    "condense": (5, 10, ctypes.c_int64),
+    "prolongator_float64": (6, 17, ctypes.c_int64),
+    "prolongator_float32": (6, 17, ctypes.c_int64),
+    "triple_float64": (9, 24, ctypes.c_int64),
+    "triple_float32": (9, 24, ctypes.c_int64),
+    "restrict": (1, 3, None),
+    "prolong": (1, 3, None),
     "ilu0": (2, 7, ctypes.c_int64),
     "ic0": (2, 7, ctypes.c_int64),
     "ldu_solve": (2, 9, None),
@@ -113,7 +120,7 @@ def can_take(like: torch.Tensor) -> bool:
         LIBRARY is not None
         and (like.dim() == 1 or 0 not in like.shape[1:])  # they take it for a column at least
         and type(like) in (torch.Tensor, torch.nn.Parameter)  # and no fake one, which has no data
-        and like.device.type == "cpu"
+        and like.is_cpu
         and like.dtype in DTYPES
     )
 

@@ -88,6 +88,14 @@
                     square[c + j] += (T)squares[j];                                              \
             }                                                                                    \
         }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    /* A span, for loops of other files. */                                                      \
+    CLONED void hpc_sla_span_##NAME(const hpc_sla_matrix *A, int64_t *near, int64_t first,       \
+                                    int64_t last, int64_t width, int64_t k, const T *x, T *out,  \
+                                    int64_t stride)                                              \
+    {                                                                                            \
+        span_##NAME(A, near, first, last, width, k, x, out, stride);                             \
     }
 
 DEFINE(double, float64)

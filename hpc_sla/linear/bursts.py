@@ -9,6 +9,7 @@ iterates are those of `Method.step`, bit by bit, and so do not depend on how lon
 from __future__ import annotations
 
 import ctypes
+from operator import attrgetter
 from typing import ClassVar
 
 import torch
@@ -83,10 +84,13 @@ class CompiledSteps:
         """**Collective.** How many steps were done."""
         self._world.check_open()
         burst, method, steps = self._burst, self._method, self._steps
+        method.turn()
         for i, name in enumerate(steps.vectors):
-            burst.vectors[i] = getattr(method, name).data_ptr()
+            burst.vectors[i] = attrgetter(name)(method).data_ptr()
         for i, name in enumerate(method.carried):
             burst.scalars[i] = getattr(method, name)
+        for i, name in enumerate(steps.numbers):
+            burst.numbers[i] = getattr(method, name)
         burst.most, burst.done = min(most, _MOST), 0
         code = self._function(ctypes.addressof(burst))
         if code:
@@ -94,6 +98,8 @@ class CompiledSteps:
         for i, name in enumerate(method.carried):
             value = burst.scalars[i]
             setattr(method, name, bool(value) if name == "live" else value)
+        for i, name in enumerate(steps.numbers):
+            setattr(method, name, type(getattr(method, name))(burst.numbers[i]))
         if burst.done % 2:
             for one, other in steps.swaps:
                 vector = getattr(method, one)

@@ -12,6 +12,7 @@ import torch
 
 from hpc_sla.distributed.arguments import tensor_of
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.kernels.burst import CompiledApply
 from hpc_sla.kernels.modes import entry
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond.options import WithOptions
@@ -201,6 +202,13 @@ class Preconditioner(WithOptions, ABC):
         May write to `out` and return it, or return another tensor (even `r` itself), so that
         nothing is copied for its own sake. Never changes r. Not differentiable.
         """
+
+    def compiled(self, r: torch.Tensor) -> CompiledApply | None:
+        """What `apply` does, for compiled loops over vectors like r; None where there is none.
+
+        **Collective** at first, and ranks may differ. Not while another thread applies it.
+        """
+        return None
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """`M^-T r`, for the adjoint system. Otherwise as `apply`."""

@@ -64,6 +64,11 @@ class DecoupledRows:
         """Whether other rows refer to these: their columns were not eliminated with them."""
         return self._coupling is not None
 
+    @property
+    def alone(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which rows they are, int64 [m], and the inverse of D, [m]."""
+        return self._rows, self._inverse
+
     def rest(self, A: DSparseMatrix, block_size: int = 1) -> DSparseMatrix:
         """K on A's pattern: no entry in a decoupled row or column but a diagonal. **Collective.**
 

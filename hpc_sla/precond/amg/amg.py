@@ -12,6 +12,8 @@ import torch
 from hpc_sla.distributed.row_order import check_order
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.burst import CompiledApply
+from hpc_sla.kernels.cycle import Units
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond.amg.compiled import CompiledCycle, can_compile
 from hpc_sla.precond.amg.cycle import Cycle
@@ -250,58 +252,66 @@ class AMG(AmgOptions, Preconditioner):
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
         with self._turns:
+            whole = self._whole(False, r, out)
+            if whole is not None:
+                return whole.apply(r, out)
             if self._decoupled is None:
-                return self._solve(r, out)
+                return self._solve(False, r, out)
             (b,) = self._rest.like(r)
-            self._solve(self._decoupled.eliminate(r, b), out)
+            self._solve(False, self._decoupled.eliminate(r, b), out)
             return self._decoupled.solve(r, out)
 
     def apply_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
         with self._turns:
+            whole = self._whole(True, r, out)
+            if whole is not None:
+                return whole.apply(r, out)
             if self._decoupled is None:
-                return self._solve_transpose(r, out)
+                return self._solve(True, r, out)
             (b,) = self._rest.like(r)
-            self._solve_transpose(self._decoupled.clear(b.copy_(r)), out)
+            self._solve(True, self._decoupled.clear(b.copy_(r)), out)
             return self._decoupled.solve_transpose(r, out)
 
-    def _solve(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """C times the cycle of S A C for S r, S and C the factors of rows and columns.
+    def compiled(self, r: torch.Tensor) -> CompiledApply | None:
+        """**Collective** at first."""
+        whole = self._whole(False, r, r)
+        return None if whole is None else whole.function
 
-        **Collective.**
+    def _whole(self, transpose: bool, r: torch.Tensor, out: torch.Tensor) -> CompiledCycle | None:
+        """All of it in one compiled call, where there is one. **Collective** at first."""
+        decoupled = self._decoupled
+        if decoupled is not None and decoupled.coupled:
+            return None
+        cycle, before, after = self._sides(transpose)
+        rows, inverse = (None, None) if decoupled is None else decoupled.alone
+        if not can_compile(cycle, r, out, before, after, inverse):
+            return None
+        key = (transpose, r.dtype, tuple(r.shape[1:]))
+        if key not in self._compiled:
+            dtype = self._hierarchy.dtype
+            units = Units(before, after, self._scale, rows, inverse)
+            self._compiled[key] = CompiledCycle(cycle, r, dtype, units)
+        return self._compiled[key]
+
+    def _sides(self, transpose: bool) -> tuple[Cycle, torch.Tensor | None, torch.Tensor | None]:
+        """The cycle, and what comes and goes is multiplied by. Local.
+
+        C times the cycle of S A C for S r, S and C the factors of rows and columns; S times the
+        transposed cycle for C r.
         """
-        return self._within(self._cycle, self._rows, self._columns, r, out)
+        if transpose:
+            return self._cycle_transpose(), self._columns, self._rows
+        return self._cycle, self._rows, self._columns
 
-    def _solve_transpose(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """S times the transposed cycle for C r. **Collective.**"""
-        return self._within(self._cycle_transpose(), self._columns, self._rows, r, out)
-
-    def _within(
-        self,
-        cycle: Cycle,
-        before: torch.Tensor | None,
-        after: torch.Tensor | None,
-        r: torch.Tensor,
-        out: torch.Tensor,
-    ) -> torch.Tensor:
-        if can_compile(cycle, r, out, before, after):
-            return self._whole(cycle, before, after, r).apply(r, out)
+    def _solve(self, transpose: bool, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """For what is not decoupled, in steps. **Collective.**"""
+        cycle, before, after = self._sides(transpose)
         if before is not None:
             (b,) = self._units.like(r)
             r = scale(r, before, b)
         self._apply(cycle, r, out)
         return out if after is None else scale(out, after, out)
-
-    def _whole(
-        self, cycle: Cycle, before: torch.Tensor | None, after: torch.Tensor | None, r: torch.Tensor
-    ) -> CompiledCycle:
-        """The cycle between these units, compiled for vectors like r. **Collective** at first."""
-        key = (before is self._rows, r.dtype, tuple(r.shape[1:]))
-        if key not in self._compiled:
-            dtype = self._hierarchy.dtype
-            made = CompiledCycle(cycle, r, dtype, before, after, self._scale)
-            self._compiled[key] = made
-        return self._compiled[key]
 
     def _cycle_transpose(self) -> Cycle:
         """The transposed cycle, of a symmetric matrix the cycle itself. Local."""

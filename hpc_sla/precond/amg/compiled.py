@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from hpc_sla.kernels import native
-from hpc_sla.kernels.burst import Calls
-from hpc_sla.kernels.cycle import CycleLevel, WholeCycle
+from hpc_sla.kernels.burst import Calls, CompiledApply
+from hpc_sla.kernels.cycle import CycleLevel, Units, WholeCycle
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.precond.amg.cycle import Cycle, MultigridLevel
 
@@ -30,22 +30,11 @@ class CompiledCycle:
         Like those that come.
     dtype : torch.dtype
         The cycle's.
-    before, after : torch.Tensor [n_owned] or None
-        What r, and what comes out, is multiplied by, of r's dtype.
-    scale : float
-        And that.
+    units : Units
+        Between r and the cycle.
     """
 
-    def __init__(
-        self,
-        cycle: Cycle,
-        r: Tensor,
-        dtype: torch.dtype,
-        before: Tensor | None,
-        after: Tensor | None,
-        scale: float,
-    ) -> None:
-        self._cycle, self._shape = cycle, r.shape
+    def __init__(self, cycle: Cycle, r: Tensor, dtype: torch.dtype, units: Units) -> None:
         self._world = cycle.levels[0].layout.world
         with lasting():
             b = torch.empty(r.shape, dtype=dtype)
@@ -54,7 +43,12 @@ class CompiledCycle:
             calls = self._world.transport.calls(dtype)
             assert calls is not None
             self._calls: Calls = calls
-            self._whole = WholeCycle(levels, cycle.kind == "W", r, b, before, after, scale)
+            self._whole = WholeCycle(levels, cycle.kind == "W", r, b, units)
+
+    @property
+    def function(self) -> CompiledApply:
+        """For other compiled loops."""
+        return self._whole.function
 
     def apply(self, r: Tensor, out: Tensor) -> Tensor:
         """What it makes of r, in `out`. **Collective.**"""
