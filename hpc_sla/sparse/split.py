@@ -15,6 +15,9 @@ from hpc_sla.sparse.values import Values
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 """indptr, columns (stored numbers) and what goes with the entries, of some rows."""
 
+FEWEST_ROWS = 2048
+"""Of fewer on a rank, packing costs more time than it saves bytes that matter."""
+
 BLOCK = 1 << 16
 """Rows that come at a time: little beside those of a rank, and many beside what a call costs."""
 
@@ -125,7 +128,7 @@ class SplitRows:
     def pack(self, n_columns: int, device: torch.device) -> SplitRows:
         """These, packed where that takes less: on the CPU, where products can do with it. Local."""
         values = torch.from_numpy(self.values)
-        if not self.n_rows or not _served(device, values.dtype):
+        if self.n_rows < FEWEST_ROWS or not _served(device, values.dtype):
             return self
         packer = Packer(self.n_rows, n_columns, values.dtype)
         for first in range(0, self.n_rows, BLOCK):
@@ -181,7 +184,7 @@ def read_split(
     """
     start, stop = rows.start, rows.stop
     ends = columns.start, columns.stop
-    if not _served(device, dtype):
+    if stop - start < FEWEST_ROWS or not _served(device, dtype):
         indptr, indices, values = read(start, stop)
         values = values.astype(_NUMPY[dtype], copy=False)
         return SplitRows.of(indptr.astype(np.int64), indices, values, *ends)
