@@ -16,7 +16,7 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 """indptr, columns (stored numbers) and what goes with the entries, of some rows."""
 
 FEWEST_ROWS = 2048
-"""Of fewer on a rank, packing costs more time than it saves bytes that matter."""
+"""With fewer on a rank, packing costs more time than the bytes it saves are worth."""
 
 BLOCK = 1 << 16
 """Rows that come at a time: little beside those of a rank, and many beside what a call costs."""
@@ -51,7 +51,7 @@ class SplitRows:
     def of(
         cls, indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, start: int, stop: int
     ) -> SplitRows:
-        """Of rows that are there, in place where that can be: this is where memory peaks.
+        """Split rows that are there, in place where that can be: this is where memory peaks.
 
         Parameters
         ----------
@@ -83,7 +83,7 @@ class SplitRows:
     def coming(
         cls, blocks: Iterable[Rows], n_rows: int, start: int, stop: int, dtype: torch.dtype
     ) -> SplitRows:
-        """Of rows that come block by block, packed where that takes less. On the CPU.
+        """Split rows that come block by block, packed where that takes less. On the CPU.
 
         Parameters
         ----------
