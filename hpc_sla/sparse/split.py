@@ -15,6 +15,9 @@ from hpc_sla.sparse.values import Values
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 """indptr, columns (stored numbers) and what goes with the entries, of some rows."""
 
+FEWEST_ROWS = 2048
+"""With fewer on a rank, packing costs more time than the bytes it saves are worth."""
+
 BLOCK = 1 << 16
 """Rows that come at a time: little beside those of a rank, and many beside what a call costs."""
 
@@ -48,7 +51,7 @@ class SplitRows:
     def of(
         cls, indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, start: int, stop: int
     ) -> SplitRows:
-        """Of rows that are there, in place where that can be: this is where memory peaks.
+        """Split rows that are there, in place where that can be: this is where memory peaks.
 
         Parameters
         ----------
@@ -80,7 +83,7 @@ class SplitRows:
     def coming(
         cls, blocks: Iterable[Rows], n_rows: int, start: int, stop: int, dtype: torch.dtype
     ) -> SplitRows:
-        """Of rows that come block by block, packed where that takes less. On the CPU.
+        """Split rows that come block by block, packed where that takes less. On the CPU.
 
         Parameters
         ----------
@@ -125,7 +128,7 @@ class SplitRows:
     def pack(self, n_columns: int, device: torch.device) -> SplitRows:
         """These, packed where that takes less: on the CPU, where products can do with it. Local."""
         values = torch.from_numpy(self.values)
-        if not self.n_rows or not _served(device, values.dtype):
+        if self.n_rows < FEWEST_ROWS or not _served(device, values.dtype):
             return self
         packer = Packer(self.n_rows, n_columns, values.dtype)
         for first in range(0, self.n_rows, BLOCK):
@@ -181,7 +184,7 @@ def read_split(
     """
     start, stop = rows.start, rows.stop
     ends = columns.start, columns.stop
-    if not _served(device, dtype):
+    if stop - start < FEWEST_ROWS or not _served(device, dtype):
         indptr, indices, values = read(start, stop)
         values = values.astype(_NUMPY[dtype], copy=False)
         return SplitRows.of(indptr.astype(np.int64), indices, values, *ends)

@@ -38,7 +38,7 @@ class Values:
 
     @classmethod
     def of_packed(cls, packed: Packed, halo: torch.Tensor) -> Values:
-        """Those of an owned block and a halo block [halo.nnz], on the CPU."""
+        """Values of an owned block and a halo block [halo.nnz], on the CPU."""
         made = cls(halo)
         made._tensor, made._halo, made.packed = None, halo, packed
         made.count = packed.nnz + halo.numel()
@@ -77,7 +77,7 @@ class Values:
         return None
 
     def parts(self, n_owned: int) -> tuple[np.ndarray | Packed, np.ndarray]:
-        """Of the owned block (`n_owned`), and of the halo's, on the host, to read. Local."""
+        """The owned block's `n_owned` values and the halo's, on the host, to read. Local."""
         packed = self.packed
         if packed is not None:
             return packed, self._halo.numpy()

@@ -15,10 +15,18 @@ from hpc_sla.kernels.entries import beside, diagonal, largest
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.linear.facts import look
 from hpc_sla.precond.decoupled import any_decoupled
+from hpc_sla.sparse import split
 from hpc_sla.sparse.fingerprint import matrix_fingerprint
 from hpc_sla.sparse.symmetry import is_symmetric
 
 pytestmark = pytest.mark.skipif(native.LIBRARY is None, reason="nothing is packed without loops")
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch):
+    """Few rows suffice to be packed."""
+    monkeypatch.setattr(split, "FEWEST_ROWS", 1)
+
 
 SPECS = ["poisson2d:n=24", "elasticity3d:n=4", "jumps2d:n=9", "convection2d:n=21", "neumann2d:n=20"]
 
