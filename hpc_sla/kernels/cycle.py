@@ -15,13 +15,13 @@ from hpc_sla.kernels.burst import Calls, CompiledApply, Distributed
 Tensor = torch.Tensor
 
 
-class _Kept(ctypes.Structure):
+class _Described(ctypes.Structure):
     """A structure, and in `kept` what its pointers point to."""
 
     kept: Any = None
 
 
-class DenseInverse(_Kept):
+class DenseInverse(_Described):
     """`hpc_sla_dense`: this rank's rows of the last level's inverse.
 
     Parameters
@@ -54,7 +54,7 @@ class DenseInverse(_Kept):
         self.kept = calls, inverse, whole
 
 
-class Shrinking(_Kept):
+class Shrinking(_Described):
     """`hpc_sla_shrink`: the ways to fewer ranks and back, and this rank's rows before and after."""
 
     _fields_ = [
@@ -71,7 +71,7 @@ class Shrinking(_Kept):
         self.kept = gather, scatter
 
 
-class CycleLevel(_Kept):
+class CycleLevel(_Described):
     """`hpc_sla_level`: filled field by field."""
 
     _fields_ = [
@@ -131,7 +131,7 @@ class Units:
     inverse: Tensor | None = None
 
 
-class WholeCycle(_Kept):
+class WholeCycle(_Described):
     """`hpc_sla_cycle`.
 
     Parameters

@@ -152,6 +152,7 @@ class Hierarchy:
                     P, B_coarse = self._prolongator(current, blocks, before, inverse, decoupled)
                 else:
                     P, B_coarse = transfer.prolongator(), None
+                del inverse
             product = None
             with self._timed("galerkin"):
                 # Without the compiled loops the pattern lacks what was zero by chance.
@@ -179,7 +180,7 @@ class Hierarchy:
             self._kept.append(kept)
             self._summarise(current, level)
             block_size = kept.B.shape[1]
-            del P, blocks, inverse
+            del P, blocks
             current = coarse
             if kept.shrink is not None:
                 with self._timed("shrink"):
@@ -251,7 +252,7 @@ class Hierarchy:
     ) -> torch.Tensor:
         """Add a level without its transfer; the diagonal of D^-1. **Collective.**"""
         with self._timed("smoother"):
-            operator = LevelOperator(A.pattern, A.values.detach().to(self.dtype))
+            operator = LevelOperator(A.pattern, A.held.to(self.dtype))
             inverse = inverse_diagonal(A.diagonal().detach())
             if decoupled is not None:
                 inverse.masked_fill_(decoupled, 0)
@@ -271,19 +272,19 @@ class Hierarchy:
         inverse: torch.Tensor,
         decoupled: torch.Tensor | None,
     ) -> tuple[Prolongator, np.ndarray]:
-        group = kept.group.astype(np.int64)
+        group, m = kept.group, kept.B.shape[1]
         if kept.block_size > 1:
             group = np.repeat(group, kept.block_size)
         fine = kept.B
         if decoupled is not None:
             alone = decoupled.cpu().numpy()
-            group = np.where(alone, -1, group)
+            group = np.where(alone, -1, group).astype(np.int32)
             fine = np.where(alone[:, None], 0.0, fine)
         Q, B = tentative(kept.aggregates, group, fine)
-        coarse = RowLayout(A.world, kept.aggregates.offsets * B.shape[1])
-        scale, plan = inverse.cpu().numpy(), A.pattern.plan
-        largest = self._estimates[-1].largest
-        return smoothed_prolongator(blocks, scale, largest, plan, group, Q, coarse), B
+        tile = (kept.block_size if m > 1 else 1), m
+        dtype = np.dtype(self._options.dtype)
+        system = inverse.cpu().numpy(), self._estimates[-1].largest, A.pattern.plan
+        return smoothed_prolongator(blocks, *system, kept.aggregates, group, Q, tile, dtype), B
 
     def _shrink(self, A: DSparseMatrix) -> Shrink | None:
         """Where to go on, if on fewer ranks. **Collective.**"""
@@ -298,8 +299,7 @@ class Hierarchy:
     # The table
 
     def _summarise(self, A: DSparseMatrix, level: MultigridLevel) -> None:
-        size = level.bytes + A.pattern.owned.indptr.numel() * 4 + A.nnz_owned * 4
-        total = int(A.world.sum(size))
+        total = int(A.world.sum(level.bytes))
         self.summaries.append(LevelSummary(A.shape[0], A.nnz_global, A.world.size, total))
 
     @contextmanager

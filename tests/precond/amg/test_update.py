@@ -12,7 +12,14 @@ import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.kernels import native
 from tests.collective import distribute_once, everywhere, full, on, spread
-from tests.precond.amg.systems import convection, dense_of, iterations, multigrid, poisson
+from tests.precond.amg.systems import (
+    convection,
+    dense_of,
+    dense_prolongator,
+    iterations,
+    multigrid,
+    poisson,
+)
 from tests.precond.oracles import stored
 
 pytestmark = pytest.mark.mpi
@@ -98,7 +105,7 @@ def test_entries_that_were_zero_at_first(world, monkeypatch, keep, compiled):
     lines = A.with_values(torch.where(on(world, abs(rows - columns) > 1), 0.0, A.values))
     M = multigrid(rows_per_rank=1).on(lines).update(A, keep)
     P = M._hierarchy._kept[0].transfer.prolongator()
-    p, coarse = dense_of(P.pattern, P.values), M._hierarchy.levels[1].operator
+    p, coarse = dense_prolongator(A, P), M._hierarchy.levels[1].operator
     ours = dense_of(coarse.pattern, coarse.values.numpy())
     np.testing.assert_allclose(ours, p.T @ stored(A) @ p, rtol=1e-12, atol=1e-12)
 
