@@ -20,17 +20,14 @@ DTYPES = [torch.float64, torch.float32]
 
 def _both(function, *arguments):
     """What a function leaves in its arguments and returns: compiled, and in torch operations."""
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
+    for serves in (native.can_take, lambda like: False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "serves", serves)
             copies = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
             returned = function(*copies)
             tensors = [a for a in copies if isinstance(a, torch.Tensor)]
             results.append([*tensors, *([returned] if returned is not None else [])])
-    finally:
-        torch.set_num_threads(before)
     return results
 
 
