@@ -8,12 +8,16 @@ M^-1 = [D^-1 0; -M_K^-1 C D^-1, M_K^-1].
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 
 from hpc_sla.kernels.entries import beside
+from hpc_sla.kernels.modes import lasting
 from hpc_sla.precond.jacobi import inverse_diagonal
 from hpc_sla.precond.workspace import Workspace, scale
 from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.pattern import DistributedPattern
 
 
 class DecoupledRows:
@@ -168,19 +172,31 @@ def _mask(A: DSparseMatrix) -> torch.Tensor:
         found = ~beside(packed)
         rows = pattern.boundary.long().index_select(0, pattern.halo.rows())
         return found.index_fill_(0, rows[A.held.halo != 0], False)
-    nonzero = A.held.plain != 0
-    stored = bool(nonzero.all())  # then the pattern says it, and the entries need no counting
+    values = A.held.plain
+    if not bool(values.all()):
+        return _counted(pattern, values != 0)
+    if pattern not in _KNOWN:  # it says so for all matrices without a zero among their entries
+        with lasting():
+            _KNOWN[pattern] = _counted(pattern, None)
+    return _KNOWN[pattern]
+
+
+_KNOWN: WeakKeyDictionary[DistributedPattern, torch.Tensor] = WeakKeyDictionary()
+
+
+def _counted(pattern: DistributedPattern, nonzero: torch.Tensor | None) -> torch.Tensor:
+    """`_mask`, by these entries: bool [nnz_owned], None for all. Local."""
     owned, halo = (
-        _per_row(block.indptr, None if stored else part)
+        _per_row(block.indptr, None if nonzero is None else part(nonzero))
         for block, part in (
-            (pattern.owned, pattern.owned_values(nonzero)),
-            (pattern.halo, pattern.halo_values(nonzero)),
+            (pattern.owned, pattern.owned_values),
+            (pattern.halo, pattern.halo_values),
         )
     )
     counts = owned.index_add(0, pattern.boundary, halo)
     where = pattern.owned.diagonal
     present = where >= 0
-    if not stored and pattern.owned.nnz:
+    if nonzero is not None and pattern.owned.nnz:
         present = present & nonzero.index_select(0, where.clamp(min=0))
     return counts == present.to(counts.dtype)
 
