@@ -48,7 +48,7 @@ class SplitRows:
     def of(
         cls, indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, start: int, stop: int
     ) -> SplitRows:
-        """Of rows that are there, in place where that can be: this is where memory peaks.
+        """The split of rows that are there, in place where it can be: here memory peaks.
 
         Parameters
         ----------
@@ -80,7 +80,7 @@ class SplitRows:
     def coming(
         cls, blocks: Iterable[Rows], n_rows: int, start: int, stop: int, dtype: torch.dtype
     ) -> SplitRows:
-        """Of rows that come block by block, packed where that takes less. On the CPU.
+        """The split of rows that come block by block, packed where that is less. On the CPU.
 
         Parameters
         ----------

@@ -78,7 +78,7 @@ class Values:
         return None
 
     def parts(self, n_owned: int) -> tuple[np.ndarray | Packed, np.ndarray]:
-        """Of the owned block (`n_owned`), and of the halo's, on the host, to read. Local."""
+        """Those of the owned block (`n_owned`) and of the halo, on the host, to read. Local."""
         packed = self.packed
         if packed is not None:
             return packed, self._halo.numpy()
