@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -132,6 +133,12 @@ class Units:
     inverse: Tensor | None = None
 
 
+@cache
+def _levels(count: int) -> Any:
+    """The type of so many levels: one made each time would be a cycle for the collector."""
+    return CycleLevel * count
+
+
 class WholeCycle(_Described):
     """`hpc_sla_cycle`.
 
@@ -164,7 +171,7 @@ class WholeCycle(_Described):
     def __init__(
         self, levels: list[CycleLevel], twice: bool, r: Tensor, b: Tensor, units: Units
     ) -> None:
-        array = (CycleLevel * len(levels))(*levels)
+        array = _levels(len(levels))(*levels)
         columns = 1 if r.dim() == 1 else r.shape[1]
         super().__init__(ctypes.addressof(array), twice, columns, r.element_size(), units.scale)
         if units.alone is not None:

@@ -25,6 +25,8 @@ from hpc_sla.sparse.operators import Operator
 _MOST = 1024
 """Steps in a burst."""
 
+_Norms = ctypes.c_double * _MOST
+
 
 class CompiledSteps:
     """The steps of a method at work on a right-hand side, in bursts.
@@ -49,7 +51,7 @@ class CompiledSteps:
         self._method, self._steps, self._world = method, steps, method.operator.world
         self._function = steps.entry(method.r)
         self._matrix = method.operator.distributed(method.r)
-        self._norms = (ctypes.c_double * _MOST)()
+        self._norms = _Norms()
         self._inverse = method.precond.inverse
         self._burst = burst = Burst(ctypes.addressof(self._matrix))
         burst.inverse = None if self._inverse is None else self._inverse.data_ptr()

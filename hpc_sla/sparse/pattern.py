@@ -154,7 +154,8 @@ class DistributedPattern(Shared):
             if packed is not None:
                 return packed, values.halo
             values = values.plain
-        return self.owned_values(values), self.halo_values(values)
+        # Of a block without entries nobody asks for values: a view takes as long as a small loop.
+        return self.owned_values(values), self.halo_values(values) if self.halo.nnz else values
 
     # Raw products: collective, not differentiable, and after the first call without allocation
 

@@ -111,6 +111,7 @@ class MpiChannel:
         ]
         # Requests still alive when MPI is finalised are an error, and atexit runs before that.
         self._closed = False
+        self._handles: Requests | None = None  # made once: a new type of array each time is a cycle
         self._release = weakref.finalize(self, _free, self._requests)
 
     def start(self) -> None:
@@ -126,7 +127,11 @@ class MpiChannel:
             self.recv_buffer.copy_(self._recv_host)
 
     def requests(self) -> Requests | None:
-        return None if self._staged or self._closed else requests_of(self._requests)
+        if self._staged or self._closed:
+            return None
+        if self._handles is None:
+            self._handles = requests_of(self._requests)
+        return self._handles
 
     def close(self) -> None:
         self._closed = True
