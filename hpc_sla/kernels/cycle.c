@@ -169,17 +169,29 @@ typedef struct {
     {                                                                                            \
         const T *received = R->received;                                                         \
         int code = 0;                                                                            \
-        if (R->halo)                                                                             \
-            hpc_sla_product_##NAME(k, R->halo, r, NULL, R->send, NULL, NULL, NULL);              \
+        hpc_sla_restrict_##NAME(k, R->halo, r, R->send);                                         \
         if (R->n_requests)                                                                       \
             code = R->mpi->start_all((int)R->n_requests, R->requests);                           \
         if (code)                                                                                \
             return code;                                                                         \
-        hpc_sla_product_##NAME(k, R->owned, r, NULL, out, NULL, NULL, NULL);                     \
+        hpc_sla_restrict_##NAME(k, R->owned, r, out);                                            \
         code = finish_##NAME(R);                                                                 \
         for (int64_t i = 0; i < R->n_send; ++i)                                                  \
             for (int64_t j = 0; j < k; ++j)                                                      \
                 out[R->send_index[i] * k + j] += received[i * k + j];                            \
+        return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    /* x += P e, of the same P^T. */                                                             \
+    static int prolong_##NAME(const hpc_sla_distributed *R, int64_t k, const T *e, T *x)         \
+    {                                                                                            \
+        int code = start_##NAME(R, k, e);                                                        \
+        if (code)                                                                                \
+            return code;                                                                         \
+        hpc_sla_prolong_##NAME(k, R->owned, e, x);                                               \
+        code = finish_##NAME(R);                                                                 \
+        if (!code)                                                                               \
+            hpc_sla_prolong_##NAME(k, R->halo, R->received, x);                                  \
         return code;                                                                             \
     }                                                                                            \
                                                                                                  \
@@ -262,7 +274,7 @@ typedef struct {
         code = affine_##NAME(L->A, C->k, -1, *x, b, residual);                                   \
         code = code ? code : restrict_##NAME(L->down, C->k, residual, L->coarse[0]);             \
         code = code ? code : correction_##NAME(C, L, &e);                                        \
-        code = code ? code : affine_##NAME(L->up, C->k, 1, e, *x, *x);                           \
+        code = code ? code : prolong_##NAME(L->up, C->k, e, *x);                                 \
         return code ? code : smooth_##NAME(L, C->k, b, x);                                       \
     }
 

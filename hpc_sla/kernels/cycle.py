@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,13 @@ from hpc_sla.kernels.burst import Calls, CompiledApply, Distributed
 Tensor = torch.Tensor
 
 
-class _Kept(ctypes.Structure):
+class _Described(ctypes.Structure):
     """A structure, and in `kept` what its pointers point to."""
 
     kept: Any = None
 
 
-class DenseInverse(_Kept):
+class DenseInverse(_Described):
     """`hpc_sla_dense`: this rank's rows of the last level's inverse.
 
     Parameters
@@ -54,7 +55,7 @@ class DenseInverse(_Kept):
         self.kept = calls, inverse, whole
 
 
-class Shrinking(_Kept):
+class Shrinking(_Described):
     """`hpc_sla_shrink`: the ways to fewer ranks and back, and this rank's rows before and after."""
 
     _fields_ = [
@@ -71,7 +72,7 @@ class Shrinking(_Kept):
         self.kept = gather, scatter
 
 
-class CycleLevel(_Kept):
+class CycleLevel(_Described):
     """`hpc_sla_level`: filled field by field."""
 
     _fields_ = [
@@ -131,7 +132,7 @@ class Units:
     inverse: Tensor | None = None
 
 
-class WholeCycle(_Kept):
+class WholeCycle(_Described):
     """`hpc_sla_cycle`.
 
     Parameters
@@ -181,12 +182,11 @@ class WholeCycle(_Kept):
         code: int = self._function(self._address, r.data_ptr(), out.data_ptr())
         return code
 
-    @property
-    def function(self) -> CompiledApply:
+    def function(self, turns: AbstractContextManager[Any]) -> CompiledApply:
         """For other compiled loops."""
         entry = ctypes.cast(self._function, ctypes.c_void_p).value
         assert entry is not None
-        return CompiledApply(entry, self._address, self)
+        return CompiledApply(entry, self._address, turns, self)
 
 
 def dense(M: Tensor, x: Tensor, out: Tensor) -> None:

@@ -30,7 +30,8 @@ def plain(block: CsrPattern, values: np.ndarray) -> Plain:
 
 def absolute_product(A: Packed, x: torch.Tensor, out: torch.Tensor) -> None:
     """`out = |A| |x|`, for x `[n_columns]` or `[n_columns, k]`, contiguous."""
-    native.call("absolute", x, A.longest, A.matrix.address, x, None, out)
+    if not native.call("absolute", x, A.longest, A.matrix.address, x, None, out):
+        raise MemoryError(f"no room for a row of {A.longest} entries")
 
 
 def beside(A: Packed) -> torch.Tensor:

@@ -4,7 +4,7 @@
 
 #include "native.h"
 
-enum { MATRIX_CSR = 0, MATRIX_ROWS = 1 };
+enum { MATRIX_CSR = 0, MATRIX_ROWS = 1, MATRIX_TILED = 32 };
 
 /* As `hpc_sla.kernels.matrix.Matrix` lays it out. */
 typedef struct {
@@ -15,7 +15,9 @@ typedef struct {
      * MATRIX_ROWS, a dictionary of nodes of `block` rows: starts of runs of nodes of one kind
      * (int32 [runs + 1]), their kinds (int32 [runs]), ends (int32 [kinds + 1]): the entries of a
      * kind, which are columns less the node's first row (int32) and values [entries, lanes], as
-     * many lanes as `matrix_lanes` says, of which the last are 0. */
+     * many lanes as `matrix_lanes` says, of which the last are 0.
+     * MATRIX_TILED, for transfer.c alone: as MATRIX_CSR of dense tiles, and their size (int64 [2]):
+     * the columns and rows of one, whose entries come column by column. */
     const void *parts[12];
     /* Rows of a node, 1 where there are none. */
     int64_t block;
@@ -45,6 +47,12 @@ void hpc_sla_relax_float32(int64_t k, const hpc_sla_matrix *A, const float *x, c
                            const int32_t *rows, const float *b, const float *d,
                            const float *coefficients, const float *before, float *after,
                            float *out);
+
+/* out = R x, and x += R^T e, for R = P^T: transfer.c. */
+void hpc_sla_restrict_float64(int64_t k, const hpc_sla_matrix *R, const double *x, double *out);
+void hpc_sla_restrict_float32(int64_t k, const hpc_sla_matrix *R, const float *x, float *out);
+void hpc_sla_prolong_float64(int64_t k, const hpc_sla_matrix *R, const double *e, double *x);
+void hpc_sla_prolong_float32(int64_t k, const hpc_sla_matrix *R, const float *e, float *x);
 
 INLINE int64_t matrix_lanes(int64_t block)
 {

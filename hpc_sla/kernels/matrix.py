@@ -10,6 +10,7 @@ import torch
 
 CSR = 0
 ROWS = 1
+TILED = 32
 
 
 class RankMatrix(Protocol):

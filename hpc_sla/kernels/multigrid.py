@@ -1,12 +1,14 @@
 """Rank-local loops of a multigrid set-up, on the host: in C (`multigrid.c`), else by libraries.
 
-Matrices are SciPy's CSR with int32 indices; those of one call have one dtype. A matrix in two
-parts is `owned` and `halo`, the columns of this rank and those of others, each with all rows.
+A matrix in two parts is that of this rank's columns, as compiled loops take it (`Matrix`) or as
+SciPy's CSR, and `there`, that of others' columns: CSR with all rows, or None. All indices are
+int32; the parts have one dtype.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,9 +16,24 @@ import torch
 
 from hpc_sla.errors import InputError
 from hpc_sla.kernels import native
+from hpc_sla.kernels.matrix import CSR, Matrix
+from hpc_sla.kernels.packed import Packed
+from hpc_sla.kernels.tiles import Tiles
+
+Local: TypeAlias = "Matrix | Packed | sp.csr_matrix"
+
+_SMALL = 32 << 20
+"""Bytes below which memory that is not used is given back by a copy."""
 
 
-def aggregate(graph: sp.csr_matrix, root: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
+def local_matrix(matrix: sp.csr_matrix) -> Matrix:
+    """SciPy's CSR as compiled loops take it, on the same memory. Local."""
+    arrays = matrix.indptr, matrix.indices, matrix.data
+    n, m = matrix.shape
+    return Matrix(CSR, n, m, matrix.nnz, [torch.from_numpy(a) for a in arrays])
+
+
+def aggregate(graph: Local, root: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
     """Aggregates of a rank's nodes. Local.
 
     Vanek, Mandel and Brezina, Computing 56 (1996), algorithm 5.1, on the connections with
@@ -29,13 +46,15 @@ def aggregate(graph: sp.csr_matrix, root: np.ndarray, threshold: float) -> tuple
     int
         How many there are.
     """
-    n = graph.shape[0]
+    n = len(root)
     group = np.full(n, -1, dtype=np.int32)
     if n == 0:
         return group, 0
     if native.LIBRARY is None:
-        return _aggregate_pyamg(graph, root, threshold)
-    count = _call("aggregate", n, *_arrays(graph), root, np.array([threshold]), group)
+        return _aggregate_pyamg(as_csr(graph), root, threshold)
+    matrix, dtype = compiled(graph)
+    numbers = root.astype(dtype, copy=False), np.array([threshold], dtype=dtype)
+    count = call("aggregate", dtype, n, matrix, *numbers, *rooms(matrix, dtype), group)
     return group, count
 
 
@@ -59,69 +78,144 @@ def _aggregate_pyamg(
     return group, int(count)
 
 
-def prolongator(
-    owned: sp.csr_matrix,
-    halo: sp.csr_matrix,
-    damped: np.ndarray,
-    here: tuple[np.ndarray, np.ndarray],
-    there: tuple[np.ndarray, np.ndarray],
-    columns: int,
-    small: float,
-) -> sp.csr_matrix:
-    """`(I - diag(damped) A) T`, without its smallest entries. Local.
+def condense(A: Local, high: int) -> sp.csr_matrix:
+    """The Frobenius norms of a square matrix's blocks of `high` by `high`. Local."""
+    if native.LIBRARY is None:
+        A = as_csr(A)
+        rows = np.repeat(np.arange(A.shape[0]) // high, np.diff(A.indptr))
+        squares = A.data.astype(np.float64) ** 2, (rows, A.indices // high)
+        result = sp.coo_matrix(squares, shape=tuple(n // high for n in A.shape)).tocsr()
+        result.data = np.sqrt(result.data)
+        return result
+    matrix, dtype = compiled(A)
+    nodes = matrix.rows // high
+    indptr = np.zeros(nodes + 1, dtype=np.int32)
+    work = (*row_room(nodes, 1), *rooms(matrix, dtype), indptr)
+    capacity = matrix.entries // high**2 + nodes
+
+    def step(begin: int, room: int, *out: np.ndarray) -> int:
+        return call("condense", dtype, nodes, begin, room, high, matrix, *work, *out)
+
+    kinds = [((), np.dtype(np.int32)), ((), dtype)]
+    indices, values = _filled(step, nodes, indptr, capacity, kinds)
+    return plain(values, indices, indptr, nodes)
+
+
+def moments(
+    A: Local,
+    there: sp.csr_matrix | None,
+    first: int,
+    last: int,
+    high: int,
+    points: np.ndarray,
+    far: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """Sums of the entries of some rows by component, times distances, and of their sizes. Local.
 
     Parameters
     ----------
-    owned, halo : csr_matrix
-        A.
-    damped : array [n]
-    here, there : (int32 array, array)
-        Column and value of the one entry in each row of T, at A's owned and halo columns; a
-        column of -1 is none.
-    columns : int
-        Of the result.
-    small : float
-        Entries below this part of their row's largest are dropped, and the rest scaled so that
-        the row's sum stays.
+    A, there : Matrix or csr_matrix, csr_matrix or None
+    first, last : int
+        The rows.
+    high : int
+        Components: column j is of component `j % high`.
+    points : float64 array [n, d]
+        Of rows and owned columns.
+    far : (float64 array [., d], int32 array)
+        Points and components of the other columns.
+
+    Returns
+    -------
+    float64 array [2, last - first, high, 1 + d]
+        Sums of a_ij and of each coordinate of `a_ij (x_j - x_i)`; and of their moduli.
     """
-    n = owned.shape[0]
-    if native.LIBRARY is None:
-        return _prolongator_scipy(owned, halo, damped, here, there, columns, small)
-    # Memory that is never written to is never there: the bound on the entries may be loose.
-    capacity = owned.nnz + halo.nnz + n
-    indptr = np.empty(n + 1, dtype=np.int32)
-    indices, values = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=owned.dtype)
-    place = np.full(columns, -1, dtype=np.int32)
-    used = _call(
-        "prolongator",
-        n,
-        *_arrays(owned),
-        *_arrays(halo),
-        damped,
-        np.array([small]),
-        *here,
-        *there,
-        place,
-        indptr,
-        indices,
-        values,
-    )
-    return _matrix(values[:used], indices[:used], indptr, columns)
+    n, d = last - first, points.shape[1]
+    result = np.empty((2, n, high, 1 + d))
+    if native.LIBRARY is not None:
+        matrix, dtype = compiled(A)
+        inputs = (matrix, None if there is None else local_matrix(there), points, *far)
+        rest = (*rooms(matrix, dtype), *result)
+        call("moments", dtype, n, first, high, d, *inputs, *rest)
+        return result
+    A = as_csr(A)
+    parts = [A[first:last].tocoo()] + ([] if there is None else [there[first:last].tocoo()])
+    where = [(points, np.arange(A.shape[1]) % high), far]
+    terms, places = [], []
+    for part, (x, component) in zip(parts, where, strict=False):
+        away = x[part.col] - points[first + part.row]
+        terms.append(part.data[:, None] * np.column_stack([np.ones(len(away)), away]))
+        places.append(part.row * high + component[part.col])
+    place, term = np.concatenate(places), np.concatenate(terms)
+    for found, numbers in zip(result, (term, np.abs(term)), strict=True):
+        for k in range(1 + d):
+            found[:, :, k] = np.bincount(place, numbers[:, k], n * high).reshape(n, high)
+    return result
 
 
-def _prolongator_scipy(
-    owned: sp.csr_matrix,
-    halo: sp.csr_matrix,
-    damped: np.ndarray,
-    here: tuple[np.ndarray, np.ndarray],
-    there: tuple[np.ndarray, np.ndarray],
+def prolongator(
+    A: Local,
+    there: sp.csr_matrix | None,
+    inverse: np.ndarray,
+    damping: float,
+    here: tuple[np.ndarray, np.ndarray | None],
+    away: tuple[np.ndarray, np.ndarray | None],
     columns: int,
+    tile: tuple[int, int],
     small: float,
-) -> sp.csr_matrix:
-    T_here, T_there = (_single_entry_rows(*part, columns) for part in (here, there))
-    P = (T_here - sp.diags(damped) @ (owned @ T_here + halo @ T_there)).tocsr()
+    dtype: np.dtype,
+) -> Tiles:
+    """`(I - damping diag(inverse) A) T`. Local.
+
+    Parameters
+    ----------
+    A, there : Matrix or csr_matrix, csr_matrix or None
+    inverse : array [n]
+        Of A's dtype.
+    damping : float
+    here, away : (int32 array, float64 array [., wide] or None)
+        The column of tiles of each row of T, -1 for none, and its entries there (ones), at A's
+        owned and halo columns.
+    columns : int
+        Of tiles.
+    tile : (int, int)
+        Rows and columns of a tile: `high`, `wide`.
+    small : float
+        Where tiles are single entries, those below this part of their row's largest are dropped,
+        and the rest scaled so that the row's sum stays.
+    dtype : numpy.dtype
+        Of the result.
+    """
+    n, (high, wide) = len(inverse), tile
+    if native.LIBRARY is None:
+        A = as_csr(A)
+        T, T_there = (_tentative(*part, columns, wide) for part in (here, away))
+        product = A @ T if there is None else A @ T + there @ T_there
+        P = sp.csr_matrix(T - sp.diags_array(damping * inverse) @ product)
+        P = _truncated(P, small) if wide == 1 else P
+        P.sort_indices()
+        return Tiles.of(plain(P.data.astype(dtype), P.indices, P.indptr, P.shape[1]))
+    matrix, of_a = compiled(A)
+    nodes = n // high
+    indptr = np.zeros(nodes + 1, dtype=np.int32)
+    numbers = np.array([damping, small])
+    of_T = (numbers, *here, *away)
+    work = (*row_room(columns, high * wide), *rooms(matrix, of_a), indptr)
+    others = None if there is None else local_matrix(there)
+    capacity = (matrix.entries + (0 if there is None else there.nnz)) // high**2 + 2 * nodes
+
+    def step(begin: int, room: int, *out: np.ndarray) -> int:
+        sizes = (begin, room, high, wide)
+        name = f"prolongator_{np.dtype(dtype)}"
+        return call(name, of_a, nodes, *sizes, matrix, others, inverse, *of_T, *work, *out)
+
+    kinds = [((), np.dtype(np.int32)), (tile, np.dtype(dtype))]
+    indices, values = _filled(step, nodes, indptr, capacity, kinds)
+    return Tiles(indptr, indices, values, columns)
+
+
+def _truncated(P: sp.csr_matrix, small: float) -> sp.csr_matrix:
     if P.nnz == 0:  # of nothing SciPy gives no maximum
-        return _matrix(P.data, P.indices, P.indptr, columns)
+        return P
     size = abs(P)
     largest = size.max(axis=1).toarray().ravel()
     rows = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
@@ -130,160 +224,87 @@ def _prolongator_scipy(
     kept = np.asarray(P.sum(axis=1)).ravel()
     P.data *= np.divide(sums, kept, out=np.ones_like(kept), where=kept != 0)[rows]
     P.eliminate_zeros()
-    P.sort_indices()
-    return _matrix(P.data, P.indices, P.indptr, columns)
+    return P
 
 
-def _single_entry_rows(column: np.ndarray, value: np.ndarray, columns: int) -> sp.csr_matrix:
+def _tentative(
+    column: np.ndarray, values: np.ndarray | None, columns: int, wide: int
+) -> sp.csr_matrix:
+    """T by single entries."""
     inside = column >= 0
-    indptr = np.concatenate([[0], np.cumsum(inside)])
-    return sp.csr_matrix((value[inside], column[inside], indptr), shape=(len(column), columns))
+    entries = np.ones((len(column), wide)) if values is None else values.reshape(-1, wide)
+    indices = column[inside][:, None] * wide + np.arange(wide)
+    indptr = np.concatenate([[0], wide * np.cumsum(inside)])
+    arrays = entries[inside].ravel(), indices.ravel(), indptr
+    return sp.csr_matrix(arrays, shape=(len(column), columns * wide))
 
 
-def triple_product(
-    transposed: sp.csr_matrix,
-    owned: sp.csr_matrix,
-    halo: sp.csr_matrix,
-    P: sp.csr_matrix,
-    P_there: sp.csr_matrix,
-    columns: int,
-) -> sp.csr_matrix:
-    """`P^T A P`, columns ascending in each row. Local.
-
-    Parameters
-    ----------
-    transposed : csr_matrix
-        P^T.
-    owned, halo : csr_matrix
-        A.
-    P, P_there : csr_matrix
-        P's rows at A's owned and halo columns.
-    columns : int
-        Of the result.
-    """
-    n = transposed.shape[0]
-    if native.LIBRARY is None:
-        product = transposed @ (_widened(owned @ P, columns) + _widened(halo @ P_there, columns))
-        product.sort_indices()
-        return _matrix(product.data, product.indices, product.indptr, columns)
-    indptr = np.zeros(n + 1, dtype=np.int32)
-    capacity = 2 * (owned.nnz + halo.nnz) + 64
-    # The loop works in the dtype of its first array: P's may be wider than A's.
-    dtype = transposed.dtype
-    indices, values = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=dtype)
-    m, done = owned.shape[1], 0
-    everything = m + halo.shape[1]
+def row_room(columns: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Room to sum up a row of tiles in: places, columns, their order, tiles."""
     # Memory that is never written to is never there, so that there is room for any row.
-    row = (np.zeros(everything, np.int32), np.empty(everything, np.int32))
-    row_values = np.empty(everything, dtype=dtype)
-    while True:
-        matrices = (transposed, owned, halo, P, P_there)
-        arrays = [array for matrix in matrices for array in _arrays(matrix)]
-        place = np.full(columns, -1, dtype=np.int32)
-        work = (*row, row_values, place, indptr, indices, values)
-        done = _call("triple", n, done, capacity, m, *arrays, *work)
-        if done == n:
-            used = indptr[n]
-            return _matrix(values[:used], indices[:used], indptr, columns)
+    lists = np.empty(columns, np.int32), np.empty(columns, np.int32)
+    return np.zeros(columns, np.int32), *lists, np.empty(columns * size)
+
+
+def rooms(matrix: Matrix, dtype: np.dtype) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Room for a row of a matrix that is not stored plainly."""
+    if matrix.form == CSR:
+        return None, None
+    return np.empty(matrix.columns, np.int32), np.empty(matrix.columns, dtype)
+
+
+def _filled(
+    step: Callable[..., int],
+    rows: int,
+    indptr: np.ndarray,
+    capacity: int,
+    kinds: Sequence[tuple[tuple[int, ...], np.dtype]],
+) -> list[np.ndarray]:
+    """Arrays that `step(begin, capacity, *arrays)` fills up to some row, as long as it must be."""
+    parts, done = [room_for(capacity, *kind) for kind in kinds], 0
+    while (done := step(done, capacity, *parts)) < rows:
+        parts = [np.concatenate([a, np.empty_like(a)]) for a in parts]
         capacity *= 2
-        indices, values = (np.concatenate([a, np.empty_like(a)]) for a in (indices, values))
+    return [fitted(part, int(indptr[-1])) for part in parts]
 
 
-def triple_values(
-    transposed: sp.csr_matrix,
-    owned: sp.csr_matrix,
-    halo: sp.csr_matrix,
-    P: sp.csr_matrix,
-    P_there: sp.csr_matrix,
-    columns: int,
-    known: tuple[np.ndarray, np.ndarray],
-    known_halo: tuple[np.ndarray, np.ndarray],
-) -> np.ndarray:
-    """The values of `P^T A P` at known entries, which are all it can have. Local; compiled only.
-
-    Parameters
-    ----------
-    transposed, owned, halo, P, P_there, columns
-        As `triple_product` takes them.
-    known, known_halo : (int32 array [n + 1], int32 array)
-        The product's entries in two parts: `indptr` over all rows, and columns.
-
-    Returns
-    -------
-    array
-        Of the first part, then of the second.
-    """
-    n = transposed.shape[0]
-    m = owned.shape[1]
-    everything = m + halo.shape[1]
-    dtype = transposed.dtype
-    out = np.empty(len(known[1]) + len(known_halo[1]), dtype=dtype)
-    matrices = (transposed, owned, halo, P, P_there)
-    arrays = [array for matrix in matrices for array in _arrays(matrix)]
-    row = (np.zeros(everything, np.int32), np.empty(everything, np.int32))
-    row_values, place = np.empty(everything, dtype=dtype), np.empty(columns, dtype=np.int32)
-    work = (*row, row_values, place, *known, *known_halo, out)
-    _call("triple_values", n, m, *arrays, *work)
-    return out
+def room_for(count: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.empty((count, *shape), dtype=dtype)
 
 
-def split(rows: sp.csr_matrix, m: int) -> tuple[sp.csr_matrix, np.ndarray, sp.csr_matrix]:
-    """The first m columns of a matrix, and the others of those rows that have them. Local.
-
-    Returns
-    -------
-    csr_matrix [n, m]
-    int32 array
-        The rows with an entry in the other columns.
-    csr_matrix [boundary, others]
-    """
-    n, others = rows.shape[0], rows.shape[1] - m
-    away = int(np.count_nonzero(rows.indices >= m)) if others else 0
-    if away == 0:
-        nothing = np.empty(0, dtype=rows.dtype), np.empty(0, np.int32), np.zeros(1, np.int32)
-        owned = _matrix(rows.data, rows.indices, rows.indptr, m)
-        return owned, np.empty(0, np.int32), _matrix(*nothing, others)
-    if native.LIBRARY is None:
-        boundary = np.flatnonzero(np.diff(rows[:, m:].indptr)).astype(np.int32)
-        return rows[:, :m], boundary, rows[boundary][:, m:]
-    owned_parts = _room(n, rows.nnz - away, rows.dtype)
-    halo_parts = _room(n, away, rows.dtype)
-    boundary = np.empty(n, dtype=np.int32)
-    count = _call("split", n, m, *_arrays(rows), *owned_parts, boundary, *halo_parts)
-    indptr, indices, values = halo_parts
-    halo = _matrix(values, indices, indptr[: count + 1].copy(), others)
-    indptr, indices, values = owned_parts
-    return _matrix(values, indices, indptr, m), boundary[:count].copy(), halo
+def fitted(array: np.ndarray, count: int) -> np.ndarray:
+    """The first entries; the rest of the memory is given back, or is of pages never written to."""
+    return array[:count].copy() if array.nbytes < _SMALL else array[:count]
 
 
-def _room(n: int, nnz: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.empty(n + 1, np.int32), np.empty(nnz, np.int32), np.empty(nnz, dtype=dtype)
+def as_csr(A: Local) -> sp.csr_matrix:
+    """As it comes where nothing is compiled."""
+    assert not isinstance(A, Matrix | Packed)
+    return A
 
 
-def _widened(matrix: sp.csr_matrix, columns: int) -> sp.csr_matrix:
-    return _matrix(matrix.data, matrix.indices, matrix.indptr, columns)
+def compiled(A: Local) -> tuple[Matrix, np.dtype]:
+    """As compiled loops take it, and the dtype of its values."""
+    if isinstance(A, Packed):
+        A = A.matrix
+    matrix = A if isinstance(A, Matrix) else local_matrix(A)
+    floats = next(t for t in matrix.tensors if t.is_floating_point())
+    return matrix, np.dtype(str(floats.dtype).removeprefix("torch."))
 
 
-def _matrix(
-    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, columns: int
-) -> sp.csr_matrix:
+def plain(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, columns: int) -> sp.csr_matrix:
     return sp.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, columns), copy=False)
 
 
-def _arrays(matrix: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return matrix.indptr, matrix.indices, matrix.data
-
-
-def _call(function: str, rows: int, *arguments: Any) -> int:
-    floats = [a for a in arguments if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
-    dtype = floats[0].dtype
-    tensors = []
+def call(function: str, dtype: np.dtype, rows: int, *arguments: Any) -> int:
+    """Call a loop for matrices of a dtype: integers, matrices, contiguous arrays, None."""
+    passed: list[Any] = []
     for argument in arguments:
-        if isinstance(argument, np.ndarray):
-            kind = dtype if argument.dtype.kind == "f" else np.int32
-            argument = torch.from_numpy(np.ascontiguousarray(argument, dtype=kind))
-        tensors.append(argument)
-    like = torch.empty(0, dtype=torch.from_numpy(np.empty(0, dtype=dtype)).dtype, device="cpu")
-    result = native.call(function, like, rows, *tensors)
-    assert result is not None
-    return result
+        if isinstance(argument, Matrix):
+            argument = argument.address
+        elif isinstance(argument, np.ndarray):
+            assert argument.flags.c_contiguous
+            argument = argument.ctypes.data
+        passed.append(argument)
+    like = torch.empty(0, dtype=getattr(torch, str(dtype)), device="cpu")
+    return native.call(function, like, rows, *passed) or 0

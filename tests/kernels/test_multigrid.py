@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from scipy.sparse.csgraph import connected_components
 
 from hpc_sla.errors import InputError
+from hpc_sla.kernels import galerkin, native
 from hpc_sla.kernels import multigrid as kernels
-from hpc_sla.kernels import native
+from hpc_sla.kernels.tiles import Tiles
 from tests.collective import disconnected, random_matrix, spd_matrix
 
 
@@ -27,6 +30,16 @@ def how(request, monkeypatch):
 def _poisson(n):
     second = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
     return sp.csr_matrix(sp.kronsum(second, second))
+
+
+TILES = [
+    *(((1, 1), (a, p)) for a in (np.float64, np.float32) for p in (np.float64, np.float32)),
+    ((3, 6), (np.float64, np.float32)),
+    ((6, 6), (np.float64, np.float64)),
+    ((2, 3), (np.float32, np.float32)),
+    ((1, 2), (np.float64, np.float32)),
+]
+"""Rows and columns of a tile; dtypes of A and of P."""
 
 
 def _needs_pyamg(how):
@@ -128,30 +141,37 @@ def _parts(n, m, seed, dtype=np.float64):
     return owned, halo
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("tile", "dtypes"), TILES)
 @pytest.mark.parametrize("small", [0.0, 0.3])
-@pytest.mark.parametrize(("n", "m", "columns"), [(0, 0, 0), (1, 0, 1), (40, 0, 9), (40, 12, 9)])
-def test_the_prolongator_is_its_formula(n, m, columns, small, dtype):
-    owned, halo = _parts(n, m, 3, dtype)
+@pytest.mark.parametrize(("n", "m", "columns"), [(0, 0, 0), (6, 0, 1), (42, 0, 9), (42, 12, 9)])
+def test_the_prolongator_is_its_formula(how, n, m, columns, tile, small, dtypes):
+    (of_a, of_p), (high, wide) = dtypes, tile
+    owned, halo = _parts(n, m, 3, of_a)
     rng = np.random.default_rng(4)
     here, there = (
-        (rng.integers(-1, columns, size).astype(np.int32), rng.uniform(0.5, 2, size).astype(dtype))
+        (rng.integers(-1, columns, size).astype(np.int32), rng.uniform(0.5, 2, (size, wide)))
         for size in (n, m)
     )
-    damped = rng.uniform(0.1, 0.3, n).astype(dtype)
-    P = kernels.prolongator(owned, halo, damped, here, there, columns, small)
-    assert P.dtype == dtype and P.shape == (n, columns)
-    assert all((np.diff(row.indices) > 0).all() for row in P)
+    inverse = rng.uniform(0.1, 0.3, n).astype(of_a)
+    parts = owned, halo if m else None, inverse, 0.9, here, there
+    P = kernels.prolongator(*parts, columns, (high, wide), small, np.dtype(of_p))
+    assert P.values.dtype == of_p and P.size == ((high, wide) if how == "compiled" else (1, 1))
+    rows = P.csr()
+    assert rows.shape == (n, columns * wide)
+    assert all((np.diff(row.indices) > 0).all() for row in rows)
+    assert np.array_equal(P.transposed().csr().toarray(), rows.toarray().T)
+    chosen = rng.integers(0, max(n, 1), 5 * (n > 0))
+    assert np.array_equal(P[chosen].toarray(), rows.toarray()[chosen])
 
-    def tentative(column, value):
-        T = np.zeros((len(column), columns))
+    def tentative(column, values):
+        T = np.zeros((len(column), columns, wide))
         inside = np.flatnonzero(column >= 0)
-        T[inside, column[inside]] = value[inside]
-        return T
+        T[inside, column[inside]] = values[inside]
+        return T.reshape(len(column), columns * wide)
 
     T, T_there = tentative(*here), tentative(*there)
-    expected = T - damped[:, None] * (owned.toarray() @ T + halo.toarray() @ T_there)
-    if small:
+    expected = T - 0.9 * inverse[:, None] * (owned.toarray() @ T + halo.toarray() @ T_there)
+    if small and wide == 1:
         for row in expected:
             size = abs(row)
             dropped = size < small * size.max(initial=0)
@@ -159,63 +179,125 @@ def test_the_prolongator_is_its_formula(n, m, columns, small, dtype):
             factor = row.sum() / kept if dropped[row != 0].any() and kept else 1.0
             row[dropped] = 0
             row *= factor
-    tolerance = 1e-12 if dtype == np.float64 else 1e-4
-    np.testing.assert_allclose(P.toarray(), expected, rtol=tolerance, atol=tolerance)
+    tolerance = 1e-12 if of_a == of_p == np.float64 else 1e-4
+    np.testing.assert_allclose(rows.toarray(), expected, rtol=tolerance, atol=tolerance)
+    if wide == 1:
+        ones = [(column, None) for column, _ in (here, there)]
+        values = [(column, np.ones((len(column), 1))) for column, _ in ones]
+        a, b = (
+            kernels.prolongator(*parts[:4], *T, columns, (1, 1), small, np.dtype(of_p)).csr()
+            for T in (ones, values)
+        )
+        assert np.array_equal(a.toarray(), b.toarray())
 
 
-@pytest.mark.parametrize(
-    "dtypes", [(np.float64,) * 3, (np.float32,) * 3, (np.float32, np.float64, np.float64)]
-)
-@pytest.mark.parametrize("fill", [0.02, 0.2, 1.0])
-@pytest.mark.parametrize(("n", "m", "columns"), [(0, 0, 0), (1, 0, 1), (60, 0, 50), (60, 15, 50)])
-def test_the_triple_product_is_one(n, m, columns, fill, dtypes):
-    """With a full P the result is far larger than A: its memory is enlarged several times."""
-    of_a, of_p, of_there = dtypes
-    owned, halo = _parts(n, m, 5, of_a)
-    rng = np.random.default_rng(6)
-    P, there = (
-        sp.csr_matrix(sp.random_array((size, columns), density=fill, rng=rng)).astype(dtype)
-        for size, dtype in ((n, of_p), (m, of_there))
-    )
-    transposed = P.T.tocsr()
-    result = kernels.triple_product(transposed, owned, halo, P, there, columns)
-    assert result.shape == (columns, columns)
-    assert all((np.diff(row.indices) > 0).all() for row in result)
-    wide = [part.toarray().astype(np.float64) for part in (P, owned, halo, there)]
-    expected = wide[0].T @ (wide[1] @ wide[0] + wide[2] @ wide[3])
-    tolerance = 1e-12 if of_p == of_a == np.float64 else 1e-4
-    np.testing.assert_allclose(result.toarray(), expected, rtol=tolerance, atol=tolerance * 10)
-    if fill == 1.0 and n == 60:
-        assert result.nnz > 2 * (owned.nnz + halo.nnz) + 64
-    if kernels.native.LIBRARY is None:
-        return
-    # Where its entries are known, and in two parts.
-    first, touched, second = kernels.split(result, columns // 2)
-    counts = np.zeros(columns + 1, dtype=np.int32)
-    counts[touched + 1] = np.diff(second.indptr)
-    values = kernels.triple_values(
-        transposed,
-        owned,
-        halo,
-        P,
-        there,
-        columns,
-        (first.indptr, first.indices),
-        (np.cumsum(counts, dtype=np.int32), second.indices + np.int32(columns // 2)),
-    )
-    assert np.array_equal(values, np.concatenate([first.data, second.data]))
+@pytest.mark.parametrize("high", [1, 2, 3])
+def test_nodes_are_connected_by_the_norms_of_their_blocks(high):
+    matrix = sp.csr_matrix(random_matrix(42, 0.1, 2))
+    between = kernels.condense(matrix, high)
+    blocks = matrix.toarray().reshape(42 // high, high, 42 // high, high)
+    assert all((np.diff(row.indices) > 0).all() for row in between)
+    np.testing.assert_allclose(between.toarray(), np.sqrt((blocks**2).sum(axis=(1, 3))), rtol=1e-14)
+    assert kernels.condense(sp.csr_matrix((0, 0)), high).shape == (0, 0)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("m", [0, 1, 12, 20])
-def test_splitting_keeps_every_entry(m, dtype):
-    rows = sp.csr_matrix(random_matrix(20, 0.1, 7)).astype(dtype)
-    owned, boundary, halo = kernels.split(rows, m)
-    assert owned.shape == (20, m) and halo.shape == (len(boundary), 20 - m)
-    assert boundary.dtype == np.int32
-    assert (np.diff(halo.indptr) > 0).all() and (np.diff(boundary) > 0).all()
-    assert np.array_equal(owned.toarray(), rows.toarray()[:, :m])
-    whole = np.zeros((20, 20 - m), dtype=dtype)
-    whole[boundary] = halo.toarray()
-    assert np.array_equal(whole, rows.toarray()[:, m:])
-    assert owned.dtype == halo.dtype == dtype
+@pytest.mark.parametrize("m", [0, 12])
+def test_moments_are_sums_by_component(m, dtype):
+    owned, halo = _parts(42, m, 3, dtype)
+    rng = np.random.default_rng(4)
+    points, far = rng.uniform(-1, 1, (42, 2)), rng.uniform(-1, 1, (m, 2))
+    component = rng.integers(0, 3, m).astype(np.int32)
+    parts = owned, halo if m else None
+    found = kernels.moments(*parts, 10, 31, 3, points, (far, component))
+    a = np.hstack([owned.toarray(), halo.toarray()]).astype(np.float64)[10:31]
+    away = np.concatenate([points, far])[None] - points[10:31, None]
+    f = np.concatenate([np.ones((*a.shape, 1)), away], axis=2)
+    of_column = np.concatenate([np.arange(42) % 3, component])[:, None] == np.arange(3)
+    for result, terms in zip(found, (a[:, :, None] * f, abs(a[:, :, None] * f)), strict=True):
+        expected = np.einsum("ijk,jc->ick", terms, of_column)
+        np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-12)
+
+
+def _tiled(rows, columns, high, wide, fill, dtype, seed):
+    """A random matrix of dense tiles, in double precision, and as loops take it."""
+    rng = np.random.default_rng(seed)
+    between = sp.csr_matrix(sp.random_array((rows, columns), density=fill, rng=rng))
+    values = rng.uniform(-1, 1, (between.nnz, high, wide)).astype(dtype)
+    indptr, indices = (a.astype(np.int32) for a in (between.indptr, between.indices))
+    made = Tiles(indptr, indices, values, columns)
+    return made, made.csr().toarray().astype(np.float64)
+
+
+@pytest.mark.parametrize(("tile", "dtypes"), TILES)
+@pytest.mark.parametrize("fill", [0.02, 0.2, 1.0])
+@pytest.mark.parametrize(("n", "m", "columns"), [(0, 0, 0), (1, 0, 1), (20, 0, 18), (20, 15, 18)])
+def test_the_triple_product_is_one(how, n, m, columns, tile, fill, dtypes):
+    """With a full P the result is far larger than A: its memory is enlarged several times."""
+    if how == "libraries" and tile != (1, 1):
+        pytest.skip("without the compiled loops there are no tiles")
+    (of_a, of_p), (high, wide) = dtypes, tile
+    owned, halo = _parts(n * high, m, 5, of_a)
+    P, p = _tiled(n, columns, high, wide, fill, of_p, 6)
+    there, q = _tiled(m, columns, 1, wide, fill, of_p, 7)
+    rng = np.random.default_rng(8)
+    size = columns * wide
+    more = sp.csr_matrix(sp.random_array((size, size), density=0.3, rng=rng))
+    near = columns // 2
+    parts = P.transposed(), owned, halo if m else None, P, there, near, columns
+    expected = p.T @ (owned.toarray() @ p + (halo.toarray() @ q if m else 0)) if n else 0
+    tolerance = 1e-12 if of_p == of_a == np.float64 else 1e-4
+    for added in (None, more):
+        result = galerkin.triple_product(*parts, added)
+        arrays = result.values[: len(result.indices)], result.indices, result.indptr
+        first = sp.csr_matrix(arrays, shape=(size, size))
+        assert (result.indices < near * wide).all() and (result.far_indices >= near * wide).all()
+        assert all((np.diff(row.indices) > 0).all() for row in first)
+        assert result.values.dtype == of_a
+        if columns == 0:
+            continue
+        total = expected + (0 if added is None else added.toarray())
+        made = result.whole(size).toarray()
+        np.testing.assert_allclose(made, total, rtol=tolerance, atol=tolerance * 10)
+    if fill == 1.0 and (n, tile, how) == (20, (3, 6), "compiled"):
+        assert len(result.values) > 2 * (owned.nnz + halo.nnz) + 64
+    if how == "libraries":
+        return
+    # Where its entries are known, in any order, and some that it has not.
+    values = np.full_like(result.values, np.nan)
+    again = galerkin.triple_product(*parts, more, replace(result, values=values))
+    assert np.array_equal(again.values, result.values)
+
+
+def test_rows_of_a_product_that_are_needed_again_are_made_again():
+    """A ring of rows too small for those that a row of P^T spans."""
+    owned, _ = _parts(300, 0, 5)
+    P, p = _tiled(300, 40, 1, 1, 0.2, np.float64, 6)
+    there, _ = _tiled(0, 40, 1, 1, 0.2, np.float64, 7)
+    expected = p.T @ owned.toarray() @ p
+    for ring in (0, 60, 10**6):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(galerkin, "_ring", lambda *_, ring=ring: ring)
+            result = galerkin.triple_product(P.transposed(), owned, None, P, there, 40, 40)
+        np.testing.assert_allclose(result.whole(40).toarray(), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("k", [1, 3, 11])
+@pytest.mark.parametrize("tile", [(1, 1), (3, 6), (6, 6), (2, 3)])
+def test_p_transposed_restricts_and_prolongs(how, tile, k, dtype):
+    if how == "libraries":
+        pytest.skip("compiled only")
+    P, p = _tiled(20, 9, *tile, 0.3, dtype, 2)
+    R = P.transposed().matrix()
+    rng = np.random.default_rng(3)
+    e, x = (rng.standard_normal((size, k)).astype(dtype) for size in p.shape[::-1])
+    tolerance = (
+        {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 1e-4, "atol": 1e-4}
+    )
+    e, x = (torch.from_numpy(v[:, 0].copy() if k == 1 else v) for v in (e, x))
+    out, before = torch.full_like(e, float("nan")), x.clone()
+    native.call_on("restrict", x, R.address, x, out)
+    np.testing.assert_allclose(out.numpy(), p.T @ x.numpy(), **tolerance)
+    native.call_on("prolong", x, R.address, e, x)
+    np.testing.assert_allclose(x.numpy(), before.numpy() + p @ e.numpy(), **tolerance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,6 +136,12 @@ def test_the_small_matrix_of_gmres(columns, dtype):
     for name in ("matrix", "null", "length"):
         expected = getattr(oracle, name)
         torch.testing.assert_close(getattr(compiled, name), expected, **tolerance)
+    y, expected = compiled.least_squares(restart), hessenberg.Hessenberg.least_squares
+    np.testing.assert_allclose(y, expected(compiled, restart), rtol=1e-9)
+    compiled.matrix[:, 1] = 0  # an H of less than full rank, and one that is lost
+    np.testing.assert_array_equal(compiled.least_squares(restart), expected(compiled, restart))
+    compiled.matrix[0, 0] = torch.nan
+    np.testing.assert_array_equal(compiled.least_squares(restart), 0.0)
 
 
 def test_large_tensors_lie_in_aligned_memory_of_their_own():

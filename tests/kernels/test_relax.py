@@ -10,6 +10,7 @@ import torch
 from hpc_sla.kernels import native as native_kernels
 from hpc_sla.kernels import relax as kernels
 from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
+from hpc_sla.kernels.packed import Packed
 
 COLUMNS = [(), (1,), (3,), (8,), (19,)]
 DTYPES = [torch.float64, torch.float32]
@@ -122,3 +123,61 @@ def test_the_rest_completes_it(keeps, columns, dtype):
     _close(out, expected, dtype)
     if keeps:
         _close(after, q, dtype)
+
+
+def _repeating(node, dtype):
+    """1500 rows of a few kinds, in nodes of so many: plain, and in the form that holds kinds."""
+    n = 1500
+    rng = np.random.default_rng(node)
+    kinds = [rng.standard_normal((node, 2 * node + 1)) for _ in range(3)]
+    dense = np.zeros((n, n))
+    for first in range(0, n, node):
+        kind = kinds[first * 3 // n]
+        for offset in range(kind.shape[1]):
+            column = first + (offset - node) * 3
+            if 0 <= column < n:
+                dense[first : first + node, column] = kind[:, offset]
+    matrix = sp.csr_matrix(dense)
+    indptr, indices = (torch.from_numpy(a) for a in (matrix.indptr, matrix.indices))
+    values = torch.from_numpy(matrix.data).to(dtype)
+    pattern = CsrPattern(indptr, indices, n)
+    packed = Packed.of(pattern, values)
+    assert packed is not None
+    return CsrMatrix(pattern, values), packed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", COLUMNS)
+@pytest.mark.parametrize("node", [1, 3, 6])
+def test_rows_that_repeat_give_what_plain_ones_do(how, node, columns, dtype):
+    if how == "torch":
+        pytest.skip("the form is of compiled loops alone")
+    plain, packed = _repeating(node, dtype)
+    x, b, other, after = _vectors(4, 1500, columns, dtype)
+    inverse = torch.linspace(0.5, 2, 1500, dtype=dtype)
+    rows = torch.arange(0, 3000, 2, dtype=torch.int32)
+    wide = torch.linspace(0.5, 2, 3000, dtype=dtype)
+    found = []
+    for A in (plain, packed):
+        results = []
+        for before, kept in (
+            (None, None),
+            (x, None),
+            (None, after),
+            (other, after),
+            (after, after),
+        ):
+            given = None if before is None else before.clone() if before is not x else x
+            keep = None if kept is None else given if before is after else kept.clone()
+            out = torch.empty_like(x)
+            kernels.relax(A, x, b, inverse, 0.6, -1.2, given, keep, out)
+            results += [out] if keep is None else [out, keep]
+        out = torch.empty_like(x)
+        kernels.affine(A, x, -0.7, out, b)
+        results.append(out)
+        out, kept = (torch.ones(3000, *columns, dtype=dtype) for _ in range(2))
+        kernels.affine(A, x, 1.3, out, rows=rows)
+        kernels.relax_rest(A, x, rows, wide, 0.4, kept, out)
+        found.append([*results, out, kept])
+    for ours, theirs in zip(*found, strict=True):
+        _close(ours, theirs.numpy(), dtype)

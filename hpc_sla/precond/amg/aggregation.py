@@ -30,9 +30,9 @@ def aggregate(graph: Graph, threshold: float) -> tuple[RowLayout, np.ndarray]:
         neighbour.
     """
     layout, world = graph.layout, graph.layout.world
-    root = np.sqrt(np.abs(graph.blocks.owned.diagonal()))
+    root = np.sqrt(np.abs(graph.diagonal))
     with world.agree():
-        group, count = kernels.aggregate(graph.blocks.owned, root, threshold)
+        group, count = kernels.aggregate(graph.blocks.local, root, threshold)
     group = group.astype(np.int64)
     halo, boundary = strong_halo(graph, root, threshold), graph.blocks.boundary
     lonely = np.zeros(layout.n_owned, dtype=bool)

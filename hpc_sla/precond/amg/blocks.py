@@ -1,4 +1,4 @@
-"""A rank's rows as SciPy sees them during set-up: the owned columns' block and the halo's."""
+"""A rank's rows as set-up sees them: the owned columns' block and the halo's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import torch
 
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.kernels import native
 from hpc_sla.kernels.csr import CsrPattern
-from hpc_sla.kernels.multigrid import split
+from hpc_sla.kernels.galerkin import TwoParts
+from hpc_sla.kernels.matrix import Matrix
+from hpc_sla.kernels.multigrid import Local, local_matrix
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -22,38 +26,62 @@ class Blocks:
 
     Attributes
     ----------
-    owned : csr_matrix [n_owned, n_owned_columns]
+    local : Packed, Matrix or csr_matrix [n_owned, n_owned_columns]
+        As compiled loops take it, where there are any.
     halo : csr_matrix [len(boundary), n_halo]
     boundary : int32 array
         The owned rows with entries in halo columns.
     """
 
-    owned: sp.csr_matrix
+    local: Local
     halo: sp.csr_matrix
     boundary: np.ndarray
 
     @classmethod
     def of(cls, A: DSparseMatrix) -> Blocks:
-        pattern, packed = A.pattern, A.held.packed
-        boundary = pattern.boundary.cpu().numpy()
-        if packed is not None:
-            indptr, indices, data = packed.csr()
-            n, m = packed.n_rows, packed.n_columns
-            owned = csr(data, indices, indptr.astype(np.int32), n, m)
-            return cls(owned, as_scipy(pattern.halo, A.held.halo), boundary)
-        values = A.held.plain
-        return cls(
-            as_scipy(pattern.owned, pattern.owned_values(values)),
-            as_scipy(pattern.halo, pattern.halo_values(values)),
-            boundary,
-        )
+        pattern, held = A.pattern, A.held
+        there = pattern.halo_values(held.plain) if held.packed is None else held.halo
+        halo = as_scipy(pattern.halo, there)
+        return cls(owned_block(A), halo, pattern.boundary.cpu().numpy())
+
+    @property
+    def owned(self) -> sp.csr_matrix:
+        """The block of owned columns, as SciPy has it. Local."""
+        local = self.local
+        if isinstance(local, Packed):
+            indptr, indices, values = local.csr()
+            return csr(values, indices, indptr.astype(np.int32), local.n_rows, local.n_columns)
+        if not isinstance(local, Matrix):
+            return local
+        indptr, indices, values = (part.numpy() for part in local.tensors)
+        return csr(values, indices, indptr, local.rows, local.columns)
+
+    @property
+    def there(self) -> sp.csr_matrix | None:
+        """The halo's block with all rows, None where nothing is in it. Local."""
+        return self.spread(self.halo) if self.halo.nnz else None
 
     def spread(self, rows: sp.csr_matrix) -> sp.csr_matrix:
         """A matrix of the boundary rows as one of all rows. Local."""
-        n = self.owned.shape[0]
+        n = rows_of(self.local)
         counts = np.zeros(n + 1, dtype=rows.indptr.dtype)
         counts[self.boundary + 1] = np.diff(rows.indptr)
         return csr(rows.data, rows.indices, np.cumsum(counts, dtype=counts.dtype), n, rows.shape[1])
+
+
+def owned_block(A: DSparseMatrix) -> Local:
+    """A's block of owned columns as set-up's loops take it. Local."""
+    if A.held.packed is not None:
+        return A.held.packed
+    owned = as_scipy(A.pattern.owned, A.pattern.owned_values(A.held.plain))
+    return owned if native.LIBRARY is None else local_matrix(owned)
+
+
+def rows_of(local: Local) -> int:
+    """How many it has. Local."""
+    if isinstance(local, Packed):
+        return local.n_rows
+    return local.rows if isinstance(local, Matrix) else int(local.shape[0])
 
 
 def csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: int) -> sp.csr_matrix:
@@ -61,27 +89,10 @@ def csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: in
     return sp.csr_matrix((data, indices, indptr), shape=(n, m), copy=False)
 
 
-def some_rows(matrix: sp.csr_matrix, begin: int, end: int) -> sp.csr_matrix:
-    """Rows from begin to end; the entries are shared, where SciPy's slices copy. Local."""
-    first, last = matrix.indptr[begin], matrix.indptr[end]
-    indptr = matrix.indptr[begin : end + 1] - first
-    entries = matrix.data[first:last], matrix.indices[first:last]
-    return csr(*entries, indptr, end - begin, matrix.shape[1])
-
-
 def as_scipy(pattern: CsrPattern, values: torch.Tensor) -> sp.csr_matrix:
     """A rank-local matrix on the host. Local."""
     data, indices, indptr = (t.cpu().numpy() for t in (values, pattern.indices, pattern.indptr))
     return csr(data, indices, indptr, pattern.n_rows, pattern.n_columns)
-
-
-def as_pattern(matrix: sp.csr_matrix, device: torch.device) -> CsrPattern:
-    """The pattern of a SciPy matrix, on the rank's device. Local."""
-    indptr, indices = (
-        torch.from_numpy(a.astype(np.int32, copy=False)).to(device)
-        for a in (matrix.indptr, matrix.indices)
-    )
-    return CsrPattern(indptr, indices, matrix.shape[1])
 
 
 class Columns:
@@ -117,7 +128,7 @@ class Columns:
             order = np.argsort(self.away, kind="stable")
             place = order[np.searchsorted(self.away, wanted, sorter=order)]
             result[outside] = n + place[inverse]
-        return result.astype(np.int32)
+        return result.astype(np.int32, copy=False)
 
     def stored(self, local: np.ndarray) -> np.ndarray:
         """Stored numbers of local ones. Local."""
@@ -129,45 +140,55 @@ class Columns:
 
 
 def distribute(
-    layout: RowLayout, columns: Columns, rows: sp.csr_matrix
-) -> tuple[DistributedPattern, np.ndarray, sp.csr_matrix]:
-    """This rank's rows, in local columns, as a distributed pattern. **Collective.**
+    layout: RowLayout, columns: Columns, rows: TwoParts
+) -> tuple[DistributedPattern, torch.Tensor]:
+    """This rank's rows, in local columns, as a distributed matrix. **Collective.**
 
     Parameters
     ----------
     layout : RowLayout
         Of the rows.
     columns : Columns
-    rows : csr_matrix [n_owned, len(columns)]
-        Its `indices` are renumbered, in place, so that halo columns ascend.
+    rows : TwoParts
+        Those of owned columns, and the others.
 
     Returns
     -------
     DistributedPattern
-    array [nnz]
-        The values in the pattern's order.
-    csr_matrix [n_owned, n_owned_columns + n_halo]
-        The same rows, in the pattern's columns.
+    torch.Tensor [nnz_owned]
+        The values.
     """
-    n = columns.layout.n_owned
-    device = layout.world.device
-    away = np.empty(0, dtype=np.int64)
-    if len(columns.away):
-        away = np.flatnonzero(rows.indices >= n)
-    used = np.unique(rows.indices[away])
-    halo = columns.away[used - n]
-    order = np.argsort(halo)
-    rank_of = np.empty(len(used), dtype=np.int32)
-    rank_of[order] = np.arange(len(used), dtype=np.int32)
-    rows.indices[away] = n + rank_of[np.searchsorted(used, rows.indices[away])]
-    rows = csr(rows.data, rows.indices, rows.indptr, layout.n_owned, n + len(used))
-    owned, boundary, there = split(rows, n)
+    n, device = columns.layout.n_owned, layout.world.device
+    halo, indices = used(columns, rows.far_indices)
+    boundary = np.flatnonzero(np.diff(rows.far_indptr)).astype(np.int32)
+    ends = rows.far_indptr[np.concatenate([[0], boundary + 1])]
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
     pattern = DistributedPattern(
         layout,
-        as_pattern(owned, device),
-        as_pattern(there, device),
-        torch.from_numpy(boundary).to(device),
-        HaloPlan(columns.layout, halo[order]),
+        CsrPattern(tensor(rows.indptr), tensor(rows.indices), n),
+        CsrPattern(tensor(ends), tensor(indices), len(halo)),
+        tensor(boundary),
+        HaloPlan(columns.layout, halo),
     )
-    values = np.concatenate([owned.data, there.data]) if there.nnz else owned.data
-    return pattern, values, rows
+    return pattern, tensor(rows.values)
+
+
+def used(columns: Columns, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which columns of others there are among local ones, and where each is. Local.
+
+    Returns
+    -------
+    int64 array
+        Stored numbers, ascending.
+    int32 array like local
+        Places in it.
+    """
+    there, inverse = np.unique(local, return_inverse=True)
+    halo = columns.away[there - columns.layout.n_owned]
+    order = np.argsort(halo)
+    rank_of = np.empty(len(halo), dtype=np.int32)
+    rank_of[order] = np.arange(len(halo), dtype=np.int32)
+    return halo[order], rank_of[inverse]

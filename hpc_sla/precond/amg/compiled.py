@@ -13,6 +13,7 @@ from hpc_sla.kernels.burst import Calls, CompiledApply
 from hpc_sla.kernels.cycle import CycleLevel, Units, WholeCycle
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.precond.amg.cycle import Cycle, MultigridLevel
+from hpc_sla.precond.workspace import Turns
 
 Tensor = torch.Tensor
 
@@ -45,10 +46,9 @@ class CompiledCycle:
             self._calls: Calls = calls
             self._whole = WholeCycle(levels, cycle.kind == "W", r, b, units)
 
-    @property
-    def function(self) -> CompiledApply:
-        """For other compiled loops."""
-        return self._whole.function
+    def function(self, turns: Turns) -> CompiledApply:
+        """For other compiled loops, which take their turn."""
+        return self._whole.function(turns)
 
     def apply(self, r: Tensor, out: Tensor) -> Tensor:
         """What it makes of r, in `out`. **Collective.**"""

@@ -5,20 +5,23 @@ As in `DistributedPattern.matmul` the halo travels while the owned block is mult
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.transport import Channel
 from hpc_sla.kernels import native
 from hpc_sla.kernels import relax as kernels
 from hpc_sla.kernels.burst import Distributed
-from hpc_sla.kernels.csr import CsrMatrix
-from hpc_sla.kernels.matrix import RankMatrix
+from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
+from hpc_sla.kernels.matrix import Matrix, RankMatrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
-from hpc_sla.precond.amg.blocks import as_pattern, as_scipy, some_rows
+from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.prolongator import Prolongator
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.sparse.values import Values
@@ -168,8 +171,9 @@ class TransposedOperator:
 class Transfer:
     """Prolongation and restriction between a level and the next.
 
-    The restriction is the prolongator's transpose, stored by rows as well: a product by columns
-    would add in an order that a GPU changes each time.
+    The compiled loops need P^T alone, by rows: prolongation adds to each unknown in the order of
+    P^T's rows. What else there is would add in another order each time, so that P is held by rows
+    as well.
 
     Parameters
     ----------
@@ -178,80 +182,139 @@ class Transfer:
     """
 
     def __init__(self, P: Prolongator, dtype: torch.dtype) -> None:
-        pattern, device = P.pattern, P.pattern.layout.world.device
-        self._pattern, self.plan = pattern, pattern.plan
-        values = torch.from_numpy(P.values).to(device, dtype)
-        self._owned, self._halo = _blocks(pattern, values)
-        self._values = values
-        transposed = P.transposed
-        n = pattern.columns.n_owned
-        self._down: list[CsrMatrix] = []
-        for begin, end in ((0, n), (n, transposed.shape[0])):
-            block = some_rows(transposed, begin, end)
-            data = torch.from_numpy(block.data).to(device, dtype)
-            self._down.append(CsrMatrix(as_pattern(block, device), data))
+        self.plan, down = P.plan, P.transposed
+        kind = np.dtype(str(dtype).removeprefix("torch."))
+        self._tiles = replace(down, values=down.values.astype(kind, copy=False))
+        self._matrices: tuple[Matrix, Matrix] | None = None
+        self._plain: _Plain | None = None
+        if self.plan.layout.world.device.type != "cpu":
+            self._plain = _Plain(self._tiles, self.plan)
 
     @property
     def bytes(self) -> int:
-        """What both directions take on this rank, indices included."""
-        return sum(block.bytes for block in (self._owned, self._halo, *self._down))
+        """What is held on this rank, indices included."""
+        return self._tiles.bytes + (0 if self._plain is None else self._plain.bytes)
+
+    @property
+    def matrices(self) -> tuple[Matrix, Matrix]:
+        """P^T's owned rows and those of the halo, for `restrict` and `prolong` of transfer.c."""
+        if self._matrices is None:
+            first, second = _parts(self._tiles, self.plan)
+            self._matrices = first.matrix(), second.matrix()
+        return self._matrices
 
     def prolongator(self) -> Prolongator:
         """What it was made of, as set-up takes it. Local."""
-        down = [as_scipy(block.pattern, block.values) for block in self._down]
-        transposed = sp.vstack([block.astype(np.float64) for block in down], format="csr")
-        values = self._values.cpu().numpy()
-        return Prolongator(self._pattern, values, transposed.T.tocsr(), transposed)
+        return Prolongator(self.plan, self._tiles.transposed(), self._tiles)
 
     def prolong_add(self, coarse: Tensor, x: Tensor) -> None:
         """`x += P coarse`."""
-        _affine(self._pattern, self._owned, self._halo, coarse, 1.0, x, x)
+        channel = self.plan.start_exchange(coarse)
+        if native.serves(x):
+            owned, halo = self.matrices
+            native.call_on("prolong", x, owned.address, coarse, x)
+            channel.finish()
+            native.call_on("prolong", x, halo.address, channel.recv_buffer, x)
+            return
+        plain = self._by_entries()
+        x.add_(_product(plain.up, coarse))
+        channel.finish()
+        if len(plain.boundary):
+            x.index_add_(0, plain.boundary, _product(plain.up_halo, channel.recv_buffer))
 
     def restrict(self, r: Tensor, out: Tensor) -> None:
         """`out = P^T r`."""
-        owned, halo = self._down
         channel = self.plan.reduce_channel(r)
-        halo.matmul(r, channel.send_buffer)
-        channel.start()
-        owned.matmul(r, out)
+        if native.serves(r):
+            owned, halo = self.matrices
+            native.call_on("restrict", r, halo.address, r, channel.send_buffer)
+            channel.start()
+            native.call_on("restrict", r, owned.address, r, out)
+        else:
+            plain = self._by_entries()
+            plain.down_halo.matmul(r, channel.send_buffer)
+            channel.start()
+            plain.down.matmul(r, out)
         self.plan.finish_reduce(channel, out)
 
     def compiled_up(self, like: Tensor) -> Distributed:
         """The prolongation as a compiled cycle takes it. **Collective.**"""
-        return _compiled(self._pattern, self._owned, self._halo, like)
+        channel, rows = self.plan.forward_channel(like), self.plan.send_index
+        return linked(self.plan.layout, channel, like, *self.matrices, None, rows)
 
     def compiled_down(self, like: Tensor) -> Distributed:
         """The restriction, where what arrives goes to the rows `send_index`. **Collective.**"""
-        owned, halo = self._down
         channel, rows = self.plan.reduce_channel(like), self.plan.send_index
-        return linked(
-            self.plan.layout, channel, like, owned, halo if halo.n_rows else None, None, rows
-        )
+        return linked(self.plan.layout, channel, like, *self.matrices, None, rows)
+
+    def _by_entries(self) -> _Plain:
+        if self._plain is None:
+            with lasting():
+                self._plain = _Plain(self._tiles, self.plan)
+        return self._plain
+
+
+class _Plain:
+    """P and P^T by single entries, each with its halo apart, on the rank's device."""
+
+    def __init__(self, transposed: Tiles, plan: HaloPlan) -> None:
+        device = plan.layout.world.device
+        first, second = (part.csr() for part in _parts(transposed, plan))
+        above = second.T.tocsr()
+        rows = np.flatnonzero(np.diff(above.indptr)).astype(np.int32)
+        self.down, self.down_halo = _on(device, first), _on(device, second)
+        self.up, self.up_halo = _on(device, first.T.tocsr()), _on(device, above[rows])
+        self.boundary = torch.from_numpy(rows).to(device)
+
+    @property
+    def bytes(self) -> int:
+        """What is held."""
+        return sum(part.bytes for part in (self.down, self.down_halo, self.up, self.up_halo))
+
+
+def _parts(transposed: Tiles, plan: HaloPlan) -> tuple[Tiles, Tiles]:
+    """Owned rows, and those of the halo."""
+    owned = plan.layout.n_owned // transposed.size[1]
+    return transposed.between(0, owned), transposed.between(owned, transposed.rows)
+
+
+def _on(device: torch.device, matrix: sp.csr_matrix) -> CsrMatrix:
+    indptr, indices = (
+        torch.from_numpy(a.astype(np.int32, copy=False)).to(device)
+        for a in (matrix.indptr, matrix.indices)
+    )
+    values = torch.from_numpy(matrix.data).to(device)
+    return CsrMatrix(CsrPattern(indptr, indices, matrix.shape[1]), values)
+
+
+def _product(matrix: CsrMatrix, x: Tensor) -> Tensor:
+    out = x.new_empty((matrix.n_rows, *x.shape[1:]))
+    matrix.matmul(x, out)
+    return out
 
 
 def _compiled(
     pattern: DistributedPattern, owned: RankMatrix, halo: CsrMatrix, like: Tensor
 ) -> Distributed:
     channel, rows = pattern.plan.forward_channel(like), pattern.plan.send_index
-    there = halo if pattern.halo.nnz else None
-    return linked(pattern.layout, channel, like, owned, there, pattern.boundary, rows)
+    there = halo.matrix if pattern.halo.nnz else None
+    return linked(pattern.layout, channel, like, owned.matrix, there, pattern.boundary, rows)
 
 
 def linked(
     layout: RowLayout,
     channel: Channel,
     like: Tensor,
-    owned: RankMatrix | None = None,
-    halo: RankMatrix | None = None,
+    owned: Matrix | None = None,
+    halo: Matrix | None = None,
     boundary: Tensor | None = None,
     send_index: Tensor | None = None,
 ) -> Distributed:
     """A channel and what goes through it, for compiled loops. Local."""
     calls, requests = layout.world.transport.calls(like.dtype), channel.requests()
     assert calls is not None and requests is not None
-    here, there = (None if block is None else block.matrix for block in (owned, halo))
     send, received = channel.send_buffer, channel.recv_buffer
-    return Distributed(calls, here, there, boundary, send_index, send, received, requests)
+    return Distributed(calls, owned, halo, boundary, send_index, send, received, requests)
 
 
 def _blocks(pattern: DistributedPattern, values: Tensor) -> tuple[CsrMatrix, CsrMatrix]:

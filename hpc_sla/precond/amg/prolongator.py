@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels import multigrid as kernels
-from hpc_sla.precond.amg.blocks import Blocks, Columns, csr, distribute
-from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.kernels.tiles import Tiles
+from hpc_sla.precond.amg.blocks import Blocks, Columns, used
 
 _DAMPING = 4 / 3
 """Vanek, Mandel and Brezina, Computing 56 (1996), section 3: the best for a model problem."""
@@ -27,19 +26,22 @@ class Prolongator:
 
     Attributes
     ----------
-    pattern : DistributedPattern
-    values : array [nnz_owned]
-        In the pattern's order.
-    rows : csr_matrix [n_owned, n_coarse_owned + n_halo]
-        The same, in one.
-    transposed : csr_matrix [n_coarse_owned + n_halo, n_owned]
-        P^T by rows.
+    plan : HaloPlan
+        Of coarse vectors: P's columns are those owned, and behind them the halo.
+    rows : Tiles
+        Of n_owned rows.
+    transposed : Tiles
+        P^T by rows, of the same tiles.
     """
 
-    pattern: DistributedPattern
-    values: np.ndarray
-    rows: sp.csr_matrix
-    transposed: sp.csr_matrix
+    plan: HaloPlan
+    rows: Tiles
+    transposed: Tiles
+
+    def parts(self) -> tuple[Tiles, Tiles]:
+        """P^T's owned rows, and those of the halo. Local."""
+        owned = self.plan.layout.n_owned // self.transposed.size[1]
+        return self.transposed.between(0, owned), self.transposed.between(owned, self.rows.columns)
 
 
 def smoothed_prolongator(
@@ -47,9 +49,11 @@ def smoothed_prolongator(
     inverse: np.ndarray,
     largest: float,
     plan: HaloPlan,
+    aggregates: RowLayout,
     group: np.ndarray,
-    Q: np.ndarray,
-    coarse: RowLayout,
+    Q: np.ndarray | None,
+    tile: tuple[int, int],
+    dtype: np.dtype,
 ) -> Prolongator:
     """`P = (I - omega D^-1 A) T` with omega = 4/3 over the largest eigenvalue. **Collective.**
 
@@ -62,81 +66,55 @@ def smoothed_prolongator(
     blocks : Blocks
         Of A.
     inverse : array [n_owned]
-        The diagonal of D^-1.
+        The diagonal of D^-1, of A's dtype.
     largest : float
         Of the eigenvalues of D^-1 A. Replicated.
     plan : HaloPlan
         A's.
-    group : int64 array [n_owned]
+    aggregates : RowLayout
+    group : int32 or int64 array [n_owned]
         The stored aggregate of each row, -1 for none.
-    Q : float64 array [n_owned, m]
-        T's entries.
-    coarse : RowLayout
-        Of the coarse unknowns, m to an aggregate.
+    Q : float64 array [n_owned, m] or None
+        T's entries. None: ones, on every rank alike.
+    tile : (int, int)
+        The unknowns of a node, or 1; and m.
+    dtype : numpy.dtype
+        Of P's values.
     """
-    columns = Columns(coarse)
-    there, Q_there = _exchange(plan, group), _exchange(plan, Q)
-    _know_neighbours(columns, np.concatenate([group, there]), Q.shape[1])
-    damped = _DAMPING / largest * inverse
-    halo = blocks.spread(blocks.halo)
-    if Q.shape[1] == 1:
-        here = (_column(group, columns), Q.ravel())
-        away = (_column(there, columns), Q_there.ravel())
-        P = kernels.prolongator(blocks.owned, halo, damped, here, away, len(columns), _SMALL)
-    else:
-        T, T_there = _tentative(group, Q, columns), _tentative(there, Q_there, columns)
-        P = _iteration_matrix(blocks.owned, damped) @ T
-        if halo.nnz:
-            P = P - sp.diags_array(damped) @ (halo @ T_there)
-    pattern, values, rows = distribute(plan.layout, columns, P)
-    return Prolongator(pattern, values, rows, rows.T.tocsr())
+    m = tile[1]
+    columns = Columns(aggregates)
+    there, Q_there = _exchange(plan, group), None if Q is None else _exchange(plan, Q)
+    here = _tile_columns(group, columns), Q
+    away = _tile_columns(there, columns), Q_there
+    rest = (len(columns), tile, _SMALL, dtype)
+    P = kernels.prolongator(
+        blocks.local, blocks.there, inverse, _DAMPING / largest, here, away, *rest
+    )
+    halo = columns.away
+    n, wide = aggregates.n_owned, P.size[1]
+    if len(halo):
+        far = np.flatnonzero(P.indices >= n * m // wide)
+        if wide < m:  # without the compiled loops there are only single entries
+            columns = Columns(RowLayout(aggregates.world, aggregates.offsets * m))
+            columns.away = (halo[:, None] * m + np.arange(m)).ravel()
+        halo, place = used(columns, P.indices[far])
+        P.indices[far] = columns.layout.n_owned + place
+        P = Tiles(P.indptr, P.indices, P.values, columns.layout.n_owned + len(halo))
+    coarse = aggregates if m == 1 else RowLayout(aggregates.world, aggregates.offsets * m)
+    if wide == m:
+        halo = (halo[:, None] * m + np.arange(m)).ravel()
+    return Prolongator(HaloPlan(coarse, halo), P, P.transposed())
 
 
-def _tentative(group: np.ndarray, Q: np.ndarray, columns: Columns) -> sp.csr_matrix:
-    """T's rows of these groups and entries, in local columns. Local."""
-    m = Q.shape[1]
-    inside = group >= 0
-    everywhere = bool(inside.all())
-    first = columns.local((group if everywhere else group[inside]) * m)
-    indices = first if m == 1 else (first[:, None] + np.arange(m, dtype=np.int32)).ravel()
-    if everywhere:
-        indptr = np.arange(0, m * len(group) + 1, m, dtype=np.int32)
-    else:
-        indptr = np.concatenate([[0], m * np.cumsum(inside)]).astype(np.int32)
-    data = Q.ravel() if everywhere else Q[inside].ravel()
-    return csr(data, indices, indptr, len(group), len(columns))
-
-
-def _column(group: np.ndarray, columns: Columns) -> np.ndarray:
-    """The local column of each row's one entry, -1 for none. Local."""
-    if (group >= 0).all():
-        return columns.local(group)
-    result = np.full(len(group), -1, dtype=np.int32)
-    inside = group >= 0
-    result[inside] = columns.local(group[inside])
+def _tile_columns(group: np.ndarray, columns: Columns) -> np.ndarray:
+    """The local number of each row's aggregate, -1 for none: int32. Local."""
+    start, n = columns.layout.start, columns.layout.n_owned
+    if start == 0 and group.dtype == np.int32 and group.max(initial=-1) < n:
+        return np.ascontiguousarray(group)
+    result = np.where(group < 0, -1, group - start).astype(np.int32)
+    away = np.flatnonzero((group >= 0) & ((result < 0) | (result >= n)))
+    result[away] = columns.local(group[away])
     return result
-
-
-def _know_neighbours(columns: Columns, groups: np.ndarray, m: int) -> None:
-    """Give numbers to the unknowns of other ranks' aggregates, one after the other. Local."""
-    first = columns.layout.start
-    end = first + columns.layout.n_owned
-    away = np.unique(groups[(groups >= 0) & ((groups * m < first) | (groups * m >= end))])
-    columns.local((away[:, None] * m + np.arange(m)).ravel())
-
-
-def _iteration_matrix(A: sp.csr_matrix, damped: np.ndarray) -> sp.csr_matrix:
-    """`I - diag(damped) A`. Local."""
-    data = A.data * np.repeat(-damped, np.diff(A.indptr))
-    rows = np.repeat(np.arange(A.shape[0], dtype=np.int32), np.diff(A.indptr))
-    (diagonal,) = np.nonzero(rows == A.indices)
-    data[diagonal] += 1
-    result = csr(data, A.indices, A.indptr, *A.shape)
-    if len(diagonal) == A.shape[0]:
-        return result
-    absent = np.ones(A.shape[0])
-    absent[rows[diagonal]] = 0
-    return result + sp.diags_array(absent, format="csr")
 
 
 def _exchange(plan: HaloPlan, values: np.ndarray) -> np.ndarray:

@@ -6,16 +6,17 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.blocks import Columns, csr
 
 
-def fetch_rows(plan: HaloPlan, rows: sp.csr_matrix, columns: Columns) -> sp.csr_matrix:
+def fetch_rows(plan: HaloPlan, rows: sp.csr_matrix | Tiles, columns: Columns) -> sp.csr_matrix:
     """The halo's rows of a matrix that is spread as the plan's vectors are. **Collective.**
 
     Parameters
     ----------
     plan : HaloPlan
-    rows : csr_matrix [n_owned, len(columns)]
+    rows : csr_matrix or Tiles [n_owned, len(columns)]
         Per rank: the owned rows, in local columns.
     columns : Columns
         New ones are added as the rows bring them.

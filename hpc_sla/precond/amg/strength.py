@@ -10,6 +10,7 @@ import torch
 
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.kernels.multigrid import condense
 from hpc_sla.precond.amg.blocks import Blocks, csr
 from hpc_sla.sparse.matrix import DSparseMatrix
 
@@ -26,11 +27,14 @@ class Graph:
         Of values at nodes.
     blocks : Blocks
         The entries between nodes, those of a node with itself among them.
+    diagonal : array [n_nodes]
+        The latter.
     """
 
     layout: RowLayout
     plan: HaloPlan
     blocks: Blocks
+    diagonal: np.ndarray
 
 
 def node_graph(A: DSparseMatrix, blocks: Blocks, block_size: int) -> Graph:
@@ -39,17 +43,19 @@ def node_graph(A: DSparseMatrix, blocks: Blocks, block_size: int) -> Graph:
     Between two nodes of several unknowns stands the Frobenius norm of their block.
     """
     if block_size == 1:
-        return Graph(A.layout, A.pattern.plan, blocks)
+        diagonal = A.diagonal().detach().cpu().numpy()
+        return Graph(A.layout, A.pattern.plan, blocks, diagonal)
     layout = RowLayout(A.world, A.layout.offsets // block_size)
     unknowns = A.pattern.plan.halo
     nodes = np.unique(unknowns // block_size)
     of_halo = np.searchsorted(nodes, unknowns // block_size)
     n = layout.n_owned
-    owned = _condense(blocks.owned, np.arange(n * block_size) // block_size, (n, n), block_size)
+    owned = condense(blocks.local, block_size)
     spread = blocks.spread(blocks.halo)
     halo = _condense(spread, of_halo, (n, len(nodes)), block_size)
     boundary = np.flatnonzero(np.diff(halo.indptr)).astype(np.int32)
-    return Graph(layout, HaloPlan(layout, nodes), Blocks(owned, halo[boundary], boundary))
+    between = Blocks(owned, halo[boundary], boundary)
+    return Graph(layout, HaloPlan(layout, nodes), between, owned.diagonal())
 
 
 def _condense(

@@ -15,7 +15,7 @@ _RANK = 1e-10
 
 def tentative(
     aggregates: RowLayout, group: np.ndarray, B: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray | None, np.ndarray]:
     """Bases of B on each aggregate, orthonormal where B has several columns. **Collective.**
 
     One column is its own basis, and the next level's near-nullspace is ones: then the sums of
@@ -36,14 +36,17 @@ def tentative(
 
     Returns
     -------
-    float64 array [n_owned, m]
-        Q: row i of T has these entries, in the m columns of its aggregate.
+    float64 array [n_owned, m] or None
+        Q: row i of T has these entries, in the m columns of its aggregate. None where they are
+        ones on every rank.
     float64 array [n_aggregates_owned * m, m]
         The near-nullspace of the next level.
     """
     world, m = aggregates.world, B.shape[1]
     if m == 1:
-        return np.where(group[:, None] >= 0, B, 0.0), np.ones((aggregates.n_owned, 1))
+        ones = not world.sum(int(((B[:, 0] != 1) & (group >= 0)).any()))
+        coarse = np.broadcast_to(np.ones(1), (aggregates.n_owned, 1))
+        return (None if ones else np.where(group[:, None] >= 0, B, 0.0)), coarse
     columns = Columns(aggregates)
     mine = np.flatnonzero(group >= 0)
     local = columns.local(group[mine])

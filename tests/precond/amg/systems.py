@@ -7,6 +7,7 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
+from hpc_sla.precond.amg.prolongator import Prolongator
 from tests.collective import on, spd_matrix
 
 
@@ -82,6 +83,18 @@ def dense_of(pattern, values: np.ndarray) -> np.ndarray:
         np.add.at(result, (row, columns[indices]), values[begin : begin + block.nnz])
         begin += block.nnz
     return pattern.layout.world.comm.allreduce(result)
+
+
+def dense_prolongator(A: hs.DSparseMatrix, P: Prolongator) -> np.ndarray:
+    """P in stored order, on every rank; P^T is its transpose."""
+    coarse, rows = P.plan.layout, P.rows.csr()
+    assert np.array_equal(P.transposed.csr().toarray(), rows.toarray().T)
+    assert (np.diff(P.plan.halo) > 0).all()
+    result = np.zeros((A.shape[0], coarse.n_global))
+    stored_columns = np.concatenate([coarse.start + np.arange(coarse.n_owned), P.plan.halo])
+    mine = slice(A.layout.start, A.layout.start + A.layout.n_owned)
+    result[mine, stored_columns.astype(int)] = rows.toarray()
+    return A.world.comm.allreduce(result)
 
 
 def iterations(A, b, M, method="cg", **more) -> int:

@@ -10,7 +10,7 @@ from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
 from hpc_sla.precond.amg import AMG
 from hpc_sla.precond.amg.coarse import DenseSolve
 from hpc_sla.precond.amg.cycle import Cycle, MultigridLevel
-from hpc_sla.precond.amg.products import LevelOperator, Transfer
+from hpc_sla.precond.amg.products import LevelOperator, Transfer, _Plain
 from hpc_sla.precond.amg.smoother import Steps
 from hpc_sla.precond.workspace import Workspace
 from tests.precond.test_cuda_by_construction import _bare
@@ -45,18 +45,15 @@ def _level(kind, last):
             _buffers={},
         )
         return level
-    down = [
-        CsrMatrix(CsrPattern(_int(N_OWNED + 1), _int(280), N_OWNED), _values(280)),
-        CsrMatrix(CsrPattern(_int(N_HALO + 1), _int(9), N_OWNED), _values(9)),
-    ]
-    transfer = _bare(
-        Transfer,
-        _pattern=pattern,
-        plan=pattern.plan,
-        _owned=CsrMatrix(pattern.owned, _values(280)),
-        _halo=CsrMatrix(pattern.halo, _values(9)),
-        _down=down,
+    plain = _bare(
+        _Plain,
+        down=CsrMatrix(CsrPattern(_int(N_OWNED + 1), _int(280), N_OWNED), _values(280)),
+        down_halo=CsrMatrix(CsrPattern(_int(N_HALO + 1), _int(9), N_OWNED), _values(9)),
+        up=CsrMatrix(pattern.owned, _values(280)),
+        up_halo=CsrMatrix(pattern.halo, _values(9)),
+        boundary=pattern.boundary,
     )
+    transfer = _bare(Transfer, plan=pattern.plan, _plain=plain)
     level.correct_with(transfer, None, kind)
     return level
 

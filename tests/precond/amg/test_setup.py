@@ -21,12 +21,13 @@ from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
 from hpc_sla.precond.jacobi import Jacobi
-from tests.collective import distribute_once, on, spread
+from tests.collective import distribute_once, on, spd_matrix, spread
 from tests.precond.amg.systems import (
     PARTITIONS,
     SPD,
     convection,
     dense_of,
+    dense_prolongator,
     multigrid,
     poisson,
     stacked,
@@ -80,16 +81,17 @@ def test_a_node_of_several_unknowns_is_one_node(world):
     np.testing.assert_allclose(ours, np.sqrt((blocks**2).sum(axis=(1, 3))), rtol=1e-14)
 
 
-def _groups(layout, across):
-    """Aggregates of five rows in stored order, on the rank of their first row or another's."""
+def _groups(layout, across, block_size=1):
+    """Aggregates of five nodes in stored order, on the rank of their first row or another's."""
     world, n = layout.world, layout.n_global
-    count = -(-n // 5)
-    owner = np.searchsorted(layout.offsets, np.arange(0, n, 5), side="right") - 1
+    many = 5 * block_size
+    count = -(-n // many)
+    owner = np.searchsorted(layout.offsets, np.arange(0, n, many), side="right") - 1
     if across:
         owner = np.sort(np.random.default_rng(3).integers(0, world.size, count))
     counts = np.bincount(owner, minlength=world.size) if count else np.zeros(world.size, int)
     aggregates = RowLayout(world, np.concatenate([[0], np.cumsum(counts)]))
-    group = np.arange(n) // 5
+    group = np.arange(n) // many
     group[7::11] = -1
     return aggregates, group[layout.start : layout.start + layout.n_owned]
 
@@ -125,17 +127,17 @@ def test_the_tentative_prolongator_gives_the_near_nullspace_and_is_orthonormal(
     assert sum(ranks) < count * m
 
 
-def _prolongator(A, m, across=False, largest=1.8):
-    aggregates, group = _groups(A.layout, across)
+def _prolongator(A, m, across=False, largest=1.8, block_size=1, dtype=np.float64):
+    aggregates, group = _groups(A.layout, across, block_size)
     B = np.random.default_rng(A.world.rank + 9).uniform(0.5, 1.5, (A.layout.n_owned, m))
     Q, _ = tentative(aggregates, group, B)
-    coarse = RowLayout(A.world, aggregates.offsets * m)
     blocks = Blocks.of(A)
     diagonal = blocks.owned.diagonal()
-    inverse = 1 / np.where(diagonal == 0, 1.0, diagonal)
-    P = smoothed_prolongator(blocks, inverse, largest, A.pattern.plan, group, Q, coarse)
+    inverse = (1 / np.where(diagonal == 0, 1.0, diagonal)).astype(diagonal.dtype)
+    plan, tile = A.pattern.plan, (block_size if m > 1 else 1, m)
+    P = smoothed_prolongator(blocks, inverse, largest, plan, aggregates, group, Q, tile, dtype)
     Q, group = stacked(A, Q), stacked(A, group)
-    T = np.zeros((A.shape[0], coarse.n_global))
+    T = np.zeros((A.shape[0], aggregates.n_global * m))
     for i in np.flatnonzero(group >= 0):
         T[i, group[i] * m : (group[i] + 1) * m] = Q[i]
     return P, blocks, T
@@ -149,7 +151,7 @@ def test_smoothing_and_the_galerkin_product_are_their_formulas(world, name, part
     P, blocks, T = _prolongator(A, m, across)
     a = stored(A)
     expected = T - 4 / 3 / 1.8 * (a @ T) / a.diagonal()[:, None]
-    p = dense_of(P.pattern, P.values)
+    p = dense_prolongator(A, P)
     if m == 1:
         small = abs(expected) < 0.002 * abs(expected).max(axis=1, keepdims=True)
         kept = np.where(small, 0, expected)
@@ -161,16 +163,35 @@ def test_smoothing_and_the_galerkin_product_are_their_formulas(world, name, part
     size = abs(expected).max(axis=1, keepdims=True) + 1e-300
     np.testing.assert_allclose(p / size, expected / size, atol=1e-12)
     coarse = galerkin(A, blocks, P)
-    assert coarse.shape == (p.shape[1],) * 2 and coarse.layout is P.pattern.columns
+    assert coarse.shape == (p.shape[1],) * 2 and coarse.layout is P.plan.layout
     ours = dense_of(coarse.pattern, coarse.values.numpy())
     np.testing.assert_allclose(ours, p.T @ a @ p, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize(("m", "dtype"), [(6, np.float64), (3, np.float32), (1, np.float64)])
+def test_nodes_of_several_unknowns_have_tiles(world, m, dtype, across):
+    """Nodes whole, and their neighbours on other ranks; rows 7, 18, ... in no aggregate."""
+    matrix = sp.csr_matrix(sp.kron(poisson(6), spd_matrix(3, 1, 1.0)))
+    owner = np.arange(108) // 3 % world.size
+    A = hs.DSparseMatrix.from_scipy(matrix if world.rank == 0 else None, world, owner)
+    P, blocks, T = _prolongator(A, m, across, block_size=3, dtype=dtype)
+    a, p = stored(A), dense_prolongator(A, P)
+    tolerance = 1e-12 if dtype == np.float64 else 1e-6
+    if m > 1:
+        expected = T - 4 / 3 / 1.8 * (a @ T) / a.diagonal()[:, None]
+        np.testing.assert_allclose(p, expected, rtol=0, atol=tolerance * abs(expected).max())
+    assert P.rows.values.dtype == dtype
+    coarse = galerkin(A, blocks, P)
+    ours = dense_of(coarse.pattern, coarse.values.numpy())
+    np.testing.assert_allclose(ours, p.T @ a @ p, rtol=0, atol=1e-12 * abs(ours).max())
 
 
 @pytest.mark.parametrize("m", [1, 2])
 def test_the_galerkin_product_of_float32(world, m):
     A = distribute_once(poisson(8).astype(np.float32), world)
     P, blocks, _ = _prolongator(A, m)
-    p = dense_of(P.pattern, P.values)
+    p = dense_prolongator(A, P)
     coarse = galerkin(A, blocks, P)
     ours = dense_of(coarse.pattern, coarse.values.numpy())
     np.testing.assert_allclose(ours, p.T @ stored(A) @ p, rtol=1e-4, atol=1e-5)

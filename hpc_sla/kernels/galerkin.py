@@ -1,0 +1,168 @@
+"""The Galerkin product of one rank, on the host: in C (`galerkin.c`), else by SciPy.
+
+Matrices in parts are as in `multigrid.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from hpc_sla.kernels import native
+from hpc_sla.kernels.multigrid import (
+    Local,
+    as_csr,
+    call,
+    compiled,
+    fitted,
+    local_matrix,
+    plain,
+    room_for,
+    rooms,
+    row_room,
+)
+from hpc_sla.kernels.tiles import Tiles
+
+_RING = 1 << 21
+"""Numbers of A P to keep at most: those that the rows of P^T nearby need suffice."""
+
+
+@dataclass(frozen=True)
+class TwoParts:
+    """A matrix whose last columns are apart from the first; both parts have all rows.
+
+    Attributes
+    ----------
+    indptr, indices : int32 array [n + 1], int32 array
+        Of the first columns.
+    far_indptr, far_indices : int32 array [n + 1], int32 array
+        Of the others; these, too, are numbered from the first column of all.
+    values : array
+        Of the first part, and behind them of the second.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    far_indptr: np.ndarray
+    far_indices: np.ndarray
+    values: np.ndarray
+
+    def whole(self, columns: int) -> sp.csr_matrix:
+        """In one. Local."""
+        near, far = len(self.indices), len(self.far_indices)
+        first = plain(self.values[:near], self.indices, self.indptr, columns)
+        if far == 0:
+            return first
+        second = plain(self.values[near:], self.far_indices, self.far_indptr, columns)
+        return second if near == 0 else first + second
+
+
+def triple_product(
+    transposed: Tiles,
+    A: Local,
+    there: sp.csr_matrix | None,
+    P: Tiles,
+    P_there: Tiles,
+    owned: int,
+    columns: int,
+    more: sp.csr_matrix | None = None,
+    known: TwoParts | None = None,
+) -> TwoParts:
+    """`P^T A P + more`, columns ascending in each row. Local.
+
+    Parameters
+    ----------
+    transposed : Tiles
+        Rows of P^T.
+    A, there : Matrix or csr_matrix, csr_matrix or None
+    P, P_there : Tiles
+        P's rows at A's owned and halo columns; the latter in tiles of one row.
+    owned, columns : int
+        Columns of tiles: those of the first part, and all.
+    more : csr_matrix, optional
+        float64, in single entries.
+    known : TwoParts, optional
+        With all entries that there can be: its values are overwritten. Compiled only.
+    """
+    high, wide = P.size
+    if native.LIBRARY is None:
+        A = as_csr(A)
+        inner = _widened(A @ P.csr(), columns)
+        if there is not None:
+            inner = inner + _widened(there @ P_there.csr(), columns)
+        total = transposed.csr() @ inner
+        return _parted(sp.csr_matrix(total if more is None else total + more), owned, A.dtype)
+    matrix, dtype = compiled(A)
+    nodes, n = transposed.rows, P.rows
+    room = _ring(transposed, n) + columns + 1
+    ring = np.empty(n, np.int32), np.empty(room, np.int32), np.empty(room * high * wide)
+    far_place, far_list, _, far_sum = row_room(columns, high * wide)
+    rows = (*row_room(columns, wide * wide), far_place, far_list, far_sum)
+    work = (*ring, *rows, *rooms(matrix, dtype))
+    others = [None if part is None else local_matrix(part) for part in (there, more)]
+    inputs = (matrix, others[0], *(t.matrix() for t in (transposed, P, P_there)), others[1])
+
+    def step(begin: int, capacity: int, *out: np.ndarray) -> int:
+        sizes = (begin, capacity, owned, high, wide, int(known is not None), room)
+        name = f"triple_{P.values.dtype}"
+        return call(name, dtype, nodes, *sizes, *inputs, *work, *out)
+
+    if known is not None:
+        parts = np.split(known.values, [len(known.indices)])
+        first, second = (known.indptr, known.indices), (known.far_indptr, known.far_indices)
+        step(0, 0, *first, parts[0], *second, parts[1])
+        return known
+    ends, far_ends = np.zeros((2, nodes * wide + 1), dtype=np.int32)
+    capacity = matrix.entries + (0 if there is None else there.nnz) + 64
+    # The second part is next to nothing, and memory that is never written to is never there.
+    kinds, done = [((), np.dtype(np.int32)), ((), dtype)] * 2, 0
+    parts = [room_for(capacity, *kind) for kind in kinds]
+    while (done := step(done, capacity, ends, *parts[:2], far_ends, *parts[2:])) < nodes:
+        parts = [np.concatenate([a, np.empty_like(a)]) for a in parts]
+        capacity *= 2
+    indices, values, far_indices, far_values = parts
+    near, far = int(ends[-1]), int(far_ends[-1])
+    if near + far <= capacity:
+        values[near : near + far] = far_values[:far]
+        values = fitted(values, near + far)
+    else:
+        values = np.concatenate([values[:near], far_values[:far]])
+    return TwoParts(ends, fitted(indices, near), far_ends, far_indices[:far].copy(), values)
+
+
+def _ring(transposed: Tiles, n: int) -> int:
+    """How many tiles of A P to keep: of the rows that a row of P^T spans, or of all."""
+    high, wide = transposed.size
+    starts = transposed.indptr[:-1][np.diff(transposed.indptr) > 0]
+    if not len(starts):
+        return 0
+    ends = transposed.indptr[1:][np.diff(transposed.indptr) > 0] - 1
+    span = 2 * int((transposed.indices[ends] - transposed.indices[starts]).max()) + 1
+    a_row = 4 * (len(transposed.indices) // max(1, n) + 1)
+    return (
+        min(span, n) * a_row
+        if min(span, n) * a_row * high * wide < _RING
+        else _RING // (high * wide)
+    )
+
+
+def _parted(matrix: sp.csr_matrix, owned: int, dtype: np.dtype) -> TwoParts:
+    matrix.sort_indices()
+    rows, near = (
+        np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)),
+        matrix.indices < owned,
+    )
+    indptrs = [
+        np.concatenate([[0], np.cumsum(np.bincount(rows[side], minlength=matrix.shape[0]))])
+        for side in (near, ~near)
+    ]
+    first, second = (ends.astype(np.int32) for ends in indptrs)
+    indices = [matrix.indices[side].astype(np.int32) for side in (near, ~near)]
+    values = np.concatenate([matrix.data[near], matrix.data[~near]]).astype(dtype)
+    return TwoParts(first, indices[0], second, indices[1], values)
+
+
+def _widened(matrix: sp.csr_matrix, columns: int) -> sp.csr_matrix:
+    return plain(matrix.data, matrix.indices, matrix.indptr, columns)
