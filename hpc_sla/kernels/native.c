@@ -104,7 +104,9 @@
             free(sums);                                                                          \
     }                                                                                            \
     /* out[e] = g_i . x_j at each entry e = (i, j) of the pattern, over k columns. */            \
-    static CLONED void csr_sample_##NAME(int64_t n, int64_t k, const int32_t *indptr, const int32_t *indices, const T *restrict g, const T *restrict x, T *restrict out)\
+    static CLONED void csr_sample_##NAME(int64_t n, int64_t k, const int32_t *indptr,            \
+                                         const int32_t *indices, const T *restrict g,            \
+                                         const T *restrict x, T *restrict out)                   \
     {                                                                                            \
         for (int64_t i = 0; i < n; ++i) {                                                        \
             if (k == 1) {                                                                        \
@@ -123,17 +125,18 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
-    static void csr_sample_part_##NAME(const void *const *a, int64_t first, int64_t last, void   \
-        *sums)                                                                                   \
+    static void csr_sample_part_##NAME(const void *const *a, int64_t first, int64_t last,        \
+                                       void *sums)                                               \
     {                                                                                            \
         const int64_t k = *(const int64_t *)a[0];                                                \
         (void)sums;                                                                              \
         csr_sample_##NAME(last - first, k, SHIFT(const int32_t, 1, first), (void *)a[2],         \
-            SHIFT(const T, 3, first * k), (void *)a[4], (void *)a[5]);                           \
+                          SHIFT(const T, 3, first * k), (void *)a[4], (void *)a[5]);             \
     }                                                                                            \
                                                                                                  \
-    void hpc_sla_csr_sample_##NAME(int64_t n, int64_t k, const int32_t *indptr, const int32_t    \
-        *indices, const T *restrict g, const T *restrict x, T *restrict out)                     \
+    void hpc_sla_csr_sample_##NAME(int64_t n, int64_t k, const int32_t *indptr,                  \
+                                   const int32_t *indices, const T *restrict g,                  \
+                                   const T *restrict x, T *restrict out)                         \
     {                                                                                            \
         const void *a[] = {&k, indptr, indices, g, x, out};                                      \
         hpc_sla_run(n, k, indptr, csr_sample_part_##NAME, a, 0, sizeof(T), NULL);                \
@@ -141,7 +144,9 @@
                                                                                                  \
     /* r -= alpha q;  out[0] = sum r inverse r,  out[1] = sum r r, by columns: out is [2, k].    \
      * inverse is [n] and may be NULL: ones. */                                                  \
-    static CLONED void residual_##NAME(int64_t n, int64_t k, const T *restrict alpha, const T *restrict q, const T *restrict inverse, T *restrict r, T *restrict out)\
+    static CLONED void residual_##NAME(int64_t n, int64_t k, const T *restrict alpha,            \
+                                       const T *restrict q, const T *restrict inverse,           \
+                                       T *restrict r, T *restrict out)                           \
     {                                                                                            \
         if (k == 1) {                                                                            \
             double rz[4] = {0, 0, 0, 0}, rr[4] = {0, 0, 0, 0};                                   \
@@ -189,17 +194,18 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
-    static void residual_part_##NAME(const void *const *a, int64_t first, int64_t last, void     \
-        *sums)                                                                                   \
+    static void residual_part_##NAME(const void *const *a, int64_t first, int64_t last,          \
+                                     void *sums)                                                 \
     {                                                                                            \
         const int64_t k = *(const int64_t *)a[0];                                                \
         (void)sums;                                                                              \
-        residual_##NAME(last - first, k, (void *)a[1], SHIFT(const T, 2, first * k), SHIFT(const \
-            T, 3, first), SHIFT(T, 4, first * k), sums);                                         \
+        residual_##NAME(last - first, k, (void *)a[1], SHIFT(const T, 2, first * k),             \
+                        SHIFT(const T, 3, first), SHIFT(T, 4, first * k), sums);                 \
     }                                                                                            \
                                                                                                  \
-    void hpc_sla_residual_##NAME(int64_t n, int64_t k, const T *restrict alpha, const T          \
-        *restrict q, const T *restrict inverse, T *restrict r, T *restrict out)                  \
+    void hpc_sla_residual_##NAME(int64_t n, int64_t k, const T *restrict alpha,                  \
+                                 const T *restrict q, const T *restrict inverse, T *restrict r,  \
+                                 T *restrict out)                                                \
     {                                                                                            \
         const void *a[] = {&k, alpha, q, inverse, r};                                            \
         for (int64_t j = 0; j < 2 * k; ++j)                                                      \
@@ -208,7 +214,9 @@
     }                                                                                            \
                                                                                                  \
     /* x += alpha p;  p = inverse r + beta p.  inverse is [n] and may be NULL: ones. */          \
-    static CLONED void direction_##NAME(int64_t n, int64_t k, const T *restrict alpha, const T *restrict beta, const T *restrict r, const T *restrict inverse, T *restrict x, T *restrict p)\
+    static CLONED void direction_##NAME(int64_t n, int64_t k, const T *restrict alpha,           \
+                                        const T *restrict beta, const T *restrict r,             \
+                                        const T *restrict inverse, T *restrict x, T *restrict p) \
     {                                                                                            \
         if (k == 1) {                                                                            \
             const T a = alpha[0], b = beta[0];                                                   \
@@ -236,18 +244,19 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
-    static void direction_part_##NAME(const void *const *a, int64_t first, int64_t last, void    \
-        *sums)                                                                                   \
+    static void direction_part_##NAME(const void *const *a, int64_t first, int64_t last,         \
+                                      void *sums)                                                \
     {                                                                                            \
         const int64_t k = *(const int64_t *)a[0];                                                \
         (void)sums;                                                                              \
-        direction_##NAME(last - first, k, (void *)a[1], (void *)a[2], SHIFT(const T, 3, first *  \
-            k), SHIFT(const T, 4, first), SHIFT(T, 5, first * k), SHIFT(T, 6, first * k));       \
+        direction_##NAME(last - first, k, (void *)a[1], (void *)a[2],                            \
+                         SHIFT(const T, 3, first * k), SHIFT(const T, 4, first),                 \
+                         SHIFT(T, 5, first * k), SHIFT(T, 6, first * k));                        \
     }                                                                                            \
                                                                                                  \
-    void hpc_sla_direction_##NAME(int64_t n, int64_t k, const T *restrict alpha, const T         \
-        *restrict beta, const T *restrict r, const T *restrict inverse, T *restrict x, T         \
-        *restrict p)                                                                             \
+    void hpc_sla_direction_##NAME(int64_t n, int64_t k, const T *restrict alpha,                 \
+                                  const T *restrict beta, const T *restrict r,                   \
+                                  const T *restrict inverse, T *restrict x, T *restrict p)       \
     {                                                                                            \
         const void *a[] = {&k, alpha, beta, r, inverse, x, p};                                   \
         hpc_sla_run(n, k, NULL, direction_part_##NAME, a, 0, sizeof(T), NULL);                   \

@@ -20,7 +20,8 @@
             }                                                                                    \
     }                                                                                            \
     /* r -= alpha v;  r_hat = inverse r, but without inverse, when it is not touched. */         \
-    static CLONED void bicgstab_half_##NAME(int64_t n, int64_t k, const T *alpha, const T *v, const T *inverse, T *r, T *r_hat)\
+    static CLONED void bicgstab_half_##NAME(int64_t n, int64_t k, const T *alpha, const T *v,    \
+                                            const T *inverse, T *r, T *r_hat)                    \
     {                                                                                            \
         if (k == 1)                                                                              \
             half_##NAME(n, 1, alpha, v, inverse, r, r_hat);                                      \
@@ -29,16 +30,17 @@
     }                                                                                            \
                                                                                                  \
     static void bicgstab_half_part_##NAME(const void *const *a, int64_t first, int64_t last,     \
-        void *sums)                                                                              \
+                                          void *sums)                                            \
     {                                                                                            \
         const int64_t k = *(const int64_t *)a[0];                                                \
         (void)sums;                                                                              \
         bicgstab_half_##NAME(last - first, k, (void *)a[1], SHIFT(const T, 2, first * k),        \
-            SHIFT(const T, 3, first), SHIFT(T, 4, first * k), SHIFT(T, 5, first * k));           \
+                             SHIFT(const T, 3, first), SHIFT(T, 4, first * k),                   \
+                             SHIFT(T, 5, first * k));                                            \
     }                                                                                            \
                                                                                                  \
-    void hpc_sla_bicgstab_half_##NAME(int64_t n, int64_t k, const T *alpha, const T *v, const T  \
-        *inverse, T *r, T *r_hat)                                                                \
+    void hpc_sla_bicgstab_half_##NAME(int64_t n, int64_t k, const T *alpha, const T *v,          \
+                                      const T *inverse, T *r, T *r_hat)                          \
     {                                                                                            \
         const void *a[] = {&k, alpha, v, inverse, r, r_hat};                                     \
         hpc_sla_run(n, k, NULL, bicgstab_half_part_##NAME, a, 0, sizeof(T), NULL);               \
@@ -60,7 +62,9 @@
     }                                                                                            \
     /* x += alpha p_hat + omega s_hat;  r -= omega t;  sums = shadow . r, r . r.  s_hat may be   \
      * r. */                                                                                     \
-    static CLONED void bicgstab_full_##NAME(int64_t n, int64_t k, const T *alpha, const T *omega, const T *p_hat, const T *s_hat, const T *t, const T *shadow, T *x, T *r, double *sums)\
+    static CLONED void bicgstab_full_##NAME(int64_t n, int64_t k, const T *alpha, const T *omega,\
+                                            const T *p_hat, const T *s_hat, const T *t,          \
+                                            const T *shadow, T *x, T *r, double *sums)           \
     {                                                                                            \
         if (k == 1) {                                                                            \
             double two[2] = {0, 0};                                                              \
@@ -71,17 +75,19 @@
     }                                                                                            \
                                                                                                  \
     static void bicgstab_full_part_##NAME(const void *const *a, int64_t first, int64_t last,     \
-        void *sums)                                                                              \
+                                          void *sums)                                            \
     {                                                                                            \
         const int64_t k = *(const int64_t *)a[0];                                                \
         (void)sums;                                                                              \
-        bicgstab_full_##NAME(last - first, k, (void *)a[1], (void *)a[2], SHIFT(const T, 3,      \
-            first * k), SHIFT(const T, 4, first * k), SHIFT(const T, 5, first * k), SHIFT(const  \
-            T, 6, first * k), SHIFT(T, 7, first * k), SHIFT(T, 8, first * k), sums);             \
+        bicgstab_full_##NAME(last - first, k, (void *)a[1], (void *)a[2],                        \
+                             SHIFT(const T, 3, first * k), SHIFT(const T, 4, first * k),         \
+                             SHIFT(const T, 5, first * k), SHIFT(const T, 6, first * k),         \
+                             SHIFT(T, 7, first * k), SHIFT(T, 8, first * k), sums);              \
     }                                                                                            \
                                                                                                  \
     void hpc_sla_bicgstab_full_##NAME(int64_t n, int64_t k, const T *alpha, const T *omega,      \
-        const T *p_hat, const T *s_hat, const T *t, const T *shadow, T *x, T *r, double *sums)   \
+                                      const T *p_hat, const T *s_hat, const T *t,                \
+                                      const T *shadow, T *x, T *r, double *sums)                 \
     {                                                                                            \
         const void *a[] = {&k, alpha, omega, p_hat, s_hat, t, shadow, x, r};                     \
         hpc_sla_run(n, k, NULL, bicgstab_full_part_##NAME, a, 2 * k, sizeof(double), sums);      \
@@ -98,7 +104,8 @@
             }                                                                                    \
     }                                                                                            \
     /* p = inverse r + beta (p - omega inverse v). */                                            \
-    static CLONED void bicgstab_turn_##NAME(int64_t n, int64_t k, const T *beta, const T *omega, const T *r, const T *v, const T *inverse, T *p)\
+    static CLONED void bicgstab_turn_##NAME(int64_t n, int64_t k, const T *beta, const T *omega, \
+                                            const T *r, const T *v, const T *inverse, T *p)      \
     {                                                                                            \
         if (k == 1)                                                                              \
             turn_##NAME(n, 1, beta, omega, r, v, inverse, p);                                    \
@@ -107,17 +114,17 @@
     }                                                                                            \
                                                                                                  \
     static void bicgstab_turn_part_##NAME(const void *const *a, int64_t first, int64_t last,     \
-        void *sums)                                                                              \
+                                          void *sums)                                            \
     {                                                                                            \
         const int64_t k = *(const int64_t *)a[0];                                                \
         (void)sums;                                                                              \
-        bicgstab_turn_##NAME(last - first, k, (void *)a[1], (void *)a[2], SHIFT(const T, 3,      \
-            first * k), SHIFT(const T, 4, first * k), SHIFT(const T, 5, first), SHIFT(T, 6,      \
-            first * k));                                                                         \
+        bicgstab_turn_##NAME(last - first, k, (void *)a[1], (void *)a[2],                        \
+                             SHIFT(const T, 3, first * k), SHIFT(const T, 4, first * k),         \
+                             SHIFT(const T, 5, first), SHIFT(T, 6, first * k));                  \
     }                                                                                            \
                                                                                                  \
-    void hpc_sla_bicgstab_turn_##NAME(int64_t n, int64_t k, const T *beta, const T *omega, const \
-        T *r, const T *v, const T *inverse, T *p)                                                \
+    void hpc_sla_bicgstab_turn_##NAME(int64_t n, int64_t k, const T *beta, const T *omega,       \
+                                      const T *r, const T *v, const T *inverse, T *p)            \
     {                                                                                            \
         const void *a[] = {&k, beta, omega, r, v, inverse, p};                                   \
         hpc_sla_run(n, k, NULL, bicgstab_turn_part_##NAME, a, 0, sizeof(T), NULL);               \
@@ -142,7 +149,9 @@
     }                                                                                            \
     /* v_old = (q - back v_old - delta v) scale;  q = inverse v_old;                             \
      * sums = v_old . q, v_old . r, v_old . v_old. */                                            \
-    static CLONED void minres_lanczos_##NAME(int64_t n, int64_t k, const T *back, const T *delta, const T *scale, const T *v, const T *r, const T *inverse, T *v_old, T *q, double *sums)\
+    static CLONED void minres_lanczos_##NAME(int64_t n, int64_t k, const T *back, const T *delta,\
+                                             const T *scale, const T *v, const T *r,             \
+                                             const T *inverse, T *v_old, T *q, double *sums)     \
     {                                                                                            \
         if (k == 1) {                                                                            \
             double three[3] = {0, 0, 0};                                                         \
@@ -153,17 +162,19 @@
     }                                                                                            \
                                                                                                  \
     static void minres_lanczos_part_##NAME(const void *const *a, int64_t first, int64_t last,    \
-        void *sums)                                                                              \
+                                           void *sums)                                           \
     {                                                                                            \
         const int64_t k = *(const int64_t *)a[0];                                                \
         (void)sums;                                                                              \
         minres_lanczos_##NAME(last - first, k, (void *)a[1], (void *)a[2], (void *)a[3],         \
-            SHIFT(const T, 4, first * k), SHIFT(const T, 5, first * k), SHIFT(const T, 6,        \
-            first), SHIFT(T, 7, first * k), SHIFT(T, 8, first * k), sums);                       \
+                              SHIFT(const T, 4, first * k), SHIFT(const T, 5, first * k),        \
+                              SHIFT(const T, 6, first), SHIFT(T, 7, first * k),                  \
+                              SHIFT(T, 8, first * k), sums);                                     \
     }                                                                                            \
                                                                                                  \
     void hpc_sla_minres_lanczos_##NAME(int64_t n, int64_t k, const T *back, const T *delta,      \
-        const T *scale, const T *v, const T *r, const T *inverse, T *v_old, T *q, double *sums)  \
+                                       const T *scale, const T *v, const T *r, const T *inverse, \
+                                       T *v_old, T *q, double *sums)                             \
     {                                                                                            \
         const void *a[] = {&k, back, delta, scale, v, r, inverse, v_old, q};                     \
         hpc_sla_run(n, k, NULL, minres_lanczos_part_##NAME, a, 3 * k, sizeof(double), sums);     \
@@ -185,7 +196,10 @@
             }                                                                                    \
     }                                                                                            \
     /* w_old = (z - older w_old - old w) scale;  x += step w_old;  r = shrink r + turn v. */     \
-    static CLONED void minres_direction_##NAME(int64_t n, int64_t k, const T *older, const T *old, const T *scale, const T *step, const T *shrink, const T *turn, const T *z, const T *w, const T *v, T *w_old, T *x, T *r)\
+    static CLONED void minres_direction_##NAME(int64_t n, int64_t k, const T *older,             \
+                                               const T *old, const T *scale, const T *step,      \
+                                               const T *shrink, const T *turn, const T *z,       \
+                                               const T *w, const T *v, T *w_old, T *x, T *r)     \
     {                                                                                            \
         if (k == 1)                                                                              \
             direction_##NAME(n, 1, older, old, scale, step, shrink, turn, z, w, v, w_old, x, r); \
@@ -194,19 +208,21 @@
     }                                                                                            \
                                                                                                  \
     static void minres_direction_part_##NAME(const void *const *a, int64_t first, int64_t last,  \
-        void *sums)                                                                              \
+                                             void *sums)                                         \
     {                                                                                            \
         const int64_t k = *(const int64_t *)a[0];                                                \
         (void)sums;                                                                              \
-        minres_direction_##NAME(last - first, k, (void *)a[1], (void *)a[2], (void *)a[3], (void \
-            *)a[4], (void *)a[5], (void *)a[6], SHIFT(const T, 7, first * k), SHIFT(const T, 8,  \
-            first * k), SHIFT(const T, 9, first * k), SHIFT(T, 10, first * k), SHIFT(T, 11,      \
-            first * k), SHIFT(T, 12, first * k));                                                \
+        minres_direction_##NAME(last - first, k, (void *)a[1], (void *)a[2], (void *)a[3],       \
+                                (void *)a[4], (void *)a[5], (void *)a[6],                        \
+                                SHIFT(const T, 7, first * k), SHIFT(const T, 8, first * k),      \
+                                SHIFT(const T, 9, first * k), SHIFT(T, 10, first * k),           \
+                                SHIFT(T, 11, first * k), SHIFT(T, 12, first * k));               \
     }                                                                                            \
                                                                                                  \
     void hpc_sla_minres_direction_##NAME(int64_t n, int64_t k, const T *older, const T *old,     \
-        const T *scale, const T *step, const T *shrink, const T *turn, const T *z, const T *w,   \
-        const T *v, T *w_old, T *x, T *r)                                                        \
+                                         const T *scale, const T *step, const T *shrink,         \
+                                         const T *turn, const T *z, const T *w, const T *v,      \
+                                         T *w_old, T *x, T *r)                                   \
     {                                                                                            \
         const void *a[] = {&k, older, old, scale, step, shrink, turn, z, w, v, w_old, x, r};     \
         hpc_sla_run(n, k, NULL, minres_direction_part_##NAME, a, 0, sizeof(T), NULL);            \
@@ -243,7 +259,8 @@ DEFINE(float, float32)
     static void sums_part_##NAME(const void *const *a, int64_t first, int64_t last, void *sums)  \
     {                                                                                            \
         sums_##NAME(last - first, SHIFT(const T, 0, first), SHIFT(const T, 1, first),            \
-                    SHIFT(const T, 2, first), SHIFT(const T, 3, first), SHIFT(T, 4, first), sums);\
+                    SHIFT(const T, 2, first), SHIFT(const T, 3, first), SHIFT(T, 4, first),      \
+                    sums);                                                                       \
     }                                                                                            \
                                                                                                  \
     /* m = inverse w;  sums = r . u, w . u, r . r. */                                            \
@@ -293,9 +310,8 @@ DEFINE(float, float32)
         T *v[9];                                                                                \
         for (int i = 0; i < 9; ++i)                                                             \
             v[i] = (T *)a[4 + i] + first;                                                        \
-        step_##NAME(last - first, a[0], a[1], SHIFT(const T, 2, first),                          \
-                    (const T *)a[3] + first, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7],     \
-                    v[8], sums);                                                                 \
+        step_##NAME(last - first, a[0], a[1], SHIFT(const T, 2, first), (const T *)a[3] + first, \
+                    v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], sums);                 \
     }                                                                                            \
                                                                                                  \
     /* z = n + beta z;  q = m + beta q;  s = w + beta s;  p = u + beta p;                        \
