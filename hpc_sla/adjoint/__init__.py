@@ -13,18 +13,20 @@ from hpc_sla.adjoint.forms import (
     NormalForm,
     OperatorForm,
     form_of,
+    parameters_at_hand,
     parameters_of,
     with_parameters,
 )
 from hpc_sla.adjoint.least_squares import LeastSquares, LeastSquaresSystem
 from hpc_sla.adjoint.linear import LinearSystem, Solve, plainly
 from hpc_sla.adjoint.nonlinear import Equation, JacobianForm, root
-from hpc_sla.adjoint.wanted import Wanted, agree_on_gradients, hidden_tensors, refuse_hidden
+from hpc_sla.adjoint.wanted import Later, Wanted, agree_on_gradients, hidden_tensors, refuse_hidden
 
 __all__ = [
     "Equation",
     "Form",
     "JacobianForm",
+    "Later",
     "LeastSquares",
     "LeastSquaresSystem",
     "LinearSystem",
@@ -39,6 +41,7 @@ __all__ = [
     "eigenpairs",
     "form_of",
     "hidden_tensors",
+    "parameters_at_hand",
     "parameters_of",
     "plainly",
     "refuse_hidden",

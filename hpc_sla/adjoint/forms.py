@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from hpc_sla.adjoint.wanted import Later
 from hpc_sla.distributed.keep_in_graph import tied
 from hpc_sla.errors import HpcSlaError
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.function import Function
+from hpc_sla.kernels.modes import transformed
 from hpc_sla.sparse.product import product, rproduct, sample
 from hpc_sla.sparse.stored import StoredMatrix
 
@@ -229,9 +231,27 @@ def parameters_of(A: Any) -> Theta:
     return tuple(parameters()) if callable(parameters) else ()
 
 
+def parameters_at_hand(A: Any) -> tuple[torch.Tensor | Later, ...]:
+    """The same, but of a square matrix whose values are packed, how to get at them. Local.
+
+    Nobody has had these in hand, and so nobody asks for a gradient of them; but on other ranks
+    somebody may.
+    """
+    if isinstance(A, StoredMatrix) and A.held.packed is not None:
+        square = A.layout is A.columns  # the form of another's normal equations goes by its values
+        if square and not transformed():
+            return (lambda: A.values,)
+    return parameters_of(A)
+
+
 def with_parameters(A: Any, theta: Theta) -> Any:
-    """A of these tensors, on the same pattern; a matrix-free operator holds its own. Local."""
-    return A.with_values(theta[0]) if isinstance(A, StoredMatrix) else A
+    """A of these tensors, on the same pattern; a matrix-free operator holds its own. Local.
+
+    Without any, of the values that it has now, whatever becomes of them.
+    """
+    if not isinstance(A, StoredMatrix):
+        return A
+    return A.with_values(theta[0]) if theta else A.as_it_is()
 
 
 def form_of(A: Any) -> Form:

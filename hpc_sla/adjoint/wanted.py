@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +16,9 @@ from hpc_sla.errors import InputError
 from hpc_sla.sparse.operators import Operator
 from hpc_sla.sparse.stored import StoredMatrix
 
-Tensors = Sequence[torch.Tensor | None]
+Later = Callable[[], torch.Tensor]
+Tensors = Sequence[torch.Tensor | Later | None]
+"""One that has yet to be made wants nothing of itself, and is made where another rank's does."""
 
 
 class Wanted:
@@ -34,14 +36,24 @@ class Wanted:
     Attributes
     ----------
     tensors : list of tensor or None
-        Once ranks have agreed, those that a rank follows others in require a gradient, too.
+        Once ranks have agreed, those that a rank follows others in require a gradient, too; None
+        for those that were not made.
     gradients, tangents : tuple of bool
         Replicated, once ranks have agreed.
     also : list
         What ranks said beside it, in some order; those who said the same may be left out.
     """
 
-    __slots__ = ("_agreement", "_mine", "_said", "also", "gradients", "tangents", "tensors")
+    __slots__ = (
+        "_agreement",
+        "_given",
+        "_mine",
+        "_said",
+        "also",
+        "gradients",
+        "tangents",
+        "tensors",
+    )
 
     _mine: tuple[tuple[bool, bool], ...]
     _said: Any
@@ -55,10 +67,12 @@ class Wanted:
 
     def of(self, tensors: Tensors, also: Any = None) -> None:
         """Say so of these tensors, and something small that pickles. Local."""
-        self.tensors, self._said = list(tensors), also
+        self._given, self._said = list(tensors), also
         enabled = torch.is_grad_enabled()
         mine = [
-            (False, False) if t is None else (enabled and t.requires_grad, _has_tangent(t))
+            (enabled and t.requires_grad, _has_tangent(t))
+            if isinstance(t, torch.Tensor)
+            else (False, False)
             for t in tensors
         ]
         self._mine = tuple(mine)
@@ -83,11 +97,12 @@ class Wanted:
         if len(agreement.heard) == 1:  # all ranks said the same
             self.gradients = tuple([gradient for gradient, _ in self._mine])
             self.tangents = tuple([tangent for _, tangent in self._mine])
+            self.tensors = [t if isinstance(t, torch.Tensor) else None for t in self._given]
             return
         columns = list(zip(*(mine for mine, _ in agreement.heard), strict=True))
         self.gradients = tuple(any(g for g, _ in column) for column in columns)
         self.tangents = tuple(any(t for _, t in column) for column in columns)
-        followed = map(_follow, self.tensors, self._mine, self.gradients, self.tangents)
+        followed = map(_follow, self._given, self._mine, self.gradients, self.tangents)
         self.tensors = list(followed)
 
 
@@ -97,15 +112,19 @@ def agree_on_gradients(world: World, function: str, /, **arguments: Any) -> Want
 
 
 def _follow(
-    tensor: torch.Tensor | None, mine: tuple[bool, bool], gradient: bool, tangent: bool
+    tensor: torch.Tensor | Later | None, mine: tuple[bool, bool], gradient: bool, tangent: bool
 ) -> torch.Tensor | None:
-    if tensor is None:
+    if isinstance(tensor, torch.Tensor):
+        made = tensor
+    elif tensor is None or not (gradient or tangent):
         return None
+    else:
+        made = tensor()
     if gradient and not mine[0]:
-        tensor = tensor.detach().requires_grad_()
+        made = made.detach().requires_grad_()
     if tangent and not mine[1]:
-        tensor = forward_ad.make_dual(tensor, torch.zeros_like(tensor))
-    return tensor
+        made = forward_ad.make_dual(made, torch.zeros_like(made))
+    return made
 
 
 def _has_tangent(tensor: torch.Tensor) -> bool:

@@ -72,9 +72,10 @@ class Checkpoint:
     path : path or None
         The file, on a file system that all ranks see. None: save nothing, only stop when asked.
     every : str or float
-        Replicated. "60s", "5min", "100iterations"; a number is of seconds. Of gmres, at the first
-        restart after that: its basis would make the file many times larger. Of newton, at the next
-        outer iteration.
+        Replicated. "60s", "5min", "100iterations"; a number is of seconds. At the first iteration
+        after that, where they take 10 ms or more; of small systems, after the next burst of them.
+        Of gmres, at the first restart after that: its basis would make the file many times larger.
+        Of newton, at the next outer iteration.
     resume : bool
         Replicated. Go on from the checkpoint at `path`; where there is none, start, and say so on
         rank 0's stderr.

@@ -49,10 +49,7 @@ def aligned(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:
     stored = torch.from_numpy(place + layout.start).to(B.device)
     there = torch.cat([stored, B.pattern.plan.exchange(stored)])
     pattern = B.pattern
-    local = torch.cat(
-        [pattern.owned.indices.long(), pattern.halo.indices.long() + B.columns.n_owned]
-    )
-    columns = there.index_select(0, local).cpu().numpy()
+    columns = there.index_select(0, pattern.local_columns()).cpu().numpy()
     rows = place[pattern.local_rows().cpu().numpy()]
     order = np.lexsort((columns, rows))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=layout.n_owned))])

@@ -31,6 +31,8 @@ class Basis:
         Views of it.
     compiled : bool
         Whether C does the work.
+    wide : torch.Tensor [2, count] or [2, count, k]
+        Where it sums, in doubles.
     """
 
     def __init__(self, count: int, like: torch.Tensor) -> None:
@@ -40,8 +42,8 @@ class Basis:
         self.compiled = native.serves(like)
         self._sums: dict[tuple[int, int], torch.Tensor] = {}
         if self.compiled:
-            room = torch.empty((2, count, *like.shape[1:]), dtype=torch.float64, device="cpu")
-            self._room, self._address = room, self.tensor.data_ptr()
+            self.wide = torch.empty((2, count, *like.shape[1:]), dtype=torch.float64, device="cpu")
+            self._address = self.tensor.data_ptr()
 
     def dots(self, count: int, first: int, targets: int) -> torch.Tensor:
         """`[targets, count]` inner products: `[t, i] = basis[i] . basis[first + t]`.
@@ -52,7 +54,7 @@ class Basis:
         out = self.room(targets, count)
         if self.compiled:
             numbers, like = (count, first, targets), self._like
-            native.call("basis_dots", like, self._n, *numbers, self._address, self._room, out)
+            native.call("basis_dots", like, self._n, *numbers, self._address, self.wide, out)
         else:
             dots(self.tensor, count, first, out)
         return out

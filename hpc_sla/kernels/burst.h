@@ -97,6 +97,11 @@ INLINE int burst_over(hpc_sla_burst *b, double norm, int ended, double seconds)
     return seconds * (double)(b->done + 1) > b->seconds * (double)b->done;
 }
 
+INLINE int burst_finish(const hpc_sla_mpi *mpi)
+{
+    return mpi->ranks == 1 ? 0 : mpi->wait(mpi->request, mpi->status);
+}
+
 #define DEFINE_BURST(T, NAME)                                                                    \
     /* y = A x, and inner products of this rank as of matrix.h; 0, or MPI's error. */            \
     INLINE int burst_product_##NAME(const hpc_sla_distributed *A, const T *x, T *y, const T *w,  \
@@ -146,6 +151,21 @@ INLINE int burst_over(hpc_sla_burst *b, double norm, int ended, double seconds)
         const int code = burst_sum_##NAME(mpi, count + 1, mine, total);                          \
         *seconds = (double)total[count] / (double)mpi->ranks;                                    \
         return code;                                                                             \
+    }                                                                                            \
+                                                                                                 \
+    /* Begin one, in two halves: `burst_finish` is the other. */                                 \
+    INLINE int burst_start_sum_##NAME(const hpc_sla_mpi *mpi, int count, const T *mine,          \
+                                      T *total)                                                  \
+    {                                                                                            \
+        if (mpi->ranks == 1)                                                                     \
+            return burst_sum_##NAME(mpi, count, mine, total);                                    \
+        if (mpi->handle_size == sizeof(int))                                                     \
+            return ((hpc_sla_start_sum_ints)mpi->start_all_reduce)(                              \
+                mine, total, count, (int)mpi->type, (int)mpi->sum, (int)mpi->comm,               \
+                mpi->request);                                                                   \
+        return ((hpc_sla_start_sum_pointers)mpi->start_all_reduce)(                              \
+            mine, total, count, (void *)mpi->type, (void *)mpi->sum, (void *)mpi->comm,          \
+            mpi->request);                                                                       \
     }
 
 DEFINE_BURST(double, float64)

@@ -175,13 +175,15 @@ class StepKernel:
     of : callable
         The method's `step` that they do the same as.
     vectors : tuple of str
-        The method's attributes that it works in, as its C file lists them.
+        The method's attributes (or theirs) that it works in, as its C file lists them.
     width : int
         How many scalars a step records.
     swaps : tuple of (str, str)
         Attributes that change places with each step.
     preconditioned : bool
         Whether it can apply a preconditioner that is not pointwise.
+    numbers : tuple of str
+        Attributes that are integers, or flags, of which a step may change some.
     """
 
     function: str
@@ -190,6 +192,7 @@ class StepKernel:
     width: int
     swaps: tuple[tuple[str, str], ...] = ()
     preconditioned: bool = False
+    numbers: tuple[str, ...] = ()
 
     def entry(self, like: torch.Tensor) -> Callable[[int], int]:
         """The function for vectors like this one: takes the address of a `Burst`."""

@@ -3,7 +3,7 @@
  */
 #include <math.h>
 
-#include "native.h"
+#include "matrix.h"
 
 typedef struct {
     double worst, worst_rest;
@@ -36,20 +36,24 @@ INLINE int64_t root_of(int64_t *restrict label, int64_t i)
 
 #define DEFINE(T, NAME)                                                                          \
     /* Entries that are not on the diagonal, where there is one, added up by rows and columns.   \
-     * Row i is rows[i] in the sums, where rows is given. The columns' may be NULL. */           \
-    void hpc_sla_census_##NAME(int64_t n, int64_t k, int64_t diagonal,                           \
-                               const int32_t *restrict indptr, const int32_t *restrict indices,  \
-                               const T *restrict values, const int32_t *restrict rows,           \
+     * Row i is rows[i] in the sums, where rows is given. The columns' may be NULL. The rooms    \
+     * hold a row, where rows are not stored as such. */                                         \
+    void hpc_sla_census_##NAME(int64_t diagonal, const hpc_sla_matrix *A, int32_t *index_room,   \
+                               T *value_room, const int32_t *restrict rows,                      \
                                double *restrict largest, double *restrict positive,              \
                                double *restrict negative, double *restrict column_positive,      \
                                double *restrict column_negative, double *restrict smallest)      \
     {                                                                                            \
-        (void)k;                                                                                 \
         double least = *smallest;                                                                \
-        for (int64_t i = 0; i < n; ++i) {                                                        \
+        int64_t near = 0;                                                                        \
+        const int32_t *indices;                                                                  \
+        const T *values;                                                                         \
+        for (int64_t i = 0; i < A->rows; ++i) {                                                  \
             const int64_t row = rows ? rows[i] : i;                                              \
+            const int32_t length =                                                               \
+                matrix_row_##NAME(A, i, &near, index_room, value_room, &indices, &values);       \
             double most = largest[row], up = 0, down = 0;                                        \
-            for (int32_t e = indptr[i]; e < indptr[i + 1]; ++e) {                                \
+            for (int32_t e = 0; e < length; ++e) {                                               \
                 const double value = values[e], size = fabs(value);                              \
                 const double above = value > 0 ? value : 0, below = value > 0 ? 0 : size;        \
                 const int32_t j = indices[e];                                                    \
@@ -141,6 +145,55 @@ INLINE int64_t root_of(int64_t *restrict label, int64_t i)
                 const T image = c < stop && indices[c] == i ? values[c++] : 0;                   \
                 cursor[j] = c;                                                                   \
                 compare(&found, values[e], image, i, j, scale, aside);                           \
+            }                                                                                    \
+        }                                                                                        \
+        worst[0] = found.worst;                                                                  \
+        worst[1] = found.worst_rest;                                                             \
+        return found.unmatched;                                                                  \
+    }                                                                                            \
+                                                                                                 \
+    /* The same of a dictionary of rows, a run of rows of one kind at a time: entry (i, j) of    \
+     * their kind has one value, and its mirror image one in each run that rows j are of. */     \
+    int64_t hpc_sla_mirror_kinds_##NAME(int64_t k, const hpc_sla_matrix *A,                      \
+                                        const double *restrict scale,                            \
+                                        const uint8_t *restrict aside, double *restrict worst)   \
+    {                                                                                            \
+        const int32_t *starts = A->parts[0], *kinds = A->parts[1], *ends = A->parts[2];          \
+        const int32_t *offsets = A->parts[3];                                                    \
+        const T *kept = A->parts[4];                                                             \
+        const int64_t b = A->block, lanes = matrix_lanes(b);                                     \
+        asymmetry found = {0, 0, 0};                                                             \
+        (void)k;                                                                                 \
+        for (int64_t run = 0, first = 0; first < A->rows; first = starts[++run]) {               \
+            const int32_t begin = ends[kinds[run]], end = ends[kinds[run] + 1];                  \
+            int64_t other = run;                                                                 \
+            for (int32_t e = begin; e < end; ++e) {                                              \
+                if (e > begin && offsets[e] <= offsets[e - 1])                                   \
+                    return -1;                                                                   \
+                /* Column offsets[e] of a node is row `part` of the node `shift` rows on. */     \
+                const int64_t part = ((offsets[e] % b) + b) % b, shift = offsets[e] - part;      \
+                const int64_t last = starts[run + 1] + shift;                                    \
+                int64_t from = first + shift;                                                    \
+                other = matrix_run(starts, from, other);                                         \
+                for (int64_t there = other; from < last; ++there) {                              \
+                    const int64_t to = starts[there + 1] < last ? starts[there + 1] : last;      \
+                    const int32_t stop = ends[kinds[there] + 1];                                 \
+                    int32_t at = ends[kinds[there]];                                             \
+                    for (int64_t r = 0; r < b; ++r) {                                            \
+                        while (at < stop && offsets[at] < r - shift)                             \
+                            ++at;                                                                \
+                        const int known = at < stop && offsets[at] == r - shift;                 \
+                        const T value = kept[e * lanes + r];                                     \
+                        const T image = known ? kept[at * lanes + part] : 0;                     \
+                        /* Both are stored: seen once, from above. */                            \
+                        if (value == image || (known && offsets[e] < r))                         \
+                            continue;                                                            \
+                        for (int64_t node = from; node < to; node += b)                          \
+                            compare(&found, value, image, node - shift + r, node + part, scale,  \
+                                    aside);                                                      \
+                    }                                                                            \
+                    from = to;                                                                   \
+                }                                                                                \
             }                                                                                    \
         }                                                                                        \
         worst[0] = found.worst;                                                                  \

@@ -12,6 +12,9 @@ import torch
 
 from hpc_sla.kernels import native
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.entries import call, plain
+from hpc_sla.kernels.matrix import ROWS
+from hpc_sla.kernels.packed import Packed
 
 
 @dataclass
@@ -50,18 +53,19 @@ class Census:
         self.column_positive, self.column_negative = np.zeros((2, self.n_columns))
         self.smallest = np.array([np.inf])
 
-    def count(self, block: CsrPattern, values: np.ndarray, diagonal: bool) -> None:
+    def count(self, block: CsrPattern, values: np.ndarray | Packed, diagonal: bool) -> None:
         """Add the block of owned columns. Local.
 
         Parameters
         ----------
-        values : float64 or float32 array [nnz]
+        values : float64 or float32 array [nnz], or Packed
         diagonal : bool
             Whether column i belongs to row i.
         """
         if native.LIBRARY is not None:
             self._compiled(block, values, None, diagonal)
             return
+        assert isinstance(values, np.ndarray)
         row, column = host(block.rows()), host(block.indices)
         beside = np.where(row == column, 0, values) if diagonal else values
         positive, negative = self._add(row, values, beside)
@@ -76,13 +80,16 @@ class Census:
             self._add(rows[host(block.rows())], values, values)
 
     def _compiled(
-        self, block: CsrPattern, values: np.ndarray, rows: np.ndarray | None, diagonal: bool
+        self,
+        block: CsrPattern,
+        values: np.ndarray | Packed,
+        rows: np.ndarray | None,
+        diagonal: bool,
     ) -> None:
         by_column = (self.column_positive, self.column_negative) if rows is None else (None, None)
-        _call(
-            *("census", block, values, int(diagonal), rows),
-            *(self.largest, self.positive, self.negative, *by_column, self.smallest),
-        )
+        sums = (self.largest, self.positive, self.negative, *by_column, self.smallest)
+        matrix = plain(block, values) if isinstance(values, np.ndarray) else values
+        call("census", matrix, int(diagonal), (rows, *sums))
 
     def _add(
         self, row: np.ndarray, values: np.ndarray, beside: np.ndarray
@@ -212,18 +219,25 @@ class Asymmetry:
 
 
 def asymmetry(
-    block: CsrPattern, values: np.ndarray, scale: np.ndarray, aside: np.ndarray
+    block: CsrPattern, values: np.ndarray | Packed, scale: np.ndarray, aside: np.ndarray
 ) -> Asymmetry:
     """How the entries of a square block differ from their mirror images. Local.
 
     Parameters
     ----------
-    values : float64 or float32 array [nnz]
+    values : float64 or float32 array [nnz], or Packed
     scale : float64 array [n]
         s.
     aside : bool array [n]
         Columns. Rows of these have no entry but a diagonal one.
     """
+    if isinstance(values, Packed):
+        worst, found = np.empty(2), -1
+        if values.matrix.form == ROWS:
+            found = call("mirror_kinds", values, 1, (scale, aside, worst), rooms=False)
+        if found >= 0:
+            return Asymmetry(float(worst[0]), float(worst[1]), found)
+        block, values = block.at_hand(), values.csr()[2]
     if native.LIBRARY is not None:
         worst, cursor = np.empty(2), np.empty(block.n_rows, dtype=np.int32)
         unmatched = _call("mirror", block, values, scale, aside, cursor, worst)
@@ -283,11 +297,13 @@ def host(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().cpu().contiguous().numpy()
 
 
-def connected(block: CsrPattern, values: np.ndarray) -> np.ndarray:
+def connected(block: CsrPattern, values: np.ndarray | Packed) -> np.ndarray:
     """The least row of each row's connected part, by the nonzeros of a square block. Local.
 
     int64 [n].
     """
+    if isinstance(values, Packed):
+        block, values = block.at_hand(), values.csr()[2]
     if native.LIBRARY is not None:
         label = np.empty(block.n_rows, dtype=np.int64)
         _call("connected", block, values, label)

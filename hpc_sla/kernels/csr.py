@@ -8,9 +8,10 @@ many sets of values.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Protocol
 
+import numpy as np
 import torch
 
 from hpc_sla.kernels import native
@@ -88,29 +89,77 @@ def expand_rows(indptr: torch.Tensor, nnz: int) -> torch.Tensor:
     return torch.repeat_interleave(rows, torch.diff(indptr).long(), output_size=nnz)
 
 
-@dataclass(frozen=True, eq=False)
+class Rows(Protocol):
+    """A rank-local matrix that can write out its rows: a `Packed`."""
+
+    n_rows: int
+    n_columns: int
+    nnz: int
+
+    def csr(
+        self, first: int = 0, last: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """indptr, indices and values of rows `first` to `last`."""
+
+
 class CsrPattern:
     """The sparsity pattern of a rank-local matrix in compressed rows (per rank).
 
+    That of a matrix in fewer bytes has no arrays of its own until somebody asks for them.
+
+    Parameters
+    ----------
+    indptr, indices : int32 tensor [n_rows + 1], int32 tensor [nnz]
+    n_columns : int
+
     Attributes
     ----------
-    indptr : int32 tensor [n_rows + 1]
-    indices : int32 tensor [nnz]
-    n_columns : int
+    n_rows, n_columns, nnz : int
     """
 
-    indptr: torch.Tensor
-    indices: torch.Tensor
-    n_columns: int
-    _cache: dict[str, object] = field(default_factory=dict, repr=False)
+    def __init__(self, indptr: torch.Tensor, indices: torch.Tensor, n_columns: int) -> None:
+        self._plain: tuple[torch.Tensor, torch.Tensor] | None = (indptr, indices)
+        self._source: Rows | None = None
+        self.n_rows, self.n_columns, self.nnz = indptr.numel() - 1, n_columns, indices.numel()
+        self._cache: dict[str, object] = {}
+
+    @classmethod
+    def of_rows(cls, source: Rows) -> CsrPattern:
+        """That of a matrix in fewer bytes, on the CPU."""
+        made = cls.__new__(cls)
+        made._plain, made._source, made._cache = None, source, {}
+        made.n_rows, made.n_columns, made.nnz = source.n_rows, source.n_columns, source.nnz
+        return made
 
     @property
-    def n_rows(self) -> int:
-        return self.indptr.numel() - 1
+    def indptr(self) -> torch.Tensor:
+        """Where rows begin and end: int32 [n_rows + 1]."""
+        return self._arrays()[0]
 
     @property
-    def nnz(self) -> int:
-        return self.indices.numel()
+    def indices(self) -> torch.Tensor:
+        """The column of each entry: int32 [nnz]."""
+        return self._arrays()[1]
+
+    @property
+    def written(self) -> bool:
+        """Whether the arrays are there."""
+        return self._plain is not None
+
+    def at_hand(self) -> CsrPattern:
+        """The same with its arrays, which this one does not keep if it had none. Local."""
+        return self if self._plain is not None else CsrPattern(*self._write(), self.n_columns)
+
+    def _arrays(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._plain is None:
+            self._plain, self._source = self._write(), None
+        return self._plain
+
+    def _write(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._source is not None
+        with lasting():
+            indptr, indices, _ = self._source.csr()
+            return torch.from_numpy(indptr.astype(np.int32)), torch.from_numpy(indices)
 
     def rows(self) -> torch.Tensor:
         """The row of each stored entry: int32 [nnz]. Local."""
@@ -122,7 +171,8 @@ class CsrPattern:
 
     def compiled(self, x: torch.Tensor) -> bool:
         """Whether `fused_matmul` can be used for vectors like x. Local."""
-        return native.serves(x) and self.indptr.dtype == torch.int32 and x.is_contiguous()
+        wide = self._plain is not None and self._plain[0].dtype != torch.int32
+        return native.serves(x) and not wide and x.is_contiguous()
 
     def matrix(self, values: torch.Tensor) -> Matrix:
         """It with values [nnz], as compiled loops take it. Local."""

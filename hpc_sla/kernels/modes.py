@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch.autograd import forward_ad
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +50,21 @@ def ordinary(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         return tensor.clone()
     return tensor
+
+
+_TRANSFORMED = getattr(torch._C, "_are_functorch_transforms_active", None)
+
+
+def transformed() -> bool:
+    """Whether a transform of torch.func is at work; where torch does not say, it may be."""
+    return _TRANSFORMED is None or bool(_TRANSFORMED())
+
+
+def untracked(x: torch.Tensor) -> bool:
+    """Whether nobody wants to know how anything came from x: no graph, tangent or transform."""
+    if transformed() or (torch.is_grad_enabled() and x.requires_grad):
+        return False
+    return forward_ad.unpack_dual(x).tangent is None
 
 
 _UNTRACED: dict[Callable[..., Any], Callable[..., Any]] = {}

@@ -21,6 +21,9 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "pack": (4, 11, ctypes.c_int64),
     "pack_same": (0, 2, ctypes.c_int64),
     "matrix_rows": (2, 6, ctypes.c_int64),
+    "beside": (1, 4, None),
+    "largest": (1, 4, None),
+    "diagonal": (1, 4, None),
     "csr_sample": (2, 5, None),
     "affine": (1, 6, None),
     "relax": (1, 10, None),
@@ -33,19 +36,24 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "direction": (2, 6, None),
     "burst_cg": (0, 1, ctypes.c_int64),
     "burst_bicgstab": (0, 1, ctypes.c_int64),
+    "burst_gmres": (0, 1, ctypes.c_int64),
     "burst_minres": (0, 1, ctypes.c_int64),
+    "burst_pipelined_cg": (0, 1, ctypes.c_int64),
     "basis_dots": (5, 3, None),
     "basis_update": (3, 3, None),
     "basis_sweep": (4, 5, None),
-    "census": (3, 10, None),
+    "census": (1, 10, None),
     "tally": (2, 8, None),
     "mirror": (2, 7, ctypes.c_int64),
+    "mirror_kinds": (1, 4, ctypes.c_int64),
     "connected": (2, 4, None),
     "hessenberg_complete": (3, 4, None),
     "hessenberg_step": (3, 8, None),
     "bicgstab_half": (2, 5, None),
     "bicgstab_full": (2, 9, None),
     "bicgstab_turn": (2, 6, None),
+    "pipelined_sums": (2, 6, None),
+    "pipelined_step": (2, 14, None),
     "minres_lanczos": (2, 9, None),
     "minres_direction": (2, 12, None),
     "aggregate": (2, 6, ctypes.c_int64),
@@ -110,7 +118,7 @@ def can_take(like: torch.Tensor) -> bool:
         LIBRARY is not None
         and (like.dim() == 1 or 0 not in like.shape[1:])  # they take it for a column at least
         and type(like) in (torch.Tensor, torch.nn.Parameter)  # and no fake one, which has no data
-        and like.device.type == "cpu"
+        and like.is_cpu
         and like.dtype in DTYPES
     )
 

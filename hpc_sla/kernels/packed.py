@@ -67,6 +67,22 @@ class Packed:
             return None
         return dictionary.worth(pattern.n_columns)
 
+    @property
+    def longest(self) -> int:
+        """Entries of the longest row: the room that compiled loops over rows need."""
+        return self._longest
+
+    def to(self, dtype: torch.dtype) -> Packed | None:
+        """The same with values of another dtype; None of a form that refers to the matrix's."""
+        if dtype == self.dtype:
+            return self
+        if self.matrix.form != ROWS:
+            return None
+        *rows, values = self.matrix.tensors
+        m = self.matrix
+        matrix = Matrix(ROWS, m.rows, m.columns, m.entries, (*rows, values.to(dtype)), m.block)
+        return Packed(matrix, dtype, self._longest)
+
     def matmul(
         self,
         x: torch.Tensor,

@@ -1,5 +1,5 @@
-/* CPU loops for one thread: the vector updates of bicgstab and minres, in as few passes over memory
- * as their reductions allow. Conventions as in native.c; `inverse` [n] may be NULL for ones;
+/* CPU loops for one thread: the vector updates of bicgstab, minres and pipelined_cg (of one column),
+ * in as few passes over memory as their reductions allow. Conventions as in native.c; `inverse` [n] may be NULL for ones;
  * coefficients are [k]; sums are doubles [., k] that the caller has set to zero. */
 #include "native.h"
 
@@ -136,3 +136,70 @@
 
 DEFINE(double, float64)
 DEFINE(float, float32)
+
+/* Sums of four chains, which the compiler keeps side by side in a register. */
+#define CHAINS 4
+#define ADDED(c) (((c)[0] + (c)[1]) + ((c)[2] + (c)[3]))
+
+#define DEFINE_PIPELINED(T, NAME)                                                                \
+    INLINE void pipelined_##NAME(int64_t i, const T *inverse, const T *r, const T *u,            \
+                                 const T *w, T *m, double *ru, double *wu, double *rr)           \
+    {                                                                                            \
+        m[i] = inverse ? inverse[i] * w[i] : w[i];                                               \
+        *ru += (double)r[i] * u[i], *wu += (double)w[i] * u[i], *rr += (double)r[i] * r[i];      \
+    }                                                                                            \
+    /* m = inverse w;  sums = r . u, w . u, r . r. */                                            \
+    CLONED void hpc_sla_pipelined_sums_##NAME(int64_t n, int64_t k, const T *restrict inverse,   \
+                                              const T *restrict r, const T *restrict u,          \
+                                              const T *restrict w, T *restrict m,                \
+                                              double *restrict sums)                             \
+    {                                                                                            \
+        double ru[CHAINS] = {0}, wu[CHAINS] = {0}, rr[CHAINS] = {0};                             \
+        int64_t i = 0;                                                                           \
+        (void)k;                                                                                 \
+        for (; i + CHAINS <= n; i += CHAINS)                                                     \
+            for (int j = 0; j < CHAINS; ++j)                                                     \
+                pipelined_##NAME(i + j, inverse, r, u, w, m, ru + j, wu + j, rr + j);            \
+        for (; i < n; ++i)                                                                       \
+            pipelined_##NAME(i, inverse, r, u, w, m, ru, wu, rr);                                \
+        sums[0] = ADDED(ru), sums[1] = ADDED(wu), sums[2] = ADDED(rr);                           \
+    }                                                                                            \
+                                                                                                 \
+    INLINE void recur_##NAME(int64_t i, T alpha, T beta, const T *n_, const T *m, T *z, T *q,    \
+                             T *s, T *p, T *x, T *r, T *u, T *w)                                 \
+    {                                                                                            \
+        z[i] = n_[i] + beta * z[i];                                                              \
+        q[i] = m[i] + beta * q[i];                                                               \
+        s[i] = w[i] + beta * s[i];                                                               \
+        p[i] = u[i] + beta * p[i];                                                               \
+        x[i] += alpha * p[i];                                                                    \
+        r[i] -= alpha * s[i];                                                                    \
+        u[i] -= alpha * q[i];                                                                    \
+        w[i] -= alpha * z[i];                                                                    \
+    }                                                                                            \
+    /* z = n + beta z;  q = m + beta q;  s = w + beta s;  p = u + beta p;                        \
+     * x += alpha p;  r -= alpha s;  u -= alpha q;  w -= alpha z;  then as above. */             \
+    CLONED void hpc_sla_pipelined_step_##NAME(                                                   \
+        int64_t n, int64_t k, const T *alpha, const T *beta, const T *restrict inverse,          \
+        const T *restrict n_, T *restrict m, T *restrict z, T *restrict q, T *restrict s,        \
+        T *restrict p, T *restrict x, T *restrict r, T *restrict u, T *restrict w,               \
+        double *restrict sums)                                                                   \
+    {                                                                                            \
+        double ru[CHAINS] = {0}, wu[CHAINS] = {0}, rr[CHAINS] = {0};                             \
+        const T a = *alpha, b = *beta;                                                           \
+        int64_t i = 0;                                                                           \
+        (void)k;                                                                                 \
+        for (; i + CHAINS <= n; i += CHAINS)                                                     \
+            for (int j = 0; j < CHAINS; ++j) {                                                   \
+                recur_##NAME(i + j, a, b, n_, m, z, q, s, p, x, r, u, w);                        \
+                pipelined_##NAME(i + j, inverse, r, u, w, m, ru + j, wu + j, rr + j);            \
+            }                                                                                    \
+        for (; i < n; ++i) {                                                                     \
+            recur_##NAME(i, a, b, n_, m, z, q, s, p, x, r, u, w);                                \
+            pipelined_##NAME(i, inverse, r, u, w, m, ru, wu, rr);                                \
+        }                                                                                        \
+        sums[0] = ADDED(ru), sums[1] = ADDED(wu), sums[2] = ADDED(rr);                           \
+    }
+
+DEFINE_PIPELINED(double, float64)
+DEFINE_PIPELINED(float, float32)

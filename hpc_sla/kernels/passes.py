@@ -1,4 +1,4 @@
-"""The vector updates of bicgstab and minres in few passes over memory.
+"""The vector updates of bicgstab, minres and pipelined_cg in few passes over memory.
 
 Each function says what it computes; on the CPU with one thread it is a loop in C (`passes.c`),
 elsewhere the same in torch operations. Vectors are `[n]` or `[n, k]`, coefficients floats or
@@ -129,6 +129,65 @@ def minres_direction(
     axpy_(x, step, w_old)
     r.mul_(shrink)
     axpy_(r, turn, v)
+
+
+def pipelined_sums(
+    r: Tensor, u: Tensor, w: Tensor, m: Tensor, inverse: Tensor | None, sums: Tensor
+) -> None:
+    """`m = inverse w; sums = [r . u, w . u, r . r]`."""
+    if _serves_one(r):
+        wide = _wide(sums)
+        native.call("pipelined_sums", r, r.shape[0], inverse, r, u, w, m, wide)
+        if wide is not sums:
+            sums.copy_(wide)
+        return
+    if inverse is None:
+        copy_(m, w)
+    else:
+        torch.mul(w, across(inverse, w), out=m)
+    for i, (one, other) in enumerate(((r, u), (w, u), (r, r))):
+        dot_into(sums.select(0, i), one, other)
+
+
+def pipelined_step(
+    x: Tensor,
+    r: Tensor,
+    u: Tensor,
+    w: Tensor,
+    m: Tensor,
+    n: Tensor,
+    z: Tensor,
+    q: Tensor,
+    s: Tensor,
+    p: Tensor,
+    alpha: Scalar,
+    beta: Scalar,
+    inverse: Tensor | None,
+    sums: Tensor,
+) -> None:
+    """`z, q, s, p = n, m, w, u + beta (z, q, s, p); x += alpha p; r, u, w -= alpha (s, q, z)`,
+
+    and what `pipelined_sums` makes of these.
+    """
+    if _serves_one(r):
+        coefficients = native.coefficients(r, alpha, beta)
+        wide = _wide(sums)
+        vectors = (inverse, n, m, z, q, s, p, x, r, u, w)
+        native.call("pipelined_step", r, r.shape[0], *coefficients, *vectors, wide)
+        if wide is not sums:
+            sums.copy_(wide)
+        return
+    for one, other in ((z, n), (q, m), (s, w), (p, u)):
+        aypx_(one, beta, other)
+    axpy_(x, alpha, p)
+    for one, other in ((r, s), (u, q), (w, z)):
+        axpy_(one, _minus(alpha), other)
+    pipelined_sums(r, u, w, m, inverse, sums)
+
+
+def _serves_one(r: Tensor) -> bool:
+    """Whether there are compiled passes over vectors like this one, of one column."""
+    return r.dim() == 1 and native.serves(r)
 
 
 def _wide(sums: Tensor) -> Tensor:

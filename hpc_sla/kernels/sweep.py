@@ -61,6 +61,8 @@ class BasisSweep:
     ----------
     part : torch.Tensor [len(boundary)]
         Room for what they get.
+    address : int
+        Of `hpc_sla_sweep`.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class BasisSweep:
         self._sweep = _Sweep(
             ROWS, len(reach), len(sent), len(boundary), *(_address(p) for p in pointers)
         )
-        self._address = ctypes.addressof(self._sweep)
+        self.address = ctypes.addressof(self._sweep)
 
     def __call__(
         self,
@@ -109,7 +111,7 @@ class BasisSweep:
             Overwritten as by `Basis.dots` of first = j.
         """
         native.call(
-            "basis_sweep", self._like, self._n, phase, j, self._address, sums, found, part, out
+            "basis_sweep", self._like, self._n, phase, j, self.address, sums, found, part, out
         )
 
 

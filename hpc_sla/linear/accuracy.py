@@ -152,7 +152,7 @@ def _everyone(world: World, mine: torch.Tensor) -> list[list[list[float]]]:
 
 
 def _largest(everyone: list[list[list[float]]], count: int) -> list[list[float]]:
-    """Of the first `count` rows, over ranks; NaN where there is one. Local."""
+    """The largest over ranks of each of the first `count` rows; NaN where there is one. Local."""
     if len(everyone) == 1:
         return everyone[0][:count]
     rows = zip(*(rank[:count] for rank in everyone), strict=True)
@@ -160,7 +160,7 @@ def _largest(everyone: list[list[list[float]]], count: int) -> list[list[float]]
 
 
 def _exact_sums(everyone: list[list[list[float]]], first: int) -> list[list[float]]:
-    """Of the rows from the `first` on, over ranks: to the last bit the same on each. Local."""
+    """The sums over ranks of rows from the `first` on: the same on each, to the last bit. Local."""
     if len(everyone) == 1:
         return everyone[0][first:]
     rows = zip(*(rank[first:] for rank in everyone), strict=True)

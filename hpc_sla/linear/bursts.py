@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import nullcontext
+from operator import attrgetter
 from typing import ClassVar
 
 import torch
@@ -89,10 +90,13 @@ class CompiledSteps:
         """**Collective.** How many steps were done."""
         self._world.check_open()
         burst, method, steps = self._burst, self._method, self._steps
+        method.turn()
         for i, name in enumerate(steps.vectors):
-            burst.vectors[i] = getattr(method, name).data_ptr()
+            burst.vectors[i] = attrgetter(name)(method).data_ptr()
         for i, name in enumerate(method.carried):
             burst.scalars[i] = getattr(method, name)
+        for i, name in enumerate(steps.numbers):
+            burst.numbers[i] = getattr(method, name)
         burst.most, burst.done = min(most, _MOST), 0
         with nullcontext() if self._applied is None else self._applied.turns:
             code = self._function(ctypes.addressof(burst))
@@ -101,6 +105,8 @@ class CompiledSteps:
         for i, name in enumerate(method.carried):
             value = burst.scalars[i]
             setattr(method, name, bool(value) if name == "live" else value)
+        for i, name in enumerate(steps.numbers):
+            setattr(method, name, type(getattr(method, name))(burst.numbers[i]))
         if burst.done % 2:
             for one, other in steps.swaps:
                 vector = getattr(method, one)

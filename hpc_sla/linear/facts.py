@@ -17,8 +17,10 @@ from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.symmetry import (
     SYMMETRIC,
     Arrivals,
+    Parts,
     arrivals,
     own_asymmetry,
+    parts_of,
     take_census,
     without_columns,
 )
@@ -188,14 +190,14 @@ def look(A: DSparseMatrix) -> MatrixFacts:
     It costs some twenty products with A (ten milliseconds for a hundred thousand rows), and keeps
     nothing.
     """
-    pattern, values, square = A.pattern, host(A.values), A.columns is A.layout
+    pattern, values, square = A.pattern, parts_of(A), A.columns is A.layout
     whole = take_census(A, values)
     diagonal = np.zeros(A.layout.n_owned)
     if square:
         diagonal = host(A.diagonal()).astype(np.float64)
     largest = np.maximum(whole.largest, np.abs(diagonal))
     scale = np.sqrt(largest)
-    came = arrivals(A, values, scale)
+    came = arrivals(A, values[1], scale)
     by_column = _column_sums(whole, came)
     beside, below = whole.positive + whole.negative != 0, by_column[0] + by_column[1] != 0
     no_row, no_column = ~beside & (largest == 0), ~below
@@ -216,7 +218,7 @@ def look(A: DSparseMatrix) -> MatrixFacts:
         largest if square else np.ones(A.columns.n_owned),
         small,
     )[0]
-    lengths = np.diff(host(pattern.owned.indptr))
+    lengths = np.diff(host(pattern.owned.at_hand().indptr))
     lengths[host(pattern.boundary)] += np.diff(host(pattern.halo.indptr))
     most = float(largest.max(initial=0))
     if np.isnan(whole.negative.sum()) or not math.isfinite(most):
@@ -297,7 +299,7 @@ def _facts(
     )
 
 
-def _null_multipliers(A: DSparseMatrix, values: np.ndarray, diagonal: np.ndarray) -> bool:
+def _null_multipliers(A: DSparseMatrix, values: Parts, diagonal: np.ndarray) -> bool:
     """Whether row sums vanish over the columns whose diagonal is 0. **Collective.**
 
     Beside the largest entry there, too: where a whole row is what rounding left of zeros, its own

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hpc_sla.kernels import basis, native, pages
+from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import Scalar, axpy_, copy_
 from hpc_sla.linear.hessenberg import Hessenberg, HostHessenberg
 from hpc_sla.linear.info import Status
@@ -62,6 +63,10 @@ class GMRES(Method):
         if self.precond.pointwise and not self.flexible:
             # The update of a step is then left to the next, which reads the basis but once.
             self.arnoldi = self.operator.arnoldi(self.basis, self.precond.inverse)
+        # Of compiled steps: inner products of this rank, and of all of them by turns.
+        self.sums = self.r.new_empty((3, 2 * (m + 1)))
+        self.sweep = 0 if self.arnoldi is None else self.arnoldi.sweep.address
+        self.part = self.work if self.arnoldi is None else self.arnoldi.sweep.part
         small = HostHessenberg if native.can_take(self.r) else Hessenberg
         self.small_matrix = small(m, self.r, self.target)
 
@@ -90,7 +95,7 @@ class GMRES(Method):
 
     def state_dict(self) -> dict[str, Any]:
         # Between cycles x and its residual are all there is.
-        self._turn()
+        self.turn()
         self._catch_up()
         return {
             "done": np.array([self.done]),
@@ -114,7 +119,7 @@ class GMRES(Method):
             for i, direction in enumerate(self.directions.unbind()[: self.done]):
                 yield f"direction{i}", direction
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """Into the next cycle, at the end of one. **Collective.**"""
         if self.done == self.cycle:
             self.finish()
@@ -127,7 +132,7 @@ class GMRES(Method):
             self._pending = None
 
     def step(self) -> None:
-        self._turn()
+        self.turn()
         j = self.done
         if self.arnoldi is not None:
             sums = self.arnoldi.step(j, self._pending)
@@ -152,6 +157,30 @@ class GMRES(Method):
         # On the host numbers are wanted at once, and to read all three is least work.
         single = found.dim() == 1 and not found.is_cuda
         self.scalars.record(found.tolist()[2] if single else found.select(0, 2))
+
+    compiled = StepKernel(
+        "gmres",
+        step,
+        (
+            *("basis.tensor", "work", "basis.wide", "sums"),
+            *("small_matrix.beta", "small_matrix.target", "small_matrix.matrix"),
+            *("small_matrix.null", "small_matrix.length", "small_matrix.live"),
+            *("small_matrix.found", "part"),
+        ),
+        1,
+        numbers=("done", "cycle", "sweep", "left"),
+    )
+
+    @property
+    def left(self) -> bool:
+        """Whether an update is left to the next step; compiled steps keep its sums in `sums`."""
+        return self._pending is not None
+
+    @left.setter
+    def left(self, value: bool) -> None:
+        self._pending = None
+        if value:
+            self._pending = self.sums[1 + (self.done - 1) % 2], self.small_matrix.found
 
     def _dots(self, j: int, targets: int) -> torch.Tensor:
         """Inner products of basis vectors 0 .. with u_j (and the next). **Collective.**"""

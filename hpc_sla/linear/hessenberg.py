@@ -52,6 +52,9 @@ class Hessenberg:
         """Go on with these columns only."""
         self.live = self.live & which
 
+    found: torch.Tensor
+    """What `step` of `HostHessenberg` returns."""
+
     _kept = ("beta", "matrix", "null", "length", "live")
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -139,12 +142,12 @@ class HostHessenberg(Hessenberg):
     def __init__(self, restart: int, like: torch.Tensor, target: Any) -> None:
         super().__init__(restart, like, target)
         self._restart, self._like = restart, like
-        self._found = like.new_empty((3, *self.shape))
+        self.found = like.new_empty((3, *self.shape))
 
     def step(self, j: int, sums: torch.Tensor) -> torch.Tensor:
         state = (self.beta, self.target, self.matrix, self.null, self.length, self.live)
-        native.call("hessenberg_step", self._like, self._restart, j, sums, *state, self._found)
-        return self._found
+        native.call("hessenberg_step", self._like, self._restart, j, sums, *state, self.found)
+        return self.found
 
     def finish(self, j: int, sums: torch.Tensor) -> None:
         state = (self.matrix, self.null, self.length)

@@ -235,14 +235,15 @@ class Iteration:
 
     def _first_sums(self, scalars: Scalars, b: torch.Tensor) -> tuple[Scalar, bool]:
         """`b . b`, and whether compiled steps serve on every rank. **Collective.**"""
-        if scalars.shape or b.device.type != "cpu":
+        able = serve(self.method, self.operator, self.precond, b)
+        if b.dim() > 1 or b.device.type != "cpu" or self.operator.world.size == 1:
             (norm2,) = scalars.dots((b, b))
-            return norm2, False
+            return norm2, able
         partial = scalars.partial(2)
         dot_into(partial.select(0, 0), b, b)
-        partial[1] = 0 if serve(self.method, self.operator, self.precond, b) else 1
-        norm2, without = scalars.reduce(partial)
-        return norm2, bool(without == 0)
+        partial[1] = 0 if able else 1
+        norm2, unable = scalars.reduce(partial)
+        return norm2, bool(unable == 0)
 
     def _check_room(self, b: torch.Tensor) -> None:
         """Raise InputError where the method's options ask for more memory than there is.

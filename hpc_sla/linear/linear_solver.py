@@ -114,7 +114,7 @@ class LinearSolver(SetUp):
                 max_iterations=max_iterations,
                 adjoint_rtol=adjoint_rtol,
                 dtol=dtol,
-                parameters=len(adjoint.parameters_of(A)),
+                parameters=len(adjoint.parameters_at_hand(A)),
             ):
                 check_options(rtol, atol, max_iterations, adjoint_rtol, dtol)
                 named = asked(method, operator)
@@ -180,7 +180,7 @@ class LinearSolver(SetUp):
         b = tensor_if(b, operator.dtype, operator.device)
         dtype = operator.dtype or getattr(b, "dtype", torch.float64)
         x0 = None if x0 is None else tensor_if(x0, dtype, operator.device)
-        theta = adjoint.parameters_of(self.A)
+        theta = adjoint.parameters_at_hand(self.A)
         called = self._called if self._called == "solve" else f"{self._called}.solve"
         with adjoint.agree_on_gradients(
             operator.world, called, b=b, x0=x0, checkpoint=checkpoint
@@ -226,7 +226,8 @@ class LinearSolver(SetUp):
             if info.converged:
                 self.follow(call)
         if torch.is_grad_enabled():
-            adjoint.refuse_hidden(self.A, operator, x, theta)
+            known = [t for t in theta if isinstance(t, torch.Tensor)]
+            adjoint.refuse_hidden(self.A, operator, x, known)
         if gradient and operator.device.type != "cpu":
             watch(operator.world, x)(x)  # a sum over ranks does it on the CPU
         info.seconds = time.perf_counter() - started
@@ -341,7 +342,7 @@ class LinearSolver(SetUp):
             f"{self._called}.update",
             A=(operator.shape, operator.dtype, type(A).__name__),
             keep=keep,
-            parameters=len(adjoint.parameters_of(A)),
+            parameters=len(adjoint.parameters_at_hand(A)),
         ):
             check_same_kind(operator, last)
             if keep is not None:

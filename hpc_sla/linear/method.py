@@ -208,6 +208,9 @@ class Method(WithOptions, ABC):
         Records a row of scalars, which `norm` and `classify` understand.
         """
 
+    def turn(self) -> None:
+        """Get ready for the next step, if there is more to do than steps do. **Collective.**"""
+
     def keep(self, which: Flag) -> None:
         """Go on with these columns only. Local."""
         self.live = self.live & which

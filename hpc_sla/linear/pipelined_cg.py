@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
+from hpc_sla.kernels import passes
+from hpc_sla.kernels.burst import StepKernel
+from hpc_sla.kernels.vectors import copy_
 from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, check_count, root
 from hpc_sla.linear.scalars import Flag
@@ -62,7 +64,7 @@ class PipelinedCG(Method):
             vector.zero_()
         self._precondition(self.r, self.u)
         self.operator(self.u, self.w)
-        self._reduce()
+        self._reduce(self._sums())
         one = self.rho * 0 + 1.0
         self.rho_old = self.alpha_old = one
         self.first = True
@@ -78,11 +80,18 @@ class PipelinedCG(Method):
         first, since = state["turn"].tolist()
         self.first, self.since = bool(first), int(since)
 
-    def _reduce(self) -> None:
-        """The three inner products, while m = M w and n = A m are made. **Collective.**"""
-        partial = self.scalars.partial_dots((self.r, self.u), (self.w, self.u), (self.r, self.r))
+    def _sums(self) -> torch.Tensor:
+        """This rank's parts of the three inner products; and m, where M acts by entries. Local."""
+        partial = self.scalars.partial(3)
+        vectors = (self.r, self.u, self.w, self.m)
+        passes.pipelined_sums(*vectors, self.precond.inverse, partial)
+        return partial
+
+    def _reduce(self, partial: torch.Tensor) -> None:
+        """Sum the inner products while m = M w and n = A m are made. **Collective.**"""
         finish = self.scalars.start_reduce(partial)
-        self._precondition(self.w, self.m)
+        if not self.precond.pointwise:
+            self._precondition(self.w, self.m)
         self.operator(self.m, self.n)
         self.rho, self.delta, self.rr = finish()
 
@@ -97,22 +106,29 @@ class PipelinedCG(Method):
         curvature: Any = self.delta - correction
         good = good & (curvature > 0)
         alpha: Any = scalars.ratio(self.rho, curvature, good)
-        aypx_(self.z, beta, self.n)
-        aypx_(self.q, beta, self.m)
-        aypx_(self.s, beta, self.w)
-        aypx_(self.p, beta, self.u)
-        axpy_(self.x, alpha, self.p)
-        axpy_(self.r, -alpha, self.s)
-        axpy_(self.u, -alpha, self.q)
-        axpy_(self.w, -alpha, self.z)
+        partial = scalars.partial(3)
+        residuals = (self.r, self.u, self.w, self.m, self.n)
+        directions = (self.z, self.q, self.s, self.p)
+        passes.pipelined_step(
+            self.x, *residuals, *directions, alpha, beta, self.precond.inverse, partial
+        )
         self.rho_old = scalars.where(good, self.rho, self.rho_old)
         self.alpha_old = scalars.where(good, alpha, self.alpha_old)
         self.since += 1
         if self.since == self.replacement:
             self._replace()
-        self._reduce()
+            partial = self._sums()
+        self._reduce(partial)
         scalars.record(curvature, self.rho, self.rr, fresh)
         self.live = good & self._unfinished(self.rho, self.rr)
+
+    compiled = StepKernel(
+        "pipelined_cg",
+        step,
+        ("x", "r", "u", "w", "m", "n", "z", "q", "s", "p", "system.b"),
+        4,
+        numbers=("first", "since", "replacement"),
+    )
 
     def _replace(self) -> None:
         """Compute what the recurrences carry from x and p. **Collective.**"""

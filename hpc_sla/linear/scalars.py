@@ -124,7 +124,7 @@ class HostScalars(Scalars):
         self._alone = world.size == 1
 
     def dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> list[Scalar]:
-        """Of one rank without a tensor to reduce: several microseconds each."""
+        """As of all; one rank has no tensor to reduce, which takes longer. **Collective.**"""
         if self._alone:
             return [torch.dot(x, y).item() for x, y in pairs]
         return super().dots(*pairs)

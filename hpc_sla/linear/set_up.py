@@ -48,9 +48,10 @@ class SetUp(Differentiable):
 
     def make_ready(self, dtype: torch.dtype | None, precond: Preconditioner | None = None) -> None:
         """With this preconditioner, or what was asked for. **Collective.**"""
-        theta = adjoint.parameters_of(self.A)
+        theta = adjoint.parameters_at_hand(self.A)
         self._versions = _versions(theta)
-        adjoint.plainly(lambda values: self._make(values, dtype, precond), theta)
+        there = [t for t in theta if isinstance(t, torch.Tensor)]
+        adjoint.plainly(lambda values: self._make(values, dtype, precond), there)
         self._ready, self._decoupled = True, None
 
     def _make(
@@ -164,9 +165,11 @@ class SetUp(Differentiable):
 
     def news(self, dtype: torch.dtype | None) -> tuple[bool, bool]:
         """Whether to set up again, and whether this rank has rows decoupled from others. Local."""
-        theta = adjoint.parameters_of(self.A)
+        theta = adjoint.parameters_at_hand(self.A)
         # Of an inference tensor nobody counts the changes.
-        known = self._ready and not any(t.is_inference() for t in theta)
+        known = self._ready and not any(
+            isinstance(t, torch.Tensor) and t.is_inference() for t in theta
+        )
         known = known and self._versions == _versions(theta)
         if not known:
             self._own_decoupled = isinstance(self.A, DSparseMatrix) and any_decoupled(self.A)
@@ -197,9 +200,16 @@ def asked(method: str | Method, operator: Operator) -> Method | None:
     return named
 
 
-def _versions(theta: Sequence[torch.Tensor]) -> list[int]:
-    """How often the numbers of each have been changed in place. Local."""
-    return [0 if t.is_inference() else t._version for t in theta]
+def _versions(theta: Sequence[torch.Tensor | adjoint.Later]) -> list[int]:
+    """How often the numbers of each have been changed in place. Local.
+
+    Of one that is yet to be made, less than never: who has it in hand may change it otherwise.
+    """
+    return [_version(t) if isinstance(t, torch.Tensor) else -1 for t in theta]
+
+
+def _version(t: torch.Tensor) -> int:
+    return 0 if t.is_inference() else t._version
 
 
 def has_order(A: Any) -> bool:

@@ -53,10 +53,8 @@ def _places(pattern: DSparseMatrix) -> _Places:
     own = torch.from_numpy(colour).to(pattern.device)
     where = pattern.pattern
     known = torch.cat([own, where.plan.exchange(own)])
-    local = torch.cat(
-        [where.owned.indices.long(), where.halo.indices.long() + pattern.columns.n_owned]
-    )
-    return own, where.local_rows() * colours + known.index_select(0, local), colours
+    there = known.index_select(0, where.local_columns())
+    return own, where.local_rows() * colours + there, colours
 
 
 _Places = tuple[torch.Tensor, torch.Tensor, int]

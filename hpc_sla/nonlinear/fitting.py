@@ -9,6 +9,7 @@ from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.linear.ladder import choices
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import make_method
+from hpc_sla.precond import Direct, Preconditioner
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operators import Operator
 
@@ -17,9 +18,11 @@ _MEMORY = 2**28
 _MOST_COLOURS = 256
 
 
-def fitting_method(operator: Operator) -> Method:
-    """GMRES, with a restart that memory allows. Local, replicated."""
-    return make_method(f"gmres:restart={restart(operator.layout)}")
+def fitting_method(operator: Operator, precond: Preconditioner | None = None) -> Method:
+    """GMRES, with a restart that memory allows, or that is long enough. Local, replicated."""
+    longest = restart(operator.layout)
+    # A factorisation serves in a few steps, or is made anew.
+    return make_method(f"gmres:restart={30 if isinstance(precond, Direct) else longest}")
 
 
 def restart(layout: RowLayout) -> int:

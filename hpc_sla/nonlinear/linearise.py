@@ -319,7 +319,7 @@ class Linearisation:
         open_ = precond is None and maker is None
         maker = maker or self.maker
         if maker is None and self.settings.linear_method is None:
-            maker = fitting_method(as_operator(J))
+            maker = fitting_method(as_operator(J), precond or self.precond)
         most, x, before = self.max_iterations, None, None
         while True:
             more = open_ and bool(self._others) and most > _PATIENCE
@@ -387,15 +387,6 @@ class Linearisation:
         if self.settings.pattern is None:
             found.coloured = None
         return None
-
-
-def usable(info: SolveInfo) -> bool:
-    """Whether what a linear solve left is a descent direction of ||F||^2.
-
-    With ||F + J s|| < ||F|| it is, whatever the status (R. S. Dembo, S. C. Eisenstat and
-    T. Steihaug, SIAM J. Numer. Anal. 19, 1982).
-    """
-    return math.isfinite(info.relative_residual) and info.relative_residual < 1.0
 
 
 def after(before: SolveInfo | None, info: SolveInfo) -> SolveInfo:

@@ -11,9 +11,10 @@ import torch
 
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.hashing import noise
+from hpc_sla.linear.info import SolveInfo
 from hpc_sla.nonlinear.equations import Equations
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
-from hpc_sla.nonlinear.linearise import Linearisation, usable
+from hpc_sla.nonlinear.linearise import Linearisation
 from hpc_sla.nonlinear.method import Callback, Choices, Increments, NonlinearMethod, Stop
 from hpc_sla.precond import AMG
 
@@ -306,11 +307,20 @@ def _direction(
     info.inner_history.append(history)
     info.forcing.append(eta)
     info.linear_method = inner.method
-    if inner.converged or usable(inner):
+    if inner.converged or _usable(inner):
         return s, None
     # A limit or a halt without any gain is a singular Jacobian's, or a method's that does not fit.
     status = inner.status if inner.status in ("indefinite", "not_finite") else "breakdown"
     return s, cast(Status, status)
+
+
+def _usable(info: SolveInfo) -> bool:
+    """Whether what a linear solve left is a descent direction of ||F||^2.
+
+    With ||F + J s|| < ||F|| it is, whatever the status (R. S. Dembo, S. C. Eisenstat and
+    T. Steihaug, SIAM J. Numer. Anal. 19, 1982).
+    """
+    return math.isfinite(info.relative_residual) and info.relative_residual < 1.0
 
 
 def _backtrack(

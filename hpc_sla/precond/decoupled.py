@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
+from hpc_sla.kernels.entries import beside
 from hpc_sla.precond.jacobi import inverse_diagonal
 from hpc_sla.precond.workspace import Workspace, scale
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.sparse.pattern import DistributedPattern
 
 
 class DecoupledRows:
@@ -34,7 +34,7 @@ class DecoupledRows:
     """
 
     def __init__(self, A: DSparseMatrix, mask: torch.Tensor) -> None:
-        pattern, values = A.pattern, A.values.detach()
+        pattern, values = A.pattern, A.held.plain
         self.mask = mask
         self._rows = mask.nonzero().squeeze(1)
         diagonal = A.diagonal().detach().index_select(0, self._rows)
@@ -43,7 +43,7 @@ class DecoupledRows:
         there = pattern.plan.exchange(mask.to(values.dtype)) != 0
         column = torch.cat(
             [
-                mask.index_select(0, pattern.owned.indices),
+                mask.index_select(0, pattern.owned.at_hand().indices),
                 there.index_select(0, pattern.halo.indices),
             ]
         )
@@ -83,7 +83,7 @@ class DecoupledRows:
         low_here, high_here = diagonal.view(-1, block_size).aminmax(dim=1)
         of_node = torch.where(high_here >= -low_here, high_here, low_here)
         of_node = torch.where(of_node == 0, usual, of_node).repeat_interleave(block_size)
-        values = A.values.detach().index_fill(0, self._entries, 0)
+        values = A.held.plain.index_fill(0, self._entries, 0)
         values[self._diagonal] = of_node[self._diagonal_rows]
         return A.with_values(values)
 
@@ -126,12 +126,12 @@ class DecoupledRows:
 
 def any_decoupled(A: DSparseMatrix) -> bool:
     """Whether this rank has rows that are equations of their own. Local."""
-    return bool(_mask(A.pattern, A.values.detach()).any())
+    return bool(_mask(A).any())
 
 
 def decoupled_rows(A: DSparseMatrix) -> DecoupledRows | None:
     """The rows of A that are equations of their own, None where no rank has any. **Collective.**"""
-    mask = _mask(A.pattern, A.values.detach())
+    mask = _mask(A)
     return DecoupledRows(A, mask) if A.world.sum(int(mask.sum())) else None
 
 
@@ -161,9 +161,14 @@ def for_spectrum(A: DSparseMatrix) -> tuple[DSparseMatrix, torch.Tensor]:
     return rest, inverse_diagonal(rest.diagonal()).masked_fill_(found.mask, 0)
 
 
-def _mask(pattern: DistributedPattern, values: torch.Tensor) -> torch.Tensor:
+def _mask(A: DSparseMatrix) -> torch.Tensor:
     """Which owned rows have no nonzero beside the diagonal: bool [n_owned]. Local."""
-    nonzero = values != 0
+    pattern, packed = A.pattern, A.held.packed
+    if packed is not None:
+        found = ~beside(packed)
+        rows = pattern.boundary.long().index_select(0, pattern.halo.rows())
+        return found.index_fill_(0, rows[A.held.halo != 0], False)
+    nonzero = A.held.plain != 0
     stored = bool(nonzero.all())  # then the pattern says it, and the entries need no counting
     owned, halo = (
         _per_row(block.indptr, None if stored else part)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hpc_sla.partition.offsets import even_offsets
 from hpc_sla.problems.base import LinearProblem
 
@@ -14,6 +12,7 @@ if TYPE_CHECKING:
 
     from hpc_sla.distributed.world import World
     from hpc_sla.sparse.matrix import DSparseMatrix
+    from hpc_sla.sparse.split import Rows
 
 
 def distribute(
@@ -38,15 +37,20 @@ def distribute(
 
     from hpc_sla.distributed.layout import RowLayout
     from hpc_sla.sparse.matrix import DSparseMatrix
+    from hpc_sla.sparse.split import read_split
 
     block = problem.block_size
-    offsets = even_offsets(problem.n_rows // block, world.size) * block
+    layout = RowLayout(world, even_offsets(problem.n_rows // block, world.size) * block)
+
+    def read(first: int, last: int) -> Rows:
+        rows = problem.rows(first, last)
+        return rows.indptr, rows.indices, rows.data
+
     with world.agree("distribute", problem=(problem.name, problem.parameters), dtype=dtype):
-        mine = problem.rows(int(offsets[world.rank]), int(offsets[world.rank + 1]))
-    data = mine.data.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
-    layout = RowLayout(world, offsets)
-    indptr, indices = mine.indptr.astype(np.int64), mine.indices.astype(np.int64)
-    A = DSparseMatrix._from_rows(layout, layout, indptr, indices, data)
+        kind = torch.float32 if dtype == torch.float32 else torch.float64
+        mine = slice(layout.start, layout.start + layout.n_owned)
+        split = read_split(read, mine, mine, kind, world.device, block)
+    A = DSparseMatrix._of_split(layout, layout, split)
     A.block_size = block
     if block > 1:
         A.coordinates = problem.coordinates(layout.start, layout.start + layout.n_owned)

@@ -36,7 +36,7 @@ class Arnoldi:
         self._pattern, self._basis = pattern, basis
         owned, self._halo_values = pattern.owned_values(values), pattern.halo_values(values)
         sent = pattern.plan.send_index
-        self._sweep = BasisSweep(basis, pattern.owned, owned, inverse, sent, pattern.boundary)
+        self.sweep = BasisSweep(basis, pattern.owned, owned, inverse, sent, pattern.boundary)
 
     def step(self, j: int, pending: Pending | None) -> torch.Tensor:
         """`basis[j + 1] = A M^-1 basis[j]`, and this rank's `Basis.dots` of both. **Collective.**
@@ -46,7 +46,7 @@ class Arnoldi:
         pending : (torch.Tensor [2, j + 1], torch.Tensor [3]) or None
             Of step j - 1; None where its update has been made.
         """
-        pattern, sweep = self._pattern, self._sweep
+        pattern, sweep = self._pattern, self.sweep
         sums, found = pending or (None, None)
         out, part = self._basis.room(2, j + 2), sweep.part
         channel = pattern.plan.forward_channel(self._basis.vectors[j])
@@ -60,11 +60,11 @@ class Arnoldi:
 
     def update(self, j: int, pending: Pending) -> None:
         """Make the update of step j - 1 that `step` would make. Local."""
-        self._sweep(Phase.UPDATE, j, *pending)
+        self.sweep(Phase.UPDATE, j, *pending)
 
     def last(self, j: int, pending: Pending | None) -> torch.Tensor:
         """The same, and this rank's `Basis.dots` of vector j alone. Local."""
         out = self._basis.room(1, j + 1)
         sums, found = pending or (None, None)
-        self._sweep(Phase.END, j, sums, found, None, out)
+        self.sweep(Phase.END, j, sums, found, None, out)
         return out

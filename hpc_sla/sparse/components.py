@@ -7,13 +7,14 @@ import torch
 
 from hpc_sla.kernels.census import connected, host, joined
 from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.symmetry import Parts
 
 _MOST_SHARED = 1 << 16
 """Parts that reach other ranks, and their connections, that a rank may tell all others."""
 
 
 def good_components(
-    A: DSparseMatrix, values: np.ndarray, rows: np.ndarray, good: np.ndarray
+    A: DSparseMatrix, values: Parts, rows: np.ndarray, good: np.ndarray
 ) -> int | None:
     """How many connected parts have good rows only. **Collective**; replicated.
 
@@ -23,7 +24,7 @@ def good_components(
     ----------
     A : DSparseMatrix
         Square.
-    values : float64 or float32 array [nnz_owned]
+    values : Parts
         In place of A's.
     rows : bool array [n_owned]
         Which rows there are: entries between these and others are 0.
@@ -34,15 +35,15 @@ def good_components(
     int or None
         None where some rank has more to tell others than all of them should hold.
     """
-    pattern, start = A.pattern, A.layout.start
-    label = connected(pattern.owned, values[: pattern.owned.nnz])
+    pattern, start, (own, away) = A.pattern, A.layout.start, values
+    label = connected(pattern.owned, own)
     part, bad = (np.zeros(len(label), dtype=bool) for _ in range(2))
     part[label[rows]] = True
     bad[label[rows & ~good]] = True
     if A.world.size == 1:
         return int(np.count_nonzero(part & ~bad))
     there = host(pattern.plan.exchange(torch.from_numpy(label + start).to(A.device)))
-    kept = np.flatnonzero(values[pattern.owned.nnz :])
+    kept = np.flatnonzero(away)
     row = host(pattern.boundary)[host(pattern.halo.rows())[kept]]
     ends = label[row] + start, there[host(pattern.halo.indices)[kept]]
     edges = np.unique(np.stack(ends, axis=1), axis=0)

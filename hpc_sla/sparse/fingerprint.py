@@ -17,8 +17,9 @@ _BLOCK = 1 << 18
 def matrix_fingerprint(A: DSparseMatrix) -> str:
     """Digest of a matrix's shape, dtype and entries in the user's numbering. **Collective.**"""
     rows, columns = A.entries()
-    head = f"{A.shape[0]}x{A.shape[1]}:{_name(A.values)}"
-    return f"{head}:{_sum(A.world, (rows, columns), A.values)}"
+    values = A.held.plain
+    head = f"{A.shape[0]}x{A.shape[1]}:{_name(values)}"
+    return f"{head}:{_sum(A.world, (rows, columns), values)}"
 
 
 def vector_fingerprint(layout: RowLayout, x: torch.Tensor) -> str:

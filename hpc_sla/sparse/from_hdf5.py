@@ -12,16 +12,18 @@ from hpc_sla.distributed.row_order import made
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.partition.offsets import column_offsets_for, offsets_for
+from hpc_sla.sparse.split import SplitRows, read_split
 from hpc_sla.sparse.unknowns import Unknowns, as_unknowns
 from hpc_sla.storage import checks
 from hpc_sla.storage.matrix_file import MatrixFile
 
+_TORCH = {8: torch.float64, 4: torch.float32}
 _DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
 
 
 def read_rows(
     path: str | os.PathLike[str], world: World, dtype: torch.dtype | None
-) -> tuple[RowLayout, RowLayout, np.ndarray, np.ndarray, np.ndarray, Unknowns]:
+) -> tuple[RowLayout, RowLayout, SplitRows, Unknowns]:
     """Read this rank's rows of a matrix file. **Collective.**
 
     Parameters and errors are those of `DSparseMatrix.from_hdf5`.
@@ -30,15 +32,14 @@ def read_rows(
     -------
     layout, columns : RowLayout
         Of rows and columns; one object where the matrix is square.
-    indptr, indices, data : int64 [n_owned + 1], int32 or int64 [nnz], float64 or float32 [nnz]
-        Per rank: its rows, with stored column numbers.
+    SplitRows
+        Per rank: its rows.
     Unknowns
     """
     with world.agree("from_hdf5", dtype=dtype) as agreed, MatrixFile(path) as file:
         agreed.say((file.n_rows, file.n_cols, file.nnz, file.digest, os.fspath(path)))
         offsets = offsets_for(file.part_offsets, world.size, file.block_size)
         rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
-        indptr, indices, data = file.read_rows(rows.start, rows.stop)
         permutation = file.read_permutation(rows.start, rows.stop)
         ends, points, vectors = (rows.start, rows.stop), None, None
         if file.has_coordinates:
@@ -51,6 +52,9 @@ def read_rows(
             cuts = column_offsets_for(file.part_offsets, file.column_part_offsets, offsets)
             first, last = int(cuts[world.rank]), int(cuts[world.rank + 1])
             owned_columns = file.read_column_permutation(first, last)
+        kind = dtype or _TORCH[file.dtype.itemsize]
+        owned = slice(*ends) if square else slice(first, last)
+        split = read_split(file.read_rows, rows, owned, kind, world.device, file.block_size)
     if len({heard[:-1] for heard in agreed.heard}) > 1:
         names = sorted({heard[-1] for heard in agreed.heard})
         raise InputError(
@@ -64,7 +68,7 @@ def read_rows(
     layout = RowLayout.numbered(world, offsets, permutation)
     columns = layout if square else RowLayout.numbered(world, cuts, owned_columns)
     unknowns = as_unknowns(layout, block_size, points, vectors)
-    return layout, columns, indptr, indices, _as_dtype(data, dtype), unknowns
+    return layout, columns, split, unknowns
 
 
 def read_rhs(

@@ -16,13 +16,16 @@ from hpc_sla.distributed.shared import refuse_pickling
 from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError, InputTypeError
+from hpc_sla.kernels.entries import diagonal
 from hpc_sla.kernels.modes import entry
 from hpc_sla.sparse.from_coo import assemble
 from hpc_sla.sparse.from_hdf5 import read_rows
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.sparse.product import used
+from hpc_sla.sparse.split import SplitRows
 from hpc_sla.sparse.stored import StoredMatrix, TransposedMatrix
 from hpc_sla.sparse.unknowns import NOTHING_KNOWN, Described, Unknowns
+from hpc_sla.sparse.values import Values
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -55,9 +58,10 @@ class DSparseMatrix(Described, StoredMatrix):
         three unasked. They can be set, and stay with `with_values`.
     """
 
-    def __init__(self, pattern: DistributedPattern, values: torch.Tensor) -> None:
+    def __init__(self, pattern: DistributedPattern, values: torch.Tensor | Values) -> None:
         super().__init__(pattern.layout, pattern.columns)
-        self.pattern, self.values = pattern, values
+        self.pattern = pattern
+        self.held = values if isinstance(values, Values) else Values(values)
         self.world.forgotten.own(values)
 
     # Constructors
@@ -84,7 +88,7 @@ class DSparseMatrix(Described, StoredMatrix):
         InputError
             On every rank, naming the file, the dataset and the remedy.
         """
-        return cls._from_rows(*read_rows(path, world, dtype))
+        return cls._of_split(*read_rows(path, world, dtype))
 
     @classmethod
     @entry
@@ -221,8 +225,20 @@ class DSparseMatrix(Described, StoredMatrix):
         data: np.ndarray,
         unknowns: Unknowns = NOTHING_KNOWN,
     ) -> DSparseMatrix:
-        pattern, data = DistributedPattern.from_rows(layout, indptr, indices, data, columns)
-        return cls(pattern, torch.from_numpy(data).to(layout.world.device))._knowing(unknowns)
+        n, start = columns.n_owned, columns.start
+        split = SplitRows.of(indptr, indices, data, start, start + n)
+        return cls._of_split(layout, columns, split.pack(n, layout.world.device), unknowns)
+
+    @classmethod
+    def _of_split(
+        cls,
+        layout: RowLayout,
+        columns: RowLayout,
+        split: SplitRows,
+        unknowns: Unknowns = NOTHING_KNOWN,
+    ) -> DSparseMatrix:
+        pattern = DistributedPattern.of_split(layout, split, columns)
+        return cls(pattern, split.held(layout.world.device))._knowing(unknowns)
 
     @entry
     def with_values(self, values: torch.Tensor) -> DSparseMatrix:
@@ -254,25 +270,30 @@ class DSparseMatrix(Described, StoredMatrix):
         # Compiled loops run along them.
         return DSparseMatrix(self.pattern, values.contiguous())._knowing(self.unknowns)
 
+    def as_it_is(self) -> DSparseMatrix:
+        """The same, whose values stay packed if they are, whatever becomes of this one's. Local."""
+        return DSparseMatrix(self.pattern, self.held.as_they_are())._knowing(self.unknowns)
+
     def _knowing(self, unknowns: Unknowns) -> DSparseMatrix:
         self.unknowns = unknowns
         return self
 
     def __copy__(self) -> DSparseMatrix:
-        return DSparseMatrix(self.pattern, self.values)._knowing(self.unknowns)
+        return DSparseMatrix(self.pattern, self.held)._knowing(self.unknowns)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DSparseMatrix:
         """Values of its own, on the same pattern and World. Local."""
-        values, unknowns = copy.deepcopy((self.values, self.unknowns), memo)
+        values, unknowns = copy.deepcopy((self.held, self.unknowns), memo)
         return DSparseMatrix(self.pattern, values)._knowing(unknowns)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self.world.size > 1 or not isinstance(self.world.comm, SerialComm):
             refuse_pickling(self)
-        owned, other = self.pattern.owned, self.columns is not self.layout
+        owned, held = self.pattern.owned.at_hand(), self.held
         arrays = (owned.indptr.cpu().numpy(), owned.indices.cpu().numpy())
-        columns = self.columns if other else None
-        return _unpickled, (self.layout, columns, *arrays, self.values, self.unknowns)
+        columns = self.columns if self.columns is not self.layout else None
+        values = held.tensor if held.packed is None else held.plain
+        return _unpickled, (self.layout, columns, *arrays, values, self.unknowns)
 
     @property
     def stored(self) -> DSparseMatrix:
@@ -328,8 +349,7 @@ class DSparseMatrix(Described, StoredMatrix):
         """The user's row and column of each of `values`: two int64 [nnz_owned]. **Collective.**"""
         mine = torch.from_numpy(np.ascontiguousarray(self.columns.rows)).to(self.device)
         columns = torch.cat([mine, self.pattern.plan.exchange(mine)])
-        owned, halo = self.pattern.owned, self.pattern.halo
-        local = torch.cat([owned.indices.long(), halo.indices.long() + self.columns.n_owned])
+        local = self.pattern.local_columns()
         user = torch.from_numpy(np.ascontiguousarray(self.layout.rows)).to(self.device)
         rows = user.index_select(0, self.pattern.local_rows())
         return rows.cpu().numpy(), columns.index_select(0, local).cpu().numpy()
@@ -350,6 +370,8 @@ class DSparseMatrix(Described, StoredMatrix):
                 field="matrix",
                 remedy="Choose what works without one, such as precond='none'",
             )
+        if self.held.packed is not None:
+            return diagonal(self.held.packed)
         where = self.pattern.owned.diagonal
         if not self.pattern.owned.nnz:
             # In the graph of the values all the same: other ranks go back through theirs.
@@ -365,7 +387,7 @@ class DSparseMatrix(Described, StoredMatrix):
 
         rows = self.pattern.local_rows().cpu().numpy()
         columns = self.pattern.stored_columns().cpu().numpy()
-        data = self.values.detach().cpu().numpy()
+        data = self.held.plain.cpu().numpy()
         shape = (self.layout.n_owned, self.columns.n_global)
         return sp.coo_matrix((data, (rows, columns)), shape=shape).tocsr()
 

@@ -22,6 +22,7 @@ from hpc_sla.sparse.compressed import packed_of, version_of
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.stored import StoredMatrix
 from hpc_sla.sparse.symmetry import is_symmetric
+from hpc_sla.sparse.values import Values
 
 # Rounding leaves a few units in the last place of asymmetry; assembly in another order some more.
 _ASYMMETRY = 1000
@@ -265,8 +266,9 @@ class _MatrixOperator(Operator):
         super().__init__(A.layout, A.columns, A.dtype, A.device)
         self._matrix = A
         self._pattern = A.pattern
-        self._given = A.values
-        self._values = A.values.detach()
+        packed = A.held.packed is not None
+        self._given = None if packed else A.values
+        self._values = A.held if packed else A.held.plain
         self._transposed: torch.Tensor | None = None
         self._packed: Packed | None = None
         self._version: int | None = None
@@ -289,6 +291,9 @@ class _MatrixOperator(Operator):
 
     def _compressed(self, x: torch.Tensor) -> Packed | None:
         """The owned block in fewer bytes, of the values as they are now. Local."""
+        if isinstance(self._values, Values):
+            return self._values.serving(x)
+        assert self._given is not None
         version = version_of(self._values)
         if version != self._version and self._pattern.owned.compiled(x):
             self._packed, self._version = packed_of(self._pattern, self._given), version
@@ -299,12 +304,15 @@ class _MatrixOperator(Operator):
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if self._transposed is None:
-            self._transposed = self._pattern.transpose_values(self._values)
+            self._transposed = self._pattern.transpose_values(self._plain())
         self._pattern.rmatmul(self._transposed, y, out, transposed=True)
 
     def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         self._pattern.absolute_matmul(self._values, x, out, again)
         return True
+
+    def _plain(self) -> torch.Tensor:
+        return self._values if isinstance(self._values, torch.Tensor) else self._values.plain
 
     def compiled(self, x: torch.Tensor) -> bool:
         return self._pattern.compiled(x)
@@ -319,6 +327,8 @@ class _MatrixOperator(Operator):
         like = basis.vectors[0]
         # Of several columns all vectors of a piece would not stay in the cache.
         if like.dim() > 1 or not (basis.compiled and self._pattern.owned.compiled(like)):
+            return None
+        if isinstance(self._values, Values):
             return None
         if not pays(len(like), self._pattern.plan.send_index, self._pattern.boundary):
             return None
@@ -412,7 +422,7 @@ class _TransposedMatrixOperator(_TransposedOperator):
 
     def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         matrix = self._operator
-        matrix._pattern.rmatmul(matrix._values.abs(), x.abs(), out)
+        matrix._pattern.rmatmul(matrix._plain().abs(), x.abs(), out)
         return True
 
 

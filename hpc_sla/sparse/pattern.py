@@ -11,9 +11,12 @@ from hpc_sla.distributed.shared import Shared
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.entries import absolute_product
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.vectors import inner_products
+from hpc_sla.sparse.split import SplitRows
+from hpc_sla.sparse.values import Values
 
 _INT32 = 2**31
 
@@ -99,51 +102,36 @@ class DistributedPattern(Shared):
         InputError
             On every rank, where a rank has too many entries for 32-bit local indices.
         """
+        own = layout if column_layout is None else column_layout
+        split = SplitRows.of(indptr, columns, values, own.start, own.start + own.n_owned)
+        return cls.of_split(layout, split, own), split.values
+
+    @classmethod
+    def of_split(
+        cls, layout: RowLayout, split: SplitRows, columns: RowLayout
+    ) -> DistributedPattern:
+        """That of rows which are split. **Collective.** Raises as `from_rows`."""
         with layout.world.agree():
-            if len(columns) >= _INT32:
+            if split.entries >= _INT32:
                 raise InputError(
-                    f"{len(columns)} entries on one rank do not fit 32-bit local indices",
+                    f"{split.entries} entries on one rank do not fit 32-bit local indices",
                     remedy="Use more ranks",
                 )
-        if column_layout is None:
-            column_layout = layout
-        start, stop = column_layout.start, column_layout.start + column_layout.n_owned
-        own = (columns >= start) & (columns < stop)
-        away = np.flatnonzero(~own)
-        away_columns, away_values = columns[away].astype(np.int64), values[away]
-        away_rows = np.searchsorted(indptr, away, side="right") - 1
-        n_own = len(columns) - len(away)
-        if len(away):
-            _compact(columns, own)
-            _compact(values, own)
-            values[n_own:] = away_values
-        del own
-
-        owned_columns = columns[:n_own]
-        owned_columns -= start
-        boundary, boundary_counts = np.unique(away_rows, return_counts=True)
-        lost = np.zeros(layout.n_owned + 1, dtype=np.int64)
-        lost[boundary + 1] = boundary_counts
-        halo_columns, halo_indices = np.unique(away_columns, return_inverse=True)
+        boundary, counts = np.unique(split.away_rows, return_counts=True)
+        halo_columns, halo_indices = np.unique(split.away_columns, return_inverse=True)
         device = layout.world.device
 
         def tensor(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array.astype(np.int32, copy=False)).to(device)
 
-        pattern = cls(
+        ends = tensor(np.concatenate([[0], np.cumsum(counts)]))
+        return cls(
             layout,
-            CsrPattern(
-                tensor(indptr - np.cumsum(lost)), tensor(owned_columns), column_layout.n_owned
-            ),
-            CsrPattern(
-                tensor(np.concatenate([[0], np.cumsum(boundary_counts)])),
-                tensor(halo_indices),
-                len(halo_columns),
-            ),
+            split.owned(columns.n_owned, device),
+            CsrPattern(ends, tensor(halo_indices), len(halo_columns)),
             tensor(boundary),
-            HaloPlan(column_layout, halo_columns),
+            HaloPlan(columns, halo_columns),
         )
-        return pattern, values
 
     # narrow() and not slicing, here and in the loops: slicing a fake CUDA tensor needs a CUDA
     # build, and the CUDA path is tested where there is none.
@@ -156,11 +144,22 @@ class DistributedPattern(Shared):
         """The part of `values` in halo columns: a view. Local."""
         return values.narrow(0, self.owned.nnz, self.halo.nnz)
 
+    def _parts(
+        self, values: torch.Tensor | Values, x: torch.Tensor
+    ) -> tuple[torch.Tensor | Packed, torch.Tensor]:
+        """What the two blocks are multiplied with, for vectors like x. Local."""
+        if isinstance(values, Values):
+            packed = values.serving(x)
+            if packed is not None:
+                return packed, values.halo
+            values = values.plain
+        return self.owned_values(values), self.halo_values(values)
+
     # Raw products: collective, not differentiable, and after the first call without allocation
 
     def matmul(
         self,
-        values: torch.Tensor,
+        values: torch.Tensor | Values,
         x: torch.Tensor,
         out: torch.Tensor,
         dot: torch.Tensor | None = None,
@@ -178,28 +177,28 @@ class DistributedPattern(Shared):
             if self.columns is not self.layout:
                 raise ValueError("x . (A x) needs the same layout of rows and columns")
             weights = x
+        here, away = self._parts(values, x)
         channel = self.plan.start_exchange(x)
-        if self.owned.compiled(x):
+        if isinstance(here, Packed) or self.owned.compiled(x):
             for sums in (dot, square):
                 if sums is not None:
                     sums.zero_()
             fused = (x, out, None, dot, weights, square)
-            if packed is not None:
-                packed.matmul(*fused)
+            owned = here if packed is None else packed
+            if isinstance(owned, Packed):
+                owned.matmul(*fused)
             else:
-                self.owned.fused_matmul(self.owned_values(values), *fused)
+                self.owned.fused_matmul(owned, *fused)
             channel.finish()
             if self.halo.nnz:
                 there = channel.recv_buffer
-                self.halo.fused_matmul(
-                    self.halo_values(values), there, out, self.boundary, dot, weights, square
-                )
+                self.halo.fused_matmul(away, there, out, self.boundary, dot, weights, square)
             return
-        self.owned.matmul(self.owned_values(values), x, out)
+        self.owned.matmul(here, x, out)
         channel.finish()
         if self.halo.nnz:
             part = self._buffer(x)
-            self.halo.matmul(self.halo_values(values), channel.recv_buffer, part)
+            self.halo.matmul(away, channel.recv_buffer, part)
             out.index_add_(0, self.boundary, part)
         inner_products(x, out, dot, weights, square)
 
@@ -209,7 +208,7 @@ class DistributedPattern(Shared):
         return compiled and self.layout.world.transport.calls(x.dtype) is not None
 
     def distributed(
-        self, values: torch.Tensor, x: torch.Tensor, packed: Packed | None = None
+        self, values: torch.Tensor | Values, x: torch.Tensor, packed: Packed | None = None
     ) -> Distributed:
         """It with values [nnz_owned], as compiled loops take it. **Collective**, at first.
 
@@ -219,24 +218,33 @@ class DistributedPattern(Shared):
         channel, calls = plan.forward_channel(x), transport.calls(x.dtype)
         requests = channel.requests()
         assert calls is not None and requests is not None
-        owned = packed.matrix if packed else self.owned.matrix(self.owned_values(values))
-        halo = self.halo.matrix(self.halo_values(values)) if self.halo.nnz else None
+        here, away = self._parts(values, x)
+        here = here if packed is None else packed
+        owned = here.matrix if isinstance(here, Packed) else self.owned.matrix(here)
+        halo = self.halo.matrix(away) if self.halo.nnz else None
         buffers = channel.send_buffer, channel.recv_buffer
         return Distributed(calls, owned, halo, self.boundary, plan.send_index, *buffers, requests)
 
     def absolute_matmul(
-        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, again: bool = False
+        self,
+        values: torch.Tensor | Values,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        again: bool = False,
     ) -> None:
         """`out = |A| |x|`. **Collective.**
 
         With `again`, x is what was exchanged last.
         """
+        here, away = self._parts(values, x)
         channel = self.plan.start_exchange(x, again)
-        self.owned.absolute_matmul(self.owned_values(values), x, out)
+        if isinstance(here, Packed):
+            absolute_product(here, x, out)
+        else:
+            self.owned.absolute_matmul(here, x, out)
         channel.finish()
         if self.halo.nnz:
-            there = channel.recv_buffer
-            self.halo.absolute_matmul(self.halo_values(values), there, out, self.boundary)
+            self.halo.absolute_matmul(away, channel.recv_buffer, out, self.boundary)
 
     def rmatmul(
         self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False
@@ -290,25 +298,21 @@ class DistributedPattern(Shared):
 
     def local_rows(self) -> torch.Tensor:
         """The owned row (0 to n_owned) of each entry: int64 [nnz_owned]. Local."""
-        owned = self.owned.rows().long()
+        owned = self.owned.at_hand().rows().long()
         halo = self.boundary.long().index_select(0, self.halo.rows())
         return torch.cat([owned, halo])
+
+    def local_columns(self) -> torch.Tensor:
+        """Where each entry's column is in `HaloPlan.extend`: int64 [nnz_owned]. Local."""
+        owned, halo = self.owned.at_hand().indices, self.halo.indices
+        return torch.cat([owned.long(), halo.long() + self.columns.n_owned])
 
     def stored_columns(self) -> torch.Tensor:
         """The stored column number of each entry: int64 [nnz_owned]. Local."""
         halo = torch.from_numpy(self.plan.halo.astype(np.int64)).to(self.halo.indices.device)
         return torch.cat(
             [
-                self.owned.indices.long() + self.columns.start,
+                self.owned.at_hand().indices.long() + self.columns.start,
                 halo.index_select(0, self.halo.indices),
             ]
         )
-
-
-def _compact(array: np.ndarray, keep: np.ndarray, chunk: int = 1 << 18) -> None:
-    """Move the entries to keep to the front, in order, in place and in small pieces."""
-    end = 0
-    for begin in range(0, len(array), chunk):
-        kept = array[begin : begin + chunk][keep[begin : begin + chunk]]
-        array[end : end + len(kept)] = kept
-        end += len(kept)

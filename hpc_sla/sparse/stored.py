@@ -10,9 +10,10 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.row_order import made
 from hpc_sla.errors import InputError, InputTypeError
-from hpc_sla.kernels.modes import entry
+from hpc_sla.kernels.modes import entry, untracked
 from hpc_sla.sparse.pattern import DistributedPattern
-from hpc_sla.sparse.product import product, rproduct
+from hpc_sla.sparse.product import product, rproduct, used
+from hpc_sla.sparse.values import Values
 
 
 class StoredMatrix(ABC):
@@ -28,6 +29,8 @@ class StoredMatrix(ABC):
         Of `stored`.
     values : torch.Tensor [nnz_owned]
         Of `stored`; per rank.
+    held : Values
+        How `stored` has them: to read from it without making a tensor of them.
     layout, columns : RowLayout
         Rows and columns by rank: A @ x is in `layout` for x in `columns`.
     world : World
@@ -36,7 +39,7 @@ class StoredMatrix(ABC):
 
     transposed = False
     pattern: DistributedPattern
-    values: torch.Tensor
+    held: Values
 
     def __init__(self, layout: RowLayout, columns: RowLayout) -> None:
         self.layout, self.columns = layout, columns
@@ -51,13 +54,27 @@ class StoredMatrix(ABC):
     def with_values(self, values: torch.Tensor) -> StoredMatrix:
         """The same pattern and halo with other values [nnz_owned]. Local; differentiable."""
 
+    @abstractmethod
+    def as_it_is(self) -> StoredMatrix:
+        """The same, whose values stay packed if they are, whatever becomes of this one's. Local."""
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The stored entries: what is changed in place is changed in the matrix."""
+        return self.held.tensor
+
+    @values.setter
+    def values(self, values: torch.Tensor) -> None:
+        if values is not self.held.tensor:
+            self.held = Values(values)
+
     @property
     def dtype(self) -> torch.dtype:
-        return self.values.dtype
+        return self.held.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.values.device
+        return self.held.device
 
     @entry
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
@@ -78,12 +95,17 @@ class StoredMatrix(ABC):
         return self._times(x, not self.transposed)
 
     def _times(self, x: Any, transposed: bool) -> torch.Tensor:
-        pattern, values = self.pattern, self.values
+        pattern = self.pattern
         if transposed:
             x = self._checked(x, pattern.layout)
-            return made(rproduct(values, x, pattern), pattern.columns)
+            return made(rproduct(self.values, x, pattern), pattern.columns)
         x = self._checked(x, pattern.columns)
-        return made(product(values, x, pattern), pattern.layout)
+        if self.held.packed is not None and untracked(x):
+            used(pattern)
+            y = x.new_empty((pattern.layout.n_owned, *x.shape[1:]))
+            pattern.matmul(self.held, x.detach().contiguous(), y)
+            return made(y, pattern.layout)
+        return made(product(self.values, x, pattern), pattern.layout)
 
     def _checked(self, x: Any, layout: RowLayout) -> torch.Tensor:
         x = layout._checked(x, "x", self.dtype)
@@ -136,9 +158,13 @@ class TransposedMatrix(StoredMatrix):
         return found
 
     @property
-    def values(self) -> torch.Tensor:  # type: ignore[override]
-        found: torch.Tensor = self._matrix.values
+    def held(self) -> Values:  # type: ignore[override]
+        found: Values = self._matrix.held
         return found
+
+    def as_it_is(self) -> TransposedMatrix:
+        made: TransposedMatrix = self._matrix.as_it_is().T
+        return made
 
     def with_values(self, values: torch.Tensor) -> TransposedMatrix:
         made: TransposedMatrix = self._matrix.with_values(values).T

@@ -52,13 +52,12 @@ def submatrix(A: DSparseMatrix, rows: Part, columns: Part) -> DSparseMatrix:
 
     Zeros that A stores stay. Not differentiable.
     """
-    pattern, values = A.pattern, A.values.detach()
+    pattern, values = A.pattern, A.held.plain
     number = torch.full((A.layout.n_owned,), -1, dtype=torch.int64, device=A.device)
     mine = torch.arange(columns.layout.n_owned, device=A.device) + columns.layout.start
     number = pattern.plan.extend(number.index_copy(0, columns.index, mine))
     n = A.layout.n_owned
-    column = torch.cat([pattern.owned.indices.long(), pattern.halo.indices.long() + n])
-    column = number.index_select(0, column)
+    column = number.index_select(0, pattern.local_columns())
     row = torch.full((n,), -1, dtype=torch.int64, device=A.device)
     row[rows.index] = torch.arange(rows.layout.n_owned, device=A.device)
     row = row.index_select(0, pattern.local_rows())

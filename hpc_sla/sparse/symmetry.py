@@ -8,11 +8,21 @@ import numpy as np
 import torch
 
 from hpc_sla.kernels.census import Asymmetry, Census, asymmetry, differences, host
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 SYMMETRIC = {torch.float64: 1e-11, torch.float32: 2e-5}
 """The largest asymmetry that goes for none. Assembly leaves up to some hundred units in the last
 place; in double precision there is room between that and what a solver would notice."""
+
+
+Parts = tuple[np.ndarray | Packed, np.ndarray]
+"""Values of the owned block, an array or packed, and of the halo's: float64 or float32."""
+
+
+def parts_of(A: DSparseMatrix) -> Parts:
+    """A's values to look at, on the host. Local."""
+    return A.held.parts(A.pattern.owned.nnz)
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,8 @@ def arrivals(A: DSparseMatrix, values: np.ndarray, scale: np.ndarray) -> Arrival
 
     Parameters
     ----------
-    values : float64 or float32 array [nnz_owned]
+    values : float64 or float32 array [halo.nnz]
+        Those in halo columns.
     scale : float64 array [n_owned]
         s, one number for each row.
     """
@@ -48,10 +59,10 @@ def arrivals(A: DSparseMatrix, values: np.ndarray, scale: np.ndarray) -> Arrival
     if A.world.size == 1:
         none = np.empty(0, dtype=np.int64)
         return Arrivals(none, none, none.view(np.float64), none.view(np.float64))
-    kept = np.flatnonzero(values[pattern.owned.nnz :])
+    kept = np.flatnonzero(values)
     index = host(halo.indices)[kept]
     row = host(pattern.boundary)[host(halo.rows())[kept]]
-    entry = values[pattern.owned.nnz :][kept].astype(np.float64)
+    entry = values[kept].astype(np.float64)
     table = np.empty((4, len(kept)), dtype=np.int64)
     table[0], table[1] = pattern.plan.halo[index], row.astype(np.int64) + A.layout.start
     table[2], table[3] = entry.view(np.int64), scale[row].view(np.int64)
@@ -65,22 +76,22 @@ def arrivals(A: DSparseMatrix, values: np.ndarray, scale: np.ndarray) -> Arrival
     )
 
 
-def take_census(A: DSparseMatrix, values: np.ndarray) -> Census:
-    """The census of `values` [nnz_owned] on A's pattern. Local."""
-    pattern = A.pattern
+def take_census(A: DSparseMatrix, values: Parts) -> Census:
+    """The census of `values` on A's pattern. Local."""
+    pattern, (own, away) = A.pattern, values
     found = Census(A.layout.n_owned, A.columns.n_owned)
-    found.count(pattern.owned, values[: pattern.owned.nnz], A.columns is A.layout)
+    found.count(pattern.owned, own, A.columns is A.layout)
     if pattern.halo.nnz:
-        found.count_halo(pattern.halo, values[pattern.owned.nnz :], host(pattern.boundary))
+        found.count_halo(pattern.halo, away, host(pattern.boundary))
     return found
 
 
-def without_columns(A: DSparseMatrix, values: np.ndarray, aside: np.ndarray) -> np.ndarray:
+def without_columns(A: DSparseMatrix, values: Parts, aside: np.ndarray) -> Parts:
     """`values` with 0 in some columns, itself where they are no rank's. **Collective.**
 
     Parameters
     ----------
-    values : float64 or float32 array [nnz_owned]
+    values : Parts
     aside : bool array [owned columns]
     """
     pattern = A.pattern
@@ -89,12 +100,18 @@ def without_columns(A: DSparseMatrix, values: np.ndarray, aside: np.ndarray) -> 
     there = host(channel.recv_buffer) != 0
     if not (aside.any() or there.any()):
         return values
-    columns = aside[host(pattern.owned.indices)], there[host(pattern.halo.indices)]
-    return np.where(np.concatenate(columns), np.zeros_like(values[:1]), values)
+    own, away = values
+    if isinstance(own, Packed):
+        own = own.csr()[2]
+    zero = np.zeros_like(away[:0], shape=1)
+    return (
+        np.where(aside[host(pattern.owned.at_hand().indices)], zero, own),
+        np.where(there[host(pattern.halo.indices)], zero, away),
+    )
 
 
 def own_asymmetry(
-    A: DSparseMatrix, values: np.ndarray, scale: np.ndarray, aside: np.ndarray, came: Arrivals
+    A: DSparseMatrix, values: Parts, scale: np.ndarray, aside: np.ndarray, came: Arrivals
 ) -> Asymmetry:
     """What this rank sees of it: its own block, and what came. Local.
 
@@ -103,14 +120,14 @@ def own_asymmetry(
     cancel are then not taken for a difference, and the measure is the same however rows and
     columns are scaled together.
     """
-    pattern, n = A.pattern, A.layout.n_global
-    found = asymmetry(pattern.owned, values[: pattern.owned.nnz], scale, aside)
+    pattern, n, (own, away) = A.pattern, A.layout.n_global, values
+    found = asymmetry(pattern.owned, own, scale, aside)
     if not len(came.columns):
         return found
     row = host(pattern.boundary)[host(pattern.halo.rows())].astype(np.int64)
     return found | differences(
         row * n + pattern.plan.halo[host(pattern.halo.indices)],
-        values[pattern.owned.nnz :],
+        away,
         came.columns * n + came.rows,
         came.values,
         scale[came.columns] * came.scales,
@@ -127,10 +144,10 @@ def is_symmetric(A: DSparseMatrix) -> bool:
     """
     if A.columns is not A.layout:
         return False
-    values, diagonal = host(A.values), host(A.diagonal())
+    values, diagonal = parts_of(A), host(A.diagonal())
     census = take_census(A, values)
     scale = np.sqrt(np.maximum(census.largest, np.abs(diagonal)), dtype=np.float64)
-    came = arrivals(A, values, scale)
+    came = arrivals(A, values[1], scale)
     found = own_asymmetry(A, values, scale, np.zeros(len(scale), dtype=bool), came)
     finite = np.isfinite(scale).all() and not np.isnan(census.negative).any()
     return A.world.max(found.worst if finite else np.inf) <= SYMMETRIC[A.dtype]

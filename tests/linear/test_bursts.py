@@ -94,14 +94,12 @@ def test_every_bit_is_that_of_steps_in_python(world, monkeypatch, seen, name, me
             _STATUSES.setdefault(method, set()).add(found[1].status)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_status_was_among_them(method):
+def test_every_status_was_among_them():
     if len(_STATUSES) < len(METHODS):
         pytest.skip("only some of the cases have run here")
-    expected = {"converged", "max_iterations", "stagnated", "not_finite"}
-    if ENTRIES[method].solves == "spd":
-        expected |= {"indefinite"}
-    assert expected <= _STATUSES[method]
+    assert all({"converged", "max_iterations"} <= found for found in _STATUSES.values()), _STATUSES
+    others = {"stagnated", "indefinite", "breakdown", "not_finite", "diverged"}
+    assert others <= set().union(*_STATUSES.values()), _STATUSES
 
 
 @pytest.mark.parametrize("partition", ["metis", "cyclic", "all on the last"])
@@ -120,7 +118,8 @@ def test_however_rows_are_spread(world, monkeypatch, seen, method, partition):
 @pytest.mark.parametrize("seconds", [0.0, 1e-5, 1e-4])
 @pytest.mark.parametrize("method", METHODS)
 def test_iterates_do_not_depend_on_how_long_bursts_are(world, monkeypatch, seen, method, seconds):
-    A = distribute_once(convection(13) if _general(method) else poisson(13), world)
+    # Large enough that gmres sweeps over its basis on several ranks, too.
+    A = distribute_once(convection(40) if _general(method) else poisson(40), world)
     b = torch.ones(A.layout.n_owned, dtype=torch.float64)
     monkeypatch.setattr(CompiledSteps, "seconds", seconds)
     expected, found = _both(monkeypatch, seen, A, b, method=method, precond="jacobi")

@@ -15,6 +15,7 @@ from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.galerkin import TwoParts
 from hpc_sla.kernels.matrix import Matrix
 from hpc_sla.kernels.multigrid import Local, local_matrix
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -30,21 +31,36 @@ class Blocks:
     halo : csr_matrix [len(boundary), n_halo]
     boundary : int32 array
         The owned rows with entries in halo columns.
+    packed : Packed or None
+        What `local` is of, where the matrix is held so.
     """
 
     local: Local
     halo: sp.csr_matrix
     boundary: np.ndarray
+    packed: Packed | None = None
 
     @classmethod
     def of(cls, A: DSparseMatrix) -> Blocks:
-        pattern = A.pattern
-        halo = as_scipy(pattern.halo, pattern.halo_values(A.values.detach()))
-        return cls(owned_block(A), halo, pattern.boundary.cpu().numpy())
+        pattern, held = A.pattern, A.held
+        boundary = pattern.boundary.cpu().numpy()
+        if held.packed is not None:
+            halo = as_scipy(pattern.halo, held.halo)
+            return cls(held.packed.matrix, halo, boundary, held.packed)
+        values = held.plain
+        owned = as_scipy(pattern.owned, pattern.owned_values(values))
+        halo = as_scipy(pattern.halo, pattern.halo_values(values))
+        local = owned if native.LIBRARY is None else local_matrix(owned)
+        return cls(local, halo, boundary)
 
     @property
     def owned(self) -> sp.csr_matrix:
         """The block of owned columns, as SciPy has it. Local."""
+        if self.packed is not None:
+            indptr, indices, data = self.packed.csr()
+            return csr(
+                data, indices, indptr.astype(np.int32), self.packed.n_rows, self.packed.n_columns
+            )
         if not isinstance(self.local, Matrix):
             return self.local
         indptr, indices, values = (part.numpy() for part in self.local.tensors)
@@ -61,12 +77,6 @@ class Blocks:
         counts = np.zeros(n + 1, dtype=rows.indptr.dtype)
         counts[self.boundary + 1] = np.diff(rows.indptr)
         return csr(rows.data, rows.indices, np.cumsum(counts, dtype=counts.dtype), n, rows.shape[1])
-
-
-def owned_block(A: DSparseMatrix) -> Local:
-    """A's block of owned columns as set-up's loops take it. Local."""
-    owned = as_scipy(A.pattern.owned, A.pattern.owned_values(A.values.detach()))
-    return owned if native.LIBRARY is None else local_matrix(owned)
 
 
 def csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: int) -> sp.csr_matrix:

@@ -252,7 +252,7 @@ class Hierarchy:
     ) -> torch.Tensor:
         """Add a level without its transfer; the diagonal of D^-1. **Collective.**"""
         with self._timed("smoother"):
-            operator = LevelOperator(A.pattern, A.values.detach().to(self.dtype))
+            operator = LevelOperator(A.pattern, A.held.to(self.dtype))
             inverse = inverse_diagonal(A.diagonal().detach())
             if decoupled is not None:
                 inverse.masked_fill_(decoupled, 0)
@@ -299,8 +299,7 @@ class Hierarchy:
     # The table
 
     def _summarise(self, A: DSparseMatrix, level: MultigridLevel) -> None:
-        size = level.bytes + A.pattern.owned.indptr.numel() * 4 + A.nnz_owned * 4
-        total = int(A.world.sum(size))
+        total = int(A.world.sum(level.bytes))
         self.summaries.append(LevelSummary(A.shape[0], A.nnz_global, A.world.size, total))
 
     @contextmanager

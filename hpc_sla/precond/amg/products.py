@@ -24,6 +24,7 @@ from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.prolongator import Prolongator
 from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.sparse.values import Values
 
 Tensor = torch.Tensor
 
@@ -37,21 +38,28 @@ class LevelOperator:
     Parameters
     ----------
     pattern : DistributedPattern
-    values : torch.Tensor [nnz_owned]
+    values : torch.Tensor [nnz_owned], or Values that stay packed
     """
 
-    def __init__(self, pattern: DistributedPattern, values: Tensor) -> None:
+    def __init__(self, pattern: DistributedPattern, values: Tensor | Values) -> None:
         self.pattern = pattern
         self._transposed: Tensor | None = None
         self._owned: CsrMatrix | Packed
+        self._values: Tensor | None = None
+        if isinstance(values, Values):
+            assert values.packed is not None
+            self._owned, self._halo = values.packed, CsrMatrix(pattern.halo, values.halo)
+            return
         self._owned, self._halo = _blocks(pattern, values)
-        self._values: Tensor | None = values
         # Where rows repeat, a product takes a fifth of the time, and the values need not be held.
+        packed = None
         if pattern.owned.n_rows >= _FEWEST_ROWS and native.serves(values):
             packed = Packed.of(pattern.owned, self._owned.values)
-            if packed is not None:
-                self._owned, self._values = packed, None
-                self._halo = CsrMatrix(pattern.halo, self._halo.values.clone())
+        if packed is None:
+            self._values = values
+        else:
+            self._owned = packed
+            self._halo = CsrMatrix(pattern.halo, self._halo.values.clone())
 
     @property
     def values(self) -> Tensor:
@@ -119,7 +127,8 @@ class LevelOperator:
         """The transpose. Local."""
         if self._transposed is None:
             with lasting():
-                self._transposed = self.pattern.transpose_values(self.values)
+                values = self.values if isinstance(self.values, Tensor) else self.values.plain
+                self._transposed = self.pattern.transpose_values(values)
         return TransposedOperator(self.pattern, self._transposed)
 
 
@@ -285,7 +294,7 @@ def _product(matrix: CsrMatrix, x: Tensor) -> Tensor:
 
 
 def _compiled(
-    pattern: DistributedPattern, owned: RankMatrix, halo: RankMatrix, like: Tensor
+    pattern: DistributedPattern, owned: RankMatrix, halo: CsrMatrix, like: Tensor
 ) -> Distributed:
     channel, rows = pattern.plan.forward_channel(like), pattern.plan.send_index
     there = halo.matrix if pattern.halo.nnz else None
@@ -319,7 +328,7 @@ def _blocks(pattern: DistributedPattern, values: Tensor) -> tuple[CsrMatrix, Csr
 def _affine(
     pattern: DistributedPattern,
     owned: RankMatrix,
-    halo: RankMatrix,
+    halo: CsrMatrix,
     x: Tensor,
     scale: float,
     b: Tensor,

@@ -97,9 +97,8 @@ def _moments(
     """
     pattern, n, d = A.pattern, len(points), points.shape[1]
     rows = pattern.local_rows().cpu().numpy()
-    local = torch.cat([pattern.owned.indices.long(), pattern.halo.indices.long() + n])
-    columns = local.cpu().numpy()
-    values = A.values.detach().double().cpu().numpy()
+    columns = pattern.local_columns().cpu().numpy()
+    values = A.held.plain.double().cpu().numpy()
     there = pattern.plan.extend(torch.from_numpy(np.ascontiguousarray(points)).to(A.device))
     known = there.cpu().numpy()
     stored = np.concatenate([np.arange(n), np.asarray(pattern.plan.halo)])

@@ -70,11 +70,10 @@ class _Edges:
     @classmethod
     def of(cls, A: DSparseMatrix, log_d: np.ndarray) -> _Edges:
         """**Collective.**"""
-        pattern, n = A.pattern, A.layout.n_owned
-        size = A.values.detach().abs().double().cpu().numpy()
+        pattern = A.pattern
+        size = A.held.plain.abs().double().cpu().numpy()
         rows = pattern.local_rows().cpu().numpy()
-        local = torch.cat([pattern.owned.indices.long(), pattern.halo.indices.long() + n])
-        columns = local.cpu().numpy()
+        columns = pattern.local_columns().cpu().numpy()
         entries = np.flatnonzero((size > 0) & (rows != columns))
         rows, columns = rows[entries], columns[entries]
         own = np.log(size[entries]) - log_d[rows]
@@ -151,7 +150,7 @@ def row_factors(A: DSparseMatrix, multigrid: Multigrid) -> torch.Tensor | None:
         Per rank, positive, of A's dtype; on every rank or on none.
     """
     world, size = A.world, A.diagonal().detach().abs().double()
-    usable = bool((size > 0).all()) and bool(A.values.detach().isfinite().all())
+    usable = bool((size > 0).all()) and bool(A.held.plain.isfinite().all())
     if world.sum(int(not usable)):
         return None
     log_d = size.log().cpu().numpy()
@@ -177,7 +176,7 @@ def row_factors(A: DSparseMatrix, multigrid: Multigrid) -> torch.Tensor | None:
     apart = edges.average(edges.difference(A, log_d - g), len(g))
     if world.max(float(abs(apart).max(initial=0.0))) <= _BAD or not after <= _BETTER * before:
         return None
-    return torch.from_numpy(np.exp(g - log_d)).to(A.values.detach())
+    return torch.from_numpy(np.exp(g - log_d)).to(A.device, A.dtype)
 
 
 def _fit(A: DSparseMatrix, edges: _Edges, multigrid: Multigrid) -> np.ndarray:

@@ -59,7 +59,7 @@ class ScaledMatrix:
         symmetric = as_operator(A).symmetric()
         rows = None if symmetric else row_factors(A, multigrid)
         if rows is not None:
-            A = A.with_values(A.values.detach() * rows.index_select(0, A.pattern.local_rows()))
+            A = A.with_values(A.held.plain * rows.index_select(0, A.pattern.local_rows()))
             symmetric = as_operator(A).symmetric()
         if rows is not None or not symmetric or block_size == 1:
             columns = None
@@ -67,8 +67,8 @@ class ScaledMatrix:
             columns = component_units(A, block_size)
         if columns is not None:
             rows, A = columns, in_component_units(A, columns, block_size)
-        factor, values = _scale(A), A.values.detach()
-        matrix = A.with_values(values if factor == 1 else values * factor)
+        factor = _scale(A)
+        matrix = A if factor == 1 else A.with_values(A.held.plain * factor)
         return cls(matrix, factor, rows, columns, decoupled, symmetric)
 
     def in_its_units(self, B: np.ndarray) -> np.ndarray:
@@ -90,7 +90,7 @@ class ScaledMatrix:
         A, size = self.matrix, self.matrix.diagonal().abs()
         if A.world.sum(int(not bool((size > 0).all()))):
             return B
-        ones = torch.from_numpy(B.copy()).to(A.values)
+        ones = torch.from_numpy(B.copy()).to(A.device, A.dtype)
         if self.mask is not None:
             ones[self.mask] = 0
         sums = []
@@ -108,8 +108,7 @@ def _scale(A: DSparseMatrix) -> float:
     Negative where the diagonal is: multigrid is for positive definite matrices, and -A is one
     where A is negative definite.
     """
-    values = A.values.detach()
-    largest = A.world.max(max(map(abs, map(float, values.aminmax()))) if values.numel() else 0.0)
+    largest = A.world.max(A.held.largest())
     negative = A.world.sum(int((A.diagonal().detach() < 0).sum())) == A.shape[0] > 0
     sign = -1.0 if negative else 1.0
     if not 0 < largest < math.inf or 1e-10 < largest < 1e10:

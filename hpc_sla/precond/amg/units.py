@@ -30,7 +30,7 @@ def component_units(A: DSparseMatrix, block_size: int) -> torch.Tensor | None:
     means = total[:-1] / total[-1].clamp(min=1)
     if not bool((means.max() - means.min()).exp2() > _APART):
         return None
-    units = (-0.5 * (means - means.min())).round().exp2().to(A.values)
+    units = (-0.5 * (means - means.min())).round().exp2().to(A.device, A.dtype)
     return units.repeat(len(logs))
 
 
@@ -41,4 +41,4 @@ def in_component_units(A: DSparseMatrix, units: torch.Tensor, block_size: int) -
     of_unknown = units[:block_size]  # rows of a rank begin with those of a node
     column = A.pattern.stored_columns() % block_size
     factors = units.index_select(0, A.pattern.local_rows()) * of_unknown.index_select(0, column)
-    return A.with_values(A.values.detach() * factors)
+    return A.with_values(A.held.plain * factors)

@@ -1,0 +1,78 @@
+"""What set-up and checks ask of a matrix's entries, however it is stored. Local.
+
+In C (`entries.c`), row by row, so that nothing is written out; the plain versions are what is asked
+of `Packed.csr()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from hpc_sla.kernels import native
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.matrix import CSR, Matrix
+from hpc_sla.kernels.packed import Packed
+
+Plain = tuple[Matrix, torch.dtype]
+"""A matrix in compressed rows, and the dtype of its values."""
+Array = np.ndarray | torch.Tensor
+
+
+def plain(block: CsrPattern, values: np.ndarray) -> Plain:
+    """A block and values [nnz] in one: they must stay where they are. Local."""
+    data = torch.from_numpy(values)
+    parts = block.indptr.cpu(), block.indices.cpu(), data
+    return Matrix(CSR, block.n_rows, block.n_columns, block.nnz, parts), data.dtype
+
+
+def absolute_product(A: Packed, x: torch.Tensor, out: torch.Tensor) -> None:
+    """`out = |A| |x|`, for x `[n_columns]` or `[n_columns, k]`, contiguous."""
+    if not native.call("absolute", x, A.longest, A.matrix.address, x, None, out):
+        raise MemoryError(f"no room for a row of {A.longest} entries")
+
+
+def beside(A: Packed) -> torch.Tensor:
+    """Which rows have a nonzero that is not on the diagonal: bool [n_rows]."""
+    found = torch.empty(A.n_rows, dtype=torch.bool)
+    call("beside", A, 1, (found,))
+    return found
+
+
+def largest(A: Packed) -> float:
+    """The largest magnitude; NaN where there is one, 0 without entries."""
+    found = np.empty(1)
+    call("largest", A, 1, (found,))
+    return float(found[0])
+
+
+def diagonal(A: Packed) -> torch.Tensor:
+    """The diagonal, 0 where none is stored: [n_rows]."""
+    found = torch.empty(A.n_rows, dtype=A.dtype)
+    call("diagonal", A, 1, (found,))
+    return found
+
+
+def call(
+    function: str,
+    A: Packed | Plain,
+    number: int,
+    arrays: Sequence[Array | None],
+    rooms: bool = True,
+) -> int:
+    """Call a loop that takes a matrix: k or another number before it, rooms and arrays behind."""
+    if isinstance(A, Packed):
+        matrix, dtype, longest = A.matrix, A.dtype, A.longest
+    else:
+        (matrix, dtype), longest = A, 0
+    row = torch.empty(longest, dtype=torch.int32), torch.empty(longest, dtype=dtype)
+    pointers = [None if a is None else _address(a) for a in (*row[: 2 * rooms], *arrays)]
+    loop = getattr(native.LIBRARY, f"hpc_sla_{function}_{native.DTYPES[dtype]}")
+    found: int = loop(number, matrix.address, *pointers)
+    return found
+
+
+def _address(array: Array) -> int:
+    return array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data
