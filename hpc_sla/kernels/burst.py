@@ -180,10 +180,10 @@ class StepKernel:
         How many scalars a step records.
     swaps : tuple of (str, str)
         Attributes that change places with each step.
-    preconditioned : bool
-        Whether it can apply a preconditioner that is not pointwise.
     numbers : tuple of str
         Attributes that are integers, or flags, of which a step may change some.
+    preconditioned : bool
+        Whether it can apply a preconditioner that is not pointwise.
     """
 
     function: str
@@ -191,8 +191,8 @@ class StepKernel:
     vectors: tuple[str, ...]
     width: int
     swaps: tuple[tuple[str, str], ...] = ()
-    preconditioned: bool = False
     numbers: tuple[str, ...] = ()
+    preconditioned: bool = False
 
     def entry(self, like: torch.Tensor) -> Callable[[int], int]:
         """The function for vectors like this one: takes the address of a `Burst`."""

@@ -4,7 +4,19 @@
 
 #include "native.h"
 
-enum { MATRIX_CSR = 0, MATRIX_ROWS = 1, MATRIX_TILED = 32 };
+enum {
+    MATRIX_CSR = 0,
+    MATRIX_ROWS = 1,
+    MATRIX_PATTERNS = 2,
+    MATRIX_NODES = 3,
+    MATRIX_SHORT = 4,
+    MATRIX_CODED_8 = 5,
+    MATRIX_CODED_16 = 6,
+    MATRIX_TILED = 32,
+};
+
+/* Rows that share a base in MATRIX_SHORT. */
+#define SHORT_ROWS 256
 
 /* As `hpc_sla.kernels.matrix.Matrix` lays it out. */
 typedef struct {
@@ -16,6 +28,16 @@ typedef struct {
      * (int32 [runs + 1]), their kinds (int32 [runs]), ends (int32 [kinds + 1]): the entries of a
      * kind, which are columns less the node's first row (int32) and values [entries, lanes], as
      * many lanes as `matrix_lanes` says, of which the last are 0.
+     * MATRIX_PATTERNS, a dictionary of rows' columns: the first four of these, where in the values
+     * each run begins (int32 [runs]), values.
+     * MATRIX_NODES, whose `block` rows have the same columns, as many side by side: where a node's
+     * first row begins in the next (int32 [nodes + 1]), which are its columns' nodes (int32);
+     * values, row by row.
+     * MATRIX_SHORT, 16-bit columns: indptr (int32), values, and of each SHORT_ROWS rows the lowest
+     * column (int32) and where their columns less that are among the next (int32), which are uint16;
+     * or ~ where they are among the one after that, int32, of which the columns are too far apart.
+     * MATRIX_CODED_8 and _16: the same with uint8 or uint16 in place of the values, which are
+     * places in the last part, the values that there are.
      * MATRIX_TILED, for transfer.c alone: as MATRIX_CSR of dense tiles, and their size (int64 [2]):
      * the columns and rows of one, whose entries come column by column. */
     const void *parts[12];
@@ -59,6 +81,12 @@ INLINE int64_t matrix_lanes(int64_t block)
     return block == 1 ? 1 : block <= 4 ? 4 : 8;
 }
 
+/* Where the node of row i begins, so that parts of the rows are of whole nodes; the end stays. */
+INLINE int64_t matrix_node(const hpc_sla_matrix *A, int64_t i)
+{
+    return i < A->rows ? i - i % A->block : i;
+}
+
 /* The run of rows that row i lies in; `near` is where the last one was found. Rows asked for in
  * ascending order are found at once, others by steps that double. */
 INLINE int64_t matrix_run(const int32_t *starts, int64_t i, int64_t near)
@@ -71,6 +99,26 @@ INLINE int64_t matrix_run(const int32_t *starts, int64_t i, int64_t near)
     return near;
 }
 
+/* Where entry `at` of a row of MATRIX_SHORT has its column: as the base, and 16 or 32 bits. */
+typedef struct {
+    int32_t base;
+    const uint16_t *near;
+    const int32_t *far;
+} hpc_sla_columns;
+
+INLINE hpc_sla_columns matrix_columns(const hpc_sla_matrix *A, int64_t i)
+{
+    const int32_t *indptr = A->parts[0];
+    const int64_t block = i / SHORT_ROWS, skip = indptr[i] - indptr[block * SHORT_ROWS];
+    const int32_t place = ((const int32_t *)A->parts[3])[block];
+    hpc_sla_columns found = {((const int32_t *)A->parts[2])[block], NULL, NULL};
+    if (place >= 0)
+        found.near = (const uint16_t *)A->parts[4] + place + skip;
+    else
+        found.far = (const int32_t *)A->parts[5] + ~place + skip;
+    return found;
+}
+
 /* Row i: how many entries, and where their columns (ascending) and values are. They may be written
  * to the caller's room, which must hold the longest row; `near` is the caller's too, 0 before the
  * first row, and makes the next rows quick to find. */
@@ -79,22 +127,55 @@ INLINE int64_t matrix_run(const int32_t *starts, int64_t i, int64_t near)
                                      int32_t *index_room, T *value_room, const int32_t **indices,\
                                      const T **values)                                           \
     {                                                                                            \
-        if (A->form == MATRIX_ROWS) {                                                            \
+        if (A->form == MATRIX_ROWS || A->form == MATRIX_PATTERNS) {                              \
             const int32_t *starts = A->parts[0], *kinds = A->parts[1], *ends = A->parts[2];      \
-            const int64_t r = i % A->block, lanes = matrix_lanes(A->block);                      \
+            const int64_t b = A->block, r = b == 1 ? 0 : i % b, lanes = matrix_lanes(b);         \
             *near = matrix_run(starts, i, *near);                                                \
             const int32_t begin = ends[kinds[*near]], length = ends[kinds[*near] + 1] - begin;   \
             const int32_t *o = (const int32_t *)A->parts[3] + begin;                             \
+            for (int32_t e = 0; e < length; ++e)                                                 \
+                index_room[e] = (int32_t)(o[e] + i - r);                                         \
+            *indices = index_room, *values = value_room;                                         \
+            if (A->form == MATRIX_PATTERNS) {                                                    \
+                *values = (const T *)A->parts[5] + ((const int32_t *)A->parts[4])[*near] +       \
+                          (i - starts[*near]) * length;                                          \
+                return length;                                                                   \
+            }                                                                                    \
             const T *v = (const T *)A->parts[4] + begin * lanes + r;                             \
             for (int32_t e = 0; e < length; ++e)                                                 \
-                index_room[e] = (int32_t)(o[e] + i - r), value_room[e] = v[e * lanes];           \
-            *indices = index_room, *values = value_room;                                         \
+                value_room[e] = v[e * lanes];                                                    \
             return length;                                                                       \
         }                                                                                        \
         const int32_t *indptr = A->parts[0];                                                     \
-        *indices = (const int32_t *)A->parts[1] + indptr[i];                                     \
-        *values = (const T *)A->parts[2] + indptr[i];                                            \
-        return indptr[i + 1] - indptr[i];                                                        \
+        if (A->form == MATRIX_NODES) {                                                           \
+            const int64_t b = A->block, r = i % b, begin = indptr[i / b];                        \
+            const int32_t there = (int32_t)(indptr[i / b + 1] - begin);                          \
+            const int32_t *from = (const int32_t *)A->parts[1] + begin;                          \
+            for (int32_t e = 0; e < there; ++e)                                                  \
+                for (int64_t c = 0; c < b; ++c)                                                  \
+                    index_room[e * b + c] = (int32_t)(from[e] * b + c);                          \
+            *indices = index_room;                                                               \
+            *values = (const T *)A->parts[2] + begin * b * b + r * there * b;                    \
+            return (int32_t)(there * b);                                                         \
+        }                                                                                        \
+        const int32_t length = indptr[i + 1] - indptr[i];                                        \
+        if (A->form == MATRIX_CSR) {                                                             \
+            *indices = (const int32_t *)A->parts[1] + indptr[i];                                 \
+            *values = (const T *)A->parts[2] + indptr[i];                                        \
+            return length;                                                                       \
+        }                                                                                        \
+        const hpc_sla_columns columns = matrix_columns(A, i);                                    \
+        for (int32_t e = 0; columns.near && e < length; ++e)                                     \
+            index_room[e] = columns.base + columns.near[e];                                      \
+        *indices = columns.near ? index_room : columns.far;                                      \
+        *values = A->form == MATRIX_SHORT ? (const T *)A->parts[1] + indptr[i] : value_room;     \
+        for (int32_t e = 0; A->form == MATRIX_CODED_8 && e < length; ++e)                        \
+            value_room[e] =                                                                      \
+                ((const T *)A->parts[6])[((const uint8_t *)A->parts[1])[indptr[i] + e]];         \
+        for (int32_t e = 0; A->form == MATRIX_CODED_16 && e < length; ++e)                       \
+            value_room[e] =                                                                      \
+                ((const T *)A->parts[6])[((const uint16_t *)A->parts[1])[indptr[i] + e]];        \
+        return length;                                                                           \
     }
 
 DEFINE_MATRIX_ROW(double, float64)

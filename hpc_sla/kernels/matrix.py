@@ -8,8 +8,7 @@ from typing import Protocol
 
 import torch
 
-CSR = 0
-ROWS = 1
+CSR, ROWS, PATTERNS, NODES, SHORT, CODED_8, CODED_16 = range(7)
 TILED = 32
 
 
@@ -42,7 +41,7 @@ class Matrix(ctypes.Structure):
         `CSR`, or another of matrix.h.
     rows, columns, entries : int
     parts : sequence of torch.Tensor
-        By form: of `CSR` indptr (int32), indices (int32), values; of the others see matrix.h.
+        By form: see matrix.h. Of `CSR` indptr (int32), indices (int32), values.
     block : int
         Rows of a node, where the form goes by nodes.
     """

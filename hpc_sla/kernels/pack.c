@@ -94,6 +94,31 @@ INLINE uint64_t mix(uint64_t hash, uint64_t more)
         return n;                                                                                \
     }                                                                                            \
                                                                                                  \
+    /* Values as places in `kept`, which takes at most `limit`: 0 where there are more. `codes` is  \
+     * uint8 where `wide` is 0, else uint16; table as of pack. */                                \
+    int64_t hpc_sla_pack_codes_##NAME(int64_t n, int64_t limit, int64_t size, int64_t wide,      \
+                                      const T *values, void *codes, T *kept, int32_t *table)     \
+    {                                                                                            \
+        int64_t count = 0;                                                                       \
+        for (int64_t e = 0; e < n; ++e) {                                                        \
+            const uint64_t bits = bits_##NAME(values + e);                                       \
+            int64_t slot = mix(0, bits) & (size - 1);                                            \
+            while (table[slot] >= 0 && bits_##NAME(kept + table[slot]) != bits)                  \
+                slot = (slot + 1) & (size - 1);                                                  \
+            if (table[slot] < 0) {                                                               \
+                if (count == limit)                                                              \
+                    return 0;                                                                    \
+                kept[count] = values[e];                                                         \
+                table[slot] = (int32_t)count++;                                                  \
+            }                                                                                    \
+            if (wide)                                                                            \
+                ((uint16_t *)codes)[e] = (uint16_t)table[slot];                                  \
+            else                                                                                 \
+                ((uint8_t *)codes)[e] = (uint8_t)table[slot];                                    \
+        }                                                                                        \
+        return count;                                                                            \
+    }                                                                                            \
+                                                                                                 \
     /* Whether the values, in the order of rows, are to the bit those of a MATRIX_ROWS. */       \
     int64_t hpc_sla_pack_same_##NAME(const hpc_sla_matrix *A, const T *values)                   \
     {                                                                                            \
@@ -120,3 +145,52 @@ INLINE uint64_t mix(uint64_t hash, uint64_t more)
 
 DEFINE(double, float64)
 DEFINE(float, float32)
+
+/* The parts of MATRIX_SHORT from the third on: bases and places by blocks of rows, near and far
+ * columns. counts: how many of either. */
+void hpc_sla_pack_short(int64_t n, const int32_t *indptr, const int32_t *indices, int32_t *bases,
+                        int32_t *places, uint16_t *near, int32_t *far, int64_t *counts)
+{
+    for (int64_t first = 0, block = 0; first < n; first += SHORT_ROWS, ++block) {
+        const int64_t last = first + SHORT_ROWS < n ? first + SHORT_ROWS : n;
+        int32_t lowest = INT32_MAX, highest = 0;
+        for (int32_t e = indptr[first]; e < indptr[last]; ++e) {
+            lowest = indices[e] < lowest ? indices[e] : lowest;
+            highest = indices[e] > highest ? indices[e] : highest;
+        }
+        bases[block] = lowest < highest ? lowest : highest;
+        const int fits = highest - bases[block] <= UINT16_MAX;
+        places[block] = (int32_t)(fits ? counts[0] : ~counts[1]);
+        for (int32_t e = indptr[first]; e < indptr[last]; ++e)
+            if (fits)
+                near[counts[0]++] = (uint16_t)(indices[e] - bases[block]);
+            else
+                far[counts[1]++] = indices[e];
+    }
+}
+
+/* Of nodes of b rows each with the same columns, full blocks of b x b: where each node begins among
+ * the columns' nodes, and these. Returns 0 where the matrix is not like that. */
+int64_t hpc_sla_pack_nodes(int64_t n, int64_t b, const int32_t *indptr, const int32_t *indices,
+                           int32_t *starts, int32_t *nodes)
+{
+    int32_t count = starts[0] = 0;
+    for (int64_t i = 0; i < n; i += b) {
+        const int32_t length = indptr[i + 1] - indptr[i];
+        const int32_t *columns = indices + indptr[i];
+        if (length % b)
+            return 0;
+        for (int64_t r = 1; r < b; ++r)
+            if (indptr[i + r + 1] - indptr[i + r] != length ||
+                memcmp(columns, indices + indptr[i + r], length * sizeof(int32_t)))
+                return 0;
+        for (int32_t e = 0; e < length; e += (int32_t)b) {
+            for (int64_t c = 0; c < b; ++c)
+                if (columns[e] % b || columns[e + c] != columns[e] + c)
+                    return 0;
+            nodes[count++] = columns[e] / (int32_t)b;
+        }
+        starts[i / b + 1] = count;
+    }
+    return 1;
+}

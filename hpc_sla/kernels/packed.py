@@ -6,27 +6,43 @@ are told apart by the bits of their values, so that -0.0 and NaN stay what they 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from hpc_sla.kernels import native
 from hpc_sla.kernels.csr import CsrPattern, csr_matmul_reference
-from hpc_sla.kernels.matrix import ROWS, Matrix
+from hpc_sla.kernels.matrix import (
+    CODED_8,
+    CODED_16,
+    NODES,
+    PATTERNS,
+    ROWS,
+    SHORT,
+    Matrix,
+)
+from hpc_sla.kernels.packing import (
+    NUMPY,
+    Csr,
+    Dictionary,
+    coded,
+    dictionary_of,
+    function,
+    node_of,
+    plainly,
+)
 
-_NUMPY = {torch.float64: np.float64, torch.float32: np.float32}
-_LARGEST_NODE = 6
 # Of the bytes of plain CSR: with more there is little to gain.
 _WORTH = 0.9
-# Kinds that a dictionary may have, and rows that are looked at to find nodes.
-_KINDS = 1 << 20
-_LOOK = 240
 _CHUNK = 1 << 16
-_FORMS = {ROWS: "rows"}
-
-Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""indptr (int64), indices (int32) and values."""
+_BITS = {torch.float64: np.int64, torch.float32: np.int32}
+_FORMS = {
+    ROWS: "rows",
+    PATTERNS: "patterns",
+    NODES: "nodes",
+    SHORT: "short",
+    CODED_8: "coded 8",
+    CODED_16: "coded 16",
+}
 
 
 class Packed:
@@ -47,8 +63,8 @@ class Packed:
     dtype : torch.dtype
     """
 
-    def __init__(self, matrix: Matrix, dtype: torch.dtype, longest: int) -> None:
-        self.matrix, self.dtype, self._longest = matrix, dtype, longest
+    def __init__(self, matrix: Matrix, dtype: torch.dtype) -> None:
+        self.matrix, self.dtype = matrix, dtype
         self.form = _FORMS[matrix.form]
         self.n_rows, self.n_columns = matrix.rows, matrix.columns
         self.nnz = matrix.entries
@@ -56,32 +72,51 @@ class Packed:
 
     @classmethod
     def of(cls, pattern: CsrPattern, values: torch.Tensor) -> Packed | None:
-        """The matrix in the form that suits it, or None where none pays."""
+        """The matrix in the form that suits it, or None where none pays.
+
+        Its values may be those very ones.
+        """
         if not native.can_take(values) or pattern.indptr.dtype != torch.int32:
             return None
-        indptr, indices = pattern.indptr.numpy(), pattern.indices.numpy()
-        rows = (indptr, indices, values.detach().numpy())
-        node = _node(rows, pattern.n_rows)
-        dictionary = Dictionary(pattern.n_rows, values.dtype, node)
-        if dictionary.add(rows) < pattern.n_rows:
-            return None
-        return dictionary.worth(pattern.n_columns)
+        values = values.detach()
+        matrix = dictionary_of(pattern, values)
+        if matrix is not None and cls(matrix, values.dtype).pays():
+            return cls(matrix, values.dtype)
+        packed = cls(plainly(pattern, values), values.dtype)
+        matrix = coded(pattern, values) if values.numel() else None
+        if matrix is not None and cls(matrix, values.dtype).bytes < _WORTH * packed.bytes:
+            packed = cls(matrix, values.dtype)
+        return packed if packed.pays() else None
+
+    @classmethod
+    def with_values(cls, pattern: CsrPattern, values: torch.Tensor) -> Packed:
+        """With these very values, after `of` has found that form the best for such ones."""
+        return cls(plainly(pattern, values), values.dtype)
+
+    @property
+    def refers(self) -> bool:
+        """Whether its values are those that it was made of, and not a copy."""
+        return self.matrix.form in (PATTERNS, NODES, SHORT)
+
+    def pays(self) -> bool:
+        """Whether it takes fewer bytes than plain CSR."""
+        plain = (12 if self.dtype == torch.float64 else 8) * self.nnz + 4 * self.n_rows
+        return self.bytes < _WORTH * plain
 
     @property
     def longest(self) -> int:
         """Entries of the longest row: the room that compiled loops over rows need."""
         return self._longest
 
-    def to(self, dtype: torch.dtype) -> Packed | None:
-        """The same with values of another dtype; None of a form that refers to the matrix's."""
+    def to(self, dtype: torch.dtype) -> Packed:
+        """The same with values of another dtype. Local."""
         if dtype == self.dtype:
             return self
-        if self.matrix.form != ROWS:
-            return None
-        *rows, values = self.matrix.tensors
-        m = self.matrix
-        matrix = Matrix(ROWS, m.rows, m.columns, m.entries, (*rows, values.to(dtype)), m.block)
-        return Packed(matrix, dtype, self._longest)
+        old, parts = self.matrix, list(self.matrix.tensors)
+        place = 1 if old.form == SHORT else -1
+        parts[place] = parts[place].to(dtype)
+        matrix = Matrix(old.form, old.rows, old.columns, old.entries, parts, old.block)
+        return Packed(matrix, dtype)
 
     def matmul(
         self,
@@ -96,12 +131,20 @@ class Packed:
         columns = 1 if x.dim() == 1 else x.shape[1]
         tensors = (x, rows, out, weights, dot, square)
         pointers = (None if t is None else t.data_ptr() for t in tensors)
-        _function("product", self.dtype)(columns, self.matrix.address, *pointers)
+        function("product", self.dtype)(columns, self.matrix.address, *pointers)
 
     def holds(self, values: torch.Tensor) -> bool:
         """Whether these [nnz], in the order of the rows, are its values to the bit. Local."""
+        if self.matrix.form != ROWS:
+            mine = self.matrix.tensors
+            if self.refers:
+                place = 1 if self.matrix.form == SHORT else -1
+                return mine[place].data_ptr() == values.data_ptr()
+            whole, bits = _BITS[self.dtype], mine[-1].numpy()
+            found = bits.view(whole)[mine[1].numpy()]
+            return bool(np.array_equal(found, values.numpy().view(whole)))
         pointers = (self.matrix.address, values.data_ptr())
-        return bool(_function("pack_same", self.dtype)(*pointers))
+        return bool(function("pack_same", self.dtype)(*pointers))
 
     def reference(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = A x` in plain torch operations: the oracle."""
@@ -112,11 +155,11 @@ class Packed:
         """Rows `first` to `last` (default: all) as they were added. Local."""
         last = self.n_rows if last is None else last
         lengths = np.empty(last - first, dtype=np.int64)
-        rooms = np.empty(self._longest, np.int32), np.empty(self._longest, _NUMPY[self.dtype])
+        rooms = np.empty(self._longest, np.int32), np.empty(self._longest, NUMPY[self.dtype])
         self._rows(first, lengths, None, None, rooms)
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         indices = np.empty(indptr[-1], dtype=np.int32)
-        values = np.empty(indptr[-1], dtype=_NUMPY[self.dtype])
+        values = np.empty(indptr[-1], dtype=NUMPY[self.dtype])
         self._rows(first, lengths, indices, values, rooms)
         return indptr, indices, values
 
@@ -129,13 +172,29 @@ class Packed:
         rooms: tuple[np.ndarray, np.ndarray],
     ) -> None:
         arrays = (None if a is None else a.ctypes.data for a in (lengths, indices, values, *rooms))
-        call = _function("matrix_rows", self.dtype)
+        call = function("matrix_rows", self.dtype)
         call(first, len(lengths), self.matrix.address, *arrays)
 
     def expanded(self) -> Csr:
         """What `csr` gives, by NumPy from the parts: the oracle of the compiled rows."""
-        starts, kinds, ends, offsets, kept = (t.numpy() for t in self.matrix.tensors)
-        b = self.matrix.block
+        form, b, parts = self.matrix.form, self.matrix.block, self._arrays()
+        if form in (SHORT, CODED_8, CODED_16):
+            indptr, values, bases, places, near, far, *dictionary = parts
+            row = np.repeat(np.arange(self.n_rows), np.diff(indptr))
+            close = places[row // 256] >= 0
+            indices = np.empty(self.nnz, np.int32)
+            indices[close], indices[~close] = near + bases[row[close] // 256], far
+            return indptr, indices, dictionary[0][values] if dictionary else values
+        if form == NODES:
+            starts, nodes, values = parts
+            lengths = np.diff(starts)
+            entry = np.concatenate(
+                [np.tile(np.arange(s, e), b) for s, e in zip(starts[:-1], starts[1:], strict=True)]
+            )
+            indices = (nodes[entry, None] * b + np.arange(b)).ravel()
+            indptr = np.concatenate([[0], np.cumsum(np.repeat(lengths * b, b))])
+            return indptr, indices.astype(np.int32), values
+        starts, kinds, ends, offsets, *kept = parts
         # Of each node, then of each row, then of each entry.
         kind = np.repeat(kinds, np.diff(starts) // b)
         kind = np.repeat(kind, b)
@@ -145,8 +204,20 @@ class Packed:
         row = np.repeat(np.arange(self.n_rows), lengths)
         entry = np.arange(indptr[-1]) - indptr[:-1].repeat(lengths) + ends[:-1][kind[row]]
         indices = offsets[entry] + row - part[row]
-        values = kept.reshape(len(offsets), -1)[entry, part[row]]
+        if form == PATTERNS:
+            return indptr, indices.astype(np.int32), kept[1]
+        values = kept[0].reshape(len(offsets), -1)[entry, part[row]]
         return indptr, indices.astype(np.int32), values
+
+    def _arrays(self) -> list[np.ndarray]:
+        return [tensor.numpy() for tensor in self.matrix.tensors]
+
+    @property
+    def _longest(self) -> int:
+        """At least as many entries as any row has."""
+        form, parts = self.matrix.form, self._arrays()
+        edges = parts[2] if form in (ROWS, PATTERNS) else parts[0]
+        return int(np.diff(edges).max(initial=0)) * (self.matrix.block if form == NODES else 1)
 
     def diagonal(self) -> torch.Tensor:
         """The diagonal, 0 where none is stored: [n_rows]. A copy."""
@@ -193,104 +264,41 @@ class Packer:
         block: Csr = (
             (indptr - indptr[0]).astype(np.int64),
             np.ascontiguousarray(indices, dtype=np.int32),
-            np.ascontiguousarray(values, dtype=_NUMPY[self.dtype]),
+            np.ascontiguousarray(values, dtype=NUMPY[self.dtype]),
         )
         if not self._repeats:
             self._plain.append(block)
             return
         block = _joined([*self._plain, block])  # with rows of a node that was not whole
         if self._dictionary is None:
-            self._dictionary = Dictionary(self.n_rows, self.dtype, _node(block, self.n_rows))
+            self._dictionary = Dictionary(self.n_rows, self.dtype, node_of(block, self.n_rows))
         here = len(block[0]) - 1
         whole = here - here % self._dictionary.node
         taken = self._dictionary.add(_rows_of(block, 0, whole))
         self._plain = [_rows_of(block, taken, here)] if taken < here else []
         if taken < whole:
-            self._plain = [self._dictionary.packed(self.n_columns).csr(), *self._plain]
+            self._plain = [self._taken().csr(), *self._plain]
             self._dictionary, self._repeats = None, False
 
     def finish(self) -> Packed | None:
         """The matrix, or None where no form pays: `csr` then has it."""
-        if self._dictionary is None:
+        if self._dictionary is not None:
+            packed = self._taken()
+            if packed.pays():
+                return packed
+        if native.LIBRARY is None:
             return None
-        return self._dictionary.worth(self.n_columns)
+        indptr, indices, values = (torch.from_numpy(part) for part in self.csr())
+        return Packed.of(CsrPattern(indptr.int(), indices, self.n_columns), values)
 
     def csr(self) -> Csr:
         """What was added. Local."""
-        if self._dictionary is None:
-            return _joined(self._plain)
-        return _joined([self._dictionary.packed(self.n_columns).csr(), *self._plain])
+        taken = [] if self._dictionary is None else [self._taken().csr()]
+        return _joined([*taken, *self._plain])
 
-
-class Dictionary:
-    """Kinds of rows, or of nodes of `node` rows, and which runs of rows are of which. Local."""
-
-    def __init__(self, n_rows: int, dtype: torch.dtype, node: int) -> None:
-        self.node, self._dtype, self._done, self._nnz = node, dtype, 0, 0
-        # As much as may pay; what is not used is not touched, and takes no memory.
-        runs = n_rows // (4 * node) + 1026
-        kinds, entries = min(runs, _KINDS), 4 * n_rows + 4096
-        lanes = 1 if node == 1 else 4 if node <= 4 else 8
-        self._counts = np.zeros(3, dtype=np.int64)
-        self._limits = np.array([runs, kinds, entries])
-        self._starts, self._kinds = np.empty(runs + 1, np.int32), np.empty(runs, np.int32)
-        self._ends, self._offsets = np.zeros(kinds + 1, np.int32), np.empty(entries, np.int32)
-        self._values = np.empty(entries * lanes, _NUMPY[dtype])
-        self._table = np.full(1 << (2 * kinds - 1).bit_length(), -1, np.int32)
-
-    def add(self, rows: Csr) -> int:
-        """Take the next rows, whole nodes of them; how many could be."""
-        indptr, indices, values = rows
-        here = (indptr.astype(np.int32, copy=False), indices, values, self._counts, self._limits)
-        kept = (self._starts, self._kinds, self._ends, self._offsets, self._values, self._table)
-        numbers = (len(indptr) - 1, self._done, self.node, len(self._table))
-        pointers = (a.ctypes.data for a in (*here, *kept))
-        taken: int = _function("pack", self._dtype)(*numbers, *pointers)
-        self._done += taken
-        self._nnz += int(indptr[taken])
-        return taken
-
-    def worth(self, n_columns: int) -> Packed | None:
-        """What was taken, where it takes fewer bytes than plain CSR."""
-        packed = self.packed(n_columns)
-        plain = (12 if self._dtype == torch.float64 else 8) * packed.nnz + 4 * packed.n_rows
-        return packed if packed.bytes < _WORTH * plain else None
-
-    def packed(self, n_columns: int) -> Packed:
-        """What was taken, as a matrix of its own arrays."""
-        runs, kinds, entries = self._counts.tolist()
-        lanes = len(self._values) // len(self._offsets)
-        arrays = (
-            np.append(self._starts[:runs], np.int32(self._done)),
-            self._kinds[:runs].copy(),
-            self._ends[: kinds + 1].copy(),
-            self._offsets[:entries].copy(),
-            self._values[: entries * lanes].copy(),
-        )
-        parts = [torch.from_numpy(array) for array in arrays]
-        matrix = Matrix(ROWS, self._done, n_columns, self._nnz, parts, self.node)
-        return Packed(matrix, self._dtype, int(np.diff(arrays[2]).max(initial=0)))
-
-
-def _function(name: str, dtype: torch.dtype) -> Any:
-    return getattr(native.LIBRARY, f"hpc_sla_{name}_{native.DTYPES[dtype]}")
-
-
-def _node(block: Csr, n_rows: int) -> int:
-    """How many rows a node has: the most that have their columns in common."""
-    indptr, indices, _ = block
-    lengths = np.diff(indptr[: _LOOK + 1])
-    for node in range(_LARGEST_NODE, 1, -1):
-        here = len(lengths) - len(lengths) % node
-        if n_rows % node or not here:
-            continue
-        by_node = lengths[:here].reshape(-1, node)
-        if (by_node != by_node[:, :1]).any():
-            continue
-        rows = [indices[indptr[i] : indptr[i + 1]] for i in range(here)]
-        if all(np.array_equal(rows[i], rows[i - i % node]) for i in range(here)):
-            return node
-    return 1
+    def _taken(self) -> Packed:
+        assert self._dictionary is not None
+        return Packed(self._dictionary.matrix(self.n_columns), self.dtype)
 
 
 def _rows_of(block: Csr, first: int, last: int) -> Csr:
@@ -300,6 +308,7 @@ def _rows_of(block: Csr, first: int, last: int) -> Csr:
 
 
 def _joined(blocks: list[Csr]) -> Csr:
+    """One block of them all."""
     if len(blocks) == 1:
         return blocks[0]
     lengths = np.concatenate([np.diff(indptr) for indptr, _, _ in blocks])

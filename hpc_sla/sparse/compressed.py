@@ -19,6 +19,8 @@ _FEWEST_ROWS = 2048
 class _Kept:
     values: weakref.ref[torch.Tensor]
     version: int
+    # Whether it is the values themselves that it refers to: it would keep them from being freed.
+    refers: bool
     packed: Packed | None
 
 
@@ -35,10 +37,14 @@ def packed_of(pattern: DistributedPattern, values: torch.Tensor) -> Packed | Non
     mine, version = pattern.owned_values(values.detach()), version_of(values)
     kept: Any = owned._cache.get("packed")
     known = isinstance(kept, _Kept) and kept.values() is values and kept.version == version
+    if known and kept.refers:
+        return Packed.with_values(owned, mine)
     if known and (kept.packed is None or kept.packed.holds(mine)):
         return kept.packed
     packed = Packed.of(owned, mine)
-    owned._cache["packed"] = _Kept(weakref.ref(values), version, packed)
+    refers = packed is not None and packed.refers
+    weak = weakref.ref(values)
+    owned._cache["packed"] = _Kept(weak, version, refers, None if refers else packed)
     return packed
 
 

@@ -64,11 +64,10 @@ class Values:
         return self._halo
 
     def to(self, dtype: torch.dtype) -> torch.Tensor | Values:
-        """In another dtype, packed where that can be, else a tensor. Local."""
-        packed = None if self.packed is None else self.packed.to(dtype)
-        if packed is None:
+        """In another dtype, packed or a tensor as they are. Local."""
+        if self.packed is None:
             return self.plain.to(dtype)
-        return Values.of_packed(packed, self._halo.to(dtype))
+        return Values.of_packed(self.packed.to(dtype), self._halo.to(dtype))
 
     def serving(self, x: torch.Tensor) -> Packed | None:
         """What multiplies vectors like x; None where `tensor` must, which it is made for. Local."""

@@ -360,5 +360,6 @@ def _given(vectors: torch.Tensor | np.ndarray, n: int) -> np.ndarray:
 
 def _near_one(world: World, B: np.ndarray) -> np.ndarray:
     """B times a power of two: the prolongator has its size, and may be float32. **Collective.**"""
-    largest = world.max(float(abs(B).max(initial=0.0)))
-    return B * 2.0 ** -round(math.log2(largest)) if largest > 0 else B
+    largest = world.max(max(float(B.max(initial=0.0)), -float(B.min(initial=0.0))))
+    power = round(math.log2(largest)) if largest > 0 else 0
+    return B * 2.0**-power if power else B

@@ -38,7 +38,7 @@ class CompiledCycle:
     def __init__(self, cycle: Cycle, r: Tensor, dtype: torch.dtype, units: Units) -> None:
         self._world = cycle.levels[0].layout.world
         with lasting():
-            b = torch.empty(r.shape, dtype=dtype)
+            b = torch.empty(r.shape, dtype=dtype, device=r.device)
             levels: list[CycleLevel] = []
             _describe(cycle.levels, b, levels)
             calls = self._world.transport.calls(dtype)
@@ -84,7 +84,7 @@ def _describe(levels: list[MultigridLevel], b: Tensor, into: list[CycleLevel]) -
         return
     steps = level.steps.coefficients
     made.keep("inverse", level.steps.inverse)
-    made.keep("coefficients", torch.tensor(steps, dtype=b.dtype))
+    made.keep("coefficients", torch.tensor(steps, dtype=b.dtype, device=b.device))
     made.steps = len(steps)
     if len(steps) > 1 or level.transfer is not None:
         made.keep("A", level.operator.compiled(b))
