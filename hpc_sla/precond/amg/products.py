@@ -46,6 +46,8 @@ class LevelOperator:
         self._transposed: Tensor | None = None
         self._owned: CsrMatrix | Packed
         self._values: Tensor | None = None
+        if isinstance(values, Values) and pattern.owned.n_rows < _FEWEST_ROWS:
+            values = values.plain  # as they are where these values come in another way
         if isinstance(values, Values):
             assert values.packed is not None
             self._owned, self._halo = values.packed, CsrMatrix(pattern.halo, values.halo)

@@ -47,7 +47,9 @@ def _applied(M, r, how="apply"):
 
 
 @pytest.mark.parametrize("keep", KEEPS)
-@pytest.mark.parametrize("spec", ["poisson2d:n=30", "elasticity3d:n=4", "graph_laplacian:n=500"])
+@pytest.mark.parametrize(
+    "spec", ["poisson2d:n=30", "poisson2d:n=80", "elasticity3d:n=4", "graph_laplacian:n=500"]
+)
 def test_the_same_values_give_the_same_cycle(world, spec, keep):
     problem, A, near = _system(world, spec)
     again = A.with_values(A.values.clone())  # both plain from now on: packed ones add otherwise
