@@ -1,10 +1,11 @@
-/* CPU loops over a basis of vectors, for one thread: the inner products and the combinations of
+/* CPU loops over a basis of vectors: the inner products and the combinations of
  * Gram-Schmidt for two vectors at once, in pieces that stay in the cache, so that the basis is read
  * once for both. Conventions as in native.c. A basis is [m, n] or [m, n, k], contiguous.
  *
  * These loops wait for memory. Four vectors of the basis are read side by side: fewer streams leave
  * bandwidth unused, and for each the piece of the two vectors is read from the cache once. */
 #include "sweep.h"
+#include "threads.h"
 
 /* Rows of a piece: long enough for the processor to see streams, short enough for the cache. */
 #define PIECE 2048
@@ -83,16 +84,12 @@
                 out[j] += (double)a[i * k + j] * u[i * k + j];                                   \
     }                                                                                            \
                                                                                                  \
-    /* out [targets, count, k] = basis[i] . basis[first + t] for i < count; targets is 1 or 2.   \
-     * sums [targets, count, k] is room to sum in. */                                            \
-    CLONED void hpc_sla_basis_dots_##NAME(int64_t n, int64_t k, int64_t count, int64_t first,                    \
-                                          int64_t targets, const T *basis,                       \
-                                          double *restrict sums, T *restrict out)                \
+    static CLONED void dots_##NAME(int64_t n, int64_t k, int64_t count, int64_t first,           \
+                                   int64_t targets, const T *basis, int64_t begin, int64_t end,  \
+                                   double *restrict sums)                                        \
     {                                                                                            \
-        for (int64_t i = 0; i < targets * count * k; ++i)                                        \
-            sums[i] = 0;                                                                         \
-        for (int64_t row = 0; row < n; row += PIECE) {                                           \
-            const int64_t rows = n - row < PIECE ? n - row : PIECE;                              \
+        for (int64_t row = begin; row < end; row += PIECE) {                                     \
+            const int64_t rows = end - row < PIECE ? end - row : PIECE;                          \
             const T *u = basis + (first * n + row) * k;                                          \
             const T *w = u + (targets - 1) * n * k;                                              \
             if (k > 1) {                                                                         \
@@ -107,10 +104,29 @@
             else                                                                                 \
                 piece_##NAME(rows, count, basis + row, n, u, u, sums, NULL);                     \
         }                                                                                        \
-        for (int64_t i = 0; i < targets * count * k; ++i)                                        \
-            out[i] = (T)sums[i];                                                                 \
     }                                                                                            \
                                                                                                  \
+    static void dots_part_##NAME(const void *const *a, int64_t begin, int64_t end, void *sums)   \
+    {                                                                                            \
+        const int64_t *numbers = a[0];                                                           \
+        dots_##NAME(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], a[1], begin, end,\
+                    sums);                                                                       \
+    }                                                                                            \
+                                                                                                 \
+    /* out [targets, count, k] = basis[i] . basis[first + t] for i < count; targets is 1 or 2.   \
+     * sums [targets, count, k] is room to sum in. */                                            \
+    void hpc_sla_basis_dots_##NAME(int64_t n, int64_t k, int64_t count, int64_t first,           \
+                                   int64_t targets, const T *basis, double *restrict sums,       \
+                                   T *restrict out)                                              \
+    {                                                                                            \
+        const int64_t numbers[] = {n, k, count, first, targets}, all = targets * count * k;      \
+        const void *a[] = {numbers, basis};                                                      \
+        for (int64_t i = 0; i < all; ++i)                                                        \
+            sums[i] = 0;                                                                         \
+        hpc_sla_run(n, count * k, NULL, dots_part_##NAME, a, all, sizeof(double), sums);         \
+        for (int64_t i = 0; i < all; ++i)                                                        \
+            out[i] = (T)sums[i];                                                                 \
+    }                                                                                            \
     /* One piece of one column: u -= sum_i s_i v_i and w -= sum_i c_i v_i, for i < group. */     \
     INLINE void subtract_##NAME(int group, int64_t rows, const T *v, int64_t n,                  \
                                 const T *restrict s, const T *restrict c, T *restrict u,         \
@@ -172,28 +188,36 @@
             }                                                                                    \
     }                                                                                            \
                                                                                                  \
-    INLINE void update_##NAME(int64_t n, int64_t k, int64_t j, T *basis, const T *restrict s,    \
-                              const T *restrict c, const T *restrict last,                       \
-                              const T *restrict inverse)                                         \
+    static CLONED void update_##NAME(int64_t n, int64_t k, int64_t j, T *basis, const T *sums,   \
+                                     const T *found, int64_t begin, int64_t end)                 \
     {                                                                                            \
-        for (int64_t row = 0; row < n; row += PIECE)                                             \
-            update_rows_##NAME(n, k, j, row, n - row < PIECE ? n - row : PIECE, basis, s, c,     \
-                               last, inverse);                                                   \
+        const T *c = sums + (j + 2) * k;                                                         \
+        for (int64_t row = begin; row < end; row += PIECE) {                                     \
+            const int64_t rows = end - row < PIECE ? end - row : PIECE;                          \
+            if (k == 1)                                                                          \
+                update_rows_##NAME(n, 1, j, row, rows, basis, sums, c, found, found + 1);        \
+            else                                                                                 \
+                update_rows_##NAME(n, k, j, row, rows, basis, sums, c, found, found + k);        \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    static void update_part_##NAME(const void *const *a, int64_t begin, int64_t end, void *none) \
+    {                                                                                            \
+        const int64_t *numbers = a[0];                                                           \
+        (void)none;                                                                              \
+        update_##NAME(numbers[0], numbers[1], numbers[2], (T *)a[1], a[2], a[3], begin, end);    \
     }                                                                                            \
                                                                                                  \
     /* With u = basis[j], w = basis[j + 1], [s, ., .] and [c, ., .] = sums [2, j + 2] and        \
      * [last, inverse, .] = found [3], by columns: u = (u - sum_i s_i basis[i]) inverse;         \
      * w = (w - sum_i c_i basis[i] - last u) inverse. */                                         \
-    CLONED void hpc_sla_basis_update_##NAME(int64_t n, int64_t k, int64_t j, T *basis,           \
-                                            const T *sums, const T *found)                       \
+    void hpc_sla_basis_update_##NAME(int64_t n, int64_t k, int64_t j, T *basis, const T *sums,   \
+                                     const T *found)                                             \
     {                                                                                            \
-        const T *c = sums + (j + 2) * k;                                                         \
-        if (k == 1)                                                                              \
-            update_##NAME(n, 1, j, basis, sums, c, found, found + 1);                            \
-        else                                                                                     \
-            update_##NAME(n, k, j, basis, sums, c, found, found + k);                            \
+        const int64_t numbers[] = {n, k, j};                                                     \
+        const void *a[] = {numbers, basis, sums, found};                                         \
+        hpc_sla_run(n, (j + 2) * k, NULL, update_part_##NAME, a, 0, 0, NULL);                    \
     }                                                                                            \
-                                                                                                 \
     /* M^-1 basis[j] at the rows that other ranks are sent, were it updated: to the bit what it  \
      * will be, so some rows at a time are copied and treated as a basis of their own. */        \
     INLINE void send_##NAME(int64_t n, int64_t j, const hpc_sla_sweep *sweep, const T *sums,     \
@@ -240,7 +264,6 @@
                                            const T *found, T *part, T *out)                      \
     {                                                                                            \
         const hpc_sla_matrix *A = sweep->matrix;                                                 \
-        const int32_t *indptr = A->parts[0];                                                     \
         const T *inverse = sweep->inverse;                                                       \
         T *basis = sweep->basis, *u = basis + j * n, *w = u + n;                                 \
         T *z = inverse ? sweep->z : u;                                                           \
@@ -256,7 +279,7 @@
         else {                                                                                   \
             for (int64_t i = 0; i < targets * count; ++i)                                        \
                 with_u[i] = 0;                                                                   \
-            for (int64_t p = 0, made = 0; p < sweep->count; ++p) {                               \
+            for (int64_t p = 0, made = 0, near = 0; p < sweep->count; ++p) {                     \
                 const int64_t row = p * size, rows = n - row < size ? n - row : size;            \
                 for (; made < (phase == SWEEP_MAIN ? sweep->reach[p] : p + 1); ++made) {         \
                     const int64_t at = made * size, end = n - at < size ? n : at + size;         \
@@ -267,9 +290,12 @@
                         for (int64_t i = at; i < end; ++i)                                       \
                             z[i] = inverse[i] * u[i];                                            \
                 }                                                                                \
-                if (phase == SWEEP_MAIN)                                                         \
-                    hpc_sla_csr_matmul_##NAME(rows, k, indptr + row, A->parts[1], A->parts[2],   \
-                                              z, NULL, w + row, NULL, NULL, NULL);               \
+                if (phase == SWEEP_MAIN && A->form == MATRIX_CSR)                                \
+                    hpc_sla_csr_matmul_##NAME(rows, k, (const int32_t *)A->parts[0] + row,       \
+                                              A->parts[1], A->parts[2], z, NULL, w + row, NULL,  \
+                                              NULL, NULL);                                       \
+                else if (phase == SWEEP_MAIN)                                                    \
+                    hpc_sla_packed_rows_##NAME(A, &near, row, row + rows, z, w);                 \
                 if (phase == SWEEP_MAIN)                                                         \
                     piece_##NAME(rows, count, basis + row, n, u + row, w + row, with_u, with_w); \
                 else if (phase == SWEEP_END)                                                     \

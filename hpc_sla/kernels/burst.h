@@ -66,6 +66,9 @@ typedef struct {
     int64_t done;
     double *norms;
     double row[4];
+    /* Another preconditioner: `CompiledApply`; NULL for a pointwise one. */
+    int64_t (*apply)(const void *data, const void *r, void *out);
+    const void *applied;
 } hpc_sla_burst;
 
 INLINE double burst_now(void)

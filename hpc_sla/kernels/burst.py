@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,12 +127,15 @@ class CompiledApply:
     ----------
     function, data : int
         Addresses.
+    turns : context manager
+        Within which it is to be called.
     kept : object
-        What they belong to.
+        What the addresses belong to.
     """
 
     function: int
     data: int
+    turns: AbstractContextManager[Any]
     kept: Any
 
 
@@ -155,6 +159,8 @@ class Burst(ctypes.Structure):
         ("done", ctypes.c_int64),
         ("norms", ctypes.c_void_p),
         ("row", ctypes.c_double * 4),
+        ("apply", ctypes.c_void_p),
+        ("applied", ctypes.c_void_p),
     ]
 
 
@@ -176,6 +182,8 @@ class StepKernel:
         Attributes that change places with each step.
     numbers : tuple of str
         Attributes that are integers, or flags, of which a step may change some.
+    preconditioned : bool
+        Whether it can apply a preconditioner that is not pointwise.
     """
 
     function: str
@@ -184,6 +192,7 @@ class StepKernel:
     width: int
     swaps: tuple[tuple[str, str], ...] = ()
     numbers: tuple[str, ...] = ()
+    preconditioned: bool = False
 
     def entry(self, like: torch.Tensor) -> Callable[[int], int]:
         """The function for vectors like this one: takes the address of a `Burst`."""

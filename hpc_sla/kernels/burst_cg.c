@@ -1,4 +1,4 @@
-/* Steps of conjugate gradients with a pointwise preconditioner: `CG.step` of linear/cg.py. */
+/* Steps of conjugate gradients: `CG.step` of linear/cg.py. */
 #include "burst.h"
 
 #define DEFINE(T, NAME)                                                                          \
@@ -6,6 +6,7 @@
                                  const T *inverse, T *r, T *out);                                \
     void hpc_sla_direction_##NAME(int64_t n, int64_t k, const T *alpha, const T *beta,           \
                                   const T *r, const T *inverse, T *x, T *p);                     \
+    void hpc_sla_dot_##NAME(int64_t n, int64_t k, const T *x, const T *y, T *out);               \
                                                                                                  \
     /* vectors: x, r, p, q; scalars: rho, rr, live. 0, or MPI's error. */                        \
     int64_t hpc_sla_burst_cg_##NAME(hpc_sla_burst *b)                                            \
@@ -25,10 +26,15 @@
             const int good = live && curvature > 0;                                              \
             const T alpha = (T)(good ? rho / curvature : 0);                                     \
             hpc_sla_residual_##NAME(n, 1, &alpha, q, b->inverse, r, mine);                       \
+            if (b->apply) {                                                                      \
+                if ((code = (int)b->apply(b->applied, r, q)))                                    \
+                    return code;                                                                 \
+                hpc_sla_dot_##NAME(n, 1, r, q, mine);                                            \
+            }                                                                                    \
             if ((code = burst_last_sum_##NAME(A->mpi, 2, mine, sums, begun, &seconds)))          \
                 return code;                                                                     \
             const T beta = (T)(good ? sums[0] / rho : 0);                                        \
-            hpc_sla_direction_##NAME(n, 1, &alpha, &beta, r, b->inverse, x, p);                  \
+            hpc_sla_direction_##NAME(n, 1, &alpha, &beta, b->apply ? q : r, b->inverse, x, p);   \
             rho = sums[0], rr = sums[1];                                                         \
             live = good && rr > square && rho > 0 && rho < INFINITY;                             \
             b->row[0] = curvature, b->row[1] = rho, b->row[2] = rr;                              \

@@ -29,6 +29,10 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta"
 warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
 
 
+_CHUNK = 64
+"""Pieces of rows that are looked at together."""
+
+
 def csr_matmul_reference(
     indptr: torch.Tensor,
     indices: torch.Tensor,
@@ -305,6 +309,18 @@ class CsrPattern:
             where[rows[found].long()] = (found + begin).to(where.dtype)
         return where
 
+    def _reach(self, first: int, last: int, size: int) -> list[int]:
+        """Of pieces of rows `first` to `last` the furthest, without writing what is not there."""
+        if self._plain is not None:
+            begin, end = self.indptr[[first, last]].tolist()
+            indptr, indices = self.indptr[first : last + 1] - begin, self.indices[begin:end]
+        else:
+            assert self._source is not None
+            rows = self._source.csr(first, last)
+            indptr, indices = torch.from_numpy(rows[0]), torch.from_numpy(rows[1])
+        edges = [*indptr[:-1:size].tolist(), len(indices)]
+        return [int(indices[i:j].max()) // size + 1 if j > i else 0 for i, j in pairwise(edges)]
+
     def reach(self, size: int) -> torch.Tensor:
         """How far products of `size` rows each reach into x, for a sweep that makes x on the way.
 
@@ -313,11 +329,9 @@ class CsrPattern:
         """
         name = f"reach {size}"
         if name not in self._cache:
-            edges = [*self.indptr[::size].tolist(), self.nnz][: -(-self.n_rows // size) + 1]
-            furthest = [
-                int(self.indices[begin:end].max()) // size + 1 if end > begin else 0
-                for begin, end in pairwise(edges)
-            ]
+            furthest: list[int] = []
+            for first in range(0, self.n_rows, _CHUNK * size):
+                furthest += self._reach(first, min(first + _CHUNK * size, self.n_rows), size)
             found = [max(far, i + 1) for i, far in enumerate(furthest)]
             found[-1:] = [len(found)] * bool(found)
             with lasting():

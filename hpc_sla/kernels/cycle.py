@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,12 +182,11 @@ class WholeCycle(_Described):
         code: int = self._function(self._address, r.data_ptr(), out.data_ptr())
         return code
 
-    @property
-    def function(self) -> CompiledApply:
+    def function(self, turns: AbstractContextManager[Any]) -> CompiledApply:
         """For other compiled loops."""
         entry = ctypes.cast(self._function, ctypes.c_void_p).value
         assert entry is not None
-        return CompiledApply(entry, self._address, self)
+        return CompiledApply(entry, self._address, turns, self)
 
 
 def dense(M: Tensor, x: Tensor, out: Tensor) -> None:

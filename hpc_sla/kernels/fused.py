@@ -78,6 +78,11 @@ def direction_pass(
     native.call("direction", r, r.shape[0], *coefficients, r, inverse, x, p)
 
 
+def dot_pass(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor) -> None:
+    """`out` ([] or [k]) = x . y of this rank, as compiled loops sum it. On the CPU."""
+    native.call("dot", x, x.shape[0], x, y, out)
+
+
 def residual_reference(
     r: torch.Tensor,
     q: torch.Tensor,

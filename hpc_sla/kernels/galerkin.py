@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from hpc_sla.kernels import native
 from hpc_sla.kernels.multigrid import (
     Local,
+    as_csr,
     call,
     compiled,
     fitted,
@@ -87,6 +88,7 @@ def triple_product(
     """
     high, wide = P.size
     if native.LIBRARY is None:
+        A = as_csr(A)
         inner = _widened(A @ P.csr(), columns)
         if there is not None:
             inner = inner + _widened(there @ P_there.csr(), columns)

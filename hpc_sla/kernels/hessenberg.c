@@ -82,6 +82,50 @@
             live[e] = live[e] && norm > target[e] && alpha > 0;                                  \
             out[e] = (T)last, out[k + e] = (T)inverse, out[2 * k + e] = (T)norm;                 \
         }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    /* min ||beta e_1 - H y||_2 over the columns that each has made, by Givens rotations:        \
+     * y [j, k] in doubles. room is a double [j + 2, j + 1]. Whether H had full rank, and no     \
+     * NaN: if not, y is nothing. */                                                             \
+    int64_t hpc_sla_hessenberg_solve_##NAME(int64_t restart, int64_t k, int64_t j, const T *beta,\
+                                            const T *matrix, const T *length, double *room,      \
+                                            double *y)                                           \
+    {                                                                                            \
+        double *right = room + (j + 1) * j;                                                      \
+        for (int64_t e = 0; e < k; ++e) {                                                        \
+            const int64_t m = (int64_t)length[e];                                                \
+            double largest = 0;                                                                  \
+            for (int64_t i = 0; i <= m; ++i) {                                                   \
+                right[i] = i ? 0 : beta[e];                                                      \
+                for (int64_t c = 0; c < m; ++c)                                                  \
+                    room[i * j + c] = matrix[(i * restart + c) * k + e];                         \
+            }                                                                                    \
+            for (int64_t i = 0; i < m; ++i) {                                                    \
+                double *above = room + i * j, *below = above + j;                                \
+                const double length_of = hypot(above[i], below[i]);                              \
+                const double c = length_of ? above[i] / length_of : 1;                           \
+                const double s = length_of ? below[i] / length_of : 0, first = right[i];         \
+                for (int64_t f = i; f < m; ++f) {                                                \
+                    const double a = above[f];                                                   \
+                    above[f] = c * a + s * below[f], below[f] = c * below[f] - s * a;            \
+                }                                                                                \
+                right[i] = c * first, right[i + 1] = -s * first;                                 \
+                largest = fmax(largest, length_of);                                              \
+            }                                                                                    \
+            for (int64_t i = 0; i < j; ++i)                                                      \
+                y[i * k + e] = 0;                                                                \
+            for (int64_t i = m - 1; i >= 0; --i) {                                               \
+                double sum = right[i];                                                           \
+                for (int64_t f = i + 1; f < m; ++f)                                              \
+                    sum -= room[i * j + f] * y[f * k + e];                                       \
+                if (!(fabs(room[i * j + i]) > 1e-14 * largest))                                  \
+                    return 0;                                                                    \
+                y[i * k + e] = sum / room[i * j + i];                                            \
+                if (!isfinite(y[i * k + e]))                                                     \
+                    return 0;                                                                    \
+            }                                                                                    \
+        }                                                                                        \
+        return 1;                                                                                \
     }
 
 DEFINE(double, float64)

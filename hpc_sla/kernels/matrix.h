@@ -81,6 +81,12 @@ INLINE int64_t matrix_lanes(int64_t block)
     return block == 1 ? 1 : block <= 4 ? 4 : 8;
 }
 
+/* Where the node of row i begins, so that parts of the rows are of whole nodes; the end stays. */
+INLINE int64_t matrix_node(const hpc_sla_matrix *A, int64_t i)
+{
+    return i < A->rows ? i - i % A->block : i;
+}
+
 /* The run of rows that row i lies in; `near` is where the last one was found. Rows asked for in
  * ascending order are found at once, others by steps that double. */
 INLINE int64_t matrix_run(const int32_t *starts, int64_t i, int64_t near)

@@ -121,6 +121,51 @@
             out_indptr[node + 1] = (int32_t)used;                                                \
         }                                                                                        \
         return end;                                                                              \
+    }                                                                                            \
+                                                                                                 \
+    /* Sums over the entries of rows first to first + n, by component c = column % high, of a_ij \
+     * and of a_ij (x_j - x_i), and of the sizes of these: sums and sizes are [n, high, 1 + d].  \
+     * Of A = [A | there] with points [., d]; component is that of each column of `there`, which \
+     * has all rows, or is NULL. */                                                              \
+    void hpc_sla_moments_##NAME(int64_t n, int64_t k, int64_t first, int64_t high, int64_t d,    \
+                                const hpc_sla_matrix *A, const hpc_sla_matrix *there,            \
+                                const double *restrict points, const double *restrict far_points,\
+                                const int32_t *restrict component, int32_t *index_room,          \
+                                T *value_room, double *restrict sums, double *restrict sizes)    \
+    {                                                                                            \
+        int64_t near = 0;                                                                        \
+        (void)k;                                                                                 \
+        for (int64_t e = 0; e < n * high * (1 + d); ++e)                                         \
+            sums[e] = sizes[e] = 0;                                                              \
+        for (int64_t row = 0; row < n; ++row) {                                                  \
+            const int64_t i = first + row;                                                       \
+            const int32_t *indices;                                                              \
+            const T *values;                                                                     \
+            int32_t length = matrix_row_##NAME(A, i, &near, index_room, value_room, &indices,    \
+                                               &values);                                         \
+            const double *restrict x = points;                                                   \
+            for (int part = 0; part < 2; ++part) {                                               \
+                for (int32_t e = 0; e < length; ++e) {                                           \
+                    const int64_t j = indices[e], c = part ? component[j] : j % high;            \
+                    double *restrict sum = sums + (row * high + c) * (1 + d);                    \
+                    double *restrict size = sizes + (row * high + c) * (1 + d);                  \
+                    sum[0] += values[e];                                                         \
+                    size[0] += fabs((double)values[e]);                                          \
+                    for (int64_t p = 0; p < d; ++p) {                                            \
+                        const double term = values[e] * (x[j * d + p] - points[i * d + p]);      \
+                        sum[1 + p] += term;                                                      \
+                        size[1 + p] += fabs(term);                                               \
+                    }                                                                            \
+                }                                                                                \
+                if (!there)                                                                      \
+                    break;                                                                       \
+                const int32_t *t_indptr = there->parts[0];                                       \
+                indices = (const int32_t *)there->parts[1] + t_indptr[i];                        \
+                values = (const T *)there->parts[2] + t_indptr[i];                               \
+                length = t_indptr[i + 1] - t_indptr[i];                                          \
+                x = far_points;                                                                  \
+            }                                                                                    \
+        }                                                                                        \
     }
 
 DEFINE(double, float64)

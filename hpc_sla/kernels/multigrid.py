@@ -17,9 +17,10 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.kernels import native
 from hpc_sla.kernels.matrix import CSR, Matrix
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.tiles import Tiles
 
-Local: TypeAlias = "Matrix | sp.csr_matrix"
+Local: TypeAlias = "Matrix | Packed | sp.csr_matrix"
 
 _SMALL = 32 << 20
 """Bytes below which memory that is not used is given back by a copy."""
@@ -50,7 +51,7 @@ def aggregate(graph: Local, root: np.ndarray, threshold: float) -> tuple[np.ndar
     if n == 0:
         return group, 0
     if native.LIBRARY is None:
-        return _aggregate_pyamg(graph, root, threshold)
+        return _aggregate_pyamg(as_csr(graph), root, threshold)
     matrix, dtype = compiled(graph)
     numbers = root.astype(dtype, copy=False), np.array([threshold], dtype=dtype)
     count = call("aggregate", dtype, n, matrix, *numbers, *rooms(matrix, dtype), group)
@@ -80,6 +81,7 @@ def _aggregate_pyamg(
 def condense(A: Local, high: int) -> sp.csr_matrix:
     """The Frobenius norms of a square matrix's blocks of `high` by `high`. Local."""
     if native.LIBRARY is None:
+        A = as_csr(A)
         rows = np.repeat(np.arange(A.shape[0]) // high, np.diff(A.indptr))
         squares = A.data.astype(np.float64) ** 2, (rows, A.indices // high)
         result = sp.coo_matrix(squares, shape=tuple(n // high for n in A.shape)).tocsr()
@@ -97,6 +99,57 @@ def condense(A: Local, high: int) -> sp.csr_matrix:
     kinds = [((), np.dtype(np.int32)), ((), dtype)]
     indices, values = _filled(step, nodes, indptr, capacity, kinds)
     return plain(values, indices, indptr, nodes)
+
+
+def moments(
+    A: Local,
+    there: sp.csr_matrix | None,
+    first: int,
+    last: int,
+    high: int,
+    points: np.ndarray,
+    far: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """Sums of the entries of some rows by component, times distances, and of their sizes. Local.
+
+    Parameters
+    ----------
+    A, there : Matrix or csr_matrix, csr_matrix or None
+    first, last : int
+        The rows.
+    high : int
+        Components: column j is of component `j % high`.
+    points : float64 array [n, d]
+        Of rows and owned columns.
+    far : (float64 array [., d], int32 array)
+        Points and components of the other columns.
+
+    Returns
+    -------
+    float64 array [2, last - first, high, 1 + d]
+        Sums of a_ij and of each coordinate of `a_ij (x_j - x_i)`; and of their moduli.
+    """
+    n, d = last - first, points.shape[1]
+    result = np.empty((2, n, high, 1 + d))
+    if native.LIBRARY is not None:
+        matrix, dtype = compiled(A)
+        inputs = (matrix, None if there is None else local_matrix(there), points, *far)
+        rest = (*rooms(matrix, dtype), *result)
+        call("moments", dtype, n, first, high, d, *inputs, *rest)
+        return result
+    A = as_csr(A)
+    parts = [A[first:last].tocoo()] + ([] if there is None else [there[first:last].tocoo()])
+    where = [(points, np.arange(A.shape[1]) % high), far]
+    terms, places = [], []
+    for part, (x, component) in zip(parts, where, strict=False):
+        away = x[part.col] - points[first + part.row]
+        terms.append(part.data[:, None] * np.column_stack([np.ones(len(away)), away]))
+        places.append(part.row * high + component[part.col])
+    place, term = np.concatenate(places), np.concatenate(terms)
+    for found, numbers in zip(result, (term, np.abs(term)), strict=True):
+        for k in range(1 + d):
+            found[:, :, k] = np.bincount(place, numbers[:, k], n * high).reshape(n, high)
+    return result
 
 
 def prolongator(
@@ -134,6 +187,7 @@ def prolongator(
     """
     n, (high, wide) = len(inverse), tile
     if native.LIBRARY is None:
+        A = as_csr(A)
         T, T_there = (_tentative(*part, columns, wide) for part in (here, away))
         product = A @ T if there is None else A @ T + there @ T_there
         P = sp.csr_matrix(T - sp.diags_array(damping * inverse) @ product)
@@ -223,8 +277,16 @@ def fitted(array: np.ndarray, count: int) -> np.ndarray:
     return array[:count].copy() if array.nbytes < _SMALL else array[:count]
 
 
+def as_csr(A: Local) -> sp.csr_matrix:
+    """As it comes where nothing is compiled."""
+    assert not isinstance(A, Matrix | Packed)
+    return A
+
+
 def compiled(A: Local) -> tuple[Matrix, np.dtype]:
     """As compiled loops take it, and the dtype of its values."""
+    if isinstance(A, Packed):
+        A = A.matrix
     matrix = A if isinstance(A, Matrix) else local_matrix(A)
     floats = next(t for t in matrix.tensors if t.is_floating_point())
     return matrix, np.dtype(str(floats.dtype).removeprefix("torch."))
@@ -245,6 +307,4 @@ def call(function: str, dtype: np.dtype, rows: int, *arguments: Any) -> int:
             argument = argument.ctypes.data
         passed.append(argument)
     like = torch.empty(0, dtype=getattr(torch, str(dtype)), device="cpu")
-    result = native.call(function, like, rows, *passed)
-    assert result is not None
-    return result
+    return native.call(function, like, rows, *passed) or 0

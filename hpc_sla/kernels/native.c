@@ -1,4 +1,4 @@
-/* CPU loops for one thread: the sparse product, and fused passes over memory for which torch needs
+/* CPU loops: the sparse product, and fused passes over memory for which torch needs
  * several.
  *
  * Compiled at installation where there is a C compiler; elsewhere torch operations do the work, and
@@ -8,7 +8,9 @@
  * Vectors are [n] or [n, k] by rows, with k = 1 for [n]. The passes sum in chains of doubles whose
  * order never depends on anything but n and k.
  */
-#include "native.h"
+#include <stdlib.h>
+
+#include "threads.h"
 
 #define DEFINE(T, NAME)                                                                          \
     /* A CSR matrix A of n rows times x [., k]: y = A x, or y[rows] += A x where rows is given.  \
@@ -48,10 +50,10 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
-    CLONED void hpc_sla_csr_matmul_##NAME(int64_t n, int64_t k, const int32_t *indptr,           \
-                                          const int32_t *indices, const T *values, const T *x,   \
-                                          const int32_t *rows, T *y, const T *w, T *dot,         \
-                                          T *square)                                             \
+    static CLONED void csr_matmul_##NAME(int64_t n, int64_t k, const int32_t *indptr,            \
+                                         const int32_t *indices, const T *values, const T *x,    \
+                                         const int32_t *rows, T *y, const T *w, T *dot,          \
+                                         T *square)                                              \
     {                                                                                            \
         if (k > 1)                                                                               \
             product_##NAME(n, k, indptr, indices, values, x, rows, y, w, dot, square);           \
@@ -65,10 +67,44 @@
             product_##NAME(n, 1, indptr, indices, values, x, NULL, y, NULL, NULL, NULL);         \
     }                                                                                            \
                                                                                                  \
+    static void csr_matmul_part_##NAME(const void *const *a, int64_t first, int64_t last,        \
+                                       void *sums)                                               \
+    {                                                                                            \
+        const int64_t k = *(const int64_t *)a[0];                                                \
+        const int32_t *rows = a[4];                                                              \
+        const int64_t at = rows ? 0 : first * k;                                                 \
+        T *dot = a[6] ? sums : NULL, *square = a[7] ? (T *)sums + k : NULL;                      \
+        csr_matmul_##NAME(last - first, k, SHIFT(const int32_t, 1, first), a[2], a[3], a[8],     \
+                          SHIFT(const int32_t, 4, first), SHIFT(T, 5, at), SHIFT(const T, 6, at),\
+                          dot, square);                                                          \
+    }                                                                                            \
+                                                                                                 \
+    void hpc_sla_csr_matmul_##NAME(int64_t n, int64_t k, const int32_t *indptr,                  \
+                                   const int32_t *indices, const T *values, const T *x,          \
+                                   const int32_t *rows, T *y, const T *w, T *dot, T *square)     \
+    {                                                                                            \
+        if (hpc_sla_parts(n, k) == 1) {                                                          \
+            csr_matmul_##NAME(n, k, indptr, indices, values, x, rows, y, w, dot, square);        \
+            return;                                                                              \
+        }                                                                                        \
+        T few[4 * WIDTH] = {0}, *sums = k <= 2 * WIDTH ? few : calloc(2 * k, sizeof(T));         \
+        if (!sums) {                                                                             \
+            csr_matmul_##NAME(n, k, indptr, indices, values, x, rows, y, w, dot, square);        \
+            return;                                                                              \
+        }                                                                                        \
+        const void *a[] = {&k, indptr, indices, values, rows, y, w, square, x};                  \
+        hpc_sla_run(n, k, indptr, csr_matmul_part_##NAME, a, 2 * k, sizeof(T), sums);            \
+        for (int64_t j = 0; j < k; ++j) {                                                        \
+            if (w)                                                                               \
+                dot[j] += sums[j];                                                               \
+            if (square)                                                                          \
+                square[j] += sums[k + j];                                                        \
+        }                                                                                        \
+        if (sums != few)                                                                         \
+            free(sums);                                                                          \
+    }                                                                                            \
     /* out[e] = g_i . x_j at each entry e = (i, j) of the pattern, over k columns. */            \
-    CLONED void hpc_sla_csr_sample_##NAME(int64_t n, int64_t k, const int32_t *indptr,           \
-                                          const int32_t *indices, const T *restrict g,           \
-                                          const T *restrict x, T *restrict out)                  \
+    static CLONED void csr_sample_##NAME(int64_t n, int64_t k, const int32_t *indptr, const int32_t *indices, const T *restrict g, const T *restrict x, T *restrict out)\
     {                                                                                            \
         for (int64_t i = 0; i < n; ++i) {                                                        \
             if (k == 1) {                                                                        \
@@ -87,11 +123,25 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
+    static void csr_sample_part_##NAME(const void *const *a, int64_t first, int64_t last, void   \
+        *sums)                                                                                   \
+    {                                                                                            \
+        const int64_t k = *(const int64_t *)a[0];                                                \
+        (void)sums;                                                                              \
+        csr_sample_##NAME(last - first, k, SHIFT(const int32_t, 1, first), (void *)a[2],         \
+            SHIFT(const T, 3, first * k), (void *)a[4], (void *)a[5]);                           \
+    }                                                                                            \
+                                                                                                 \
+    void hpc_sla_csr_sample_##NAME(int64_t n, int64_t k, const int32_t *indptr, const int32_t    \
+        *indices, const T *restrict g, const T *restrict x, T *restrict out)                     \
+    {                                                                                            \
+        const void *a[] = {&k, indptr, indices, g, x, out};                                      \
+        hpc_sla_run(n, k, indptr, csr_sample_part_##NAME, a, 0, sizeof(T), NULL);                \
+    }                                                                                            \
+                                                                                                 \
     /* r -= alpha q;  out[0] = sum r inverse r,  out[1] = sum r r, by columns: out is [2, k].    \
      * inverse is [n] and may be NULL: ones. */                                                  \
-    CLONED void hpc_sla_residual_##NAME(int64_t n, int64_t k, const T *restrict alpha,                  \
-                                 const T *restrict q, const T *restrict inverse,                 \
-                                 T *restrict r, T *restrict out)                                 \
+    static CLONED void residual_##NAME(int64_t n, int64_t k, const T *restrict alpha, const T *restrict q, const T *restrict inverse, T *restrict r, T *restrict out)\
     {                                                                                            \
         if (k == 1) {                                                                            \
             double rz[4] = {0, 0, 0, 0}, rr[4] = {0, 0, 0, 0};                                   \
@@ -139,10 +189,26 @@
         }                                                                                        \
     }                                                                                            \
                                                                                                  \
+    static void residual_part_##NAME(const void *const *a, int64_t first, int64_t last, void     \
+        *sums)                                                                                   \
+    {                                                                                            \
+        const int64_t k = *(const int64_t *)a[0];                                                \
+        (void)sums;                                                                              \
+        residual_##NAME(last - first, k, (void *)a[1], SHIFT(const T, 2, first * k), SHIFT(const \
+            T, 3, first), SHIFT(T, 4, first * k), sums);                                         \
+    }                                                                                            \
+                                                                                                 \
+    void hpc_sla_residual_##NAME(int64_t n, int64_t k, const T *restrict alpha, const T          \
+        *restrict q, const T *restrict inverse, T *restrict r, T *restrict out)                  \
+    {                                                                                            \
+        const void *a[] = {&k, alpha, q, inverse, r};                                            \
+        for (int64_t j = 0; j < 2 * k; ++j)                                                      \
+            out[j] = 0;                                                                          \
+        hpc_sla_run(n, k, NULL, residual_part_##NAME, a, 2 * k, sizeof(T), out);                 \
+    }                                                                                            \
+                                                                                                 \
     /* x += alpha p;  p = inverse r + beta p.  inverse is [n] and may be NULL: ones. */          \
-    CLONED void hpc_sla_direction_##NAME(int64_t n, int64_t k, const T *restrict alpha,                 \
-                                  const T *restrict beta, const T *restrict r,                   \
-                                  const T *restrict inverse, T *restrict x, T *restrict p)       \
+    static CLONED void direction_##NAME(int64_t n, int64_t k, const T *restrict alpha, const T *restrict beta, const T *restrict r, const T *restrict inverse, T *restrict x, T *restrict p)\
     {                                                                                            \
         if (k == 1) {                                                                            \
             const T a = alpha[0], b = beta[0];                                                   \
@@ -168,6 +234,23 @@
                 p[j] = scale * r[j] + beta[c] * direction;                                       \
             }                                                                                    \
         }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    static void direction_part_##NAME(const void *const *a, int64_t first, int64_t last, void    \
+        *sums)                                                                                   \
+    {                                                                                            \
+        const int64_t k = *(const int64_t *)a[0];                                                \
+        (void)sums;                                                                              \
+        direction_##NAME(last - first, k, (void *)a[1], (void *)a[2], SHIFT(const T, 3, first *  \
+            k), SHIFT(const T, 4, first), SHIFT(T, 5, first * k), SHIFT(T, 6, first * k));       \
+    }                                                                                            \
+                                                                                                 \
+    void hpc_sla_direction_##NAME(int64_t n, int64_t k, const T *restrict alpha, const T         \
+        *restrict beta, const T *restrict r, const T *restrict inverse, T *restrict x, T         \
+        *restrict p)                                                                             \
+    {                                                                                            \
+        const void *a[] = {&k, alpha, beta, r, inverse, x, p};                                   \
+        hpc_sla_run(n, k, NULL, direction_part_##NAME, a, 0, sizeof(T), NULL);                   \
     }
 
 DEFINE(double, float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -33,6 +34,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "cycle": (0, 3, ctypes.c_int64),
     "dense": (3, 3, None),
     "residual": (2, 5, None),
+    "dot": (2, 3, None),
     "direction": (2, 6, None),
     "burst_cg": (0, 1, ctypes.c_int64),
     "burst_bicgstab": (0, 1, ctypes.c_int64),
@@ -48,6 +50,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "mirror_kinds": (1, 4, ctypes.c_int64),
     "connected": (2, 4, None),
     "hessenberg_complete": (3, 4, None),
+    "hessenberg_solve": (3, 5, ctypes.c_int64),
     "hessenberg_step": (3, 8, None),
     "bicgstab_half": (2, 5, None),
     "bicgstab_full": (2, 9, None),
@@ -58,6 +61,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "minres_direction": (2, 12, None),
     "aggregate": (2, 6, ctypes.c_int64),
     "condense": (5, 10, ctypes.c_int64),
+    "moments": (5, 9, None),
     "prolongator_float64": (6, 17, ctypes.c_int64),
     "prolongator_float32": (6, 17, ctypes.c_int64),
     "triple_float64": (9, 24, ctypes.c_int64),
@@ -75,6 +79,7 @@ _OF_PATTERNS: dict[str, tuple[int, int, Any]] = {
     "minimum_degree": (3, 4, ctypes.c_int64),
     "column_counts": (1, 7, None),
     "hold_back": (1, 7, ctypes.c_int64),
+    "use_threads": (0, 5, None),
 }
 """The same of those that know of no values, and so are there once."""
 
@@ -114,6 +119,43 @@ def _declare(library: ctypes.CDLL) -> bool:
 LIBRARY = _load()
 
 
+def _use_threads() -> bool:
+    """Give the compiled loops the threads of torch. False where torch has none of OpenMP's.
+
+    Two OpenMP libraries in a process have a crew each, and each waits in a loop for work on cores
+    that the other would need: so it is torch's own, which every OpenMP of gcc, LLVM and Intel lets
+    be called by the same names.
+    """
+    try:
+        with open("/proc/self/maps") as maps:
+            paths = {line.split(maxsplit=5)[5].strip() for line in maps if _OPENMP.search(line)}
+    except OSError:  # not Linux
+        return False
+    # A process may have loaded others: torch's lies in its folder, or else is the only one.
+    own = [path for path in paths if "/torch/lib/" in path] or list(paths)
+    if LIBRARY is None or len(own) != 1:
+        return False
+    try:
+        openmp = ctypes.CDLL(own[0])
+        pointers = [ctypes.cast(getattr(openmp, name), ctypes.c_void_p) for name in _OPENMP_CALLS]
+    except (OSError, AttributeError):
+        return False
+    LIBRARY.hpc_sla_use_threads(*pointers)
+    return True
+
+
+_OPENMP = re.compile(r"/lib(gomp|omp|iomp5)[^/]*\.so")
+_OPENMP_CALLS = (
+    "GOMP_parallel",
+    "omp_get_thread_num",
+    "omp_get_num_threads",
+    "omp_get_max_threads",
+    "omp_in_parallel",
+)
+THREADED = _use_threads()
+"""Whether the compiled loops run on as many threads as torch does."""
+
+
 def can_take(like: torch.Tensor) -> bool:
     """Whether the compiled loops can work on a vector like this one: `[n]` or `[n, k]`, k > 0."""
     return (
@@ -128,10 +170,11 @@ def can_take(like: torch.Tensor) -> bool:
 def serves(like: torch.Tensor) -> bool:
     """Whether the compiled loops are the best there is for a vector like this one.
 
-    They run on one thread, as a rank of an MPI program mostly does; with more, torch's own
-    operations are the faster ones (but for what is sequential by nature: ask `can_take`).
+    They run on `torch.get_num_threads()` threads where that is worth it. Where they have only one
+    and torch more, its own operations are the faster ones (but for what is sequential by nature:
+    ask `can_take`).
     """
-    return can_take(like) and torch.get_num_threads() == 1
+    return can_take(like) and (THREADED or torch.get_num_threads() == 1)
 
 
 def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int | None:

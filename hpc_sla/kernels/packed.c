@@ -1,6 +1,9 @@
-/* Products with the compressed forms of matrix.h, for one thread. Each form says how to make a span
- * of consecutive rows of A x (forms.h); what is done with a span is written once for all. */
+/* Products with the compressed forms of matrix.h. Each form says how to make a span of consecutive
+ * rows of A x (forms.h); what is done with a span is written once for all. */
+#include <stdlib.h>
+
 #include "forms.h"
+#include "threads.h"
 
 /* Rows of a span: few enough that it stays in the first cache until it is used. */
 #define SPAN 512
@@ -32,19 +35,26 @@
             span_short_##NAME(A, first, last, width, k, x, out, stride);                         \
     }                                                                                            \
                                                                                                  \
-    /* As csr_matmul in native.c. */                                                             \
-    CLONED void hpc_sla_packed_product_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,    \
-                                              const int32_t *rows, T *y, const T *w, T *dot,     \
-                                              T *square)                                         \
+    /* y[first .. last] = A x, of the same rows; `near` as of matrix_row. */                     \
+    CLONED void hpc_sla_packed_rows_##NAME(const hpc_sla_matrix *A, int64_t *near,               \
+                                           int64_t first, int64_t last, const T *x, T *y)        \
     {                                                                                            \
-        const int64_t n = A->rows, size = SPAN - SPAN % A->block, stride = k > 1 ? WIDTH : 1;     \
+        span_##NAME(A, near, first, last, 1, 1, x, y + first, 1);                                \
+    }                                                                                            \
+                                                                                                 \
+    /* Of rows begin to end, whose runs are looked for from the first. */                        \
+    static CLONED void product_##NAME(int64_t k, const hpc_sla_matrix *A, int64_t begin,         \
+                                      int64_t end, const T *x, const int32_t *rows, T *y,        \
+                                      const T *w, T *dot, T *square)                             \
+    {                                                                                            \
+        const int64_t size = SPAN - SPAN % A->block, stride = k > 1 ? WIDTH : 1;                 \
         T room[SPAN * WIDTH];                                                                    \
         for (int64_t c = 0; c < k; c += WIDTH) {                                                 \
             const int64_t width = k - c < WIDTH ? k - c : WIDTH;                                 \
             double dots[WIDTH] = {0}, squares[WIDTH] = {0};                                      \
             int64_t near = 0;                                                                    \
-            for (int64_t first = 0; first < n; first += size) {                                  \
-                const int64_t last = first + size < n ? first + size : n, m = last - first;      \
+            for (int64_t first = begin; first < end; first += size) {                            \
+                const int64_t last = first + size < end ? first + size : end, m = last - first;  \
                 if (k == 1 && !rows) {                                                           \
                     T *restrict to = y + first;                                                  \
                     span_##NAME(A, &near, first, last, 1, 1, x, to, 1);                          \
@@ -96,6 +106,40 @@
                                     int64_t stride)                                              \
     {                                                                                            \
         span_##NAME(A, near, first, last, width, k, x, out, stride);                             \
+    }                                                                                            \
+                                                                                                 \
+    static void product_part_##NAME(const void *const *a, int64_t first, int64_t last,           \
+                                    void *sums)                                                  \
+    {                                                                                            \
+        const int64_t k = *(const int64_t *)a[0];                                                \
+        const hpc_sla_matrix *A = a[1];                                                          \
+        /* Nodes stay whole. */                                                                  \
+        const int64_t begin = matrix_node(A, first), end = matrix_node(A, last);                 \
+        T *dot = a[5] ? sums : NULL, *square = a[6] ? (T *)sums + k : NULL;                      \
+        product_##NAME(k, A, begin, end, a[2], a[3], (T *)a[4], a[5], dot, square);              \
+    }                                                                                            \
+                                                                                                 \
+    /* As csr_matmul in native.c. */                                                             \
+    void hpc_sla_packed_product_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,           \
+                                       const int32_t *rows, T *y, const T *w, T *dot, T *square) \
+    {                                                                                            \
+        T few[4 * WIDTH] = {0}, *sums = k <= 2 * WIDTH ? few : calloc(2 * k, sizeof(T));         \
+        if (hpc_sla_parts(A->rows, k) == 1 || !sums) {                                           \
+            product_##NAME(k, A, 0, A->rows, x, rows, y, w, dot, square);                        \
+            if (sums != few)                                                                     \
+                free(sums);                                                                      \
+            return;                                                                              \
+        }                                                                                        \
+        const void *a[] = {&k, A, x, rows, y, w, square};                                        \
+        hpc_sla_run(A->rows, k, NULL, product_part_##NAME, a, 2 * k, sizeof(T), sums);           \
+        for (int64_t j = 0; j < k; ++j) {                                                        \
+            if (w)                                                                               \
+                dot[j] += sums[j];                                                               \
+            if (square)                                                                          \
+                square[j] += sums[k + j];                                                        \
+        }                                                                                        \
+        if (sums != few)                                                                         \
+            free(sums);                                                                          \
     }
 
 DEFINE(double, float64)

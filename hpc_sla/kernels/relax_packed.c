@@ -10,16 +10,16 @@
                                                                                                  \
     CLONED void hpc_sla_packed_affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,     \
                                              const int32_t *rows, const T *b, const T *scale,    \
-                                             T *out)                                             \
+                                             T *out, int64_t begin, int64_t end)                 \
     {                                                                                            \
-        const int64_t n = A->rows, size = SPAN - SPAN % A->block, stride = k > 1 ? WIDTH : 1;    \
+        const int64_t size = SPAN - SPAN % A->block, stride = k > 1 ? WIDTH : 1;                 \
         const T a = scale[0];                                                                    \
         T room[SPAN * WIDTH];                                                                    \
         for (int64_t c = 0; c < k; c += WIDTH) {                                                 \
             const int64_t width = k - c < WIDTH ? k - c : WIDTH;                                 \
             int64_t near = 0;                                                                    \
-            for (int64_t first = 0; first < n; first += size) {                                  \
-                const int64_t last = first + size < n ? first + size : n, m = last - first;      \
+            for (int64_t first = begin; first < end; first += size) {                            \
+                const int64_t last = first + size < end ? first + size : end, m = last - first;  \
                 hpc_sla_span_##NAME(A, &near, first, last, width, k, x + c, room, stride);       \
                 if (k == 1 && !rows) {                                                           \
                     for (int64_t i = 0; i < m; ++i)                                              \
@@ -54,16 +54,16 @@
     CLONED void hpc_sla_packed_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,      \
                                             const T *here, const int32_t *rows, const T *b,      \
                                             const T *d, const T *coefficients, const T *before,  \
-                                            T *after, T *out)                                    \
+                                            T *after, T *out, int64_t begin, int64_t end)        \
     {                                                                                            \
-        const int64_t n = A->rows, size = SPAN - SPAN % A->block, stride = k > 1 ? WIDTH : 1;    \
+        const int64_t size = SPAN - SPAN % A->block, stride = k > 1 ? WIDTH : 1;                 \
         const T alpha = coefficients[0], beta = coefficients[1];                                 \
         T room[SPAN * WIDTH];                                                                    \
         for (int64_t c = 0; c < k; c += WIDTH) {                                                 \
             const int64_t width = k - c < WIDTH ? k - c : WIDTH;                                 \
             int64_t near = 0;                                                                    \
-            for (int64_t f = 0; f < n; f += size) {                                              \
-                const int64_t last = f + size < n ? f + size : n, m = last - f;                  \
+            for (int64_t f = begin; f < end; f += size) {                                        \
+                const int64_t last = f + size < end ? f + size : end, m = last - f;              \
                 hpc_sla_span_##NAME(A, &near, f, last, width, k, x + c, room, stride);           \
                 if (k == 1 && !rows && before && !after) {                                       \
                     relax_span_##NAME(m, room, here + f, b + f, d + f, alpha, beta, before + f,  \

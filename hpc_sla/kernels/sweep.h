@@ -28,4 +28,9 @@ void hpc_sla_csr_matmul_float32(int64_t n, int64_t k, const int32_t *indptr, con
                                 const float *values, const float *x, const int32_t *rows, float *y,
                                 const float *w, float *dot, float *square);
 
+void hpc_sla_packed_rows_float64(const hpc_sla_matrix *A, int64_t *near, int64_t first,
+                                 int64_t last, const double *x, double *y);
+void hpc_sla_packed_rows_float32(const hpc_sla_matrix *A, int64_t *near, int64_t first,
+                                 int64_t last, const float *x, float *y);
+
 #endif

@@ -10,7 +10,7 @@ import torch
 from hpc_sla.kernels import native, pages
 from hpc_sla.kernels.basis import Basis
 from hpc_sla.kernels.csr import CsrPattern
-from hpc_sla.kernels.matrix import CSR, Matrix
+from hpc_sla.kernels.matrix import Matrix
 
 ROWS = 2048
 """Rows of a piece: long enough for the processor to see streams, short enough for the cache."""
@@ -51,7 +51,8 @@ class BasisSweep:
     basis : Basis
         Of `[n]`.
     pattern : CsrPattern [n, n]
-    values : torch.Tensor [nnz]
+    matrix : Matrix
+        On that pattern.
     inverse : torch.Tensor [n] or None
         The pointwise preconditioner.
     sent, boundary : int32 tensor
@@ -69,23 +70,22 @@ class BasisSweep:
         self,
         basis: Basis,
         pattern: CsrPattern,
-        values: torch.Tensor,
+        matrix: Matrix,
         inverse: torch.Tensor | None,
         sent: torch.Tensor,
         boundary: torch.Tensor,
     ) -> None:
         self._like = like = basis.vectors[0]
-        n, self._n = pattern.n_rows, len(like)
+        self._n = n = len(like)
         z = None if inverse is None else pages.empty((n,), like)
-        entries = (pattern.indptr, pattern.indices, values)
-        matrix = Matrix(CSR, n, pattern.n_columns, pattern.nnz, entries)
+        rows = ROWS - ROWS % matrix.block
         room = like.new_empty(_SENT * len(basis.vectors), dtype=torch.float64)
-        reach = pattern.reach(ROWS)
+        reach = pattern.reach(rows)
         self.part = like.new_empty(len(boundary))
         self._keep = (matrix, reach, sent, boundary, basis.tensor, z, inverse, room)
         pointers = (reach, sent, boundary, matrix, basis.tensor, z, inverse, room)
         self._sweep = _Sweep(
-            ROWS, len(reach), len(sent), len(boundary), *(_address(p) for p in pointers)
+            rows, len(reach), len(sent), len(boundary), *(_address(p) for p in pointers)
         )
         self.address = ctypes.addressof(self._sweep)
 

@@ -9,6 +9,7 @@ iterates are those of `Method.step`, bit by bit, and so do not depend on how lon
 from __future__ import annotations
 
 import ctypes
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import ClassVar
 
@@ -54,6 +55,11 @@ class CompiledSteps:
         burst.inverse = None if self._inverse is None else self._inverse.data_ptr()
         burst.norms, burst.seconds = ctypes.addressof(self._norms), self.seconds
         burst.target = method.target
+        self._applied = None
+        if not method.precond.pointwise:
+            self._applied = method.precond.compiled(method.r)
+            assert self._applied is not None
+            burst.apply, burst.applied = self._applied.function, self._applied.data
 
     def run(self, count: int) -> None:
         """Do so many steps, whatever becomes of them. **Collective.**"""
@@ -92,7 +98,8 @@ class CompiledSteps:
         for i, name in enumerate(steps.numbers):
             burst.numbers[i] = getattr(method, name)
         burst.most, burst.done = min(most, _MOST), 0
-        code = self._function(ctypes.addressof(burst))
+        with nullcontext() if self._applied is None else self._applied.turns:
+            code = self._function(ctypes.addressof(burst))
         if code:
             self._matrix.calls.raise_error(code)
         for i, name in enumerate(method.carried):
@@ -117,6 +124,6 @@ def serve(method: Method, operator: Operator, precond: Preconditioner, b: torch.
         and steps.of is type(method).step
         and b.dim() == 1
         and native.serves(b)
-        and precond.pointwise
+        and (precond.pointwise or (steps.preconditioned and precond.compiles(b)))
         and operator.compiled(b)
     )

@@ -34,8 +34,9 @@ class CG(Method):
     capturable = True
 
     def allocate(self) -> None:
-        # One thread on the CPU and a pointwise preconditioner: two fused passes do it all.
-        self.fused = fused.serves(self.r) and self.precond.pointwise
+        # With a pointwise preconditioner two fused passes do it all, with another on the CPU three.
+        on_cpu = self.r.device.type == "cpu"
+        self.fused = fused.serves(self.r) and (self.precond.pointwise or on_cpu)
         # Allocated once: a captured burst of steps knows these by address.
         self.p = torch.empty_like(self.r)
         self.q = torch.empty_like(self.r)
@@ -61,9 +62,13 @@ class CG(Method):
             partial = self.scalars.partial(2)
             inverse = self.precond.inverse
             fused.residual_pass(self.r, self.q, alpha, inverse, partial)
+            z = self.r
+            if not self.precond.pointwise:
+                z = self._preconditioned()
+                fused.dot_pass(self.r, z, partial.select(0, 0))
             rho, self.rr = self.scalars.reduce(partial)
             beta = self.scalars.ratio(rho, self.rho, good)
-            fused.direction_pass(self.x, self.p, self.r, inverse, alpha, beta)
+            fused.direction_pass(self.x, self.p, z, inverse, alpha, beta)
         else:
             axpy_(self.r, -alpha, self.q)
             # q is spent, so its memory can hold z.
@@ -76,7 +81,15 @@ class CG(Method):
         self.scalars.record(curvature, rho, self.rr)
         self.live = good & self._unfinished(rho, self.rr)
 
-    compiled = StepKernel("cg", step, ("x", "r", "p", "q"), 3)
+    compiled = StepKernel("cg", step, ("x", "r", "p", "q"), 3, preconditioned=True)
+
+    def _preconditioned(self) -> torch.Tensor:
+        """M^-1 r as compiled passes can read it, in q, which is spent, or elsewhere."""
+        z = self.precond.apply(self.r, self.q)
+        if z is not self.q and not (z.dtype == self.r.dtype and z.is_contiguous()):
+            copy_(self.q, z)
+            return self.q
+        return z
 
     def _unfinished(self, rho: Any, rr: Any) -> Any:
         # False for NaN too: a comparison with NaN is False. An infinite rr is caught by rho.

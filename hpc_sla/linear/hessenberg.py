@@ -143,6 +143,7 @@ class HostHessenberg(Hessenberg):
         super().__init__(restart, like, target)
         self._restart, self._like = restart, like
         self.found = like.new_empty((3, *self.shape))
+        self._room = like.new_empty((restart + 2) * (restart + 1), dtype=torch.float64)
 
     def step(self, j: int, sums: torch.Tensor) -> torch.Tensor:
         state = (self.beta, self.target, self.matrix, self.null, self.length, self.live)
@@ -152,6 +153,13 @@ class HostHessenberg(Hessenberg):
     def finish(self, j: int, sums: torch.Tensor) -> None:
         state = (self.matrix, self.null, self.length)
         native.call("hessenberg_complete", self._like, self._restart, j, sums, *state)
+
+    def least_squares(self, j: int) -> np.ndarray:
+        y = torch.empty((j, *self.shape), dtype=torch.float64, device="cpu")
+        state = (self.beta, self.matrix, self.length, self._room, y)
+        if native.call("hessenberg_solve", self._like, self._restart, j, *state):
+            return y.numpy()
+        return super().least_squares(j)
 
 
 def least_squares(matrix: np.ndarray, beta: np.ndarray, length: np.ndarray, j: int) -> np.ndarray:

@@ -80,6 +80,11 @@ def release_free_memory() -> None:
     could use it without being charged for it.
     """
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Hand freed heap pages back to the kernel."""
     with suppress(OSError, AttributeError):  # not glibc: nothing to ask
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -203,10 +203,14 @@ class Preconditioner(WithOptions, ABC):
         nothing is copied for its own sake. Never changes r. Not differentiable.
         """
 
+    def compiles(self, r: torch.Tensor) -> bool:
+        """Whether there is a `compiled` form for vectors like r on this rank. Local."""
+        return False
+
     def compiled(self, r: torch.Tensor) -> CompiledApply | None:
         """What `apply` does, for compiled loops over vectors like r; None where there is none.
 
-        **Collective** at first, and ranks may differ. Not while another thread applies it.
+        **Collective** at first.
         """
         return None
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from hpc_sla.kernels.basis import Basis
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.sweep import BasisSweep, Phase
 from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.sparse.values import Values
 
 Pending = tuple[torch.Tensor, torch.Tensor]
 """What `Basis.update` takes of a step: sums and found."""
@@ -20,23 +22,26 @@ class Arnoldi:
     Parameters
     ----------
     pattern : DistributedPattern
-    values : torch.Tensor [nnz_owned]
+    values : torch.Tensor [nnz_owned] or Values
     basis : Basis
     inverse : torch.Tensor [n_owned] or None
         The pointwise preconditioner.
+    packed : Packed or None
+        The owned block in fewer bytes.
     """
 
     def __init__(
         self,
         pattern: DistributedPattern,
-        values: torch.Tensor,
+        values: torch.Tensor | Values,
         basis: Basis,
         inverse: torch.Tensor | None,
+        packed: Packed | None,
     ) -> None:
         self._pattern, self._basis = pattern, basis
-        owned, self._halo_values = pattern.owned_values(values), pattern.halo_values(values)
+        matrix, self._halo_values = pattern.blocks(values, basis.vectors[0], packed)
         sent = pattern.plan.send_index
-        self.sweep = BasisSweep(basis, pattern.owned, owned, inverse, sent, pattern.boundary)
+        self.sweep = BasisSweep(basis, pattern.owned, matrix, inverse, sent, pattern.boundary)
 
     def step(self, j: int, pending: Pending | None) -> torch.Tensor:
         """`basis[j + 1] = A M^-1 basis[j]`, and this rank's `Basis.dots` of both. **Collective.**

@@ -325,14 +325,17 @@ class _MatrixOperator(Operator):
 
     def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
         like = basis.vectors[0]
-        # Of several columns all vectors of a piece would not stay in the cache.
-        if like.dim() > 1 or not (basis.compiled and self._pattern.owned.compiled(like)):
-            return None
-        if isinstance(self._values, Values):
+        # Of several columns all vectors of a piece would not stay in the cache; and pieces wait for
+        # one another, which threads should not.
+        if (
+            like.dim() > 1
+            or torch.get_num_threads() > 1
+            or not (basis.compiled and self._pattern.owned.compiled(like))
+        ):
             return None
         if not pays(len(like), self._pattern.plan.send_index, self._pattern.boundary):
             return None
-        return Arnoldi(self._pattern, self._values, basis, inverse)
+        return Arnoldi(self._pattern, self._values, basis, inverse, self._compressed(like))
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()

@@ -12,6 +12,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.entries import absolute_product
+from hpc_sla.kernels.matrix import Matrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.vectors import inner_products
@@ -207,6 +208,17 @@ class DistributedPattern(Shared):
         compiled = x.dim() == 1 and self.columns is self.layout and self.owned.compiled(x)
         return compiled and self.layout.world.transport.calls(x.dtype) is not None
 
+    def blocks(
+        self, values: torch.Tensor | Values, x: torch.Tensor, packed: Packed | None = None
+    ) -> tuple[Matrix, torch.Tensor]:
+        """The owned block as compiled loops take it, and the halo block's values. Local.
+
+        Arguments as of `matmul`.
+        """
+        here, away = self._parts(values, x)
+        here = here if packed is None else packed
+        return here.matrix if isinstance(here, Packed) else self.owned.matrix(here), away
+
     def distributed(
         self, values: torch.Tensor | Values, x: torch.Tensor, packed: Packed | None = None
     ) -> Distributed:
@@ -218,9 +230,7 @@ class DistributedPattern(Shared):
         channel, calls = plan.forward_channel(x), transport.calls(x.dtype)
         requests = channel.requests()
         assert calls is not None and requests is not None
-        here, away = self._parts(values, x)
-        here = here if packed is None else packed
-        owned = here.matrix if isinstance(here, Packed) else self.owned.matrix(here)
+        owned, away = self.blocks(values, x, packed)
         halo = self.halo.matrix(away) if self.halo.nnz else None
         buffers = channel.send_buffer, channel.recv_buffer
         return Distributed(calls, owned, halo, self.boundary, plan.send_index, *buffers, requests)

@@ -201,6 +201,24 @@ def test_nodes_are_connected_by_the_norms_of_their_blocks(high):
     assert kernels.condense(sp.csr_matrix((0, 0)), high).shape == (0, 0)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("m", [0, 12])
+def test_moments_are_sums_by_component(m, dtype):
+    owned, halo = _parts(42, m, 3, dtype)
+    rng = np.random.default_rng(4)
+    points, far = rng.uniform(-1, 1, (42, 2)), rng.uniform(-1, 1, (m, 2))
+    component = rng.integers(0, 3, m).astype(np.int32)
+    parts = owned, halo if m else None
+    found = kernels.moments(*parts, 10, 31, 3, points, (far, component))
+    a = np.hstack([owned.toarray(), halo.toarray()]).astype(np.float64)[10:31]
+    away = np.concatenate([points, far])[None] - points[10:31, None]
+    f = np.concatenate([np.ones((*a.shape, 1)), away], axis=2)
+    of_column = np.concatenate([np.arange(42) % 3, component])[:, None] == np.arange(3)
+    for result, terms in zip(found, (a[:, :, None] * f, abs(a[:, :, None] * f)), strict=True):
+        expected = np.einsum("ijk,jc->ick", terms, of_column)
+        np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-12)
+
+
 def _tiled(rows, columns, high, wide, fill, dtype, seed):
     """A random matrix of dense tiles, in double precision, and as loops take it."""
     rng = np.random.default_rng(seed)

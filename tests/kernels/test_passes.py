@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,17 +20,14 @@ DTYPES = [torch.float64, torch.float32]
 
 def _both(function, *arguments):
     """What a function leaves in its arguments and returns: compiled, and in torch operations."""
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
+    for serves in (native.can_take, lambda like: False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "serves", serves)
             copies = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
             returned = function(*copies)
             tensors = [a for a in copies if isinstance(a, torch.Tensor)]
             results.append([*tensors, *([returned] if returned is not None else [])])
-    finally:
-        torch.set_num_threads(before)
     return results
 
 
@@ -138,6 +136,12 @@ def test_the_small_matrix_of_gmres(columns, dtype):
     for name in ("matrix", "null", "length"):
         expected = getattr(oracle, name)
         torch.testing.assert_close(getattr(compiled, name), expected, **tolerance)
+    y, expected = compiled.least_squares(restart), hessenberg.Hessenberg.least_squares
+    np.testing.assert_allclose(y, expected(compiled, restart), rtol=1e-9)
+    compiled.matrix[:, 1] = 0  # an H of less than full rank, and one that is lost
+    np.testing.assert_array_equal(compiled.least_squares(restart), expected(compiled, restart))
+    compiled.matrix[0, 0] = torch.nan
+    np.testing.assert_array_equal(compiled.least_squares(restart), 0.0)
 
 
 def test_large_tensors_lie_in_aligned_memory_of_their_own():

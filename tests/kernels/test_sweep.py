@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 
 from hpc_sla.kernels import basis, native, sweep
-from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
 
 pytestmark = pytest.mark.skipif(
     native.LIBRARY is None, reason="the kernels were not compiled (no C compiler at installation)"
@@ -23,6 +23,10 @@ def _matrix(n, dtype, bandwidth):
     matrix = sp.csr_matrix((rng.standard_normal(4 * n), (rows, columns)), shape=(n, n))
     pattern = CsrPattern(torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices), n)
     return pattern, torch.from_numpy(matrix.data).to(dtype)
+
+
+def _stored(pattern, values):
+    return CsrMatrix(pattern, values).matrix
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 2047, 2048, 2049, 9001])
@@ -53,7 +57,7 @@ def test_a_step(n, bandwidth, dtype, jacobi, j, pending, monkeypatch):
     inner = torch.empty(2, j + 2, dtype=dtype)
     basis.dots(expected, j + 2, j, inner)
 
-    swept = sweep.BasisSweep(ours, pattern, values, inverse, sent, boundary)
+    swept = sweep.BasisSweep(ours, pattern, _stored(pattern, values), inverse, sent, boundary)
     others, out = torch.empty(len(sent), dtype=dtype), torch.empty(2, j + 2, dtype=dtype)
     swept(sweep.Phase.SEND, j, sums, found, others)
     swept(sweep.Phase.MAIN, j, sums, found)
@@ -83,7 +87,7 @@ def test_the_update_alone_and_the_end_of_a_cycle(n, j, monkeypatch):
         out, inner = (torch.zeros(1, j + 1, dtype=torch.float64) for _ in range(2))
         if phase == sweep.Phase.END:
             basis.dots(expected, j + 1, j, inner)
-        swept = sweep.BasisSweep(ours, pattern, values, None, none, none)
+        swept = sweep.BasisSweep(ours, pattern, _stored(pattern, values), None, none, none)
         swept(phase, j, sums, found, None, out)
         torch.testing.assert_close(ours.tensor, expected)
         torch.testing.assert_close(out, inner)
@@ -110,7 +114,7 @@ def test_updated_on_the_way_or_before_it_is_the_same_to_the_bit(n, dtype, j, mon
     for before in (False, True):
         ours = basis.Basis(j + 2, start[0])
         ours.tensor.copy_(start)
-        swept = sweep.BasisSweep(ours, pattern, values, inverse, rows, none)
+        swept = sweep.BasisSweep(ours, pattern, _stored(pattern, values), inverse, rows, none)
         sent, out = torch.empty(n, dtype=dtype), torch.empty(2, j + 2, dtype=dtype)
         pending = (sums, found)
         if before:

@@ -223,9 +223,6 @@ def test_what_cannot_be_compiled_steps_in_python(world, torch_world, seen):
             return A @ x
 
     hs.solve(Free(), b, "cg", "none")
-    torch.set_num_threads(2)
-    hs.solve(A, b, "cg", "jacobi")
-    torch.set_num_threads(1)
     other = distribute_once(poisson(13), torch_world)
     hs.solve(other, torch.ones(other.layout.n_owned, dtype=torch.float64), "cg", "jacobi")
     assert not seen
@@ -297,3 +294,19 @@ def test_outcomes_take_in_many_iterations_as_one_by_one():
                 other.iterated(norm, None, 1000)
             assert vars(one) == vars(other)
             one.begin(), other.begin()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("cycle", ["V", "W"])
+@pytest.mark.parametrize("name", [*FAMILIES, "poisson", "negative", "deep"])
+def test_multigrid_is_applied_within_them(world, monkeypatch, seen, name, cycle, dtype):
+    """With the same bits, on levels of fewer ranks and decoupled rows too."""
+    torch.set_num_threads(1)
+    matrix = (poisson(24) if name == "deep" else SYSTEMS[name]()).astype(dtype)
+    A = distribute_once(matrix, world, "contiguous")
+    b = spread(A.layout, np.random.default_rng(6).standard_normal(matrix.shape[0]).astype(dtype))
+    precond = hs.AMG(cycle=cycle, coarse_size=20, rows_per_rank=60)
+    options = {"method": "cg", "precond": precond, "rtol": 1e-5, "max_iterations": 40}
+    _assert_same(world, *_both(monkeypatch, seen, A, b, **options))
+    if name in ("poisson", "deep"):
+        assert sum(seen) > 0

@@ -23,6 +23,10 @@ pytestmark = [
 def swept(monkeypatch):
     monkeypatch.setattr(native, "serves", native.can_take)
     monkeypatch.setattr(operators, "pays", lambda *rows: True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("partition", ["metis", "contiguous"])

@@ -273,25 +273,33 @@ class AMG(AmgOptions, Preconditioner):
             self._solve(True, self._decoupled.clear(b.copy_(r)), out)
             return self._decoupled.solve_transpose(r, out)
 
+    def compiles(self, r: torch.Tensor) -> bool:
+        """Local."""
+        return self._can_compile(False, r, r)
+
     def compiled(self, r: torch.Tensor) -> CompiledApply | None:
         """**Collective** at first."""
         whole = self._whole(False, r, r)
-        return None if whole is None else whole.function
+        return None if whole is None else whole.function(self._turns)
+
+    def _can_compile(self, transpose: bool, r: torch.Tensor, out: torch.Tensor) -> bool:
+        decoupled = self._decoupled
+        if decoupled is not None and decoupled.coupled:
+            return False
+        inverse = None if decoupled is None else decoupled.alone[1]
+        cycle, *units = self._sides(transpose)
+        return can_compile(cycle, r, out, *units, inverse)
 
     def _whole(self, transpose: bool, r: torch.Tensor, out: torch.Tensor) -> CompiledCycle | None:
         """All of it in one compiled call, where there is one. **Collective** at first."""
-        decoupled = self._decoupled
-        if decoupled is not None and decoupled.coupled:
-            return None
-        cycle, before, after = self._sides(transpose)
-        rows, inverse = (None, None) if decoupled is None else decoupled.alone
-        if not can_compile(cycle, r, out, before, after, inverse):
+        if not self._can_compile(transpose, r, out):
             return None
         key = (transpose, r.dtype, tuple(r.shape[1:]))
         if key not in self._compiled:
-            dtype = self._hierarchy.dtype
-            units = Units(before, after, self._scale, rows, inverse)
-            self._compiled[key] = CompiledCycle(cycle, r, dtype, units)
+            cycle, before, after = self._sides(transpose)
+            alone = (None, None) if self._decoupled is None else self._decoupled.alone
+            units = Units(before, after, self._scale, *alone)
+            self._compiled[key] = CompiledCycle(cycle, r, self._hierarchy.dtype, units)
         return self._compiled[key]
 
     def _sides(self, transpose: bool) -> tuple[Cycle, torch.Tensor | None, torch.Tensor | None]:
@@ -352,5 +360,6 @@ def _given(vectors: torch.Tensor | np.ndarray, n: int) -> np.ndarray:
 
 def _near_one(world: World, B: np.ndarray) -> np.ndarray:
     """B times a power of two: the prolongator has its size, and may be float32. **Collective.**"""
-    largest = world.max(float(abs(B).max(initial=0.0)))
-    return B * 2.0 ** -round(math.log2(largest)) if largest > 0 else B
+    largest = world.max(max(float(B.max(initial=0.0)), -float(B.min(initial=0.0))))
+    power = round(math.log2(largest)) if largest > 0 else 0
+    return B * 2.0**-power if power else B

@@ -26,45 +26,35 @@ class Blocks:
 
     Attributes
     ----------
-    local : Matrix or csr_matrix [n_owned, n_owned_columns]
+    local : Packed, Matrix or csr_matrix [n_owned, n_owned_columns]
         As compiled loops take it, where there are any.
     halo : csr_matrix [len(boundary), n_halo]
     boundary : int32 array
         The owned rows with entries in halo columns.
-    packed : Packed or None
-        What `local` is of, where the matrix is held so.
     """
 
     local: Local
     halo: sp.csr_matrix
     boundary: np.ndarray
-    packed: Packed | None = None
 
     @classmethod
     def of(cls, A: DSparseMatrix) -> Blocks:
         pattern, held = A.pattern, A.held
-        boundary = pattern.boundary.cpu().numpy()
-        if held.packed is not None:
-            halo = as_scipy(pattern.halo, held.halo)
-            return cls(held.packed.matrix, halo, boundary, held.packed)
-        values = held.plain
-        owned = as_scipy(pattern.owned, pattern.owned_values(values))
-        halo = as_scipy(pattern.halo, pattern.halo_values(values))
-        local = owned if native.LIBRARY is None else local_matrix(owned)
-        return cls(local, halo, boundary)
+        there = pattern.halo_values(held.plain) if held.packed is None else held.halo
+        halo = as_scipy(pattern.halo, there)
+        return cls(owned_block(A), halo, pattern.boundary.cpu().numpy())
 
     @property
     def owned(self) -> sp.csr_matrix:
         """The block of owned columns, as SciPy has it. Local."""
-        if self.packed is not None:
-            indptr, indices, data = self.packed.csr()
-            return csr(
-                data, indices, indptr.astype(np.int32), self.packed.n_rows, self.packed.n_columns
-            )
-        if not isinstance(self.local, Matrix):
-            return self.local
-        indptr, indices, values = (part.numpy() for part in self.local.tensors)
-        return csr(values, indices, indptr, self.local.rows, self.local.columns)
+        local = self.local
+        if isinstance(local, Packed):
+            indptr, indices, values = local.csr()
+            return csr(values, indices, indptr.astype(np.int32), local.n_rows, local.n_columns)
+        if not isinstance(local, Matrix):
+            return local
+        indptr, indices, values = (part.numpy() for part in local.tensors)
+        return csr(values, indices, indptr, local.rows, local.columns)
 
     @property
     def there(self) -> sp.csr_matrix | None:
@@ -73,10 +63,25 @@ class Blocks:
 
     def spread(self, rows: sp.csr_matrix) -> sp.csr_matrix:
         """A matrix of the boundary rows as one of all rows. Local."""
-        n = self.local.rows if isinstance(self.local, Matrix) else self.local.shape[0]
+        n = rows_of(self.local)
         counts = np.zeros(n + 1, dtype=rows.indptr.dtype)
         counts[self.boundary + 1] = np.diff(rows.indptr)
         return csr(rows.data, rows.indices, np.cumsum(counts, dtype=counts.dtype), n, rows.shape[1])
+
+
+def owned_block(A: DSparseMatrix) -> Local:
+    """A's block of owned columns as set-up's loops take it. Local."""
+    if A.held.packed is not None:
+        return A.held.packed
+    owned = as_scipy(A.pattern.owned, A.pattern.owned_values(A.held.plain))
+    return owned if native.LIBRARY is None else local_matrix(owned)
+
+
+def rows_of(local: Local) -> int:
+    """How many it has. Local."""
+    if isinstance(local, Packed):
+        return local.n_rows
+    return local.rows if isinstance(local, Matrix) else int(local.shape[0])
 
 
 def csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: int) -> sp.csr_matrix:

@@ -13,6 +13,7 @@ from hpc_sla.kernels.burst import Calls, CompiledApply
 from hpc_sla.kernels.cycle import CycleLevel, Units, WholeCycle
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.precond.amg.cycle import Cycle, MultigridLevel
+from hpc_sla.precond.workspace import Turns
 
 Tensor = torch.Tensor
 
@@ -37,7 +38,7 @@ class CompiledCycle:
     def __init__(self, cycle: Cycle, r: Tensor, dtype: torch.dtype, units: Units) -> None:
         self._world = cycle.levels[0].layout.world
         with lasting():
-            b = torch.empty(r.shape, dtype=dtype)
+            b = torch.empty(r.shape, dtype=dtype, device=r.device)
             levels: list[CycleLevel] = []
             _describe(cycle.levels, b, levels)
             calls = self._world.transport.calls(dtype)
@@ -45,10 +46,9 @@ class CompiledCycle:
             self._calls: Calls = calls
             self._whole = WholeCycle(levels, cycle.kind == "W", r, b, units)
 
-    @property
-    def function(self) -> CompiledApply:
-        """For other compiled loops."""
-        return self._whole.function
+    def function(self, turns: Turns) -> CompiledApply:
+        """For other compiled loops, which take their turn."""
+        return self._whole.function(turns)
 
     def apply(self, r: Tensor, out: Tensor) -> Tensor:
         """What it makes of r, in `out`. **Collective.**"""
@@ -84,7 +84,7 @@ def _describe(levels: list[MultigridLevel], b: Tensor, into: list[CycleLevel]) -
         return
     steps = level.steps.coefficients
     made.keep("inverse", level.steps.inverse)
-    made.keep("coefficients", torch.tensor(steps, dtype=b.dtype))
+    made.keep("coefficients", torch.tensor(steps, dtype=b.dtype, device=b.device))
     made.steps = len(steps)
     if len(steps) > 1 or level.transfer is not None:
         made.keep("A", level.operator.compiled(b))

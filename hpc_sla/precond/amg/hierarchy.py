@@ -15,6 +15,7 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError, UnsuitableError
 from hpc_sla.kernels import native
+from hpc_sla.observe.memory import trim
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
@@ -68,7 +69,7 @@ class _Reusable:
 
     aggregates: RowLayout
     group: np.ndarray
-    B: np.ndarray
+    vectors: int
     block_size: int
     transfer: Transfer | None = None
     shrink: Shrink | None = None
@@ -126,6 +127,8 @@ class Hierarchy:
         self.seconds: dict[str, float] = defaultdict(float)
         self._kept: list[_Reusable] = []
         self._estimates: list[Estimate] = []
+        self._B = B
+        trim()
         block_size, grown = options.block_size, 0.0
         current: DSparseMatrix | None = A
         while current is not None:
@@ -134,8 +137,6 @@ class Hierarchy:
             inverse = self._add_level(current, estimate, decoupled)
             level = self.levels[-1]
             before = previous._kept[depth] if previous and depth < len(previous._kept) else None
-            if before is not None and depth == 0:
-                before = replace(before, B=B)
             if previous is None and not self._ends_here(current):
                 before = self._aggregate(current, B, block_size, decoupled)
             if before is None:
@@ -149,7 +150,7 @@ class Hierarchy:
             with self._timed("prolongator"):
                 transfer = before.transfer if keep == "prolongators" else None
                 if transfer is None:
-                    P, B_coarse = self._prolongator(current, blocks, before, inverse, decoupled)
+                    P, B_coarse = self._prolongator(current, blocks, before, B, inverse, decoupled)
                 else:
                     P, B_coarse = transfer.prolongator(), None
                 del inverse
@@ -179,7 +180,7 @@ class Hierarchy:
             level.correct_with(kept.transfer, kept.shrink, options.cycle)
             self._kept.append(kept)
             self._summarise(current, level)
-            block_size = kept.B.shape[1]
+            block_size = kept.vectors
             del P, blocks
             current = coarse
             if kept.shrink is not None:
@@ -189,6 +190,7 @@ class Hierarchy:
                         B_coarse = kept.shrink.rows(B_coarse)
             B = np.empty((0, block_size)) if B_coarse is None else B_coarse
             decoupled = None
+        trim()
         # Rank 0 goes all the way down.
         direct = self.levels[-1].direct
         shown = (direct.singular, direct.indefinite) if direct is not None else (False, False)
@@ -219,7 +221,7 @@ class Hierarchy:
             Another near-nullspace of as many vectors, on every rank or on none.
         """
         if B is None:
-            B = self._kept[0].B if self._kept else np.empty((A.layout.n_owned, 0))
+            B = self._B
         return Hierarchy(A, B, self._options, decoupled, self, keep)
 
     def _ends_here(self, A: DSparseMatrix) -> bool:
@@ -245,7 +247,7 @@ class Hierarchy:
                 threshold /= 2
             if not 0 < aggregates.n_global * B.shape[1] <= _STALLED * A.shape[0]:
                 return None
-            return _Reusable(aggregates, group.astype(np.int32), B, block_size)
+            return _Reusable(aggregates, group.astype(np.int32), B.shape[1], block_size)
 
     def _add_level(
         self, A: DSparseMatrix, before: Estimate | None, decoupled: torch.Tensor | None
@@ -269,18 +271,19 @@ class Hierarchy:
         A: DSparseMatrix,
         blocks: Blocks,
         kept: _Reusable,
+        B: np.ndarray,
         inverse: torch.Tensor,
         decoupled: torch.Tensor | None,
     ) -> tuple[Prolongator, np.ndarray]:
-        group, m = kept.group, kept.B.shape[1]
+        group, m = kept.group, kept.vectors
         if kept.block_size > 1:
             group = np.repeat(group, kept.block_size)
-        fine = kept.B
         if decoupled is not None:
             alone = decoupled.cpu().numpy()
             group = np.where(alone, -1, group).astype(np.int32)
-            fine = np.where(alone[:, None], 0.0, fine)
-        Q, B = tentative(kept.aggregates, group, fine)
+            if m > 1:
+                B = np.where(alone[:, None], 0.0, B)
+        Q, B = tentative(kept.aggregates, group, B)
         tile = (kept.block_size if m > 1 else 1), m
         dtype = np.dtype(self._options.dtype)
         system = inverse.cpu().numpy(), self._estimates[-1].largest, A.pattern.plan

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
+from hpc_sla.kernels.multigrid import moments
 from hpc_sla.partition.rigid_body import candidates, constants, evaluated
+from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 _SMALL = 1e-2
@@ -17,6 +21,9 @@ do, and the part of those that must annihilate the rest."""
 
 _COUPLED = 1e-6
 """The weight of other components in a row, beside its own, that is more than rounding."""
+
+_RUN = 1 << 14
+"""Rows looked at together: what is found out of a row takes more memory than the row."""
 
 _FLAT = 1e-9
 """The extent of points along an axis, beside the largest, that is none."""
@@ -55,30 +62,39 @@ def rigid_body_modes(
     kinds = list(candidates(block_size, d))
     if not kinds or not extent.max() > 0:
         return None
-    moments, sizes = _moments(A, points, block_size)
-    component = np.arange(len(points)) % block_size
-    mine = sizes[np.arange(len(points)), component, 0]
-    counts = mine > 0
-    if mask is not None:
-        counts &= ~mask.cpu().numpy()
-    coupled = counts & (sizes[:, :, 0].sum(axis=1) - mine > _COUPLED * mine)
-    for modes in kinds:
-        still = ~modes[:, :, 1:].any(axis=(1, 2))
-        away = counts & _annihilated(modes[still], moments, sizes)
-        held = away & _annihilated(modes[~still], moments, sizes)
-        sums = [float(part.sum()) for part in (counts, away, held, coupled)]
-        rows, far, both, mixed = np.array(A.world.comm.allgather(sums)).sum(axis=0)
-        if far > _AWAY * rows and both > _HELD * far and mixed > _AWAY * rows:
+    sums = np.zeros((len(kinds), 4))
+    for first, terms, sizes in _moments(A, points, block_size):
+        rows = np.arange(len(terms))
+        component = (first + rows) % block_size
+        mine = sizes[rows, component, 0]
+        counts = mine > 0
+        if mask is not None:
+            counts &= ~mask[first : first + len(rows)].cpu().numpy()
+        coupled = counts & (sizes[:, :, 0].sum(axis=1) - mine > _COUPLED * mine)
+        for total, modes in zip(sums, kinds, strict=True):
+            still = _still(modes)
+            away = counts & _annihilated(modes[still], terms, sizes)
+            held = away & _annihilated(modes[~still], terms, sizes)
+            total += [float(part.sum()) for part in (counts, away, held, coupled)]
+    everywhere = np.array(A.world.comm.allgather(sums)).sum(axis=0)
+    for modes, (count, far, both, mixed) in zip(kinds, everywhere, strict=True):
+        if far > _AWAY * count and both > _HELD * far and mixed > _AWAY * count:
             centre = A.world.comm.allgather((points.sum(axis=0), len(points)))
             middle = sum(part for part, _ in centre) / A.shape[0]
+            component = np.arange(len(points)) % block_size
             found = evaluated(modes, points - middle, component)
-            found[:, ~still] /= extent.max()
+            found[:, ~_still(modes)] /= extent.max()
             return found
     return None
 
 
 def constant_modes(rows: int, block_size: int) -> np.ndarray:
-    """A vector of ones for each unknown of a node: float64 [rows, block_size]. Local."""
+    """A vector of ones for each unknown of a node: float64 [rows, block_size]. Local.
+
+    Of single unknowns it is one number, seen everywhere: not to be written to.
+    """
+    if block_size == 1:
+        return np.broadcast_to(np.ones(1), (rows, 1))
     modes = constants(block_size, 0)
     return evaluated(modes, np.empty((rows, 0)), np.arange(rows) % block_size)
 
@@ -89,26 +105,26 @@ def _ends(points: np.ndarray) -> np.ndarray:
     return both.max(axis=1, initial=-np.inf)
 
 
+def _still(modes: np.ndarray) -> np.ndarray:
+    """Which are the same at all points."""
+    return np.asarray(~modes[:, :, 1:].any(axis=(1, 2)))
+
+
 def _moments(
     A: DSparseMatrix, points: np.ndarray, block_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over each row's entries in each component of a_ij f(x_j - x_i) and of their sizes, for
-    f one and each coordinate: two [n_owned, block_size, 1 + d]. **Collective.**
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Run by run of rows the first of them, and two [rows, block_size, 1 + d]: sums over each row's
+    entries in each component of a_ij f(x_j - x_i), f one and each coordinate, and of their sizes.
+    **Collective.**
     """
-    pattern, n, d = A.pattern, len(points), points.shape[1]
-    rows = pattern.local_rows().cpu().numpy()
-    columns = pattern.local_columns().cpu().numpy()
-    values = A.held.plain.double().cpu().numpy()
-    there = pattern.plan.extend(torch.from_numpy(np.ascontiguousarray(points)).to(A.device))
-    known = there.cpu().numpy()
-    stored = np.concatenate([np.arange(n), np.asarray(pattern.plan.halo)])
-    place = rows * block_size + (stored % block_size)[columns]
-    sums = np.empty((2, n, block_size, 1 + d))
-    for k in range(1 + d):
-        terms = values if k == 0 else values * (known[columns, k - 1] - points[rows, k - 1])
-        for found, part in zip(sums, (terms, np.abs(terms)), strict=True):
-            found[:, :, k] = np.bincount(place, part, n * block_size).reshape(n, block_size)
-    return sums[0], sums[1]
+    plan, n, blocks = A.pattern.plan, len(points), Blocks.of(A)
+    here = np.ascontiguousarray(points)
+    there = plan.exchange(torch.from_numpy(here).to(A.device)).cpu().numpy()
+    far = there, (np.asarray(plan.halo) % block_size).astype(np.int32)
+    halo = blocks.there
+    for first in range(0, n, _RUN):
+        last = min(first + _RUN, n)
+        yield first, *moments(blocks.local, halo, first, last, block_size, here, far)
 
 
 def _annihilated(modes: np.ndarray, moments: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -90,13 +90,18 @@ class ScaledMatrix:
         A, size = self.matrix, self.matrix.diagonal().abs()
         if A.world.sum(int(not bool((size > 0).all()))):
             return B
-        ones = torch.from_numpy(B.copy()).to(A.device, A.dtype)
-        if self.mask is not None:
-            ones[self.mask] = 0
-        sums = []
-        for x in (ones, ones * size.rsqrt().unsqueeze(1)):
-            sums += [(x * (A @ x)).sum(), (x * x * size.unsqueeze(1)).sum()]
-        a, b, c, d = A.world.all_sum(torch.stack(sums).double()).tolist()
+        product, out = as_operator(A), torch.empty_like(size)
+        forced, sums = size.new_empty(()), size.new_zeros(4)
+        for column in B.T:
+            x = torch.from_numpy(column.copy()).to(A.device, A.dtype)
+            if self.mask is not None:
+                x[self.mask] = 0
+            for energy, mass in sums.view(2, 2):
+                product(x, out, forced)
+                energy.add_(forced)
+                mass.add_(torch.dot(torch.mul(x, x, out=out), size))
+                x.mul_(size.rsqrt())
+        a, b, c, d = A.world.all_sum(sums.double()).tolist()
         if not (b > 0 and d > 0 and abs(c / d) < _NEARER * abs(a / b)):
             return B
         return B * size.rsqrt().double().cpu().numpy()[:, None]
