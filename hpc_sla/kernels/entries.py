@@ -34,9 +34,10 @@ def absolute_product(A: Packed, x: torch.Tensor, out: torch.Tensor) -> None:
         raise MemoryError(f"no room for a row of {A.longest} entries")
 
 
-def beside(A: Packed) -> torch.Tensor:
+def beside(A: Packed | Plain) -> torch.Tensor:
     """Which rows have a nonzero that is not on the diagonal: bool [n_rows]."""
-    found = torch.empty(A.n_rows, dtype=torch.bool)
+    rows = A.n_rows if isinstance(A, Packed) else A[0].rows
+    found = torch.empty(rows, dtype=torch.bool)
     call("beside", A, 1, (found,))
     return found
 

@@ -247,23 +247,32 @@
         }                                                                                        \
     }
 
-/* The rows of one node together: their columns are read once. */
+/* The rows of one node, one after another: their columns come from memory once. */
 #define DEFINE_NODES(T, NAME)                                                                    \
+    INLINE T entry_##NAME(const int64_t b, const T *restrict v, const T *restrict x)             \
+    {                                                                                            \
+        T sum = v[0] * x[0];                                                                     \
+        for (int64_t j = 1; j < b; ++j)                                                          \
+            sum += v[j] * x[j];                                                                  \
+        return sum;                                                                              \
+    }                                                                                            \
+                                                                                                 \
     INLINE void node_##NAME(const int64_t b, int32_t there, const int32_t *restrict c,           \
                             const T *restrict v, const T *restrict x, T *restrict out)           \
     {                                                                                            \
-        T sum[6] = {0};                                                                          \
-        for (int32_t e = 0; e < there; ++e, v += b) {                                            \
-            const T *from = x + c[e] * b;                                                        \
-            for (int64_t r = 0; r < b; ++r) {                                                    \
-                T part = 0;                                                                      \
-                for (int64_t j = 0; j < b; ++j)                                                  \
-                    part += v[r * there * b + j] * from[j];                                      \
-                sum[r] += part;                                                                  \
+        for (int64_t r = 0; r < b; ++r) {                                                        \
+            T sum = 0;                                                                           \
+            int32_t e = 0;                                                                       \
+            FETCH_ENTRY(v + AHEAD);                                                              \
+            for (; e + 2 <= there; e += 2, v += 2 * b) {                                         \
+                FETCH_ENTRY(v + AHEAD);                                                          \
+                sum += entry_##NAME(b, v, x + c[e] * b) +                                        \
+                       entry_##NAME(b, v + b, x + c[e + 1] * b);                                 \
             }                                                                                    \
+            for (; e < there; ++e, v += b)                                                       \
+                sum += entry_##NAME(b, v, x + c[e] * b);                                         \
+            out[r] = sum;                                                                        \
         }                                                                                        \
-        for (int64_t r = 0; r < b; ++r)                                                          \
-            out[r] = sum[r];                                                                     \
     }                                                                                            \
                                                                                                  \
     INLINE void node_wide_##NAME(const int64_t b, int32_t there, const int32_t *restrict c,      \

@@ -234,8 +234,7 @@ class Packed:
 class Packer:
     """Packs a matrix that comes by blocks of rows, from the first row to the last. Local.
 
-    Where rows turn out not to repeat, what came is kept as it is, and looked at as a whole in the
-    end.
+    Where rows turn out not to repeat, what came is kept as it is.
 
     Parameters
     ----------
@@ -281,15 +280,15 @@ class Packer:
             self._dictionary, self._repeats = None, False
 
     def finish(self) -> Packed | None:
-        """The matrix, or None where no form pays: `csr` then has it."""
+        """The matrix as a dictionary of rows, or None where that does not pay: `csr` has it.
+
+        The other forms are made of values that are there anyway: `Packed.of`.
+        """
         if self._dictionary is not None:
             packed = self._taken()
             if packed.pays():
                 return packed
-        if native.LIBRARY is None:
-            return None
-        indptr, indices, values = (torch.from_numpy(part) for part in self.csr())
-        return Packed.of(CsrPattern(indptr.int(), indices, self.n_columns), values)
+        return None
 
     def csr(self) -> Csr:
         """What was added. Local."""

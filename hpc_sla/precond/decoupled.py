@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.kernels.entries import beside
+from hpc_sla.kernels import native
+from hpc_sla.kernels.entries import beside, plain
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.precond.jacobi import inverse_diagonal
 from hpc_sla.precond.workspace import Workspace, scale
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -163,11 +165,12 @@ def for_spectrum(A: DSparseMatrix) -> tuple[DSparseMatrix, torch.Tensor]:
 
 def _mask(A: DSparseMatrix) -> torch.Tensor:
     """Which owned rows have no nonzero beside the diagonal: bool [n_owned]. Local."""
-    pattern, packed = A.pattern, A.held.packed
-    if packed is not None:
-        found = ~beside(packed)
+    pattern = A.pattern
+    if native.LIBRARY is not None and A.device.type == "cpu":
+        own, away = A.held.parts(pattern.owned.nnz)
+        found = ~beside(own if isinstance(own, Packed) else plain(pattern.owned, own))
         rows = pattern.boundary.long().index_select(0, pattern.halo.rows())
-        return found.index_fill_(0, rows[A.held.halo != 0], False)
+        return found.index_fill_(0, rows[torch.from_numpy(away != 0)], False)
     nonzero = A.held.plain != 0
     stored = bool(nonzero.all())  # then the pattern says it, and the entries need no counting
     owned, halo = (

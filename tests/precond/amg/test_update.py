@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,11 +42,6 @@ def _changed(A, by):
     return A.with_values(A.values * on(A.world, d[rows] * d[columns]))
 
 
-def _sizes(M):
-    """But for bytes: of other values a level may have another form."""
-    return [replace(level, bytes=0) for level in M.levels]
-
-
 def _applied(M, r, how="apply"):
     return getattr(M, how)(r, torch.empty_like(r)).clone()
 
@@ -56,12 +50,13 @@ def _applied(M, r, how="apply"):
 @pytest.mark.parametrize("spec", ["poisson2d:n=30", "elasticity3d:n=4", "graph_laplacian:n=500"])
 def test_the_same_values_give_the_same_cycle(world, spec, keep):
     problem, A, near = _system(world, spec)
+    again = A.with_values(A.values.clone())  # both plain from now on: packed ones add otherwise
     M = multigrid(block_size=problem.block_size, near_nullspace=near).on(A)
     r = spread(A.layout, np.random.default_rng(3).standard_normal(problem.n_rows))
-    before, levels = _applied(M, r), _sizes(M)
-    assert M.update(A.with_values(A.values.clone()), keep) is M
+    before, levels = _applied(M, r), M.levels
+    assert M.update(again, keep) is M
     assert everywhere(world, torch.equal(_applied(M, r), before))
-    assert _sizes(M) == levels
+    assert M.levels == levels
     # Forth and back again: nothing of the values between is left.
     M.update(_changed(A, 0.3), "aggregates").update(A, "aggregates")
     assert everywhere(world, torch.equal(_applied(M, r), before))
