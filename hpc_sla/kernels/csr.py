@@ -310,7 +310,7 @@ class CsrPattern:
         return where
 
     def _reach(self, first: int, last: int, size: int) -> list[int]:
-        """The furthest of pieces of rows `first` to `last`, writing nothing that is not there."""
+        """The furthest of each piece of rows `first` to `last`, written out for the moment."""
         if self._plain is not None:
             begin, end = self.indptr[[first, last]].tolist()
             indptr, indices = self.indptr[first : last + 1] - begin, self.indices[begin:end]
