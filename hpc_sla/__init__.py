@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from hpc_sla.precond.schur import Schur as Schur
     from hpc_sla.sparse.from_hdf5 import read_rhs as read_rhs
     from hpc_sla.sparse.matrix import DSparseMatrix as DSparseMatrix
-    from hpc_sla.sparse.operators import LinearOperator as LinearOperator
+    from hpc_sla.sparse.operator import LinearOperator as LinearOperator
     from hpc_sla.sparse_tensor import SparseTensor as SparseTensor
 
 # Names are loaded on first use: `partition`, `info` and `--help` need neither torch nor MPI.
@@ -65,7 +65,7 @@ _EXPORTS = {
     "DegenerateEigenvaluesError": "hpc_sla.errors",
     "HpcSlaError": "hpc_sla.errors",
     "InputError": "hpc_sla.errors",
-    "LinearOperator": "hpc_sla.sparse.operators",
+    "LinearOperator": "hpc_sla.sparse.operator",
     "LinearSolver": "hpc_sla.linear",
     "Method": "hpc_sla.linear.method",
     "NonlinearInfo": "hpc_sla.nonlinear",

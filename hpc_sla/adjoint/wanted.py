@@ -13,7 +13,7 @@ from hpc_sla.distributed.agreement import Agreement
 from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 from hpc_sla.sparse.stored import StoredMatrix
 
 Later = Callable[[], torch.Tensor]

@@ -11,7 +11,7 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
 from hpc_sla.sparse.fingerprint import matrix_fingerprint
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 from hpc_sla.sparse.stored import StoredMatrix
 
 _WORDS = {

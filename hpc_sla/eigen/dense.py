@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from hpc_sla.eigen.inverse import improved
 from hpc_sla.eigen.problem import EigenProblem
 from hpc_sla.errors import InputError
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 SMALL = 100
 """Rows that are few, whatever the number of pairs."""

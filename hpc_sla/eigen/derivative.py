@@ -15,7 +15,7 @@ from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.linear_solver import LinearSolver
 from hpc_sla.linear.unconverged import settle
 from hpc_sla.precond import Preconditioner
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 _ONE_SPACE = 1e-5
 """How far, relative to its cotangents, a loss may tell the vectors of a cluster apart."""

@@ -14,7 +14,7 @@ from hpc_sla.eigen.space import inner
 from hpc_sla.hashing import noise
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond import Preconditioner
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 Callback = Callable[[int, float], None]
 

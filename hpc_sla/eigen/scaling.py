@@ -14,7 +14,8 @@ from hpc_sla.errors import InputError
 from hpc_sla.hashing import noise
 from hpc_sla.precond import Preconditioner
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.sparse.operators import Operator, as_operator
+from hpc_sla.sparse.operator import Operator
+from hpc_sla.sparse.operators import as_operator
 
 _NEAR = {torch.float64: 64, torch.float32: 30}
 """Exponents of two up to which the largest entry is left as it is."""

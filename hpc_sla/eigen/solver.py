@@ -35,7 +35,8 @@ from hpc_sla.linear.info import SolveInfo
 from hpc_sla.observe import log
 from hpc_sla.precond import make_preconditioner
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.sparse.operators import LinearOperator, Operator, as_operator
+from hpc_sla.sparse.operator import LinearOperator, Operator
+from hpc_sla.sparse.operators import as_operator
 from hpc_sla.sparse.stored import StoredMatrix
 
 WHICH = {"smallest": 1.0, "largest": -1.0}

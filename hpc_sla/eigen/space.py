@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 _CHUNK = 1 << 14
 """Rows that are summed in double precision at a time, of vectors in single."""

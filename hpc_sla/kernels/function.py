@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 
-try:
-    from torch._C import _are_functorch_transforms_active as transformed
-    from torch._functorch.utils import unwrap_dead_wrappers
-except ImportError:  # another torch: the long way is always there
+from hpc_sla.kernels.modes import transformed
 
-    def transformed() -> bool:
-        """Whether torch.func is at work, as far as is known."""
-        return True
+unwrap: Any
+try:
+    from torch._functorch.utils import unwrap_dead_wrappers as unwrap
+except ImportError:  # another torch: the long way is always there
+    unwrap = None
 
 
 class Function(torch.autograd.Function):
@@ -25,7 +24,7 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        if transformed():
+        if unwrap is None or transformed():
             return super().apply(*args)
         direct: Any = super(torch.autograd.Function, cls)
-        return direct.apply(*unwrap_dead_wrappers(args))
+        return direct.apply(*unwrap(args))

@@ -12,7 +12,7 @@ import torch
 from hpc_sla.distributed.world import World
 from hpc_sla.kernels import accuracy as kernel
 from hpc_sla.linear.info import SolveInfo, root, worst
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 _ROUNDING = 10.0
 """What a method at its limit leaves of |A||x| + |b|, in units of rounding, at most. The

@@ -11,7 +11,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.linear.iteration import SQUARES
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.amg.amg import KEEP
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 
 def check_options(

@@ -20,7 +20,7 @@ from hpc_sla.kernels.burst import Burst
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.outcome import Outcome
 from hpc_sla.precond import Preconditioner
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 _MOST = 1024
 """Steps in a burst."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from hpc_sla.errors import InputError
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 GIVES_UP = ("indefinite", "breakdown", "stagnated", "diverged", "not_finite")
 """Statuses, short of rounding, after which the fallback has its turn."""

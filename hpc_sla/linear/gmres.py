@@ -17,7 +17,7 @@ from hpc_sla.linear.info import Status
 from hpc_sla.linear.method import Method, check_count, fill
 from hpc_sla.linear.scalars import Flag
 from hpc_sla.sparse.arnoldi import Arnoldi, Pending
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 
 class GMRES(Method):

@@ -28,7 +28,7 @@ from hpc_sla.observe import log
 from hpc_sla.precond import Jacobi, Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows
 from hpc_sla.precond.jacobi import positive
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 from hpc_sla.storage.limits import machine_memory
 
 _SUSPICIOUS = ("max_iterations", "breakdown", "stagnated", "indefinite", "diverged")

@@ -16,8 +16,7 @@ from hpc_sla.distributed.arguments import empty_result, tensor_if, warn_of_train
 from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
-from hpc_sla.kernels.function import transformed
-from hpc_sla.kernels.modes import entry, ordinary
+from hpc_sla.kernels.modes import entry, ordinary, transformed
 from hpc_sla.linear.arguments import check_keep, check_options, check_same_kind, check_vectors
 from hpc_sla.linear.choices import AUTO, DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
 from hpc_sla.linear.driver import Callback
@@ -28,7 +27,8 @@ from hpc_sla.linear.view import view
 from hpc_sla.observe import log
 from hpc_sla.sparse.fingerprint import vector_fingerprint
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.sparse.operators import LinearOperator, Operator, as_operator
+from hpc_sla.sparse.operator import LinearOperator, Operator
+from hpc_sla.sparse.operators import as_operator
 
 
 class LinearSolver(SetUp):

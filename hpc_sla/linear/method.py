@@ -21,7 +21,7 @@ from hpc_sla.linear.info import Status, root
 from hpc_sla.linear.scalars import Flag, Scalars
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.options import WithOptions
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 
 @dataclass

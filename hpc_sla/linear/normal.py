@@ -6,7 +6,7 @@ import torch
 
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.workspace import Workspace
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 
 class NormalOperator(Operator):

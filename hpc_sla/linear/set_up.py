@@ -21,7 +21,8 @@ from hpc_sla.precond.base import transposed
 from hpc_sla.precond.decoupled import any_decoupled, given_rows
 from hpc_sla.precond.jacobi import positive
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.sparse.operators import Operator, as_operator
+from hpc_sla.sparse.operator import Operator
+from hpc_sla.sparse.operators import as_operator
 from hpc_sla.sparse.stored import StoredMatrix
 
 

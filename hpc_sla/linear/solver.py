@@ -13,7 +13,7 @@ from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.linear_solver import LinearSolver
 from hpc_sla.linear.method import Method
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.sparse.operators import LinearOperator
+from hpc_sla.sparse.operator import LinearOperator
 
 
 def solve(

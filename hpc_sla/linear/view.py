@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hpc_sla.linear.derivatives import Differentiable
 from hpc_sla.linear.set_up import SetUp
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 
 def view(solver: SetUp) -> str:

@@ -11,7 +11,7 @@ from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import make_method
 from hpc_sla.precond import Direct, Preconditioner
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.sparse.operators import Operator
+from hpc_sla.sparse.operator import Operator
 
 # Bytes of a rank for a Krylov basis, and for the products that a coloured Jacobian is made of.
 _MEMORY = 2**28

@@ -10,7 +10,8 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.precond.base import Preconditioner, Takes
 from hpc_sla.precond.workspace import scale
-from hpc_sla.sparse.operators import Operator, as_operator
+from hpc_sla.sparse.operator import Operator
+from hpc_sla.sparse.operators import as_operator
 from hpc_sla.sparse.stored import StoredMatrix
 
 

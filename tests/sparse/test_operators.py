@@ -8,7 +8,8 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from hpc_sla.sparse.operators import Operator, as_operator
+from hpc_sla.sparse.operator import Operator
+from hpc_sla.sparse.operators import as_operator
 from tests.collective import (
     ALL_SHAPES,
     MATRICES,
