@@ -179,7 +179,7 @@ class Operator(ABC):
     @property
     def T(self) -> Operator:
         """The transpose, as a view. Local."""
-        return TransposedOperator(self)
+        return TransposeOf(self)
 
     def symmetric(self, dtype: torch.dtype = torch.float64) -> bool:
         """Whether A = A^T up to rounding, to all appearances. **Collective**; replicated.
@@ -223,7 +223,7 @@ class Operator(ABC):
         return torch.from_numpy(noise(self.columns.rows, seed)).to(self.device, dtype)
 
 
-class TransposedOperator(Operator):
+class TransposeOf(Operator):
     def __init__(self, operator: Operator) -> None:
         super().__init__(operator.columns, operator.layout, operator.dtype, operator.device)
         self._operator = operator

@@ -17,7 +17,7 @@ from hpc_sla.kernels.vectors import copy_
 from hpc_sla.sparse.arnoldi import Arnoldi
 from hpc_sla.sparse.compressed import packed_of, version_of
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.sparse.operator import Operator, TransposedOperator
+from hpc_sla.sparse.operator import Operator, TransposeOf
 from hpc_sla.sparse.stored import StoredMatrix
 from hpc_sla.sparse.symmetry import is_symmetric
 from hpc_sla.sparse.values import Values
@@ -186,7 +186,7 @@ class _MatrixFreeOperator(Operator):
         copy_(out, found)
 
 
-class _TransposedMatrixOperator(TransposedOperator):
+class _TransposedMatrixOperator(TransposeOf):
     _operator: _MatrixOperator
 
     def symmetric(self, dtype: torch.dtype = torch.float64) -> bool:
