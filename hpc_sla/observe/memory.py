@@ -12,6 +12,7 @@ import gc
 import resource
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 _STATUS = "/proc/self/status"
@@ -86,7 +87,13 @@ def release_free_memory() -> None:
 def trim() -> None:
     """Hand freed heap pages back to the kernel."""
     with suppress(OSError, AttributeError):  # not glibc: nothing to ask
-        ctypes.CDLL(None).malloc_trim(0)
+        _process().malloc_trim(0)
+
+
+@cache
+def _process() -> ctypes.CDLL:
+    """What the process has loaded: one object, as each is a cycle for the collector."""
+    return ctypes.CDLL(None)
 
 
 def _status_bytes(key: str, path: str = _STATUS) -> int | None:

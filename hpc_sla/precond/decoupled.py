@@ -12,6 +12,7 @@ import torch
 
 from hpc_sla.kernels import native
 from hpc_sla.kernels.entries import beside, plain
+from hpc_sla.kernels.modes import transformed
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.precond.jacobi import inverse_diagonal
 from hpc_sla.precond.workspace import Workspace, scale
@@ -166,7 +167,8 @@ def for_spectrum(A: DSparseMatrix) -> tuple[DSparseMatrix, torch.Tensor]:
 def _mask(A: DSparseMatrix) -> torch.Tensor:
     """Which owned rows have no nonzero beside the diagonal: bool [n_owned]. Local."""
     pattern = A.pattern
-    if native.LIBRARY is not None and A.device.type == "cpu":
+    packed = A.held.packed is not None
+    if packed or (native.can_take(A.held.plain) and not transformed()):
         own, away = A.held.parts(pattern.owned.nnz)
         found = ~beside(own if isinstance(own, Packed) else plain(pattern.owned, own))
         rows = pattern.boundary.long().index_select(0, pattern.halo.rows())

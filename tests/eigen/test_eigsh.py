@@ -264,7 +264,9 @@ def test_one_exchange_for_all_columns(world, monkeypatch):
     widths = []
     start = A.pattern.plan.start_exchange
     monkeypatch.setattr(
-        A.pattern.plan, "start_exchange", lambda x: widths.append(tuple(x.shape[1:])) or start(x)
+        A.pattern.plan,
+        "start_exchange",
+        lambda x, *rest: widths.append(tuple(x.shape[1:])) or start(x, *rest),
     )
 
     def after(iterations):

@@ -26,6 +26,7 @@ A_STEP = {
 """Blocking and non-blocking reductions an iteration."""
 
 
+@pytest.mark.several  # one rank has nothing to reduce
 @pytest.mark.parametrize("columns", [(), (3,)])
 @pytest.mark.parametrize("method", ENTRIES)
 def test_reductions_an_iteration(world, method, columns, monkeypatch):
