@@ -73,8 +73,8 @@ class Checkpoint:
         The file, on a file system that all ranks see. None: save nothing, only stop when asked.
     every : str or float
         Replicated. "60s", "5min", "100iterations"; a number is of seconds. At the first iteration
-        after that, where they take 10 ms or more; of small systems, after the next burst of them.
-        Of gmres, at the first restart after that: its basis would make the file many times larger.
+        after that; where iterations come in bursts (10 ms at most), after the burst that time is up
+        in. Of gmres, at the first restart after that: its basis would make the file many times larger.
         Of newton, at the next outer iteration.
     resume : bool
         Replicated. Go on from the checkpoint at `path`; where there is none, start, and say so on
@@ -183,6 +183,10 @@ class Checkpoint:
             return "go on"
         due = self._due or iteration - self._saved_at >= self.every.iterations
         return "save" if due and small else "go on"
+
+    def iterations_left(self, iteration: int) -> float:
+        """How many there are before one must be saved, 1 at least. Replicated; local."""
+        return max(1.0, self._saved_at + self.every.iterations - iteration)
 
     def stop(self, world: World) -> bool:
         """Whether to stop now, within an iteration of the solver that saves. **Collective.**"""

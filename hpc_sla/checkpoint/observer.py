@@ -31,9 +31,13 @@ class Solver(Protocol):
     observe : callable(solver) -> bool, or None
         The solver calls it between iterations, on every rank, and ends as "preempted" where it
         says to stop. `state_dict` may be asked for meanwhile.
+    unobserved : float
+        Replicated. How many iterations it may do at most before it calls `observe`, if it does
+        several at a time.
     """
 
     observe: Callable[[Any], bool] | None
+    unobserved: float
 
     @property
     def iterations(self) -> int: ...
@@ -106,6 +110,7 @@ class Observer:
             self._resume(solver)
         self._checkpoint.start(solver.iterations)
         solver.observe = self._after
+        solver.unobserved = self._checkpoint.iterations_left(solver.iterations)
 
     def _after(self, solver: Solver) -> bool:
         """Save if it is time; whether to stop. **Collective.**"""
@@ -113,6 +118,7 @@ class Observer:
         if verdict != "go on" and self._checkpoint.path is not None:
             state = {"iteration": solver.iterations, **solver.state_dict()}
             self._checkpoint.save(self._world, self._identity, state, solver.layout_of)
+        solver.unobserved = self._checkpoint.iterations_left(solver.iterations)
         return verdict == "stop"
 
     def _resume(self, solver: Solver) -> None:

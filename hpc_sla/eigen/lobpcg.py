@@ -85,6 +85,7 @@ class Lobpcg:
             problem.constraints.remove_from(start)
         self.space.keep(start)
         self.observe: Callable[[Lobpcg], bool] | None = None
+        self.unobserved = 1.0
         self.active = torch.zeros(self.m, dtype=torch.bool, device="cpu")
         self.values = torch.zeros(self.m, dtype=torch.float64, device="cpu")
         self._started = False

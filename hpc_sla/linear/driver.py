@@ -59,6 +59,8 @@ class KrylovLoop:
         Replicated. Whether it was, for its patience.
     rungs_left : int
         Replicated. How many choices there are behind this one; kept with the state.
+    unobserved : float
+        Replicated. How many iterations may be done at most before `observe` is called.
     observe : callable(loop) -> bool, or None
         Called on every rank between iterations, or bursts of them: whether to stop.
     """
@@ -76,6 +78,7 @@ class KrylovLoop:
         self.method, self.system = method, system
         self._x0, self._max_iterations, self._callback = x0, max_iterations, callback
         self.observe: Callable[[KrylovLoop], bool] | None = None
+        self.unobserved = math.inf
         self._before = before
         self.iterations = self._begun_at = max((o.iterations for o in before), default=0)
         self._patience, self._looked_at = patience, 0
@@ -153,6 +156,8 @@ class KrylovLoop:
         if self._patience is not None:
             done = self.iterations - self._begun_at
             most = min(most, next_look(self._patience, done) - done)
+        if self.observe is not None:
+            most = int(min(most, self.unobserved))
         norms, row = compiled.advance(most, outcome, self._stagnant)
         last = norms.pop()
         if self._callback is None:

@@ -144,6 +144,7 @@ class NewtonIteration:
     ) -> None:
         self.equations, self.linear, self.stop = equations, linear, stop
         self.observe: Callable[[NewtonIteration], bool] | None = None
+        self.unobserved = 1.0
         self._u = u
         self._forcing, self._line_search, self._callback = forcing, line_search, callback
         self._last: tuple[float, float] | None = None
