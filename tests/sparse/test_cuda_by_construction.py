@@ -107,6 +107,9 @@ class _Operator:
     def adjoint(self, y, out):
         self.pattern.rmatmul(self.values, y, out)
 
+    def arnoldi(self, basis, inverse):
+        return None
+
 
 def _vector(*columns):
     return torch.ones(N_OWNED, *columns, dtype=torch.float64, device="cuda")
