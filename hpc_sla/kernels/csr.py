@@ -335,7 +335,7 @@ class CsrPattern:
             found = [max(far, i + 1) for i, far in enumerate(furthest)]
             found[-1:] = [len(found)] * bool(found)
             with lasting():
-                self._cache[name] = torch.tensor(found, dtype=torch.int32)
+                self._cache[name] = torch.tensor(found, dtype=torch.int32, device="cpu")
         return self._cache[name]  # type: ignore[return-value]
 
     @property

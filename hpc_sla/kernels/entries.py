@@ -37,7 +37,7 @@ def absolute_product(A: Packed, x: torch.Tensor, out: torch.Tensor) -> None:
 def beside(A: Packed | Plain) -> torch.Tensor:
     """Which rows have a nonzero that is not on the diagonal: bool [n_rows]."""
     rows = A.n_rows if isinstance(A, Packed) else A[0].rows
-    found = torch.empty(rows, dtype=torch.bool)
+    found = torch.empty(rows, dtype=torch.bool, device="cpu")
     call("beside", A, 1, (found,))
     return found
 
@@ -51,7 +51,7 @@ def largest(A: Packed) -> float:
 
 def diagonal(A: Packed) -> torch.Tensor:
     """The diagonal, 0 where none is stored: [n_rows]."""
-    found = torch.empty(A.n_rows, dtype=A.dtype)
+    found = torch.empty(A.n_rows, dtype=A.dtype, device="cpu")
     call("diagonal", A, 1, (found,))
     return found
 
@@ -68,7 +68,7 @@ def call(
         matrix, dtype, longest = A.matrix, A.dtype, A.longest
     else:
         (matrix, dtype), longest = A, 0
-    row = torch.empty(longest, dtype=torch.int32), torch.empty(longest, dtype=dtype)
+    row = [torch.empty(longest, dtype=kind, device="cpu") for kind in (torch.int32, dtype)]
     pointers = [None if a is None else _address(a) for a in (*row[: 2 * rooms], *arrays)]
     loop = getattr(native.LIBRARY, f"hpc_sla_{function}_{native.DTYPES[dtype]}")
     found: int = loop(number, matrix.address, *pointers)

@@ -221,7 +221,7 @@ class Packed:
 
     def diagonal(self) -> torch.Tensor:
         """The diagonal, 0 where none is stored: [n_rows]. A copy."""
-        found = torch.zeros(self.n_rows, dtype=self.dtype)
+        found = torch.zeros(self.n_rows, dtype=self.dtype, device="cpu")
         for first in range(0, self.n_rows, _CHUNK):
             last = min(first + _CHUNK, self.n_rows)
             indptr, indices, values = self.csr(first, last)

@@ -110,4 +110,4 @@ class Tiles:
         sizes = self.rows * high, self.columns * wide, self.values.size
         if high == wide == 1:
             return Matrix(CSR, *sizes, parts)
-        return Matrix(TILED, *sizes, [*parts, torch.tensor(self.size)])
+        return Matrix(TILED, *sizes, [*parts, torch.tensor(self.size, device="cpu")])
