@@ -68,10 +68,7 @@ def call(
         matrix, dtype, longest = A.matrix, A.dtype, A.longest
     else:
         (matrix, dtype), longest = A, 0
-    row = (
-        torch.empty(longest, dtype=torch.int32, device="cpu"),
-        torch.empty(longest, dtype=dtype, device="cpu"),
-    )
+    row = [torch.empty(longest, dtype=kind, device="cpu") for kind in (torch.int32, dtype)]
     pointers = [None if a is None else _address(a) for a in (*row[: 2 * rooms], *arrays)]
     loop = getattr(native.LIBRARY, f"hpc_sla_{function}_{native.DTYPES[dtype]}")
     found: int = loop(number, matrix.address, *pointers)
