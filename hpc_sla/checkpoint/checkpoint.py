@@ -73,8 +73,9 @@ class Checkpoint:
         The file, on a file system that all ranks see. None: save nothing, only stop when asked.
     every : str or float
         Replicated. "60s", "5min", "100iterations"; a number is of seconds. At the first iteration
-        after that; where iterations come in bursts (10 ms at most), after the burst that time is up
-        in. Of gmres, at the first restart after that: its basis would make the file many times larger.
+        after that; where iterations come in bursts of up to 10 ms, after the burst that time is up
+        in. Of gmres, at the first restart after that: its basis would make the file many times
+        larger.
         Of newton, at the next outer iteration.
     resume : bool
         Replicated. Go on from the checkpoint at `path`; where there is none, start, and say so on
