@@ -70,8 +70,13 @@ foundation=$(printf '%s\n' "$VENV" "$MPI" "$(mpi_identity)" "${HPC_SLA_PYTHON:-}
 stamped() { [[ -e $stamps/$1 && $(<"$stamps/$1") == "$2" ]]; }
 stamp() { printf '%s\n' "$2" >"$stamps/$1"; }
 foundation_stands() { stamped foundation "$foundation" && "$python" -c '' 2>/dev/null; }
+# This clone, its C sources, and whether they were compiled: another clone in the same place was not.
+tree() {
+    { printf '%s\n' "$ROOT" && cat "$ROOT"/hpc_sla/kernels/*.[ch] && cd "$ROOT"/hpc_sla/kernels && printf '%s\n' _native*.so; } | digest
+}
+
 everything_stands() {
-    foundation_stands && stamped base "$pins" && stamped root "$ROOT" || return 1
+    foundation_stands && stamped base "$pins" && stamped root "$(tree)" || return 1
     for extra in "${extras[@]}"; do stamped "$extra" "$pins" || return 1; done
 }
 
@@ -142,7 +147,7 @@ install_base() {
     # Shows that the pieces fit, and compiles them once, before a rank each would do it at the same time.
     "$python" -c 'import h5py, mpi4py.MPI, pymetis, rich, scipy.sparse.linalg, torch' ||
         die "the packages were installed but do not load, see above"
-    stamp root "$ROOT"
+    stamp root "$(tree)"
     stamp base "$pins"
 }
 
@@ -153,9 +158,9 @@ install_everything() {
         [[ $extra == petsc ]] || from_pip+=("$extra")
     done
     if stamped base "$pins" && ((${#from_pip[@]} == 0)); then
-        # Only the clone may have moved: point the environment at this one.
-        stamped root "$ROOT" || pip_install --no-build-isolation --no-deps -e "$ROOT"
-        stamp root "$ROOT"
+        # Only the clone may have moved, or its C sources: point the environment at this one.
+        stamped root "$(tree)" || pip_install --no-build-isolation --no-deps -e "$ROOT"
+        stamp root "$(tree)"
     else
         install_base "$(IFS=, && printf '%s' "${from_pip[*]:+[${from_pip[*]}]}")"
         for extra in "${from_pip[@]}"; do stamp "$extra" "$pins"; done
