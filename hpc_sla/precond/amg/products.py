@@ -189,7 +189,7 @@ class Transfer:
         self._tiles = replace(down, values=down.values.astype(kind, copy=False))
         self._matrices: tuple[Matrix, Matrix] | None = None
         self._plain: _Plain | None = None
-        if self.plan.layout.world.device.type != "cpu":
+        if native.LIBRARY is None or self.plan.layout.world.device.type != "cpu":
             self._plain = _Plain(self._tiles, self.plan)
 
     @property
