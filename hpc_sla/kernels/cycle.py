@@ -107,7 +107,8 @@ class CycleLevel(_Described):
         """Point a field of several to vectors; more than there is room for are not needed."""
         array = getattr(self, field)
         for i, vector in enumerate(vectors[: len(array)]):
-            array[i] = vector.data_ptr()
+            # Empty ones are nowhere; but NULL is for ranks that have no such vector at all.
+            array[i] = vector.data_ptr() or ctypes.addressof(self)
         self.kept.append(vectors)
 
 

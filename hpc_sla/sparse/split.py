@@ -21,6 +21,8 @@ FEWEST_ROWS = 2048
 BLOCK = 1 << 16
 """Rows that come at a time: little beside those of a rank, and many beside what a call costs."""
 
+_INT32 = 2**31
+
 
 class SplitRows:
     """The rows of a rank, the entries in its own columns apart from others. Local.
@@ -128,7 +130,8 @@ class SplitRows:
     def pack(self, n_columns: int, device: torch.device) -> SplitRows:
         """These, packed where that takes less: on the CPU, where products can do with it. Local."""
         values = torch.from_numpy(self.values)
-        if self.n_rows < FEWEST_ROWS or not _served(device, values.dtype):
+        too_many = self.entries >= _INT32  # which is refused where all ranks hear of it
+        if too_many or self.n_rows < FEWEST_ROWS or not _served(device, values.dtype):
             return self
         packer = Packer(self.n_rows, n_columns, values.dtype)
         for first in range(0, self.n_rows, BLOCK):

@@ -65,7 +65,7 @@ class StoredMatrix(ABC):
 
     @values.setter
     def values(self, values: torch.Tensor) -> None:
-        if values is not self.held.tensor:
+        if self.held.packed is not None or values is not self.held.tensor:
             self.held = Values(values)
 
     @property

@@ -73,8 +73,8 @@ class Values:
         """What multiplies vectors like x; None where `tensor` must, which it is made for. Local."""
         if self.packed is None or (native.serves(x) and x.is_contiguous()):
             return self.packed
-        assert self.tensor is not None  # made once, for all products
-        return None
+        made = self.tensor  # once, for all products
+        return None if made is not None else self.packed
 
     def parts(self, n_owned: int) -> tuple[np.ndarray | Packed, np.ndarray]:
         """The owned block's `n_owned` values and the halo's, on the host, to read. Local."""

@@ -61,7 +61,8 @@ class LevelOperator:
             self._values = values
         else:
             self._owned = packed
-            self._halo = CsrMatrix(pattern.halo, self._halo.values.clone())
+            if not packed.refers:
+                self._halo = CsrMatrix(pattern.halo, self._halo.values.clone())
 
     @property
     def values(self) -> Tensor:

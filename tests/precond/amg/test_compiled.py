@@ -199,3 +199,14 @@ def test_a_closed_world_is_an_error(world):
     own.close()
     with pytest.raises(HpcSlaError, match="closed"):
         M.apply(r, torch.empty_like(r))
+
+
+@pytest.mark.several
+def test_a_leader_without_rows_goes_on(world):
+    """A group of ranks may own nothing at all: its leader takes part in the dense solve."""
+    owners = np.arange(900) * max(world.size // 2, 1) // 900
+    A = hs.DSparseMatrix.from_scipy(poisson(30) if world.rank == 0 else None, world, owners)
+    rows = hs.AMG(coarse_size=20).on(A).levels[1].rows // 2
+    M = hs.AMG(coarse_size=rows, rows_per_rank=rows).on(A)
+    _x, info = hs.solve(A, torch.ones(A.layout.n_owned, dtype=torch.float64), "cg", M)
+    assert info.converged
