@@ -20,6 +20,7 @@ from hpc_sla.precond.saddle import SaddlePoint
 from hpc_sla.precond.workspace import Workspace
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.submatrix import Part
+from hpc_sla.sparse.values import Values
 from tests.sparse.test_cuda_by_construction import N_HALO, N_OWNED, _int, _pattern, _vector
 
 
@@ -79,7 +80,7 @@ def _schwarz(restrict):
 
 def _schur(form):
     """Blocks that have the shape of the whole, which nothing of it minds."""
-    block = _bare(DSparseMatrix, pattern=_pattern(), values=_values(289))
+    block = _bare(DSparseMatrix, pattern=_pattern(), held=Values(_values(289)))
     part = _bare(Part, index=_int(N_OWNED), layout=_pattern().layout)
     saddle = _bare(
         SaddlePoint, first=part, second=part, A=block, B=block, C=block, corner=block, sign=-1.0
