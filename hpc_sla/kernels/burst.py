@@ -75,6 +75,8 @@ class Distributed(ctypes.Structure):
     send, received : torch.Tensor [n_send], [n_halo]
         The buffers of `requests`.
     requests : Requests
+    channel : object
+        Whose they are: it frees them once nobody has it any more.
     """
 
     _fields_ = [
@@ -101,6 +103,7 @@ class Distributed(ctypes.Structure):
         send: torch.Tensor,
         received: torch.Tensor,
         requests: Requests,
+        channel: object = None,
     ) -> None:
         super().__init__(
             ctypes.addressof(calls),
@@ -116,7 +119,7 @@ class Distributed(ctypes.Structure):
             ctypes.cast(requests.statuses, ctypes.c_void_p),
         )
         self.calls = calls
-        self.kept = owned, halo, boundary, send_index, send, received, requests
+        self.kept = owned, halo, boundary, send_index, send, received, requests, channel
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,6 @@ class CompiledSteps:
         burst.inverse = None if self._inverse is None else self._inverse.data_ptr()
         burst.norms, burst.seconds = ctypes.addressof(self._norms), self.seconds
         burst.target = method.target
-        self._applied = None
-        if not method.precond.pointwise:
-            self._applied = method.precond.compiled(method.r)
-            assert self._applied is not None
-            burst.apply, burst.applied = self._applied.function, self._applied.data
 
     def run(self, count: int) -> None:
         """Do so many steps, whatever becomes of them. **Collective.**"""
@@ -93,14 +88,19 @@ class CompiledSteps:
         self._world.check_open()
         burst, method, steps = self._burst, self._method, self._steps
         method.turn()
+        applied = None
+        if not method.precond.pointwise:  # asked for each time: it may have been updated
+            applied = method.precond.compiled(method.r)
+            assert applied is not None
+            burst.apply, burst.applied = applied.function, applied.data
         for i, name in enumerate(steps.vectors):
             burst.vectors[i] = attrgetter(name)(method).data_ptr()
         for i, name in enumerate(method.carried):
             burst.scalars[i] = getattr(method, name)
         for i, name in enumerate(steps.numbers):
             burst.numbers[i] = getattr(method, name)
-        burst.most, burst.done = min(most, _MOST), 0
-        with nullcontext() if self._applied is None else self._applied.turns:
+        burst.most, burst.done = int(min(most, _MOST)), 0
+        with nullcontext() if applied is None else applied.turns:
             code = self._function(ctypes.addressof(burst))
         if code:
             self._matrix.calls.raise_error(code)

@@ -232,7 +232,9 @@ def _cycle_bytes(level: MultigridLevel) -> float:
 
 def _triad(world: World) -> float:
     """Bytes a second of a triad on all ranks at once. **Collective.**"""
-    a, b, c = (torch.full((_TRIAD,), float(i), device=world.device) for i in range(3))
+    a, b, c = (
+        torch.full((_TRIAD,), float(i), dtype=torch.float64, device=world.device) for i in range(3)
+    )
     times = []
     for _ in range(5):
         world.barrier()

@@ -234,7 +234,8 @@ class DistributedPattern(Shared):
         owned, away = self.blocks(values, x, packed)
         halo = self.halo.matrix(away) if self.halo.nnz else None
         buffers = channel.send_buffer, channel.recv_buffer
-        return Distributed(calls, owned, halo, self.boundary, plan.send_index, *buffers, requests)
+        parts = owned, halo, self.boundary, plan.send_index, *buffers
+        return Distributed(calls, *parts, requests, channel)
 
     def absolute_matmul(
         self,

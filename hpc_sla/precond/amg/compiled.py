@@ -40,7 +40,7 @@ class CompiledCycle:
         with lasting():
             b = torch.empty(r.shape, dtype=dtype, device=r.device)
             levels: list[CycleLevel] = []
-            _describe(cycle.levels, b, levels)
+            _describe(cycle.levels, b, cycle.kind == "W", levels)
             calls = self._world.transport.calls(dtype)
             assert calls is not None
             self._calls: Calls = calls
@@ -73,7 +73,7 @@ def can_compile(cycle: Cycle, r: Tensor, out: Tensor, *units: Tensor | None) -> 
     )
 
 
-def _describe(levels: list[MultigridLevel], b: Tensor, into: list[CycleLevel]) -> None:
+def _describe(levels: list[MultigridLevel], b: Tensor, twice: bool, into: list[CycleLevel]) -> None:
     """The levels from the first of these on. **Collective.**"""
     level, rest = levels[0], levels[1:]
     made = CycleLevel(level.layout.n_owned)
@@ -86,7 +86,7 @@ def _describe(levels: list[MultigridLevel], b: Tensor, into: list[CycleLevel]) -
     made.keep("inverse", level.steps.inverse)
     made.keep("coefficients", torch.tensor(steps, dtype=b.dtype, device=b.device))
     made.steps = len(steps)
-    if len(steps) > 1 or level.transfer is not None:
+    if len(steps) > 1 or level.transfer is not None or (twice and len(into) > 1):
         made.keep("A", level.operator.compiled(b))
     if level.transfer is None:
         return
@@ -96,5 +96,5 @@ def _describe(levels: list[MultigridLevel], b: Tensor, into: list[CycleLevel]) -
         made.keep("shrink", level.shrink.compiled(b))
         made.keep_vectors("inner", level.inner_vectors(b))
     if rest:
-        _describe(rest, b, into)
+        _describe(rest, b, twice, into)
     made.keep("up", level.transfer.compiled_up(b))

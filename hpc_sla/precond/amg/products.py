@@ -317,7 +317,8 @@ def linked(
     calls, requests = layout.world.transport.calls(like.dtype), channel.requests()
     assert calls is not None and requests is not None
     send, received = channel.send_buffer, channel.recv_buffer
-    return Distributed(calls, owned, halo, boundary, send_index, send, received, requests)
+    parts = owned, halo, boundary, send_index, send, received
+    return Distributed(calls, *parts, requests, channel)
 
 
 def _blocks(pattern: DistributedPattern, values: Tensor) -> tuple[CsrMatrix, CsrMatrix]:

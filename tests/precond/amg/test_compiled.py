@@ -29,6 +29,12 @@ OPTIONS = {
     "jacobi": {"smoother": "jacobi"},
     "l1_jacobi": {"smoother": "l1_jacobi", "cycle": "W"},
     "two levels": {"max_levels": 2},
+    "W on a last level of one step": {
+        "max_levels": 2,
+        "degree": 1,
+        "cycle": "W",
+        "coarse_size": 20,
+    },
     "one level": {"max_levels": 1, "degree": 1},
 }
 
