@@ -14,6 +14,7 @@ from hpc_sla.kernels.census import asymmetry
 from hpc_sla.kernels.entries import beside, diagonal, largest
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.linear.facts import look
+from hpc_sla.precond.amg import products
 from hpc_sla.precond.decoupled import any_decoupled
 from hpc_sla.sparse import split
 from hpc_sla.sparse.fingerprint import matrix_fingerprint
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.skipif(native.LIBRARY is None, reason="nothing is packe
 def few_rows(monkeypatch):
     """Few rows suffice to be packed."""
     monkeypatch.setattr(split, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(products, "_FEWEST_ROWS", 1)
 
 
 SPECS = ["poisson2d:n=24", "elasticity3d:n=4", "jumps2d:n=9", "convection2d:n=21", "neumann2d:n=20"]
