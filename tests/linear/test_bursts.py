@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import numpy as np
 import pytest
@@ -98,7 +99,9 @@ def test_every_bit_is_that_of_steps_in_python(world, monkeypatch, seen, name, me
         _STATUSES.setdefault(method, set()).add(found[1].status)
 
 
-def test_every_status_was_among_them():
+def test_every_status_was_among_them(world):
+    if "HPC_SLA_TEST_SAMPLED" in os.environ and world.size != 2:
+        pytest.skip("not all cases run on so many ranks: see tests/conftest.py")
     if len(_STATUSES) < len(METHODS):
         pytest.skip("only some of the cases have run here")
     assert all({"converged", "max_iterations"} <= found for found in _STATUSES.values()), _STATUSES
