@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
+from hpc_sla import problems
 from hpc_sla.kernels import native
 from hpc_sla.linear.bursts import CompiledSteps
 from hpc_sla.linear.driver import KrylovLoop
@@ -317,3 +318,13 @@ def test_multigrid_is_applied_within_them(world, monkeypatch, seen, name, cycle,
     _assert_same(world, *_both(monkeypatch, seen, A, b, **options))
     if name in ("poisson", "deep"):
         assert sum(seen) > 0
+
+
+def test_bursts_end_where_a_checkpoint_is_due(world, tmp_path):
+    """Every 5 iterations are 5, however many a burst would have done; whole floats are whole."""
+    A = problems.distribute(problems.make("poisson2d:n=40"), world)
+    b = torch.ones(A.layout.n_owned, dtype=torch.float64)
+    path = world.comm.bcast(str(tmp_path / "solve.ckpt.h5"))
+    checkpoint = hs.Checkpoint(path, every="5iterations")
+    _, info = hs.solve(A, b, "cg", "jacobi", max_iterations=1e3, checkpoint=checkpoint)
+    assert info.converged and checkpoint.written == (info.iterations - 1) // 5 > 5
