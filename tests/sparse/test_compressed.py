@@ -25,19 +25,12 @@ def varied(matrix: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix(scale @ matrix @ scale)
 
 
-def shuffled(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Of no pattern: neighbours anywhere among some hundred rows."""
-    rng = np.random.default_rng(1)
-    order = np.concatenate([100 * i + rng.permutation(100) for i in range(matrix.shape[0] // 100)])
-    return sp.csr_matrix(matrix[order][:, order])
-
-
 MATRICES = {
     "rows": lambda: make("poisson2d:n=100").matrix(),
     "rows of nodes": lambda: make("elasticity3d:n=14").matrix(),
     "patterns": lambda: varied(make("poisson2d:n=100").matrix()),
-    "short": lambda: varied(shuffled(make("poisson2d:n=100").matrix())),
-    "coded": lambda: shuffled(make("poisson2d:n=100").matrix()),
+    "short": lambda: varied(make("graph_laplacian:n=10000").matrix()),
+    "coded": lambda: make("graph_laplacian:n=10000").matrix(),
 }
 
 
