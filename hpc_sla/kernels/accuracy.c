@@ -44,9 +44,9 @@
                                                                                                  \
     /* scale += |b|;  found [5, k] = the largest |r| / scale (no error is 0, and beside an       \
      * infinite scale it is NaN) and the largest |x|, which a NaN is larger than; the sums of    \
-     * the squares of r, scale and b. */                                                         \
-    CLONED void hpc_sla_judge_##NAME(int64_t n, int64_t k, const T *b, const T *x, const T *r,   \
-                                     T *scale, double *found)                                    \
+     * the squares of r, scale and b, which for a `step` of 0 is one number. */                  \
+    CLONED void hpc_sla_judge_##NAME(int64_t n, int64_t k, int64_t step, const T *b, const T *x, \
+                                     const T *r, T *scale, double *found)                        \
     {                                                                                            \
         for (int64_t e = 0; e < 5 * k; ++e)                                                      \
             found[e] = 0;                                                                        \
@@ -56,7 +56,7 @@
                 T worst = (T)found[c], largest = (T)found[k + c];                                \
                 double errors = 0, scales = 0, sizes = 0;                                        \
                 for (int64_t e = first * k + c; e < last * k; e += k) {                          \
-                    const T error = (T)fabs(r[e]), size = (T)fabs(b[e]), own = (T)fabs(x[e]);    \
+                    const T error = (T)fabs(r[e]), size = (T)fabs(b[e * step]), own = (T)fabs(x[e]);    \
                     const T whole = scale[e] += size;                                            \
                     const T some = error > 0 ? error / whole : error;                            \
                     const T ratio = isinf(whole) ? (T)NAN : some;                                \

@@ -13,7 +13,7 @@ def judge(b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, scale: torch.Tensor
     Parameters
     ----------
     b, x, r, scale : torch.Tensor [n] or [n, k]
-        Contiguous.
+        Contiguous, or of b what `dense` leaves.
 
     Returns
     -------
@@ -23,7 +23,8 @@ def judge(b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, scale: torch.Tensor
     """
     if native.serves(b):
         found = b.new_empty((5, 1 if b.dim() == 1 else b.shape[1]), dtype=torch.float64)
-        native.call("judge", b, b.shape[0], b, x, r, scale, found)
+        step = 1 if b.is_contiguous() else 0
+        native.call("judge", b, b.shape[0], step, b, x, r, scale, found)
         return found
     scale.add_(b.abs())
     errors = r.abs()

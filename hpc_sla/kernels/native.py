@@ -30,7 +30,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "affine": (1, 6, None),
     "relax": (1, 10, None),
     "absolute": (2, 4, ctypes.c_int64),
-    "judge": (2, 5, None),
+    "judge": (3, 5, None),
     "cycle": (0, 3, ctypes.c_int64),
     "dense": (3, 3, None),
     "residual": (2, 5, None),

@@ -29,6 +29,14 @@ def aypx_(y: torch.Tensor, a: Scalar, x: torch.Tensor) -> None:
         torch.add(x, y, alpha=a, out=y)
 
 
+def dense(b: torch.Tensor) -> torch.Tensor:
+    """`b`, contiguous; or as it is where it is one number, expanded to [n]: a vector of no bytes.
+
+    Local. What may be such a vector is read by `torch` and by `kernels.accuracy` alone.
+    """
+    return b if b.dim() == 1 and b.stride(0) == 0 else b.contiguous()
+
+
 def copy_(y: torch.Tensor, x: torch.Tensor) -> None:
     """`y = x` in place. Local."""
     # Tensor.copy_ on fake CUDA tensors needs a CUDA build, and the loops are tested without one.

@@ -11,6 +11,7 @@ import torch
 
 from hpc_sla.distributed.world import World
 from hpc_sla.kernels import accuracy as kernel
+from hpc_sla.kernels.vectors import dense
 from hpc_sla.linear.info import SolveInfo, root, worst
 from hpc_sla.sparse.operator import Operator
 
@@ -75,7 +76,7 @@ def accuracy(
         Replicated. Whether A x was the last product with A.
     """
     # Of a factorisation they may lie in memory by columns.
-    b, x, r = b.contiguous(), x.contiguous(), r.contiguous()
+    b, x, r = dense(b), x.contiguous(), r.contiguous()
     scale = torch.empty_like(b)
     if not operator.absolute(x, scale, again):
         return _without_entries(operator, b, x, r)

@@ -28,6 +28,7 @@ class BiCGStab(Method):
     solves = "square"
     side = "right"
     petsc = "bcgs"
+    scale_free = True
     carried = ("rho", "shadow_square", "live")
     kept = ("r", "shadow", "p")
     capturable = True

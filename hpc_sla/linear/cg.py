@@ -29,6 +29,7 @@ class CG(Method):
     solves = "spd"
     side = "split"
     petsc = "cg"
+    scale_free = True
     carried = ("rho", "rr", "live")
     kept = ("r", "p")
     capturable = True

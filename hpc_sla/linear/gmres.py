@@ -40,6 +40,7 @@ class GMRES(Method):
     solves = "square"
     side = "right"
     petsc = "gmres"
+    scale_free = True
     flexible = False
     current = False
 

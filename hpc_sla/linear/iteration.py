@@ -12,7 +12,7 @@ import torch
 
 from hpc_sla.checkpoint.observer import Observer
 from hpc_sla.errors import InputError
-from hpc_sla.kernels.vectors import Scalar, dot_into
+from hpc_sla.kernels.vectors import Scalar, dense, dot_into
 from hpc_sla.linear.accuracy import accuracy, judge
 from hpc_sla.linear.bursts import serve
 from hpc_sla.linear.choose import GIVES_UP, loosest_rtol
@@ -104,7 +104,7 @@ class Iteration:
         b, x0 : torch.Tensor
             Per rank; as of `solve`, in the dtype and on the device of the matrix.
         """
-        b = b.detach().contiguous()
+        b = dense(b.detach())
         x0 = None if x0 is None else x0.detach()
         self._resume()
         before: Sequence[Outcome] = ()
@@ -215,7 +215,8 @@ class Iteration:
             x, b, scales = self._scaled(b, x0)
             (norm2,) = scalars.dots((b, b))
             b_norms, x0 = norms_of(norm2), None if x0 is None else x.clone()
-        system = System(operator, self.precond, b, x, torch.empty_like(b), [], scalars, not square)
+        M = self.precond.up_to_a_factor if self.method.scale_free else self.precond
+        system = System(operator, M, b, x, torch.empty_like(b), [], scalars, not square)
         system.b_norms = system.measures = b_norms
         system.scales = scales or [1.0] * len(b_norms)
         system.compiled = compiled
@@ -235,7 +236,8 @@ class Iteration:
 
     def _first_sums(self, scalars: Scalars, b: torch.Tensor) -> tuple[Scalar, bool]:
         """`b . b`, and whether compiled steps serve on every rank. **Collective.**"""
-        able = serve(self.method, self.operator, self.precond, b)
+        like = b if b.is_contiguous() else torch.empty_like(b)
+        able = serve(self.method, self.operator, self.precond, like)
         if b.dim() > 1 or b.device.type != "cpu" or self.operator.world.size == 1:
             (norm2,) = scalars.dots((b, b))
             return norm2, able

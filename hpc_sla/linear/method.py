@@ -148,6 +148,9 @@ class Method(WithOptions, ABC):
     kept: tuple[str, ...] = ("r",)
     """Attributes that hold the vectors, like b, that a step hands to the next."""
 
+    scale_free: ClassVar[bool] = False
+    """Whether M and a positive multiple of it give the same iterates."""
+
     kept_like_x: tuple[str, ...] = ()
     """The same, of vectors like x; x itself aside."""
 

@@ -29,6 +29,7 @@ class MINRES(Method):
     solves = "symmetric"
     side = "split"
     petsc = "minres"
+    scale_free = True
     carried = ("gamma", "gamma_old", "eta", "c", "c_old", "s", "s_old", "rr", "live")
     kept = ("r", "v", "v_old", "z", "w", "w_old")
     capturable = True

@@ -37,6 +37,7 @@ class PipelinedCG(Method):
     solves = "spd"
     side = "split"
     petsc = "pipecg"
+    scale_free = True
     carried = ("rho", "delta", "rr", "rho_old", "alpha_old", "live")
     kept = ("r", "u", "w", "m", "n", "z", "q", "s", "p")
 
@@ -45,6 +46,7 @@ class PipelinedCG(Method):
         self.replacement = replacement
 
     def allocate(self) -> None:
+        self.system.b = self.system.b.contiguous()  # which compiled steps read
         # Names as in the paper: u = M r, w = A u, m = M w, n = A m, z = A q, q = M s, s = A p.
         names = ("u", "w", "m", "n", "z", "q", "s", "p")
         for name in names:

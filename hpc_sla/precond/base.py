@@ -171,6 +171,8 @@ class Preconditioner(WithOptions, ABC):
 
     def _check_inverse(self, n_owned: int, dtype: torch.dtype | None, device: torch.device) -> None:
         """Compiled loops multiply by it, and trust what it is."""
+        if self.up_to_a_factor is not self:
+            return  # they multiply by nothing
         found = self.inverse
         if found is None:
             return
@@ -187,6 +189,11 @@ class Preconditioner(WithOptions, ABC):
     def pointwise(self) -> bool:
         """Whether it is the identity or a multiplication by `inverse`."""
         return self.inverse is not None
+
+    @property
+    def up_to_a_factor(self) -> Preconditioner:
+        """What does the same but for a positive factor, with less to read; this one if nothing."""
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Preconditioner:
         return self  # set up once, and not changed by use

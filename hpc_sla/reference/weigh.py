@@ -212,7 +212,7 @@ def _moved(solver: LinearSolver) -> float | None:
         return None
     vector = A.layout.n_owned * torch.finfo(A.dtype).bits // 8
     matrix = held_bytes({"": A.layout, "matrix": A}, [A.world])["matrix"]
-    diagonals = 2 if M.inverse is None else 0  # of a pass each, in what is counted
+    diagonals = 2 if M.up_to_a_factor.inverse is None else 0  # of a pass each, in what is counted
     total = PRODUCTS.get(name, 1) * matrix + (VECTORS[name] - diagonals) * vector
     return total + sum(map(_cycle_bytes, _levels(M)))
 

@@ -79,6 +79,8 @@ def _make(world: World, spec: str, kind: str) -> tuple[DSparseMatrix, torch.Tens
     problem = make(spec)
     A = distribute(problem, world)
     first, end = A.layout.start, A.layout.start + A.layout.n_owned
+    if kind == "ones":  # a vector of no bytes
+        return A, torch.ones(1, dtype=A.dtype, device=world.device).expand(end - first)
     return A, torch.from_numpy(problem.rhs(kind, first, end)).to(world.device)
 
 
