@@ -13,17 +13,34 @@ from functools import cache
 
 import torch
 
+from hpc_sla.errors import warn
 from hpc_sla.kernels import native
 from hpc_sla.kernels.vectors import Scalar, across
 
 
 @cache
-def _load_triton() -> bool:
-    """Register the Triton operators, where there is Triton (CUDA builds of torch bring it)."""
+def _load_triton(device: torch.device) -> bool:
+    """Register the Triton operators, where there is Triton (CUDA builds of torch bring it).
+
+    It compiles a kernel where it is first launched, which takes a C compiler and a driver that it
+    knows: they are tried on each device once, and where that fails torch does the work.
+    """
     if os.environ.get("HPC_SLA_NATIVE") == "0" or importlib.util.find_spec("triton") is None:
         return False
-    import hpc_sla.kernels.triton_passes  # noqa: F401 - registers them; Triton is optional
+    try:
+        import hpc_sla.kernels.triton_passes  # noqa: F401 - registers them; Triton is optional
 
+        x, p, r, inverse = (torch.ones(1, device=device) for _ in range(4))
+        alpha = torch.ones((), device=device)
+        residual_pass(r, p, alpha, inverse, torch.empty(2, device=device))
+        direction_pass(x, p, r, inverse, alpha, alpha)
+    except Exception as error:  # of Triton, its compiler, its driver: whatever they raise
+        warn(
+            f"Triton does not work on {device} ({type(error).__name__}: {error}): torch's own "
+            "operations take its place, more slowly. HPC_SLA_NATIVE=0 asks for them in silence",
+            RuntimeWarning,
+        )
+        return False
     return True
 
 
@@ -34,7 +51,7 @@ def serves(r: torch.Tensor) -> bool:
     operations are the faster ones.
     """
     if r.device.type == "cuda":
-        return r.dim() == 1 and r.dtype in native.DTYPES and _load_triton()
+        return r.dim() == 1 and r.dtype in native.DTYPES and _load_triton(r.device)
     return native.serves(r)
 
 

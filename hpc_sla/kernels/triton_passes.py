@@ -3,10 +3,13 @@
 
 They are torch operators of our own, so that FakeTensorMode knows their shapes. Coefficients are
 read from device memory, since the host never learns them. Sums are made in a fixed order (a
-block's own tree, then one over blocks), so a run is repeatable bit for bit.
+program's own blocks one after another, then one tree over programs), so a run is repeatable bit
+for bit.
 """
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import triton
@@ -21,25 +24,43 @@ _LIBRARY.define(
     "Tensor beta) -> ()"
 )
 
-_BLOCK = 4096
+_BLOCK = 1024
+"""Rows that a program does at a time. For 4096 there are not registers enough."""
+
+_PROGRAMS = 1024
+"""That sum at most, each over blocks so far apart: their sums are summed by one program."""
 
 
 @triton.jit
 def _residual_kernel(r_ptr, q_ptr, inverse_ptr, alpha_ptr, sums_ptr, n, BLOCK: tl.constexpr):
-    block = tl.program_id(0)
-    # 64 bits: the last block may reach past 2**31 rows.
-    at = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n
+    program, programs = tl.program_id(0), tl.num_programs(0)
     alpha = tl.load(alpha_ptr)
-    r = tl.load(r_ptr + at, mask=inside, other=0.0)
-    r -= alpha * tl.load(q_ptr + at, mask=inside, other=0.0)
-    tl.store(r_ptr + at, r, mask=inside)
-    square = r.to(tl.float64) * r.to(tl.float64)
-    weighted = square
-    if inverse_ptr is not None:
-        weighted = square * tl.load(inverse_ptr + at, mask=inside, other=0.0).to(tl.float64)
-    tl.store(sums_ptr + block, tl.sum(weighted))
-    tl.store(sums_ptr + tl.num_programs(0) + block, tl.sum(square))
+    squares = tl.zeros((BLOCK,), tl.float64)
+    products = tl.zeros((BLOCK,), tl.float64)
+    for block in range(program, tl.cdiv(n, BLOCK), programs):
+        # 64 bits: the last block may reach past 2**31 rows.
+        at = tl.cast(block, tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = at < n
+        r = tl.load(r_ptr + at, mask=inside, other=0.0)
+        r -= alpha * tl.load(q_ptr + at, mask=inside, other=0.0)
+        tl.store(r_ptr + at, r, mask=inside)
+        square = r.to(tl.float64) * r.to(tl.float64)
+        squares += square
+        if inverse_ptr is not None:
+            inverse = tl.load(inverse_ptr + at, mask=inside, other=0.0)
+            products += square * inverse.to(tl.float64)
+    if inverse_ptr is None:
+        products = squares
+    tl.store(sums_ptr + program, tl.sum(products))
+    tl.store(sums_ptr + programs + program, tl.sum(squares))
+
+
+@triton.jit
+def _total_kernel(sums_ptr, out_ptr, programs, PROGRAMS: tl.constexpr):
+    which = tl.program_id(0)
+    at = tl.arange(0, PROGRAMS)
+    sums = tl.load(sums_ptr + which * programs + at, mask=at < programs, other=0.0)
+    tl.store(out_ptr + which, tl.sum(sums))
 
 
 @triton.jit
@@ -57,6 +78,11 @@ def _direction_kernel(
     tl.store(p_ptr + at, z + tl.load(beta_ptr) * p, mask=inside)
 
 
+def _device_of(x: torch.Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be that of its arguments."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
 def _residual_pass(
     r: torch.Tensor,
     q: torch.Tensor,
@@ -64,11 +90,11 @@ def _residual_pass(
     inverse: torch.Tensor | None,
     out: torch.Tensor,
 ) -> None:
-    blocks = triton.cdiv(r.numel(), _BLOCK)
-    sums = torch.zeros((2, max(blocks, 1)), dtype=torch.float64, device=r.device)
-    if blocks:
-        _residual_kernel[(blocks,)](r, q, inverse, alpha, sums, r.numel(), BLOCK=_BLOCK)
-    out.copy_(sums.sum(dim=1))
+    programs = min(max(triton.cdiv(r.numel(), _BLOCK), 1), _PROGRAMS)
+    sums = torch.empty((2, programs), dtype=torch.float64, device=r.device)
+    with _device_of(r):
+        _residual_kernel[(programs,)](r, q, inverse, alpha, sums, r.numel(), BLOCK=_BLOCK)
+        _total_kernel[(2,)](sums, out, programs, PROGRAMS=_PROGRAMS)
 
 
 def _direction_pass(
@@ -80,7 +106,9 @@ def _direction_pass(
     beta: torch.Tensor,
 ) -> None:
     blocks = triton.cdiv(r.numel(), _BLOCK)
-    if blocks:
+    if not blocks:
+        return
+    with _device_of(x):
         _direction_kernel[(blocks,)](x, p, r, inverse, alpha, beta, r.numel(), BLOCK=_BLOCK)
 
 

@@ -60,7 +60,8 @@ import torch
 from hpc_sla.kernels import fused, triton_passes
 
 torch.manual_seed(0)
-for dtype in (torch.float64, torch.float32):
+for dtype, programs in ((torch.float64, 1024), (torch.float32, 1024), (torch.float64, 4)):
+    triton_passes._PROGRAMS = programs
     for n in (0, 1, 5, 4096, 9001):
         for jacobi in (True, False):
             r, q, x, p = (torch.randn(n, dtype=dtype) for _ in range(4))
@@ -92,6 +93,34 @@ def test_the_triton_passes_equal_the_oracles_interpreted():
         timeout=300,
     )
     assert done.stdout == "same\n", done.stderr
+
+
+BROKEN = """
+import warnings
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from hpc_sla.kernels import fused
+
+def broken(*arguments):
+    raise OSError("no compiler here")
+
+with FakeTensorMode(), warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    r = torch.ones(3, device="cuda")
+    assert fused.serves(r)
+    fused._load_triton.cache_clear()
+    fused.direction_pass = broken
+    assert not fused.serves(r) and not fused.serves(r)
+print(len(told), told[0].message)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_where_triton_fails_torch_takes_its_place_and_says_so_once():
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.startswith("1 Triton does not work on cuda:0 (OSError: no comp"), done
 
 
 @native

@@ -137,7 +137,7 @@ LOOPS = [
 def test_the_loop_does_not_wait_for_the_device(fake, method, jacobi, triton, columns, monkeypatch):
     if triton:
         pytest.importorskip("triton")
-    monkeypatch.setattr(fused, "_load_triton", lambda: triton and fused_load())
+    monkeypatch.setattr(fused, "_load_triton", lambda device: triton and fused_load(device))
     pattern = _pattern()
     values = torch.ones(289, dtype=torch.float64, device="cuda")
     r = _vector(*columns)
@@ -153,6 +153,8 @@ def test_the_loop_does_not_wait_for_the_device(fake, method, jacobi, triton, col
         scalars,
     )
     state = ENTRIES[method].on(system)
+    if method == "cg":
+        assert state.fused == triton
     state.start(torch.ones(columns, dtype=torch.bool, device="cuda"))
     scalars.recorded = 0
     # One whole burst of each method; what else there is to vary is the same in every step.

@@ -1,0 +1,70 @@
+"""The GPU kernels compiled for cards that are not there: they fit, and no register spills."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from hpc_sla.kernels import triton_passes
+
+CARDS = [80, 90, 100]
+"""Compute capabilities: A100, H100 and H200, B200."""
+
+MOST_REGISTERS = 128
+MOST_SHARED = 48 << 10
+"""What every card has without being asked for more."""
+
+VECTORS = {
+    triton_passes._residual_kernel: ("r", "q", "inverse", "alpha"),
+    triton_passes._total_kernel: ("out",),
+    triton_passes._direction_kernel: ("x", "p", "r", "inverse", "alpha", "beta"),
+}
+"""Pointers to numbers of the vectors' dtype, by kernel."""
+
+_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def used(kernel, dtype: str, jacobi: bool, card: int, block: int, folder: Path) -> dict[str, int]:
+    """What a compiled kernel takes of a card, as the driver's tools tell it."""
+    types = {f"{name}_ptr": f"*{dtype}" for name in VECTORS[kernel]}
+    types |= {"sums_ptr": "*fp64", "n": "i64", "programs": "i32"}
+    types |= {"BLOCK": "constexpr", "PROGRAMS": "constexpr"}
+    fixed: dict[str, object] = {"BLOCK": block, "PROGRAMS": triton_passes._PROGRAMS}
+    fixed = {name: value for name, value in fixed.items() if name in kernel.arg_names}
+    if not jacobi and "inverse_ptr" in kernel.arg_names:
+        types["inverse_ptr"], fixed["inverse_ptr"] = "constexpr", None
+    source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constexprs=fixed)
+    binary = folder / "kernel.cubin"
+    binary.write_bytes(triton.compile(source, target=GPUTarget("cuda", card, 32)).asm["cubin"])
+    told = subprocess.run(
+        [_CUOBJDUMP, "-res-usage", binary], capture_output=True, text=True, timeout=60, check=True
+    )
+    return {
+        name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED):(\d+)", told.stdout)
+    }
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("jacobi", [True, False])
+@pytest.mark.parametrize("dtype", ["fp64", "fp32"])
+@pytest.mark.parametrize("kernel", VECTORS, ids=lambda kernel: kernel.__name__)
+def test_kernels_fit(kernel, dtype, jacobi, card, tmp_path):
+    found = used(kernel, dtype, jacobi, card, triton_passes._BLOCK, tmp_path)
+    assert found["STACK"] == 0 and found["REG"] <= MOST_REGISTERS
+    assert found["SHARED"] <= MOST_SHARED
+
+
+def test_a_block_that_is_too_large_would_be_seen(tmp_path):
+    found = used(triton_passes._direction_kernel, "fp64", True, 90, 4096, tmp_path)
+    assert found["STACK"] > 0
