@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from hpc_sla.errors import warn
 from hpc_sla.linear.scalars import Scalars
 
 
@@ -54,27 +55,43 @@ class Bursts:
         elif not self._warm:
             self._steps(count)
             self._warm = True
-        else:
+        elif self._graph is not None or self._capture(count):
             self._replay(count)
+        else:
+            self._steps(count)
 
     def _steps(self, count: int) -> None:
         for _ in range(count):
             self._method.step()
 
-    def _replay(self, count: int) -> None:
+    def _capture(self, count: int) -> bool:
+        """Make a graph of so many steps, which does none of them; False where that fails."""
         method = self._method
-        if self._graph is None:
-            self._kept = [getattr(method, name).clone() for name in method.carried]
-            self._adopt()
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+        before = vars(method).copy()
+        self._kept = [getattr(method, name).clone() for name in method.carried]
+        self._adopt()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
                 self._steps(count)
                 self._save()
-            self._adopt()
-            self._scalars.recorded = 0
-        else:
-            self._save()
-            self._adopt()
+        except Exception as error:  # of torch, the driver, or what a step calls
+            vars(method).update(before)
+            self._captured, self._scalars.recorded = False, 0
+            warn(
+                f"iterations could not be captured in a CUDA graph ({error}); they are launched "
+                "one by one, more slowly",
+                RuntimeWarning,
+            )
+            return False
+        self._adopt()  # what the graph has made is there once it is replayed
+        self._graph = graph
+        return True
+
+    def _replay(self, count: int) -> None:
+        assert self._graph is not None
+        self._save()
+        self._adopt()
         self._graph.replay()
         self._scalars.recorded = count
 
