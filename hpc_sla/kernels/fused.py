@@ -2,13 +2,16 @@
 
 CG is bound by memory traffic. With a pointwise preconditioner, torch operations read and write
 about 136 bytes a row (float64) in their seven passes; these two need 80. On the CPU they are C
-(`native.c`), on a GPU Triton (`triton_passes.py`), each where it is to be had.
+(`native.c`). On a GPU they are Triton (`triton_passes.py`), and do what there is to do with a
+step's scalars besides: a step is its product and two launches.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -30,10 +33,10 @@ def _load_triton(device: torch.device) -> bool:
     try:
         import hpc_sla.kernels.triton_passes  # noqa: F401 - registers them; Triton is optional
 
-        x, p, r, inverse = (torch.ones(1, device=device) for _ in range(4))
-        alpha = torch.ones((), device=device)
-        residual_pass(r, p, alpha, inverse, torch.empty(2, device=device))
-        direction_pass(x, p, r, inverse, alpha, alpha)
+        x, p, r, q = (torch.ones(1, device=device) for _ in range(4))
+        one, live = torch.ones((), device=device), torch.ones((), dtype=torch.bool, device=device)
+        state = one, live, one
+        device_step(x, r, p, q, x, one, *state, torch.empty(3, device=device), lambda sums: sums)
     except Exception as error:  # of Triton, its compiler, its driver: whatever they raise
         warn(
             f"Triton does not work on {device} ({type(error).__name__}: {error}): torch's own "
@@ -45,14 +48,92 @@ def _load_triton(device: torch.device) -> bool:
 
 
 def serves(r: torch.Tensor) -> bool:
-    """Whether the fused passes can be used for vectors like `r`.
-
-    Those in C run on one thread, as a rank of an MPI program mostly does; with more, torch's own
-    operations are the faster ones.
-    """
+    """Whether there are fused passes for vectors like `r`; on a GPU, those of `device_step`."""
     if r.device.type == "cuda":
         return r.dim() == 1 and r.dtype in native.DTYPES and _load_triton(r.device)
     return native.serves(r)
+
+
+def device_step(
+    x: torch.Tensor,
+    r: torch.Tensor,
+    p: torch.Tensor,
+    q: torch.Tensor,
+    inverse: torch.Tensor | None,
+    curvature: torch.Tensor,
+    rho: torch.Tensor,
+    live: torch.Tensor,
+    target: torch.Tensor,
+    row: torch.Tensor,
+    reduce: Callable[[torch.Tensor], object] | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a step of CG does once q = A p, on a GPU. **Collective** where `reduce` is.
+
+    Parameters
+    ----------
+    x, r, p : torch.Tensor [n]
+        Updated in place; q [n] is read.
+    inverse : torch.Tensor [n] or None
+        Pointwise preconditioner; None for ones.
+    curvature, rho, target : torch.Tensor []
+        p . A p, r . M^-1 r as the step begins, and the norm of r to stop at.
+    live : bool tensor []
+        Whether it has not ended.
+    row : torch.Tensor [3]
+        Overwritten with curvature, and r . M^-1 r and r . r as the step ends.
+    reduce : callable, or None for one rank
+        Sums a tensor over ranks, in place.
+
+    Returns
+    -------
+    rho, rr : torch.Tensor []
+        The latter two.
+    live : bool tensor []
+        Whether it goes on.
+    """
+    from hpc_sla.kernels.triton_passes import programs_for  # Triton is optional
+
+    step = torch.ops.hpc_sla
+    sums = torch.empty((2, programs_for(r.numel())), dtype=torch.float64, device=r.device)
+    step.cg_residual_step(r, q, inverse, curvature, rho, live, sums)
+    if reduce is not None:
+        total = r.new_empty((2, 1))
+        step.cg_total(sums, total)
+        reduce(total)
+        sums = total
+    # Not those of this step, which its programs read while one of them writes.
+    new, new_live = r.new_empty(2), torch.empty_like(live)
+    numbers = curvature, rho, live, target, sums, new, new_live, row
+    step.cg_direction_step(x, p, r, inverse, *numbers)
+    return new.select(0, 0), new.select(0, 1), new_live
+
+
+def device_step_reference(
+    x: torch.Tensor,
+    r: torch.Tensor,
+    p: torch.Tensor,
+    q: torch.Tensor,
+    inverse: torch.Tensor | None,
+    curvature: torch.Tensor,
+    rho: torch.Tensor,
+    live: torch.Tensor,
+    target: torch.Tensor,
+    row: torch.Tensor,
+    reduce: Callable[[torch.Tensor], object] | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`device_step` in torch operations: the oracle."""
+    good, zero = live & (curvature > 0), torch.zeros_like(rho)
+    alpha = torch.where(good, rho / curvature, zero)
+    sums = r.new_empty(2)
+    residual_reference(r, q, alpha, inverse, sums)
+    if reduce is not None:
+        reduce(sums)
+    new_rho, rr = sums.unbind()
+    beta = torch.where(good, new_rho / rho, zero)
+    direction_reference(x, p, r, inverse, alpha, beta)
+    torch.stack([curvature, new_rho, rr], out=row)
+    live = good & (rr > target * target) & (new_rho > 0) & (new_rho < math.inf)
+    return new_rho, rr, live
 
 
 def residual_pass(
@@ -62,20 +143,17 @@ def residual_pass(
     inverse: torch.Tensor | None,
     out: torch.Tensor,
 ) -> None:
-    """`r -= alpha q; out = [r . (inverse r), r . r]` of this rank, in one pass.
+    """`r -= alpha q; out = [r . (inverse r), r . r]` of this rank, in one pass. On the CPU.
 
     Parameters
     ----------
-    r, q : torch.Tensor [n] or, on the CPU, [n, k], contiguous
-    alpha : float on the CPU for [n]; otherwise tensor [] or [k]
+    r, q : torch.Tensor [n] or [n, k], contiguous
+    alpha : float for [n]; otherwise tensor [k]
     inverse : torch.Tensor [n] or None
         Pointwise preconditioner; None for ones.
     out : torch.Tensor [2] or [2, k]
         Summed in float64 whatever the dtype.
     """
-    if r.device.type != "cpu":
-        torch.ops.hpc_sla.cg_residual_pass(r, q, alpha, inverse, out)
-        return
     native.call("residual", r, r.shape[0], *native.coefficients(r, alpha), q, inverse, r, out)
 
 
@@ -88,9 +166,6 @@ def direction_pass(
     beta: Scalar,
 ) -> None:
     """`x += alpha p; p = inverse r + beta p`, in one pass. Arguments as in `residual_pass`."""
-    if r.device.type != "cpu":
-        torch.ops.hpc_sla.cg_direction_pass(x, p, r, inverse, alpha, beta)
-        return
     coefficients = native.coefficients(r, alpha, beta)
     native.call("direction", r, r.shape[0], *coefficients, r, inverse, x, p)
 

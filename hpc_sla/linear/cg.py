@@ -36,8 +36,9 @@ class CG(Method):
 
     def allocate(self) -> None:
         # With a pointwise preconditioner two fused passes do it all, with another on the CPU three.
-        on_cpu = self.r.device.type == "cpu"
-        self.fused = fused.serves(self.r) and (self.precond.pointwise or on_cpu)
+        served, on_cpu = fused.serves(self.r), self.r.device.type == "cpu"
+        self.fused = served and on_cpu
+        self.on_device = served and not on_cpu and self.precond.pointwise
         # Allocated once: a captured burst of steps knows these by address.
         self.p = torch.empty_like(self.r)
         self.q = torch.empty_like(self.r)
@@ -57,6 +58,9 @@ class CG(Method):
         partial = self.scalars.partial(1)
         self.operator(self.p, self.q, partial.select(0, 0))
         (curvature,) = self.scalars.reduce(partial)
+        if self.on_device:
+            self._step_on_device(curvature)
+            return
         good = self.live & (curvature > 0)
         alpha = self.scalars.ratio(self.rho, curvature, good)
         if self.fused:
@@ -83,6 +87,18 @@ class CG(Method):
         self.live = good & self._unfinished(rho, self.rr)
 
     compiled = StepKernel("cg", step, ("x", "r", "p", "q"), 3, preconditioned=True)
+
+    def _step_on_device(self, curvature: Any) -> None:
+        """The rest of a step, where no scalar of it is to leave the device. **Collective.**"""
+        scalars = self.scalars
+        rho: Any = self.rho
+        target: Any = self.target
+        reduce = None if self.operator.world.size == 1 else scalars.sum_
+        vectors = self.x, self.r, self.p, self.q
+        self.rho, self.rr, self.live = fused.device_step(
+            *(*vectors, self.precond.inverse, curvature, rho),
+            *(self.live, target, scalars.row(3), reduce),
+        )
 
     def _preconditioned(self) -> torch.Tensor:
         """M^-1 r as compiled passes can read it, in q, which is spent, or elsewhere."""

@@ -108,6 +108,10 @@ class Scalars(ABC):
     def record(self, *scalars: Scalar) -> None:
         """Keep an iteration's scalars for the next `read`."""
 
+    def row(self, width: int) -> torch.Tensor:
+        """Where the next iteration's scalars are recorded by a kernel itself: [width]."""
+        raise NotImplementedError
+
     @abstractmethod
     def read(self) -> list[list[list[float]]]:
         """The scalars recorded since the last call: [iteration][right-hand side][scalar]."""
@@ -194,10 +198,13 @@ class TensorScalars(Scalars):
         return value.sqrt()
 
     def record(self, *scalars: Scalar) -> None:
-        row = self._history.select(0, self.recorded).narrow(0, 0, len(scalars))
-        torch.stack(scalars, out=row)  # type: ignore[arg-type]
-        self._width = len(scalars)
+        torch.stack(scalars, out=self.row(len(scalars)))  # type: ignore[arg-type]
+
+    def row(self, width: int) -> torch.Tensor:
+        row = self._history.select(0, self.recorded).narrow(0, 0, width)
+        self._width = width
         self.recorded += 1
+        return row
 
     def read(self) -> list[list[list[float]]]:
         rows = self._history.narrow(0, 0, self.recorded).narrow(1, 0, self._width)

@@ -25,22 +25,24 @@ MOST_REGISTERS = 128
 MOST_SHARED = 48 << 10
 """What every card has without being asked for more."""
 
-VECTORS = {
-    triton_passes._residual_kernel: ("r", "q", "inverse", "alpha"),
-    triton_passes._total_kernel: ("out",),
-    triton_passes._direction_kernel: ("x", "p", "r", "inverse", "alpha", "beta"),
-}
-"""Pointers to numbers of the vectors' dtype, by kernel."""
+NUMBERS = ("curvature", "rho", "target", "new", "row", "out")
+VECTORS = ("x", "p", "r", "q", "inverse")
+KERNELS = [
+    triton_passes._residual_kernel,
+    triton_passes._total_kernel,
+    triton_passes._direction_kernel,
+]
 
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
 def used(kernel, dtype: str, jacobi: bool, card: int, block: int, folder: Path) -> dict[str, int]:
     """What a compiled kernel takes of a card, as the driver's tools tell it."""
-    types = {f"{name}_ptr": f"*{dtype}" for name in VECTORS[kernel]}
-    types |= {"sums_ptr": "*fp64", "n": "i64", "programs": "i32"}
+    types = {f"{name}_ptr": f"*{dtype}" for name in (*VECTORS, *NUMBERS)}
+    types |= {"sums_ptr": "*fp64", "live_ptr": "*i1", "new_live_ptr": "*i1"}
+    types |= {"n": "i64", "parts": "i32", "programs": "i32"}
     types |= {"BLOCK": "constexpr", "PROGRAMS": "constexpr"}
-    fixed: dict[str, object] = {"BLOCK": block, "PROGRAMS": triton_passes._PROGRAMS}
+    fixed: dict[str, object] = {"BLOCK": block, "PROGRAMS": triton_passes.PROGRAMS}
     fixed = {name: value for name, value in fixed.items() if name in kernel.arg_names}
     if not jacobi and "inverse_ptr" in kernel.arg_names:
         types["inverse_ptr"], fixed["inverse_ptr"] = "constexpr", None
@@ -58,7 +60,7 @@ def used(kernel, dtype: str, jacobi: bool, card: int, block: int, folder: Path) 
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("jacobi", [True, False])
 @pytest.mark.parametrize("dtype", ["fp64", "fp32"])
-@pytest.mark.parametrize("kernel", VECTORS, ids=lambda kernel: kernel.__name__)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
 def test_kernels_fit(kernel, dtype, jacobi, card, tmp_path):
     found = used(kernel, dtype, jacobi, card, triton_passes._BLOCK, tmp_path)
     assert found["STACK"] == 0 and found["REG"] <= MOST_REGISTERS

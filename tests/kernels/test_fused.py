@@ -60,24 +60,40 @@ import torch
 from hpc_sla.kernels import fused, triton_passes
 
 torch.manual_seed(0)
+
+def same(ours, theirs):
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+inf, nan = float("inf"), float("nan")
 for dtype, programs in ((torch.float64, 1024), (torch.float32, 1024), (torch.float64, 4)):
-    triton_passes._PROGRAMS = programs
-    for n in (0, 1, 5, 4096, 9001):
+    triton_passes.PROGRAMS = programs
+    for n in (0, 1, 5, 1024, 9001):
         for jacobi in (True, False):
-            r, q, x, p = (torch.randn(n, dtype=dtype) for _ in range(4))
-            inverse = torch.rand(n, dtype=dtype) if jacobi else None
-            alpha, beta = torch.tensor(0.37, dtype=dtype), torch.tensor(-1.2, dtype=dtype)
-            ours, theirs = r.clone(), r.clone()
-            out, expected = torch.full((2,), float("nan"), dtype=dtype), torch.empty(2, dtype=dtype)
-            torch.ops.hpc_sla.cg_residual_pass(ours, q, alpha, inverse, out)
-            fused.residual_reference(theirs, q, float(alpha), inverse, expected)
-            torch.testing.assert_close(ours, theirs)
-            torch.testing.assert_close(out, expected)
-            x1, p1, x2, p2 = x.clone(), p.clone(), x.clone(), p.clone()
-            torch.ops.hpc_sla.cg_direction_pass(x1, p1, r, inverse, alpha, beta)
-            fused.direction_reference(x2, p2, r, inverse, float(alpha), float(beta))
-            torch.testing.assert_close(x1, x2)
-            torch.testing.assert_close(p1, p2)
+            for curvature, rho, live, target, first, ranks in (
+                (2.0, 0.7, True, 1e-9, 1.0, 1),
+                (2.0, 0.7, True, 1e-9, 1.0, 3),
+                (2.0, 0.7, True, 1e9, 1.0, 1),
+                (2.0, 0.7, False, 1e-9, 1.0, 1),
+                (-2.0, 0.7, True, 1e-9, 1.0, 1),
+                (nan, 0.7, True, 1e-9, 1.0, 1),
+                (2.0, inf, True, 1e-9, 1.0, 1),
+                (2.0, 0.7, True, 1e-9, nan, 1),
+                (2.0, 0.7, True, 1e-9, inf, 3),
+            ):
+                vectors = [torch.randn(n, dtype=dtype) for _ in range(4)]
+                vectors[1][:1] = first
+                inverse = torch.rand(n, dtype=dtype) if jacobi else None
+                numbers = [torch.tensor(v, dtype=dtype) for v in (curvature, rho)]
+                numbers += [torch.tensor(live), torch.tensor(target, dtype=dtype)]
+                reduce = None if ranks == 1 else lambda sums: sums.mul_(ranks)
+                found = []
+                for step in (fused.device_step, fused.device_step_reference):
+                    mine = [v.clone() for v in vectors]
+                    row = torch.full((3,), nan, dtype=dtype)
+                    left = step(*mine, inverse, *numbers, row, reduce)
+                    found.append((*mine, row, *left))
+                for ours, theirs in zip(*found, strict=True):
+                    same(ours, theirs)
 print("same")
 """
 
@@ -109,7 +125,7 @@ with FakeTensorMode(), warnings.catch_warnings(record=True) as told:
     r = torch.ones(3, device="cuda")
     assert fused.serves(r)
     fused._load_triton.cache_clear()
-    fused.direction_pass = broken
+    fused.device_step = broken
     assert not fused.serves(r) and not fused.serves(r)
 print(len(told), told[0].message)
 """

@@ -6,13 +6,14 @@ tensors that were there then.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import hpc_sla as hs
-from hpc_sla.kernels import native
+from hpc_sla.kernels import fused, native
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.method import System
 from hpc_sla.linear.scalars import TensorScalars
@@ -80,8 +81,8 @@ def emulated(monkeypatch):
     monkeypatch.setattr(capture, "fails", False)
 
 
-def run(method: str, precond: str, captured: bool, lengths: list[int]):
-    """X, and all that was recorded."""
+def run(method: str, precond: str, captured: bool, lengths: list[int], on_device: bool = False):
+    """X, and all that was recorded; with steps as on a GPU, by their oracle."""
     A = hs.DSparseMatrix.from_scipy(poisson(7), hs.World.serial("cpu"))
     b = torch.linspace(0, 1, A.layout.n_owned, dtype=torch.float64)
     scalars = TensorScalars(A.world, b)
@@ -90,6 +91,7 @@ def run(method: str, precond: str, captured: bool, lengths: list[int]):
     M = {"jacobi": hs.Jacobi().on(A), "none": hs.Identity()}[precond]
     x, r = torch.zeros_like(b), b.clone()
     state = ENTRIES[method].on(System(as_operator(A), M, b, x, r, [1e-9], scalars))
+    state.on_device = on_device
     state.start(torch.tensor(True))
     told = [scalars.read()]
     bursts = Bursts(state, scalars, captured)
@@ -121,3 +123,16 @@ def test_what_cannot_be_captured_is_launched_one_by_one(method, emulated, monkey
     assert len(warned) == 1 and bursts._graph is None
     y, other, _ = run(method, "jacobi", False, LENGTHS[0])
     assert torch.equal(x, y) and str(told) == str(other)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=len)
+@pytest.mark.parametrize("precond", ["jacobi", "none"])
+def test_steps_of_cg_whose_scalars_stay_on_the_device(precond, lengths, emulated, monkeypatch):
+    monkeypatch.setattr(fused, "device_step", fused.device_step_reference)
+    x, told, _ = run("cg", precond, False, lengths)
+    for captured in (False, True):
+        y, other, bursts = run("cg", precond, captured, lengths, on_device=True)
+        assert (bursts._graph is not None) == captured
+        torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+        for one, two in zip(told, other, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-25)

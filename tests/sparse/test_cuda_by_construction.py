@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     FakeTensorMode,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.transport import Neighbours
@@ -96,7 +97,7 @@ def fake():
 
 
 class _Operator:
-    n_global = 2 * N_OWNED
+    n_global, world = 2 * N_OWNED, _World()
 
     def __init__(self, pattern, values):
         self.pattern, self.values = pattern, values
@@ -133,8 +134,8 @@ LOOPS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "jacobi", "triton", "columns"), LOOPS)
-def test_the_loop_does_not_wait_for_the_device(fake, method, jacobi, triton, columns, monkeypatch):
+def _at_work(method, jacobi, columns, monkeypatch, triton):
+    """A method that has begun, and its scalars."""
     if triton:
         pytest.importorskip("triton")
     monkeypatch.setattr(fused, "_load_triton", lambda device: triton and fused_load(device))
@@ -154,8 +155,14 @@ def test_the_loop_does_not_wait_for_the_device(fake, method, jacobi, triton, col
     )
     state = ENTRIES[method].on(system)
     if method == "cg":
-        assert state.fused == triton
+        assert state.on_device == triton and not state.fused
     state.start(torch.ones(columns, dtype=torch.bool, device="cuda"))
+    return state, scalars
+
+
+@pytest.mark.parametrize(("method", "jacobi", "triton", "columns"), LOOPS)
+def test_the_loop_does_not_wait_for_the_device(fake, method, jacobi, triton, columns, monkeypatch):
+    state, scalars = _at_work(method, jacobi, columns, monkeypatch, triton)
     scalars.recorded = 0
     # One whole burst of each method; what else there is to vary is the same in every step.
     whole = jacobi and not columns
@@ -176,3 +183,29 @@ def test_mixed_devices_would_be_caught(fake):
     values = torch.ones(280, dtype=torch.float64)
     with pytest.raises(Exception, match=r"cpu|device"):
         pattern.owned.matmul(values, _vector(), _vector())
+
+
+class _Launches(TorchDispatchMode):
+    """Names of operators that are kernels: not views, and not room for a result."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        name = function.overloadpacket.__name__
+        if not function.is_view and not name.startswith(("empty", "new_empty", "device")):
+            self.names.append(name)
+        return function(*arguments, **(named or {}))
+
+
+def test_a_step_of_cg_is_a_product_and_two_launches(fake, monkeypatch):
+    pytest.importorskip("triton")
+    state, _ = _at_work("cg", True, (), monkeypatch, triton=True)
+    state.step()
+    with _Launches() as launches:
+        state.step()
+    products = ["index_select", "csr_matmul_out", "csr_matmul_out", "index_add_", "dot"]
+    # Between its two launches, what several ranks have to reduce is brought together.
+    steps = ["cg_residual_step", "cg_total", "cg_direction_step"]
+    assert launches.names == products + steps

@@ -149,6 +149,8 @@ def _vectors() -> Iterator[Hook]:
     # r, q in, r out, and the preconditioner's diagonal; r, p, x in, p, x out.
     yield Hook(None, fused.residual_pass, "cg pass: r, M r and dots", _fused(3, 3))
     yield Hook(None, fused.direction_pass, "cg pass: x and p", _fused(5, 3))
+    # Both, on a GPU: the arguments are x, r, p, q and the diagonal.
+    yield Hook(None, fused.device_step, "cg passes, scalars on the device", _times(10))
     yield Hook(None, passes.bicgstab_half, "bicgstab pass: half step", _times(4))
     yield Hook(None, passes.bicgstab_full, "bicgstab pass: full step and dots", _times(8))
     yield Hook(None, passes.bicgstab_turn, "bicgstab pass: direction", _times(5))
