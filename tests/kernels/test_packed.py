@@ -210,7 +210,7 @@ def windows(spans: list[int], seed: int) -> sp.csr_matrix:
     """Blocks of 256 rows of ten entries, each block from column 5 on over so many more."""
     rng = np.random.default_rng(seed)
     columns = np.concatenate(
-        [np.sort(rng.integers(6, 5 + span, (256, 10)) // 10 * 10 + np.arange(10)) for span in spans]
+        [np.sort(rng.integers(1, span // 10, (256, 10)) * 10 + np.arange(10)) for span in spans]
     )
     starts = 256 * np.arange(len(spans))
     columns[starts, 0], columns[starts + 255, 9] = 5, 5 + np.array(spans)
