@@ -11,6 +11,7 @@
 #include "matrix.h"
 
 #include <math.h>
+#include <string.h>
 #include <time.h>
 
 /* No a * b + c in one rounding where Python has two. */
@@ -48,6 +49,7 @@ typedef struct {
     void *send, *received;
     int64_t n_requests;
     void *requests, *statuses;
+    void *const *owners; /* Where each request's handle is kept, by mpi4py. */
 } hpc_sla_distributed;
 
 typedef struct {
@@ -97,6 +99,26 @@ INLINE int burst_over(hpc_sla_burst *b, double norm, int ended, double seconds)
     return seconds * (double)(b->done + 1) > b->seconds * (double)b->done;
 }
 
+/* MPI may give a persistent request another handle as it starts, and the old one is gone. */
+INLINE int burst_start_requests(const hpc_sla_distributed *A)
+{
+    if (!A->n_requests)
+        return 0;
+    const size_t size = (size_t)A->mpi->handle_size;
+    char *handles = A->requests;
+    for (int64_t i = 0; i < A->n_requests; ++i)
+        memcpy(handles + i * size, A->owners[i], size);
+    const int code = A->mpi->start_all((int)A->n_requests, handles);
+    for (int64_t i = 0; i < A->n_requests; ++i)
+        memcpy(A->owners[i], handles + i * size, size);
+    return code;
+}
+
+INLINE int burst_wait_requests(const hpc_sla_distributed *A)
+{
+    return A->n_requests ? A->mpi->wait_all((int)A->n_requests, A->requests, A->statuses) : 0;
+}
+
 INLINE int burst_finish(const hpc_sla_mpi *mpi)
 {
     return mpi->ranks == 1 ? 0 : mpi->wait(mpi->request, mpi->status);
@@ -108,11 +130,10 @@ INLINE int burst_finish(const hpc_sla_mpi *mpi)
                                     T *dot, T *square)                                           \
     {                                                                                            \
         T *send = A->send;                                                                       \
-        int code = 0;                                                                            \
+        int code;                                                                                \
         for (int64_t i = 0; i < A->n_send; ++i)                                                  \
             send[i] = x[A->send_index[i]];                                                       \
-        if (A->n_requests)                                                                       \
-            code = A->mpi->start_all((int)A->n_requests, A->requests);                           \
+        code = burst_start_requests(A);                                                          \
         if (code)                                                                                \
             return code;                                                                         \
         if (dot)                                                                                 \
@@ -120,8 +141,7 @@ INLINE int burst_finish(const hpc_sla_mpi *mpi)
         if (square)                                                                              \
             *square = 0;                                                                         \
         hpc_sla_product_##NAME(1, A->owned, x, NULL, y, w, dot, square);                         \
-        if (A->n_requests)                                                                       \
-            code = A->mpi->wait_all((int)A->n_requests, A->requests, A->statuses);               \
+        code = burst_wait_requests(A);                                                           \
         if (!code && A->halo)                                                                    \
             hpc_sla_product_##NAME(1, A->halo, A->received, A->boundary, y, w, dot, square);     \
         return code;                                                                             \

@@ -51,12 +51,18 @@ class Requests:
     ----------
     count : int
     handles, statuses : ctypes.Array
-        MPI's own, by their bytes.
+        Room for MPI's own, by their bytes.
+    owners : ctypes.Array
+        The addresses of the handles that hold, those within mpi4py's objects.
+    kept : object
+        These objects.
     """
 
     count: int = 0
     handles: Any = None
     statuses: Any = None
+    owners: Any = None
+    kept: Any = None
 
 
 class Distributed(ctypes.Structure):
@@ -91,6 +97,7 @@ class Distributed(ctypes.Structure):
         ("n_requests", ctypes.c_int64),
         ("requests", ctypes.c_void_p),
         ("statuses", ctypes.c_void_p),
+        ("owners", ctypes.c_void_p),
     ]
 
     def __init__(
@@ -117,6 +124,7 @@ class Distributed(ctypes.Structure):
             requests.count,
             ctypes.cast(requests.handles, ctypes.c_void_p),
             ctypes.cast(requests.statuses, ctypes.c_void_p),
+            ctypes.cast(requests.owners, ctypes.c_void_p),
         )
         self.calls = calls
         self.kept = owned, halo, boundary, send_index, send, received, requests, channel

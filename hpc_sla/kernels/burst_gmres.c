@@ -40,11 +40,10 @@
         T *part = b->vectors[11];                                                                \
         int code = 0;                                                                            \
         hpc_sla_basis_sweep_##NAME(n, 1, SWEEP_SEND, j, sweep, sums, found, A->send, NULL);      \
-        if (A->n_requests && (code = A->mpi->start_all((int)A->n_requests, A->requests)))        \
+        if ((code = burst_start_requests(A)))                                                    \
             return code;                                                                         \
         hpc_sla_basis_sweep_##NAME(n, 1, SWEEP_MAIN, j, sweep, sums, found, NULL, NULL);         \
-        if (A->n_requests)                                                                       \
-            code = A->mpi->wait_all((int)A->n_requests, A->requests, A->statuses);               \
+        code = burst_wait_requests(A);                                                           \
         if (!code && A->halo)                                                                    \
             hpc_sla_product_##NAME(1, A->halo, A->received, NULL, part, NULL, NULL, NULL);       \
         hpc_sla_basis_sweep_##NAME(n, 1, SWEEP_RECEIVE, j, sweep, NULL, NULL, part, mine);       \

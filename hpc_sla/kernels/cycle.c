@@ -97,14 +97,12 @@ typedef struct {
         for (int64_t i = 0; i < A->n_send; ++i)                                                  \
             for (int64_t j = 0; j < k; ++j)                                                      \
                 send[i * k + j] = x[A->send_index[i] * k + j];                                   \
-        return A->n_requests ? A->mpi->start_all((int)A->n_requests, A->requests) : 0;           \
+        return burst_start_requests(A);                                                          \
     }                                                                                            \
                                                                                                  \
     INLINE int finish_##NAME(const hpc_sla_distributed *A)                                       \
     {                                                                                            \
-        return A->n_requests                                                                     \
-                   ? A->mpi->wait_all((int)A->n_requests, A->requests, A->statuses)              \
-                   : 0;                                                                          \
+        return burst_wait_requests(A);                                                           \
     }                                                                                            \
                                                                                                  \
     /* out = b + scale A x; b may be out. */                                                     \
@@ -170,8 +168,7 @@ typedef struct {
         const T *received = R->received;                                                         \
         int code = 0;                                                                            \
         hpc_sla_restrict_##NAME(k, R->halo, r, R->send);                                         \
-        if (R->n_requests)                                                                       \
-            code = R->mpi->start_all((int)R->n_requests, R->requests);                           \
+        code = burst_start_requests(R);                                                          \
         if (code)                                                                                \
             return code;                                                                         \
         hpc_sla_restrict_##NAME(k, R->owned, r, out);                                            \
@@ -202,8 +199,7 @@ typedef struct {
         int code = 0;                                                                            \
         if (!inner)                                                                              \
             memcpy(there->send, x, mine * sizeof(T));                                            \
-        if (there->n_requests)                                                                   \
-            code = there->mpi->start_all((int)there->n_requests, there->requests);               \
+        code = burst_start_requests(there);                                                      \
         code = code ? code : finish_##NAME(there);                                               \
         if (inner) {                                                                             \
             memcpy(inner, x, mine * sizeof(T));                                                  \
@@ -219,8 +215,7 @@ typedef struct {
         int code = 0;                                                                            \
         if (inner)                                                                               \
             memcpy(back->send, inner + mine, (S->inner_rows * k - mine) * sizeof(T));            \
-        if (back->n_requests)                                                                    \
-            code = back->mpi->start_all((int)back->n_requests, back->requests);                  \
+        code = burst_start_requests(back);                                                       \
         code = code ? code : finish_##NAME(back);                                                \
         memcpy(x, inner ? inner : (const T *)back->received, mine * sizeof(T));                  \
         return code;                                                                             \

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from hpc_sla.errors import InputError
 from hpc_sla.kernels import native
 from hpc_sla.kernels.multigrid import (
     Local,
@@ -27,6 +28,9 @@ from hpc_sla.kernels.tiles import Tiles
 
 _RING = 1 << 21
 """Numbers of A P to keep at most: those that the rows of P^T nearby need suffice."""
+
+_MOST_ENTRIES = 2**31 - 1
+"""That 32-bit row pointers count."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,11 @@ def triple_product(
         float64, in single entries.
     known : TwoParts, optional
         With all entries that there can be: its values are overwritten. Compiled only.
+
+    Raises
+    ------
+    InputError
+        The product has more entries than 32 bits count.
     """
     high, wide = P.size
     if native.LIBRARY is None:
@@ -115,21 +124,33 @@ def triple_product(
         step(0, 0, *first, parts[0], *second, parts[1])
         return known
     ends, far_ends = np.zeros((2, nodes * wide + 1), dtype=np.int32)
-    capacity = matrix.entries + (0 if there is None else there.nnz) + 64
+    capacity = min(matrix.entries + (0 if there is None else there.nnz) + 64, _MOST_ENTRIES)
     # The second part is next to nothing, and memory that is never written to is never there.
     kinds, done = [((), np.dtype(np.int32)), ((), dtype)] * 2, 0
     parts = [room_for(capacity, *kind) for kind in kinds]
     while (done := step(done, capacity, ends, *parts[:2], far_ends, *parts[2:])) < nodes:
+        if capacity == _MOST_ENTRIES:
+            raise _too_many()
         parts = [np.concatenate([a, np.empty_like(a)]) for a in parts]
-        capacity *= 2
+        capacity = min(2 * capacity, _MOST_ENTRIES)
     indices, values, far_indices, far_values = parts
     near, far = int(ends[-1]), int(far_ends[-1])
+    if near + far > _MOST_ENTRIES:
+        raise _too_many()
     if near + far <= capacity:
         values[near : near + far] = far_values[:far]
         values = fitted(values, near + far)
     else:
         values = np.concatenate([values[:near], far_values[:far]])
     return TwoParts(ends, fitted(indices, near), far_ends, far_indices[:far].copy(), values)
+
+
+def _too_many() -> InputError:
+    return InputError(
+        f"a coarse level's matrix has more than {_MOST_ENTRIES} entries on one rank, which do not "
+        "fit 32-bit local indices",
+        remedy="Use more ranks",
+    )
 
 
 def _ring(transposed: Tiles, n: int) -> int:
@@ -149,6 +170,8 @@ def _ring(transposed: Tiles, n: int) -> int:
 
 
 def _parted(matrix: sp.csr_matrix, owned: int, dtype: np.dtype) -> TwoParts:
+    if matrix.nnz > _MOST_ENTRIES:
+        raise _too_many()
     matrix.sort_indices()
     rows, near = (
         np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)),

@@ -269,6 +269,20 @@ def test_the_triple_product_is_one(how, n, m, columns, tile, fill, dtypes):
     assert np.array_equal(again.values, result.values)
 
 
+def test_more_entries_than_row_pointers_count_are_refused(how, monkeypatch):
+    owned, _ = _parts(300, 0, 5, np.float64)
+    P, _ = _tiled(300, 40, 1, 1, 0.2, np.float64, 6)
+    there, _ = _tiled(0, 40, 1, 1, 0.2, np.float64, 7)
+    arguments = P.transposed(), owned, None, P, there, 20, 40
+    entries = len(galerkin.triple_product(*arguments).values)
+    for most in (entries - 1, entries // 2 - 1, 10):
+        monkeypatch.setattr(galerkin, "_MOST_ENTRIES", most)
+        with pytest.raises(InputError, match=f"more than {most} entries .* 32-bit"):
+            galerkin.triple_product(*arguments)
+    monkeypatch.setattr(galerkin, "_MOST_ENTRIES", 2 * entries)
+    assert len(galerkin.triple_product(*arguments).values) == entries
+
+
 def test_rows_of_a_product_that_are_needed_again_are_made_again():
     """A ring of rows too small for those that a row of P^T spans."""
     owned, _ = _parts(300, 0, 5)

@@ -189,9 +189,10 @@ def test_it_knows_its_values(name):
     packed = packed_of(matrix)
     mine = torch.from_numpy(matrix.data)
     assert packed.holds(mine)
-    if not packed.refers:
-        matrix.data[-1] = -matrix.data[-1]
+    for entry in (0, matrix.nnz // 2, -1) if not packed.refers else ():
+        matrix.data[entry] = -matrix.data[entry]
         assert not packed.holds(mine)
+        matrix.data[entry] = -matrix.data[entry]
 
 
 def test_bits_are_kept():
@@ -203,6 +204,49 @@ def test_bits_are_kept():
     assert packed is not None
     for found in (packed.csr(), packed.expanded()):
         np.testing.assert_array_equal(found[2].view(np.int64), values.view(np.int64))
+
+
+def windows(spans: list[int], seed: int) -> sp.csr_matrix:
+    """Blocks of 256 rows of ten entries, each block from column 5 on over so many more."""
+    rng = np.random.default_rng(seed)
+    columns = np.concatenate(
+        [np.sort(rng.integers(1, span // 10, (256, 10)) * 10 + np.arange(10)) for span in spans]
+    )
+    starts = 256 * np.arange(len(spans))
+    columns[starts, 0], columns[starts + 255, 9] = 5, 5 + np.array(spans)
+    indptr = np.arange(0, columns.size + 1, 10)
+    return sp.csr_matrix((rng.standard_normal(columns.size), columns.ravel(), indptr))
+
+
+@pytest.mark.parametrize("kinds", [None, 3, 256, 257, 4096, 4097])
+def test_what_just_fits_and_what_just_does_not(kinds):
+    """Columns within 16 bits of each other, and values that a dictionary has room for."""
+    matrix = csr(windows([65535, *[40000] * 9, 65536, 65537], 1), np.float64)
+    if kinds is not None:
+        values = np.random.default_rng(2).standard_normal(kinds)
+        values[:3] = 0.0, -0.0, np.nan
+        matrix.data[:] = values[np.arange(matrix.nnz) * 7 % kinds]
+    packed = packed_of(matrix)
+    form = "short" if kinds in (None, 4097) else "coded 8" if kinds <= 256 else "coded 16"
+    assert packed is not None and packed.form == form
+    same(packed, matrix)
+    for found in (packed.csr(), packed.expanded()):
+        np.testing.assert_array_equal(found[2].view(np.int64), matrix.data.view(np.int64))
+    if kinds is None:
+        x = torch.from_numpy(np.random.default_rng(3).standard_normal(matrix.shape[1]))
+        y = torch.empty(matrix.shape[0], dtype=x.dtype)
+        packed.matmul(x, y)
+        np.testing.assert_allclose(y.numpy(), matrix @ x.numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_nodes_between_columns_of_nodes():
+    """Rows in nodes of three, whose columns are three together from the second on."""
+    inner = values_of_their_own(of_nodes(701, 3, 3))
+    beside = sp.csr_matrix((inner.shape[0], 1))
+    matrix = csr(sp.hstack([beside, inner, beside, beside]), np.float64)
+    packed = packed_of(matrix)
+    assert packed is not None and packed.form != "nodes"
+    same(packed, matrix)
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (1, 1), (1, 9), (6, 6), (4, 0)])

@@ -291,6 +291,49 @@ def test_an_error_of_mpi_is_raised(world, monkeypatch, function):
     assert caught.value.Get_error_class() == MPI.ERR_TRUNCATE and count == 3
 
 
+@pytest.mark.several
+def test_requests_that_get_another_handle_as_they_start(world, monkeypatch, seen):
+    """As MPI allows and Open MPI does at times: those that were started before are gone then."""
+    if world.size == 1:
+        return
+    from mpi4py import MPI
+
+    A = distribute(poisson(13), world, "contiguous")
+    b = torch.ones(A.layout.n_owned, dtype=torch.float64)
+    plan, calls = A.pattern.plan, world.transport.calls(torch.float64)
+    channel = plan.forward_channel(b)
+    received, sent = channel.recv_buffer.numpy(), channel.send_buffer.numpy()
+    others = [world.comm.Recv_init(received[i], r, 77) for r, i in plan.receives.slices()]
+    others += [world.comm.Send_init(sent[i], r, 77) for r, i in plan.sends.slices()]
+    size, pointer = MPI._sizeof(MPI.Request), ctypes.c_void_p
+
+    def handles(requests):
+        return b"".join(ctypes.string_at(MPI._addressof(r), size) for r in requests)
+
+    sets = [handles(channel._requests), handles(others)]
+    real, starts = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, pointer)(calls.start_all), 0
+
+    def start_all(count, there):
+        nonlocal starts
+        if ctypes.string_at(there, count * size) != sets[starts % 2]:
+            return MPI.ERR_REQUEST
+        starts += 1
+        ctypes.memmove(there, sets[starts % 2], count * size)
+        return real(count, there)
+
+    fake = type(real)(start_all)
+    monkeypatch.setattr(calls, "start_all", ctypes.cast(fake, pointer).value)
+    first = hs.solve(A, b, "cg", "jacobi", max_iterations=9)
+    assert sum(seen) == starts == 9 and handles(channel._requests) == sets[1]
+    monkeypatch.undo()
+    monkeypatch.setattr(CompiledSteps, "allowed", False)
+    again = hs.solve(A, b, "cg", "jacobi", max_iterations=9)  # Python goes on with them
+    _assert_same(world, again, first)
+    for i, (request, other) in enumerate(zip(channel._requests, others, strict=True)):
+        ctypes.memmove(MPI._addressof(request), sets[0][i * size : (i + 1) * size], size)
+        other.Free()
+
+
 def test_outcomes_take_in_many_iterations_as_one_by_one():
     rng = np.random.default_rng(8)
     for lengths in ([3, 1, 7], [1, 1, 20], [12, 0, 2]):

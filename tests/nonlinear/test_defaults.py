@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla.nonlinear import sparsity
+from hpc_sla.nonlinear.linearise import Linearisation
 from tests.collective import distribute_once, everywhere, full, on, spread
 from tests.nonlinear.systems import matrix, vector
 
@@ -270,3 +272,28 @@ def test_training_with_all_defaults(world, dtype):
             optimiser.step()
             losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("iterations", "residual", "kept"),
+    [(10, 1e-2, True), (15, 1e-2, True), (16, 1e-2, False), (10, 1e-1, True), (11, 1e-1, False)],
+)
+def test_a_preconditioner_is_kept_while_solves_take_few_more_iterations(iterations, residual, kept):
+    """Than it took a digit when it was fresh: here 5. Not at all where it is made at once."""
+
+    def serves(converged=True, pointwise=False):
+        one = Linearisation.__new__(Linearisation)
+        one.precond = SimpleNamespace(pointwise=pointwise)
+        one.age, one.pace = 1, 0.0
+        one.judge(SimpleNamespace(iterations=20, relative_residual=1e-4, converged=True))
+        assert one.pace == 5 and one.serves == (not pointwise)
+        one.age = 2
+        info = SimpleNamespace(
+            iterations=iterations, relative_residual=residual, converged=converged
+        )
+        one.judge(info)
+        assert one.pace == 5
+        return one.serves
+
+    assert serves() == kept
+    assert not serves(converged=False) and not serves(pointwise=True)

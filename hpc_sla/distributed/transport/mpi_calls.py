@@ -58,9 +58,9 @@ def _raise(code: int) -> None:
 
 
 def requests_of(requests: Sequence[MPI.Prequest]) -> Requests:
-    """Their handles side by side, and room for as many statuses. Local."""
-    size = MPI._sizeof(MPI.Request)
-    handles = b"".join(ctypes.string_at(MPI._addressof(request), size) for request in requests)
+    """Where their handles are, and room for them and their statuses side by side. Local."""
     count = len(requests)
+    handles = (ctypes.c_char * (count * MPI._sizeof(MPI.Request)))()
     statuses = (ctypes.c_char * (count * MPI._sizeof(MPI.Status)))()
-    return Requests(count, ctypes.create_string_buffer(handles, count * size), statuses)
+    owners = (ctypes.c_void_p * count)(*(MPI._addressof(request) for request in requests))
+    return Requests(count, handles, statuses, owners, tuple(requests))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -86,16 +87,19 @@ class _Work:
         self._there = Tiles.of(there, P.rows.size[1])
 
     def product(self, blocks: Blocks, P: Prolongator, known: TwoParts | None = None) -> TwoParts:
-        """This rank's rows. **Collective.**"""
-        n, wide = P.plan.layout.n_owned, P.rows.size[1]
+        """This rank's rows. **Collective.** Raises as `triple_product`, on every rank."""
+        n, wide, world = P.plan.layout.n_owned, P.rows.size[1], P.plan.layout.world
         mine, others = P.parts()
         parts = blocks.local, blocks.there, P.rows, self._there
         everything = len(self.columns) // wide
-        beyond = triple_product(others, *parts, everything, everything)
+        agreed = world.agree() if known is None else nullcontext()  # it has been made before
+        with agreed:
+            beyond = triple_product(others, *parts, everything, everything)
         home = send_home(beyond.whole(len(self.columns)), self._rows, self.columns)
         more = _summed(*home, n, len(self.columns))
         sizes = n // wide, len(self.columns) // wide
-        return triple_product(mine, *parts, *sizes, more, known)
+        with agreed:
+            return triple_product(mine, *parts, *sizes, more, known)
 
 
 def _arrays(pattern: CsrPattern) -> tuple[np.ndarray, np.ndarray]:

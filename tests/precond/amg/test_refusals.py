@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import hpc_sla as hs
+from hpc_sla.kernels import galerkin
 from hpc_sla.precond import make_preconditioner
 from hpc_sla.precond.amg import AMG
 from tests.collective import distribute_once, spread
@@ -58,6 +59,15 @@ def test_a_node_that_ranks_share_and_rows_that_are_no_nodes(world):
     if (even.layout.offsets % 2).any():
         with pytest.raises(hs.InputError, match="part of a node"):
             AMG(block_size=2).on(even)
+
+
+def test_a_coarse_matrix_that_one_rank_cannot_hold(world, monkeypatch):
+    """More entries than 32 bits count, or, of a small one, a few."""
+    A = distribute_once(poisson(30), world)
+    if world.rank == 0:
+        monkeypatch.setattr(galerkin, "_MOST_ENTRIES", 50)
+    with pytest.raises(hs.InputError, match="32-bit"):
+        AMG(coarse_size=20).on(A)
 
 
 BAD = {
