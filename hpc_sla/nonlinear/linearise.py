@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,7 @@ class Settings:
     max_iterations: int | None
     columns: int = 1
 
-    def check(self, layout: RowLayout, dtype: torch.dtype) -> Method | None:
+    def check(self) -> Method | None:
         """Raise InputError for what cannot work; the linear method where one is named. Local."""
         if not callable(self.jacobian) and self.jacobian not in ("auto", *JACOBIANS):
             raise InputError(
@@ -91,9 +92,7 @@ class Settings:
                 field="jvp",
                 remedy=f"Choose one of {', '.join(PRODUCTS)}",
             )
-        if self.pattern is not None:
-            check_matrix(self.pattern, layout, None, "pattern")
-        elif self.jacobian == "coloured":
+        if self.pattern is None and self.jacobian == "coloured":
             raise InputError(
                 "a coloured Jacobian needs to know where it has entries",
                 field="pattern",
@@ -108,6 +107,11 @@ class Settings:
                 f"{self.max_iterations} is not positive", field="linear_max_iterations"
             )
         return None if self.linear_method in (None, "auto") else make_method(self.linear_method)
+
+    def check_pattern(self, layout: RowLayout) -> None:
+        """Raise InputError for a pattern that does not fit these unknowns. Local."""
+        if self.pattern is not None:
+            check_matrix(self.pattern, layout, None, "pattern")
 
     @property
     def has_matrix(self) -> bool:
@@ -157,10 +161,13 @@ class KnownJacobian:
     coloured : ColouredJacobian or None
     failed : bool
         Whether no pattern is known that has all its entries.
+    checked : bool
+        Whether ranks have agreed that what the user's function gives is one.
     """
 
     coloured: ColouredJacobian | None = None
     failed: bool = False
+    checked: bool = False
 
 
 class Linearisation:
@@ -183,6 +190,8 @@ class Linearisation:
         self.settings, self.maker, self.equations = settings, maker, equations
         self._found = found
         self.precond: Preconditioner | None = None
+        self.specs: list[str] | None = None
+        """What suits the matrix, where that was left open, once it was looked at."""
         self._others: list[Any] = []
         self._of: Any = None
         """The preconditioners left to try, and the matrix that they are made of."""
@@ -190,6 +199,9 @@ class Linearisation:
         """Newton steps that the preconditioner has served."""
         self.pace, self.serves = 0.0, False
         """Iterations a digit when it was fresh; whether it is worth keeping still."""
+        self._latest = 0, 1.0
+        """Iterations by the preconditioner of the last solve, and what they left of the residual
+        that they began with."""
         self.made_at: torch.Tensor | None = None
         self.begun_at: torch.Tensor | None = None
         """The u it is of, and the one that what an update keeps of multigrid is of."""
@@ -234,11 +246,11 @@ class Linearisation:
     def judge(self, info: SolveInfo) -> None:
         """Whether the preconditioner is worth keeping after this solve. Local; replicated."""
         assert self.precond is not None
-        size = info.relative_residual
-        digits = -math.log10(size) if 0 < size < 1 else 1.0
+        iterations, left = self._latest
+        digits = -math.log10(left) if 0 < left < 1 else 1.0
         if self.age == 1:
-            self.pace = info.iterations / digits
-        excess = info.iterations - self.pace * digits
+            self.pace = iterations / digits
+        excess = iterations - self.pace * digits
         self.serves = info.converged and excess <= _WORTH and not self.precond.pointwise
 
     def set_up(
@@ -246,7 +258,8 @@ class Linearisation:
     ) -> None:
         """The preconditioner of this J. **Collective.**
 
-        With `fresh` false multigrid keeps the prolongators of an earlier Jacobian.
+        With `fresh` false multigrid keeps the prolongators of an earlier Jacobian, and what suits
+        that goes for this one.
         """
         settings = self.settings
         if matrix is None and settings.has_matrix and settings.precond not in (None, "none"):
@@ -255,14 +268,18 @@ class Linearisation:
             raise settings.no_entries()
         specs = [settings.precond]
         if settings.precond == "auto":
-            specs = fitting_preconds(matrix, self.maker)
+            if fresh or self.specs is None:
+                self.specs = fitting_preconds(matrix, self.maker)
+            specs = self.specs
         self._use(self._preconditioner(specs, u, J, matrix, fresh), u)
 
     def _use(self, M: Preconditioner, u: torch.Tensor) -> None:
         """Take a preconditioner of J(u). **Collective.**"""
         if isinstance(M, Jacobi) and self.maker and self.maker.solves == "symmetric":
             M = positive(M)
-        with self.equations.layout.world.agree():
+        # One that was named is of this very matrix, and what it says is the same on every rank.
+        named = isinstance(self.settings.precond, str)
+        with nullcontext() if named else self.equations.layout.world.agree():
             M.check(len(u), u.dtype, u.device)
             if self.maker:
                 check_precond(self.maker, M)
@@ -294,7 +311,7 @@ class Linearisation:
         while True:
             spec = self._others.pop(0)
             try:
-                return make_preconditioner(spec, self._of)
+                return make_preconditioner(spec, self._of, agreed=True)
             except InputError:  # on every rank: singular, or too large
                 if not self._others:
                     raise
@@ -335,6 +352,10 @@ class Linearisation:
                 solver.observer = self.observer
                 x, info = solver.set_up(b.dtype).run(b, x)
             most -= info.iterations
+            begun = 1.0 if before is None else before.relative_residual
+            if open_:
+                ratio = info.relative_residual / begun if begun else 1.0
+                self._latest = info.iterations, ratio
             before = info = after(before, info)
             if not more or info.status not in _NEXT or info.at_rounding:
                 return x, info
@@ -345,9 +366,12 @@ class Linearisation:
         with torch.no_grad():
             made = self.settings.jacobian(u)
         self.equations.info.jacobians += 1
-        layout = self.equations.layout
-        with layout.world.agree():
-            return check_matrix(made, layout, u.dtype, "jacobian")
+        layout, known = self.equations.layout, self._found
+        # What is wrong with it is so each time: that once all ranks agree on it will do.
+        with nullcontext() if known.checked else layout.world.agree():
+            check_matrix(made, layout, u.dtype, "jacobian")
+        known.checked = True
+        return made
 
     def _assembled(self, products: JacobianProducts) -> DSparseMatrix:
         coloured = self._found.coloured

@@ -245,6 +245,7 @@ class NewtonIteration:
             state[name] = list(getattr(info, name))
         state["age"], state["last"] = linear.age, tolerance.last
         state["pace"], state["serves"] = linear.pace, linear.serves
+        state["specs"] = linear.specs
         state["inner_lengths"] = [len(one) for one in info.inner_history]
         state["residual_history"] = np.array(info.residual_history)
         state["inner_history"] = np.array([v for one in info.inner_history for v in one], float)
@@ -260,6 +261,7 @@ class NewtonIteration:
         """
         equations, linear, info = self.equations, self.linear, self.equations.info
         self._u = u = state["u"].to(self._u)
+        linear.specs = state.get("specs")
         for name in ("precond_begun_at", "precond_at"):
             if name in state:
                 made_at = state[name].to(u)
