@@ -68,7 +68,8 @@ class Equations:
 
     def norms(self, *vectors: torch.Tensor) -> list[float]:
         """Norms of several vectors, in one reduction. **Collective**; replicated."""
-        squares = torch.stack([v.double().square().sum() for v in vectors])
+        doubles = [v.double() for v in vectors]
+        squares = torch.stack([torch.dot(v, v) for v in doubles])
         return [math.sqrt(s) if s >= 0 else math.nan for s in self.sums(squares)]
 
     def sums(self, partial: torch.Tensor) -> list[float]:

@@ -15,9 +15,10 @@ from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.nonlinear.derivatives import JacobianSystem, plain
 from hpc_sla.nonlinear.equations import Equations, FirstLook, JacobianProducts
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
-from hpc_sla.nonlinear.linearise import KnownJacobian, Linearisation, Settings
+from hpc_sla.nonlinear.linearise import KnownJacobian, Linearisation
 from hpc_sla.nonlinear.method import Choices, Increments, NonlinearMethod
 from hpc_sla.nonlinear.picard import FixedPoint
+from hpc_sla.nonlinear.settings import Settings
 from hpc_sla.nonlinear.trust import reverse_mode_fits
 from hpc_sla.precond import needs_matrix
 

@@ -19,9 +19,9 @@ from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.nonlinear.arguments import Arguments
 from hpc_sla.nonlinear.equations import FirstLook
 from hpc_sla.nonlinear.info import NonlinearInfo
-from hpc_sla.nonlinear.linearise import Settings
 from hpc_sla.nonlinear.method import Callback, Choices, NonlinearMethod, make_method
 from hpc_sla.nonlinear.problem import NonlinearSolve
+from hpc_sla.nonlinear.settings import Settings
 from hpc_sla.observe import log
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.product import uses
