@@ -11,8 +11,11 @@ from hpc_sla.kernels import native
 from hpc_sla.linear import ladder
 from hpc_sla.linear.linear_solver import LinearSolver
 from hpc_sla.nonlinear import linearise
+from hpc_sla.nonlinear.equations import Equations, JacobianProducts
+from hpc_sla.nonlinear.info import NonlinearInfo
 from hpc_sla.nonlinear.linearise import Linearisation
-from tests.collective import distribute_once
+from hpc_sla.sparse.pattern import DistributedPattern
+from tests.collective import distribute_once, everywhere
 from tests.linear.test_fixed_cost import _Counting
 from tests.nonlinear.test_defaults import line
 
@@ -135,3 +138,21 @@ def test_the_next_preconditioner_is_judged_by_its_own_iterations(world, monkeypa
     assert info.converged
     name, iterations, pace = paces[0]
     assert name.startswith("direct") and iterations > 30 and pace < 0.5
+
+
+def test_a_product_with_the_jacobian_multiplies_twice(world, monkeypatch):
+    """By the matrix in F: u for its value, x for its tangent, and nothing by zeros."""
+    system, calls, matmul = _bratu(world), [], DistributedPattern.matmul
+
+    def counted(self, values, x, *rest, **options):
+        calls.append(x)
+        matmul(self, values, x, *rest, **options)
+
+    info = NonlinearInfo("converged")
+    equations = Equations(lambda u: system.residual(u, *system.theta), system.layout, info)
+    monkeypatch.setattr(DistributedPattern, "matmul", counted)
+    u, x = system.u0 + 0.1, torch.ones_like(system.u0)
+    found = JacobianProducts(equations, u).matvec(x)
+    assert len(calls) == 2
+    exact = system.jacobian(u, *system.theta) @ x
+    assert everywhere(world, torch.allclose(found, exact, rtol=1e-13, atol=1e-15))
