@@ -41,10 +41,10 @@ class ColouredJacobian:
     def assemble(self, operator: Any) -> DSparseMatrix:
         """The matrix whose products `operator.matvec` gives. **Collective.**"""
         n, dtype = self._matrix.layout.n_owned, operator.dtype
-        found = torch.empty((n, self.colours), dtype=dtype, device=self._own.device)
+        found = torch.empty((self.colours, n), dtype=dtype, device=self._own.device)
         for colour in range(self.colours):
-            found[:, colour] = operator.matvec((self._own == colour).to(dtype))
-        return self._matrix.with_values(found.flatten().index_select(0, self._place))
+            found[colour] = operator.matvec((self._own == colour).to(dtype))
+        return self._matrix.with_values(found.view(-1).index_select(0, self._place))
 
 
 def _places(pattern: DSparseMatrix) -> _Places:
@@ -54,11 +54,14 @@ def _places(pattern: DSparseMatrix) -> _Places:
     where = pattern.pattern
     known = torch.cat([own, where.plan.exchange(own)])
     there = known.index_select(0, where.local_columns())
-    return own, where.local_rows() * colours + there, colours
+    place = where.local_rows() + there * len(own)
+    # Read for every Jacobian, and with the fewest bytes.
+    small = torch.int32 if colours * len(own) < 2**31 else torch.int64
+    return own.to(torch.int16 if colours < 2**15 else torch.int64), place.to(small), colours
 
 
 _Places = tuple[torch.Tensor, torch.Tensor, int]
-"""The colour of each owned column; where each entry lies in the products [n_owned, colours],
+"""The colour of each owned column; where each entry lies in the products [colours, n_owned],
 flattened; the number of colours."""
 
 _KNOWN: WeakKeyDictionary[DistributedPattern, _Places] = WeakKeyDictionary()

@@ -169,9 +169,12 @@ class JacobianSystem:
         maker: Method | None,
         back: bool,
     ) -> tuple[torch.Tensor, SolveInfo]:
-        operator = as_operator(J)
-        if back:
-            operator, M = operator.T, M if self._problem.one_way else transposed(M)
+        operator, one_way = as_operator(J), self._problem.one_way
+        # Of a symmetric matrix the products themselves are the cheaper ones.
+        if back and not (one_way and isinstance(J, DSparseMatrix)):
+            operator = operator.T
+        if back and not one_way:
+            M = transposed(M)
         return linear.solve(operator, b, rtol, M, maker=maker)
 
 

@@ -15,6 +15,9 @@ from hpc_sla.sparse.product import Use, uses
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
+FirstLook = tuple[torch.Tensor, list[Use]]
+"""F at the start, and the matrices that it multiplied by."""
+
 
 class Equations:
     """F at fixed theta, counting what is asked of it.
@@ -32,6 +35,11 @@ class Equations:
     def __init__(self, function: Function, layout: RowLayout, info: NonlinearInfo) -> None:
         self.function, self.layout, self.info = function, layout, info
         self._uses: list[Use] | None = None
+        self._known: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def take(self, u: torch.Tensor, r: torch.Tensor, found: list[Use]) -> None:
+        """Know F(u) = r, until it is asked for, and what F multiplies by. Local."""
+        self._known, self._uses = (u, r), found
 
     def uses(self, u: torch.Tensor) -> list[Use]:
         """The matrices that F multiplied by when it was first evaluated. **Collective.**"""
@@ -43,6 +51,9 @@ class Equations:
     def __call__(self, u: torch.Tensor) -> torch.Tensor:
         """F(u), checked. **Collective.** Not differentiable."""
         self.info.residual_evaluations += 1
+        known, self._known = self._known, None
+        if known is not None and known[0] is u:
+            return known[1]
         with torch.no_grad():
             if self._uses is None:
                 with uses() as found:
@@ -57,7 +68,8 @@ class Equations:
 
     def norms(self, *vectors: torch.Tensor) -> list[float]:
         """Norms of several vectors, in one reduction. **Collective**; replicated."""
-        squares = torch.stack([v.double().square().sum() for v in vectors])
+        doubles = [v.double() for v in vectors]
+        squares = torch.stack([torch.dot(v, v) for v in doubles])
         return [math.sqrt(s) if s >= 0 else math.nan for s in self.sums(squares)]
 
     def sums(self, partial: torch.Tensor) -> list[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -20,9 +22,16 @@ _MOST_COLOURS = 256
 
 def fitting_method(operator: Operator, precond: Preconditioner | None = None) -> Method:
     """GMRES, with a restart that memory allows, or that is long enough. Local, replicated."""
-    longest = restart(operator.layout)
-    # A factorisation serves in a few steps, or is made anew.
-    return make_method(f"gmres:restart={30 if isinstance(precond, Direct) else longest}")
+    # A factorisation serves in a few steps, or is made anew; to keep what it gave spares the
+    # application at the end, each a way to one rank and back.
+    if isinstance(getattr(precond, "of", precond), Direct):
+        return _made("fgmres:restart=10")
+    return _made(f"gmres:restart={restart(operator.layout)}")
+
+
+@cache
+def _made(text: str) -> Method:
+    return make_method(text)
 
 
 def restart(layout: RowLayout) -> int:

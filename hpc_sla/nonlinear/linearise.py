@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from hpc_sla.checkpoint.observer import Observer
-from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.linear.choose import GIVES_UP
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.linear_solver import LinearSolver
 from hpc_sla.linear.method import Method
-from hpc_sla.linear.methods import check_precond, make_method
-from hpc_sla.nonlinear.choices import JACOBIANS, PRODUCTS
+from hpc_sla.linear.methods import check_precond
 from hpc_sla.nonlinear.coloured import ColouredJacobian
 from hpc_sla.nonlinear.equations import Equations, JacobianProducts
 from hpc_sla.nonlinear.fitting import (
@@ -26,6 +24,7 @@ from hpc_sla.nonlinear.fitting import (
     most_colours,
     tolerance_of,
 )
+from hpc_sla.nonlinear.settings import Settings, check_matrix
 from hpc_sla.nonlinear.sparsity import guess
 from hpc_sla.nonlinear.trust import direction, serving_products
 from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner, needs_matrix
@@ -42,111 +41,6 @@ it is set up anew, where nobody said how long to keep it. Multigrid's update tak
 
 _NEXT = (*GIVES_UP, "max_iterations")
 
-Jacobian = str | Callable[[torch.Tensor], DSparseMatrix]
-
-
-@dataclass
-class Settings:
-    """How linear systems with the Jacobian are solved.
-
-    Attributes
-    ----------
-    jacobian : str or callable(u) -> DSparseMatrix
-        One of `JACOBIANS`, "auto", or the user's.
-    pattern : DSparseMatrix or None
-    products : str
-        One of `PRODUCTS`.
-    linear_method : str or None
-        None for what suits.
-    precond : Any
-        As `solve` takes it; "auto" for what suits.
-    lag : int or None
-        A preconditioner is set up every so many Newton steps; 0 for once, None for when it pays.
-    max_iterations : int or None
-        Of one linear solve.
-    columns : int
-        Unknowns at each point.
-    """
-
-    jacobian: Any
-    pattern: DSparseMatrix | None
-    products: str
-    linear_method: str | Method | None
-    precond: Any
-    lag: int | None
-    max_iterations: int | None
-    columns: int = 1
-
-    def check(self, layout: RowLayout, dtype: torch.dtype) -> Method | None:
-        """Raise InputError for what cannot work; the linear method where one is named. Local."""
-        if not callable(self.jacobian) and self.jacobian not in ("auto", *JACOBIANS):
-            raise InputError(
-                f"there is no Jacobian {self.jacobian!r}",
-                field="jacobian",
-                remedy=f"Choose auto, {', '.join(JACOBIANS)}, or pass a function of (u, *theta)",
-            )
-        if self.products not in PRODUCTS:
-            raise InputError(
-                f"there are no products {self.products!r}",
-                field="jvp",
-                remedy=f"Choose one of {', '.join(PRODUCTS)}",
-            )
-        if self.pattern is not None:
-            check_matrix(self.pattern, layout, None, "pattern")
-        elif self.jacobian == "coloured":
-            raise InputError(
-                "a coloured Jacobian needs to know where it has entries",
-                field="pattern",
-                remedy="Pass a DSparseMatrix with (at least) those entries",
-            )
-        if self.jacobian == "matrix_free" and not self.has_matrix and self.named:
-            raise self.no_entries()
-        if self.lag is not None and self.lag < 0:
-            raise InputError(f"{self.lag} is negative", field="precond_lag")
-        if self.max_iterations is not None and self.max_iterations < 1:
-            raise InputError(
-                f"{self.max_iterations} is not positive", field="linear_max_iterations"
-            )
-        return None if self.linear_method in (None, "auto") else make_method(self.linear_method)
-
-    @property
-    def has_matrix(self) -> bool:
-        """Whether the entries of the Jacobian can be had, without a guess."""
-        return callable(self.jacobian) or self.pattern is not None
-
-    @property
-    def named(self) -> bool:
-        """Whether a preconditioner is asked for that needs entries."""
-        takes = getattr(self.precond, "takes", "entries")
-        named = needs_matrix(self.precond) and str(self.precond) not in ("auto", "none")
-        return named and takes != "anything"
-
-    def no_entries(self) -> InputError:
-        return InputError(
-            f"{self.precond} needs the entries of the Jacobian",
-            field="precond",
-            remedy="Pass pattern= (a DSparseMatrix with entries where the Jacobian has them), "
-            'or a jacobian function, or choose "none"',
-        )
-
-
-def check_matrix(
-    matrix: Any, layout: RowLayout, dtype: torch.dtype | None, field: str
-) -> DSparseMatrix:
-    """`matrix`, if it is a square one on these rows. Local."""
-    if not isinstance(matrix, DSparseMatrix):
-        raise InputError(f"a {type(matrix).__name__} is not a DSparseMatrix", field=field)
-    if matrix.columns is not matrix.layout or not matrix.layout.fits(layout):
-        raise InputError(
-            f"a {matrix.shape[0]} x {matrix.shape[1]} matrix does not have the layout of the "
-            f"{layout.n_global} unknowns in its rows and columns",
-            field=field,
-            remedy="Make it with the layout of u: from_scipy and from_coo take layout=",
-        )
-    if dtype is not None and matrix.dtype != dtype:
-        raise InputError(f"{matrix.dtype} does not go with unknowns of {dtype}", field=field)
-    return matrix
-
 
 @dataclass
 class KnownJacobian:
@@ -157,10 +51,13 @@ class KnownJacobian:
     coloured : ColouredJacobian or None
     failed : bool
         Whether no pattern is known that has all its entries.
+    checked : bool
+        Whether ranks have agreed that what the user's function gives is one.
     """
 
     coloured: ColouredJacobian | None = None
     failed: bool = False
+    checked: bool = False
 
 
 class Linearisation:
@@ -183,6 +80,8 @@ class Linearisation:
         self.settings, self.maker, self.equations = settings, maker, equations
         self._found = found
         self.precond: Preconditioner | None = None
+        self.specs: list[str] | None = None
+        """What suits the matrix, where that was left open, once it was looked at."""
         self._others: list[Any] = []
         self._of: Any = None
         """The preconditioners left to try, and the matrix that they are made of."""
@@ -190,6 +89,9 @@ class Linearisation:
         """Newton steps that the preconditioner has served."""
         self.pace, self.serves = 0.0, False
         """Iterations a digit when it was fresh; whether it is worth keeping still."""
+        self.latest = 0, 1.0
+        """Iterations by the preconditioner of the last solve, and what they left of the residual
+        that they began with."""
         self.made_at: torch.Tensor | None = None
         self.begun_at: torch.Tensor | None = None
         """The u it is of, and the one that what an update keeps of multigrid is of."""
@@ -234,11 +136,11 @@ class Linearisation:
     def judge(self, info: SolveInfo) -> None:
         """Whether the preconditioner is worth keeping after this solve. Local; replicated."""
         assert self.precond is not None
-        size = info.relative_residual
-        digits = -math.log10(size) if 0 < size < 1 else 1.0
+        iterations, left = self.latest
+        digits = -math.log10(left) if 0 < left < 1 else 1.0
         if self.age == 1:
-            self.pace = info.iterations / digits
-        excess = info.iterations - self.pace * digits
+            self.pace = iterations / digits
+        excess = iterations - self.pace * digits
         self.serves = info.converged and excess <= _WORTH and not self.precond.pointwise
 
     def set_up(
@@ -246,7 +148,8 @@ class Linearisation:
     ) -> None:
         """The preconditioner of this J. **Collective.**
 
-        With `fresh` false multigrid keeps the prolongators of an earlier Jacobian.
+        With `fresh` false multigrid keeps the prolongators of an earlier Jacobian, and what suits
+        that goes for this one.
         """
         settings = self.settings
         if matrix is None and settings.has_matrix and settings.precond not in (None, "none"):
@@ -255,14 +158,18 @@ class Linearisation:
             raise settings.no_entries()
         specs = [settings.precond]
         if settings.precond == "auto":
-            specs = fitting_preconds(matrix, self.maker)
+            if fresh or self.specs is None:
+                self.specs = fitting_preconds(matrix, self.maker)
+            specs = self.specs
         self._use(self._preconditioner(specs, u, J, matrix, fresh), u)
 
     def _use(self, M: Preconditioner, u: torch.Tensor) -> None:
         """Take a preconditioner of J(u). **Collective.**"""
         if isinstance(M, Jacobi) and self.maker and self.maker.solves == "symmetric":
             M = positive(M)
-        with self.equations.layout.world.agree():
+        # One that was named is of this very matrix, and what it says is the same on every rank.
+        named = isinstance(self.settings.precond, str)
+        with nullcontext() if named else self.equations.layout.world.agree():
             M.check(len(u), u.dtype, u.device)
             if self.maker:
                 check_precond(self.maker, M)
@@ -294,7 +201,7 @@ class Linearisation:
         while True:
             spec = self._others.pop(0)
             try:
-                return make_preconditioner(spec, self._of)
+                return make_preconditioner(spec, self._of, agreed=True)
             except InputError:  # on every rank: singular, or too large
                 if not self._others:
                     raise
@@ -335,6 +242,10 @@ class Linearisation:
                 solver.observer = self.observer
                 x, info = solver.set_up(b.dtype).run(b, x)
             most -= info.iterations
+            begun = 1.0 if before is None else before.relative_residual
+            if open_:
+                ratio = info.relative_residual / begun if begun else 1.0
+                self.latest = info.iterations, ratio
             before = info = after(before, info)
             if not more or info.status not in _NEXT or info.at_rounding:
                 return x, info
@@ -345,9 +256,12 @@ class Linearisation:
         with torch.no_grad():
             made = self.settings.jacobian(u)
         self.equations.info.jacobians += 1
-        layout = self.equations.layout
-        with layout.world.agree():
-            return check_matrix(made, layout, u.dtype, "jacobian")
+        layout, known = self.equations.layout, self._found
+        # What is wrong with it is so each time: that once all ranks agree on it will do.
+        with nullcontext() if known.checked else layout.world.agree():
+            check_matrix(made, layout, u.dtype, "jacobian")
+        known.checked = True
+        return made
 
     def _assembled(self, products: JacobianProducts) -> DSparseMatrix:
         coloured = self._found.coloured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError, warn
 from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.nonlinear.derivatives import JacobianSystem, plain
-from hpc_sla.nonlinear.equations import Equations, JacobianProducts
+from hpc_sla.nonlinear.equations import Equations, FirstLook, JacobianProducts
 from hpc_sla.nonlinear.info import NonlinearInfo, Status
-from hpc_sla.nonlinear.linearise import KnownJacobian, Linearisation, Settings
+from hpc_sla.nonlinear.linearise import KnownJacobian, Linearisation
 from hpc_sla.nonlinear.method import Choices, Increments, NonlinearMethod
 from hpc_sla.nonlinear.picard import FixedPoint
+from hpc_sla.nonlinear.settings import Settings
 from hpc_sla.nonlinear.trust import reverse_mode_fits
 from hpc_sla.precond import needs_matrix
 
@@ -75,8 +77,10 @@ class NonlinearSolve:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def find(self, u0: torch.Tensor, theta: Theta) -> None:
+    def find(self, u0: torch.Tensor, theta: Theta, first: FirstLook | None = None) -> None:
         """The solve that was asked for. **Collective.**
+
+        `first` is of u0, if that was looked at.
 
         Out of inference mode, where torch has no derivatives, nor inside an autograd Function (as
         that of a reentrant `torch.utils.checkpoint`) unless it is told to leave that mode.
@@ -85,6 +89,8 @@ class NonlinearSolve:
         u = plain(u0).clone()
         linear = self.linearisation(theta)
         choices, equations, start = self._choices, linear.equations, u
+        if first is not None:
+            equations.take(u, plain(first[0]), first[1])
 
         def increments() -> Increments:
             return FixedPoint(equations, self._map(theta), self._scaling(linear, start))
@@ -167,7 +173,8 @@ class NonlinearSolve:
         M = linear.precond
         if not self._wanted or M is None or self.one_way:
             return
-        with self.layout.world.agree():
+        named = isinstance(linear.settings.precond, str)  # then it says the same on every rank
+        with nullcontext() if named else self.layout.world.agree():
             if not M.transposable:
                 raise InputError(
                     f"the gradient applies the preconditioner's transpose, and {M.name} has none",

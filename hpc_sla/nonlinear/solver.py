@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from hpc_sla import adjoint
 from hpc_sla.checkpoint.checkpoint import Checkpoint
-from hpc_sla.distributed.agreement import difference
-from hpc_sla.distributed.arguments import tensor_of, warn_of_trainable
-from hpc_sla.distributed.forgotten import watch
+from hpc_sla.distributed.arguments import tensor_if, tensor_of, warn_of_trainable
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError, InputTypeError
-from hpc_sla.kernels.modes import entry
+from hpc_sla.kernels.modes import entry, transformed
 from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.nonlinear.arguments import Arguments
+from hpc_sla.nonlinear.equations import FirstLook
 from hpc_sla.nonlinear.info import NonlinearInfo
-from hpc_sla.nonlinear.linearise import Settings
 from hpc_sla.nonlinear.method import Callback, Choices, NonlinearMethod, make_method
 from hpc_sla.nonlinear.problem import NonlinearSolve
+from hpc_sla.nonlinear.settings import Settings
 from hpc_sla.observe import log
 from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.product import uses
 
 
 @entry
@@ -169,17 +170,7 @@ def nonlinear_solve(
     started = time.perf_counter()
     arguments = Arguments(theta)
     layout = _layout(layout, pattern, arguments)
-    with layout.world.agree("nonlinear_solve") as agreed:
-        u0 = tensor_of(u0, "u0", None, layout.world.device)
-        _check_start(u0, layout)
-        if not callable(residual):
-            raise InputTypeError(f"a {type(residual).__name__} cannot be called", field="residual")
-        agreed.say(["n", *u0.shape[1:]])
-    if any(shape != agreed.heard[0] for shape in agreed.heard):
-        raise difference("nonlinear_solve", "u0", agreed.heard)
-    warn_of_trainable(precond)
-    columns = u0.shape[1] if u0.dim() == 2 else None
-    inner = layout if columns is None else layout.blocked(columns)
+    u0 = tensor_if(u0, None, layout.world.device)
     choices = Choices(
         rtol=rtol,
         atol=atol,
@@ -199,7 +190,6 @@ def nonlinear_solve(
         precond,
         precond_lag,
         linear_max_iterations,
-        1 if columns is None else columns,
     )
     with adjoint.agree_on_gradients(
         layout.world,
@@ -224,10 +214,22 @@ def nonlinear_solve(
         adjoint_rtol=adjoint_rtol,
         checkpoint=checkpoint,
     ) as wanted:
+        u0 = tensor_of(u0, "u0")
+        _check_start(u0, layout)
+        if not callable(residual):
+            raise InputTypeError(f"a {type(residual).__name__} cannot be called", field="residual")
         made = make_method(method)
         choices.settle(made, u0.dtype)
-        maker = settings.check(inner, u0.dtype)
+        maker = settings.check()
+        settings.columns = u0.shape[1] if u0.dim() == 2 else 1
+        if settings.columns == 1:
+            settings.check_pattern(layout)
         wanted.of((u0, *arguments.tensors))
+    inner = layout.blocked(settings.columns)
+    if inner is not layout:
+        with layout.world.agree():
+            settings.check_pattern(inner)
+    warn_of_trainable(precond)
     start, *rest = wanted.tensors
     tensors = tuple(t for t in rest if t is not None)
     assert start is not None
@@ -235,18 +237,18 @@ def nonlinear_solve(
 
     looked = False
 
-    def flat(u: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
-        nonlocal looked
+    def evaluated(u: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
         # Outside of any agreement: it communicates, and a rank that fails half way must end the
         # job, not wait for others that wait for it.
-        r = residual(u.view(shape), *arguments.put(tensors))
-        if looked:
+        return residual(u.view(shape), *arguments.put(tensors))
+
+    def flat(u: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+        nonlocal looked
+        r = evaluated(u, *tensors)
+        # What is wrong with it is so each time: that once all ranks agree on it will do.
+        with nullcontext() if looked else layout.world.agree():
             _check_residual(r, shape, u)
-        else:
-            # What is wrong with it is so each time: that once all ranks agree on it will do.
-            with layout.world.agree():
-                _check_residual(r, shape, u)
-            looked = True
+        looked = True
         return r.reshape(-1)
 
     def with_theta(function: Any) -> Any:
@@ -259,10 +261,12 @@ def nonlinear_solve(
     if callable(jacobian):
         settings.jacobian = with_theta(jacobian)
     warn_behind: Callable[..., None] | None = None
+    first: FirstLook | None = None
     if torch.is_grad_enabled():
-        warn_behind = _refuse_hidden(flat, layout, start, tensors)
+        warn_behind, first = _refuse_hidden(evaluated, layout, start, tensors)
+        looked = True
     problem = NonlinearSolve(flat, inner, choices, made, settings, maker, any(wanted.gradients[1:]))
-    problem.find(start.reshape(-1), tensors)
+    problem.find(start.reshape(-1), tensors, None if transformed() else first)
     u = adjoint.root(problem, start.reshape(-1), tensors)
     if warn_behind is not None:
         warn_behind(u)
@@ -332,18 +336,22 @@ def _check_residual(r: Any, shape: torch.Size, u: torch.Tensor) -> None:
 
 
 def _refuse_hidden(
-    flat: Callable[..., torch.Tensor],
+    evaluated: Callable[..., torch.Tensor],
     layout: RowLayout,
     u0: torch.Tensor,
     tensors: Sequence[torch.Tensor],
-) -> Callable[..., None]:
+) -> tuple[Callable[..., None] | None, FirstLook]:
     """Refuse a residual whose gradient would be lost without a word. **Collective.**
 
-    Also what warns behind u of parameters that are not replicated: see `distributed.forgotten`.
+    Also what warns behind u of parameters that are not replicated (see `distributed.forgotten`),
+    and what F(u0) was found to be.
     """
-    with torch.enable_grad():
-        image = flat(u0.detach().reshape(-1), *tensors)
-    with layout.world.agree():
+    world, look = layout.world, None
+    with torch.enable_grad(), uses() as found:
+        image = evaluated(u0.detach().reshape(-1), *tensors)
+    with world.agree() as agreed:
+        _check_residual(image, u0.shape, u0)
+        image = image.reshape(-1)
         if hidden := adjoint.hidden_tensors(image, tensors):
             raise InputError(
                 f"the residual computes with {hidden} tensor(s) that require a gradient and are "
@@ -352,4 +360,9 @@ def _refuse_hidden(
                 remedy="Pass them after u0, as tensors, matrices or modules, or in lists, tuples, "
                 "dicts or dataclasses of these; or detach them, or solve under torch.no_grad()",
             )
-    return watch(layout.world, image, (layout.n_owned,))
+        if world.size > 1:
+            look = world.forgotten.look(image, (layout.n_owned,))
+            agreed.say(bool(look.new))
+    if look is not None and any(agreed.heard):
+        world.forgotten.compare(look)
+    return None if look is None else look.warn_behind, (image, found)

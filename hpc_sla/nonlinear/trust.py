@@ -120,16 +120,18 @@ def reverse_mode_fits(equations: Equations, u: torch.Tensor, products: JacobianP
             )
     x = direction(equations, u, 19)
 
-    def gap(at: torch.Tensor, d: torch.Tensor) -> float:
+    def compared(at: torch.Tensor, d: torch.Tensor) -> tuple[float, float]:
         # y . J x by the difference and by J^T y, for the y along the difference.
         size = equations.norm(d)
         there = products if at is u else JacobianProducts(equations, at)
         pulled = there.rmatvec(d / size if size else d)
-        (found,) = equations.sums((x * pulled).sum().double()[None])
-        return abs(size - found)
+        (found,) = equations.sums(torch.dot(x, pulled).double()[None])
+        return abs(size - found), size
 
     d = _difference(equations, u, x, image.detach())
-    return _near(d, gap(u, d), equations.norm(d)) or not _differs(equations, u, x, gap)
+    return _near(d, *compared(u, d)) or not _differs(
+        equations, u, x, lambda at, d: compared(at, d)[0]
+    )
 
 
 def direction(equations: Equations, u: torch.Tensor, seed: int) -> torch.Tensor:

@@ -41,27 +41,25 @@ class Bratu(NonlinearProblem):
     def on(self, world: World, dtype: torch.dtype | None = None) -> NonlinearSystem:
         place = self.place(world, dtype)
         pattern, h2 = place.A, self.h**2
-        rows = pattern.pattern.local_rows()
-        here = pattern.pattern.stored_columns() == rows + pattern.layout.start
-        values = pattern.values - 1.0
-        values[here] = 2.0 * self.dimensions
+        diagonal = pattern.pattern.owned.diagonal.long()
+        values = (pattern.values - 1.0).index_fill(0, diagonal, 2.0 * self.dimensions)
         A = pattern.with_values(values)
         lam = place.tensor(self.parameters["lambda"])
-        source: Any = 0.0
+        source: Any = None
         exact = None
         if self.parameters["manufactured"]:
             known = wave(place.points)
             exact = place.tensor(known.value)
-            source = place.tensor(
+            source = h2 * place.tensor(
                 -known.laplacian - self.parameters["lambda"] * np.exp(known.value)
             )
 
         def residual(u: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
-            return A @ u - h2 * (world.replicate(lam) * u.exp() + source)
+            found = A @ u - (h2 * world.replicate(lam)) * u.exp()
+            return found if source is None else found - source
 
         def jacobian(u: torch.Tensor, lam: torch.Tensor) -> DSparseMatrix:
-            reaction = (h2 * lam * u.exp()).index_select(0, rows)
-            return A.with_values(values - reaction.where(here, 0.0))
+            return A.with_values(values.index_add(0, diagonal, (-h2 * lam) * u.exp()))
 
         start = A.values.new_zeros(A.layout.n_owned)
         return NonlinearSystem(A, residual, (lam,), start, jacobian, exact)

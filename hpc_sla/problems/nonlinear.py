@@ -158,6 +158,7 @@ class Placed:
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
         data = np.zeros(len(indices), dtype=numpy_dtype)
         self.A = DSparseMatrix._from_rows(layout, layout, indptr, indices, data)
+        self.A.block_size = block
         self.points = problem.coordinates(p0, p1)
         self._block, self._like = block, self.A.values
         halo = self.A.pattern.plan.halo[::block] // block

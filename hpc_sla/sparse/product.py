@@ -81,6 +81,17 @@ class _Bilinear(Function):
         left, right, ctx.pattern = inputs
         ctx.save_for_backward(left, right)
         ctx.save_for_forward(left, right)
+        # Or torch makes zeros of a tangent that is not there, which would be multiplied.
+        ctx.set_materialize_grads(False)
+        ctx.like = output.shape, output.dtype, output.device
+
+
+def _cotangent(ctx: Any, grad: torch.Tensor | None, *tensors: torch.Tensor) -> torch.Tensor:
+    """What came back, in the graph of `tensors`; zeros for nothing: other ranks may have some."""
+    if grad is None:
+        shape, dtype, device = ctx.like
+        grad = torch.zeros(shape, dtype=dtype, device=device)
+    return keep_in_graph(grad, *tensors)
 
 
 def _sum_tangents(function: Any, ctx: Any, d_left: Any, d_right: Any) -> torch.Tensor:
@@ -106,7 +117,7 @@ class _Product(_Bilinear):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, x = ctx.saved_tensors
-        c = keep_in_graph(grads[0], values, x)
+        c = _cotangent(ctx, grads[0], values, x)
         d_values = _Sample.apply(c, x, ctx.pattern) if ctx.needs_input_grad[0] else None
         d_x = _TransposedProduct.apply(values, c, ctx.pattern) if ctx.needs_input_grad[1] else None
         return d_values, d_x, None
@@ -127,7 +138,7 @@ class _TransposedProduct(_Bilinear):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, g = ctx.saved_tensors
-        c = keep_in_graph(grads[0], values, g)
+        c = _cotangent(ctx, grads[0], values, g)
         d_values = _Sample.apply(g, c, ctx.pattern) if ctx.needs_input_grad[0] else None
         d_g = _Product.apply(values, c, ctx.pattern) if ctx.needs_input_grad[1] else None
         return d_values, d_g, None
@@ -145,7 +156,7 @@ class _Sample(_Bilinear):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         g, x = ctx.saved_tensors
-        c = keep_in_graph(grads[0], g, x)
+        c = _cotangent(ctx, grads[0], g, x)
         d_g = _Product.apply(c, x, ctx.pattern) if ctx.needs_input_grad[0] else None
         d_x = _TransposedProduct.apply(c, g, ctx.pattern) if ctx.needs_input_grad[1] else None
         return d_g, d_x, None

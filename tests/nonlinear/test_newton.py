@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -122,9 +120,10 @@ def test_a_preconditioner_is_kept_as_long_as_it_pays(world, monkeypatch):
     judge = Linearisation.judge
 
     def pretend(self, info):
-        spent.append(info.iterations)
-        worse = 1 + 10 * (self.age == 2)
-        judge(self, replace(info, iterations=worse * info.iterations))
+        iterations, left = self.latest
+        spent.append(iterations)
+        self.latest = (1 + 10 * (self.age == 2)) * iterations, left
+        judge(self, info)
 
     monkeypatch.setattr(Linearisation, "judge", pretend)
     kept, steps = solve(precond="block_jacobi")
@@ -147,8 +146,8 @@ def test_quadratic_tail_and_inexact_solves(world):
     )
     assert loose.converged and loose.iterations <= tight.iterations + 2
     assert sum(loose.inner_iterations) < 0.8 * sum(tight.inner_iterations)
-    assert loose.forcing[0] == 0.5 and max(loose.forcing) <= 0.9
-    assert loose.inner_history[0][-1] <= 0.5 * loose.residual_history[0]
+    assert loose.forcing[0] == 0.3 and max(loose.forcing) <= 0.9
+    assert loose.inner_history[0][-1] <= 0.3 * loose.residual_history[0]
     # Continuation: from the root there is nothing to do, nor much for another lambda.
     _, none = hs.nonlinear_solve(
         system.residual, exact, *system.theta, layout=system.layout, atol=1e-9, **options
