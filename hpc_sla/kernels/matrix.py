@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-CSR, ROWS, PATTERNS, NODES, SHORT, CODED_8, CODED_16 = range(7)
+CSR, ROWS, PATTERNS, NODES, SHORT, CODED_8, CODED_16, SLICED, SLICED_8, SLICED_16 = range(10)
 TILED = 32
 
 

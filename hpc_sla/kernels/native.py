@@ -76,6 +76,9 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
 _OF_PATTERNS: dict[str, tuple[int, int, Any]] = {
     "pack_short": (1, 7, None),
     "pack_nodes": (2, 4, ctypes.c_int64),
+    "slice_rows": (1, 4, ctypes.c_int64),
+    "slice_columns": (1, 9, None),
+    "slice_entries": (3, 5, ctypes.c_int64),
     "minimum_degree": (3, 4, ctypes.c_int64),
     "column_counts": (1, 7, None),
     "hold_back": (1, 7, ctypes.c_int64),
