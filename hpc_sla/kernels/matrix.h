@@ -149,10 +149,24 @@ INLINE int32_t matrix_sliced(const hpc_sla_matrix *A, int64_t i, int64_t *at,
     return ((const uint8_t *)A->parts[7])[window * SHORT_ROWS + place];
 }
 
+/* The column of entry e of such a row. */
+#define IN_SLICE(columns, e)                                                                     \
+    ((columns).near ? (columns).base + (columns).near[(e) * SLICE] : (columns).far[(e) * SLICE])
+
 /* Row i: how many entries, and where their columns (ascending) and values are. They may be written
  * to the caller's room, which must hold the longest row; `near` is the caller's too, 0 before the
  * first row, and makes the next rows quick to find. */
 #define DEFINE_MATRIX_ROW(T, NAME)                                                               \
+    /* Entry e of a row of MATRIX_SLICED whose first one is at `at`. */                          \
+    INLINE T sliced_##NAME(const hpc_sla_matrix *A, int64_t at, int32_t e)                       \
+    {                                                                                            \
+        const T *d = A->parts[8];                                                                \
+        at += e * SLICE;                                                                         \
+        return A->form == MATRIX_SLICED     ? ((const T *)A->parts[1])[at]                       \
+               : A->form == MATRIX_SLICED_8 ? d[((const uint8_t *)A->parts[1])[at]]              \
+                                            : d[((const uint16_t *)A->parts[1])[at]];            \
+    }                                                                                            \
+                                                                                                 \
     INLINE int32_t matrix_row_##NAME(const hpc_sla_matrix *A, int64_t i, int64_t *near,          \
                                      int32_t *index_room, T *value_room, const int32_t **indices,\
                                      const T **values)                                           \
@@ -180,14 +194,8 @@ INLINE int32_t matrix_sliced(const hpc_sla_matrix *A, int64_t i, int64_t *at,
             hpc_sla_columns c;                                                                   \
             int64_t at;                                                                          \
             const int32_t length = matrix_sliced(A, i, &at, &c);                                 \
-            const T *d = A->parts[8];                                                            \
             for (int32_t e = 0; e < length; ++e)                                                 \
-                index_room[e] = c.near ? c.base + c.near[e * SLICE] : c.far[e * SLICE];          \
-            for (int32_t e = 0; e < length; ++e, at += SLICE)                                    \
-                value_room[e] = A->form == MATRIX_SLICED ? ((const T *)A->parts[1])[at]          \
-                                : A->form == MATRIX_SLICED_8                                     \
-                                    ? d[((const uint8_t *)A->parts[1])[at]]                      \
-                                    : d[((const uint16_t *)A->parts[1])[at]];                    \
+                index_room[e] = IN_SLICE(c, e), value_room[e] = sliced_##NAME(A, at, e);         \
             *indices = index_room, *values = value_room;                                         \
             return length;                                                                       \
         }                                                                                        \

@@ -10,6 +10,7 @@ import torch
 
 CSR, ROWS, PATTERNS, NODES, SHORT, CODED_8, CODED_16, SLICED, SLICED_8, SLICED_16 = range(10)
 TILED = 32
+IN_SLICES = SLICED, SLICED_8, SLICED_16
 
 
 class RankMatrix(Protocol):

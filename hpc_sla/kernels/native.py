@@ -48,6 +48,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "tally": (2, 8, None),
     "mirror": (2, 7, ctypes.c_int64),
     "mirror_kinds": (1, 4, ctypes.c_int64),
+    "mirror_slices": (1, 5, ctypes.c_int64),
     "connected": (2, 4, None),
     "hessenberg_complete": (3, 4, None),
     "hessenberg_solve": (3, 5, ctypes.c_int64),

@@ -14,6 +14,7 @@ from hpc_sla.kernels.csr import CsrPattern, csr_matmul_reference
 from hpc_sla.kernels.matrix import (
     CODED_8,
     CODED_16,
+    IN_SLICES,
     NODES,
     PATTERNS,
     ROWS,
@@ -52,7 +53,6 @@ _FORMS = {
     SLICED_8: "sliced 8",
     SLICED_16: "sliced 16",
 }
-_IN_SLICES = (SLICED, SLICED_8, SLICED_16)
 
 
 class Packed:
@@ -153,7 +153,7 @@ class Packed:
                 place = 1 if self.matrix.form == SHORT else -1
                 return mine[place].data_ptr() == values.data_ptr()
             whole, bits = _BITS[self.dtype], mine[-1].numpy()
-            if self.matrix.form in _IN_SLICES:
+            if self.matrix.form in IN_SLICES:
                 return np.array_equal(self.csr()[2].view(whole), values.numpy().view(whole))
             found = bits.view(whole)[mine[1].numpy()]
             return bool(np.array_equal(found, values.numpy().view(whole)))
@@ -199,7 +199,7 @@ class Packed:
             indices = np.empty(self.nnz, np.int32)
             indices[close], indices[~close] = near + bases[row[close] // 256], far
             return indptr, indices, dictionary[0][values] if dictionary else values
-        if form in _IN_SLICES:
+        if form in IN_SLICES:
             return self._from_slices()
         if form == NODES:
             starts, nodes, values = parts
@@ -248,7 +248,7 @@ class Packed:
     def _longest(self) -> int:
         """At least as many entries as any row has."""
         form, parts = self.matrix.form, self._arrays()
-        if form in _IN_SLICES:
+        if form in IN_SLICES:
             return int(parts[7].max(initial=0))
         edges = parts[2] if form in (ROWS, PATTERNS) else parts[0]
         return int(np.diff(edges).max(initial=0)) * (self.matrix.block if form == NODES else 1)
@@ -314,14 +314,25 @@ class Packer:
             self._dictionary, self._repeats = None, False
 
     def finish(self) -> Packed | None:
-        """The matrix as a dictionary of rows, or None where that does not pay: `csr` has it.
+        """The matrix in the form that suits it, or None where none pays: `csr` has it.
 
-        The other forms are made of values that are there anyway: `Packed.of`.
+        Forms that need the values to be there anyway are left to `Packed.of`.
         """
         if self._dictionary is not None:
             packed = self._taken()
             if packed.pays():
                 return packed
+        if not self._repeats and native.LIBRARY is not None:
+            self._plain = [_joined(self._plain)]
+            indptr, indices, values = self._plain[0]
+            if indptr[-1] >= 1 << 31:
+                return None
+            tensors = torch.from_numpy(indptr.astype(np.int32)), torch.from_numpy(indices)
+            pattern = CsrPattern(*tensors, self.n_columns)
+            pattern._cache["rows repeat"] = False
+            found = Packed.of(pattern, torch.from_numpy(values))
+            if found is not None and not found.refers:
+                return found
         return None
 
     def csr(self) -> Csr:
