@@ -2,6 +2,7 @@
  * and holds the plain versions they are tested against. Sums are of doubles.
  */
 #include <math.h>
+#include <string.h>
 
 #include "matrix.h"
 
@@ -145,6 +146,44 @@ INLINE int64_t root_of(int64_t *restrict label, int64_t i)
                 const T image = c < stop && indices[c] == i ? values[c++] : 0;                   \
                 cursor[j] = c;                                                                   \
                 compare(&found, values[e], image, i, j, scale, aside);                           \
+            }                                                                                    \
+        }                                                                                        \
+        worst[0] = found.worst;                                                                  \
+        worst[1] = found.worst_rest;                                                             \
+        return found.unmatched;                                                                  \
+    }                                                                                            \
+                                                                                                 \
+    /* The same of MATRIX_SLICED, whose cursors count from the first entry of a row. */          \
+    int64_t hpc_sla_mirror_slices_##NAME(int64_t k, const hpc_sla_matrix *A,                     \
+                                         const double *restrict scale,                           \
+                                         const uint8_t *restrict aside,                          \
+                                         int32_t *restrict cursor, double *restrict worst)       \
+    {                                                                                            \
+        asymmetry found = {0, 0, 0};                                                             \
+        (void)k;                                                                                 \
+        memset(cursor, 0, A->rows * sizeof(int32_t));                                            \
+        for (int64_t i = 0; i < A->rows; ++i) {                                                  \
+            hpc_sla_columns here, there;                                                         \
+            int64_t at, other;                                                                   \
+            const int32_t end = matrix_sliced(A, i, &at, &here);                                 \
+            for (int32_t e = 1; e < end; ++e)                                                    \
+                if (IN_SLICE(here, e) <= IN_SLICE(here, e - 1))                                  \
+                    return -1;                                                                   \
+            int32_t e = cursor[i];                                                               \
+            for (; e < end && IN_SLICE(here, e) < i; ++e)                                        \
+                compare(&found, sliced_##NAME(A, at, e), 0, i, IN_SLICE(here, e), scale, aside); \
+            if (e < end && IN_SLICE(here, e) == i)                                               \
+                ++e;                                                                             \
+            for (; e < end; ++e) {                                                               \
+                const int32_t j = IN_SLICE(here, e), stop = matrix_sliced(A, j, &other, &there); \
+                int32_t c = cursor[j];                                                           \
+                for (; c < stop && IN_SLICE(there, c) < i; ++c)                                  \
+                    compare(&found, sliced_##NAME(A, other, c), 0, j, IN_SLICE(there, c), scale, \
+                            aside);                                                              \
+                const int meets = c < stop && IN_SLICE(there, c) == i;                           \
+                const T image = meets ? sliced_##NAME(A, other, c) : 0;                          \
+                cursor[j] = c + meets;                                                           \
+                compare(&found, sliced_##NAME(A, at, e), image, i, j, scale, aside);             \
             }                                                                                    \
         }                                                                                        \
         worst[0] = found.worst;                                                                  \

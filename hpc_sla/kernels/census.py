@@ -13,7 +13,7 @@ import torch
 from hpc_sla.kernels import native
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.entries import call, plain
-from hpc_sla.kernels.matrix import ROWS
+from hpc_sla.kernels.matrix import IN_SLICES, ROWS
 from hpc_sla.kernels.packed import Packed
 
 
@@ -235,9 +235,14 @@ def asymmetry(
         worst, found = np.empty(2), -1
         if values.matrix.form == ROWS:
             found = call("mirror_kinds", values, 1, (scale, aside, worst), rooms=False)
+        elif values.matrix.form in IN_SLICES:
+            cursor = np.empty(values.n_rows, dtype=np.int32)
+            found = call("mirror_slices", values, 1, (scale, aside, cursor, worst), rooms=False)
         if found >= 0:
             return Asymmetry(float(worst[0]), float(worst[1]), found)
-        block, values = block.at_hand(), values.csr()[2]
+        indptr, indices, values = values.csr()
+        tensors = torch.from_numpy(indptr.astype(np.int32)), torch.from_numpy(indices)
+        block = CsrPattern(*tensors, block.n_columns)
     if native.LIBRARY is not None:
         worst, cursor = np.empty(2), np.empty(block.n_rows, dtype=np.int32)
         unmatched = _call("mirror", block, values, scale, aside, cursor, worst)

@@ -12,11 +12,17 @@ enum {
     MATRIX_SHORT = 4,
     MATRIX_CODED_8 = 5,
     MATRIX_CODED_16 = 6,
+    MATRIX_SLICED = 7,
+    MATRIX_SLICED_8 = 8,
+    MATRIX_SLICED_16 = 9,
     MATRIX_TILED = 32,
 };
 
-/* Rows that share a base in MATRIX_SHORT. */
+/* Rows that share a base in MATRIX_SHORT: a window. */
 #define SHORT_ROWS 256
+/* Rows of a slice of MATRIX_SLICED, and slices of a window. */
+#define SLICE 8
+#define SLICES (SHORT_ROWS / SLICE)
 
 /* As `hpc_sla.kernels.matrix.Matrix` lays it out. */
 typedef struct {
@@ -38,6 +44,13 @@ typedef struct {
      * or ~ where they are among the one after that, int32, of which the columns are too far apart.
      * MATRIX_CODED_8 and _16: the same with uint8 or uint16 in place of the values, which are
      * places in the last part, the values that there are.
+     * MATRIX_SLICED (SELL-C-sigma of Kreutzer et al. 2014): the rows of each window by their
+     * lengths, the longest first, SLICE of them side by side: where slices begin (int32), values,
+     * and the last four of MATRIX_SHORT, then where in its window each row went (uint8 [rows]),
+     * and how long the one at each place is (uint8 [rows]). The first entries of a slice's rows,
+     * then the second ones, and so on; of a shorter row 0 times the last one's column. `block` is
+     * SHORT_ROWS.
+     * MATRIX_SLICED_8 and _16: with codes, as above.
      * MATRIX_TILED, for transfer.c alone: as MATRIX_CSR of dense tiles, and their size (int64 [2]):
      * the columns and rows of one, whose entries come column by column. */
     const void *parts[12];
@@ -99,19 +112,18 @@ INLINE int64_t matrix_run(const int32_t *starts, int64_t i, int64_t near)
     return near;
 }
 
-/* Where entry `at` of a row of MATRIX_SHORT has its column: as the base, and 16 or 32 bits. */
+/* Where columns begin in MATRIX_SHORT and _SLICED: a base and 16 bits, or 32 bits. */
 typedef struct {
     int32_t base;
     const uint16_t *near;
     const int32_t *far;
 } hpc_sla_columns;
 
-INLINE hpc_sla_columns matrix_columns(const hpc_sla_matrix *A, int64_t i)
+/* `skip` entries into a window. */
+INLINE hpc_sla_columns matrix_window(const hpc_sla_matrix *A, int64_t window, int64_t skip)
 {
-    const int32_t *indptr = A->parts[0];
-    const int64_t block = i / SHORT_ROWS, skip = indptr[i] - indptr[block * SHORT_ROWS];
-    const int32_t place = ((const int32_t *)A->parts[3])[block];
-    hpc_sla_columns found = {((const int32_t *)A->parts[2])[block], NULL, NULL};
+    const int32_t place = ((const int32_t *)A->parts[3])[window];
+    hpc_sla_columns found = {((const int32_t *)A->parts[2])[window], NULL, NULL};
     if (place >= 0)
         found.near = (const uint16_t *)A->parts[4] + place + skip;
     else
@@ -119,10 +131,42 @@ INLINE hpc_sla_columns matrix_columns(const hpc_sla_matrix *A, int64_t i)
     return found;
 }
 
+INLINE hpc_sla_columns matrix_columns(const hpc_sla_matrix *A, int64_t i)
+{
+    const int32_t *indptr = A->parts[0];
+    const int64_t window = i / SHORT_ROWS;
+    return matrix_window(A, window, indptr[i] - indptr[window * SHORT_ROWS]);
+}
+
+/* Row i of MATRIX_SLICED: how many entries, the first one, and the first one's column. */
+INLINE int32_t matrix_sliced(const hpc_sla_matrix *A, int64_t i, int64_t *at,
+                             hpc_sla_columns *columns)
+{
+    const int32_t *starts = A->parts[0];
+    const int64_t window = i / SHORT_ROWS, place = ((const uint8_t *)A->parts[6])[i];
+    *at = starts[window * SLICES + place / SLICE] + place % SLICE;
+    *columns = matrix_window(A, window, *at - starts[window * SLICES]);
+    return ((const uint8_t *)A->parts[7])[window * SHORT_ROWS + place];
+}
+
+/* The column of entry e of such a row. */
+#define IN_SLICE(columns, e)                                                                     \
+    ((columns).near ? (columns).base + (columns).near[(e) * SLICE] : (columns).far[(e) * SLICE])
+
 /* Row i: how many entries, and where their columns (ascending) and values are. They may be written
  * to the caller's room, which must hold the longest row; `near` is the caller's too, 0 before the
  * first row, and makes the next rows quick to find. */
 #define DEFINE_MATRIX_ROW(T, NAME)                                                               \
+    /* Entry e of a row of MATRIX_SLICED whose first one is at `at`. */                          \
+    INLINE T sliced_##NAME(const hpc_sla_matrix *A, int64_t at, int32_t e)                       \
+    {                                                                                            \
+        const T *d = A->parts[8];                                                                \
+        at += e * SLICE;                                                                         \
+        return A->form == MATRIX_SLICED     ? ((const T *)A->parts[1])[at]                       \
+               : A->form == MATRIX_SLICED_8 ? d[((const uint8_t *)A->parts[1])[at]]              \
+                                            : d[((const uint16_t *)A->parts[1])[at]];            \
+    }                                                                                            \
+                                                                                                 \
     INLINE int32_t matrix_row_##NAME(const hpc_sla_matrix *A, int64_t i, int64_t *near,          \
                                      int32_t *index_room, T *value_room, const int32_t **indices,\
                                      const T **values)                                           \
@@ -144,6 +188,15 @@ INLINE hpc_sla_columns matrix_columns(const hpc_sla_matrix *A, int64_t i)
             const T *v = (const T *)A->parts[4] + begin * lanes + r;                             \
             for (int32_t e = 0; e < length; ++e)                                                 \
                 value_room[e] = v[e * lanes];                                                    \
+            return length;                                                                       \
+        }                                                                                        \
+        if (A->form >= MATRIX_SLICED && A->form <= MATRIX_SLICED_16) {                           \
+            hpc_sla_columns c;                                                                   \
+            int64_t at;                                                                          \
+            const int32_t length = matrix_sliced(A, i, &at, &c);                                 \
+            for (int32_t e = 0; e < length; ++e)                                                 \
+                index_room[e] = IN_SLICE(c, e), value_room[e] = sliced_##NAME(A, at, e);         \
+            *indices = index_room, *values = value_room;                                         \
             return length;                                                                       \
         }                                                                                        \
         const int32_t *indptr = A->parts[0];                                                     \

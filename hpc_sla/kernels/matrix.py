@@ -8,8 +8,9 @@ from typing import Protocol
 
 import torch
 
-CSR, ROWS, PATTERNS, NODES, SHORT, CODED_8, CODED_16 = range(7)
+CSR, ROWS, PATTERNS, NODES, SHORT, CODED_8, CODED_16, SLICED, SLICED_8, SLICED_16 = range(10)
 TILED = 32
+IN_SLICES = SLICED, SLICED_8, SLICED_16
 
 
 class RankMatrix(Protocol):

@@ -48,6 +48,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "tally": (2, 8, None),
     "mirror": (2, 7, ctypes.c_int64),
     "mirror_kinds": (1, 4, ctypes.c_int64),
+    "mirror_slices": (1, 5, ctypes.c_int64),
     "connected": (2, 4, None),
     "hessenberg_complete": (3, 4, None),
     "hessenberg_solve": (3, 5, ctypes.c_int64),
@@ -76,6 +77,9 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
 _OF_PATTERNS: dict[str, tuple[int, int, Any]] = {
     "pack_short": (1, 7, None),
     "pack_nodes": (2, 4, ctypes.c_int64),
+    "slice_rows": (1, 4, ctypes.c_int64),
+    "slice_columns": (1, 9, None),
+    "slice_entries": (3, 5, ctypes.c_int64),
     "minimum_degree": (3, 4, ctypes.c_int64),
     "column_counts": (1, 7, None),
     "hold_back": (1, 7, ctypes.c_int64),

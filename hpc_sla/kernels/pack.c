@@ -169,6 +169,106 @@ void hpc_sla_pack_short(int64_t n, const int32_t *indptr, const int32_t *indices
     }
 }
 
+/* Places, lengths and starts of MATRIX_SLICED, windows of rows one after another. Returns how many
+ * entries there will be, or -1 where a row has more than a byte can say. */
+int64_t hpc_sla_slice_rows(int64_t n, const int32_t *indptr, uint8_t *places, uint8_t *lengths,
+                           int32_t *starts)
+{
+    int64_t entries = 0, slice = 0;
+    for (int64_t first = 0; first < n; first += SHORT_ROWS) {
+        const int64_t rows = n - first < SHORT_ROWS ? n - first : SHORT_ROWS;
+        int32_t next[UINT8_MAX + 1] = {0};
+        for (int64_t i = first; i < first + rows; ++i) {
+            const int32_t length = indptr[i + 1] - indptr[i];
+            if (length > UINT8_MAX)
+                return -1;
+            ++next[length];
+        }
+        for (int32_t length = UINT8_MAX, before = 0; length >= 0; --length) {
+            const int32_t here = next[length];
+            next[length] = before;
+            before += here;
+        }
+        for (int64_t i = first; i < first + rows; ++i) {
+            const int32_t length = indptr[i + 1] - indptr[i];
+            places[i] = (uint8_t)next[length];
+            lengths[first + next[length]++] = (uint8_t)length;
+        }
+        for (int64_t p = 0; p < rows; p += SLICE) {
+            if (entries > INT32_MAX - SLICE * UINT8_MAX)
+                return -1;
+            starts[slice++] = (int32_t)entries;
+            entries += SLICE * (int64_t)lengths[first + p];
+        }
+    }
+    starts[slice] = (int32_t)entries;
+    return entries;
+}
+
+/* Entry e of row i of MATRIX_SLICED is at slice_row(...) + e SLICE. */
+INLINE int64_t slice_row(int64_t i, const uint8_t *places, const int32_t *starts)
+{
+    return starts[i / SHORT_ROWS * SLICES + places[i] / SLICE] + places[i] % SLICE;
+}
+
+/* The parts of MATRIX_SLICED from the third to the sixth; as hpc_sla_pack_short. */
+void hpc_sla_slice_columns(int64_t n, const int32_t *indptr, const int32_t *indices,
+                           const uint8_t *places, const int32_t *starts, int32_t *bases,
+                           int32_t *windows, uint16_t *near, int32_t *far, int64_t *counts)
+{
+    for (int64_t first = 0, window = 0; first < n; first += SHORT_ROWS, ++window) {
+        const int64_t last = first + SHORT_ROWS < n ? first + SHORT_ROWS : n;
+        const int32_t *slices = starts + window * SLICES;
+        const int32_t begin = slices[0], end = slices[(last - first + SLICE - 1) / SLICE];
+        int32_t lowest = INT32_MAX, highest = 0;
+        for (int32_t e = indptr[first]; e < indptr[last]; ++e) {
+            lowest = indices[e] < lowest ? indices[e] : lowest;
+            highest = indices[e] > highest ? indices[e] : highest;
+        }
+        const int32_t base = bases[window] = lowest < highest ? lowest : highest;
+        const int fits = highest - base <= UINT16_MAX;
+        windows[window] = (int32_t)(fits ? counts[0] : ~counts[1]);
+        for (int32_t e = begin; e < end; ++e)
+            if (fits)
+                near[counts[0] + e - begin] = 0;
+            else
+                far[counts[1] + e - begin] = base;
+        for (int64_t i = first; i < last; ++i) {
+            const int64_t at = slice_row(i, places, starts) - begin;
+            const int32_t longest = slices[places[i] / SLICE + 1] - slices[places[i] / SLICE];
+            const int32_t length = indptr[i + 1] - indptr[i];
+            for (int32_t e = 0; length && e < longest / SLICE; ++e) {
+                const int32_t column = indices[indptr[i] + (e < length ? e : length - 1)];
+                if (fits)
+                    near[counts[0] + at + e * SLICE] = (uint16_t)(column - base);
+                else
+                    far[counts[1] + at + e * SLICE] = column;
+            }
+        }
+        counts[!fits] += end - begin;
+    }
+}
+
+/* Entries of the rows, one after another, of 4 or 8 bytes each, to their places in slices, which
+ * hold zeros; or whether they are what is there: 0 if not. */
+int64_t hpc_sla_slice_entries(int64_t n, int64_t size, int64_t compare, const uint8_t *places,
+                              const uint8_t *lengths, const int32_t *starts, const char *entries,
+                              char *slices)
+{
+    for (int64_t i = 0; i < n; ++i) {
+        char *to = slices + slice_row(i, places, starts) * size;
+        const int32_t length = lengths[i - i % SHORT_ROWS + places[i]];
+        for (int32_t e = 0; e < length; ++e, entries += size, to += SLICE * size)
+            if (!compare && size == 8)
+                memcpy(to, entries, 8);
+            else if (!compare)
+                memcpy(to, entries, 4);
+            else if (memcmp(to, entries, size))
+                return 0;
+    }
+    return 1;
+}
+
 /* Of nodes of b rows each with the same columns, full blocks of b x b: where each node begins among
  * the columns' nodes, and these. Returns 0 where the matrix is not like that. */
 int64_t hpc_sla_pack_nodes(int64_t n, int64_t b, const int32_t *indptr, const int32_t *indices,

@@ -13,6 +13,9 @@
     DEFINE_SHORT(T, NAME)                                                                        \
     DEFINE_NODES(T, NAME)                                                                        \
     DEFINE_PATTERNS(T, NAME)                                                                     \
+    void hpc_sla_span_slices_##NAME(const hpc_sla_matrix *A, int64_t first, int64_t last,        \
+                                    int64_t width, int64_t k, const T *x, T *out,                \
+                                    int64_t stride);                                             \
                                                                                                  \
     INLINE void span_##NAME(const hpc_sla_matrix *A, int64_t *near, int64_t first, int64_t last, \
                             int64_t width, int64_t k, const T *restrict x, T *restrict out,      \
@@ -31,6 +34,8 @@
             span_nodes_##NAME(A, 4, first, last, width, k, x, out, stride);                      \
         else if (A->form == MATRIX_NODES)                                                        \
             span_nodes_##NAME(A, b, first, last, width, k, x, out, stride);                      \
+        else if (A->form >= MATRIX_SLICED)                                                       \
+            hpc_sla_span_slices_##NAME(A, first, last, width, k, x, out, stride);                \
         else                                                                                     \
             span_short_##NAME(A, first, last, width, k, x, out, stride);                         \
     }                                                                                            \

@@ -14,14 +14,20 @@ from hpc_sla.kernels.csr import CsrPattern, csr_matmul_reference
 from hpc_sla.kernels.matrix import (
     CODED_8,
     CODED_16,
+    IN_SLICES,
     NODES,
     PATTERNS,
     ROWS,
     SHORT,
+    SLICED,
+    SLICED_8,
+    SLICED_16,
     Matrix,
 )
 from hpc_sla.kernels.packing import (
     NUMPY,
+    SLICE,
+    WINDOW,
     Csr,
     Dictionary,
     coded,
@@ -29,6 +35,7 @@ from hpc_sla.kernels.packing import (
     function,
     node_of,
     plainly,
+    same_slices,
 )
 
 # Of the bytes of plain CSR: with more there is little to gain.
@@ -42,6 +49,9 @@ _FORMS = {
     SHORT: "short",
     CODED_8: "coded 8",
     CODED_16: "coded 16",
+    SLICED: "sliced",
+    SLICED_8: "sliced 8",
+    SLICED_16: "sliced 16",
 }
 
 
@@ -113,7 +123,7 @@ class Packed:
         if dtype == self.dtype:
             return self
         old, parts = self.matrix, list(self.matrix.tensors)
-        place = 1 if old.form == SHORT else -1
+        place = 1 if old.form in (SHORT, SLICED) else -1
         parts[place] = parts[place].to(dtype)
         matrix = Matrix(old.form, old.rows, old.columns, old.entries, parts, old.block)
         return Packed(matrix, dtype)
@@ -137,10 +147,14 @@ class Packed:
         """Whether these [nnz], in the order of the rows, are its values to the bit. Local."""
         if self.matrix.form != ROWS:
             mine = self.matrix.tensors
+            if self.matrix.form == SLICED:
+                return same_slices(values, self.matrix)
             if self.refers:
                 place = 1 if self.matrix.form == SHORT else -1
                 return mine[place].data_ptr() == values.data_ptr()
             whole, bits = _BITS[self.dtype], mine[-1].numpy()
+            if self.matrix.form in IN_SLICES:
+                return np.array_equal(self.csr()[2].view(whole), values.numpy().view(whole))
             found = bits.view(whole)[mine[1].numpy()]
             return bool(np.array_equal(found, values.numpy().view(whole)))
         pointers = (self.matrix.address, values.data_ptr())
@@ -185,6 +199,8 @@ class Packed:
             indices = np.empty(self.nnz, np.int32)
             indices[close], indices[~close] = near + bases[row[close] // 256], far
             return indptr, indices, dictionary[0][values] if dictionary else values
+        if form in IN_SLICES:
+            return self._from_slices()
         if form == NODES:
             starts, nodes, values = parts
             lengths = np.diff(starts)
@@ -209,6 +225,22 @@ class Packed:
         values = kept[0].reshape(len(offsets), -1)[entry, part[row]]
         return indptr, indices.astype(np.int32), values
 
+    def _from_slices(self) -> Csr:
+        starts, values, bases, places, near, far, order, lengths, *dictionary = self._arrays()
+        row = np.arange(self.n_rows)
+        window, place = row // WINDOW, order.astype(np.int64)
+        length = lengths[window * WINDOW + place].astype(np.int64)
+        indptr = np.concatenate([[0], np.cumsum(length)])
+        slice_ = window * (WINDOW // SLICE) + place // SLICE
+        e = np.arange(indptr[-1]) - np.repeat(indptr[:-1], length)
+        at = np.repeat(starts[slice_] + place % SLICE, length) + e * SLICE
+        window = np.repeat(window, length)
+        skip, close = at - starts[window * (WINDOW // SLICE)], places[window] >= 0
+        indices = np.empty(len(at), np.int32)
+        indices[close] = near[(places[window] + skip)[close]] + bases[window[close]]
+        indices[~close] = far[(~places[window] + skip)[~close]]
+        return indptr, indices, dictionary[0][values[at]] if dictionary else values[at]
+
     def _arrays(self) -> list[np.ndarray]:
         return [tensor.numpy() for tensor in self.matrix.tensors]
 
@@ -216,6 +248,8 @@ class Packed:
     def _longest(self) -> int:
         """At least as many entries as any row has."""
         form, parts = self.matrix.form, self._arrays()
+        if form in IN_SLICES:
+            return int(parts[7].max(initial=0))
         edges = parts[2] if form in (ROWS, PATTERNS) else parts[0]
         return int(np.diff(edges).max(initial=0)) * (self.matrix.block if form == NODES else 1)
 
@@ -280,14 +314,25 @@ class Packer:
             self._dictionary, self._repeats = None, False
 
     def finish(self) -> Packed | None:
-        """The matrix as a dictionary of rows, or None where that does not pay: `csr` has it.
+        """The matrix in the form that suits it, or None where none pays: `csr` has it.
 
-        The other forms are made of values that are there anyway: `Packed.of`.
+        Forms that need the values to be there anyway are left to `Packed.of`.
         """
         if self._dictionary is not None:
             packed = self._taken()
             if packed.pays():
                 return packed
+        if not self._repeats and native.LIBRARY is not None:
+            self._plain = [_joined(self._plain)]
+            indptr, indices, values = self._plain[0]
+            if indptr[-1] >= 1 << 31:
+                return None
+            tensors = torch.from_numpy(indptr.astype(np.int32)), torch.from_numpy(indices)
+            pattern = CsrPattern(*tensors, self.n_columns)
+            pattern._cache["rows repeat"] = False
+            found = Packed.of(pattern, torch.from_numpy(values))
+            if found is not None and not found.refers:
+                return found
         return None
 
     def csr(self) -> Csr:

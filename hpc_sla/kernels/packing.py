@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from hpc_sla.kernels import native
+from hpc_sla.kernels import native, pages
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.matrix import (
     CODED_8,
@@ -16,6 +17,9 @@ from hpc_sla.kernels.matrix import (
     PATTERNS,
     ROWS,
     SHORT,
+    SLICED,
+    SLICED_8,
+    SLICED_16,
     Matrix,
 )
 
@@ -24,8 +28,10 @@ _LARGEST_NODE = 6
 # Kinds that a dictionary may have, and rows that are looked at to find nodes.
 _KINDS = 1 << 20
 _LOOK = 240
-# Rows that share a base: SHORT_ROWS of matrix.h.
-_SHORT_ROWS = 256
+# Rows of a window and of a slice: SHORT_ROWS and SLICE of matrix.h.
+WINDOW, SLICE = 256, 8
+# With more entries that are not there, slices are not the better.
+_PADDED = 1.1
 # Values that a dictionary of values may have: as many as the first cache holds.
 _VALUES = 4096
 
@@ -130,16 +136,31 @@ def dictionary_of(pattern: CsrPattern, values: torch.Tensor) -> Matrix | None:
 
 def coded(pattern: CsrPattern, values: torch.Tensor) -> Matrix | None:
     """With 16-bit columns, and values by a dictionary; None where there are too many. Local."""
-    nnz, dtype = pattern.nnz, values.dtype
-    for form, wide, limit in ((CODED_8, 0, 256), (CODED_16, 1, _VALUES)):
-        codes = np.empty(nnz, np.uint16 if wide else np.uint8)
+    shape = pattern.n_rows, pattern.n_columns, pattern.nnz
+    found = _codes(values)
+    if found is None:
+        return None
+    slices = _slices(pattern)
+    if slices is not None:
+        found = _codes(in_slices(values, slices)) or found  # what is not there is a value, too
+    wide, codes, kept = found
+    if slices is not None and len(codes) == slices[0][-1]:
+        form, parts = (SLICED_16 if wide else SLICED_8), (slices[0], codes, *slices[1:], kept)
+        return Matrix(form, *shape, parts, WINDOW)
+    parts = (pattern.indptr, codes, *_short(pattern), kept)
+    return Matrix(CODED_16 if wide else CODED_8, *shape, parts)
+
+
+def _codes(values: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor] | None:
+    """Whether in 16 bits, the code of each value, and what codes stand for; None of too many."""
+    count, dtype = values.numel(), values.dtype
+    for wide, limit in ((0, 256), (1, _VALUES)):
+        codes = np.empty(count, np.uint16 if wide else np.uint8)
         kept, table = np.empty(limit, NUMPY[dtype]), np.full(4 * limit, -1, np.int32)
         pointers = (a.ctypes.data for a in (values.numpy(), codes, kept, table))
-        count = function("pack_codes", dtype)(nnz, limit, len(table), wide, *pointers)
-        if count:
-            plain = (pattern.indptr, torch.from_numpy(codes), *_short(pattern))
-            parts = (*plain, torch.from_numpy(kept[:count].copy()))
-            return Matrix(form, pattern.n_rows, pattern.n_columns, nnz, parts)
+        found = function("pack_codes", dtype)(count, limit, len(table), wide, *pointers)
+        if found:
+            return wide, torch.from_numpy(codes), torch.from_numpy(kept[:found].copy())
     return None
 
 
@@ -151,7 +172,9 @@ def plainly(pattern: CsrPattern, values: torch.Tensor) -> Matrix:
     if "columns" not in pattern._cache:
         pattern._cache["columns"] = _columns(pattern)
     form, parts, node = cast(Columns, pattern._cache["columns"])
-    place = 1 if form == SHORT else len(parts)
+    if form == SLICED:
+        values = in_slices(values, parts)
+    place = 1 if form in (SHORT, SLICED) else len(parts)
     parts = (*parts[:place], values, *parts[place:])
     return Matrix(form, pattern.n_rows, pattern.n_columns, pattern.nnz, parts, node)
 
@@ -171,19 +194,70 @@ def _columns(pattern: CsrPattern) -> Columns:
         parts = dictionary.parts()
         return PATTERNS, (*parts, pattern.indptr[parts[0][:-1].long()]), 1
     pattern._cache["rows repeat"] = node > 1
+    slices = _slices(pattern)
+    if slices is not None:
+        return SLICED, slices, WINDOW
     return SHORT, (pattern.indptr, *_short(pattern)), 1
 
 
+def in_slices(values: torch.Tensor, slices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Values [nnz] where `SLICED` has them; `slices` are its parts but for these. Local."""
+    made = pages.empty((int(slices[0][-1]),), values).zero_()
+    _slice_entries(False, values, made, slices)
+    return made
+
+
+def same_slices(values: torch.Tensor, matrix: Matrix) -> bool:
+    """Whether these [nnz] are a `SLICED` matrix's values, to the bit. Local."""
+    starts, mine, *rest = matrix.tensors
+    return bool(_slice_entries(True, values, mine, (starts, *rest)))
+
+
+def _slice_entries(
+    compare: bool, values: torch.Tensor, mine: torch.Tensor, slices: Sequence[torch.Tensor]
+) -> int | None:
+    starts, _, _, _, _, places, lengths = slices
+    arrays = (t.numpy() for t in (places, lengths, starts, values, mine))
+    numbers = (len(places), values.element_size(), int(compare))
+    return native.call_of_pattern("slice_entries", *numbers, *arrays)
+
+
+def _slices(pattern: CsrPattern) -> tuple[torch.Tensor, ...] | None:
+    """The parts of `SLICED` but for the values; None where rows are too uneven. Made once."""
+    if "slices" not in pattern._cache:
+        pattern._cache["slices"] = _sliced(pattern)
+    return cast("tuple[torch.Tensor, ...] | None", pattern._cache["slices"])
+
+
+def _sliced(pattern: CsrPattern) -> tuple[torch.Tensor, ...] | None:
+    n, indptr, indices = pattern.n_rows, pattern.indptr.numpy(), pattern.indices.numpy()
+    places, lengths = np.empty(n, np.uint8), np.empty(n, np.uint8)
+    starts = np.empty(-(-n // SLICE) + 1, np.int32)
+    count = native.call_of_pattern("slice_rows", n, indptr, places, lengths, starts)
+    assert count is not None
+    if not 0 <= count <= _PADDED * pattern.nnz:
+        return None
+    arrays = (indptr, indices, places, starts)
+    columns = _in_windows("slice_columns", n, count, arrays)
+    return tuple(torch.from_numpy(array) for array in (starts, *columns, places, lengths))
+
+
 def _short(pattern: CsrPattern) -> tuple[torch.Tensor, ...]:
-    """The parts of `SHORT` behind the values."""
+    """The parts of `SHORT` behind the values. Made once."""
     if "short" not in pattern._cache:
-        indptr, indices = pattern.indptr.numpy(), pattern.indices.numpy()
-        blocks = -(-pattern.n_rows // _SHORT_ROWS)
-        bases, places = np.empty(blocks, np.int32), np.empty(blocks, np.int32)
-        near, far = np.empty(pattern.nnz, np.uint16), np.empty(pattern.nnz, np.int32)
-        counts = np.zeros(2, dtype=np.int64)
-        arrays = (indptr, indices, bases, places, near, far, counts)
-        native.call_of_pattern("pack_short", pattern.n_rows, *arrays)
-        kept = (bases, places, near[: counts[0]].copy(), far[: counts[1]].copy())
-        pattern._cache["short"] = tuple(torch.from_numpy(array) for array in kept)
+        arrays = pattern.indptr.numpy(), pattern.indices.numpy()
+        columns = _in_windows("pack_short", pattern.n_rows, pattern.nnz, arrays)
+        pattern._cache["short"] = tuple(torch.from_numpy(array) for array in columns)
     return cast(tuple[torch.Tensor, ...], pattern._cache["short"])
+
+
+def _in_windows(
+    call: str, n: int, entries: int, arrays: Sequence[np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """Bases, places, near and far columns."""
+    windows = -(-n // WINDOW)
+    bases, places = np.empty(windows, np.int32), np.empty(windows, np.int32)
+    near, far = np.empty(entries, np.uint16), np.empty(entries, np.int32)
+    counts = np.zeros(2, dtype=np.int64)
+    native.call_of_pattern(call, n, *arrays, bases, places, near, far, counts)
+    return bases, places, near[: counts[0]].copy(), far[: counts[1]].copy()

@@ -77,13 +77,24 @@ def scattered(n: int, seed: int, values: int | None = None) -> sp.csr_matrix:
     return matrix
 
 
+def uneven(n: int, seed: int, values: int | None = None) -> sp.csr_matrix:
+    """As `scattered`, with one row of 900 entries."""
+    matrix = scattered(n, seed, values)
+    hub = sp.random_array((1, n), density=900 / n, rng=np.random.default_rng(seed)).tocsr()
+    hub.data = np.random.default_rng(seed).choice(matrix.data, hub.nnz)
+    return sp.vstack([matrix[: n // 2], hub, matrix[n // 2 + 1 :]], format="csr")
+
+
 FORMS = {
     "patterns": lambda: values_of_their_own(make("poisson2d:n=40").matrix()),
     "patterns of 27": lambda: values_of_their_own(repeating(1300, 27, 0)),
     **{f"nodes of {b}": lambda b=b: values_of_their_own(of_nodes(701, b, b)) for b in range(2, 7)},
-    "short": lambda: scattered(70000, 1),
-    "coded 8": lambda: scattered(70000, 2, 200),
-    "coded 16": lambda: scattered(70000, 3, 3000),
+    "short": lambda: uneven(70000, 1),
+    "coded 8": lambda: uneven(70000, 2, 200),
+    "coded 16": lambda: uneven(70000, 3, 3000),
+    "sliced": lambda: scattered(70003, 4),
+    "sliced 8": lambda: scattered(70003, 5, 200),
+    "sliced 16": lambda: scattered(70003, 6, 3000),
 }
 """Matrices that suit the other forms."""
 
