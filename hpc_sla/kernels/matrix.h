@@ -39,7 +39,8 @@ typedef struct {
      * MATRIX_CODED_8 and _16: the same with uint8 or uint16 in place of the values, which are
      * places in the last part, the values that there are.
      * MATRIX_TILED, for transfer.c alone: as MATRIX_CSR of dense tiles, and their size (int64 [2]):
-     * the columns and rows of one, whose entries come column by column. */
+     * the columns and rows of one, whose entries come column by column. For transfer.c, part 4 of
+     * either: of each 256 rows (of tiles) the first and the last column (int32), 0 and -1 without. */
     const void *parts[12];
     /* Rows of a node, 1 where there are none. */
     int64_t block;
@@ -79,6 +80,12 @@ void hpc_sla_prolong_float32(int64_t k, const hpc_sla_matrix *R, const float *e,
 INLINE int64_t matrix_lanes(int64_t block)
 {
     return block == 1 ? 1 : block <= 4 ? 4 : 8;
+}
+
+/* Numbers of a row, for `hpc_sla_run`. */
+INLINE int64_t matrix_weight(const hpc_sla_matrix *A)
+{
+    return A->rows ? 1 + A->entries / A->rows : 1;
 }
 
 /* Where the node of row i begins, so that parts of the rows are of whole nodes; the end stays. */

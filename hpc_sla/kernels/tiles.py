@@ -14,6 +14,9 @@ import torch
 
 from hpc_sla.kernels.matrix import CSR, TILED, Matrix
 
+_ROWS = 256
+"""`REACH` of transfer.c."""
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -106,8 +109,17 @@ class Tiles:
         high, wide = self.size
         if self.flipped:
             high, wide = wide, high
-        parts = [torch.from_numpy(a) for a in (self.indptr, self.indices, self.values)]
+        arrays = self.indptr, self.indices, self.values, np.array(self.size), self._reach()
+        form = CSR if high == wide == 1 else TILED
         sizes = self.rows * high, self.columns * wide, self.values.size
-        if high == wide == 1:
-            return Matrix(CSR, *sizes, parts)
-        return Matrix(TILED, *sizes, [*parts, torch.tensor(self.size, device="cpu")])
+        return Matrix(form, *sizes, [torch.from_numpy(a) for a in arrays])
+
+    def _reach(self) -> np.ndarray:
+        """The first and last columns of so many rows: int32 [., 2]; 0 and -1 where there are none."""
+        found = np.tile(np.array([0, -1], dtype=np.int32), (-(-self.rows // _ROWS), 1))
+        rows = np.flatnonzero(np.diff(self.indptr))
+        if len(rows):
+            blocks, starts = np.unique(rows // _ROWS, return_index=True)
+            found[blocks, 0] = np.minimum.reduceat(self.indices[self.indptr[rows]], starts)
+            found[blocks, 1] = np.maximum.reduceat(self.indices[self.indptr[rows + 1] - 1], starts)
+        return found
