@@ -115,7 +115,7 @@ class Tiles:
         return Matrix(form, *sizes, [torch.from_numpy(a) for a in arrays])
 
     def _reach(self) -> np.ndarray:
-        """The first and last columns of so many rows: int32 [., 2]; 0 and -1 where there are none."""
+        """The first and last columns of so many rows: int32 [., 2]; 0 and -1 without any."""
         found = np.tile(np.array([0, -1], dtype=np.int32), (-(-self.rows // _ROWS), 1))
         rows = np.flatnonzero(np.diff(self.indptr))
         if len(rows):

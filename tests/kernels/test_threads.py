@@ -199,7 +199,7 @@ def test_a_crew_that_is_too_small(threads):
 
 @pytest.mark.parametrize("columns", [(), (3,), (11,)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("high, wide", [(1, 1), (3, 6), (6, 6), (2, 3)])
+@pytest.mark.parametrize(("high", "wide"), [(1, 1), (3, 6), (6, 6), (2, 3)])
 @pytest.mark.parametrize("order", ["near", "far"])
 def test_transfers(threads, order, high, wide, dtype, columns):
     """P^T of any order: aggregates side by side, or of unknowns from everywhere."""

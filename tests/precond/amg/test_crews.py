@@ -47,7 +47,7 @@ def _threads():
 SPECS = ["poisson2d:n=300", "poisson3d:n=36", "unstructured3d:n=26", "elasticity3d:n=16"]
 
 
-@pytest.mark.parametrize("spec, cycle", [(SPECS[0], "W"), *((spec, "V") for spec in SPECS[1:])])
+@pytest.mark.parametrize(("spec", "cycle"), [(SPECS[0], "W"), *((spec, "V") for spec in SPECS[1:])])
 def test_threads_give_the_bits_of_one(world, spec, cycle, monkeypatch):
     torch.set_num_threads(1)
     A = problems.distribute(problems.make(spec), world)
