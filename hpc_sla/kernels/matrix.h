@@ -39,8 +39,9 @@ typedef struct {
      * MATRIX_CODED_8 and _16: the same with uint8 or uint16 in place of the values, which are
      * places in the last part, the values that there are.
      * MATRIX_TILED, for transfer.c alone: as MATRIX_CSR of dense tiles, and their size (int64 [2]):
-     * the columns and rows of one, whose entries come column by column. For transfer.c, part 4 of
-     * either: of each 256 rows (of tiles) the first and the last column (int32), 0 and -1 without. */
+     * the columns and rows of one, whose entries come column by column.
+     * For transfer.c, part 8 of any: of each SHORT_ROWS rows (of tiles) the first and the last
+     * column (int32), 0 and -1 where there are none. */
     const void *parts[12];
     /* Rows of a node, 1 where there are none. */
     int64_t block;

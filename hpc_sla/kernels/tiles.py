@@ -12,10 +12,15 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.matrix import CSR, TILED, Matrix
+from hpc_sla.kernels.packing import compressed
 
 _ROWS = 256
 """`REACH` of transfer.c."""
+
+_FEWEST = 2048
+"""With fewer rows, compressing them costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +114,22 @@ class Tiles:
         high, wide = self.size
         if self.flipped:
             high, wide = wide, high
-        arrays = self.indptr, self.indices, self.values, np.array(self.size), self._reach()
-        form = CSR if high == wide == 1 else TILED
+        parts = [torch.from_numpy(a) for a in (self.indptr, self.indices, self.values)]
         sizes = self.rows * high, self.columns * wide, self.values.size
-        return Matrix(form, *sizes, [torch.from_numpy(a) for a in arrays])
+        if high == wide == 1:
+            return Matrix(CSR, *sizes, parts)
+        return Matrix(TILED, *sizes, [*parts, torch.tensor(self.size, device="cpu")])
+
+    def transfer(self) -> Matrix:
+        """As transfer.c takes it: of single entries and many rows, in fewer bytes. Local."""
+        matrix = self.matrix()
+        if matrix.form == CSR and self.rows >= _FEWEST:
+            indptr, indices, values = matrix.tensors
+            matrix = compressed(CsrPattern(indptr, indices, self.columns), values.view(-1))
+        reach = torch.from_numpy(self._reach())
+        matrix.tensors += (reach,)
+        matrix.parts[8] = reach.data_ptr()
+        return matrix
 
     def _reach(self) -> np.ndarray:
         """The first and last columns of so many rows: int32 [., 2]; 0 and -1 without any."""

@@ -217,7 +217,7 @@ def test_transfers(threads, order, high, wide, dtype, columns):
     values = entries.astype(str(dtype).removeprefix("torch."))
     P = Tiles(pattern.indptr, pattern.indices, values, coarse)
     oracle = P.csr().astype(np.float64)
-    R = P.transposed().matrix()
+    R = P.transposed().transfer()
     torch.manual_seed(4)
     x = torch.randn(fine * high, *columns, dtype=dtype)
     e = torch.randn(coarse * wide, *columns, dtype=dtype)
