@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "burst.h"
+#include "threads.h"
 
 /* The last level's: this rank's rows of the inverse, [rows, n]. */
 typedef struct {
@@ -46,11 +47,14 @@ typedef struct {
 } hpc_sla_cycle;
 
 #define DEFINE(T, NAME)                                                                          \
-    /* out = M x for a dense M [rows, n] and x [n, k]. */                                        \
-    CLONED void hpc_sla_dense_##NAME(int64_t rows, int64_t k, int64_t n, const T *restrict M,    \
-                                     const T *restrict x, T *restrict out)                       \
+    static CLONED void dense_part_##NAME(const void *const *a, int64_t begin, int64_t end,       \
+                                         void *none)                                             \
     {                                                                                            \
-        for (int64_t i = 0; i < rows; ++i) {                                                     \
+        const int64_t k = *(const int64_t *)a[0], n = *(const int64_t *)a[1];                    \
+        const T *restrict M = a[2], *restrict x = a[3];                                          \
+        T *restrict out = (T *)a[4];                                                             \
+        (void)none;                                                                              \
+        for (int64_t i = begin; i < end; ++i) {                                                  \
             const T *row = M + i * n;                                                            \
             if (k == 1) {                                                                        \
                 T sums[32] = {0}, sum = 0;                                                       \
@@ -76,6 +80,13 @@ typedef struct {
                     out[i * k + first + j] = sums[j];                                            \
             }                                                                                    \
         }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    /* out = M x for a dense M [rows, n] and x [n, k]. */                                        \
+    void hpc_sla_dense_##NAME(int64_t rows, int64_t k, int64_t n, const T *M, const T *x, T *out)\
+    {                                                                                            \
+        const void *a[] = {&k, &n, M, x, out};                                                   \
+        hpc_sla_run(rows, n * k, NULL, dense_part_##NAME, a, 0, 0, NULL);                        \
     }                                                                                            \
                                                                                                  \
     static int direct_##NAME(const hpc_sla_dense *D, int64_t k, const T *b, T *out)              \
@@ -136,20 +147,36 @@ typedef struct {
         return code;                                                                             \
     }                                                                                            \
                                                                                                  \
-    /* *x = the smoother's steps from *x, or from zero where that is NULL. */                    \
-    static int smooth_##NAME(const hpc_sla_level *L, int64_t k, const T *b, T **x)               \
+    static CLONED void begin_part_##NAME(const void *const *a, int64_t first, int64_t last,      \
+                                         void *none)                                             \
     {                                                                                            \
-        T *first = L->work[0], *second = L->work[1], *direction = L->work[2], *before = NULL;    \
-        const T *steps = L->coefficients, *d = L->inverse;                                       \
-        int64_t step = 0;                                                                        \
-        if (!*x) {                                                                               \
-            for (int64_t i = 0; i < L->rows; ++i)                                                \
-                for (int64_t j = 0; j < k; ++j)                                                  \
-                    first[i * k + j] = b[i * k + j] * d[i];                                      \
-            *x = before = first;                                                                 \
-            step = 1;                                                                            \
-        }                                                                                        \
-        for (; step < L->steps; ++step) {                                                        \
+        const int64_t k = *(const int64_t *)a[0];                                                \
+        const T *restrict b = a[1], *restrict d = a[2];                                          \
+        T *restrict out = (T *)a[3];                                                             \
+        (void)none;                                                                              \
+        if (k == 1)                                                                              \
+            for (int64_t i = first; i < last; ++i)                                               \
+                out[i] = b[i] * d[i];                                                            \
+        else                                                                                     \
+            for (int64_t i = first; i < last; ++i)                                               \
+                for (int64_t j = i * k; j < i * k + k; ++j)                                      \
+                    out[j] = b[j] * d[i];                                                        \
+    }                                                                                            \
+                                                                                                 \
+    /* The smoother's first step from zero, in work[0]. */                                       \
+    static void begin_##NAME(const hpc_sla_level *L, int64_t k, const T *b)                      \
+    {                                                                                            \
+        const void *a[] = {&k, b, L->inverse, L->work[0]};                                       \
+        hpc_sla_run(L->rows, k, NULL, begin_part_##NAME, a, 0, 0, NULL);                         \
+    }                                                                                            \
+                                                                                                 \
+    /* *x = the smoother's steps from *x, or with `begun` those after the first, which gave *x. */\
+    static int smooth_##NAME(const hpc_sla_level *L, int64_t k, const T *b, int begun, T **x)    \
+    {                                                                                            \
+        T *first = L->work[0], *second = L->work[1], *direction = L->work[2];                    \
+        T *before = begun ? *x : NULL;                                                           \
+        const T *steps = L->coefficients;                                                        \
+        for (int64_t step = begun; step < L->steps; ++step) {                                    \
             T *out = *x == first ? second : first;                                               \
             T *after = step + 1 < L->steps ? direction : NULL;                                   \
             const int code =                                                                     \
@@ -221,22 +248,24 @@ typedef struct {
         return code;                                                                             \
     }                                                                                            \
                                                                                                  \
-    /* *x = what the cycle makes of b, in one of the level's vectors. */                         \
-    static int apply_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, const T *b, T **x);  \
+    /* *x = what the cycle makes of b, in one of the level's vectors; work[0] may have the       \
+     * smoother's first step already. */                                                         \
+    static int apply_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, const T *b,          \
+                            int begun, T **x);                                                   \
                                                                                                  \
     /* *x = the answer to vectors[0], by one cycle or two. */                                    \
     static int solve_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, void *const *vectors,\
                             T **x)                                                               \
     {                                                                                            \
         T *b = vectors[0], *e = NULL, *residual = vectors[2];                                    \
-        int code = apply_##NAME(C, L, b, &e);                                                    \
+        int code = apply_##NAME(C, L, b, 0, &e);                                                 \
         *x = e;                                                                                  \
         if (code || !C->twice || L->direct)                                                      \
             return code;                                                                         \
         *x = vectors[1];                                                                         \
         memcpy(*x, e, L->rows * C->k * sizeof(T));                                               \
         code = affine_##NAME(L->A, C->k, -1, *x, b, residual);                                   \
-        code = code ? code : apply_##NAME(C, L, residual, &e);                                   \
+        code = code ? code : apply_##NAME(C, L, residual, 0, &e);                                \
         if (!code)                                                                               \
             for (int64_t i = 0; i < L->rows * C->k; ++i)                                         \
                 (*x)[i] += e[i];                                                                 \
@@ -255,14 +284,15 @@ typedef struct {
         return code ? code : scatter_##NAME(L->shrink, C->k, inner, *x);                         \
     }                                                                                            \
                                                                                                  \
-    static int apply_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, const T *b, T **x)   \
+    static int apply_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, const T *b,          \
+                            int begun, T **x)                                                    \
     {                                                                                            \
-        if (L->direct) {                                                                         \
-            *x = L->work[0];                                                                     \
+        *x = L->work[0];                                                                         \
+        if (L->direct)                                                                           \
             return direct_##NAME(L->direct, C->k, b, *x);                                        \
-        }                                                                                        \
-        *x = NULL;                                                                               \
-        int code = smooth_##NAME(L, C->k, b, x);                                                 \
+        if (!begun)                                                                              \
+            begin_##NAME(L, C->k, b);                                                            \
+        int code = smooth_##NAME(L, C->k, b, 1, x);                                              \
         if (code || !L->down)                                                                    \
             return code;                                                                         \
         T *residual = L->work[2], *e = NULL;                                                     \
@@ -270,41 +300,75 @@ typedef struct {
         code = code ? code : restrict_##NAME(L->down, C->k, residual, L->coarse[0]);             \
         code = code ? code : correction_##NAME(C, L, &e);                                        \
         code = code ? code : prolong_##NAME(L->up, C->k, e, *x);                                 \
-        return code ? code : smooth_##NAME(L, C->k, b, x);                                       \
+        return code ? code : smooth_##NAME(L, C->k, b, 0, x);                                    \
     }
 
 #define DEFINE_OUTSIDE(S, T, OUTER, NAME)                                                        \
-    /* The cycle of r in its units and numbers, times the scale. */                              \
-    CLONED static int outside_##OUTER##_##NAME(const hpc_sla_cycle *C, const S *r, S *out)       \
+    /* r in the cycle's units and numbers, and but for d NULL the smoother's first step. */      \
+    static CLONED void in_part_##OUTER##_##NAME(const void *const *a, int64_t begin, int64_t end,\
+                                                void *none)                                      \
     {                                                                                            \
-        const int64_t n = C->levels->rows, k = C->k;                                             \
-        const S *before = C->before, *after = C->after, *inverse = C->inverse;                   \
-        const S scale = (S)C->scale;                                                             \
+        const int64_t k = *(const int64_t *)a[0];                                                \
+        const S *restrict r = a[1], *restrict units = a[2];                                      \
+        const T *restrict d = a[3];                                                              \
+        T *restrict to = (T *)a[4], *restrict first = (T *)a[5];                                 \
+        (void)none;                                                                              \
+        if (k == 1 && !units && d)                                                               \
+            for (int64_t i = begin; i < end; ++i) {                                              \
+                to[i] = (T)r[i];                                                                 \
+                first[i] = to[i] * d[i];                                                         \
+            }                                                                                    \
+        else                                                                                     \
+            for (int64_t i = begin; i < end; ++i)                                                \
+                for (int64_t j = i * k; j < i * k + k; ++j) {                                    \
+                    to[j] = (T)(units ? r[j] * units[i] : r[j]);                                 \
+                    if (d)                                                                       \
+                        first[j] = to[j] * d[i];                                                 \
+                }                                                                                \
+    }                                                                                            \
+                                                                                                 \
+    static CLONED void out_part_##OUTER##_##NAME(const void *const *a, int64_t begin,            \
+                                                 int64_t end, void *none)                        \
+    {                                                                                            \
+        const int64_t k = *(const int64_t *)a[0];                                                \
+        const T *restrict x = a[1];                                                              \
+        const S scale = *(const S *)a[2], *restrict units = a[3];                                \
+        S *restrict out = (S *)a[4];                                                             \
+        (void)none;                                                                              \
+        if (!units)                                                                              \
+            for (int64_t i = begin * k; i < end * k; ++i)                                        \
+                out[i] = (S)x[i] * scale;                                                        \
+        else                                                                                     \
+            for (int64_t i = begin; i < end; ++i)                                                \
+                for (int64_t j = i * k; j < i * k + k; ++j)                                      \
+                    out[j] = ((S)x[j] * scale) * units[i];                                       \
+    }                                                                                            \
+                                                                                                 \
+    /* The cycle of r in its units and numbers, times the scale. */                              \
+    static int outside_##OUTER##_##NAME(const hpc_sla_cycle *C, const S *r, S *out)              \
+    {                                                                                            \
+        const hpc_sla_level *L = C->levels;                                                      \
+        const int64_t n = L->rows, k = C->k;                                                     \
+        const S *inverse = C->inverse, scale = (S)C->scale;                                      \
         const T *b = (const void *)r;                                                            \
-        T *x = NULL;                                                                             \
-        if (before || C->n_alone || sizeof(S) != sizeof(T)) {                                    \
-            T *to = C->b;                                                                        \
-            if (before)                                                                          \
-                for (int64_t i = 0; i < n; ++i)                                                  \
-                    for (int64_t j = i * k; j < i * k + k; ++j)                                  \
-                        to[j] = (T)(r[j] * before[i]);                                           \
-            else                                                                                 \
-                for (int64_t i = 0; i < n * k; ++i)                                              \
-                    to[i] = (T)r[i];                                                             \
-            for (int64_t i = 0; i < C->n_alone; ++i)                                             \
-                memset(to + C->alone[i] * k, 0, k * sizeof(T));                                  \
-            b = to;                                                                              \
+        const int other = C->before || C->n_alone || sizeof(S) != sizeof(T);                     \
+        T *x;                                                                                    \
+        if (other) {                                                                             \
+            const void *a[] = {&k, r, C->before, L->inverse, C->b, L->work[0]};                  \
+            hpc_sla_run(n, k, NULL, in_part_##OUTER##_##NAME, a, 0, 0, NULL);                    \
+            b = C->b;                                                                            \
+            for (int64_t i = 0; i < C->n_alone; ++i) {                                           \
+                const int64_t at = C->alone[i] * k;                                              \
+                memset((T *)C->b + at, 0, k * sizeof(T));                                        \
+                for (int64_t j = at; L->inverse && j < at + k; ++j)                              \
+                    ((T *)L->work[0])[j] = b[j] * ((const T *)L->inverse)[C->alone[i]];          \
+            }                                                                                    \
         }                                                                                        \
-        const int code = apply_##NAME(C, C->levels, b, &x);                                      \
+        const int code = apply_##NAME(C, L, b, other, &x);                                       \
         if (code)                                                                                \
             return code;                                                                         \
-        if (after)                                                                               \
-            for (int64_t i = 0; i < n; ++i)                                                      \
-                for (int64_t j = i * k; j < i * k + k; ++j)                                      \
-                    out[j] = ((S)x[j] * scale) * after[i];                                       \
-        else                                                                                     \
-            for (int64_t i = 0; i < n * k; ++i)                                                  \
-                out[i] = (S)x[i] * scale;                                                        \
+        const void *a[] = {&k, x, &scale, C->after, out};                                        \
+        hpc_sla_run(n, k, NULL, out_part_##OUTER##_##NAME, a, 0, 0, NULL);                       \
         for (int64_t i = 0; i < C->n_alone; ++i)                                                 \
             for (int64_t j = C->alone[i] * k, end = j + k; j < end; ++j)                         \
                 out[j] = r[j] * inverse[i];                                                      \

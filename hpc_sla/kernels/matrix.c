@@ -17,7 +17,7 @@
                                   const int32_t *rows, const T *b, const T *d,                   \
                                   const T *coefficients, const T *before, T *after, T *out);     \
     void hpc_sla_packed_affine_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,            \
-                                      const int32_t *rows, const T *b, const T *scale, T *out,    \
+                                      const int32_t *rows, const T *b, const T *scale, T *out,   \
                                       int64_t begin, int64_t end);                               \
     void hpc_sla_packed_relax_##NAME(int64_t k, const hpc_sla_matrix *A, const T *x,             \
                                      const T *here, const int32_t *rows, const T *b, const T *d, \
@@ -35,7 +35,7 @@
     }                                                                                            \
                                                                                                  \
     /* Rows first to first + n as CSR: lengths [n] alone where indices is NULL; else indices and \
-     * values, one row after another. Rooms of a row. */                                          \
+     * values, one row after another. Rooms of a row. */                                         \
     int64_t hpc_sla_matrix_rows_##NAME(int64_t first, int64_t n,                                 \
                                        const hpc_sla_matrix *A, int64_t *lengths,                \
                                        int32_t *indices, T *values, int32_t *index_room,         \
@@ -88,7 +88,7 @@
     {                                                                                            \
         const int32_t *indptr = A->form == MATRIX_CSR ? A->parts[0] : NULL;                      \
         const void *a[] = {&k, A, x, rows, b, scale, out};                                       \
-        hpc_sla_run(A->rows, k, indptr, affine_part_##NAME, a, 0, 0, NULL);                      \
+        hpc_sla_run(A->rows, k * matrix_weight(A), indptr, affine_part_##NAME, a, 0, 0, NULL);   \
     }                                                                                            \
                                                                                                  \
     static void relax_part_##NAME(const void *const *a, int64_t first, int64_t last, void *none) \
@@ -116,7 +116,7 @@
     {                                                                                            \
         const int32_t *indptr = A->form == MATRIX_CSR ? A->parts[0] : NULL;                      \
         const void *a[] = {&k, A, x, here, rows, b, d, coefficients, before, after, out};        \
-        hpc_sla_run(A->rows, k, indptr, relax_part_##NAME, a, 0, 0, NULL);                       \
+        hpc_sla_run(A->rows, k * matrix_weight(A), indptr, relax_part_##NAME, a, 0, 0, NULL);    \
     }
 
 DEFINE(double, float64)

@@ -52,7 +52,9 @@ typedef struct {
      * SHORT_ROWS.
      * MATRIX_SLICED_8 and _16: with codes, as above.
      * MATRIX_TILED, for transfer.c alone: as MATRIX_CSR of dense tiles, and their size (int64 [2]):
-     * the columns and rows of one, whose entries come column by column. */
+     * the columns and rows of one, whose entries come column by column.
+     * For transfer.c, part 8 of any: of each SHORT_ROWS rows (of tiles) the first and the last
+     * column (int32), 0 and -1 where there are none. */
     const void *parts[12];
     /* Rows of a node, 1 where there are none. */
     int64_t block;
@@ -92,6 +94,12 @@ void hpc_sla_prolong_float32(int64_t k, const hpc_sla_matrix *R, const float *e,
 INLINE int64_t matrix_lanes(int64_t block)
 {
     return block == 1 ? 1 : block <= 4 ? 4 : 8;
+}
+
+/* Numbers of a row, for `hpc_sla_run`. */
+INLINE int64_t matrix_weight(const hpc_sla_matrix *A)
+{
+    return A->rows ? 1 + A->entries / A->rows : 1;
 }
 
 /* Where the node of row i begins, so that parts of the rows are of whole nodes; the end stays. */

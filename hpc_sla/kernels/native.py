@@ -123,8 +123,8 @@ def _declare(library: ctypes.CDLL) -> bool:
 LIBRARY = _load()
 
 
-def _use_threads() -> bool:
-    """Give the compiled loops the threads of torch. False where torch has none of OpenMP's.
+def openmp() -> list[ctypes.c_void_p] | None:
+    """The functions of torch's OpenMP that threads.c takes; None where it has none.
 
     Two OpenMP libraries in a process have a crew each, and each waits in a loop for work on cores
     that the other would need: so it is torch's own, which every OpenMP of gcc, LLVM and Intel lets
@@ -134,17 +134,24 @@ def _use_threads() -> bool:
         with open("/proc/self/maps") as maps:
             paths = {line.split(maxsplit=5)[5].strip() for line in maps if _OPENMP.search(line)}
     except OSError:  # not Linux
-        return False
+        return None
     # A process may have loaded others: torch's lies in its folder, or else is the only one.
     own = [path for path in paths if "/torch/lib/" in path] or list(paths)
-    if LIBRARY is None or len(own) != 1:
-        return False
+    if len(own) != 1:
+        return None
     try:
-        openmp = ctypes.CDLL(own[0])
-        pointers = [ctypes.cast(getattr(openmp, name), ctypes.c_void_p) for name in _OPENMP_CALLS]
+        library = ctypes.CDLL(own[0])
+        return [ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in _OPENMP_CALLS]
     except (OSError, AttributeError):
+        return None
+
+
+def _use_threads() -> bool:
+    """Give the compiled loops the threads of torch. False where it has none of OpenMP's."""
+    calls = None if LIBRARY is None else openmp()
+    if LIBRARY is None or calls is None:
         return False
-    LIBRARY.hpc_sla_use_threads(*pointers)
+    LIBRARY.hpc_sla_use_threads(*calls)
     return True
 
 

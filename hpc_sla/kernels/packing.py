@@ -164,6 +164,16 @@ def _codes(values: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor] | Non
     return None
 
 
+def compressed(pattern: CsrPattern, values: torch.Tensor) -> Matrix:
+    """With 16-bit columns, and where it pays coded values; of any shape and order. Local."""
+    n = pattern.nnz
+    matrix = coded(pattern, values) if n else None
+    if matrix is not None and matrix.tensors[-1].numel() * 8 < n:
+        return matrix
+    parts = (pattern.indptr, values, *_short(pattern))
+    return Matrix(SHORT, pattern.n_rows, pattern.n_columns, n, parts)
+
+
 def plainly(pattern: CsrPattern, values: torch.Tensor) -> Matrix:
     """With these very values, its columns in the form that suits them. Local.
 

@@ -12,7 +12,15 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.matrix import CSR, TILED, Matrix
+from hpc_sla.kernels.packing import compressed
+
+_ROWS = 256
+"""`REACH` of transfer.c."""
+
+_FEWEST = 2048
+"""With fewer rows, compressing them costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -111,3 +119,24 @@ class Tiles:
         if high == wide == 1:
             return Matrix(CSR, *sizes, parts)
         return Matrix(TILED, *sizes, [*parts, torch.tensor(self.size, device="cpu")])
+
+    def transfer(self) -> Matrix:
+        """As transfer.c takes it: of single entries and many rows, in fewer bytes. Local."""
+        matrix = self.matrix()
+        if matrix.form == CSR and self.rows >= _FEWEST:
+            indptr, indices, values = matrix.tensors
+            matrix = compressed(CsrPattern(indptr, indices, self.columns), values.view(-1))
+        reach = torch.from_numpy(self._reach())
+        matrix.tensors += (reach,)
+        matrix.parts[8] = reach.data_ptr()
+        return matrix
+
+    def _reach(self) -> np.ndarray:
+        """The first and last columns of so many rows: int32 [., 2]; 0 and -1 without any."""
+        found = np.tile(np.array([0, -1], dtype=np.int32), (-(-self.rows // _ROWS), 1))
+        rows = np.flatnonzero(np.diff(self.indptr))
+        if len(rows):
+            blocks, starts = np.unique(rows // _ROWS, return_index=True)
+            found[blocks, 0] = np.minimum.reduceat(self.indices[self.indptr[rows]], starts)
+            found[blocks, 1] = np.maximum.reduceat(self.indices[self.indptr[rows + 1] - 1], starts)
+        return found

@@ -227,7 +227,7 @@ def _cycle_bytes(level: MultigridLevel) -> float:
     # From zero a step is a product by the diagonal (3 vectors); others read x, b, the diagonal and
     # what came before, and write two; the residual is three, a transfer two and the coarse vector.
     products, vectors = 2 * steps, 3 + 6 * (2 * steps - 1) + 3 + 4
-    return products * sizes["A"] + vectors * vector + sizes["P"]
+    return products * sizes["A"] + vectors * vector + 2 * sizes["P"]
 
 
 def _triad(world: World) -> float:

@@ -7,9 +7,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from hpc_sla.kernels import basis, fused, native, passes, relax
+from hpc_sla.kernels import basis, cycle, fused, native, passes, relax
 from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
 from hpc_sla.kernels.packed import Packed
+from hpc_sla.kernels.tiles import Tiles
 
 pytestmark = pytest.mark.skipif(not native.THREADED, reason="the compiled loops have one thread")
 
@@ -194,3 +195,54 @@ def test_a_crew_that_is_too_small(threads):
     torch.set_num_threads(64)
     fused.residual_pass(r, q, 0.1, None, out)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("columns", [(), (3,), (11,)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("high", "wide"), [(1, 1), (3, 6), (6, 6), (2, 3)])
+@pytest.mark.parametrize("order", ["near", "far"])
+def test_transfers(threads, order, high, wide, dtype, columns):
+    """P^T of any order: aggregates side by side, or of unknowns from everywhere."""
+    fine, coarse = 36000 // high, 4001
+    rng = np.random.default_rng(high)
+    near = np.arange(fine) * coarse // fine
+    columns_of = np.stack([near, np.minimum(near + 1 + near % 2, coarse - 1)], 1)
+    if order == "far":
+        columns_of = rng.integers(0, coarse - 7, (fine, 2))  # and some without any
+    ones = np.ones(2 * fine, dtype=np.float32)
+    rows = np.repeat(np.arange(fine), 2)
+    pattern = sp.csr_matrix((ones, (rows, columns_of.ravel())), shape=(fine, coarse))
+    pattern.sum_duplicates()
+    entries = rng.standard_normal((pattern.nnz, high, wide))
+    values = entries.astype(str(dtype).removeprefix("torch."))
+    P = Tiles(pattern.indptr, pattern.indices, values, coarse)
+    oracle = P.csr().astype(np.float64)
+    R = P.transposed().transfer()
+    torch.manual_seed(4)
+    x = torch.randn(fine * high, *columns, dtype=dtype)
+    e = torch.randn(coarse * wide, *columns, dtype=dtype)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-4
+
+    def up(out):
+        native.call_on("prolong", out, R.address, e, out)
+
+    def down(out):
+        native.call_on("restrict", out, R.address, x, out)
+
+    _beside_one(threads, up, [x])
+    _beside_one(threads, down, [torch.full_like(e, float("nan"))])
+    torch.set_num_threads(threads)
+    out = x.clone()
+    up(out)
+    expected = torch.from_numpy(x.double().numpy() + oracle @ e.double().numpy())
+    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=10 * tolerance)
+    out = torch.empty_like(e)
+    down(out)
+    expected = torch.from_numpy(oracle.T @ x.double().numpy())
+    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=100 * tolerance)
+
+
+@pytest.mark.parametrize("columns", [(), (3,), (11,)])
+def test_a_dense_product(threads, columns):
+    M, x = torch.randn(401, 403), torch.randn(403, *columns)
+    _beside_one(threads, lambda out: cycle.dense(M, x, out), [torch.empty(401, *columns)])

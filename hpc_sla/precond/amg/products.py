@@ -18,9 +18,10 @@ from hpc_sla.kernels import native
 from hpc_sla.kernels import relax as kernels
 from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
-from hpc_sla.kernels.matrix import Matrix, RankMatrix
+from hpc_sla.kernels.matrix import CSR, TILED, Matrix, RankMatrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
+from hpc_sla.kernels.packing import Csr
 from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.prolongator import Prolongator
 from hpc_sla.sparse.pattern import DistributedPattern
@@ -176,7 +177,8 @@ class Transfer:
 
     The compiled loops need P^T alone, by rows: prolongation adds to each unknown in the order of
     P^T's rows. What else there is would add in another order each time, so that P is held by rows
-    as well.
+    as well. P^T of many single entries is held with 16-bit columns and, where few values are
+    distinct, their places among these.
 
     Parameters
     ----------
@@ -185,30 +187,49 @@ class Transfer:
     """
 
     def __init__(self, P: Prolongator, dtype: torch.dtype) -> None:
-        self.plan, down = P.plan, P.transposed
+        self.plan, self._dtype, down = P.plan, dtype, P.transposed
         kind = np.dtype(str(dtype).removeprefix("torch."))
-        self._tiles = replace(down, values=down.values.astype(kind, copy=False))
+        tiles = replace(down, values=down.values.astype(kind, copy=False))
+        self._tiles: Tiles | None = tiles
         self._matrices: tuple[Matrix, Matrix] | None = None
         self._plain: _Plain | None = None
         if native.LIBRARY is None or self.plan.layout.world.device.type != "cpu":
-            self._plain = _Plain(self._tiles, self.plan)
+            self._plain = _Plain(tiles, self.plan)
+            return
+        first, second = _parts(tiles, self.plan)
+        self._matrices = first.transfer(), second.transfer()
+        if self._matrices[0].form not in (CSR, TILED):
+            self._tiles = None
 
     @property
     def bytes(self) -> int:
         """What is held on this rank, indices included."""
-        return self._tiles.bytes + (0 if self._plain is None else self._plain.bytes)
+        held = 0 if self._plain is None else self._plain.bytes
+        if self._tiles is not None:
+            return held + self._tiles.bytes
+        return held + sum(t.numel() * t.element_size() for m in self.matrices for t in m.tensors)
 
     @property
     def matrices(self) -> tuple[Matrix, Matrix]:
         """P^T's owned rows and those of the halo, for `restrict` and `prolong` of transfer.c."""
-        if self._matrices is None:
-            first, second = _parts(self._tiles, self.plan)
-            self._matrices = first.matrix(), second.matrix()
+        assert self._matrices is not None
         return self._matrices
+
+    @property
+    def tiles(self) -> Tiles:
+        """P^T by rows: made anew where it is held in fewer bytes. Local."""
+        if self._tiles is not None:
+            return self._tiles
+        parts = [_entries(matrix, self._dtype) for matrix in self.matrices]
+        starts = np.concatenate([[0], *(np.diff(indptr) for indptr, _, _ in parts)])
+        indices, values = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+        indptr, columns = np.cumsum(starts).astype(np.int32), self.matrices[0].columns
+        return Tiles(indptr, indices, values.reshape(-1, 1, 1), columns, True)
 
     def prolongator(self) -> Prolongator:
         """What it was made of, as set-up takes it. Local."""
-        return Prolongator(self.plan, self._tiles.transposed(), self._tiles)
+        tiles = self.tiles
+        return Prolongator(self.plan, tiles.transposed(), tiles)
 
     def prolong_add(self, coarse: Tensor, x: Tensor) -> None:
         """`x += P coarse`."""
@@ -253,7 +274,7 @@ class Transfer:
     def _by_entries(self) -> _Plain:
         if self._plain is None:
             with lasting():
-                self._plain = _Plain(self._tiles, self.plan)
+                self._plain = _Plain(self.tiles, self.plan)
         return self._plain
 
 
@@ -279,6 +300,14 @@ def _parts(transposed: Tiles, plan: HaloPlan) -> tuple[Tiles, Tiles]:
     """Owned rows, and those of the halo."""
     owned = plan.layout.n_owned // transposed.size[1]
     return transposed.between(0, owned), transposed.between(owned, transposed.rows)
+
+
+def _entries(matrix: Matrix, dtype: torch.dtype) -> Csr:
+    """One of `matrices` of single entries, as plain CSR. Local."""
+    if matrix.form != CSR:
+        return Packed(matrix, dtype).csr()
+    indptr, indices, values = (tensor.numpy() for tensor in matrix.tensors[:3])
+    return indptr, indices, values.ravel()
 
 
 def _on(device: torch.device, matrix: sp.csr_matrix) -> CsrMatrix:
