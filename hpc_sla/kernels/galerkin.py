@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.kernels import native
+from hpc_sla.kernels.matrix import PATTERNS, ROWS
 from hpc_sla.kernels.multigrid import (
     Local,
     as_csr,
@@ -22,12 +23,11 @@ from hpc_sla.kernels.multigrid import (
     plain,
     room_for,
     rooms,
-    row_room,
 )
 from hpc_sla.kernels.tiles import Tiles
 
-_RING = 1 << 21
-"""Numbers of A P to keep at most: those that the rows of P^T nearby need suffice."""
+_RUN_ROWS = 64
+"""RUN_ROWS of sparse_rows.h."""
 
 _MOST_ENTRIES = 2**31 - 1
 """That 32-bit row pointers count."""
@@ -104,17 +104,18 @@ def triple_product(
         total = transposed.csr() @ inner
         return _parted(sp.csr_matrix(total if more is None else total + more), owned, A.dtype)
     matrix, dtype = compiled(A)
-    nodes, n = transposed.rows, P.rows
-    room = _ring(transposed, n) + columns + 1
-    ring = np.empty(n, np.int32), np.empty(room, np.int32), np.empty(room * high * wide)
-    far_place, far_list, _, far_sum = row_room(columns, high * wide)
-    rows = (*row_room(columns, wide * wide), far_place, far_list, far_sum)
-    work = (*ring, *rows, *rooms(matrix, dtype))
+    nodes, fine = transposed.rows, P.rows + (0 if there is None else there.shape[1])
+    row = _row_room(columns, wide * wide)
+    order = np.empty(columns, np.int32)
+    readable = len(matrix.tensors[3]) if matrix.form == ROWS else matrix.entries
+    in_runs = matrix.form in (ROWS, PATTERNS)
+    runs = np.empty(matrix.rows // _RUN_ROWS + 1, np.int32) if in_runs else None
+    work = (*_row_room(fine, high * wide), *row, order, runs, *rooms(matrix, dtype))
     others = [None if part is None else local_matrix(part) for part in (there, more)]
     inputs = (matrix, others[0], *(t.matrix() for t in (transposed, P, P_there)), others[1])
 
     def step(begin: int, capacity: int, *out: np.ndarray) -> int:
-        sizes = (begin, capacity, owned, high, wide, int(known is not None), room)
+        sizes = (begin, capacity, owned, columns, high, wide, int(known is not None), readable)
         name = f"triple_{P.values.dtype}"
         return call(name, dtype, nodes, *sizes, *inputs, *work, *out)
 
@@ -153,20 +154,11 @@ def _too_many() -> InputError:
     )
 
 
-def _ring(transposed: Tiles, n: int) -> int:
-    """How many tiles of A P to keep: of the rows that a row of P^T spans, or of all."""
-    high, wide = transposed.size
-    starts = transposed.indptr[:-1][np.diff(transposed.indptr) > 0]
-    if not len(starts):
-        return 0
-    ends = transposed.indptr[1:][np.diff(transposed.indptr) > 0] - 1
-    span = 2 * int((transposed.indices[ends] - transposed.indices[starts]).max()) + 1
-    a_row = 4 * (len(transposed.indices) // max(1, n) + 1)
-    return (
-        min(span, n) * a_row
-        if min(span, n) * a_row * high * wide < _RING
-        else _RING // (high * wide)
-    )
+def _row_room(columns: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Room to sum up a row of tiles in: `row_sum` of sparse_rows.h."""
+    # Memory that is never written to is never there, so that there is room for any row.
+    sums = np.empty(columns, np.int32), np.empty(columns * size)
+    return np.zeros(columns + 1, np.uint32), *sums
 
 
 def _parted(matrix: sp.csr_matrix, owned: int, dtype: np.dtype) -> TwoParts:

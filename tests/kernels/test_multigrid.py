@@ -14,6 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from hpc_sla.errors import InputError
 from hpc_sla.kernels import galerkin, native
 from hpc_sla.kernels import multigrid as kernels
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.tiles import Tiles
 from tests.collective import disconnected, random_matrix, spd_matrix
 
@@ -283,17 +285,50 @@ def test_more_entries_than_row_pointers_count_are_refused(how, monkeypatch):
     assert len(galerkin.triple_product(*arguments).values) == entries
 
 
-def test_rows_of_a_product_that_are_needed_again_are_made_again():
-    """A ring of rows too small for those that a row of P^T spans."""
-    owned, _ = _parts(300, 0, 5)
-    P, p = _tiled(300, 40, 1, 1, 0.2, np.float64, 6)
-    there, _ = _tiled(0, 40, 1, 1, 0.2, np.float64, 7)
-    expected = p.T @ owned.toarray() @ p
-    for ring in (0, 60, 10**6):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(galerkin, "_ring", lambda *_, ring=ring: ring)
-            result = galerkin.triple_product(P.transposed(), owned, None, P, there, 40, 40)
-        np.testing.assert_allclose(result.whole(40).toarray(), expected, rtol=1e-11, atol=1e-11)
+def _stencil(n, block):
+    """Few kinds of rows, in runs; nodes of `block` unknowns."""
+    return sp.csr_matrix(sp.kron(_poisson(n), np.eye(block) + 0.5))
+
+
+def _coded(n):
+    """Few values in many kinds of rows."""
+    matrix = sp.csr_matrix(random_matrix(n, 0.05, 3) + sp.eye_array(n))
+    matrix.data = np.round(2 * matrix.data) + 5
+    return matrix
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (3, 6), (2, 3), (1, 2)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", ["rows", "blocks", "coded", "long"])
+def test_the_triple_product_of_a_packed_matrix(how, name, tile, dtype):
+    """A in fewer bytes; with long and short rows, several hundred columns in rows of the result."""
+    if how == "libraries":
+        pytest.skip("packed matrices are for compiled loops")
+    make = {
+        "rows": lambda: _stencil(36, 1),
+        "blocks": lambda: _stencil(20, 3)[:1200, :1200],
+        "coded": lambda: _coded(600),
+        "long": lambda: sp.csr_matrix(random_matrix(600, 0.6, 4)),
+    }
+    matrix = make[name]().astype(dtype)
+    high, wide = tile
+    n = matrix.shape[0] // high
+    arrays = [torch.from_numpy(a) for a in (matrix.indptr, matrix.indices)]
+    pattern = CsrPattern(*(a.to(torch.int32) for a in arrays), matrix.shape[1])
+    packed = Packed.of(pattern, torch.from_numpy(matrix.data))
+    columns = n if n < 500 else n // 2
+    P, p = _tiled(n, columns, high, wide, 3 / columns, np.float32, 6)
+    there, _ = _tiled(0, columns, 1, wide, 0.2, np.float32, 7)
+    expected = p.T @ matrix.toarray().astype(np.float64) @ p
+    tolerance = (1e-12 if dtype == np.float64 else 1e-5) * abs(expected).max()
+    for form in (matrix, packed):
+        if form is None:
+            continue
+        parts = P.transposed(), form, None, P, there, columns, columns
+        result = galerkin.triple_product(*parts).whole(columns * wide)
+        assert all((np.diff(row.indices) > 0).all() for row in result)
+        np.testing.assert_allclose(result.toarray(), expected, rtol=0, atol=tolerance)
+    assert packed is not None or name == "long"
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
