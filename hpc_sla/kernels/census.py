@@ -105,6 +105,24 @@ class Census:
         return positive, negative
 
 
+def largest_of_rows(
+    block: CsrPattern, values: np.ndarray | Packed, found: np.ndarray, rows: np.ndarray | None
+) -> None:
+    """`found` [n] is each row's largest magnitude, NaN where there is one; those before are lost.
+
+    Local. With the int32 `rows`, `found[rows]` is raised to that of a block of such rows.
+    """
+    if native.LIBRARY is not None:
+        matrix = plain(block, values) if isinstance(values, np.ndarray) else values
+        call("row_largest", matrix, 1, (rows, found))
+        return
+    assert isinstance(values, np.ndarray)
+    row = host(block.rows())
+    if rows is None:
+        found[:] = 0
+    np.maximum.at(found, row if rows is None else rows[row], np.abs(values, dtype=np.float64))
+
+
 @dataclass(frozen=True)
 class Tally:
     """What a rank's rows have together, or its columns; floats, so that ranks' go together.

@@ -15,6 +15,7 @@ from hpc_sla.kernels import native
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.matrix import CSR, Matrix
 from hpc_sla.kernels.packed import Packed
+from hpc_sla.kernels.pages import empty
 
 Plain = tuple[Matrix, torch.dtype]
 """A matrix in compressed rows, and the dtype of its values."""
@@ -49,9 +50,10 @@ def largest(A: Packed) -> float:
     return float(found[0])
 
 
-def diagonal(A: Packed) -> torch.Tensor:
+def diagonal(A: Packed | Plain) -> torch.Tensor:
     """The diagonal, 0 where none is stored: [n_rows]."""
-    found = torch.empty(A.n_rows, dtype=A.dtype, device="cpu")
+    rows, dtype = (A.n_rows, A.dtype) if isinstance(A, Packed) else (A[0].rows, A[1])
+    found = empty((rows,), torch.empty(0, dtype=dtype, device="cpu"))
     call("diagonal", A, 1, (found,))
     return found
 

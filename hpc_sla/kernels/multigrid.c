@@ -1,10 +1,56 @@
-/* Rank-local loops of a multigrid set-up: nodes, their aggregates, a smoothed prolongator.
- * Sequential by nature: they serve whatever the number of threads. */
+/* Rank-local loops of a multigrid set-up: a vector to start an estimate of eigenvalues from, nodes,
+ * their aggregates, a smoothed prolongator.
+ * Sequential by nature but for the first: they serve whatever the number of threads. */
 #include <math.h>
 
 #include "sparse_rows.h"
+#include "threads.h"
+
+/* A number in [-1, 1) that is a function of `index` alone: hashing.noise with seed 0. */
+INLINE double noise(uint64_t index)
+{
+    uint64_t z = index * 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    return (double)(z >> 11) * 0x1p-52 - 1;
+}
 
 #define DEFINE(T, NAME)                                                                          \
+    static CLONED void lanczos_start_##NAME(int64_t n, int64_t first, const int64_t *numbers,    \
+                                            const T *restrict inverse, T *restrict u,            \
+                                            T *restrict z, double *restrict sum)                 \
+    {                                                                                            \
+        double total = 0;                                                                        \
+        for (int64_t i = 0; i < n; ++i) {                                                        \
+            const T size = inverse[i] < 0 ? -inverse[i] : inverse[i];                            \
+            const T one = (T)noise((uint64_t)(numbers ? numbers[i] : first + i) + 1);            \
+            u[i] = size > 0 ? one * (1 / (T)sqrt(size)) : 0;                                     \
+            z[i] = u[i] * inverse[i];                                                            \
+            total += (double)u[i] * z[i];                                                        \
+        }                                                                                        \
+        *sum += total;                                                                           \
+    }                                                                                            \
+                                                                                                 \
+    static void lanczos_start_part_##NAME(const void *const *a, int64_t first, int64_t last,     \
+                                          void *sums)                                            \
+    {                                                                                            \
+        lanczos_start_##NAME(last - first, *(const int64_t *)a[0] + first,                       \
+                             SHIFT(const int64_t, 1, first), SHIFT(const T, 2, first),           \
+                             SHIFT(T, 3, first), SHIFT(T, 4, first), sums);                      \
+    }                                                                                            \
+                                                                                                 \
+    /* u = noise / sqrt |inverse|, 0 where inverse is;  z = inverse u;  sum = u . z. Row i is    \
+     * numbers[i] of the user's, or first + i. */                                                \
+    void hpc_sla_lanczos_start_##NAME(int64_t n, int64_t k, int64_t first,                       \
+                                      const int64_t *numbers, const T *inverse, T *u, T *z,      \
+                                      double *sum)                                               \
+    {                                                                                            \
+        const void *a[] = {&first, numbers, inverse, u, z};                                      \
+        *sum = 0;                                                                                \
+        hpc_sla_run(n, k, NULL, lanczos_start_part_##NAME, a, 1, sizeof(double), sum);           \
+    }                                                                                            \
+                                                                                                 \
     /* Whether entry k of row i is a strong connection to another node. d is sqrt |a_ii|. */     \
     INLINE int strong_##NAME(int64_t i, int32_t j, T value, const T *restrict d, T threshold)    \
     {                                                                                            \

@@ -16,8 +16,8 @@ from hpc_sla.distributed.shared import refuse_pickling
 from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError, InputTypeError
-from hpc_sla.kernels.entries import diagonal
-from hpc_sla.kernels.modes import entry
+from hpc_sla.kernels.entries import diagonal, plain
+from hpc_sla.kernels.modes import entry, untracked
 from hpc_sla.sparse.from_coo import assemble
 from hpc_sla.sparse.from_hdf5 import read_rows
 from hpc_sla.sparse.pattern import DistributedPattern
@@ -370,8 +370,11 @@ class DSparseMatrix(Described, StoredMatrix):
                 field="matrix",
                 remedy="Choose what works without one, such as precond='none'",
             )
+        owned = self.pattern.owned
         if self.held.packed is not None:
             return diagonal(self.held.packed)
+        if untracked(self.values) and owned.compiled(self.values):
+            return diagonal(plain(owned, self.pattern.owned_values(self.values).detach().numpy()))
         where = self.pattern.owned.diagonal
         if not self.pattern.owned.nnz:
             # In the graph of the values all the same: other ranks go back through theirs.

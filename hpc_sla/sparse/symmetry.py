@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from hpc_sla.kernels.census import Asymmetry, Census, asymmetry, differences, host
+from hpc_sla.kernels.census import (
+    Asymmetry,
+    Census,
+    asymmetry,
+    differences,
+    host,
+    largest_of_rows,
+)
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.sparse.matrix import DSparseMatrix
 
@@ -144,10 +152,12 @@ def is_symmetric(A: DSparseMatrix) -> bool:
     """
     if A.columns is not A.layout:
         return False
-    values, diagonal = parts_of(A), host(A.diagonal())
-    census = take_census(A, values)
-    scale = np.sqrt(np.maximum(census.largest, np.abs(diagonal)), dtype=np.float64)
+    values = parts_of(A)
+    scale = np.empty(A.layout.n_owned)
+    largest_of_rows(A.pattern.owned, values[0], scale, None)
+    largest_of_rows(A.pattern.halo, values[1], scale, host(A.pattern.boundary))
+    np.sqrt(scale, out=scale)
     came = arrivals(A, values[1], scale)
     found = own_asymmetry(A, values, scale, np.zeros(len(scale), dtype=bool), came)
-    finite = np.isfinite(scale).all() and not np.isnan(census.negative).any()
+    finite = math.isfinite(scale.max(initial=0.0))
     return A.world.max(found.worst if finite else np.inf) <= SYMMETRIC[A.dtype]

@@ -25,27 +25,30 @@ def aggregate(graph: Graph, threshold: float) -> tuple[RowLayout, np.ndarray]:
     -------
     RowLayout
         Of the aggregates.
-    int64 array [n_nodes]
+    int32 array [n_nodes]
         The stored number of each owned node's aggregate, -1 for a node without any strong
         neighbour.
     """
     layout, world = graph.layout, graph.layout.world
-    root = np.sqrt(np.abs(graph.diagonal))
     with world.agree():
-        group, count = kernels.aggregate(graph.blocks.local, root, threshold)
-    group = group.astype(np.int64)
-    halo, boundary = strong_halo(graph, root, threshold), graph.blocks.boundary
-    lonely = np.zeros(layout.n_owned, dtype=bool)
-    lonely[boundary[np.diff(halo.indptr) > 0]] = True
-    lonely &= group < 0
+        group, count = kernels.aggregate(graph.blocks.local, graph.root, threshold)
+    halo, boundary = strong_halo(graph, threshold), graph.blocks.boundary
+    alone = boundary[np.diff(halo.indptr) > 0]
+    alone = alone[group[alone] < 0]
     founded = np.zeros(0, dtype=np.int64)
     joined: np.ndarray | None = None
-    if world.sum(int(lonely.sum())):
+    if world.sum(len(alone)):
+        lonely = np.zeros(layout.n_owned, dtype=bool)
+        lonely[alone] = True
         founded, joined = _beyond(graph, halo, group, lonely)
     group[founded] = count + np.arange(len(founded))
     counts = world.comm.allgather(count + len(founded))
     aggregates = RowLayout(world, np.concatenate([[0], np.cumsum(counts)]))
-    stored = np.where(group >= 0, group + aggregates.start, -1)
+    stored = group
+    if aggregates.start:
+        nobody = np.flatnonzero(group < 0)
+        stored += np.int32(aggregates.start)
+        stored[nobody] = -1
     if joined is not None:
         # Whom they joined is known by node; its aggregate has a number only now.
         there = _exchange(graph, stored)

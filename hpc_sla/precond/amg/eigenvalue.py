@@ -10,6 +10,8 @@ import torch
 
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.world import World
+from hpc_sla.kernels import native
+from hpc_sla.kernels.pages import empty
 from hpc_sla.kernels.passes import minres_lanczos
 from hpc_sla.precond.amg.products import LevelOperator
 from hpc_sla.precond.spectrum import start_vector
@@ -64,26 +66,24 @@ def largest_eigenvalue(
     world = layout.world
     steps = min(steps, layout.n_global)
     # M^-1 = D^-1 of the preconditioned Lanczos method; u is left unscaled, its norm is beta.
-    size = inverse.abs()
-    u = start_vector(layout).to(inverse) * torch.where(size > 0, size.rsqrt(), 0.0)
-    z = u * inverse
-    previous, sums = torch.zeros_like(u), u.new_empty(3)
-    forced = u.new_empty(())
-    beta = _norm(world, torch.dot(u, z))
+    u, z, previous, q = (empty(inverse.shape, inverse) for _ in range(4))
+    forced, sums = u.new_empty(()), u.new_empty(3)
+    _start(layout, inverse, u, z, sums[0])
+    previous.zero_()
+    beta = _norm(world, sums[0].clone())
     diagonal: list[float] = []
     off: list[float] = []
     past, early = 1.0, 0.0
     for _ in range(steps):
         if not beta > 0:
             break
-        q = torch.empty_like(u)
         operator.matmul(z, q, forced)
         world.transport.all_reduce_sum(forced)
         alpha = float(forced) / beta**2
         diagonal.append(alpha)
         # u_next = A z / beta - alpha u / beta - beta u_before / past
         minres_lanczos(q, previous, u, u, beta**2 / past, alpha, 1 / beta, inverse, sums)
-        past, (u, previous, z) = beta, (previous, u, q)
+        past, (u, previous, z, q) = beta, (previous, u, q, z)
         beta = _norm(world, sums[0].clone())
         off.append(beta)
         if not math.isfinite(beta):
@@ -99,6 +99,23 @@ def largest_eigenvalue(
     if before:  # what it goes back to stays, so that no update depends on those between
         return Estimate(largest, before.full, before.early)
     return Estimate(largest, largest, early)
+
+
+def _start(
+    layout: RowLayout, inverse: torch.Tensor, u: torch.Tensor, z: torch.Tensor, dot: torch.Tensor
+) -> None:
+    """`u = noise / sqrt |inverse|`, 0 where inverse is; `z = inverse u; dot = u . z`. Local."""
+    if native.serves(inverse):
+        wide = torch.empty(1, dtype=torch.float64, device="cpu")
+        numbers = None if layout.natural else torch.from_numpy(layout.rows)
+        vectors = (numbers, inverse, u, z, wide)
+        native.call("lanczos_start", inverse, len(inverse), layout.start, *vectors)
+        dot.copy_(wide[0])
+        return
+    size = inverse.abs()
+    torch.mul(start_vector(layout).to(inverse), torch.where(size > 0, size.rsqrt(), 0.0), out=u)
+    torch.mul(u, inverse, out=z)
+    dot.copy_(torch.dot(u, z))
 
 
 def _largest_ritz(diagonal: list[float], off: list[float]) -> float:

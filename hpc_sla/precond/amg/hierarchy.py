@@ -247,7 +247,7 @@ class Hierarchy:
                 threshold /= 2
             if not 0 < aggregates.n_global * B.shape[1] <= _STALLED * A.shape[0]:
                 return None
-            return _Reusable(aggregates, group.astype(np.int32), B.shape[1], block_size)
+            return _Reusable(aggregates, group, B.shape[1], block_size)
 
     def _add_level(
         self, A: DSparseMatrix, before: Estimate | None, decoupled: torch.Tensor | None

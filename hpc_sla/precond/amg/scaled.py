@@ -88,7 +88,11 @@ class ScaledMatrix:
         **Collective.** B [n_owned, m] has constants. By the Rayleigh quotients of D^-1 A.
         """
         A, size = self.matrix, self.matrix.diagonal().abs()
-        if A.world.sum(int(not bool((size > 0).all()))):
+        low, high = map(float, size.aminmax()) if len(size) else (math.inf, 0.0)
+        # MPI's maximum makes of a NaN what it likes. Of a diagonal that is one number both are the
+        # same vectors.
+        low = -A.world.max(1.0 if math.isnan(low) else -low)
+        if not low > 0 or A.world.max(high) == low:
             return B
         product, out = as_operator(A), torch.empty_like(size)
         forced, sums = size.new_empty(()), size.new_zeros(4)

@@ -27,14 +27,14 @@ class Graph:
         Of values at nodes.
     blocks : Blocks
         The entries between nodes, those of a node with itself among them.
-    diagonal : array [n_nodes]
-        The latter.
+    root : array [n_nodes]
+        sqrt |a_ii|, a_ii the latter.
     """
 
     layout: RowLayout
     plan: HaloPlan
     blocks: Blocks
-    diagonal: np.ndarray
+    root: np.ndarray
 
 
 def node_graph(A: DSparseMatrix, blocks: Blocks, block_size: int) -> Graph:
@@ -44,7 +44,7 @@ def node_graph(A: DSparseMatrix, blocks: Blocks, block_size: int) -> Graph:
     """
     if block_size == 1:
         diagonal = A.diagonal().detach().cpu().numpy()
-        return Graph(A.layout, A.pattern.plan, blocks, diagonal)
+        return Graph(A.layout, A.pattern.plan, blocks, _root(diagonal))
     layout = RowLayout(A.world, A.layout.offsets // block_size)
     unknowns = A.pattern.plan.halo
     nodes = np.unique(unknowns // block_size)
@@ -55,7 +55,12 @@ def node_graph(A: DSparseMatrix, blocks: Blocks, block_size: int) -> Graph:
     halo = _condense(spread, of_halo, (n, len(nodes)), block_size)
     boundary = np.flatnonzero(np.diff(halo.indptr)).astype(np.int32)
     between = Blocks(owned, halo[boundary], boundary)
-    return Graph(layout, HaloPlan(layout, nodes), between, owned.diagonal())
+    return Graph(layout, HaloPlan(layout, nodes), between, _root(owned.diagonal()))
+
+
+def _root(diagonal: np.ndarray) -> np.ndarray:
+    root = np.abs(diagonal)
+    return np.sqrt(root, out=root)
 
 
 def _condense(
@@ -69,7 +74,7 @@ def _condense(
     return result
 
 
-def strong_halo(graph: Graph, root: np.ndarray, threshold: float) -> sp.csr_matrix:
+def strong_halo(graph: Graph, threshold: float) -> sp.csr_matrix:
     """The connections to other ranks with `|a_ij| > threshold sqrt(|a_ii a_jj|)`. **Collective.**
 
     Vanek, Mandel and Brezina, Computing 56 (1996), equation 5.1.
@@ -77,11 +82,9 @@ def strong_halo(graph: Graph, root: np.ndarray, threshold: float) -> sp.csr_matr
     Parameters
     ----------
     graph : Graph
-    root : array [n_nodes]
-        sqrt |a_ii|.
     threshold : float
     """
-    blocks = graph.blocks
+    blocks, root = graph.blocks, graph.root
     here = torch.from_numpy(root).to(graph.layout.world.device)
     there = graph.plan.exchange(here).cpu().numpy()
     matrix = blocks.halo

@@ -10,10 +10,11 @@ from scipy.sparse.csgraph import connected_components
 
 import hpc_sla as hs
 from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.kernels import native
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
-from hpc_sla.precond.amg.eigenvalue import largest_eigenvalue
+from hpc_sla.precond.amg.eigenvalue import _start, largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import galerkin
 from hpc_sla.precond.amg.products import LevelOperator
 from hpc_sla.precond.amg.prolongator import smoothed_prolongator
@@ -21,7 +22,7 @@ from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
 from hpc_sla.precond.jacobi import Jacobi
-from tests.collective import distribute_once, on, spd_matrix, spread
+from tests.collective import distribute_once, everywhere, on, spd_matrix, spread
 from tests.precond.amg.systems import (
     PARTITIONS,
     SPD,
@@ -205,6 +206,25 @@ def test_the_eigenvalue_is_the_largest_from_below(world, name, partition):
     a = stored(A)
     exact = abs(np.linalg.eigvals(a / a.diagonal()[:, None])).max()
     assert 0.85 * exact <= ours <= (1.2 if name == "unsymmetric" else 1 + 1e-10) * exact
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_the_compiled_start_is_the_plain_one(world, monkeypatch, partition, dtype):
+    """Whatever the order of the rows; rows that are not looked at, and of a negative diagonal."""
+    A = distribute_once(poisson(9), world, partition)
+    inverse = Jacobi.of(A.diagonal()).inverse.to(dtype) * torch.linspace(
+        0.5, 2, A.layout.n_owned, dtype=dtype
+    )
+    inverse[1::5], inverse[2::7] = 0, -1
+    found = []
+    for _ in range(2):
+        u, z = torch.full_like(inverse, 7.0), torch.full_like(inverse, 7.0)
+        dot = inverse.new_empty(())
+        _start(A.layout, inverse, u, z, dot)
+        found.append((u, z, dot))
+        monkeypatch.setattr(native, "LIBRARY", None)
+    assert everywhere(world, all(map(torch.allclose, *found)))
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.97, 3.0])
