@@ -235,7 +235,11 @@ class DistributedPattern(Shared):
         halo = self.halo.matrix(away) if self.halo.nnz else None
         buffers = channel.send_buffer, channel.recv_buffer
         parts = owned, halo, self.boundary, plan.send_index, *buffers
-        return Distributed(calls, *parts, requests, channel)
+        here, _ = self._parts(values, x)  # rows of a packed copy would have to be written out
+        packed_here = isinstance(here, Packed)
+        entries = here.matrix if packed_here else self.owned.matrix(here)
+        longest = here.longest if packed_here else 0
+        return Distributed(calls, *parts, requests, channel, entries, longest)
 
     def absolute_matmul(
         self,

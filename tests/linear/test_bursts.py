@@ -96,7 +96,7 @@ def test_every_bit_is_that_of_steps_in_python(world, monkeypatch, seen, name, me
         options = {"method": method, "precond": precond, "rtol": rtol, "max_iterations": most}
         expected, found = _both(monkeypatch, seen, A, spread(A.layout, b), **options)
         _assert_same(world, expected, found)
-        assert bool(seen) == (found[1].iterations > 0)
+        assert any(seen) == (found[1].iterations > 0)  # one call may do no more than start
         _STATUSES.setdefault(method, set()).add(found[1].status)
 
 
