@@ -49,7 +49,7 @@ class CompiledSteps:
         assert steps is not None
         self._method, self._steps, self._world = method, steps, method.operator.world
         self._function = steps.entry(method.r)
-        self._matrix = method.operator.distributed(method.r)
+        self._matrix = method.system.matrix
         self._norms = _Norms()
         self._inverse = method.precond.inverse
         self._burst = burst = Burst(ctypes.addressof(self._matrix))

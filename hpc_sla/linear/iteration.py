@@ -257,7 +257,8 @@ class Iteration:
         **Collective** where they are so large that it is worth a thought.
         """
         method = self.method
-        if method.largest_option <= _WORTH_A_THOUGHT:
+        counts = [value for value in method.options.values() if isinstance(value, int)]
+        if max(counts, default=0) <= _WORTH_A_THOUGHT:
             return
         with self.operator.world.agree():
             columns = 1 if b.dim() == 1 else b.shape[1]
@@ -356,6 +357,8 @@ class Iteration:
                 # What rounding leaves is of the scale of the rows that these values are given to,
                 # and b need not be.
                 loosest = max(loosest, loosest_rtol(torch.float32))
+            if system.found is None and system.compiled and self.thorough:
+                system.examine()
             found = system.found
             if found is None:
                 found = accuracy(self.operator, system.b, system.x, system.r, self.rtol)
@@ -372,7 +375,7 @@ class Iteration:
         symmetric = None
         if self.thorough and self.method.needs_symmetric and total.status in _SUSPICIOUS:
             symmetric = self.operator.symmetric(x.dtype)
-        method = self.method.text
+        method = str(self.method)
         for info in infos if single else (total, *infos):
             info.method, info.precond, info.symmetric = method, self.precond.name, symmetric
         return x, total

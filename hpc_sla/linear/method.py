@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -16,7 +15,7 @@ import torch
 
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.accuracy import examine
-from hpc_sla.kernels.burst import StepKernel
+from hpc_sla.kernels.burst import Distributed, StepKernel
 from hpc_sla.kernels.vectors import Scalar, copy_
 from hpc_sla.linear.accuracy import Accuracy, accuracy, assess
 from hpc_sla.linear.info import Status, root
@@ -81,6 +80,11 @@ class System:
     thorough: bool = False
     found: list[Accuracy] | None = None
 
+    @cached_property
+    def matrix(self) -> Distributed:
+        """A as compiled loops take it. **Collective**, at first."""
+        return self.operator.distributed(self.b)
+
     def residual(self) -> Scalar:
         """`r = b - A x`, and the square of the norm to stop by. **Collective.**"""
         self._subtract()
@@ -93,9 +97,8 @@ class System:
         """
         if self.compiled:
             scale = torch.empty_like(self.b) if self.thorough else None
-            matrix = self.operator.distributed(self.b)
             self.operator.world.check_open()
-            told = examine(matrix, self.b, self.x, self.r, scale)
+            told = examine(self.matrix, self.b, self.x, self.r, scale)
             if scale is None:
                 self.found = None
                 return [root(told[0][0][0])]
@@ -189,16 +192,6 @@ class Method(WithOptions, ABC):
         vars(made).update(vars(self))
         return made
 
-    @cached_property
-    def text(self) -> str:
-        """It as text; every solve asks."""
-        return str(self)
-
-    @cached_property
-    def largest_option(self) -> int:
-        """The largest count among its options; 0 without any."""
-        return max((v for v in self.options.values() if isinstance(v, int)), default=0)
-
     @property
     def needs_symmetric(self) -> bool:
         """Whether A and M must be symmetric."""
@@ -210,7 +203,7 @@ class Method(WithOptions, ABC):
 
     def on(self: Self_, system: System) -> Self_:
         """A copy at work on a system, with vectors of its own. Local."""
-        state = copy(self)
+        state = self.__copy__()
         state.system = system
         state.operator, state.precond = system.operator, system.precond
         state.scalars, state.x, state.r = system.scalars, system.x, system.r

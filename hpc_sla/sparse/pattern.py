@@ -236,9 +236,10 @@ class DistributedPattern(Shared):
         buffers = channel.send_buffer, channel.recv_buffer
         parts = owned, halo, self.boundary, plan.send_index, *buffers
         here, _ = self._parts(values, x)  # rows of a packed copy would have to be written out
-        packed_here = isinstance(here, Packed)
-        entries = here.matrix if packed_here else self.owned.matrix(here)
-        longest = here.longest if packed_here else 0
+        if isinstance(here, Packed):
+            entries, longest = here.matrix, here.longest
+        else:
+            entries, longest = self.owned.matrix(here), 0
         return Distributed(calls, *parts, requests, channel, entries, longest)
 
     def absolute_matmul(
