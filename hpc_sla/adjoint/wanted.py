@@ -42,6 +42,8 @@ class Wanted:
         Replicated, once ranks have agreed.
     also : list
         What ranks said beside it, in some order; those who said the same may be left out.
+    total : float
+        The sum over ranks of the numbers that they gave.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class Wanted:
         "gradients",
         "tangents",
         "tensors",
+        "total",
     )
 
     _mine: tuple[tuple[bool, bool], ...]
@@ -60,14 +63,16 @@ class Wanted:
     gradients: tuple[bool, ...]
     tangents: tuple[bool, ...]
     also: list[Any]
+    total: float
     tensors: list[torch.Tensor | None]
 
     def __init__(self, agreement: Agreement) -> None:
         self._agreement = agreement
 
-    def of(self, tensors: Tensors, also: Any = None) -> None:
-        """Say so of these tensors, and something small that pickles. Local."""
+    def of(self, tensors: Tensors, also: Any = None, number: float = 0.0) -> None:
+        """Say so of these tensors, something small that pickles, and a number. Local."""
         self._given, self._said = list(tensors), also
+        self._agreement.number = number
         enabled = torch.is_grad_enabled()
         mine = [
             (enabled and t.requires_grad, _has_tangent(t))
@@ -93,6 +98,7 @@ class Wanted:
         agreement.__exit__(kind, error, trace)
         if error is not None:
             return
+        self.total = agreement.number
         self.also = [also for _, also in agreement.heard]
         if len(agreement.heard) == 1:  # all ranks said the same
             self.gradients = tuple([gradient for gradient, _ in self._mine])
@@ -128,7 +134,9 @@ def _follow(
 
 
 def _has_tangent(tensor: torch.Tensor) -> bool:
-    return forward_ad.unpack_dual(tensor).tangent is not None
+    # Outside of any level, which is nearly always, there is none; asking takes microseconds.
+    within = getattr(forward_ad, "_current_level", 0) >= 0
+    return within and forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def hidden_tensors(image: torch.Tensor, known: Sequence[torch.Tensor]) -> int:

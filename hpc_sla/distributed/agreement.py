@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,22 +26,26 @@ _PLAIN = (str, int, bool)
 class Agreement:
     """A local block behind which ranks agree: see `World.agree`. **Collective.**
 
-    Ranks that agree spend one reduction of five numbers on it, whatever the arguments.
+    Ranks that agree spend one reduction of eight numbers on it, whatever the arguments.
 
     Attributes
     ----------
+    number : float
+        Set within the block, if to anything: a number of this rank. Once the block is over, the sum
+        over ranks.
     heard : list
         What every rank said, in some order, once the block is over; those who said the same may
         be left out.
     """
 
-    __slots__ = ("_arguments", "_comm", "_function", "heard", "said")
+    __slots__ = ("_arguments", "_comm", "_function", "heard", "number", "said")
 
     def __init__(
         self, comm: MPI.Comm | SerialComm, function: str, arguments: Mapping[str, Any]
     ) -> None:
         self._comm, self._function, self._arguments = comm, function, arguments
         self.said: Any = None
+        self.number = 0.0
         self.heard: list[Any] = []
 
     def say(self, said: Any) -> None:
@@ -69,17 +74,20 @@ class Agreement:
         from mpi4py import MPI
 
         call = (self._function, describe(self._arguments)) if self._function else None
-        asked, spoken = _digest(call), _digest(self.said)
-        # The largest and, as its negative, the smallest of each digest.
-        extremes = np.array([error is not None, asked, -asked, spoken, -spoken], dtype=np.int64)
-        comm.Allreduce(MPI.IN_PLACE, extremes, op=MPI.MAX)
-        failed, most_asked, least_asked, most_said, least_said = extremes.tolist()
+        mine = (call, self.said)
+        sums = np.array([error is not None, self.number, *_digest(repr(mine))])
+        comm.Allreduce(MPI.IN_PLACE, sums)
+        failed, self.number, *digests = sums.tolist()
         if failed:
             _raise_together(comm, error)
-        if most_asked != -least_asked:
-            _raise_difference(comm.allgather(call))
-        alike = most_said == -least_said
-        self.heard = [self.said] if alike else comm.allgather(self.said)
+        if _alike(digests, comm.size):
+            self.heard = [self.said]
+            return
+        everyone = comm.allgather(mine)
+        calls = [call for call, _ in everyone]
+        if len(set(map(repr, calls))) > 1:
+            _raise_difference(calls)
+        self.heard = [said for _, said in everyone]
 
 
 def describe(value: Any) -> Any:
@@ -118,12 +126,21 @@ def _number(value: Any) -> Any:
     return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
 
 
-def _digest(value: Any) -> int:
-    """Fits into int64, its negative too; Python's own hash differs from process to process."""
-    if value is None:
-        return 0
-    text = repr(value).encode("utf-8", "backslashreplace")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+@lru_cache(maxsize=1024)  # one call after another says the same
+def _digest(text: str) -> tuple[float, ...]:
+    """Three numbers below 2^17 and their squares, whose sums are exact for 2^19 ranks.
+
+    Python's own hash differs from process to process.
+    """
+    digest = hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=12).digest()
+    parts = [int.from_bytes(digest[i : i + 4], "big") >> 15 for i in (0, 4, 8)]
+    return tuple(float(number) for part in parts for number in (part, part * part))
+
+
+def _alike(sums: Sequence[float], ranks: int) -> bool:
+    """Whether all ranks had the same digest: where numbers differ, their variance is not 0."""
+    pairs = zip(sums[::2], sums[1::2], strict=True)
+    return all(int(total) ** 2 == ranks * int(squares) for total, squares in pairs)
 
 
 def _raise_together(comm: Any, error: HpcSlaError | None) -> None:

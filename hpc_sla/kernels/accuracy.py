@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 from hpc_sla.kernels import native
+from hpc_sla.kernels.burst import Distributed
 
 
 def judge(b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -29,6 +32,40 @@ def judge(b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, scale: torch.Tensor
     scale.add_(b.abs())
     errors = r.abs()
     return torch.cat([maxima(ratio(errors, scale), x.abs()), squares(errors, scale, b)]).cpu()
+
+
+def examine(
+    A: Distributed,
+    b: torch.Tensor,
+    x: torch.Tensor,
+    r: torch.Tensor,
+    scale: torch.Tensor | None,
+) -> list[list[list[float]]]:
+    """`r = b - A x`, in one call with what is to be known of it. **Collective.** Compiled.
+
+    Parameters
+    ----------
+    b, x, r : torch.Tensor [n]
+        Contiguous, or of b what `dense` leaves.
+    scale : torch.Tensor [n] or None
+        Overwritten with |A| |x| + |b|.
+
+    Returns
+    -------
+    list
+        Replicated: [rank][row][column] of what `judge` finds; without `scale` one number, r . r.
+    """
+    found = b.new_empty((1, 1, 1) if scale is None else (A.calls.ranks, 5, 1), dtype=torch.float64)
+    vectors = b.data_ptr(), x.data_ptr(), r.data_ptr(), None if scale is None else scale.data_ptr()
+    entry = native.entry_for("examine", b.dtype)
+    whether = scale is not None, b.is_contiguous()
+    code = entry(*whether, ctypes.addressof(A), *vectors, found.data_ptr())
+    if code == -1:
+        raise MemoryError(f"no room for a row of {A.longest} entries")
+    if code:
+        A.calls.raise_error(code)
+    everyone: list[list[list[float]]] = found.tolist()
+    return everyone
 
 
 def ratio(errors: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

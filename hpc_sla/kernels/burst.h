@@ -24,6 +24,8 @@
 /* Handles are ints in some MPI libraries and pointers in others. */
 typedef int (*hpc_sla_sum_ints)(const void *, void *, int, int, int, int);
 typedef int (*hpc_sla_sum_pointers)(const void *, void *, int, void *, void *, void *);
+typedef int (*hpc_sla_gather_ints)(const void *, int, int, void *, int, int, int);
+typedef int (*hpc_sla_gather_pointers)(const void *, int, void *, void *, int, void *, void *);
 typedef int (*hpc_sla_start_sum_ints)(const void *, void *, int, int, int, int, void *);
 typedef int (*hpc_sla_start_sum_pointers)(const void *, void *, int, void *, void *, void *,
                                           void *);
@@ -38,6 +40,8 @@ typedef struct {
     void (*start_all_reduce)(void);
     intptr_t comm, type, sum;
     void *request, *status; /* Room for one each. */
+    void (*all_gather)(void);
+    intptr_t doubles; /* The type of them. */
 } hpc_sla_mpi;
 
 /* A distributed matrix: `DistributedPattern.matmul`. */
@@ -50,6 +54,10 @@ typedef struct {
     int64_t n_requests;
     void *requests, *statuses;
     void *const *owners; /* Where each request's handle is kept, by mpi4py. */
+    /* The owned block to be read row by row, and the entries of its longest row, where its form
+     * needs room for one; else 0. */
+    const hpc_sla_matrix *entries;
+    int64_t longest;
 } hpc_sla_distributed;
 
 typedef struct {
@@ -71,6 +79,8 @@ typedef struct {
     /* Another preconditioner: `CompiledApply`; NULL for a pointwise one. */
     int64_t (*apply)(const void *data, const void *r, void *out);
     const void *applied;
+    /* Whether to do the method's `start` first, of which alone `row` tells if it ends there. */
+    int64_t fresh;
 } hpc_sla_burst;
 
 INLINE double burst_now(void)

@@ -30,6 +30,8 @@ class Calls(ctypes.Structure):
         ("sum", ctypes.c_ssize_t),
         ("request", ctypes.c_void_p),
         ("status", ctypes.c_void_p),
+        ("all_gather", ctypes.c_void_p),
+        ("doubles", ctypes.c_ssize_t),
     ]
 
     kept: Any = None
@@ -83,6 +85,10 @@ class Distributed(ctypes.Structure):
     requests : Requests
     channel : object
         Whose they are: it frees them once nobody has it any more.
+    entries : Matrix or None
+        The owned block to be read row by row, for `kernels.accuracy.examine`.
+    longest : int
+        Entries of its longest row, where its form needs room for one; else 0.
     """
 
     _fields_ = [
@@ -98,6 +104,8 @@ class Distributed(ctypes.Structure):
         ("requests", ctypes.c_void_p),
         ("statuses", ctypes.c_void_p),
         ("owners", ctypes.c_void_p),
+        ("entries", ctypes.c_void_p),
+        ("longest", ctypes.c_int64),
     ]
 
     def __init__(
@@ -111,6 +119,8 @@ class Distributed(ctypes.Structure):
         received: torch.Tensor,
         requests: Requests,
         channel: object = None,
+        entries: Matrix | None = None,
+        longest: int = 0,
     ) -> None:
         super().__init__(
             ctypes.addressof(calls),
@@ -125,9 +135,11 @@ class Distributed(ctypes.Structure):
             ctypes.cast(requests.handles, ctypes.c_void_p),
             ctypes.cast(requests.statuses, ctypes.c_void_p),
             ctypes.cast(requests.owners, ctypes.c_void_p),
+            None if entries is None else entries.address,
+            longest,
         )
         self.calls = calls
-        self.kept = owned, halo, boundary, send_index, send, received, requests, channel
+        self.kept = owned, halo, boundary, send_index, send, received, requests, channel, entries
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,7 @@ class Burst(ctypes.Structure):
         ("row", ctypes.c_double * 4),
         ("apply", ctypes.c_void_p),
         ("applied", ctypes.c_void_p),
+        ("fresh", ctypes.c_int64),
     ]
 
 
@@ -195,6 +208,8 @@ class StepKernel:
         Attributes that are integers, or flags, of which a step may change some.
     preconditioned : bool
         Whether it can apply a preconditioner that is not pointwise.
+    starts : bool
+        Whether it does `start`, too.
     """
 
     function: str
@@ -204,6 +219,7 @@ class StepKernel:
     swaps: tuple[tuple[str, str], ...] = ()
     numbers: tuple[str, ...] = ()
     preconditioned: bool = False
+    starts: bool = False
 
     def entry(self, like: torch.Tensor) -> Callable[[int], int]:
         """The function for vectors like this one: takes the address of a `Burst`."""

@@ -1,4 +1,4 @@
-/* Steps of conjugate gradients: `CG.step` of linear/cg.py. */
+/* Steps of conjugate gradients: `CG.start` and `CG.step` of linear/cg.py. */
 #include "burst.h"
 
 #define DEFINE(T, NAME)                                                                          \
@@ -18,6 +18,21 @@
         double rho = b->scalars[0], rr = b->scalars[1], seconds;                                 \
         int live = b->scalars[2] != 0, code, over = 0;                                           \
         T mine[3], sums[3];                                                                      \
+        if (b->fresh) {                                                                          \
+            b->fresh = 0;                                                                        \
+            if (b->apply && (code = (int)b->apply(b->applied, r, p)))                            \
+                return code;                                                                     \
+            for (int64_t i = 0; i < n && !b->apply; ++i)                                         \
+                p[i] = b->inverse ? r[i] * ((const T *)b->inverse)[i] : r[i];                    \
+            hpc_sla_dot_##NAME(n, 1, r, p, mine);                                                \
+            hpc_sla_dot_##NAME(n, 1, r, r, mine + 1);                                            \
+            if ((code = burst_sum_##NAME(A->mpi, 2, mine, sums)))                                \
+                return code;                                                                     \
+            rho = sums[0], rr = sums[1];                                                         \
+            live = rr > square && rho > 0 && rho < INFINITY;                                     \
+            b->row[0] = rho * 0 + 1.0, b->row[1] = rho, b->row[2] = rr;                          \
+            over = !(isfinite(rho) && isfinite(rr) && rr > square && rho > 0);                   \
+        }                                                                                        \
         while (!over && b->done < b->most) {                                                     \
             if ((code = burst_product_##NAME(A, p, q, p, mine, NULL)) ||                         \
                 (code = burst_sum_##NAME(A->mpi, 1, mine, sums)))                                \

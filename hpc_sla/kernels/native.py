@@ -32,6 +32,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "relax": (1, 10, None),
     "absolute": (2, 4, ctypes.c_int64),
     "judge": (3, 5, None),
+    "examine": (2, 6, ctypes.c_int64),
     "cycle": (0, 3, ctypes.c_int64),
     "dense": (3, 3, None),
     "residual": (2, 5, None),
@@ -199,7 +200,7 @@ def call(function: str, like: torch.Tensor, rows: int, *arguments: Any) -> int |
     assert LIBRARY is not None
     columns = 1 if like.dim() == 1 else like.shape[1]
     plain = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
-    result: int | None = _entry(function, like.dtype)(rows, columns, *plain)
+    result: int | None = entry_for(function, like.dtype)(rows, columns, *plain)
     return result
 
 
@@ -210,7 +211,7 @@ def call_on(function: str, like: torch.Tensor, address: int, *arguments: Any) ->
     """
     assert LIBRARY is not None
     columns = 1 if like.dim() == 1 else like.shape[1]
-    _entry(function, like.dtype)(
+    entry_for(function, like.dtype)(
         columns,
         address,
         *(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments),
@@ -218,7 +219,7 @@ def call_on(function: str, like: torch.Tensor, address: int, *arguments: Any) ->
 
 
 @cache
-def _entry(function: str, dtype: torch.dtype) -> Any:
+def entry_for(function: str, dtype: torch.dtype) -> Any:
     """A function of the library, for vectors of that dtype."""
     return getattr(LIBRARY, f"hpc_sla_{function}_{DTYPES[dtype]}")
 

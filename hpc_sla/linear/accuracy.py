@@ -80,8 +80,21 @@ def accuracy(
     scale = torch.empty_like(b)
     if not operator.absolute(x, scale, again):
         return _without_entries(operator, b, x, r)
+    everyone = _everyone(operator.world, kernel.judge(b, x, r, scale))
+    return assess(everyone, operator, b, x, r, scale, rtol)
+
+
+def assess(
+    everyone: list[list[list[float]]],
+    operator: Operator,
+    b: torch.Tensor,
+    x: torch.Tensor,
+    r: torch.Tensor,
+    scale: torch.Tensor,
+    rtol: float,
+) -> list[Accuracy]:
+    """`accuracy`, from what `judge` said on every rank. **Collective**: a product, or nothing."""
     world = operator.world
-    everyone = _everyone(world, kernel.judge(b, x, r, scale))
     found, largest = _largest(everyone, 2)
     errors2, scale2, b2 = _exact_sums(everyone, 2)
     unit = _ROUNDING * torch.finfo(b.dtype).eps

@@ -15,7 +15,6 @@ from typing import ClassVar
 
 import torch
 
-from hpc_sla.kernels import native
 from hpc_sla.kernels.burst import Burst
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.outcome import Outcome
@@ -50,13 +49,19 @@ class CompiledSteps:
         assert steps is not None
         self._method, self._steps, self._world = method, steps, method.operator.world
         self._function = steps.entry(method.r)
-        self._matrix = method.operator.distributed(method.r)
+        self._matrix = method.system.matrix
         self._norms = _Norms()
         self._inverse = method.precond.inverse
         self._burst = burst = Burst(ctypes.addressof(self._matrix))
         burst.inverse = None if self._inverse is None else self._inverse.data_ptr()
         burst.norms, burst.seconds = ctypes.addressof(self._norms), self.seconds
         burst.target = method.target
+        self._fresh = False
+
+    def start(self) -> bool:
+        """Whether the next `advance` begins with the method's `start`. Local; replicated."""
+        self._fresh = self._steps.starts
+        return self._fresh
 
     def run(self, count: int) -> None:
         """Do so many steps, whatever becomes of them. **Collective.**"""
@@ -72,9 +77,10 @@ class CompiledSteps:
         Returns
         -------
         list of float
-            The norm after each step. Nothing but the last is more than `Outcome.passed`.
+            The norm after each step. Nothing but the last is more than `Outcome.passed`. None
+            where it ended with its start.
         list of float
-            What the last step recorded.
+            What the last step recorded, or the start.
         """
         burst = self._burst
         burst.through, burst.patience = 0, patience
@@ -95,8 +101,10 @@ class CompiledSteps:
             burst.apply, burst.applied = applied.function, applied.data
         for i, name in enumerate(steps.vectors):
             burst.vectors[i] = attrgetter(name)(method).data_ptr()
-        for i, name in enumerate(method.carried):
-            burst.scalars[i] = getattr(method, name)
+        burst.fresh, self._fresh = self._fresh, False
+        if not burst.fresh:
+            for i, name in enumerate(method.carried):
+                burst.scalars[i] = getattr(method, name)
         for i, name in enumerate(steps.numbers):
             burst.numbers[i] = getattr(method, name)
         burst.most, burst.done = int(min(most, _MOST)), 0
@@ -125,7 +133,6 @@ def serve(method: Method, operator: Operator, precond: Preconditioner, b: torch.
         and steps is not None
         and steps.of is type(method).step
         and b.dim() == 1
-        and native.serves(b)
         and (precond.pointwise or (steps.preconditioned and precond.compiles(b)))
         and operator.compiled(b)
     )

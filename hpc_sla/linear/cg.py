@@ -48,7 +48,7 @@ class CG(Method):
         z = self.precond.apply(self.r, self.p)
         if z is not self.p:
             copy_(self.p, z)
-        self.rho, self.rr = self.scalars.dots((self.r, z), (self.r, self.r))
+        self.rho, self.rr = self.scalars.burst_dots((self.r, self.p), (self.r, self.r))
         self.scalars.record(self.rho * 0 + 1.0, self.rho, self.rr)
         self.live = active & self._unfinished(self.rho, self.rr)
 
@@ -86,7 +86,7 @@ class CG(Method):
         self.scalars.record(curvature, rho, self.rr)
         self.live = good & self._unfinished(rho, self.rr)
 
-    compiled = StepKernel("cg", step, ("x", "r", "p", "q"), 3, preconditioned=True)
+    compiled = StepKernel("cg", step, ("x", "r", "p", "q"), 3, preconditioned=True, starts=True)
 
     def _step_on_device(self, curvature: Any) -> None:
         """The rest of a step, where no scalar of it is to leave the device. **Collective.**"""

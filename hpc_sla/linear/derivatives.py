@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -53,6 +52,8 @@ class Differentiable(Iteration):
     transposed: bool = False
     info: SolveInfo
     adjoint_rtol: float | None
+    _lopsided: list[bool]
+    # Looked at once for a set-up, whichever of the copies of a solver needs to know.
 
     @property
     def form(self) -> Form:
@@ -64,7 +65,7 @@ class Differentiable(Iteration):
         """Whether A and its preconditioner are taken for symmetric."""
         return self.method.needs_symmetric
 
-    @cached_property
+    @property
     def lopsided(self) -> bool:
         """Whether a method for symmetric matrices works on one that is not. **Collective.**
 
@@ -73,7 +74,9 @@ class Differentiable(Iteration):
         operator = self.operator
         if not (self.one_way and operator.transposable and self.precond.transposable):
             return False
-        return not operator.symmetric(operator.dtype or torch.float64)
+        if not self._lopsided:
+            self._lopsided.append(not operator.symmetric(operator.dtype or torch.float64))
+        return self._lopsided[0]
 
     def derivative(self, b: torch.Tensor, theta: Theta, transposed: bool) -> torch.Tensor:
         """The solve for a derivative, with A or its transpose. **Collective.**

@@ -112,7 +112,9 @@ class KrylovLoop:
             recovery.begin(outcomes, self._within)
             if not self._within:
                 self._running = [o.status is None for o in outcomes]
-                self._start()
+                # Without a step to do there is none to start with.
+                if self._compiled is None or self.iterations == most or not self._compiled.start():
+                    self._start()
             self._within = False
             while self.iterations < most and any(o.status is None for o in outcomes):
                 if self._compiled is not None:
@@ -159,6 +161,9 @@ class KrylovLoop:
         if self.observe is not None:
             most = int(min(most, self.unobserved))
         norms, row = compiled.advance(most, outcome, self._stagnant)
+        if not norms:
+            outcome.status = self.method.classify(row, outcome.target)
+            return
         last = norms.pop()
         if self._callback is None:
             self.iterations += len(norms)

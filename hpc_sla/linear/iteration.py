@@ -12,7 +12,8 @@ import torch
 
 from hpc_sla.checkpoint.observer import Observer
 from hpc_sla.errors import InputError
-from hpc_sla.kernels.vectors import Scalar, dense, dot_into
+from hpc_sla.kernels.native import DTYPES
+from hpc_sla.kernels.vectors import Scalar, dense
 from hpc_sla.linear.accuracy import accuracy, judge
 from hpc_sla.linear.bursts import serve
 from hpc_sla.linear.choose import GIVES_UP, loosest_rtol
@@ -69,6 +70,9 @@ class Iteration:
         Rows that give their unknowns to the others: x starts from these values.
     callback : callable(iteration, residual_norm) or None
     observer : Observer or None
+    first : (float, bool) or None
+        Replicated. b . b of the next `run`, and whether compiled steps serve it, where ranks met
+        in any case.
     """
 
     operator: Operator
@@ -86,6 +90,7 @@ class Iteration:
     given: DecoupledRows | None = None
     callback: Callback | None = None
     observer: Observer | None = None
+    first: tuple[Scalar, bool] | None = None
 
     def __copy__(self: Self_) -> Self_:
         made = object.__new__(type(self))  # copy.copy's own way takes ten times as long
@@ -205,7 +210,8 @@ class Iteration:
         if self.given is not None and x0 is None:
             x0 = self.given.start(b)
         scalars = scalars_for(operator.world, b)
-        norm2, compiled = self._first_sums(scalars, b)
+        norm2, compiled = self.first or self._first_sums(scalars, b)
+        self.first = None
         squares, smallest = values_of(norm2), SQUARES[b.dtype]
         scales: list[float] | None = None
         if all(smallest < s < 1 / smallest or math.isnan(s) for s in squares):
@@ -241,11 +247,11 @@ class Iteration:
         if b.dim() > 1 or b.device.type != "cpu" or self.operator.world.size == 1:
             (norm2,) = scalars.dots((b, b))
             return norm2, able
-        partial = scalars.partial(2)
-        dot_into(partial.select(0, 0), b, b)
-        partial[1] = 0 if able else 1
-        norm2, unable = scalars.reduce(partial)
-        return norm2, bool(unable == 0)
+        # In doubles, as `LinearSolver.solve` has it summed.
+        partial = torch.tensor([torch.dot(b, b).item(), float(not able)], dtype=torch.float64)
+        scalars.sum_(partial)
+        norm2, unable = partial.tolist()
+        return norm2, unable == 0
 
     def _check_room(self, b: torch.Tensor) -> None:
         """Raise InputError where the method's options ask for more memory than there is.
@@ -344,7 +350,7 @@ class Iteration:
                 outcomes, b_norms, norms, system.measures, strict=True
             )
         ]
-        dtype = str(system.b.dtype).removeprefix("torch.")
+        dtype = DTYPES[system.b.dtype]
         for info in infos:
             info.rtol, info.dtype = self.rtol, dtype
         if square and (self.thorough or not all(info.converged for info in infos)):
@@ -353,6 +359,8 @@ class Iteration:
                 # What rounding leaves is of the scale of the rows that these values are given to,
                 # and b need not be.
                 loosest = max(loosest, loosest_rtol(torch.float32))
+            if system.found is None and system.compiled and self.thorough:
+                system.examine()
             found = system.found
             if found is None:
                 found = accuracy(self.operator, system.b, system.x, system.r, self.rtol)

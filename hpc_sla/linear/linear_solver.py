@@ -18,6 +18,7 @@ from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry, ordinary, transformed
 from hpc_sla.linear.arguments import check_keep, check_options, check_same_kind, check_vectors
+from hpc_sla.linear.bursts import serve
 from hpc_sla.linear.choices import AUTO, DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
 from hpc_sla.linear.driver import Callback
 from hpc_sla.linear.info import SolveInfo
@@ -191,15 +192,20 @@ class LinearSolver(SetUp):
                 if x0 is not None:
                     check_order(x0, operator.columns, "x0")
             dtype = None if operator.dtype else b.dtype
-            wanted.of((b, x0, *theta), also=self.news(dtype))
-        self.take_in(wanted.also)
+            changed, decoupled = self.news(dtype, theta)
+            square, able = self._foresee(b, changed)
+            wanted.of((b, x0, *theta), also=(changed, decoupled, able), number=square)
+        self.take_in([news[:2] for news in wanted.also])
         self.operator.refresh()
+        ables = [able for _, _, able in wanted.also]
         rhs, guess, *rest = wanted.tensors
         assert rhs is not None
         if rhs.shape[1:] == (0,):
             x = empty_result((operator.columns.n_owned, 0), rhs, *rest)
             return x, SolveInfo("converged", 0, 0.0, 0.0, [0.0])
         call = self._call(rhs, callback, checkpoint)
+        if None not in ables:
+            call.first = wanted.total, all(ables)
         gradient = any(wanted.gradients)
         if gradient and not (call.rtol if call.adjoint_rtol is None else call.adjoint_rtol):
             raise InputError(
@@ -234,6 +240,18 @@ class LinearSolver(SetUp):
         log.solved("solve", info)
         return (made(x, operator.columns) if ordered else x), info
 
+    def _foresee(self, b: torch.Tensor, changed: bool) -> tuple[float, bool | None]:
+        """This rank's b . b, and whether compiled steps serve, None where that is yet to be seen.
+
+        Local. What `run` would else have ranks meet for.
+        """
+        known = self._ready and not changed and b.dim() == 1 and b.is_contiguous()
+        if not known or transformed() or not b.is_cpu:
+            return 0.0, None
+        b = b.detach()
+        able = serve(self.method, self.operator, self.precond, b)
+        return torch.dot(b, b).item(), able
+
     def _call(
         self, b: torch.Tensor, callback: Callback | None, checkpoint: Checkpoint | None
     ) -> LinearSolver:
@@ -242,7 +260,7 @@ class LinearSolver(SetUp):
         **Collective.**
         """
         self.set_up(b.dtype)
-        call = copy(self)
+        call = self.__copy__()  # the way by copy.copy takes as long as a small product
         call._tolerate(self.operator.dtype or b.dtype)
         call.thorough, call.callback = True, callback
         if checkpoint is not None:

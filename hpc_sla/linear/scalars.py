@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from hpc_sla.distributed.world import World
+from hpc_sla.kernels import native
+from hpc_sla.kernels.fused import dot_pass
 from hpc_sla.kernels.vectors import Scalar, dot_into
 
 Flag = Any
@@ -41,7 +43,7 @@ class Scalars(ABC):
 
     def __init__(self, world: World, like: torch.Tensor) -> None:
         self._transport = world.transport
-        self._like = like.new_empty(0)
+        self._like = like
         self.shape = tuple(like.shape[1:])
         self.count = self.shape[0] if self.shape else 1
         """Right-hand sides."""
@@ -49,6 +51,15 @@ class Scalars(ABC):
     def dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> list[Scalar]:
         """Inner products of distributed vectors, in one reduction. **Collective.**"""
         return self.reduce(self.partial_dots(*pairs))
+
+    def burst_dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> list[Scalar]:
+        """`dots` of contiguous vectors, to the bit what compiled steps sum. **Collective.**"""
+        if not native.serves(pairs[0][0]):
+            return self.dots(*pairs)
+        partial = self.partial(len(pairs))
+        for i, (x, y) in enumerate(pairs):
+            dot_pass(x, y, partial.select(0, i))
+        return self.reduce(partial)
 
     def partial_dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """This rank's parts of inner products, to hand to a reduction. Local."""

@@ -65,7 +65,7 @@ class SetUp(Differentiable):
         self._plain = plain = adjoint.with_parameters(self.A, theta)
         self.operator = operator = as_operator(plain)
         self._dtype = dtype = operator.dtype or dtype or torch.float64
-        self.__dict__.pop("lopsided", None)
+        self._lopsided = []
         self._tolerate(dtype)
         self.given = self.facts = None
         if operator.square and isinstance(plain, DSparseMatrix) and self._decoupled is not False:
@@ -164,9 +164,17 @@ class SetUp(Differentiable):
                 check_precond(method, M)
         return M
 
-    def news(self, dtype: torch.dtype | None) -> tuple[bool, bool]:
-        """Whether to set up again, and whether this rank has rows decoupled from others. Local."""
-        theta = adjoint.parameters_at_hand(self.A)
+    def news(
+        self,
+        dtype: torch.dtype | None,
+        theta: Sequence[torch.Tensor | adjoint.Later] | None = None,
+    ) -> tuple[bool, bool]:
+        """Whether to set up again, and whether this rank has rows decoupled from others. Local.
+
+        `theta` is `parameters_at_hand` of A, if that is known.
+        """
+        if theta is None:
+            theta = adjoint.parameters_at_hand(self.A)
         # Of an inference tensor nobody counts the changes.
         known = self._ready and not any(
             isinstance(t, torch.Tensor) and t.is_inference() for t in theta

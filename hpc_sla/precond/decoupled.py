@@ -171,6 +171,8 @@ def _mask(A: DSparseMatrix) -> torch.Tensor:
     if packed or (native.can_take(A.held.plain) and not transformed()):
         own, away = A.held.parts(pattern.owned.nnz)
         found = ~beside(own if isinstance(own, Packed) else plain(pattern.owned, own))
+        if not pattern.halo.nnz:
+            return found
         rows = pattern.boundary.long().index_select(0, pattern.halo.rows())
         return found.index_fill_(0, rows[torch.from_numpy(away != 0)], False)
     nonzero = A.held.plain != 0

@@ -235,7 +235,12 @@ class DistributedPattern(Shared):
         halo = self.halo.matrix(away) if self.halo.nnz else None
         buffers = channel.send_buffer, channel.recv_buffer
         parts = owned, halo, self.boundary, plan.send_index, *buffers
-        return Distributed(calls, *parts, requests, channel)
+        here, _ = self._parts(values, x)  # rows of a packed copy would have to be written out
+        if isinstance(here, Packed):
+            entries, longest = here.matrix, here.longest
+        else:
+            entries, longest = self.owned.matrix(here), 0
+        return Distributed(calls, *parts, requests, channel, entries, longest)
 
     def absolute_matmul(
         self,
