@@ -269,6 +269,13 @@ def test_the_triple_product_is_one(how, n, m, columns, tile, fill, dtypes):
     values = np.full_like(result.values, np.nan)
     again = galerkin.triple_product(*parts, more, replace(result, values=values))
     assert np.array_equal(again.values, result.values)
+    ends, every = np.arange(size + 1, dtype=np.int32), np.arange(size, dtype=np.int32)
+    here, away = (np.tile(half, size) for half in np.split(every, [near * wide]))
+    counts = ends * np.int32(near * wide), ends * np.int32(size - near * wide)
+    values = np.full(size * size, np.nan, of_a)
+    full = galerkin.TwoParts(counts[0], here, counts[1], away, values)
+    filled = galerkin.triple_product(*parts, more, full).whole(size).toarray()
+    assert np.array_equal(filled, result.whole(size).toarray())
 
 
 def test_more_entries_than_row_pointers_count_are_refused(how, monkeypatch):
