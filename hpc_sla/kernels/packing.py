@@ -147,6 +147,11 @@ def coded(pattern: CsrPattern, values: torch.Tensor) -> Matrix | None:
     if slices is not None and len(codes) == slices[0][-1]:
         form, parts = (SLICED_16 if wide else SLICED_8), (slices[0], codes, *slices[1:], kept)
         return Matrix(form, *shape, parts, WINDOW)
+    return _coded_rows(pattern, *found)
+
+
+def _coded_rows(pattern: CsrPattern, wide: int, codes: torch.Tensor, kept: torch.Tensor) -> Matrix:
+    shape = pattern.n_rows, pattern.n_columns, pattern.nnz
     parts = (pattern.indptr, codes, *_short(pattern), kept)
     return Matrix(CODED_16 if wide else CODED_8, *shape, parts)
 
@@ -165,11 +170,14 @@ def _codes(values: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor] | Non
 
 
 def compressed(pattern: CsrPattern, values: torch.Tensor) -> Matrix:
-    """With 16-bit columns, and where it pays coded values; of any shape and order. Local."""
+    """Row by row with 16-bit columns, and where it pays coded values; of any shape and order.
+
+    Local.
+    """
     n = pattern.nnz
-    matrix = coded(pattern, values) if n else None
-    if matrix is not None and matrix.tensors[-1].numel() * 8 < n:
-        return matrix
+    found = _codes(values) if n else None
+    if found is not None and found[2].numel() * 8 < n:
+        return _coded_rows(pattern, *found)
     parts = (pattern.indptr, values, *_short(pattern))
     return Matrix(SHORT, pattern.n_rows, pattern.n_columns, n, parts)
 

@@ -1,7 +1,7 @@
 """Replaying a burst of iterations as one CUDA graph.
 
-An iteration on a GPU is a handful of short kernels or more, and launching them from Python costs more than
-running them until a rank has millions of rows. A graph launches a whole burst at once.
+An iteration on a GPU is a handful of short kernels or more, and launching them from Python costs
+more than running them until a rank has millions of rows. A graph launches a whole burst at once.
 """
 
 from __future__ import annotations

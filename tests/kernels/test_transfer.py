@@ -8,8 +8,10 @@ import scipy.sparse as sp
 import torch
 
 from hpc_sla.kernels import native
+from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.matrix import CODED_8, CODED_16, CSR, SHORT
 from hpc_sla.kernels.packed import Packed
+from hpc_sla.kernels.packing import compressed
 from hpc_sla.kernels.tiles import Tiles
 
 pytestmark = pytest.mark.skipif(native.LIBRARY is None, reason="the kernels were not compiled")
@@ -76,3 +78,17 @@ def test_few_rows_and_none():
         native.call_on("prolong", x, R.address, e, x)
         native.call_on("restrict", x, R.address, x, out)
         assert R.form == CSR and torch.equal(x, torch.ones(9)) and not out.any()
+
+
+@pytest.mark.parametrize("values", ["few", "many"])
+def test_rows_that_could_lie_side_by_side_do_not(values):
+    """Prolongation reads them one by one, however even they are."""
+    rng = np.random.default_rng(0)
+    rows, columns = 600, 3000
+    matrix = sp.csr_matrix(sp.random_array((rows, columns), density=0.01, rng=rng))
+    indices = np.sort([rng.choice(columns, 8, replace=False) for _ in range(rows)]).ravel()
+    data = rng.integers(1, 4, 8 * rows) if values == "few" else rng.random(8 * rows)
+    matrix = sp.csr_matrix((data.astype(float), indices, np.arange(0, 8 * rows + 1, 8)))
+    arrays = (torch.from_numpy(a.astype(np.int32)) for a in (matrix.indptr, matrix.indices))
+    made = compressed(CsrPattern(*arrays, columns), torch.from_numpy(matrix.data))
+    assert made.form == (CODED_8 if values == "few" else SHORT)
