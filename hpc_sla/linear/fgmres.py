@@ -18,4 +18,5 @@ class FGMRES(GMRES):
 
     name = "fgmres"
     petsc = "fgmres"
+    scale_free = True
     flexible = True

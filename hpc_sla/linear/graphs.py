@@ -70,12 +70,13 @@ class Bursts:
         before = vars(method).copy()
         self._kept = [getattr(method, name).clone() for name in method.carried]
         self._adopt()
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph):
                 self._steps(count)
                 self._save()
         except Exception as error:  # of torch, the driver, or what a step calls
+            torch.cuda.set_stream(stream)  # which a capture that fails may leave its own
             vars(method).update(before)
             self._captured, self._scalars.recorded = False, 0
             warn(

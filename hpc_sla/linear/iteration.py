@@ -147,6 +147,7 @@ class Iteration:
         InputError
             On every rank: the last cannot.
         """
+        self.first = None  # it was of another method
         while True:
             rung, self.rungs = self.rungs[0], self.rungs[1:]
             self.reason += f"; that {failed}: {rung}" if failed else f"{rung.why}: {rung}"
@@ -221,7 +222,9 @@ class Iteration:
             x, b, scales = self._scaled(b, x0)
             (norm2,) = scalars.dots((b, b))
             b_norms, x0 = norms_of(norm2), None if x0 is None else x.clone()
-        M = self.precond.up_to_a_factor if self.method.scale_free else self.precond
+        # Not of a class that changes one that minds no factor.
+        free = vars(type(self.method)).get("scale_free", False)
+        M = self.precond.up_to_a_factor if free else self.precond
         system = System(operator, M, b, x, torch.empty_like(b), [], scalars, not square)
         system.b_norms = system.measures = b_norms
         system.scales = scales or [1.0] * len(b_norms)

@@ -164,7 +164,7 @@ class Method(WithOptions, ABC):
     """Attributes that hold the vectors, like b, that a step hands to the next."""
 
     scale_free: ClassVar[bool] = False
-    """Whether M and a positive multiple of it give the same iterates."""
+    """Whether M and a positive multiple of it give the same iterates. Not inherited."""
 
     kept_like_x: tuple[str, ...] = ()
     """The same, of vectors like x; x itself aside."""

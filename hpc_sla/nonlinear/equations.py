@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from hpc_sla.distributed.keep_in_graph import tied
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.nonlinear.info import NonlinearInfo
-from hpc_sla.sparse.product import Use, uses
+from hpc_sla.sparse.product import Use, tangents_alike, uses
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -116,7 +116,7 @@ class JacobianProducts:
             return self._difference(x)
         if self._products == "reverse":
             return self._twice_transposed(x)
-        with torch.no_grad(), forward_ad.dual_level():
+        with torch.no_grad(), forward_ad.dual_level(), tangents_alike():
             image = self._equations.function(forward_ad.make_dual(self._u, x))
             tangent = forward_ad.unpack_dual(image).tangent
             return torch.zeros_like(x) if tangent is None else tangent.clone()

@@ -51,13 +51,10 @@ class KnownJacobian:
     coloured : ColouredJacobian or None
     failed : bool
         Whether no pattern is known that has all its entries.
-    checked : bool
-        Whether ranks have agreed that what the user's function gives is one.
     """
 
     coloured: ColouredJacobian | None = None
     failed: bool = False
-    checked: bool = False
 
 
 class Linearisation:
@@ -256,11 +253,9 @@ class Linearisation:
         with torch.no_grad():
             made = self.settings.jacobian(u)
         self.equations.info.jacobians += 1
-        layout, known = self.equations.layout, self._found
-        # What is wrong with it is so each time: that once all ranks agree on it will do.
-        with nullcontext() if known.checked else layout.world.agree():
+        layout = self.equations.layout
+        with layout.world.agree():
             check_matrix(made, layout, u.dtype, "jacobian")
-        known.checked = True
         return made
 
     def _assembled(self, products: JacobianProducts) -> DSparseMatrix:

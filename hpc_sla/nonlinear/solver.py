@@ -365,4 +365,4 @@ def _refuse_hidden(
             agreed.say(bool(look.new))
     if look is not None and any(agreed.heard):
         world.forgotten.compare(look)
-    return None if look is None else look.warn_behind, (image, found)
+    return None if look is None else look.warn_behind, (image.detach(), found)

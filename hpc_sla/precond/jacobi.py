@@ -6,7 +6,6 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from mpi4py import MPI
 
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
@@ -72,7 +71,8 @@ class Jacobi(Preconditioner):
     @property
     def up_to_a_factor(self) -> Preconditioner:
         """The identity under this name, for a constant diagonal."""
-        if self._constant is None:
+        own = type(self).apply is not Jacobi.apply  # a user's, which may do something else
+        if self._constant is None or own:
             return self
         made = Identity()
         made.name = self.name
@@ -94,12 +94,12 @@ def inverse_diagonal(diagonal: torch.Tensor) -> torch.Tensor:
 
 def _constant(inverse: torch.Tensor, world: World) -> float | None:
     """The one positive number that all of it is on all ranks, if it is. **Collective**."""
-    ends = torch.tensor([-math.inf, -math.inf])
+    mine = [-math.inf, -math.inf]
     if inverse.numel():
-        ends = torch.stack([inverse.amax(), -inverse.amin()]).double().cpu()
-    ends = ends.double().nan_to_num(nan=math.inf)
-    world.comm.Allreduce(MPI.IN_PLACE, ends.numpy(), MPI.MAX)
-    largest, smallest = ends[0].item(), -ends[1].item()
+        mine = torch.stack([inverse.amax(), -inverse.amin()]).tolist()
+    # A NaN is no number, and the largest of some on other ranks may hide it.
+    largest, least = (world.max(math.inf if math.isnan(end) else end) for end in mine)
+    smallest = -least
     return largest if largest == smallest and 0 < largest < math.inf else None
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -94,9 +95,28 @@ def _cotangent(ctx: Any, grad: torch.Tensor | None, *tensors: torch.Tensor) -> t
     return keep_in_graph(grad, *tensors)
 
 
+_ALIKE: ContextVar[bool] = ContextVar("alike", default=False)
+
+
+@contextmanager
+def tangents_alike() -> Iterator[None]:
+    """Within, what has no tangent on this rank has none on any. Local.
+
+    Nothing is then multiplied by its zeros, which elsewhere others may be waiting for.
+    """
+    token = _ALIKE.set(True)
+    try:
+        yield
+    finally:
+        _ALIKE.reset(token)
+
+
 def _sum_tangents(function: Any, ctx: Any, d_left: Any, d_right: Any) -> torch.Tensor:
-    """The tangent of a bilinear map. Absent tangents are absent on every rank alike."""
+    """The tangent of a bilinear map."""
     left, right = ctx.saved_tensors
+    if not _ALIKE.get():
+        d_left = torch.zeros_like(left) if d_left is None else d_left
+        d_right = torch.zeros_like(right) if d_right is None else d_right
     parts = []
     if d_left is not None:
         parts.append(function.apply(d_left, right, ctx.pattern))

@@ -94,6 +94,30 @@ def test_what_is_constant(name, world, looked_for):
     M.check(A.layout.n_owned, A.dtype, A.device)
 
 
+def test_on_one_process_alone(looked_for, used):
+    """Which needs no MPI."""
+    A = hs.DSparseMatrix.from_scipy(sp.csr_matrix(poisson(6)), hs.World.serial("cpu"))
+    _, info = hs.solve(A, torch.ones(36, dtype=torch.float64), "cg", "jacobi")
+    assert info.converged and used[-1] is None
+
+
+def test_a_class_of_the_user_s_own_has_its_preconditioner(world, looked_for, used):
+    class Own(hs.CG):
+        def step(self):
+            super().step()
+
+    class Halved(hs.Jacobi):
+        def apply(self, r, out):
+            return torch.mul(super().apply(r, out), 0.5, out=out)
+
+    A = distribute(poisson(6), world)
+    b = torch.ones(A.layout.n_owned, dtype=torch.float64, device=world.device)
+    hs.solve(A, b, Own(), "jacobi")
+    assert everywhere(world, used[-1] is not None)
+    M = Halved().on(A)
+    assert M.up_to_a_factor is M
+
+
 def test_small_matrices_are_not_looked_at(world):
     M = hs.Jacobi().on(distribute(poisson(5), world))
     assert M.up_to_a_factor is M

@@ -25,6 +25,10 @@ METHODS = [name for name, method in ENTRIES.items() if method.capturable]
 EVERY = 6
 
 
+STREAM = ["the default"]
+"""The current one."""
+
+
 class Graph(TorchDispatchMode):
     """Operations, with the tensors that they were given and that they gave."""
 
@@ -69,7 +73,8 @@ class capture:
     def __exit__(self, *error):
         self.graph.__exit__(*error)
         self.graph.undo()
-        if self.fails:
+        if self.fails:  # torch leaves its stream the current one then
+            STREAM[0] = "the capture's"
             raise RuntimeError("operation not permitted when stream is capturing")
 
 
@@ -78,6 +83,8 @@ def emulated(monkeypatch):
     monkeypatch.setattr(native, "LIBRARY", None)  # compiled loops are no operations of torch's
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: STREAM[0])
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: STREAM.__setitem__(0, stream))
     monkeypatch.setattr(capture, "fails", False)
 
 
@@ -120,7 +127,7 @@ def test_what_cannot_be_captured_is_launched_one_by_one(method, emulated, monkey
     monkeypatch.setattr(capture, "fails", True)
     with pytest.warns(RuntimeWarning, match="could not be captured") as warned:
         x, told, bursts = run(method, "jacobi", True, LENGTHS[0])
-    assert len(warned) == 1 and bursts._graph is None
+    assert len(warned) == 1 and bursts._graph is None and STREAM == ["the default"]
     y, other, _ = run(method, "jacobi", False, LENGTHS[0])
     assert torch.equal(x, y) and str(told) == str(other)
 

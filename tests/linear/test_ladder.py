@@ -151,6 +151,31 @@ def test_the_next_rung(world, monkeypatch):
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("second", [("minres", "block_jacobi"), ("bicgstab", "block_jacobi")])
+def test_resumed_on_another_rung_by_a_solver_that_is_set_up(world, folder, monkeypatch, second):
+    """What it knew of steps of the first rung says nothing of those of the second."""
+    from hpc_sla.linear import set_up
+    from hpc_sla.linear.ladder import Rung
+
+    rungs = [Rung("cg", "none", "to see it fail", 15), Rung(*second, "then")]
+    monkeypatch.setattr(set_up, "rungs_for", lambda *_: list(rungs))
+    matrix = grid(40)
+    A, b = distribute(matrix, world), spread(distribute(matrix, world).layout, np.ones(1600))
+    x, info = hs.solve(A, b)
+    assert info.converged and info.method == second[0]
+    first, at = hs.Checkpoint(folder / "solve.h5"), info.iterations - 5
+    callback = lambda i, norm: i == at and first.request_stop()  # noqa: E731
+    _, told = hs.solve(A, b, checkpoint=first, callback=callback)
+    assert told.status == "preempted" and told.method == second[0]
+    solver = hs.LinearSolver(A).set_up()
+    assert solver.method.name == "cg"
+    again = hs.Checkpoint(folder / "solve.h5", resume=True)
+    y, resumed = solver.solve(b, checkpoint=again)
+    assert resumed.method == second[0] and resumed.iterations == info.iterations
+    assert everywhere(world, torch.equal(x, y))
+
+
+@pytest.mark.mpi
 def test_a_gradient_climbs_too(world, monkeypatch):
     """A right-hand side that the choice serves, and a cotangent that it does not."""
     from hpc_sla.linear import set_up

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import hpc_sla as hs
 from tests.collective import (
@@ -17,6 +18,7 @@ from tests.collective import (
     everywhere,
     full,
     on,
+    random_matrix,
     spread,
 )
 
@@ -233,3 +235,23 @@ def test_results_are_bitwise_repeatable(any_world, name):
 def test_repr_names_the_essentials(world):
     A = distribute(MATRICES["random"](), world)
     assert "37" in repr(A) and isinstance(A, hs.DSparseMatrix)
+
+
+def test_tangents_that_not_all_ranks_have(world):
+    """The entries of A have one everywhere, x on rank 0 alone, and then the other way round."""
+    matrix = random_matrix(23, 0.3, 4)
+    A = distribute(matrix, world)
+    rng = np.random.default_rng(5)
+    x, dx = (spread(A.layout, rng.standard_normal(23)) for _ in range(2))
+    dv = torch.sin(A.values)
+    for all_of_x in (False, True):
+        mine = world.rank == 0
+        with forward_ad.dual_level():
+            has_v, has_x = not all_of_x or mine, all_of_x or mine
+            v = forward_ad.make_dual(A.values, dv) if has_v else A.values
+            u = forward_ad.make_dual(x, dx) if has_x else x
+            tangent = forward_ad.unpack_dual(A.with_values(v) @ u).tangent
+        moved = full(A.layout, dx if has_x else torch.zeros_like(dx))
+        changed = dense(A, dv if has_v else torch.zeros_like(dv))
+        expected = changed @ full(A.layout, x) + matrix @ moved
+        np.testing.assert_allclose(full(A.layout, tangent), expected, rtol=1e-12, atol=1e-12)
