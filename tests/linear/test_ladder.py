@@ -163,7 +163,8 @@ def test_resumed_on_another_rung_by_a_solver_that_is_set_up(world, folder, monke
     A, b = distribute(matrix, world), spread(distribute(matrix, world).layout, np.ones(1600))
     x, info = hs.solve(A, b)
     assert info.converged and info.method == second[0]
-    first, at = hs.Checkpoint(folder / "solve.h5"), info.iterations - 5
+    assert info.iterations > 30  # ranks take a few to hear that they are to stop
+    first, at = hs.Checkpoint(folder / "solve.h5"), 17
     callback = lambda i, norm: i == at and first.request_stop()  # noqa: E731
     _, told = hs.solve(A, b, checkpoint=first, callback=callback)
     assert told.status == "preempted" and told.method == second[0]
