@@ -47,6 +47,9 @@ class Matrix(ctypes.Structure):
         Rows of a node, where the form goes by nodes.
     """
 
+    reach: torch.Tensor | None = None
+    """What transfer.c is to know of it besides, kept here: see `Tiles.transfer`."""
+
     _fields_ = [
         ("form", ctypes.c_int64),
         ("rows", ctypes.c_int64),

@@ -34,7 +34,7 @@
             span_nodes_##NAME(A, 4, first, last, width, k, x, out, stride);                      \
         else if (A->form == MATRIX_NODES)                                                        \
             span_nodes_##NAME(A, b, first, last, width, k, x, out, stride);                      \
-        else if (A->form >= MATRIX_SLICED)                                                       \
+        else if (A->form >= MATRIX_SLICED && A->form <= MATRIX_SLICED_16)                        \
             hpc_sla_span_slices_##NAME(A, first, last, width, k, x, out, stride);                \
         else                                                                                     \
             span_short_##NAME(A, first, last, width, k, x, out, stride);                         \

@@ -58,9 +58,10 @@ _FORMS = {
 class Packed:
     """A rank-local matrix [n_rows, n_columns] in one of the forms of `matrix.h`. Local.
 
-    Sums are added up in the order of plain CSR's compiled product, row by row, but for matrices in
-    nodes of several rows; whether the bits are those of plain CSR then depends on what the compiler
-    fuses. They are the same each time.
+    Sums are added up row by row: in slices and nodes of several rows one entry after another,
+    else in the order of plain CSR's compiled product; whether the bits are those of plain CSR then
+    depends on what the compiler fuses. They are the same each time. In slices a row that is shorter
+    than its neighbours adds zero times an entry of x, which is NaN where that is infinite.
 
     Attributes
     ----------

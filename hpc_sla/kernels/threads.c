@@ -26,6 +26,8 @@ void hpc_sla_use_threads(void *run, void *number, void *here, void *wanted, void
 
 int64_t hpc_sla_parts(int64_t n, int64_t k)
 {
+    if (n < 1 || k < 1)
+        return 1;
     const int64_t most = n < INT64_MAX / k ? n * k / WORTH : n;
     if (most < 2 || !parallel || inside())
         return 1;

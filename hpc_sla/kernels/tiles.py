@@ -126,9 +126,8 @@ class Tiles:
         if matrix.form == CSR and self.rows >= _FEWEST:
             indptr, indices, values = matrix.tensors
             matrix = compressed(CsrPattern(indptr, indices, self.columns), values.view(-1))
-        reach = torch.from_numpy(self._reach())
-        matrix.tensors += (reach,)
-        matrix.parts[8] = reach.data_ptr()
+        matrix.reach = torch.from_numpy(self._reach())
+        matrix.parts[8] = matrix.reach.data_ptr()
         return matrix
 
     def _reach(self) -> np.ndarray:

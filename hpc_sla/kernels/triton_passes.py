@@ -62,6 +62,7 @@ def _residual_kernel(
         r = tl.load(r_ptr + at, mask=inside, other=0.0)
         r -= alpha * tl.load(q_ptr + at, mask=inside, other=0.0)
         tl.store(r_ptr + at, r, mask=inside)
+        r = tl.where(inside, r, 0.0)  # an infinite alpha times nothing is NaN
         square = r.to(tl.float64) * r.to(tl.float64)
         squares += square
         if inverse_ptr is not None:

@@ -197,9 +197,13 @@ class Transfer:
             self._plain = _Plain(tiles, self.plan)
             return
         first, second = _parts(tiles, self.plan)
-        self._matrices = first.transfer(), second.transfer()
-        if self._matrices[0].form not in (CSR, TILED):
+        mine = first.transfer()
+        if mine.form not in (CSR, TILED):
+            # Which would keep all of the plain arrays, being a piece of them.
+            arrays = (second.indptr, second.indices, second.values)
+            second = Tiles(*(a.copy() for a in arrays), second.columns, second.flipped)
             self._tiles = None
+        self._matrices = mine, second.transfer()
 
     @property
     def bytes(self) -> int:

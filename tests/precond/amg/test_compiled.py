@@ -6,6 +6,7 @@ import ctypes
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
@@ -216,3 +217,10 @@ def test_a_leader_without_rows_goes_on(world):
     M = hs.AMG(coarse_size=rows, rows_per_rank=rows).on(A)
     _x, info = hs.solve(A, torch.ones(A.layout.n_owned, dtype=torch.float64), "cg", M)
     assert info.converged
+
+
+def test_a_system_without_rows(world):
+    A = distribute_once(sp.csr_matrix((0, 0)), world)
+    M = hs.AMG().on(A)
+    r = torch.empty(0, dtype=A.dtype, device=A.device)
+    assert M.apply(r, torch.empty_like(r)).shape == (0,)
