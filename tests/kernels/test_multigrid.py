@@ -345,7 +345,7 @@ def test_p_transposed_restricts_and_prolongs(how, tile, k, dtype):
     if how == "libraries":
         pytest.skip("compiled only")
     P, p = _tiled(20, 9, *tile, 0.3, dtype, 2)
-    R = P.transposed().matrix()
+    R = P.transposed().transfer()
     rng = np.random.default_rng(3)
     e, x = (rng.standard_normal((size, k)).astype(dtype) for size in p.shape[::-1])
     tolerance = (
