@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from hpc_sla.kernels import native
+from hpc_sla.kernels import native, packing
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.packed import Packed, Packer
 from hpc_sla.problems import make
@@ -229,16 +229,20 @@ def windows(spans: list[int], seed: int) -> sp.csr_matrix:
     return sp.csr_matrix((rng.standard_normal(columns.size), columns.ravel(), indptr))
 
 
+@pytest.mark.parametrize("sliced", [True, False])
 @pytest.mark.parametrize("kinds", [None, 3, 256, 257, 4096, 4097])
-def test_what_just_fits_and_what_just_does_not(kinds):
+def test_what_just_fits_and_what_just_does_not(kinds, sliced, monkeypatch):
     """Columns within 16 bits of each other, and values that a dictionary has room for."""
+    if not sliced:
+        monkeypatch.setattr(packing, "_PADDED", 0.0)
     matrix = csr(windows([65535, *[40000] * 9, 65536, 65537], 1), np.float64)
     if kinds is not None:
         values = np.random.default_rng(2).standard_normal(kinds)
         values[:3] = 0.0, -0.0, np.nan
         matrix.data[:] = values[np.arange(matrix.nnz) * 7 % kinds]
     packed = packed_of(matrix)
-    form = "short" if kinds in (None, 4097) else "coded 8" if kinds <= 256 else "coded 16"
+    plain, coded = ("sliced", "sliced") if sliced else ("short", "coded")
+    form = plain if kinds in (None, 4097) else f"{coded} 8" if kinds <= 256 else f"{coded} 16"
     assert packed is not None and packed.form == form
     same(packed, matrix)
     for found in (packed.csr(), packed.expanded()):

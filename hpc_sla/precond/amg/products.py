@@ -201,7 +201,8 @@ class Transfer:
         if mine.form not in (CSR, TILED):
             # Which would keep all of the plain arrays, being a piece of them.
             arrays = (second.indptr, second.indices, second.values)
-            second = Tiles(*(a.copy() for a in arrays), second.columns, second.flipped)
+            indptr, indices, values = (a.copy() for a in arrays)
+            second = Tiles(indptr, indices, values, second.columns, second.flipped)
             self._tiles = None
         self._matrices = mine, second.transfer()
 
