@@ -42,9 +42,20 @@
         return enough;                                                                           \
     }                                                                                            \
                                                                                                  \
-    /* scale += |b|;  found [5, k] = the largest |r| / scale (no error is 0, and beside an       \
-     * infinite scale it is NaN) and the largest |x|, which a NaN is larger than; the sums of    \
-     * the squares of r, scale and b, which for a `step` of 0 is one number. */                  \
+    /* An error beside a scale: no error is 0, and beside an infinite scale it is NaN. */        \
+    INLINE T ratio_##NAME(T error, T scale)                                                      \
+    {                                                                                            \
+        return isinf(scale) ? (T)NAN : error > 0 ? error / scale : error;                        \
+    }                                                                                            \
+                                                                                                 \
+    /* The larger one, and NaN if either is. */                                                  \
+    INLINE T larger_##NAME(T one, T other)                                                       \
+    {                                                                                            \
+        return other <= one ? one : one != one ? one : other;                                    \
+    }                                                                                            \
+                                                                                                 \
+    /* scale += |b|;  found [5, k] = the largest ratio of |r| to scale and the largest |x|; the  \
+     * sums of the squares of r, scale and b, which for a `step` of 0 is one number. */          \
     CLONED void hpc_sla_judge_##NAME(int64_t n, int64_t k, int64_t step, const T *b, const T *x, \
                                      const T *r, T *scale, double *found)                        \
     {                                                                                            \
@@ -56,12 +67,10 @@
                 T worst = (T)found[c], largest = (T)found[k + c];                                \
                 double errors = 0, scales = 0, sizes = 0;                                        \
                 for (int64_t e = first * k + c; e < last * k; e += k) {                          \
-                    const T error = (T)fabs(r[e]), size = (T)fabs(b[e * step]), own = (T)fabs(x[e]);    \
+                    const T error = (T)fabs(r[e]), size = (T)fabs(b[e * step]), own = (T)fabs(x[e]); \
                     const T whole = scale[e] += size;                                            \
-                    const T some = error > 0 ? error / whole : error;                            \
-                    const T ratio = isinf(whole) ? (T)NAN : some;                                \
-                    worst = ratio <= worst ? worst : worst != worst ? worst : ratio;             \
-                    largest = own <= largest ? largest : largest != largest ? largest : own;     \
+                    worst = larger_##NAME(worst, ratio_##NAME(error, whole));                    \
+                    largest = larger_##NAME(largest, own);                                       \
                     errors += (double)error * error;                                             \
                     scales += (double)whole * whole;                                             \
                     sizes += (double)size * size;                                                \
@@ -70,6 +79,25 @@
                 found[2 * k + c] += errors, found[3 * k + c] += scales;                          \
                 found[4 * k + c] += sizes;                                                       \
             }                                                                                    \
+        }                                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    /* found [2, k] = the largest ratios of |r| to scale, but to scale + sizes where scale is    \
+     * below rtol (sizes + |b|); and to scale + sizes. Sizes are `sizes` times numbers[1 ..],    \
+     * by columns, and numbers[0] is rtol. */                                                    \
+    CLONED void hpc_sla_guard_##NAME(int64_t n, int64_t k, int64_t step, const T *numbers,       \
+                                     const T *b, const T *r, const T *scale, const T *sizes,     \
+                                     double *found)                                              \
+    {                                                                                            \
+        for (int64_t c = 0; c < k; ++c) {                                                        \
+            T worst = 0, safest = 0;                                                             \
+            for (int64_t e = c; e < n * k; e += k) {                                             \
+                const T size = sizes[e] * numbers[1 + c], safe = scale[e] + size;                \
+                const T error = (T)fabs(r[e]), least = numbers[0] * (size + (T)fabs(b[e * step])); \
+                worst = larger_##NAME(worst, ratio_##NAME(error, scale[e] < least ? safe : scale[e])); \
+                safest = larger_##NAME(safest, ratio_##NAME(error, safe));                       \
+            }                                                                                    \
+            found[c] = worst, found[k + c] = safest;                                             \
         }                                                                                        \
     }
 

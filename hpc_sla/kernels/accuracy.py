@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 
@@ -66,6 +67,41 @@ def examine(
         A.calls.raise_error(code)
     everyone: list[list[list[float]]] = found.tolist()
     return everyone
+
+
+def guard(
+    b: torch.Tensor,
+    r: torch.Tensor,
+    scale: torch.Tensor,
+    sizes: torch.Tensor,
+    rtol: float,
+    largest: Sequence[float],
+) -> torch.Tensor:
+    """How errors r compare with scale, where that counts beside the `sizes` of rows. Local.
+
+    Parameters
+    ----------
+    b, r, scale, sizes : torch.Tensor [n] or [n, k]
+        Contiguous, or of b what `dense` leaves. Not modified.
+    rtol : float
+    largest : sequence of float [k]
+        By columns, what `sizes` is to be multiplied by.
+
+    Returns
+    -------
+    float64 tensor [2, k] on the CPU
+        The largest ratios to scale, or to scale + sizes where it is below rtol (sizes + |b|); and
+        to scale + sizes. None below 0, NaN where there is one.
+    """
+    if native.serves(b):
+        found = b.new_empty((2, len(largest)), dtype=torch.float64)
+        numbers, step = native.numbers(b, rtol, *largest), 1 if b.is_contiguous() else 0
+        native.call("guard", b, b.shape[0], step, numbers, b, r, scale, sizes, found)
+        return found
+    sizes = sizes * b.new_tensor(largest).reshape(b.shape[1:])
+    safe, errors = scale + sizes, r.abs()
+    componentwise = torch.where(scale < rtol * sizes.add_(b.abs()), safe, scale)
+    return maxima(ratio(errors, componentwise), ratio(errors, safe)).cpu()
 
 
 def ratio(errors: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "relax": (1, 10, None),
     "absolute": (2, 4, ctypes.c_int64),
     "judge": (3, 5, None),
+    "guard": (3, 6, None),
     "examine": (2, 6, ctypes.c_int64),
     "cycle": (0, 3, ctypes.c_int64),
     "dense": (3, 3, None),

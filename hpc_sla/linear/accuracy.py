@@ -109,11 +109,8 @@ def assess(
         # their errors are none.
         sizes = torch.empty_like(b)
         operator.absolute(torch.ones_like(x), sizes)
-        sizes.mul_(b.new_tensor(largest).reshape(b.shape[1:]))
-        safe, errors = scale + sizes, r.abs()
-        componentwise = torch.where(scale < rtol * sizes.add_(b.abs()), safe, scale)
-        ratios = (kernel.ratio(errors, componentwise), kernel.ratio(errors, safe))
-        guarded, rows = _largest(_everyone(world, kernel.maxima(*ratios).cpu()), 2)
+        mine = kernel.guard(b, r, scale, sizes, rtol, largest)
+        guarded, rows = _largest(_everyone(world, mine), 2)
         pairs = zip(found, guarded, relative, strict=True)
         found = [other if error > norm else error for error, other, norm in pairs]
     return [

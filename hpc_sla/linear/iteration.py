@@ -222,9 +222,7 @@ class Iteration:
             x, b, scales = self._scaled(b, x0)
             (norm2,) = scalars.dots((b, b))
             b_norms, x0 = norms_of(norm2), None if x0 is None else x.clone()
-        # Not of a class that changes one that minds no factor.
-        free = vars(type(self.method)).get("scale_free", False)
-        M = self.precond.up_to_a_factor if free else self.precond
+        M = self.method.least_of(self.precond)
         system = System(operator, M, b, x, torch.empty_like(b), [], scalars, not square)
         system.b_norms = system.measures = b_norms
         system.scales = scales or [1.0] * len(b_norms)

@@ -200,6 +200,11 @@ class Method(WithOptions, ABC):
         """Whether A and M must be symmetric."""
         return self.solves in ("spd", "symmetric")
 
+    def least_of(self, M: Preconditioner) -> Preconditioner:
+        """M, or what serves as well with less to read. Local."""
+        free = vars(type(self)).get("scale_free", False)  # not of a class that changes one
+        return M.up_to_a_factor if free else M
+
     def room(self, operator: Operator, columns: int) -> int:
         """How many numbers it keeps on this rank for its options' sake. Local."""
         return 0

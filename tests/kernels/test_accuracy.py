@@ -58,6 +58,36 @@ def test_judging_is_what_torch_makes_of_it(monkeypatch, shape, dtype, what):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("what", ["plain", "zero", "nan", "infinite", "one number"])
+def test_guarding_is_what_torch_makes_of_it(monkeypatch, shape, dtype, what):
+    b, r, scale, sizes = _vectors(shape, dtype)
+    # Most rows count, some do not, and one is exact.
+    scale.abs_().mul_(
+        10.0 ** torch.linspace(-12, 0, max(scale.numel(), 1))[: scale.numel()].view(shape)
+    )
+    sizes.abs_()
+    if shape[0]:
+        r[-1] = 0.0
+        if what == "zero":
+            scale[0] = sizes[0] = b[0] = 0.0
+        elif what == "nan":
+            r[0] = torch.nan
+        elif what == "infinite":
+            scale[0] = torch.inf
+    if what == "one number" and len(shape) == 1:
+        b = b.new_full((1,), 3.0).expand(shape)
+    columns = 1 if len(shape) == 1 else shape[1]
+    largest = [2.0, 0.5, 1e3][:columns]
+    before = scale.clone(), sizes.clone()
+    found, expected = _both(monkeypatch, lambda: accuracy.guard(b, r, scale, sizes, 1e-3, largest))
+    assert found.dtype == expected.dtype == torch.float64
+    assert found.shape == expected.shape == (2, columns)
+    torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-6, atol=0)
+    torch.testing.assert_close((scale, sizes), before, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("columns", [(), (1,), (4,)])
 @pytest.mark.parametrize("beside", [False, True])
 def test_the_absolute_product_is_that_of_absolute_values(monkeypatch, dtype, columns, beside):
