@@ -10,6 +10,9 @@ import scipy.sparse.linalg as spla
 import torch
 
 import hpc_sla as hs
+from hpc_sla.kernels import native
+from hpc_sla.linear import linear_solver
+from hpc_sla.linear.bursts import CompiledSteps, serve
 from hpc_sla.linear.choices import METHODS
 from tests.collective import everywhere, full, spd_matrix, spread
 from tests.methods import GENERAL
@@ -40,6 +43,37 @@ def test_a_solver_is_solve(world, method):
         y, told = hs.solve(A, b, method, "jacobi", rtol=1e-9)
         assert torch.equal(x, y)
         assert info.status == told.status == "converged" and info.iterations == told.iterations
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("method", SQUARE)
+def test_later_solves_know_what_the_first_found_out(world, method):
+    """||b|| is summed while ranks agree: the same bits, though ranks differ much in their b."""
+    A = distributed(world, spd_matrix(37, seed=1))
+    solver = hs.LinearSolver(A, method, "jacobi", rtol=1e-9)
+    b = spread(A.layout, 10.0 ** -np.arange(37))
+    x, info = solver.solve(b)
+    y, told = solver.solve(b)
+    assert torch.equal(x, y) and told.residual_history == info.residual_history
+    assert told.relative_residual == info.relative_residual
+
+
+@pytest.mark.mpi
+def test_steps_are_compiled_on_all_ranks_or_on_none(world, monkeypatch):
+    A = distributed(world, spd_matrix(37, seed=1))
+    solver = hs.LinearSolver(A, "cg", "jacobi", rtol=1e-9)
+    b = spread(A.layout, np.ones(37))
+    x, _ = solver.solve(b)
+    made = []
+    begin = CompiledSteps.__init__
+    monkeypatch.setattr(CompiledSteps, "__init__", lambda self, m: made.append(m) or begin(self, m))
+    solver.solve(b)
+    assert len(made) == (native.LIBRARY is not None)
+    last = world.rank == world.size - 1
+    monkeypatch.setattr(linear_solver, "serve", lambda *those: not last and serve(*those))
+    y, _ = solver.solve(b)
+    assert len(made) == (native.LIBRARY is not None)
+    assert torch.equal(x, y)
 
 
 @pytest.mark.mpi
