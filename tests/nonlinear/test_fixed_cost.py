@@ -156,3 +156,23 @@ def test_a_product_with_the_jacobian_multiplies_twice(world, monkeypatch):
     assert len(calls) == 2
     exact = system.jacobian(u, *system.theta) @ x
     assert everywhere(world, torch.allclose(found, exact, rtol=1e-13, atol=1e-15))
+
+
+@pytest.mark.parametrize("at", ["the start", "elsewhere"])
+def test_a_first_look_counts_where_it_was_taken(world, at):
+    """F(u0) is known once, and of u0 alone: a resumed run begins elsewhere."""
+    layout = hs.RowLayout.even(5, world)
+    asked = []
+
+    def function(u):
+        asked.append(u)
+        return u * u
+
+    equations = Equations(function, layout, NonlinearInfo("converged"))
+    start = torch.full((layout.n_owned,), 2.0)
+    equations.take(start, function(start), [])
+    u = start if at == "the start" else start + 1
+    r = equations(u)
+    assert torch.equal(r, u * u) and len(asked) == (1 if u is start else 2)
+    start.add_(1)  # what was known of it no longer holds
+    assert torch.equal(equations(start), start * start)
