@@ -140,6 +140,26 @@ def test_the_next_preconditioner_is_judged_by_its_own_iterations(world, monkeypa
     assert name.startswith("direct") and iterations > 30 and pace < 0.5
 
 
+def test_a_backward_solves_once_with_the_matrix_transposed(world):
+    """Not with A, to be put right by ever more products with exact derivatives."""
+    A = problems.distribute(problems.make("convection2d:n=12,peclet=50"), world)
+    f = torch.ones(A.layout.n_owned, dtype=A.dtype, requires_grad=True)
+    u, info = hs.nonlinear_solve(
+        lambda u, f: A @ u - f,
+        torch.zeros_like(f),
+        f,
+        layout=A.layout,
+        jacobian=lambda u, f: A,
+        precond="jacobi",
+        linear_method="gmres",
+    )
+    before = info.jacobian_products
+    u.backward(torch.ones_like(u))
+    assert everywhere(world, A.layout.norm(A.rmatvec(f.grad) - 1) < 1e-7)
+    # The look at what came of it, and b - J^T x.
+    assert info.jacobian_products - before <= 2
+
+
 def test_a_product_with_the_jacobian_multiplies_twice(world, monkeypatch):
     """By the matrix in F: u for its value, x for its tangent, and nothing by zeros."""
     system, calls, matmul = _bratu(world), [], DistributedPattern.matmul
