@@ -151,7 +151,7 @@ def _plan_generated(spec: str, rhs: str | None, output: str | None, ranks: int, 
 
 
 def plan_bench(world: World, file: str, rhs: str | None) -> tuple[Plan, Plan]:
-    """Of what is measured, and of a small problem to warm up with. **Collective.**"""
+    """The plans of what is measured, and of a small problem to warm up with. **Collective.**"""
     asked = (file, rhs), (_WARM_UP, ONES)
     plans = world.on_root(
         lambda: [plan_run(*one, "", world.size, one_column=True) for one in asked]
