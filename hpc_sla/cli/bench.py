@@ -25,16 +25,15 @@ from hpc_sla.errors import InputError
 def command(asked: BenchOptions) -> int:
     """Race hpc_sla against PETSc on FILE.h5, or on a generator such as poisson2d:n=1000.
 
-    Both run the same method with the same preconditioner from the same file, on the same ranks,
-    with the same stopping rule, in turn. Of what is left open ('auto') PETSc runs what was chosen,
-    and gmres with ilu where it has none like it. A generator's matrix is partitioned into a
-    temporary folder (inside the current one where ranks run on several machines, which must all see
-    it).
+    Both run the same method with the same preconditioner on the same rows and ranks, with the same
+    stopping rule, in turn. Of what is left open ('auto') PETSc runs what was chosen, and gmres with
+    ilu where it has none like it. Of a generator each rank makes its own rows, even runs of them in
+    their natural order; 'partition' makes a file of other parts.
     hpc_sla.reference.race tells how each figure is measured.
 
-    With --memory ours solves once, without PETSc; each rank makes its own rows of a generator. A
-    table says who holds which bytes, what the process took, and the part of the machine's memory
-    speed that iterations reach (hpc_sla.reference.weigh).
+    With --memory ours solves once, without PETSc. A table says who holds which bytes, what the
+    process took, and the part of the machine's memory speed that iterations reach
+    (hpc_sla.reference.weigh).
     """
     options.check_tolerances(asked.rtol, 0.0, asked.max_iterations)
     if asked.repeats < 1:

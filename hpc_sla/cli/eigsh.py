@@ -16,7 +16,7 @@ from hpc_sla.distributed.launcher import launch
     "file",
     metavar="[FILE.h5|GENERATOR]",
     required=False,
-    type=Read(generators=True, makes=True, default=True),
+    type=Read(generators=True, default=True),
 )
 @click.option("-k", "k", type=int, default=6, show_default=True, help="How many pairs.")
 @click.option(
@@ -29,7 +29,7 @@ from hpc_sla.distributed.launcher import launch
 @click.option(
     "--mass",
     metavar="FILE.h5|GENERATOR",
-    type=Read(generators=True, makes=True),
+    type=Read(generators=True),
     help="Solve A x = w M x, M of this file: symmetric positive definite, partitioned as it likes.",
 )
 @click.option(
@@ -64,9 +64,9 @@ from hpc_sla.distributed.launcher import launch
 def command(asked: EigshOptions) -> int:
     """Find the k smallest or largest eigenvalues of the symmetric matrix in FILE.h5, by LOBPCG.
 
-    FILE.h5 is one made by 'partition'. From a generator (or without one, from the default 2D
-    Poisson problem) one is made first, in the current folder. The result file has /eigenvalues
-    and /modes [n, k] in your row order.
+    FILE.h5 is one made by 'partition'; of a generator each rank makes its own rows. Without either
+    the default 2D Poisson problem is made first, in the current folder. The result file has
+    /eigenvalues and /modes [n, k] in your row order.
 
     Exit codes: 0 all pairs converged, 1 failed, 2 bad input or usage, 3 not all converged (the
     result is written all the same), 70 stalled (see --stall-timeout), 75 told to end by SIGTERM

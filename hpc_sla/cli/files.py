@@ -51,10 +51,9 @@ class Read(_File):
         Whether a value names a file, where it may be something else: a name within a file.
     generators : bool
         Whether a value may be a generator instead.
-    makes : bool
-        Whether a generator's problem is made in the current folder, as a file: `made_name`.
     default : bool
-        Whether `DEFAULT_PROBLEM` is made there where no value is given.
+        Whether `DEFAULT_PROBLEM` is made in the current folder where no value is given, as a file:
+        `made_name`.
     folders : bool
         Whether a folder stands for the files in it.
     """
@@ -63,12 +62,11 @@ class Read(_File):
         self,
         chosen: Callable[[str], bool] | None = None,
         generators: bool = False,
-        makes: bool = False,
         default: bool = False,
         folders: bool = False,
     ) -> None:
         self.chosen = chosen or (lambda value: True)
-        self.generators, self.makes, self.default = generators, makes, default
+        self.generators, self.default = generators, default
         self.folders = folders
 
 
@@ -101,7 +99,19 @@ class Written(_File):
 
 def default_output(file: str | None, kind: str, ranks: int) -> str:
     """The result's name where none is given, in the current folder."""
+    if file is not None and names_generator(file):
+        return f"{_plain(file)}.{kind}.h5"
     return f"{Path(file or made_name(DEFAULT_PROBLEM, ranks)).stem}.{kind}.h5"
+
+
+def names_generator(text: str) -> bool:
+    """Whether `text` names a generator (``poisson2d:n=256``) rather than a file."""
+    if os.path.exists(text):
+        return False
+    # A misspelt generator has no folder and no suffix either: the generators suggest the right
+    # one, which "no such file" would not.
+    head = text.partition(":")[0]
+    return not (os.path.dirname(head) or Path(head).suffix)
 
 
 def newton_output(problem: str) -> str:
@@ -111,7 +121,11 @@ def newton_output(problem: str) -> str:
 
 def made_name(spec: str, ranks: int) -> str:
     """The file in the current folder that a generator's problem goes to."""
-    return f"{spec.replace(':', '-').replace(',', '-').replace('=', '')}-p{ranks}.h5"
+    return f"{_plain(spec)}-p{ranks}.h5"
+
+
+def _plain(spec: str) -> str:
+    return spec.replace(":", "-").replace(",", "-").replace("=", "")
 
 
 def log_names(path: str, params: Params, ranks: int) -> list[str]:

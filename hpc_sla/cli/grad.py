@@ -16,7 +16,7 @@ LOSSES = ("sum", "norm2", "misfit")
 
 
 @click.command("grad", short_help="Differentiate a loss of the solution; check by differences.")
-@click.argument("file", metavar="FILE.h5", type=Read())
+@click.argument("file", metavar="FILE.h5|GENERATOR", type=Read(generators=True))
 @click.option(
     "--loss",
     type=click.Choice(LOSSES),
@@ -51,7 +51,7 @@ LOSSES = ("sum", "norm2", "misfit")
 @options.run_options
 @options.recorded(GradOptions)
 def command(asked: GradOptions) -> int:
-    """Solve A x = b of FILE.h5, and differentiate a loss of x with respect to A and b.
+    """Solve A x = b of FILE.h5 or a generator, and differentiate a loss of x by A and b.
 
     The result has x, the gradient with respect to b and, on the matrix's pattern in compressed
     rows, that with respect to A, all in your order.

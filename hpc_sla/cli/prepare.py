@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from hpc_sla.cli.files import MANUFACTURED, NAMED_VECTORS, ONES, made_name
+from hpc_sla.cli.files import (
+    MANUFACTURED,
+    NAMED_VECTORS,
+    ONES,
+    made_name,
+    names_generator,
+)
 from hpc_sla.errors import InputError
 from hpc_sla.partition import (
     PartitionQuality,
@@ -23,7 +29,7 @@ from hpc_sla.partition import (
 from hpc_sla.partition.blocks import points_of_rows
 from hpc_sla.partition.nodes import block_size_of
 from hpc_sla.partition.rigid_body import by_name
-from hpc_sla.problems import is_spec, make, rhs_manufactured, rhs_ones
+from hpc_sla.problems import make, rhs_manufactured, rhs_ones
 from hpc_sla.storage.checks import check_columns_there
 from hpc_sla.storage.importers import read_source, read_vector
 from hpc_sla.storage.limits import machine_memory
@@ -174,16 +180,6 @@ def make_problem(spec: str, ranks: int) -> str:
     path = made_name(spec, ranks)
     write_partitioned(load_source(spec), path, ranks, "metis")
     return path
-
-
-def names_generator(text: str) -> bool:
-    """Whether `text` names a generator (``poisson2d:n=256``) rather than a file."""
-    if os.path.exists(text):
-        return False
-    # A misspelt generator has no folder and no suffix either: the generators suggest the right
-    # one, which "no such file" would not.
-    head = text.partition(":")[0]
-    return is_spec(text) or not (os.path.dirname(head) or Path(head).suffix)
 
 
 def _generate(text: str, rhs: Sequence[str]) -> Source:

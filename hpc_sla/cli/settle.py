@@ -15,7 +15,14 @@ from dataclasses import dataclass
 
 import click
 
-from hpc_sla.cli.files import CONFIG, DEFAULT_PROBLEM, Read, Written, made_name
+from hpc_sla.cli.files import (
+    CONFIG,
+    DEFAULT_PROBLEM,
+    Read,
+    Written,
+    made_name,
+    names_generator,
+)
 from hpc_sla.distributed.launcher import launch
 from hpc_sla.errors import InputError
 from hpc_sla.storage.atomic import check_writable, folds_case
@@ -102,33 +109,19 @@ def _named(context: click.Context, ranks: int) -> tuple[list[_Named], list[_Name
         option = _option(parameter)
         if isinstance(kind, Read):
             values = value if isinstance(value, tuple) else () if value is None else (value,)
-            paths = [one for one in values if kind.chosen(one) and not _generates(kind, one)]
+            paths = [one for one in values if kind.chosen(one)]
+            if kind.generators:
+                paths = [one for one in paths if not names_generator(one)]
             inputs += [_Named(option, path, folders=kind.folders) for path in paths]
-            made = _made(kind, value, ranks)
-            # The same generator's twice is one file, made again.
-            if made is not None and made not in (output.path for output in outputs):
-                outputs.append(_Named(f"the file made of {value or 'the default problem'}", made))
+            if value is None and kind.default:
+                made = made_name(DEFAULT_PROBLEM, ranks)
+                outputs.append(_Named("the file made of the default problem", made))
         elif isinstance(kind, Written):
             value = kind.default(params) if value is None else value
             if value is not None:
                 names = kind.names(value, params, ranks)
                 outputs += [_Named(option, name, kind.replaces, kind.hdf5) for name in names]
     return inputs, outputs
-
-
-def _generates(kind: Read, value: str) -> bool:
-    if not kind.generators:
-        return False
-    from hpc_sla.cli.prepare import names_generator  # loads scipy.sparse: see `hpc_sla.cli`
-
-    return names_generator(value)
-
-
-def _made(kind: Read, value: str | None, ranks: int) -> str | None:
-    """The file that the command makes in the current folder, if it makes one."""
-    if value is None:
-        return made_name(DEFAULT_PROBLEM, ranks) if kind.default else None
-    return made_name(value, ranks) if kind.makes and _generates(kind, value) else None
 
 
 def _option(parameter: click.Parameter) -> str:

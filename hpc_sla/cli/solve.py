@@ -14,7 +14,12 @@ from hpc_sla.linear.choices import DTOL
 
 
 @click.command("solve", short_help="Solve A x = b on all ranks and write the result.")
-@click.argument("file", metavar="[FILE.h5]", required=False, type=Read(default=True))
+@click.argument(
+    "file",
+    metavar="[FILE.h5|GENERATOR]",
+    required=False,
+    type=Read(generators=True, default=True),
+)
 @options.solver_options
 @click.option(
     "--dtol",
@@ -40,9 +45,10 @@ from hpc_sla.linear.choices import DTOL
 @options.run_options
 @options.recorded(SolveOptions)
 def command(asked: SolveOptions) -> int:
-    """Solve A x = b for the matrix in FILE.h5, made by 'partition'.
+    """Solve A x = b for the matrix in FILE.h5, made by 'partition', or of a generator.
 
-    Without FILE.h5 a small 2D Poisson problem is made, partitioned with METIS into as many parts
+    Of a generator such as poisson3d:n=100 each rank makes its own rows, without a file. Without
+    either a small 2D Poisson problem is made, partitioned with METIS into as many parts
     as there are ranks, written to the current folder, and solved from there.
 
     Exit codes: 0 converged, 1 failed, 2 bad input or usage, 3 not converged (the result is

@@ -11,7 +11,7 @@ from hpc_sla.cli.session import open_world
 
 
 @click.command("verify", short_help="Compare products and solution with PETSc or SciPy.")
-@click.argument("file", metavar="FILE.h5", type=Read())
+@click.argument("file", metavar="FILE.h5|GENERATOR", type=Read(generators=True))
 @click.option(
     "--against",
     type=click.Choice(["petsc", "scipy"]),
@@ -22,7 +22,7 @@ from hpc_sla.cli.session import open_world
 @options.run_options
 @options.recorded(VerifyOptions)
 def command(asked: VerifyOptions) -> int:
-    """Put the rows of FILE.h5 into another library's matrix, on the same ranks, and compare.
+    """Put the rows of FILE.h5, or of a generator, into another library's matrix, and compare.
 
     Compared are A x, A^T x, the solution of A x = b, and, of a method and a preconditioner that are
     named, the number of iterations.

@@ -1,16 +1,17 @@
-"""Time and weigh one of our solvers beside PETSc's, on the same file, ranks and stopping rule.
+"""Time and weigh one of our solvers beside PETSc's, on the same rows, ranks and stopping rule.
 
 How each figure is measured
 ---------------------------
-A *lap* of one contender goes from the file to the solution: each rank reads its slab of rows, the
-matrix is built, the method solves, everything is freed. Laps of the two alternate (ours, PETSc's,
-PETSc's, ours, ...), so that a drift of the machine meets both. Before the first lap both run a
-small problem, so that loading libraries and starting thread pools is charged to neither, and every
-rank reads its slab once, so that both find the file in the page cache.
+A *lap* of one contender goes from the file, or the generator, to the solution: each rank reads or
+makes its own rows, the matrix is built, the method solves, everything is freed. Laps of the two
+alternate (ours, PETSc's, PETSc's, ours, ...), so that a drift of the machine meets both. Before the
+first lap both run a small problem, so that loading libraries and starting thread pools is charged
+to neither, and every rank has its rows once, so that both find a file in the page cache.
 
 - *set-up*: from a barrier to the matrix and right-hand side being ready on every rank. Both read
-  the slab with the same reader. Ours finds its halo here; PETSc copies the CSR arrays into its AIJ
-  matrix (which is where its memory peaks) and sets up its KSP and PC.
+  the slab of a file with the same reader; ours takes a generator's rows by blocks, PETSc all at
+  once. Ours finds its halo here; PETSc copies the CSR arrays into its AIJ matrix (which is where
+  its memory peaks) and sets up its KSP and PC.
 - *solve*: from a barrier to the solution on every rank, initial guess zero. Ours includes its
   preconditioner's set-up and the final true residual b - A x, which PETSc does not compute.
 - *time per iteration*: solve over that contender's own iteration count.
@@ -34,16 +35,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
-import numpy as np
-
 from hpc_sla.distributed.world import World
 from hpc_sla.linear import solve
 from hpc_sla.observe.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
-from hpc_sla.partition.offsets import offsets_for
+from hpc_sla.problems.system import NamedSystem
 from hpc_sla.reference.petsc import PetscMatrix
-from hpc_sla.sparse.from_hdf5 import read_rhs
-from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.storage.matrix_file import MatrixFile
 
 
 @dataclass(frozen=True)
@@ -52,16 +48,15 @@ class Task:
 
     Attributes
     ----------
-    path, rhs : str
-        A matrix file, and which of its right-hand sides.
+    system : NamedSystem
+        Which one.
     rtol : float
     max_iterations : int
     method, precond : str
         Ours; "auto" where it is left open.
     """
 
-    path: str
-    rhs: str
+    system: NamedSystem
     rtol: float
     max_iterations: int
     method: str
@@ -70,7 +65,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Lap:
-    """One contender, from file to solution; seconds of the slowest rank.
+    """One contender, from the rows to the solution; seconds of the slowest rank.
 
     `peak_bytes` is the growth of the resident size, summed over ranks; None where the kernel's
     counter cannot be reset.
@@ -89,7 +84,7 @@ class Contender(Protocol):
     name: str
 
     def set_up(self, task: Task) -> None:
-        """From the file to a matrix and a right-hand side."""
+        """From the rows to a matrix and a right-hand side."""
 
     def solve(self) -> tuple[int, bool]:
         """From zero to the solution; the iterations, and whether it converged."""
@@ -111,8 +106,8 @@ class Ours:
         self._state: Any = None
 
     def set_up(self, task: Task) -> None:
-        A = DSparseMatrix.from_hdf5(task.path, self._world)
-        self._state = (A, read_rhs(task.path, task.rhs, A.layout).flatten(), task)
+        A = task.system.matrix(self._world)
+        self._state = (A, task.system.right_hand_side(A.layout), task)
 
     def solve(self) -> tuple[int, bool]:
         A, b, task = self._state
@@ -139,7 +134,7 @@ class Petsc:
         self._state: Any = None
 
     def set_up(self, task: Task) -> None:
-        n, rows, b = read_slab(task, self._world)
+        n, rows, b = task.system.arrays(self._world)
         matrix = PetscMatrix(self._world.comm, n, *rows)
         # PETSc holds its own copy now; ours would be charged to it.
         matrix.forget_source()
@@ -161,19 +156,6 @@ class Petsc:
             item.destroy()
         matrix.close()
         self._state = None
-
-
-def read_slab(
-    task: Task, world: World
-) -> tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """Read this rank's rows and right-hand side, cut as for DSparseMatrix. **Collective.**"""
-    with world.agree(), MatrixFile(task.path) as file:
-        offsets = offsets_for(file.part_offsets, world.size, file.block_size)
-        start, stop = int(offsets[world.rank]), int(offsets[world.rank + 1])
-        rows = file.read_rows(start, stop)
-        b = file.read_rhs(task.rhs, start, stop).ravel()
-        n_rows = file.n_rows
-    return n_rows, rows, b
 
 
 def race(
@@ -198,7 +180,7 @@ def race(
     """
     for contender in contenders:
         run_lap(contender, warm_up, world)
-    read_slab(task, world)
+    task.system.arrays(world)
     done: dict[str, list[Lap]] = {contender.name: [] for contender in contenders}
     for number in range(laps):
         order = contenders if number % 2 == 0 else contenders[::-1]
@@ -208,7 +190,7 @@ def race(
 
 
 def run_lap(contender: Contender, task: Task, world: World) -> Lap:
-    """Run one lap of a contender, from the file to the solution. **Collective.**"""
+    """Run one lap of a contender, from the rows to the solution. **Collective.**"""
     release_free_memory()
     before = rss_bytes() or 0
     measured = reset_peak() is None

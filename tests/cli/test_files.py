@@ -132,12 +132,6 @@ OUTPUTS = [
     (["solve", "a.h5", "--log-file", "a.result.h5"], "--log-file", "--output"),
     (["solve", "a.h5", "--checkpoint", "c.h5", "--log-file", "c.h5"], "--log-file", "--checkpoint"),
     (["solve", "-o", "poisson2d-n256-p1.h5"], "--output", "the file made of the default problem"),
-    (["eigsh", "poisson2d:n=5", "-o", "poisson2d-n5-p1.h5"], "--output", "made of poisson2d:n=5"),
-    (
-        ["eigsh", "a.h5", "--mass", "poisson2d:n=4", "-o", "poisson2d-n4-p1.h5"],
-        "--output",
-        "made of poisson2d:n=4",
-    ),
     (
         ["solve", "a.h5", "-o", "r.0.h5", "--log-file", "r.h5", "--log-all-ranks"],
         "--log-file",
@@ -160,8 +154,11 @@ def test_two_outputs_are_two_files(
     assert everything(here) == before
 
 
-def test_a_generator_named_twice_is_one_file(here: Path) -> None:
+def test_of_a_generator_nothing_is_written_but_the_result(here: Path) -> None:
+    before = set(everything(here))
     assert main(["eigsh", "poisson2d:n=4", "-k", "1", "--mass", "poisson2d:n=4", "-o", "w.h5"]) == 0
+    assert main(["solve", "elasticity3d:n=3,nu=0.4"]) == 0
+    assert set(everything(here)) - before == {"w.h5", "elasticity3d-n3-nu0.4.result.h5"}
 
 
 @pytest.mark.parametrize("command", [["info"], ["solve"], ["eigsh"], ["diff", "x.h5"], ["collect"]])

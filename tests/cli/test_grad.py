@@ -45,6 +45,10 @@ def outcomes(folder) -> dict[str, Outcome]:
         "file": [*convection, *misfit, "--target", "target.npy", "--method", "auto", "--check"]
         + ["--json", "-o", "file.h5", "--rtol", "1e-12"],
         "tall": ["grad", "tall.h5", "--method", "lsqr", "--check", "--rtol", "1e-12", "--json"],
+        "generated": ["grad", "poisson2d:n=9", "--rtol", "1e-12", "--check", "--json"],
+        "generated misfit": ["grad", "poisson2d:n=9", *misfit, "--target", "manufactured"]
+        + ["--check", "--rtol", "1e-12", "--json", "-o", "misfit.h5"],
+        "unknown target": ["grad", "poisson2d:n=9", *misfit],
         "loose": [*poisson, *CG, "--rhs", "ones", "--adjoint-rtol", "0.5", "--check", "-o", "l.h5"],
         "forward limit": [*poisson, *CG, "--rhs", "ones", "--max-iterations", "2", "-o", "f.h5"],
         "backward limit": [*poisson, *CG, *misfit, "--rhs", "ones", "--target", "manufactured"]
@@ -79,6 +83,7 @@ def _dense(folder, name, rhs, loss, method=None):
     ("case", "name", "loss"),
     [
         ("norm2", "poisson", lambda x: x / np.linalg.norm(x)),
+        ("generated", "poisson", lambda x: x / np.linalg.norm(x)),
         ("sum", "convection", lambda x: np.ones_like(x)),
         ("file", "convection", lambda x: x - np.linspace(0, 1, 64)),
         ("tall", "tall", lambda x: x / np.linalg.norm(x)),
@@ -101,7 +106,7 @@ def test_the_file_has_the_gradients_in_the_users_order(outcomes, folder, case, n
     assert result.attributes["adjoint_status"] == "converged"
 
 
-@pytest.mark.parametrize("case", ["norm2", "file", "tall"])
+@pytest.mark.parametrize("case", ["norm2", "generated", "generated misfit", "file", "tall"])
 def test_the_check_agrees(outcomes, case):
     check = outcomes[case].json["check"]
     assert check["ok"] and check["error"] < 1e-6
@@ -137,6 +142,7 @@ def test_a_solve_that_does_not_converge(outcomes, folder):
     [
         ("no target", "sum has no target"),
         ("not stored", "no solution by that name"),
+        ("unknown target", "Choose manufactured"),
         ("no loss", "product"),
     ],
 )

@@ -176,6 +176,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "atol": ["solve", "known.h5", "--rtol", "0", "--atol", "1e-3", "-o", "atol.h5", "--json"],
         "no preconditioner": ["solve", "known.h5", "--precond", "none", "--json"],
         "gloo": ["solve", "known.h5", "--device", "cpu", "--transport", "gloo", "--json"],
+        "generated": ["solve", "elasticity3d:n=4,nu=0.4", "--rhs", "manufactured"],
+        "generated json": ["solve", "convection2d:n=9", "--json", "-o", "generated.h5"],
         "help": ["solve", "--help"],
         "version": ["--version"],
     }
@@ -240,6 +242,24 @@ def test_the_table_a_person_reads(outcomes: tuple[Path, dict[str, Outcome]]) -> 
     # The file knows the solution of its manufactured right-hand side.
     (line,) = [line for line in outcome.stdout.splitlines() if "known solution" in line]
     assert float(line.split("|")[2].split()[0]) < 1e-6
+
+
+def test_of_a_generator_each_rank_makes_its_own_rows(
+    outcomes: tuple[Path, dict[str, Outcome]],
+) -> None:
+    folder, told = outcomes
+    outcome = told["generated"]
+    assert outcome.codes == [0, 0, 0] and outcome.others == ""
+    (line,) = [line for line in outcome.stdout.splitlines() if "known solution" in line]
+    assert float(line.split("|")[2].split()[0]) < 1e-6
+    source = load_source("elasticity3d:n=4,nu=0.4", ["manufactured"])
+    found = read_result(folder / "elasticity3d-n4-nu0.4.result.h5")
+    np.testing.assert_allclose(found.x, source.solutions["manufactured"], rtol=1e-6, atol=1e-9)
+    assert found.attributes["input"] == "elasticity3d:n=4,nu=0.4"
+    other = told["generated json"]
+    assert other.codes == [0, 0, 0]
+    x = read_result(folder / "generated.h5").x
+    np.testing.assert_allclose(load_source("convection2d:n=9").matrix @ x, 1.0, rtol=1e-7)
 
 
 def test_what_explain_tells(outcomes: tuple[Path, dict[str, Outcome]]) -> None:

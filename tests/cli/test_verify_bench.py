@@ -31,6 +31,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         "bench without PETSc": ["bench", "poisson.h5"],
         "not symmetric": ["verify", "convection.h5", "--against", "scipy", *CG, "--json"],
         "bench of nothing": ["bench", "poison2d:n=8"],
+        "scipy generator": ["verify", "jumps2d:n=20", "--against", "scipy", "--json"],
         "memory": ["bench", "poisson2d:n=40", "--memory", *CG, "--json"],
         "memory table": ["bench", "aniso.h5", "--memory", "--method", "cg", "--precond", "amg"],
         "memory of no rhs": ["bench", "poisson2d:n=9", "--memory", "--rhs", "twos"],
@@ -47,6 +48,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
                 *("--max-iterations", "12", "--json"),
             ],
             "bench": ["bench", "poisson2d:n=40", *CG, "--repeats", "2", "--json"],
+            "bench blocks": ["bench", "elasticity3d:n=5", *CG, "--repeats", "1", "--json"],
             "bench file": ["bench", "aniso.h5", "--repeats", "1"],
             "bench limit": ["bench", "aniso.h5", *CG, "--max-iterations", "5", "--json"],
             "bench auto": ["bench", "convection.h5", *AUTO, "jacobi", "--repeats", "1", "--json"],
@@ -59,6 +61,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     ("case", "against", "names"),
     [
         ("scipy", "SciPy", ["A x", "A^T x", "residual", "solution"]),
+        ("scipy generator", "SciPy", ["A x", "A^T x", "residual", "solution"]),
         ("default without PETSc", "SciPy", ["A x", "A^T x", "residual", "solution"]),
         *(
             pytest.param(
@@ -114,6 +117,16 @@ def test_products_agree_where_cg_does_not_converge(outcomes: dict[str, Outcome])
     if told["status"] != "ok":
         assert outcome.codes == [3] * RANKS
         assert [check["name"] for check in told["checks"]] == ["A x", "A^T x"]
+
+
+@needs_petsc
+def test_both_race_on_the_rows_that_ranks_make(outcomes: dict[str, Outcome]) -> None:
+    """Nodes of three unknowns stay on one rank, and both take as many iterations."""
+    outcome = outcomes["bench blocks"]
+    assert outcome.codes == [0] * RANKS, outcome
+    told = outcome.json
+    assert (told["status"], told["rows"]) == ("converged", 540)
+    assert abs(told["ours"]["iterations"] - told["petsc"]["iterations"]) <= 1
 
 
 def test_a_misspelt_generator(outcomes: dict[str, Outcome]) -> None:

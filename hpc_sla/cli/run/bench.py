@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from hpc_sla.cli import exits
 from hpc_sla.cli.asked import BenchOptions
-from hpc_sla.cli.prepare import load_source, names_generator, write_partitioned
 from hpc_sla.cli.record import conclude, gather_profile, log_input
-from hpc_sla.cli.run.plan import plan_run
+from hpc_sla.cli.run.plan import Plan, plan_bench
 from hpc_sla.cli.run.solver import check_solver_names
 from hpc_sla.distributed.world import World
-from hpc_sla.errors import InputError
 from hpc_sla.linear import default_rtol
 from hpc_sla.observe.memory import reset_peak
 from hpc_sla.reference import petsc
@@ -28,7 +21,6 @@ from hpc_sla.reference.race import Ours, Petsc, Task, race, ratio, run_lap, summ
 from hpc_sla.report.tables import count, print_table, seconds, size
 from hpc_sla.storage.matrix_file import MatrixFile
 
-_WARM_UP = "poisson2d:n=48"
 _MAX_ITERATIONS = 100_000
 
 
@@ -38,14 +30,13 @@ def run(world: World, asked: BenchOptions) -> int:
     with world.agree():
         petsc.load()
     limit = _MAX_ITERATIONS if asked.max_iterations is None else asked.max_iterations
-    with _prepared(world, asked.file) as (path, warm_up_path):
-        plan = world.on_root(lambda: plan_run(path, asked.rhs, "", world.size, one_column=True))
-        log_input(plan)
-        rtol = world.on_root(lambda: _default_rtol(path)) if asked.rtol is None else asked.rtol
-        task = Task(path, plan.rhs, rtol, limit, asked.method, asked.precond)
-        warm_up = Task(warm_up_path, "ones", rtol, limit, asked.method, asked.precond)
-        used, names = _named(world, task)
-        laps = race((Ours(world), Petsc(world, *names)), task, warm_up, world, asked.repeats)
+    plan, small = plan_bench(world, asked.file, asked.rhs)
+    log_input(plan)
+    rtol = world.on_root(lambda: _default_rtol(plan)) if asked.rtol is None else asked.rtol
+    task = Task(plan.system, rtol, limit, asked.method, asked.precond)
+    warm_up = replace(task, system=small.system)
+    used, names = _named(world, task)
+    laps = race((Ours(world), Petsc(world, *names)), task, warm_up, world, asked.repeats)
     ours, theirs = summarise(laps["hpc_sla"]), summarise(laps["PETSc"])
     both = ours["converged"] and theirs["converged"]
     profile = gather_profile(world)
@@ -81,52 +72,11 @@ def _named(world: World, task: Task) -> tuple[tuple[str, str], tuple[str, str]]:
     return ours.used, names_for_petsc(*ours.used)
 
 
-def _default_rtol(path: str) -> float:
-    with MatrixFile(path) as file:
+def _default_rtol(plan: Plan) -> float:
+    if plan.generated:
+        return default_rtol(torch.float64)
+    with MatrixFile(plan.path) as file:
         return default_rtol(getattr(torch, file.dtype.name))
-
-
-@contextmanager
-def _prepared(world: World, file: str) -> Iterator[tuple[str, str]]:
-    """The matrix file to race on and a small one to warm up with. **Collective.**"""
-    machines = world.gather_objects(platform.node())
-
-    def make() -> tuple[str, str, str]:
-        generated = names_generator(file)
-        # Loaded first: a misspelt generator should leave nothing behind.
-        source = load_source(file) if generated else None
-        folder = _temporary_folder(shared=len(set(machines or ())) > 1)
-        try:
-            small = str(Path(folder) / "warm-up.h5")
-            write_partitioned(load_source(_WARM_UP), small, world.size, "metis")
-            path = file
-            if source is not None:
-                path = str(Path(folder) / "matrix.h5")
-                write_partitioned(source, path, world.size, "metis")
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return folder, path, small
-
-    folder, path, small = world.on_root(make)
-    try:
-        yield path, small
-    finally:
-        if world.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _temporary_folder(shared: bool) -> str:
-    try:
-        return tempfile.mkdtemp(prefix="hpc_sla-bench-", dir="." if shared else None)
-    except OSError as error:
-        where = "the current folder" if shared else tempfile.gettempdir()
-        raise InputError(
-            f"no folder can be made in {where}: {error.strerror}",
-            remedy="Change to a folder that is writable and that all ranks see."
-            if shared
-            else "Set TMPDIR to a folder that is writable.",
-        ) from error
 
 
 def _report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -38,11 +37,9 @@ def run(world: World, asked: EigshOptions, guard: Guard) -> int:
     mass = world.on_root(lambda: _plan_mass(asked.mass, plan, world.size))
     checkpoint = guard.checkpoint(world)
     log.emit("input", path=plan.path, digest=plan.digest, made_from=plan.made, result=plan.output)
-    for one in (plan, mass):
-        if one is not None:
-            say_what_was_made(one, world)
+    say_what_was_made(plan, world)
     with stages("read"):
-        A = DSparseMatrix.from_hdf5(plan.path, world)
+        A = plan.system.matrix(world)
         M = None if mass is None else _read_mass(mass, A)
     w, V, info = _solve(A, M, asked, stages, checkpoint)
     if info.status == "preempted":
@@ -78,7 +75,7 @@ def _check(asked: EigshOptions) -> None:
 
 
 def _plan_mass(mass: str | None, plan: Plan, ranks: int) -> Plan | None:
-    """The other file, made where a generator is named. On rank 0."""
+    """The other file or generator. On rank 0."""
     if mass is None:
         return None
     other = plan_run(mass, None, "", ranks, kind="modes")
@@ -94,7 +91,7 @@ def _plan_mass(mass: str | None, plan: Plan, ranks: int) -> Plan | None:
 
 def _read_mass(plan: Plan, A: DSparseMatrix) -> DSparseMatrix:
     """Its rows where A's are. **Collective.**"""
-    return moved(DSparseMatrix.from_hdf5(plan.path, A.world, A.dtype), A.layout)
+    return moved(plan.system.matrix(A.world, A.dtype), A.layout)
 
 
 def _solve(
@@ -152,9 +149,9 @@ def _attributes(
         "ranks": world.size,
         "device": world.device.type,
         "transport": world.transport.name,
-        "input": os.path.abspath(plan.path),
+        "input": plan.input,
         "input_digest": plan.digest,
-        **({"mass": os.path.abspath(mass.path), "mass_digest": mass.digest} if mass else {}),
+        **({"mass": mass.input, "mass_digest": mass.digest} if mass else {}),
         **provenance(),
     }
 

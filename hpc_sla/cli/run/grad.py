@@ -14,7 +14,7 @@ from hpc_sla.cli.asked import GradOptions
 from hpc_sla.cli.files import default_output
 from hpc_sla.cli.prepare import read_columns
 from hpc_sla.cli.record import conclude, gather_profile, log_input
-from hpc_sla.cli.run.plan import Plan, plan_run, right_hand_side
+from hpc_sla.cli.run.plan import Plan, plan_run
 from hpc_sla.cli.run.result import write_result
 from hpc_sla.cli.run.solver import attributes, check_solver_names, solve_arguments, with_rtol
 from hpc_sla.cli.run.stages import Stages, where_and_how_long
@@ -24,7 +24,6 @@ from hpc_sla.linear import losses
 from hpc_sla.linear.losses import AGREEMENT, Comparison, Gradient, LossProblem, best
 from hpc_sla.report.tables import count, finite, print_facts, print_table, seconds, size
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.storage.matrix_file import MatrixFile
 
 
 def run(world: World, asked: GradOptions) -> int:
@@ -35,8 +34,8 @@ def run(world: World, asked: GradOptions) -> int:
     plan = world.on_root(lambda: plan_run(asked.file, asked.rhs, output, world.size, asked.method))
     log_input(plan)
     with stages("read"):
-        A = DSparseMatrix.from_hdf5(plan.path, world)
-        b = right_hand_side(plan, A.layout)
+        A = plan.system.matrix(world)
+        b = plan.system.right_hand_side(A.layout)
         target = _target(A, plan, asked.target, b) if asked.loss == "misfit" else None
     solver = with_rtol(asked, A.dtype)
     solving = {**solve_arguments(solver), "adjoint_rtol": asked.adjoint_rtol}
@@ -65,10 +64,8 @@ def _target(A: DSparseMatrix, plan: Plan, asked: str | None, b: torch.Tensor) ->
                 vector = read_columns(asked, A.shape[1], "--target")
                 _check_columns(vector.shape, b, asked)
         return A.columns.scatter(vector).to(A.values)
-    with A.world.agree(), MatrixFile(plan.path) as file:
-        name, first = asked or plan.rhs, A.columns.start
-        known = file.read_solution(name, first, first + A.columns.n_owned)
-        known = known[:, 0] if known.shape[1:] == (1,) else known
+    known = plan.system.solution(asked or plan.rhs, A.columns)
+    with A.world.agree():
         _check_columns(known.shape, b, plan.path)
     return torch.from_numpy(np.ascontiguousarray(known)).to(A.values)
 

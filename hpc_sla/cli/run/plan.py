@@ -1,21 +1,28 @@
-"""What a run reads and writes: the input file, its right-hand side, the output. Serial."""
+"""What a run reads and writes: the input, its right-hand side, the output. Serial."""
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 
-import torch
-
-from hpc_sla.cli.files import DEFAULT_PROBLEM, default_output
-from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.cli.files import (
+    DEFAULT_PROBLEM,
+    MANUFACTURED,
+    ONES,
+    default_output,
+    names_generator,
+)
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
-from hpc_sla.sparse.from_hdf5 import read_rhs
+from hpc_sla.problems import RHS_KINDS, make
+from hpc_sla.problems.system import NamedSystem
 from hpc_sla.storage.matrix_file import MatrixFile
 
 RECTANGULAR = ("lsqr", "auto")
 """Methods that take a matrix with other than as many columns as rows."""
+
+_WARM_UP = "poisson2d:n=48"
 
 
 def needs_square(method: str | None) -> bool:
@@ -30,20 +37,22 @@ class Plan:
     Attributes
     ----------
     path : str
-        The matrix file.
+        The matrix file, or the text of a generator.
     rhs : str
         The right-hand side in it.
     has_solution : bool
-        Whether the file knows the solution for that right-hand side.
+        Whether the solution for that right-hand side is known.
     output : str
         The result file; empty when the command writes none.
     n_rows : int
     digest : str
-        The input's digest as its writer recorded it.
+        The input's digest as its writer recorded it; empty for a generator.
     method : str
         How it was partitioned.
     made : str
         The generator the file was made from just now; empty when it was there.
+    generated : bool
+        Whether there is no file: each rank makes its own rows.
     """
 
     path: str
@@ -54,6 +63,17 @@ class Plan:
     digest: str
     method: str
     made: str = ""
+    generated: bool = False
+
+    @property
+    def system(self) -> NamedSystem:
+        """What there is to read or to make."""
+        return NamedSystem(self.path, self.rhs, self.generated)
+
+    @property
+    def input(self) -> str:
+        """What results say they were made from."""
+        return self.path if self.generated else os.path.abspath(self.path)
 
 
 def plan_run(
@@ -70,10 +90,10 @@ def plan_run(
     Parameters
     ----------
     file : str or None
-        The matrix file, or a generator, from which one is made in the current folder as for None:
-        the default problem.
+        The matrix file, or a generator, of which each rank makes its own rows. None for the
+        default problem, of which a file is made in the current folder.
     rhs : str or None
-        Its right-hand side; None for the only one, or ``ones``.
+        Its right-hand side; None for the only one, or ``ones``, or what suits a generator.
     output : str or None
         The result file; None for ``<stem>.<kind>.h5`` in the current folder, "" for none.
     ranks : int
@@ -86,13 +106,13 @@ def plan_run(
         Refuse a right-hand side of several columns.
     """
     made = ""
-    if file is None or kind == "modes":
+    if file is None:
         # Rank 0 alone makes a problem: the others of `solve` need not load what that takes.
-        from hpc_sla.cli.prepare import make_problem, names_generator
+        from hpc_sla.cli.prepare import make_problem
 
-        if file is None or names_generator(file):
-            made = file or DEFAULT_PROBLEM
-            file = make_problem(made, ranks)
+        made, file = DEFAULT_PROBLEM, make_problem(DEFAULT_PROBLEM, ranks)
+    elif names_generator(file):
+        return _plan_generated(file, rhs, output, ranks, kind)
     with MatrixFile(file) as matrix:
         _check_shape(matrix, file, solve_method)
         name = "" if kind == "modes" else _choose_rhs(matrix, file, rhs, one_column)
@@ -108,6 +128,35 @@ def plan_run(
             method=str(matrix.attributes.get("partition_method", "")),
             made=made,
         )
+
+
+def _plan_generated(spec: str, rhs: str | None, output: str | None, ranks: int, kind: str) -> Plan:
+    """The plan of a generator's problem, which is square."""
+    from hpc_sla.cli.prepare import check_size  # as above
+
+    problem = make(spec)
+    check_size(spec, problem.n_rows, ranks)
+    name = "" if kind == "modes" else rhs or problem.default_rhs
+    if name not in ("", *RHS_KINDS):
+        raise InputError(
+            f"there is no right-hand side {name!r}",
+            file=spec,
+            field="--rhs",
+            remedy=f"Choose one of {', '.join(RHS_KINDS)}, or give a file.",
+        )
+    if output is None:
+        output = default_output(spec, kind, ranks)
+    known = name == MANUFACTURED
+    return Plan(spec, name, known, output, problem.n_rows, "", "contiguous", generated=True)
+
+
+def plan_bench(world: World, file: str, rhs: str | None) -> tuple[Plan, Plan]:
+    """The plans of what is measured, and of a small problem to warm up with. **Collective.**"""
+    asked = (file, rhs), (_WARM_UP, ONES)
+    plans = world.on_root(
+        lambda: [plan_run(*one, "", world.size, one_column=True) for one in asked]
+    )
+    return plans[0], plans[1]
 
 
 def say_what_was_made(plan: Plan, world: World) -> None:
@@ -159,9 +208,3 @@ def _choose_rhs(matrix: MatrixFile, file: str, asked: str | None, one_column: bo
             remedy="Store each column under a name of its own.",
         )
     return asked
-
-
-def right_hand_side(plan: Plan, layout: RowLayout) -> torch.Tensor:
-    """B of a plan, `[n_owned]`, or `[n_owned, k]` for several columns. **Collective.**"""
-    b = read_rhs(plan.path, plan.rhs, layout)
-    return b[:, 0].contiguous() if b.shape[1:] == (1,) else b

@@ -10,7 +10,7 @@ from hpc_sla.cli import exits
 from hpc_sla.cli.asked import SolveOptions
 from hpc_sla.cli.checkpointing import Guard
 from hpc_sla.cli.record import conclude, gather_profile, log_input
-from hpc_sla.cli.run.plan import Plan, plan_run, right_hand_side, say_what_was_made
+from hpc_sla.cli.run.plan import Plan, plan_run, say_what_was_made
 from hpc_sla.cli.run.result import write_result
 from hpc_sla.cli.run.solver import (
     attributes,
@@ -30,7 +30,6 @@ from hpc_sla.report.ranks import rank_shares
 from hpc_sla.report.run import print_run
 from hpc_sla.report.tables import finite
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.storage.matrix_file import MatrixFile
 
 
 def run(world: World, asked: SolveOptions, guard: Guard) -> int:
@@ -44,8 +43,8 @@ def run(world: World, asked: SolveOptions, guard: Guard) -> int:
     log_input(plan)
     say_what_was_made(plan, world)
     with stages("read"):
-        A = DSparseMatrix.from_hdf5(plan.path, world)
-        b = right_hand_side(plan, A.layout)
+        A = plan.system.matrix(world)
+        b = plan.system.right_hand_side(A.layout)
     x, info, solver = run_solver(A, b, asked, stages, checkpoint)
     if info.status == "preempted":
         return guard.preempted(world, info.iterations, info.relative_residual, asked.as_json)
@@ -116,15 +115,13 @@ def _report(
 
 
 def _known_error(A: DSparseMatrix, x: torch.Tensor, plan: Plan) -> float:
-    """||x - x_exact|| / ||x_exact|| for a right-hand side whose solution the file knows.
+    """||x - x_exact|| / ||x_exact|| for a right-hand side whose solution is known.
 
     The largest over its columns.
 
     **Collective.**
     """
     layout = A.columns
-    with A.world.agree(), MatrixFile(plan.path) as file:
-        known = file.read_solution(plan.rhs, layout.start, layout.start + layout.n_owned)
-    exact = torch.from_numpy(known).to(x).reshape(x.shape)
+    exact = torch.from_numpy(plan.system.solution(plan.rhs, layout)).to(x).reshape(x.shape)
     norm = layout.norm(exact)
     return float((layout.norm(x - exact) / torch.where(norm > 0, norm, 1.0)).max())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -137,7 +136,7 @@ def attributes(world: World, plan: Plan, asked: SolverOptions, info: SolveInfo) 
         "ranks": world.size,
         "device": world.device.type,
         "transport": world.transport.name,
-        "input": os.path.abspath(plan.path),
+        "input": plan.input,
         "input_digest": plan.digest,
         **provenance(),
     }

@@ -11,7 +11,7 @@ import torch
 from hpc_sla.cli import exits
 from hpc_sla.cli.asked import SolverOptions, VerifyOptions
 from hpc_sla.cli.record import conclude, gather_profile, log_input
-from hpc_sla.cli.run.plan import plan_run, right_hand_side
+from hpc_sla.cli.run.plan import plan_run
 from hpc_sla.cli.run.solver import check_solver_names, run_solver, with_rtol
 from hpc_sla.cli.run.stages import Stages
 from hpc_sla.distributed.world import World
@@ -30,8 +30,8 @@ def run(world: World, asked: VerifyOptions) -> int:
     plan = world.on_root(lambda: plan_run(asked.file, asked.rhs, "", world.size))
     log_input(plan)
     chosen = world.on_root(lambda: choose(asked.against, plan.n_rows))
-    A = DSparseMatrix.from_hdf5(plan.path, world)
-    b = right_hand_side(plan, A.layout)
+    A = plan.system.matrix(world)
+    b = plan.system.right_hand_side(A.layout)
     solver = with_rtol(asked, A.dtype)
     reference = make_reference(chosen, A)
     checks = compare_products(A, reference)

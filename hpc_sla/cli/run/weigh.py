@@ -8,33 +8,28 @@ import torch
 
 from hpc_sla.cli import exits
 from hpc_sla.cli.asked import BenchOptions
-from hpc_sla.cli.prepare import check_size, names_generator
+from hpc_sla.cli.files import ONES
 from hpc_sla.cli.record import conclude, gather_profile, log_input
-from hpc_sla.cli.run.plan import plan_run
+from hpc_sla.cli.run.plan import Plan, plan_bench
 from hpc_sla.cli.run.solver import check_solver_names
 from hpc_sla.distributed.world import World
-from hpc_sla.errors import InputError
-from hpc_sla.problems import RHS_KINDS, distribute, make
 from hpc_sla.reference.weigh import Weight, weigh
 from hpc_sla.report.tables import count, print_facts, print_table, seconds, size
-from hpc_sla.sparse.from_hdf5 import read_rhs
 from hpc_sla.sparse.matrix import DSparseMatrix
-
-_WARM_UP = "poisson2d:n=48"
 
 
 def run(world: World, asked: BenchOptions) -> int:
     """Do what ``bench --memory`` does; the exit code. **Collective.**"""
     check_solver_names(asked.method, asked.precond)
-    build = _generated if names_generator(asked.file) else _read
     choices = asked.method, asked.precond, asked.rtol
 
     def weighed(build: Any, limit: int | None) -> Weight:
         return weigh(world, build, *choices, limit)
 
-    prepared = build(world, asked)
-    weighed(lambda: _make(world, _WARM_UP, "ones"), 3)  # loads what a solve loads
-    weight = weighed(prepared, asked.max_iterations)
+    plan, small = plan_bench(world, asked.file, asked.rhs)
+    log_input(plan)
+    weighed(lambda: _build(world, small), 3)  # loads what a solve loads
+    weight = weighed(lambda: _build(world, plan), asked.max_iterations)
     profile = gather_profile(world)
     if world.rank == 0:
         rows = max(weight.rows, 1)
@@ -59,41 +54,13 @@ def run(world: World, asked: BenchOptions) -> int:
     return exits.OK if weight.converged or limited else exits.NOT_CONVERGED
 
 
-def _generated(world: World, asked: BenchOptions) -> Any:
-    """What makes a generator's matrix, each rank its own rows. **Collective.**"""
-    with world.agree():
-        problem = make(asked.file)
-        check_size(asked.file, problem.n_rows, world.size)
-        kind = asked.rhs or problem.default_rhs
-        if kind not in RHS_KINDS:
-            raise InputError(
-                f"there is no right-hand side {kind!r}",
-                field="--rhs",
-                remedy=f"Choose one of {', '.join(RHS_KINDS)}, or give a file.",
-            )
-    return lambda: _make(world, asked.file, kind)
-
-
-def _make(world: World, spec: str, kind: str) -> tuple[DSparseMatrix, torch.Tensor]:
+def _build(world: World, plan: Plan) -> tuple[DSparseMatrix, torch.Tensor]:
     """**Collective.**"""
-    problem = make(spec)
-    A = distribute(problem, world)
-    first, end = A.layout.start, A.layout.start + A.layout.n_owned
-    if kind == "ones":  # a vector of no bytes
-        return A, torch.ones(1, dtype=A.dtype, device=world.device).expand(end - first)
-    return A, torch.from_numpy(problem.rhs(kind, first, end)).to(world.device)
-
-
-def _read(world: World, asked: BenchOptions) -> Any:
-    """What reads a file's matrix. **Collective.**"""
-    plan = world.on_root(lambda: plan_run(asked.file, asked.rhs, "", world.size, one_column=True))
-    log_input(plan)
-
-    def build() -> tuple[DSparseMatrix, torch.Tensor]:
-        A = DSparseMatrix.from_hdf5(plan.path, world)
-        return A, read_rhs(plan.path, plan.rhs, A.layout).flatten()
-
-    return build
+    A = plan.system.matrix(world)
+    if plan.generated and plan.rhs == ONES:  # a vector of no bytes
+        one = torch.ones(1, dtype=A.dtype, device=world.device)
+        return A, one.expand(A.layout.n_owned)
+    return A, plan.system.right_hand_side(A.layout)
 
 
 def _print(problem: str, ranks: int, weight: Weight) -> None:
