@@ -20,5 +20,8 @@ if command -v python3 >/dev/null; then
     python3 "$ROOT/scripts/proof/options.py" "$@"
 fi
 "$ROOT/scripts/setup.sh"
+threads=${OMP_NUM_THREADS-}
 use_environment
+# One rank a GPU leaves cores free: hpc_sla shares them out between the ranks where nobody has.
+[[ -n $threads ]] || unset OMP_NUM_THREADS
 exec python "$ROOT/scripts/proof/proof.py" "$@"

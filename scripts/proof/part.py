@@ -1,6 +1,6 @@
-"""One part of the proof, on one number of ranks; `proof.py` starts it.
+r"""One part of the proof, on one number of ranks; `proof.py` starts it.
 
-mpiexec -n 2 python scripts/proof/part.py correctness FOUND.json \\
+mpiexec -n 2 python scripts/proof/part.py correctness FOUND.json \
     '{"small": true, "transport": "auto", "seconds": 60}'
 """
 

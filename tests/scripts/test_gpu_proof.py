@@ -1,0 +1,460 @@
+"""The proof for machines with GPUs, run small on the CPU, beside figures from elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import scipy.sparse.linalg
+import torch
+
+from tests.launch import REPOSITORY, environment
+
+SCRIPTS = REPOSITORY / "scripts"
+PARTS = [
+    ("machine", 2), ("correctness", 1), ("correctness", 2), ("table1", 1), ("table2", 1),
+    ("table2", 2), ("peers", 1),
+]  # fmt: skip
+
+SPOILED = """
+# Every solution is off by a ten-thousandth.
+import hpc_sla.linear.linear_solver as module
+
+right = module.LinearSolver.solve
+
+def wrong(self, *arguments, **named):
+    x, info = right(self, *arguments, **named)
+    return x * 1.0001, info
+
+module.LinearSolver.solve = wrong
+"""
+
+
+def prove(folder: Path, *arguments: str, python_path: Path | None = None):
+    """Run the programme; how it ended, and what it wrote."""
+    env = environment(1)
+    if python_path is not None:
+        env["PYTHONPATH"] = os.pathsep.join([str(python_path), env["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "proof" / "proof.py"), "--small", *arguments],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=850,
+    )
+    written = folder / "gpu_proof.json"
+    return done, json.loads(written.read_text()) if written.exists() else None
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """All parts, with time enough for a machine that does other things, too."""
+    done, found = prove(tmp_path_factory.mktemp("proof"), "--minutes", "14")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done, found
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """One of the programme's modules, by its name."""
+    monkeypatch.syspath_prepend(str(SCRIPTS / "proof"))
+    return importlib.import_module
+
+
+def part(found: dict, name: str, ranks: int) -> dict:
+    (one,) = [p for p in found["parts"] if (p["part"], p["ranks"]) == (name, ranks)]
+    return one
+
+
+def laplacian(n: int) -> sp.csr_array:
+    """From SciPy alone."""
+    line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
+    return sp.csr_array(sp.kronsum(line, line))
+
+
+def steps_of_cg(A: sp.csr_array, rtol: float) -> int:
+    """The textbook's, on ones; Jacobi changes nothing of it where the diagonal is constant."""
+    r = np.ones(A.shape[0])
+    p, rho, target, steps = r, r @ r, rtol * np.linalg.norm(r), 0
+    while np.linalg.norm(r) > target:
+        q = A @ p
+        r = r - rho / (p @ q) * q
+        rho, before = r @ r, rho
+        p, steps = r + rho / before * p, steps + 1
+    return steps
+
+
+# The small run
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_the_small_run_does_all_parts(small):
+    done, found = small
+    assert found["schema"] == "hpc_sla.gpu_proof/1"
+    assert (found["verdict"], found["complete"], found["small"]) == ("PASS", True, True)
+    assert [(p["part"], p["ranks"]) for p in found["parts"]] == PARTS
+    assert {p["status"] for p in found["parts"]} == {"PASS"} and found["failures"] == []
+    assert done.stdout.splitlines()[-2].startswith("PASS after")
+    head = ["git", "rev-parse", "HEAD"]
+    told = subprocess.run(head, cwd=REPOSITORY, capture_output=True, text=True)
+    assert found["commit"] == (told.stdout.strip() or "unknown")
+    facts = part(found, "machine", 2)["facts"]
+    assert facts["packages"]["torch"] == torch.__version__ and facts["card"] is None
+    assert part(found, "machine", 2)["rows"][0]["triad_tb_per_second"] > 0
+
+
+@pytest.mark.parametrize(("ranks", "transport"), [(1, "mpi"), (2, "gloo")])
+def test_its_solutions_are_scipys(small, ranks, transport):
+    found = part(small[1], "correctness", ranks)
+    assert found["facts"]["transport"] == transport
+    checks = {check["name"]: check for check in found["checks"]}
+    assert {check["status"] for check in checks.values()} == {"PASS"}
+    A = laplacian(47)
+    b = np.random.default_rng(7).standard_normal(A.shape[0])
+    norm = np.linalg.norm(scipy.sparse.linalg.spsolve(A.tocsc(), b))
+    for bits, within in (("float64", 1e-7), ("float32", 1e-3)):
+        for precond in ("jacobi", "chebyshev", "amg"):
+            for method in ("cg", "minres", "bicgstab", "gmres", "pipelined_cg"):
+                check = checks[f"poisson2d, {bits}: {method} + {precond}"]
+                assert check["solution_norm"] == pytest.approx(norm, rel=within)
+                assert 0 < check["residual"] <= check["residual_allowed"]
+                assert 0 < check["error"] <= check["error_allowed"]
+    for method in ("cg", "minres", "bicgstab", "pipelined_cg"):
+        assert checks[f"in bursts as step by step: {method} + jacobi"]["largest_difference"] == 0
+    assert "the same bits again: gradient" in checks
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_its_gradients_are_those_of_an_inverse(small, ranks):
+    """Of w . A^-1 b in a direction, by the dense formula."""
+    A = laplacian(15).toarray()
+    i = np.arange(len(A))
+    b = np.random.default_rng(7).standard_normal(len(A))
+    x, adjoint = np.linalg.solve(A, b), np.linalg.solve(A, np.cos(i.astype(float)))
+    turn = (np.cos(1.0 + i)[:, None] + np.cos(1.0 + i)) * (A != 0)
+    slope = adjoint @ np.sin(1.0 + i) - adjoint @ turn @ x
+    checks = [c for c in part(small[1], "correctness", ranks)["checks"] if "gradients" in c["name"]]
+    assert len(checks) == 3
+    for check in checks:
+        assert check["directional_derivative"] == pytest.approx(slope, rel=1e-8)
+        assert max(check[f"from_{of}"] for of in ("scipy_rhs", "scipy_values")) < 1e-8
+
+
+def test_table_1_counts_what_it_says(small):
+    rows = part(small[1], "table1", 1)["rows"]
+    assert [(row["n"], row["precond"]) for row in rows] == [
+        (41, "amg"), (41, "jacobi"), (100, "amg"), (100, "jacobi"),
+    ]  # fmt: skip
+    for row in rows:
+        A = laplacian(row["n"])
+        assert (row["status"], row["rows"], row["nnz"]) == ("PASS", A.shape[0], A.nnz)
+        assert 0 < row["residual"] <= row["rtol"] * 1.001
+        assert row["total_seconds"] == pytest.approx(row["setup_seconds"] + row["solve_seconds"])
+        if row["precond"] == "jacobi":
+            assert abs(row["iterations"] - steps_of_cg(A, row["rtol"])) <= 1
+            plain = A.nnz * 12 + A.shape[0] * (4 + 8 * 12)
+            assert row["bytes_per_iteration_csr"] == plain
+            assert 8 * 12 * A.shape[0] < row["bytes_per_iteration"] <= plain
+            slope = row["seconds_per_iteration"]  # None where the clock could not tell
+            if slope:
+                assert row["tb_per_second_csr"] == pytest.approx(plain / slope / 1e12)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_table_2_counts_what_it_says(small, ranks):
+    rows = part(small[1], "table2", ranks)["rows"]
+    sides = {1: [50, 41, 100], 2: [71, 41, 100]}[ranks]  # 2500 rows a rank
+    assert [row["n"] for row in rows] == [n for n in sides for _ in range(2)]
+    for row in rows:
+        assert (row["status"], row["nnz"]) == ("PASS", laplacian(row["n"]).nnz)
+        assert row["residual"] <= row["rtol"] * 1.001
+        # A rank needs the line of the grid before its rows, or after them.
+        assert row["halo_max"] == (row["n"] if ranks > 1 else 0)
+        assert row["halo_seconds"] > 0 and row["reduction_seconds"] > 0
+
+
+def test_others_and_what_is_published(small):
+    _, found = small
+    rows = {row["peer"]: row for row in part(found, "peers", 1)["rows"]}
+    for name in ("hpc_sla cg + amg", "hpc_sla cg + jacobi", "plain torch.mv CG"):
+        assert rows[name]["status"] == "PASS" and 0 < rows[name]["residual"] < 1.1e-6
+    for name in ("cuDSS Cholesky", "AmgX cg + aggregation amg"):
+        assert rows[name]["status"] == "SKIP" and rows[name]["reason"] == "needs a GPU"
+    table = part(found, "table1", 1)["rows"]
+    assert [(r["table"], r["rows"], r["precond"]) for r in found["ratios"]] == [
+        ("table1", 10_000, "amg"), ("table1", 10_000, "jacobi"),
+    ]  # fmt: skip
+    for ratio, row in zip(found["ratios"], table[2:], strict=True):
+        assert ratio["ours_over_published"] == pytest.approx(row["total_seconds"] / 0.020)
+    assert {goal["status"] for goal in found["goals"]} == {"NOT JUDGED"}
+    assert {e["ranks"] for e in found["efficiencies"]} == {2}
+
+
+def test_a_wrong_answer_is_told(tmp_path):
+    (tmp_path / "spoiled").mkdir()
+    (tmp_path / "spoiled" / "sitecustomize.py").write_text(SPOILED)
+    which = ["--only", "correctness,table1", "--ranks", "1", "--minutes", "10"]
+    done, found = prove(tmp_path, *which, python_path=tmp_path / "spoiled")
+    assert done.returncode == 1 and found["verdict"] == "FAIL" and found["complete"]
+    assert done.stdout.splitlines()[-2].startswith("FAIL after")
+    statuses = {c["name"]: c["status"] for c in part(found, "correctness", 1)["checks"]}
+    assert statuses["poisson2d, float64: cg + amg"] == "FAIL"
+    assert statuses["gradients: cg + jacobi"] == "FAIL"
+    assert statuses["the same bits again: cg + jacobi"] == "PASS"  # they are, wrong as they are
+    assert {row["status"] for row in part(found, "table1", 1)["rows"]} == {"FAIL"}
+    assert any("table1 on 1: n=41, cg + amg" in line for line in found["failures"])
+    assert found["ratios"] == []  # the time of a wrong answer is none
+
+
+# Parts that come to no good end
+
+ENDS = {
+    "crash": ("raise ValueError('what went wrong')", "exit code 1: ValueError: what went wrong"),
+    "hang": ("import time; time.sleep(600)", "no end within 8 s"),
+    "nothing": ("", "it ended well, and wrote nothing"),
+    "late": (
+        "import json, pathlib, sys, os\n"
+        "checks = [{'name': 'a', 'status': 'PASS'}]\n"
+        "text = json.dumps({'facts': {}, 'checks': checks, 'rows': []})\n"
+        "pathlib.Path(sys.argv[2]).write_text(text)\n"
+        "os._exit(7)",
+        "exit code 7: it said nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_part_that_fails_costs_itself_only(end, tmp_path, module, monkeypatch):
+    text, reason = ENDS[end]
+    (tmp_path / "part.py").write_text(text)
+    launch = module("launch")
+    monkeypatch.setattr(launch, "PROGRAMME", tmp_path / "part.py")
+    monkeypatch.setattr(launch, "GRACE", 1.0)
+    for name, value in environment(1).items():
+        monkeypatch.setenv(name, value)
+    found = launch.launch("machine", 1, tmp_path, 8.0 if end == "hang" else 200.0, 5.0)
+    assert found["status"] == "FAIL" and found["reason"].startswith(reason), found
+    assert [check["name"] for check in found["checks"]] == (["a"] if end == "late" else [])
+
+
+def test_a_missing_mpiexec_is_told(tmp_path, module, monkeypatch):
+    launch = module("launch")
+    monkeypatch.setattr(launch, "mpiexec", lambda: str(tmp_path / "none"))
+    found = launch.launch("machine", 1, tmp_path, 10.0, 5.0)
+    assert found["status"] == "FAIL" and "mpiexec cannot be started" in found["reason"]
+
+
+# What findings come to, of made-up ones
+
+
+def made(card: str | None, **seconds: float) -> list[dict]:
+    """A machine and its Table 1: seconds by the name of a size, ``n1000``, of amg."""
+    rows = [
+        {"n": int(n[1:]), "rows": int(n[1:]) ** 2, "precond": "amg", "status": "PASS",
+         "name": n, "total_seconds": value, "published_seconds": 0.19}
+        for n, value in seconds.items()
+    ]  # fmt: skip
+    share = {"n": 1000, "rows": 10**6, "precond": "jacobi", "status": "SKIP", "name": "slope",
+             "reason": "no time", "tb_per_second": 3.6}  # fmt: skip
+    about = {"status": "PASS", "reason": "", "seconds": 1.0, "ranks": 1, "checks": []}
+    stream = {"name": "bandwidth", "status": "PASS", "triad_tb_per_second": 4.0}
+    return [
+        {"part": "machine", "facts": {"card": card}, "rows": [stream], **about},
+        {"part": "table1", "facts": {}, "rows": [*rows, share], **about},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("card", "second", "statuses"),
+    [
+        ("NVIDIA H200", 0.019, ["PASS", "NOT JUDGED", "NOT JUDGED", "NOT JUDGED", "PASS"]),
+        ("NVIDIA H200", 0.021, ["FAIL", "NOT JUDGED", "NOT JUDGED", "NOT JUDGED", "PASS"]),
+        ("NVIDIA H100 80GB HBM3", 0.021, ["NOT JUDGED"] * 5),
+    ],
+)
+def test_goals_are_judged_on_their_card(module, card, second, statuses):
+    judge = module("judge")
+    parts = made(card, n1000=second)
+    goals = judge.goals(parts, small=False)
+    assert [goal["status"] for goal in goals] == statuses
+    assert goals[0]["value"] == second and goals[-1]["value"] == pytest.approx(0.9)
+    assert judge.verdict(parts, goals) == ("FAIL" if "FAIL" in statuses else "PASS")
+    (ratio,) = judge.ratios(parts)
+    assert ratio["ours_over_published"] == pytest.approx(second / 0.19)
+    assert {goal["status"] for goal in judge.goals(parts, small=True)} == {"NOT JUDGED"}
+
+
+def test_what_counts_as_a_failure(module):
+    judge = module("judge")
+    parts = made("NVIDIA H200")
+    parts[1]["rows"].append({"name": "theirs", "status": "FAIL", "ours": False})
+    assert judge.failures(parts, []) == []
+    parts[1]["rows"].append({"name": "own", "status": "FAIL", "reason": "out of memory"})
+    assert judge.failures(parts, []) == ["table1 on 1: own: out of memory"]
+    assert judge.verdict([], []) == "FAIL"  # nothing was shown
+
+
+def test_efficiency_is_beside_one_rank(module):
+    def line(ranks: int, scaling: str, seconds: float, n: int) -> dict:
+        row = {"scaling": scaling, "precond": "amg", "n": n, "rows": n * n, "status": "PASS"}
+        return {"part": "table2", "ranks": ranks, "rows": [{**row, "total_seconds": seconds}]}
+
+    parts = [line(1, "strong", 8.0, 9), line(4, "strong", 4.0, 9), line(1, "weak", 3.0, 9)]
+    parts += [line(4, "weak", 4.0, 18), line(4, "strong", 1.0, 5)]  # which one rank did not run
+    found = module("judge").efficiencies(parts)
+    assert [(e["scaling"], e["efficiency"]) for e in found] == [("strong", 0.5), ("weak", 0.75)]
+
+
+def test_json_without_numbers_that_are_none(module, tmp_path):
+    module("record").write(tmp_path / "a.json", {"a": [float("nan"), (float("inf"), 1.0)]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, [None, 1.0]]}
+
+
+# Other solvers
+
+
+class FakeAmgX:
+    """As much of pyamgx as is used; solves by SciPy."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def initialize(self) -> None:
+        self.calls.append("initialize")
+
+    def finalize(self) -> None:
+        self.calls.append("finalize")
+
+    def __getattr__(self, kind: str):
+        return lambda: FakeObject(self, kind)
+
+
+class FakeObject(SimpleNamespace):
+    def __init__(self, library: FakeAmgX, kind: str) -> None:
+        super().__init__(library=library, kind=kind, iterations_number=5)
+
+    def create(self, *_given: object) -> FakeObject:
+        return self
+
+    create_simple = create
+
+    def create_from_dict(self, settings: dict) -> FakeObject:
+        self.library.settings = settings
+        return self
+
+    def upload(self, *arrays: np.ndarray) -> None:
+        self.arrays = arrays
+
+    def setup(self, matrix: FakeObject) -> None:
+        pointers, columns, values = matrix.arrays
+        assert (pointers.dtype, columns.dtype) == (np.int32, np.int32)
+        self.matrix = sp.csr_array((values, columns, pointers))
+
+    def solve(self, b: FakeObject, x: FakeObject, zero_initial_guess: bool) -> None:
+        assert zero_initial_guess
+        x.answer = scipy.sparse.linalg.spsolve(self.matrix.tocsc(), *b.arrays)
+
+    def download(self, into: np.ndarray) -> None:
+        into[:] = self.answer
+
+    def destroy(self) -> None:
+        self.library.calls.append(self.kind)
+
+
+def test_amgx_by_its_documented_calls(module, monkeypatch):
+    fake = FakeAmgX()
+    monkeypatch.setitem(sys.modules, "pyamgx", fake)
+    peer = module("peer_amgx").AmgX()
+    assert peer.why_not(torch.device("cpu")) == "needs a GPU"
+    assert peer.why_not(torch.device("cuda")) is None
+    A, b = module("peers").system(9, torch.device("cpu"))
+    peer.prepare(9, A, b, 1e-6)
+    x, iterations = peer.solve()
+    assert np.allclose(laplacian(9) @ x.numpy(), 1.0) and iterations == 5
+    assert fake.settings["solver"]["tolerance"] == 1e-6
+    peer.release()
+    assert fake.calls.count("finalize") == 1 and {"Matrix", "Solver", "Config"} <= set(fake.calls)
+
+
+def test_peers_that_run_on_cpus_solve(module):
+    for peer in (module("peer_torch").TorchCG(), module("peer_torch_sla").TorchSla()):
+        if peer.why_not(torch.device("cpu")) is None:
+            A, b = module("peers").system(31, torch.device("cpu"))
+            peer.prepare(31, A, b, 1e-6)
+            x, _ = peer.solve()
+            assert np.linalg.norm(laplacian(31) @ x.numpy() - 1.0) <= 1.1e-6 * 31
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--no-such-option"], "--no-such-option"),
+        (["--only", "table3"], "there is no part 'table3'"),
+        (["--ranks", "1,two"], "'1,two' is not a list of rank counts"),
+        (["--ranks", "0"], "'0' is not a list of rank counts"),
+        (["--minutes", "nan"], "'nan' is not a number of minutes"),
+        (["-o"], "expected one argument"),
+        (["--small", "more"], "more"),
+    ],
+)
+def test_bad_options_end_before_the_set_up(arguments, complaint, tmp_path):
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "gpu_proof.sh"), *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "HPC_SLA_VENV": str(tmp_path / "environment")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2 and complaint in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_no_set_up(tmp_path):
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "gpu_proof.sh"), "--small", "--help"],
+        env={**os.environ, "HPC_SLA_VENV": str(tmp_path / "environment")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and "--minutes" in done.stdout
+    assert not (tmp_path / "environment").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        pytest.param(
+            [],
+            "torch sees no GPU; --small",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        (["--small", "-o", "none/there.json"], "none' does not exist"),
+    ],
+)
+def test_what_cannot_be_begun(arguments, complaint, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "proof" / "proof.py"), *arguments],
+        cwd=tmp_path,
+        env=environment(1),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 2 and complaint in done.stderr
