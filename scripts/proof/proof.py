@@ -26,7 +26,7 @@ from hpc_sla.storage.atomic import check_writable
 
 SCHEMA = "hpc_sla.gpu_proof/1"
 
-SHARES = {"machine": 1.0, "correctness": 2.0, "table1": 8.0, "table2": 2.0, "peers": 2.0}
+SHARES = {"machine": 1.0, "correctness": 4.0, "table1": 8.0, "table2": 2.0, "peers": 2.0}
 """Of the time that is left, what a launch may take beside those that are still to come."""
 
 OVER = 1.5
