@@ -117,9 +117,17 @@ def failures(parts: Found, reached: Found) -> list[str]:
             found.append(f"{where}: {part['reason']}")
         for one in [*part["checks"], *part["rows"]]:
             if one["status"] == FAIL and one.get("ours", True):
-                found.append(f"{where}: {one['name']}: {one.get('reason') or 'wrong'}")
+                found.append(f"{where}: {one['name']}: {one.get('reason') or _figures(one)}")
     missed = [g for g in reached if g["status"] == FAIL]
     return found + [f"goal: {g['name']}: {g['value']:.3g}, not {g['goal']}" for g in missed]
+
+
+def _figures(one: dict[str, Any]) -> str:
+    """What was wrong about it, from its figures."""
+    told = ("status_told", "iterations", "residual", "residual_allowed", "error", "error_allowed")
+    told += ("from_scipy_rhs", "from_scipy_values", "from_differences", "entries_that_differ")
+    said = [f"{key} {one[key]}" for key in (*told, "rtol", "notices") if key in one]
+    return ", ".join(said) or "wrong"
 
 
 def verdict(parts: Found, reached: Found) -> str:

@@ -110,6 +110,7 @@ def whole(
     return {
         **best,
         "repeats": repeats,
+        "status_told": info.status,
         "iterations": info.iterations,
         "residual": residual,
         # The stencil sums in another order than the product.
