@@ -35,8 +35,8 @@ class Known:
 
     Attributes
     ----------
-    build, amg : float
-        Seconds a row.
+    build, amg, step : float
+        Seconds a row; the last of an iteration of CG with Jacobi.
     device, host : float
         Bytes a row.
     iterations : float
@@ -45,6 +45,7 @@ class Known:
 
     build: float = 0.0
     amg: float = 0.0
+    step: float = 0.0
     device: float = FIRST_BYTES
     host: float = FIRST_BYTES
     iterations: float = FIRST_ITERATIONS
@@ -102,8 +103,13 @@ def _size(world: hs.World, plan: Plan, record: Record, known: Known, size: Publi
 
     name, facts = f"n={n}, cg + jacobi", {**same, "precond": "jacobi"}
     with record.attempt(name, "rows", **facts):
+        seconds = known.step * rows * (2 * plan.lengths[0] + plan.lengths[1])
+        if not record.fits(seconds):
+            record.skip(name, f"no time for an iteration's: some {seconds:.0f} s", **facts)
+            return
         facts |= between_lengths(world, plan, A, "jacobi")
         facts |= _bytes(n, held, facts["seconds_per_iteration"])
+        known.step = predicted(facts, 1) / rows
         seconds = predicted(facts, known.iterations * n)
         if record.fits(seconds):
             facts |= whole(world, plan, A, b, "jacobi", size.residual, peak)

@@ -255,6 +255,21 @@ def test_a_missing_mpiexec_is_told(tmp_path, module, monkeypatch):
     assert found["status"] == "FAIL" and "mpiexec cannot be started" in found["reason"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "free", "reason"), [(-1.0, 1e12, "no time"), (60, 1e3, "needs")]
+)
+def test_sizes_that_do_not_fit_are_left_out(module, monkeypatch, tmp_path, seconds, free, reason):
+    import hpc_sla as hs
+
+    table1, world = module("table1"), hs.World.serial("cpu")
+    monkeypatch.setattr(table1, "free_bytes", lambda world: free)
+    record = module("record").Record(world, tmp_path / "found.json", seconds)
+    table1.run(world, module("plan").SMALL, record)
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert [(row["n"], row["status"]) for row in rows] == [(41, "SKIP"), (100, "SKIP")]
+    assert all(row["reason"].startswith(reason) for row in rows)
+
+
 # What findings come to, of made-up ones
 
 
