@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,22 @@ def test_the_small_run_does_all_parts(small):
     facts = part(found, "machine", 2)["facts"]
     assert facts["packages"]["torch"] == torch.__version__ and facts["card"] is None
     assert part(found, "machine", 2)["rows"][0]["triad_tb_per_second"] > 0
+
+
+def keys(found: object) -> set[str]:
+    """Of all objects within, but for packages by name, and what a device tells of itself."""
+    if isinstance(found, list):
+        return set().union(*map(keys, found))
+    if not isinstance(found, dict):
+        return set()
+    inner = (value for key, value in found.items() if key not in ("packages", "devices"))
+    return set(found).union(*map(keys, inner))
+
+
+def test_every_key_is_documented(small):
+    text = (REPOSITORY / "docs" / "gpu.md").read_text()
+    told = set(re.findall(r"`(\w+)(?:\[\])?`", text))
+    assert keys(small[1]) <= told
 
 
 @pytest.mark.parametrize(("ranks", "transport"), [(1, "mpi"), (2, "gloo")])
