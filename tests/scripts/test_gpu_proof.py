@@ -51,7 +51,7 @@ def prove(folder: Path, *arguments: str, python_path: Path | None = None):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=850,
+        timeout=1400,
     )
     written = folder / "gpu_proof.json"
     return done, json.loads(written.read_text()) if written.exists() else None
@@ -60,7 +60,7 @@ def prove(folder: Path, *arguments: str, python_path: Path | None = None):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """All parts, with time enough for a machine that does other things, too."""
-    done, found = prove(tmp_path_factory.mktemp("proof"), "--minutes", "14")
+    done, found = prove(tmp_path_factory.mktemp("proof"), "--minutes", "60")
     assert done.returncode == 0, done.stdout + done.stderr
     return done, found
 
@@ -97,7 +97,7 @@ def steps_of_cg(A: sp.csr_array, rtol: float) -> int:
 
 # The small run
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 
 
 def test_the_small_run_does_all_parts(small):
@@ -137,7 +137,7 @@ def test_its_solutions_are_scipys(small, ranks, transport):
     assert found["facts"]["transport"] == transport
     checks = {check["name"]: check for check in found["checks"]}
     assert {check["status"] for check in checks.values()} == {"PASS"}
-    A = laplacian(47)
+    A = laplacian(31)
     b = np.random.default_rng(7).standard_normal(A.shape[0])
     norm = np.linalg.norm(scipy.sparse.linalg.spsolve(A.tocsc(), b))
     for bits, within in (("float64", 1e-7), ("float32", 1e-3)):
@@ -221,7 +221,7 @@ def test_others_and_what_is_published(small):
 def test_a_wrong_answer_is_told(tmp_path):
     (tmp_path / "spoiled").mkdir()
     (tmp_path / "spoiled" / "sitecustomize.py").write_text(SPOILED)
-    which = ["--only", "correctness,table1", "--ranks", "1", "--minutes", "10"]
+    which = ["--only", "correctness,table1", "--ranks", "1", "--minutes", "60"]
     done, found = prove(tmp_path, *which, python_path=tmp_path / "spoiled")
     assert done.returncode == 1 and found["verdict"] == "FAIL" and found["complete"]
     assert done.stdout.splitlines()[-2].startswith("FAIL after")
