@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -263,6 +265,21 @@ def test_a_part_that_fails_costs_itself_only(end, tmp_path, module, monkeypatch)
     found = launch.launch("machine", 1, tmp_path, 8.0 if end == "hang" else 200.0, 5.0)
     assert found["status"] == "FAIL" and found["reason"].startswith(reason), found
     assert [check["name"] for check in found["checks"]] == (["a"] if end == "late" else [])
+    assert not running(tmp_path / "part.py")
+
+
+def running(programme: Path) -> list[str]:
+    """Processes of it, once those that are ending have had time to."""
+    end = time.monotonic() + 60
+    while True:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.fsencode(programme) in (process / "cmdline").read_bytes():
+                    found.append(process.name)
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(0.2)
 
 
 def test_a_missing_mpiexec_is_told(tmp_path, module, monkeypatch):
