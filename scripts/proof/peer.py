@@ -18,7 +18,7 @@ class Peer(ABC):
         Whether a tolerance means nothing to it.
     """
 
-    name: ClassVar[str]
+    name: str
     direct: ClassVar[bool] = False
 
     def why_not(self, device: torch.device) -> str | None:

@@ -14,11 +14,7 @@ class Ours(Peer):
 
     def __init__(self, world: hs.World, precond: str) -> None:
         self.world, self.precond = world, precond
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """With its preconditioner."""
-        return f"hpc_sla cg + {self.precond}"
+        self.name = f"hpc_sla cg + {precond}"
 
     def prepare(self, n: int, A: torch.Tensor, b: torch.Tensor, rtol: float) -> None:
         self.A, self.b, self.rtol = distribute(make(f"poisson2d:n={n}"), self.world), b, rtol

@@ -142,7 +142,7 @@ def test_its_solutions_are_scipys(small, ranks, transport):
     A = laplacian(31)
     b = np.random.default_rng(7).standard_normal(A.shape[0])
     norm = np.linalg.norm(scipy.sparse.linalg.spsolve(A.tocsc(), b))
-    for bits, within in (("float64", 1e-7), ("float32", 1e-3)):
+    for bits, within in (("float64", 1e-7), ("float32", 5e-3)):
         for precond in ("jacobi", "chebyshev", "amg"):
             for method in ("cg", "minres", "bicgstab", "gmres", "pipelined_cg"):
                 check = checks[f"poisson2d, {bits}: {method} + {precond}"]
