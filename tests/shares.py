@@ -10,6 +10,7 @@ EACH = 0.015
 
 SECONDS = {
     "tests/scripts/test_slurm_jobs.py": 130,
+    "tests/scripts/test_gpu_proof.py": 110,
     "tests/storage/test_damage.py": 60,
     "tests/faults/test_faults.py": 48,
     "tests/scripts/test_slurm.py": 40,

@@ -1,0 +1,32 @@
+"""The published package itself: `pip install torch-sla` (tried with 0.4.0)."""
+
+from __future__ import annotations
+
+import torch
+from peer import Peer, coordinates
+
+
+class TorchSla(Peer):
+    """Its CG with Jacobi in PyTorch, of Table 1."""
+
+    name = "torch-sla cg + jacobi"
+
+    def why_not(self, device: torch.device) -> str | None:
+        try:
+            import torch_sla  # noqa: F401 - optional
+        except (ImportError, OSError) as error:
+            return f"not installed (pip install torch-sla): {error}"
+        return None
+
+    def prepare(self, n: int, A: torch.Tensor, b: torch.Tensor, rtol: float) -> None:
+        self.system, self.b, self.most = coordinates(A), b, 20 * n
+        self.norm = rtol * float(torch.linalg.vector_norm(b))
+
+    def solve(self) -> tuple[torch.Tensor, None]:
+        from torch_sla import spsolve  # optional
+
+        x = spsolve(
+            **self.system, b=self.b, backend="pytorch", method="cg", preconditioner="jacobi",
+            atol=self.norm, maxiter=self.most, is_symmetric=True, is_spd=True,
+        )  # fmt: skip
+        return x, None
