@@ -153,7 +153,7 @@ class Slices:
                 near[at], bases[at] = kept.to(torch.int16), base.to(torch.int32)
             if far is not None:
                 mine = away.nonzero().squeeze(1)
-                at = (far_starts.index_select(0, part.slice_) + part.k).index_select(0, mine).long()
+                at = (far_starts.index_select(0, part.slice_) + part.k).index_select(0, mine)
                 far[at] = torch.where(part.there, columns, -1).index_select(0, mine)
         return Slices(self.starts, near, bases, far, places, self.order, self.slots)
 
@@ -207,6 +207,16 @@ class Slices:
             code = torch.where(part.there, code, 0).to(kind)
             out.narrow(0, part.begin * HEIGHT, code.numel()).copy_(code.view(-1))
         return out, distinct.view(values.dtype)
+
+    def same(self, indptr: Tensor, values: Tensor, codes: Tensor, found: Tensor | None) -> bool:
+        """Whether what `spread` or `coded` made was made of these [nnz]. Waits for the device."""
+        kind, alike = _BITS[values.dtype], True
+        for part in self._parts(indptr):
+            laid = codes.narrow(0, part.begin * HEIGHT, part.there.numel()).view_as(part.there)
+            if found is not None:
+                laid = found[laid.long()]
+            alike &= not (part.there & (laid.view(kind) != values.view(kind)[part.entry])).any()
+        return bool(alike)
 
 
 @dataclass(frozen=True, eq=False)
