@@ -8,11 +8,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from hpc_sla.errors import InputError
 from hpc_sla.kernels import device_products, native
 from hpc_sla.kernels.csr_operator import expand_rows
 from hpc_sla.kernels.device_products import DeviceRows
 from hpc_sla.kernels.matrix import CSR, Matrix
 from hpc_sla.kernels.modes import lasting
+
+COUNTED = 2**31
+"""Entries from which on 32 bits do not count them."""
 
 _CHUNK = 64
 """Pieces of rows that are looked at together."""
@@ -39,6 +43,8 @@ class CsrPattern:
     Parameters
     ----------
     indptr, indices : int32 tensor [n_rows + 1], int32 tensor [nnz]
+        `indptr` is int64 where there are 2^31 entries and more, which takes a GPU: the compiled
+        loops of the CPU count entries in 32 bits.
     n_columns : int
 
     Attributes
@@ -62,7 +68,7 @@ class CsrPattern:
 
     @property
     def indptr(self) -> torch.Tensor:
-        """Where rows begin and end: int32 [n_rows + 1]."""
+        """Where rows begin and end: int32 [n_rows + 1], or int64."""
         return self._arrays()[0]
 
     @property
@@ -89,6 +95,25 @@ class CsrPattern:
         with lasting():
             indptr, indices, _ = self._source.csr()
             return torch.from_numpy(indptr.astype(np.int32)), torch.from_numpy(indices)
+
+    def host_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """`indptr` and `indices` for loops of the CPU. Local.
+
+        Raises
+        ------
+        InputError
+            Where they count entries in 32 bits, which are not enough.
+        """
+        self._check_counted("what is set up on the CPU")
+        return self.indptr.cpu().numpy(), self.indices.cpu().numpy()
+
+    def _check_counted(self, what: str) -> None:
+        if self._plain is not None and self.nnz >= COUNTED:
+            raise InputError(
+                f"{self.nnz} entries on one rank: {what} counts them in 32 bits",
+                remedy="Use more ranks, or on a GPU a preconditioner without set-up on the CPU "
+                "(jacobi, chebyshev, polynomial)",
+            )
 
     def rows(self) -> torch.Tensor:
         """The row of each stored entry: int32 [nnz]. Local."""
@@ -119,7 +144,8 @@ class CsrPattern:
         return native.serves(x) and not wide and x.is_contiguous()
 
     def matrix(self, values: torch.Tensor) -> Matrix:
-        """It with values [nnz], as compiled loops take it. Local."""
+        """It with values [nnz], as compiled loops take it. Local. Raises as `host_arrays`."""
+        self._check_counted("a compiled loop")
         parts = (self.indptr, self.indices, values)
         return Matrix(CSR, self.n_rows, self.n_columns, self.nnz, parts)
 
@@ -287,11 +313,12 @@ class CsrPattern:
         return self._cache["transposed"]  # type: ignore[return-value]
 
     def _transpose(self) -> tuple[CsrPattern, torch.Tensor]:
+        self._check_counted("the sort that makes the transpose")
         # A stable sort by column keeps rows ascending, so the result is canonical CSR.
         columns, order = torch.sort(self.indices, stable=True)
         rows = self.rows().index_select(0, order)
         edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
-        indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
+        indptr = torch.searchsorted(columns, edges).to(self.indptr.dtype)
         return CsrPattern(indptr, rows, self.n_rows), order.to(self.indptr.dtype)
 
 

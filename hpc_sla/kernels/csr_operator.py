@@ -105,10 +105,10 @@ def _csr_matmul_fake(*tensors: torch.Tensor) -> None:
 
 
 def expand_rows(indptr: torch.Tensor, nnz: int) -> torch.Tensor:
-    """The row of each stored entry: int32 [nnz] (int64 where `indptr` is).
+    """The row of each stored entry: int32 [nnz], as columns are.
 
     `nnz` is known to the caller; reading it off `indptr` would make the host wait for a GPU.
     """
     n_rows = indptr.numel() - 1
-    rows = torch.arange(n_rows, dtype=indptr.dtype, device=indptr.device)
+    rows = torch.arange(n_rows, dtype=torch.int32, device=indptr.device)
     return torch.repeat_interleave(rows, torch.diff(indptr).long(), output_size=nnz)

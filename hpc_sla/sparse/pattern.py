@@ -10,17 +10,15 @@ from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.burst import Distributed
-from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.csr import COUNTED, CsrPattern
 from hpc_sla.kernels.device_matrix import DeviceMatrix
 from hpc_sla.kernels.entries import absolute_product
 from hpc_sla.kernels.matrix import Matrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.vectors import inner_products
-from hpc_sla.sparse.split import SplitRows
+from hpc_sla.sparse.split import SplitRows, counted
 from hpc_sla.sparse.values import Values
-
-_INT32 = 2**31
 
 
 class DistributedPattern(Shared):
@@ -102,7 +100,8 @@ class DistributedPattern(Shared):
         Raises
         ------
         InputError
-            On every rank, where a rank has too many entries for 32-bit local indices.
+            On every rank, where one on the CPU has too many entries for its loops, which count
+            them in 32 bits.
         """
         own = layout if column_layout is None else column_layout
         split = SplitRows.of(indptr, columns, values, own.start, own.start + own.n_owned)
@@ -114,10 +113,10 @@ class DistributedPattern(Shared):
     ) -> DistributedPattern:
         """That of rows which are split. **Collective.** Raises as `from_rows`."""
         with layout.world.agree():
-            if split.entries >= _INT32:
+            if split.entries >= COUNTED and layout.world.device.type == "cpu":
                 raise InputError(
                     f"{split.entries} entries on one rank do not fit 32-bit local indices",
-                    remedy="Use more ranks",
+                    remedy="Use more ranks, or a GPU for each",
                 )
         boundary, counts = np.unique(split.away_rows, return_counts=True)
         halo_columns, halo_indices = np.unique(split.away_columns, return_inverse=True)
@@ -126,7 +125,7 @@ class DistributedPattern(Shared):
         def tensor(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array.astype(np.int32, copy=False)).to(device)
 
-        ends = tensor(np.concatenate([[0], np.cumsum(counts)]))
+        ends = torch.from_numpy(counted(np.concatenate([[0], np.cumsum(counts)]))).to(device)
         return cls(
             layout,
             split.owned(columns.n_owned, device),
@@ -294,9 +293,10 @@ class DistributedPattern(Shared):
         `transposed_rows` made of them.
         """
         channel = self.plan.reduce_channel(x)
-        boundary = self._buffer(x)
-        torch.index_select(x, 0, self.boundary, out=boundary)
-        self.halo.rmatmul(self.halo_values(values), boundary, channel.send_buffer, transposed)
+        if self.halo.nnz:
+            boundary = self._buffer(x)
+            torch.index_select(x, 0, self.boundary, out=boundary)
+            self.halo.rmatmul(self.halo_values(values), boundary, channel.send_buffer, transposed)
         channel.start()
         rows = None if packed is None else packed.on_device(x)
         if rows is not None:

@@ -1,11 +1,10 @@
-"""The GPU's sparse products beside dense ones: run with TRITON_INTERPRET=1, in a process of its own.
+"""The GPU's sparse products beside SciPy's: with TRITON_INTERPRET=1, in a process of its own.
 
-    TRITON_INTERPRET=1 python -m tests.kernels.interpreted_products
+TRITON_INTERPRET=1 python -m tests.kernels.interpreted_products
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -26,15 +25,13 @@ def grid(n: int) -> sp.csr_matrix:
 
 def matrices():
     """Name, matrix, and what its slices are to have."""
-    some = sp.random(700, 700, 0.01, random_state=1, format="lil")
+    some = sp.random(200, 200, 0.02, random_state=1, format="lil")
     some[13, :] = 1.5  # a dense row
-    some[200:300, :] = 0  # rows without entries, whole slices of them
-    uneven = sp.random(2500, 2500, 0.004, random_state=2) + sp.eye(2500)
-    yield "grid", grid(30)
-    yield "uneven", uneven.tocsr()
+    some[90:170, :] = 0  # rows without entries, whole slices of them
+    yield "grid", grid(12)
     yield "dense row", some.tocsr()
-    yield "long", sp.random(5, 4000, 0.7, random_state=3, format="csr")
-    yield "tall", sp.random(1025, 3, 0.5, random_state=4, format="csr")
+    yield "long", sp.random(5, 130, 0.7, random_state=3, format="csr")
+    yield "tall", sp.random(1025, 3, 0.3, random_state=4, format="csr")
     yield "one", sp.csr_matrix(np.array([[-0.0]]) + 2)
     yield "no entries", sp.csr_matrix((70, 9))
     yield "no rows", sp.csr_matrix((0, 4))
@@ -45,7 +42,7 @@ def forms(matrix: sp.csr_matrix, values: torch.Tensor, wide: bool):
     """The matrix in each form that it has."""
     kind = np.int64 if wide else np.int32
     indptr, indices = (torch.from_numpy(a) for a in (matrix.indptr.astype(kind), matrix.indices))
-    for lanes in (1, 8, 32):
+    for lanes in (2, 32) if matrix.shape[0] < 1000 else (2,):
         yield f"lanes {lanes}", DeviceRows("csr_rows", (indptr, indices, values, lanes), {})
     s = Slices.of(indptr, indices)
     if s is None:
@@ -78,8 +75,8 @@ def check(matrix: sp.csr_matrix, dtype: torch.dtype, wide: bool, seen: set[str])
     for name, form in forms(matrix, values, wide):
         seen.add(name)
         # NaN before: what is read or left unwritten would show.
-        out, dot, square = torch.full((n,), NAN, dtype=dtype), *(torch.tensor(NAN, dtype=dtype),) * 2
-        square = square.clone()
+        out = torch.full((n,), NAN, dtype=dtype)
+        dot, square = (torch.tensor(NAN, dtype=dtype) for _ in range(2))
         form(x, out, weights=w, dot=dot, square=square)
         same(out, product)
         same(dot, w @ product)
@@ -131,22 +128,22 @@ def check(matrix: sp.csr_matrix, dtype: torch.dtype, wide: bool, seen: set[str])
 
 def padding() -> None:
     """An infinite x is met by the rows that have an entry there alone; so is an infinite value."""
-    matrix = sp.random(1500, 1500, 0.004, random_state=5) + sp.eye(1500)
+    matrix = sp.random(150, 150, 0.03, random_state=5) + sp.eye(150)
     matrix = matrix.tocsr()
     matrix.sort_indices()
     matrix.data[:] = np.round(matrix.data)
     for value, at in ((2.0, slice(0)), (NAN, slice(3, 4)), (-INF, slice(3, 4))):
         matrix.data[at] = value
         for bad in (INF, NAN, 1.0):
-            x = np.ones(1500)
-            x[[0, 31, 777, 1499]] = bad
+            x = np.ones(150)
+            x[[0, 31, 149]] = bad
             with np.errstate(invalid="ignore"):
                 expected = torch.from_numpy(matrix @ x)
             for _, form in forms(matrix, torch.from_numpy(matrix.data), False):
-                out = torch.zeros(1500, dtype=torch.float64)
+                out = torch.zeros(150, dtype=torch.float64)
                 form(torch.from_numpy(x), out)
                 torch.testing.assert_close(out, expected, equal_nan=True)
-                assert out.isfinite().sum() > 1000
+                assert out.isfinite().sum() > 100
 
 
 def numbers() -> None:
@@ -162,16 +159,16 @@ def main() -> None:
     seen: set[str] = set()
     for _, matrix in matrices():
         check(matrix, torch.float64, False, seen)
+    uneven = (sp.random(150, 150, 0.03, random_state=6) + sp.eye(150)).tocsr()
     for dtype, wide in ((torch.float32, False), (torch.float64, True)):
-        check(grid(12), dtype, wide, seen)
-        check((sp.random(300, 300, 0.03, random_state=6) + sp.eye(300)).tocsr(), dtype, wide, seen)
-    assert seen == {"lanes 1", "lanes 8", "lanes 32", "slices", "codes"}
+        check(uneven, dtype, wide, seen)
+    assert seen == {"lanes 2", "lanes 32", "slices", "codes"}
 
     # Fewer programs than blocks; slices made in pieces; columns out of reach, in some of them.
     places = []
-    for programs, columns, reach in itertools.product((4, 4096), (5, 1 << 18), (70, 2000)):
+    uneven = (grid(20) + sp.random(400, 400, 0.001, random_state=7)).tocsr()
+    for programs, columns, reach in ((3, 5, 70), (4096, 5, 500), (2, 1 << 18, 1)):
         triton_products.PROGRAMS, slices._COLUMNS, slices._REACH = programs, columns, reach
-        uneven = (grid(32) + sp.random(1024, 1024, 0.0003, random_state=7)).tocsr()
         check(uneven, torch.float64, False, seen)
         s = Slices.of(*(torch.from_numpy(a) for a in (uneven.indptr, uneven.indices)))
         assert s is not None

@@ -270,7 +270,8 @@ class Transfer:
             native.call_on("restrict", r, owned.address, r, out)
         else:
             plain = self._by_entries()
-            plain.down_halo.matmul(r, channel.send_buffer)
+            if plain.down_halo.n_rows:
+                plain.down_halo.matmul(r, channel.send_buffer)
             channel.start()
             plain.down.matmul(r, out)
         self.plan.finish_reduce(channel, out)
