@@ -23,9 +23,6 @@ HEIGHT = 32
 WINDOW = 1024
 """Rows that are sorted by length."""
 
-ROOM = 3 * HEIGHT
-"""Slots behind the last, of codes."""
-
 PAD = 32767
 """The distance that stands for no entry."""
 
@@ -191,7 +188,7 @@ class Slices:
         return out
 
     def coded(self, indptr: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Values [nnz] as places in a list of the distinct ones: [slots + ROOM], and the list.
+        """Values [nnz] as places in a list of the distinct ones: the places [slots], the list.
 
         None where there are too many of these, or none. Told apart by their bits. Local.
         """
@@ -200,8 +197,7 @@ class Slices:
         if distinct is None:
             return None
         kind = torch.uint8 if distinct.numel() <= 256 else torch.int16
-        # Room behind them, which the kernel reads and makes nothing of.
-        out = torch.zeros(self.slots + ROOM, dtype=kind, device=values.device)
+        out = torch.empty(self.slots, dtype=kind, device=values.device)
         for part in self._parts(indptr):
             code = torch.searchsorted(distinct, bits[part.entry])
             code = torch.where(part.there, code, 0).to(kind)

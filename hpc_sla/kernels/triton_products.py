@@ -285,20 +285,15 @@ def _sliced_kernel(
                 near_ptr, bases_ptr, far_ptr, place, here + 3, skip + 3 * HEIGHT, t3, PAD
             )
             # What is there to fill a slice is no entry: 0 times 0, and not times an entry of x.
+            v0 = tl.load(codes, mask=m0, other=0)
+            v1 = tl.load(codes + HEIGHT, mask=m1, other=0)
+            v2 = tl.load(codes + 2 * HEIGHT, mask=m2, other=0)
+            v3 = tl.load(codes + 3 * HEIGHT, mask=m3, other=0)
             if dictionary_ptr is not None:
-                # Beyond a slice is another, or room: not to ask costs less than a few bytes more.
-                v0, v1 = tl.load(codes).to(tl.int32), tl.load(codes + HEIGHT).to(tl.int32)
-                v2 = tl.load(codes + 2 * HEIGHT).to(tl.int32)
-                v3 = tl.load(codes + 3 * HEIGHT).to(tl.int32)
-                v0 = tl.load(dictionary_ptr + v0, mask=m0, other=0.0)
-                v1 = tl.load(dictionary_ptr + v1, mask=m1, other=0.0)
-                v2 = tl.load(dictionary_ptr + v2, mask=m2, other=0.0)
-                v3 = tl.load(dictionary_ptr + v3, mask=m3, other=0.0)
-            else:
-                v0 = tl.load(codes, mask=m0, other=0.0)
-                v1 = tl.load(codes + HEIGHT, mask=m1, other=0.0)
-                v2 = tl.load(codes + 2 * HEIGHT, mask=m2, other=0.0)
-                v3 = tl.load(codes + 3 * HEIGHT, mask=m3, other=0.0)
+                v0 = tl.load(dictionary_ptr + v0.to(tl.int32), mask=m0, other=0.0)
+                v1 = tl.load(dictionary_ptr + v1.to(tl.int32), mask=m1, other=0.0)
+                v2 = tl.load(dictionary_ptr + v2.to(tl.int32), mask=m2, other=0.0)
+                v3 = tl.load(dictionary_ptr + v3.to(tl.int32), mask=m3, other=0.0)
             x0 = tl.load(x_ptr + c0, mask=m0, other=0.0)
             x1 = tl.load(x_ptr + c1, mask=m1, other=0.0)
             x2 = tl.load(x_ptr + c2, mask=m2, other=0.0)

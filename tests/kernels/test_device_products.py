@@ -12,12 +12,15 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.kernels import csr, csr_operator, device_products, slices
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.device_matrix import DeviceMatrix
 from hpc_sla.kernels.slices import Slices
+from hpc_sla.sparse import pattern as sparse_pattern
 from hpc_sla.sparse import split
+from hpc_sla.sparse.matrix import DSparseMatrix
 from tests.launch import REPOSITORY, launch_python
 
 triton = pytest.mark.skipif(
@@ -198,6 +201,9 @@ def test_entries_that_32_bits_do_not_count(monkeypatch):
     ):
         with pytest.raises(InputError, match="32 bits"):
             refused()
+    monkeypatch.setattr(sparse_pattern, "COUNTED", 50)
+    with pytest.raises(InputError, match="32-bit local indices"):
+        DSparseMatrix.from_scipy(matrix, World.serial("cpu"))
     s = Slices.of(pattern.indptr, pattern.indices)
     assert s is None or s.starts.dtype == torch.int32
     with pytest.raises(ValueError, match="row"):
