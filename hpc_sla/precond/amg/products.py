@@ -89,7 +89,7 @@ class LevelOperator:
         pattern = self.pattern
         if self._values is not None:
             slices = self._owned if isinstance(self._owned, DeviceMatrix) else None
-            pattern.matmul(self._values, x, out, dot, packed=slices)
+            pattern.matmul(self._values, x, out, dot, None, None, slices)
             return
         weights = None
         if dot is not None:
