@@ -17,7 +17,7 @@ FEWEST_ROWS = 2048
 """With fewer, a launch costs more than the bytes, and slices take a score of launches to make."""
 
 _WORTH = 0.9
-"""Of the bytes of plain CSR: with more there is little to gain, and the values are held twice."""
+"""What is worth a copy, in bytes of plain CSR: with more there is little to gain."""
 
 
 class DeviceMatrix:

@@ -154,7 +154,7 @@ class Slices:
                 far[at] = torch.where(part.there, columns, -1).index_select(0, mine)
         return Slices(self.starts, near, bases, far, places, self.order, self.slots)
 
-    def _parts(self, indptr: Tensor) -> Iterator[_Part]:
+    def _parts(self, indptr: Tensor) -> Iterator[_SliceColumns]:
         """Columns of slices, some at a time: which row's entry is in each of their slots."""
         n, device = indptr.numel() - 1, indptr.device
         slices, total = self.starts.numel() - 1, int(self.starts[-1])
@@ -177,7 +177,7 @@ class Slices:
             entry = ends[row].long() + k.unsqueeze(1)
             there = entry < ends[1:][row.clamp(max=n - 1)]
             there &= row < n
-            yield _Part(begin, slice_, k, entry.clamp_(max=int(ends[-1]) - 1), there)
+            yield _SliceColumns(begin, slice_, k, entry.clamp_(max=int(ends[-1]) - 1), there)
 
     def spread(self, indptr: Tensor, values: Tensor) -> Tensor:
         """Values [nnz] as they lie in slots, 0 in those without an entry: [slots]. Local."""
@@ -216,7 +216,7 @@ class Slices:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class _SliceColumns:
     """Columns of slices: [m] of each its slice and its number there, [m, HEIGHT] its entries."""
 
     begin: int
@@ -226,7 +226,7 @@ class _Part:
     there: Tensor
 
 
-def _columns_of(part: _Part, indices: Tensor) -> tuple[Tensor, Tensor]:
+def _columns_of(part: _SliceColumns, indices: Tensor) -> tuple[Tensor, Tensor]:
     """The column in each slot, and the least of each [m]: of entries that are there."""
     columns = indices[part.entry]
     low = torch.where(part.there, columns, torch.iinfo(columns.dtype).max).amin(1)

@@ -29,6 +29,7 @@ triton = pytest.mark.skipif(
 
 
 @triton
+@pytest.mark.timeout(900)
 def test_the_kernels_equal_scipy_interpreted():
     done = subprocess.run(
         [sys.executable, "-m", "tests.kernels.interpreted_products"],
@@ -42,6 +43,7 @@ def test_the_kernels_equal_scipy_interpreted():
 
 
 @triton
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("ranks", "precond"), [(1, "jacobi"), (2, "jacobi"), (2, "amg")])
 def test_solves_by_them_are_those_by_torch_interpreted(ranks, precond, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
