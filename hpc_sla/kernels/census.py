@@ -309,7 +309,7 @@ def _call(
     """Call a loop of `census.c`: integers go before the block's arrays."""
     numbers = [a for a in arguments if isinstance(a, int)]
     arrays = [a for a in arguments if not isinstance(a, int)]
-    parts = (host(block.indptr), host(block.indices), values, *arrays)
+    parts = (*block.host_arrays(), values, *arrays)
     pointers = (None if a is None else a.ctypes.data for a in parts)
     like = torch.from_numpy(values)
     return native.call(function, like, block.n_rows, *numbers, *pointers)

@@ -1,96 +1,25 @@
-"""The rank-local sparse product, as one torch operator on plain tensors.
-
-`torch.ops.hpc_sla.csr_matmul_out` is an operator of our own, and not a method of a sparse CSR
-tensor, so that FakeTensorMode and torch.compile understand it and so that one pattern serves
-many sets of values.
-"""
+"""A sparsity pattern in compressed rows, and a matrix as it is stored plainly."""
 
 from __future__ import annotations
 
-import warnings
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from hpc_sla.kernels import native
+from hpc_sla.errors import InputError
+from hpc_sla.kernels import device_products, native
+from hpc_sla.kernels.csr_operator import expand_rows
+from hpc_sla.kernels.device_products import DeviceRows
 from hpc_sla.kernels.matrix import CSR, Matrix
 from hpc_sla.kernels.modes import lasting
 
-_LIBRARY = torch.library.Library("hpc_sla", "DEF")
-_LIBRARY.define(
-    "csr_matmul_out(Tensor indptr, Tensor indices, Tensor values, Tensor x, Tensor(a!) y) -> ()"
-)
-
-# torch says once a process that sparse CSR is in beta, and (some versions) that the invariant
-# checks we turn off are off; the reader of a solver's log need not be told.
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
-
+COUNTED = 2**31
+"""Entries from which on 32 bits do not count them."""
 
 _CHUNK = 64
 """Pieces of rows that are looked at together."""
-
-
-def csr_matmul_reference(
-    indptr: torch.Tensor,
-    indices: torch.Tensor,
-    values: torch.Tensor,
-    x: torch.Tensor,
-    y: torch.Tensor,
-) -> None:
-    """`y = A x` in plain torch operations, on any device: the oracle."""
-    rows = expand_rows(indptr, indices.numel())
-    weights = values if x.dim() == 1 else values.unsqueeze(1)
-    y.zero_().index_add_(0, rows, weights * x.index_select(0, indices))
-
-
-def _csr_matmul_library(
-    indptr: torch.Tensor,
-    indices: torch.Tensor,
-    values: torch.Tensor,
-    x: torch.Tensor,
-    y: torch.Tensor,
-) -> None:
-    """`y = A x` in C or through MKL on the CPU, and through cuSPARSE on CUDA."""
-    if values.numel() == 0 or x.numel() == 0:
-        y.zero_()
-        return
-    if native.serves(x) and indptr.dtype == torch.int32 and x.is_contiguous():
-        # Half of MKL's time, whose analysis of the matrix cannot be kept here.
-        entries = (indptr, indices, values)
-        native.call("csr_matmul", x, y.shape[0], *entries, x, None, y, None, None, None)
-        return
-    matrix = torch.sparse_csr_tensor(
-        indptr, indices, values, (y.shape[0], x.shape[0]), check_invariants=False
-    )
-    product = torch.addmv if x.dim() == 1 else torch.addmm
-    # beta=0 is documented not to read y; mv(out=) spends half as long again on this machine type.
-    product(y, matrix, x, beta=0.0, out=y)
-
-
-_HAS_MKL = torch.backends.mkl.is_available()
-_LIBRARY.impl("csr_matmul_out", _csr_matmul_library if _HAS_MKL else csr_matmul_reference, "CPU")
-_LIBRARY.impl("csr_matmul_out", _csr_matmul_library, "CUDA")
-
-
-@torch.library.register_fake("hpc_sla::csr_matmul_out", lib=_LIBRARY)
-def _csr_matmul_fake(*tensors: torch.Tensor) -> None:
-    devices = {tensor.device for tensor in tensors}
-    torch._check(len(devices) == 1, lambda: f"csr_matmul_out: tensors on {devices}")
-    dtypes = {tensor.dtype for tensor in tensors[2:]}  # values, x and y
-    torch._check(len(dtypes) == 1, lambda: f"csr_matmul_out: dtypes {dtypes}")
-
-
-def expand_rows(indptr: torch.Tensor, nnz: int) -> torch.Tensor:
-    """The row of each stored entry: int32 [nnz] (int64 where `indptr` is).
-
-    `nnz` is known to the caller; reading it off `indptr` would make the host wait for a GPU.
-    """
-    n_rows = indptr.numel() - 1
-    rows = torch.arange(n_rows, dtype=indptr.dtype, device=indptr.device)
-    return torch.repeat_interleave(rows, torch.diff(indptr).long(), output_size=nnz)
 
 
 class Rows(Protocol):
@@ -114,6 +43,8 @@ class CsrPattern:
     Parameters
     ----------
     indptr, indices : int32 tensor [n_rows + 1], int32 tensor [nnz]
+        `indptr` is int64 where there are 2^31 entries and more, which takes a GPU: the compiled
+        loops of the CPU count entries in 32 bits.
     n_columns : int
 
     Attributes
@@ -137,7 +68,7 @@ class CsrPattern:
 
     @property
     def indptr(self) -> torch.Tensor:
-        """Where rows begin and end: int32 [n_rows + 1]."""
+        """Where rows begin and end: int32 [n_rows + 1], or int64."""
         return self._arrays()[0]
 
     @property
@@ -165,13 +96,47 @@ class CsrPattern:
             indptr, indices, _ = self._source.csr()
             return torch.from_numpy(indptr.astype(np.int32)), torch.from_numpy(indices)
 
+    def host_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """`indptr` and `indices` for loops of the CPU. Local.
+
+        Raises
+        ------
+        InputError
+            Where they count entries in 32 bits, which are not enough.
+        """
+        self._check_counted("what is set up on the CPU")
+        return self.indptr.cpu().numpy(), self.indices.cpu().numpy()
+
+    def _check_counted(self, what: str) -> None:
+        if self._plain is not None and self.nnz >= COUNTED:
+            raise InputError(
+                f"{self.nnz} entries on one rank: {what} counts them in 32 bits",
+                remedy="Use more ranks, or on a GPU a preconditioner without set-up on the CPU "
+                "(jacobi, chebyshev, polynomial)",
+            )
+
     def rows(self) -> torch.Tensor:
         """The row of each stored entry: int32 [nnz]. Local."""
         return expand_rows(self.indptr, self.nnz)
 
     def matmul(self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
         """`out = A x`, without allocating. Local; not differentiable."""
-        torch.ops.hpc_sla.csr_matmul_out(self.indptr, self.indices, values, x, out)
+        rows = self.device_rows(values, x)
+        if rows is None:
+            torch.ops.hpc_sla.csr_matmul_out(self.indptr, self.indices, values, x, out)
+        else:
+            rows(x, out)
+
+    def device_rows(self, values: torch.Tensor, x: torch.Tensor) -> DeviceRows | None:
+        """It with values [nnz], as a GPU multiplies vectors like x; None elsewhere. Local."""
+        if not device_products.serves(x) or values.dtype != x.dtype:
+            return None
+        if "lanes" not in self._cache:
+            self._cache["lanes"] = device_products.lanes_of(self.indptr, self.nnz)
+        lanes = self._cache["lanes"]
+        if not lanes:
+            return None
+        return DeviceRows("csr_rows", (self.indptr, self.indices, values, lanes), self._cache)
 
     def compiled(self, x: torch.Tensor) -> bool:
         """Whether `fused_matmul` can be used for vectors like x. Local."""
@@ -179,7 +144,8 @@ class CsrPattern:
         return native.serves(x) and not wide and x.is_contiguous()
 
     def matrix(self, values: torch.Tensor) -> Matrix:
-        """It with values [nnz], as compiled loops take it. Local."""
+        """It with values [nnz], as compiled loops take it. Local. Raises as `host_arrays`."""
+        self._check_counted("a compiled loop")
         parts = (self.indptr, self.indices, values)
         return Matrix(CSR, self.n_rows, self.n_columns, self.nnz, parts)
 
@@ -347,11 +313,12 @@ class CsrPattern:
         return self._cache["transposed"]  # type: ignore[return-value]
 
     def _transpose(self) -> tuple[CsrPattern, torch.Tensor]:
+        self._check_counted("the sort that makes the transpose")
         # A stable sort by column keeps rows ascending, so the result is canonical CSR.
         columns, order = torch.sort(self.indices, stable=True)
         rows = self.rows().index_select(0, order)
         edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
-        indptr = torch.searchsorted(columns, edges, out_int32=True).to(self.indptr.dtype)
+        indptr = torch.searchsorted(columns, edges).to(self.indptr.dtype)
         return CsrPattern(indptr, rows, self.n_rows), order.to(self.indptr.dtype)
 
 

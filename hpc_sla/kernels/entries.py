@@ -25,7 +25,7 @@ Array = np.ndarray | torch.Tensor
 def plain(block: CsrPattern, values: np.ndarray) -> Plain:
     """A block and values [nnz] in one: they must stay where they are. Local."""
     data = torch.from_numpy(values)
-    parts = block.indptr.cpu(), block.indices.cpu(), data
+    parts = (*map(torch.from_numpy, block.host_arrays()), data)
     return Matrix(CSR, block.n_rows, block.n_columns, block.nnz, parts), data.dtype
 
 

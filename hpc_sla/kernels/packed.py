@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from hpc_sla.kernels import native
-from hpc_sla.kernels.csr import CsrPattern, csr_matmul_reference
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.csr_operator import csr_matmul_reference
 from hpc_sla.kernels.matrix import (
     CODED_8,
     CODED_16,

@@ -51,10 +51,10 @@ class BlockJacobi(Preconditioner):
     def set_up(self, A: DSparseMatrix) -> None:
         """**Collective.**"""
         world = A.world
-        owned = A.pattern.owned
-        arrays = (owned.indptr, owned.indices, A.pattern.owned_values(A.values.detach()))
-        block = Block.from_csr(*(t.cpu().numpy() for t in arrays))
         with world.agree():
+            arrays = A.pattern.owned.host_arrays()
+            values = A.pattern.owned_values(A.values.detach()).cpu().numpy()
+            block = Block.from_csr(*arrays, values)
             self._factor = make_factor(block, A.layout.rows, A.device, self.factor, self.backend)
         self.shift = world.max(self._factor.shift)
         self.of_nonsymmetric = self.factor != "ic0" and world.sum(not block.is_symmetric()) > 0

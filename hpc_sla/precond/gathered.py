@@ -127,7 +127,7 @@ def _rows_of(A: DSparseMatrix) -> tuple[sp.csr_matrix, np.ndarray | None]:
     """
     n, owned = A.layout.n_global, A.pattern.owned
     if A.world.size == 1 and (np.diff(A.layout.rows) == 1).all():
-        indptr, indices = (t.cpu().numpy() for t in (owned.indptr, owned.indices))
+        indptr, indices = owned.host_arrays()
         ones = np.empty(len(indices), dtype=np.int8)
         plain = sp.csr_matrix((ones, indices, indptr), shape=(n, n))
         if plain.has_canonical_format:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from hpc_sla.kernels import device_products
+from hpc_sla.kernels.device_matrix import DeviceMatrix
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.sparse.pattern import DistributedPattern
 
@@ -21,10 +23,10 @@ class _Kept:
     version: int
     # Whether it is the values themselves that it refers to: it would keep them from being freed.
     refers: bool
-    packed: Packed | None
+    packed: Packed | DeviceMatrix | None
 
 
-def packed_of(pattern: DistributedPattern, values: torch.Tensor) -> Packed | None:
+def packed_of(pattern: DistributedPattern, values: torch.Tensor) -> Packed | DeviceMatrix | None:
     """The owned block in the form that suits it, or None where none pays. Local.
 
     Decided by what the matrix holds, so that it is the same in every run. What was made for the
@@ -41,8 +43,13 @@ def packed_of(pattern: DistributedPattern, values: torch.Tensor) -> Packed | Non
         return Packed.with_values(owned, mine)
     if known and (kept.packed is None or kept.packed.holds(mine)):
         return kept.packed
-    packed = Packed.of(owned, mine)
-    refers = packed is not None and packed.refers
+    packed: Packed | DeviceMatrix | None
+    if device_products.serves(mine):
+        found = DeviceMatrix.of(owned, mine, keep=False)
+        packed, refers = None if found.form == "csr" else found, False
+    else:
+        packed = Packed.of(owned, mine)
+        refers = packed is not None and packed.refers
     weak = weakref.ref(values)
     owned._cache["packed"] = _Kept(weak, version, refers, None if refers else packed)
     return packed

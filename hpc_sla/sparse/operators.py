@@ -9,8 +9,10 @@ import torch
 
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
+from hpc_sla.kernels import device_products
 from hpc_sla.kernels.basis import Basis
 from hpc_sla.kernels.burst import Distributed
+from hpc_sla.kernels.device_matrix import DeviceMatrix
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.sweep import pays
 from hpc_sla.kernels.vectors import copy_
@@ -61,7 +63,8 @@ class _MatrixOperator(Operator):
         self._given = None if packed else A.values
         self._values = A.held if packed else A.held.plain
         self._transposed: torch.Tensor | None = None
-        self._packed: Packed | None = None
+        self._transposed_rows: DeviceMatrix | None = None
+        self._packed: Packed | DeviceMatrix | None = None
         self._version: int | None = None
         self._distributed: tuple[Packed | None, Distributed] | None = None
 
@@ -80,15 +83,22 @@ class _MatrixOperator(Operator):
     def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
         self._pattern.matmul(self._values, x, out, packed=self._compressed(x))
 
-    def _compressed(self, x: torch.Tensor) -> Packed | None:
+    def _compressed(self, x: torch.Tensor) -> Packed | DeviceMatrix | None:
         """The owned block in fewer bytes, of the values as they are now. Local."""
         if isinstance(self._values, Values):
             return self._values.serving(x)
         assert self._given is not None
         version = version_of(self._values)
-        if version != self._version and self._pattern.owned.compiled(x):
+        served = device_products.serves(x) or self._pattern.owned.compiled(x)
+        if version != self._version and served:
             self._packed, self._version = packed_of(self._pattern, self._given), version
         return self._packed
+
+    def _compiled_rows(self, x: torch.Tensor) -> Packed | None:
+        """The same for compiled loops, which are those of the CPU. Local."""
+        packed = self._compressed(x)
+        assert not isinstance(packed, DeviceMatrix)
+        return packed
 
     def refresh(self) -> None:
         self._version = None
@@ -96,7 +106,10 @@ class _MatrixOperator(Operator):
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if self._transposed is None:
             self._transposed = self._pattern.transpose_values(self._plain())
-        self._pattern.rmatmul(self._transposed, y, out, transposed=True)
+            if device_products.serves(y):
+                self._transposed_rows = self._pattern.transposed_rows(self._transposed)
+        rows = self._transposed_rows
+        self._pattern.rmatmul(self._transposed, y, out, transposed=True, packed=rows)
 
     def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         self._pattern.absolute_matmul(self._values, x, out, again)
@@ -109,7 +122,7 @@ class _MatrixOperator(Operator):
         return self._pattern.compiled(x)
 
     def distributed(self, x: torch.Tensor) -> Distributed:
-        packed = self._compressed(x)
+        packed = self._compiled_rows(x)
         if self._distributed is None or self._distributed[0] is not packed:
             self._distributed = packed, self._pattern.distributed(self._values, x, packed)
         return self._distributed[1]
@@ -126,7 +139,7 @@ class _MatrixOperator(Operator):
             return None
         if not pays(len(like), self._pattern.plan.send_index, self._pattern.boundary):
             return None
-        return Arnoldi(self._pattern, self._values, basis, inverse, self._compressed(like))
+        return Arnoldi(self._pattern, self._values, basis, inverse, self._compiled_rows(like))
 
     def diagonal(self) -> torch.Tensor:
         return self._matrix.diagonal()

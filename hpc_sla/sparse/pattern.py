@@ -10,16 +10,15 @@ from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.burst import Distributed
-from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.csr import COUNTED, CsrPattern
+from hpc_sla.kernels.device_matrix import DeviceMatrix
 from hpc_sla.kernels.entries import absolute_product
 from hpc_sla.kernels.matrix import Matrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.vectors import inner_products
-from hpc_sla.sparse.split import SplitRows
+from hpc_sla.sparse.split import SplitRows, counted
 from hpc_sla.sparse.values import Values
-
-_INT32 = 2**31
 
 
 class DistributedPattern(Shared):
@@ -101,7 +100,8 @@ class DistributedPattern(Shared):
         Raises
         ------
         InputError
-            On every rank, where a rank has too many entries for 32-bit local indices.
+            On every rank, where one on the CPU has too many entries for its loops, which count
+            them in 32 bits.
         """
         own = layout if column_layout is None else column_layout
         split = SplitRows.of(indptr, columns, values, own.start, own.start + own.n_owned)
@@ -113,10 +113,10 @@ class DistributedPattern(Shared):
     ) -> DistributedPattern:
         """That of rows which are split. **Collective.** Raises as `from_rows`."""
         with layout.world.agree():
-            if split.entries >= _INT32:
+            if split.entries >= COUNTED and layout.world.device.type == "cpu":
                 raise InputError(
                     f"{split.entries} entries on one rank do not fit 32-bit local indices",
-                    remedy="Use more ranks",
+                    remedy="Use more ranks, or a GPU for each",
                 )
         boundary, counts = np.unique(split.away_rows, return_counts=True)
         halo_columns, halo_indices = np.unique(split.away_columns, return_inverse=True)
@@ -125,7 +125,7 @@ class DistributedPattern(Shared):
         def tensor(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array.astype(np.int32, copy=False)).to(device)
 
-        ends = tensor(np.concatenate([[0], np.cumsum(counts)]))
+        ends = torch.from_numpy(counted(np.concatenate([[0], np.cumsum(counts)]))).to(device)
         return cls(
             layout,
             split.owned(columns.n_owned, device),
@@ -167,7 +167,7 @@ class DistributedPattern(Shared):
         dot: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
         square: torch.Tensor | None = None,
-        packed: Packed | None = None,
+        packed: Packed | DeviceMatrix | None = None,
     ) -> None:
         """`out = A x`, and inner products as of `kernels.vectors.inner_products`. **Collective.**
 
@@ -196,13 +196,28 @@ class DistributedPattern(Shared):
                 there = channel.recv_buffer
                 self.halo.fused_matmul(away, there, out, self.boundary, dot, weights, square)
             return
-        self.owned.matmul(here, x, out)
+        if isinstance(packed, DeviceMatrix):
+            rows = packed.on_device(x)
+        else:
+            rows = self.owned.device_rows(here, x)
+        sums = {"weights": weights, "dot": dot, "square": square}
+        if rows is None:
+            self.owned.matmul(here, x, out)
+        else:
+            rows(x, out, **sums)
         channel.finish()
         if self.halo.nnz:
-            part = self._buffer(x)
-            self.halo.matmul(away, channel.recv_buffer, part)
-            out.index_add_(0, self.boundary, part)
-        inner_products(x, out, dot, weights, square)
+            there = channel.recv_buffer
+            more = None if rows is None else self.halo.device_rows(away, there)
+            if more is None:
+                part = self._buffer(x)
+                self.halo.matmul(away, there, part)
+                out.index_add_(0, self.boundary, part)
+                rows = None
+            else:
+                more(there, out, rows=self.boundary, **sums)
+        if rows is None:
+            inner_products(x, out, dot, weights, square)
 
     def compiled(self, x: torch.Tensor) -> bool:
         """Whether `distributed` serves vectors like x. Local."""
@@ -264,20 +279,35 @@ class DistributedPattern(Shared):
             self.halo.absolute_matmul(away, channel.recv_buffer, out, self.boundary)
 
     def rmatmul(
-        self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False
+        self,
+        values: torch.Tensor,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        transposed: bool = False,
+        packed: DeviceMatrix | None = None,
     ) -> None:
         """`out = A^T x`. **Collective.** Halo contributions travel during the owned product.
 
         With `transposed`, `values` are in the order of `transpose_values`: for many products
-        with one matrix, which then do not reorder them each time.
+        with one matrix, which then do not reorder them each time; `packed` is what
+        `transposed_rows` made of them.
         """
         channel = self.plan.reduce_channel(x)
-        boundary = self._buffer(x)
-        torch.index_select(x, 0, self.boundary, out=boundary)
-        self.halo.rmatmul(self.halo_values(values), boundary, channel.send_buffer, transposed)
+        if self.halo.nnz:
+            boundary = self._buffer(x)
+            torch.index_select(x, 0, self.boundary, out=boundary)
+            self.halo.rmatmul(self.halo_values(values), boundary, channel.send_buffer, transposed)
         channel.start()
-        self.owned.rmatmul(self.owned_values(values), x, out, transposed)
+        rows = None if packed is None else packed.on_device(x)
+        if rows is not None:
+            rows(x, out)
+        else:
+            self.owned.rmatmul(self.owned_values(values), x, out, transposed)
         self.plan.finish_reduce(channel, out)
+
+    def transposed_rows(self, values: torch.Tensor) -> DeviceMatrix:
+        """The owned block's transpose in the form for a GPU, of `transpose_values`. Local."""
+        return DeviceMatrix.of(self.owned.transposed[0], self.owned_values(values), keep=False)
 
     def transpose_values(self, values: torch.Tensor) -> torch.Tensor:
         """`values` [nnz_owned] in the order of the transposed blocks, for `rmatmul`. Local."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hpc_sla.kernels import native
-from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.csr import COUNTED, CsrPattern
 from hpc_sla.kernels.packed import Packed, Packer
 from hpc_sla.sparse.values import Values
 
@@ -21,8 +21,6 @@ FEWEST_ROWS = 2048
 BLOCK = 1 << 16
 """Rows that come at a time: little beside those of a rank, and many beside what a call costs."""
 
-_INT32 = 2**31
-
 
 class SplitRows:
     """The rows of a rank, the entries in its own columns apart from others. Local.
@@ -30,7 +28,8 @@ class SplitRows:
     Attributes
     ----------
     indptr, indices : int32 array [n_rows + 1], int32 array
-        Of the entries in owned columns, counted from the first of these.
+        Of the entries in owned columns, counted from the first of these; `indptr` is int64 where
+        32 bits cannot count them.
     values : array [entries] or [entries, m]
         Those in owned columns, in order, and those in others behind.
     packed : Packed or None
@@ -76,7 +75,7 @@ class SplitRows:
         owned_columns = columns[:n_own]
         owned_columns -= start
         lost = np.bincount(made.away_rows + 1, minlength=len(indptr))
-        made.indptr = (indptr - np.cumsum(lost)).astype(np.int32)
+        made.indptr = counted(indptr - np.cumsum(lost))
         made.indices = owned_columns.astype(np.int32, copy=False)
         made.values, made.entries = values, len(columns)
         return made
@@ -123,14 +122,14 @@ class SplitRows:
         made.packed = packer.finish()
         if made.packed is None:
             indptr, made.indices, owned = packer.csr()
-            made.indptr = indptr.astype(np.int32)
+            made.indptr = counted(indptr)
             made.values = np.concatenate([owned, made.values]) if len(made.values) else owned
         return made
 
     def pack(self, n_columns: int, device: torch.device) -> SplitRows:
         """These, packed where that takes less: on the CPU, where products can do with it. Local."""
         values = torch.from_numpy(self.values)
-        too_many = self.entries >= _INT32  # which is refused where all ranks hear of it
+        too_many = self.entries >= COUNTED  # which is refused where all ranks hear of it
         if too_many or self.n_rows < FEWEST_ROWS or not _served(device, values.dtype):
             return self
         packer = Packer(self.n_rows, n_columns, values.dtype)
@@ -160,6 +159,11 @@ class SplitRows:
             return CsrPattern.of_rows(self.packed)
         indptr, indices = (torch.from_numpy(a).to(device) for a in (self.indptr, self.indices))
         return CsrPattern(indptr, indices, n_columns)
+
+
+def counted(ends: np.ndarray) -> np.ndarray:
+    """Where rows end, in 32 bits if these are enough for all entries. Local."""
+    return ends.astype(np.int32 if ends[-1] < COUNTED else np.int64, copy=False)
 
 
 def read_split(

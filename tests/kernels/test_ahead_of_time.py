@@ -36,25 +36,47 @@ KERNELS = [
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
+def resources(
+    kernel,
+    types: dict[str, str],
+    fixed: dict[str, object],
+    card: int,
+    folder: Path,
+    warps: int = 4,
+    sass: bool = False,
+) -> tuple[dict[str, int], str]:
+    """What a compiled kernel takes of a card, as the driver's tools tell it; and its code.
+
+    Arguments that are in neither `types` nor `fixed` are None. The code is Triton's, or with `sass`
+    the card's own.
+    """
+    names = kernel.arg_names
+    signature = {name: types.get(name, "constexpr") for name in names}
+    constants = {name: fixed.get(name) for name in names if name not in types}
+    source, target = ASTSource(kernel, signature, constants), GPUTarget("cuda", card, 32)
+    made = triton.compile(source, target=target, options={"num_warps": warps})
+    binary = folder / "kernel.cubin"
+    binary.write_bytes(made.asm["cubin"])
+
+    def told(what: str) -> str:
+        command = [_CUOBJDUMP, what, binary]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout
+
+    found = re.findall(r"(REG|STACK|SHARED):(\d+)", told("-res-usage"))
+    code = told("-sass") if sass else made.asm["ttgir"]
+    return {name: int(value) for name, value in found}, code
+
+
 def used(kernel, dtype: str, jacobi: bool, card: int, block: int, folder: Path) -> dict[str, int]:
     """What a compiled kernel takes of a card, as the driver's tools tell it."""
     types = {f"{name}_ptr": f"*{dtype}" for name in (*VECTORS, *NUMBERS)}
     types |= {"sums_ptr": "*fp64", "live_ptr": "*i1", "new_live_ptr": "*i1"}
     types |= {"n": "i64", "parts": "i32", "programs": "i32"}
-    types |= {"BLOCK": "constexpr", "PROGRAMS": "constexpr"}
     fixed: dict[str, object] = {"BLOCK": block, "PROGRAMS": triton_passes.PROGRAMS}
-    fixed = {name: value for name, value in fixed.items() if name in kernel.arg_names}
-    if not jacobi and "inverse_ptr" in kernel.arg_names:
-        types["inverse_ptr"], fixed["inverse_ptr"] = "constexpr", None
-    source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constexprs=fixed)
-    binary = folder / "kernel.cubin"
-    binary.write_bytes(triton.compile(source, target=GPUTarget("cuda", card, 32)).asm["cubin"])
-    told = subprocess.run(
-        [_CUOBJDUMP, "-res-usage", binary], capture_output=True, text=True, timeout=60, check=True
-    )
-    return {
-        name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED):(\d+)", told.stdout)
-    }
+    if not jacobi:
+        del types["inverse_ptr"]
+    return resources(kernel, types, fixed, card, folder)[0]
 
 
 @pytest.mark.parametrize("card", CARDS)

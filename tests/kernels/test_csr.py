@@ -8,7 +8,8 @@ import scipy.sparse as sp
 import torch
 
 from hpc_sla.kernels import native
-from hpc_sla.kernels.csr import CsrPattern, csr_matmul_reference, expand_rows
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.csr_operator import csr_matmul_reference, expand_rows
 
 SHAPES = [(7, 7), (5, 9), (9, 5), (1, 4), (4, 1), (0, 3), (3, 0), (200, 150)]
 

@@ -91,8 +91,8 @@ def csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int, m: in
 
 def as_scipy(pattern: CsrPattern, values: torch.Tensor) -> sp.csr_matrix:
     """A rank-local matrix on the host. Local."""
-    data, indices, indptr = (t.cpu().numpy() for t in (values, pattern.indices, pattern.indptr))
-    return csr(data, indices, indptr, pattern.n_rows, pattern.n_columns)
+    indptr, indices = pattern.host_arrays()
+    return csr(values.cpu().numpy(), indices, indptr, pattern.n_rows, pattern.n_columns)
 
 
 class Columns:

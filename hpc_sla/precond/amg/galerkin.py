@@ -103,7 +103,7 @@ class _Work:
 
 
 def _arrays(pattern: CsrPattern) -> tuple[np.ndarray, np.ndarray]:
-    return pattern.indptr.cpu().numpy(), pattern.indices.cpu().numpy()
+    return pattern.host_arrays()
 
 
 def _summed(

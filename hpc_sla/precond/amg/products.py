@@ -14,10 +14,11 @@ import torch
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.transport import Channel
-from hpc_sla.kernels import native
+from hpc_sla.kernels import device_products, native
 from hpc_sla.kernels import relax as kernels
 from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.csr import CsrMatrix, CsrPattern
+from hpc_sla.kernels.device_matrix import DeviceMatrix
 from hpc_sla.kernels.matrix import CSR, TILED, Matrix, RankMatrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
@@ -45,7 +46,8 @@ class LevelOperator:
     def __init__(self, pattern: DistributedPattern, values: Tensor | Values) -> None:
         self.pattern = pattern
         self._transposed: Tensor | None = None
-        self._owned: CsrMatrix | Packed
+        self._transposed_rows: DeviceMatrix | None = None
+        self._owned: CsrMatrix | Packed | DeviceMatrix
         self._values: Tensor | None = None
         if isinstance(values, Values) and pattern.owned.n_rows < _FEWEST_ROWS:
             values = values.plain  # as they are where these values come in another way
@@ -60,6 +62,7 @@ class LevelOperator:
             packed = Packed.of(pattern.owned, self._owned.values)
         if packed is None:
             self._values = values
+            self._owned = _for_device(self._owned)
         else:
             self._owned = packed
             if not packed.refers:
@@ -77,14 +80,16 @@ class LevelOperator:
     def bytes(self) -> int:
         """What is held on this rank beside the pattern."""
         if self._values is not None:
-            return self._values.numel() * self._values.element_size()
+            slices = self._owned.bytes if isinstance(self._owned, DeviceMatrix) else 0
+            return slices + self._values.numel() * self._values.element_size()
         return self._owned.bytes + self._halo.values.numel() * self._halo.values.element_size()
 
     def matmul(self, x: Tensor, out: Tensor, dot: Tensor | None = None) -> None:
         """`out = A x`, and in `dot` this rank's part of x . A x."""
         pattern = self.pattern
         if self._values is not None:
-            pattern.matmul(self._values, x, out, dot)
+            slices = self._owned if isinstance(self._owned, DeviceMatrix) else None
+            pattern.matmul(self._values, x, out, dot, None, None, slices)
             return
         weights = None
         if dot is not None:
@@ -133,18 +138,22 @@ class LevelOperator:
             with lasting():
                 values = self.values if isinstance(self.values, Tensor) else self.values.plain
                 self._transposed = self.pattern.transpose_values(values)
-        return TransposedOperator(self.pattern, self._transposed)
+                if device_products.serves(self._transposed):
+                    self._transposed_rows = self.pattern.transposed_rows(self._transposed)
+        return TransposedOperator(self.pattern, self._transposed, self._transposed_rows)
 
 
 class TransposedOperator:
     """The transpose of a level's matrix, for the adjoint's cycle."""
 
-    def __init__(self, pattern: DistributedPattern, values: Tensor) -> None:
-        self.pattern, self._values = pattern, values
+    def __init__(
+        self, pattern: DistributedPattern, values: Tensor, rows: DeviceMatrix | None
+    ) -> None:
+        self.pattern, self._values, self._rows = pattern, values, rows
 
     def matmul(self, x: Tensor, out: Tensor) -> None:
         """`out = A^T x`."""
-        self.pattern.rmatmul(self._values, x, out, transposed=True)
+        self.pattern.rmatmul(self._values, x, out, transposed=True, packed=self._rows)
 
     def residual(self, x: Tensor, b: Tensor, out: Tensor) -> None:
         """`out = b - A^T x`."""
@@ -246,10 +255,10 @@ class Transfer:
             native.call_on("prolong", x, halo.address, channel.recv_buffer, x)
             return
         plain = self._by_entries()
-        x.add_(_product(plain.up, coarse))
+        kernels.affine(plain.up, coarse, 1.0, x, x)
         channel.finish()
         if len(plain.boundary):
-            x.index_add_(0, plain.boundary, _product(plain.up_halo, channel.recv_buffer))
+            kernels.affine(plain.up_halo, channel.recv_buffer, 1.0, x, rows=plain.boundary)
 
     def restrict(self, r: Tensor, out: Tensor) -> None:
         """`out = P^T r`."""
@@ -261,7 +270,8 @@ class Transfer:
             native.call_on("restrict", r, owned.address, r, out)
         else:
             plain = self._by_entries()
-            plain.down_halo.matmul(r, channel.send_buffer)
+            if plain.down_halo.n_rows:
+                plain.down_halo.matmul(r, channel.send_buffer)
             channel.start()
             plain.down.matmul(r, out)
         self.plan.finish_reduce(channel, out)
@@ -291,8 +301,9 @@ class _Plain:
         first, second = (part.csr() for part in _parts(transposed, plan))
         above = second.T.tocsr()
         rows = np.flatnonzero(np.diff(above.indptr)).astype(np.int32)
-        self.down, self.down_halo = _on(device, first), _on(device, second)
-        self.up, self.up_halo = _on(device, first.T.tocsr()), _on(device, above[rows])
+        self.down, self.down_halo = _for_device(_on(device, first)), _on(device, second)
+        self.up = _for_device(_on(device, first.T.tocsr()))
+        self.up_halo = _on(device, above[rows])
         self.boundary = torch.from_numpy(rows).to(device)
 
     @property
@@ -324,10 +335,12 @@ def _on(device: torch.device, matrix: sp.csr_matrix) -> CsrMatrix:
     return CsrMatrix(CsrPattern(indptr, indices, matrix.shape[1]), values)
 
 
-def _product(matrix: CsrMatrix, x: Tensor) -> Tensor:
-    out = x.new_empty((matrix.n_rows, *x.shape[1:]))
-    matrix.matmul(x, out)
-    return out
+def _for_device(matrix: CsrMatrix) -> CsrMatrix | DeviceMatrix:
+    """The same in slices, on a GPU and where that pays. Local."""
+    if not device_products.serves(matrix.values):
+        return matrix
+    found = DeviceMatrix.of(matrix.pattern, matrix.values)
+    return matrix if found.form == "csr" else found
 
 
 def _compiled(

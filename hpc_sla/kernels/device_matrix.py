@@ -1,0 +1,126 @@
+"""A rank-local matrix on a GPU, in the form that moves the fewest bytes a product."""
+
+from __future__ import annotations
+
+import torch
+
+from hpc_sla.kernels import device_products
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.kernels.device_products import DeviceRows
+from hpc_sla.kernels.matrix import Matrix
+from hpc_sla.kernels.modes import lasting
+from hpc_sla.kernels.slices import Slices
+
+Tensor = torch.Tensor
+
+FEWEST_ROWS = 2048
+"""With fewer, a launch costs more than the bytes, and slices take a score of launches to make."""
+
+_WORTH = 0.9
+"""What is worth a copy, in bytes of plain CSR: with more there is little to gain."""
+
+
+class DeviceMatrix:
+    """A pattern and its values: in plain CSR, or in slices, which are a copy. Local.
+
+    The form follows from row lengths, columns and how many values are distinct. Slices are made
+    once a pattern; the values are laid into them anew by `of` for each set of values.
+
+    Attributes
+    ----------
+    form : {"csr", "sliced", "coded 8", "coded 16"}
+    bytes : int
+        What a product reads of it.
+    n_rows : int
+    """
+
+    def __init__(
+        self,
+        pattern: CsrPattern,
+        values: Tensor | None,
+        laid: tuple[Tensor, Tensor | None] | None,
+    ) -> None:
+        self.pattern, self._values, self.n_rows = pattern, values, pattern.n_rows
+        self._laid = laid
+        self.form = "csr"
+        if laid is not None:
+            codes, dictionary = laid
+            s = pattern._cache["slices"]
+            assert isinstance(s, Slices)
+            self.form = "sliced" if dictionary is None else f"coded {8 * codes.element_size()}"
+            self.bytes = s.bytes + codes.numel() * codes.element_size()
+            columns = (s.starts, s.places, s.near, s.bases, s.far, s.order)
+            self._rows = DeviceRows("sliced_rows", (*columns, *laid), pattern._cache)
+        else:
+            assert values is not None
+            self.bytes = _plain_bytes(pattern, values)
+
+    @classmethod
+    def of(cls, pattern: CsrPattern, values: Tensor, keep: bool = True) -> DeviceMatrix:
+        """The matrix in the form that suits it. Waits for the device.
+
+        Parameters
+        ----------
+        pattern : CsrPattern
+        values : torch.Tensor [nnz]
+            What becomes of them later is not seen by slices: see `holds`.
+        keep : bool
+            Whether to keep them beside slices, for products with several vectors at once.
+        """
+        values = values.detach()
+        laid = None
+        if pattern.n_rows >= FEWEST_ROWS and device_products.looks(values):
+            if "slices" not in pattern._cache:
+                with lasting():
+                    pattern._cache["slices"] = Slices.of(pattern.indptr, pattern.indices)
+            s = pattern._cache["slices"]
+            if isinstance(s, Slices):
+                laid = _lay(s, pattern, values)
+        return cls(pattern, values if keep or laid is None else None, laid)
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """None: compiled loops of the CPU cannot take it."""
+        return None
+
+    def holds(self, values: Tensor) -> bool:
+        """Whether these [nnz] are those in its slices, to the bit. Waits for the device."""
+        assert self._laid is not None
+        s = self.pattern._cache["slices"]
+        assert isinstance(s, Slices)
+        return s.same(self.pattern.indptr, values, *self._laid)
+
+    def on_device(self, x: Tensor) -> DeviceRows | None:
+        """As a launch multiplies vectors like x; None where `matmul` goes by the library. Local."""
+        if self._laid is not None:
+            return self._rows if device_products.serves(x) else None
+        assert self._values is not None
+        return self.pattern.device_rows(self._values, x)
+
+    def matmul(self, x: Tensor, out: Tensor) -> None:
+        """`out = A x`, without allocating. Local; not differentiable."""
+        rows = self.on_device(x)
+        if rows is not None:
+            rows(x, out)
+            return
+        assert self._values is not None
+        self.pattern.matmul(self._values, x, out)
+
+
+def _plain_bytes(pattern: CsrPattern, values: Tensor) -> int:
+    parts = (pattern.indptr, pattern.indices, values)
+    return sum(t.numel() * t.element_size() for t in parts)
+
+
+def _lay(s: Slices, pattern: CsrPattern, values: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    """The values as they lie in slices, or None where plain CSR takes about as few bytes."""
+    most = _WORTH * _plain_bytes(pattern, values)
+    if s.bytes + s.slots > most:
+        return None
+    with lasting():
+        coded = s.coded(pattern.indptr, values)
+        if coded is not None and s.bytes + coded[0].numel() * coded[0].element_size() <= most:
+            return coded
+        if s.bytes + s.slots * values.element_size() > most:
+            return None
+        return s.spread(pattern.indptr, values), None
