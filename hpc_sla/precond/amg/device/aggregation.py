@@ -6,11 +6,18 @@ import torch
 
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.precond.amg.device.arrays import pointers, segment_largest, true_places
-from hpc_sla.precond.amg.device.independent import independent_set, node_of, priorities
+from hpc_sla.precond.amg.device.independent import ABOVE, independent_set, node_of, priorities
 from hpc_sla.precond.amg.device.numbers import noise, stored_rows
 from hpc_sla.precond.amg.device.strength import Connections, NodeGraph
 
 Tensor = torch.Tensor
+
+_MISSED = 3
+"""A node may be the root of what is left with half of its neighbours, or all but so many: on a line
+a node alone, where joining others costs more iterations than it saves work."""
+
+_MANY = 63
+"""Nodes of an aggregate that is as large as any."""
 
 
 def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor]:
@@ -70,17 +77,26 @@ def _roots(strong: Connections, nodes: Tensor) -> Tensor:
     left = claim < 0
     edges = true_places(left.index_select(0, rows) & left.index_select(0, columns))
     inner = pointers(rows.index_select(0, edges), n), columns.index_select(0, edges)
-    claim = torch.where(left, _claims(*inner, priority, left & (inner[0].diff() > 1)), claim)
+    around = inner[0].diff()
+    many = (2 * (around + 1) >= degrees + 1) | (around >= degrees - _MISSED)
+    claim = torch.where(left, _claims(*inner, priority, left & many), claim)
     # Guests are no hosts: an aggregate would grow into a chain.
-    hosts = claim.index_select(0, columns)
+    hosts = _smallest_first(claim).index_select(0, columns)
     edges = true_places((claim < 0).index_select(0, rows) & (hosts >= 0))
     rows, hosts, sizes = (part.index_select(0, edges) for part in (rows, hosts, strong.sizes))
     indptr = pointers(rows, n)
     strongest = segment_largest(sizes, indptr, 0.0).index_select(0, rows)
-    claim = torch.maximum(
-        claim, segment_largest(torch.where(sizes == strongest, hosts, -1.0), indptr, -1.0)
-    )
-    return torch.where(claim < 0, -1, node_of(claim))
+    host = segment_largest(torch.where(sizes == strongest, hosts, -1.0), indptr, -1.0)
+    root = torch.where(claim < 0, host, claim)
+    return torch.where(root < 0, -1, node_of(root))
+
+
+def _smallest_first(claim: Tensor) -> Tensor:
+    """Each claim, and above it what is larger the fewer nodes have the same; -1 stays. Local."""
+    node = node_of(claim.clamp(min=0))
+    size = torch.zeros_like(node).index_add_(0, node, (claim >= 0).long())
+    room = _MANY - size.index_select(0, node).clamp(max=_MANY)
+    return torch.where(claim < 0, -1.0, claim + room.double() * ABOVE)
 
 
 def _claims(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Tensor) -> Tensor:

@@ -99,9 +99,7 @@ def segment_largest(values: Tensor, ends: Tensor, without: float) -> Tensor:
     if not len(values):
         return values.new_full((len(ends) - 1,), without)
     flat = values.unsqueeze(1)
-    largest = torch.segment_reduce(
-        flat, "max", offsets=ends, axis=0, unsafe=True, initial=without
-    )
+    largest = torch.segment_reduce(flat, "max", offsets=ends, axis=0, unsafe=True, initial=without)
     return largest.squeeze(1)
 
 

@@ -73,8 +73,8 @@ def product_of(
     with world.agree():
         if values.numel() > _MOST_ENTRIES:
             raise InputError(
-                f"a coarse level's matrix has {values.numel()} entries on one rank, which do not fit "
-                "32-bit local indices",
+                f"a coarse level's matrix has {values.numel()} entries on one rank, which do not "
+                "fit 32-bit local indices",
                 remedy="Use more ranks",
             )
     if known is None:
@@ -205,5 +205,8 @@ def _block(rows: Tensor, columns: Tensor, values: Tensor, n: int) -> Block:
     places = begins.index_select(0, rows) + within[:, None] * m
     places = (places[:, :, None] + unknowns).view(-1)
     columns = (columns[:, None, None] * m + unknowns).expand(values.shape).reshape(-1)
-    arrays = (torch.empty_like(part).index_copy_(0, places, part) for part in (columns, values.reshape(-1)))
+    arrays = (
+        torch.empty_like(part).index_copy_(0, places, part)
+        for part in (columns, values.reshape(-1))
+    )
     return indptr, *arrays

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from hpc_sla.precond.amg.device.arrays import host, segment_largest
+from hpc_sla.precond.amg.device.arrays import host, segment_largest, segment_sums
 from hpc_sla.precond.amg.device.numbers import mixed
 
 Tensor = torch.Tensor
 
-_BITS = 31
-"""Of a node's number; 20 more are random, and what stands above says what becomes of it. A float64
-holds all 53 exactly."""
+_BITS, _RANDOM = 31, 16
+"""Of a node's number, and of what looks random. Six are left of the 53 that a float64 holds exactly:
+for how far a node is enclosed, and what became of it."""
+
+ABOVE = 2.0 ** (_BITS + _RANDOM)
+"""Every priority is below."""
+
+_ENCLOSED = 8.0
+"""For a node whose neighbours are all taken; part of it for part of them."""
 
 _OPEN, _CHOSEN = 1.0, 2.0
 
@@ -20,14 +26,14 @@ _ROUNDS = 4
 
 
 def priorities(nodes: Tensor) -> Tensor:
-    """What decides between nodes, no two alike: float64 [n], whole numbers below 2^51. Local.
+    """What decides between nodes, no two alike: float64 [n], whole numbers. Local.
 
     Parameters
     ----------
     nodes : int64 tensor [n]
         Their global numbers, ascending by one.
     """
-    random = (mixed(nodes + 1) >> 11) & (2**20 - 1)
+    random = (mixed(nodes + 1) >> 11) & (2**_RANDOM - 1)
     return (random * 2**_BITS + torch.arange(len(nodes), device=nodes.device)).double()
 
 
@@ -41,6 +47,8 @@ def independent_set(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Te
 
     Bell, Dalton and Olson, SIAM J. Sci. Comput. 34 (2012), algorithm 5: among nodes that are open,
     one that is the largest of all within distance two is chosen, and those are no longer open.
+    Here a node is the larger the more of its neighbours are taken, and only then by its priority:
+    sets grow from where they began, and are packed nearly as densely as one after the other.
 
     Parameters
     ----------
@@ -55,15 +63,17 @@ def independent_set(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Te
     -------
     bool tensor [n]
     """
-    state = open_.double()
-    top = float(2 ** (_BITS + 20))
+    state, scale = open_.double(), _ENCLOSED / indptr.diff().clamp(min=1)
+    top = 16 * ABOVE
     while len(columns):
         for _ in range(_ROUNDS):
-            mine = largest = state * top + priority
+            still = state == _OPEN
+            taken = segment_sums((state == 0).double().index_select(0, columns), indptr)
+            mine = state * top + torch.where(still, (taken * scale).ceil_() * ABOVE, 0.0) + priority
+            largest = mine
             for _ in range(2):
                 around = segment_largest(largest.index_select(0, columns), indptr, 0.0)
                 largest = torch.maximum(largest, around)
-            still = state == _OPEN
             state = torch.where(still & (largest >= _CHOSEN * top), 0.0, state)
             state = torch.where(still & (largest == mine), _CHOSEN, state)
         (left,) = host((state == _OPEN).sum())

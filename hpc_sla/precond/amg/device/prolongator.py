@@ -69,7 +69,7 @@ class DeviceProlongator:
 
     @property
     def vectors(self) -> int:
-        """m."""
+        """M."""
         return self.rows.values.shape[1]
 
 
@@ -163,9 +163,7 @@ def _truncated(
     sums, kept = segment_sums(values, ends), segment_sums(values * keep.unsqueeze(1), ends)
     scale = torch.where(kept != 0, sums / kept, 1.0)
     kept_entries = true_places(keep)
-    rows, columns, values = (
-        part.index_select(0, kept_entries) for part in (rows, columns, values)
-    )
+    rows, columns, values = (part.index_select(0, kept_entries) for part in (rows, columns, values))
     return rows, columns, values * scale.index_select(0, rows)
 
 

@@ -43,9 +43,7 @@ class DeviceTransfer(Transfer):
         """For compiled loops, which there are on the CPU: made when they ask."""
         if self._matrices is None:
             plain = self._by_entries()
-            first, second = (
-                _tiles(part).transfer() for part in (plain.down, plain.down_halo)
-            )
+            first, second = (_tiles(part).transfer() for part in (plain.down, plain.down_halo))
             self._matrices = first, second
         return self._matrices
 
