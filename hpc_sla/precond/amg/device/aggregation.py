@@ -74,7 +74,7 @@ def _roots(strong: Connections, nodes: Tensor) -> Tensor:
     rows = torch.repeat_interleave(runs, degrees, output_size=len(columns))
     claim = _claims(indptr, columns, priority, degrees > 0)
     # Where many are left between aggregates they make one of their own.
-    left = claim < 0
+    left = (claim < 0) & (degrees > 0)
     edges = true_places(left.index_select(0, rows) & left.index_select(0, columns))
     inner = pointers(rows.index_select(0, edges), n), columns.index_select(0, edges)
     around = inner[0].diff()

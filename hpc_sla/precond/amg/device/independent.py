@@ -10,8 +10,8 @@ from hpc_sla.precond.amg.device.numbers import mixed
 Tensor = torch.Tensor
 
 _BITS, _RANDOM = 31, 16
-"""Of a node's number, and of what looks random. Six are left of the 53 that a float64 holds exactly:
-for how far a node is enclosed, and what became of it."""
+"""Of a node's number, and of what looks random. Six are left of the 53 that a float64 holds
+exactly: for how far a node is enclosed, and what became of it."""
 
 ABOVE = 2.0 ** (_BITS + _RANDOM)
 """Every priority is below."""
@@ -63,13 +63,13 @@ def independent_set(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Te
     -------
     bool tensor [n]
     """
-    state, scale = open_.double(), _ENCLOSED / indptr.diff().clamp(min=1)
+    state, degree = open_.double(), indptr.diff().clamp(min=1)
     top = 16 * ABOVE
     while len(columns):
         for _ in range(_ROUNDS):
             still = state == _OPEN
             taken = segment_sums((state == 0).double().index_select(0, columns), indptr)
-            mine = state * top + torch.where(still, (taken * scale).ceil_() * ABOVE, 0.0) + priority
+            mine = state * top + torch.where(still, (taken * _ENCLOSED / degree).ceil_() * ABOVE, 0.0) + priority
             largest = mine
             for _ in range(2):
                 around = segment_largest(largest.index_select(0, columns), indptr, 0.0)
