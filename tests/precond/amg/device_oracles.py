@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def aggregates(a: np.ndarray, offsets: np.ndarray, threshold: float = 0.04) -> n
     root = np.full(n, -1)
     for rank in range(len(offsets) - 1):
         first, last = offsets[rank], offsets[rank + 1]
-        mine = _roots(size[first:last, first:last], first)
+        mine = _roots(size[first:last, first:last], first, (size[first:last] > 0).sum(axis=1))
         root[first:last] = np.where(mine < 0, -1, mine + first)
     across = np.where(owner[:, None] != owner, size, 0.0)
     lonely = {i for i in range(n) if root[i] < 0 and across[i].any()}
@@ -49,7 +50,7 @@ def aggregates(a: np.ndarray, offsets: np.ndarray, threshold: float = 0.04) -> n
     return np.array([number[i] if i >= 0 else -1 for i in root], dtype=int)
 
 
-def _roots(size: np.ndarray, first: int) -> np.ndarray:
+def _roots(size: np.ndarray, first: int, degree: np.ndarray) -> np.ndarray:
     n = len(size)
     around = [set(np.flatnonzero(row)) for row in size]
     hashes = mix((np.arange(first, first + n) + 1).astype(np.uint64) * GOLDEN)
@@ -57,22 +58,24 @@ def _roots(size: np.ndarray, first: int) -> np.ndarray:
     claim = _claims(around, look, {i for i in range(n) if around[i]})
     left = {i for i in range(n) if around[i] and i not in claim}
     inner = [around[i] & left if i in left else set() for i in range(n)]
-    some = {
-        i
-        for i in left
-        if 2 * (len(inner[i]) + 1) >= len(around[i]) + 1 or len(inner[i]) >= len(around[i]) - 3
-    }
+    some = {i for i in left if _may_found(len(inner[i]), degree[i])}
     claim |= _claims(inner, look, some)
-    of_root = list(claim.values())
+    of_root = Counter(claim.values())
     joins = {}
     for i in left - set(claim):
         hosts = [j for j in around[i] if j in claim]
         if hosts:
             joins[i] = max(
-                (size[i, j], -min(of_root.count(claim[j]), 63), look[claim[j]]) for j in hosts
+                (size[i, j], -min(of_root[claim[j]], 63), look[claim[j]]) for j in hosts
             )[2][1]
     claim |= joins
     return np.array([claim.get(i, -1) for i in range(n)], dtype=int)
+
+
+def _may_found(left: int, degree: int) -> bool:
+    if left + 1 >= 2 / 3 * (degree + 1) - 1e-9:
+        return True
+    return left + 3 >= degree and (left > 0 or degree <= 2)
 
 
 def _claims(around: list[set], look: list[tuple], open_: set) -> dict[int, int]:

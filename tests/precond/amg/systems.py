@@ -7,6 +7,7 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
+from hpc_sla.precond.amg.cycle import MultigridLevel
 from hpc_sla.precond.amg.device.prolongator import DeviceProlongator, VectorRows
 from hpc_sla.precond.amg.prolongator import Prolongator
 from tests.collective import on, spd_matrix
@@ -86,7 +87,9 @@ def dense_of(pattern, values: np.ndarray) -> np.ndarray:
     return pattern.layout.world.comm.allreduce(result)
 
 
-def dense_prolongator(A: hs.DSparseMatrix, P: Prolongator | DeviceProlongator) -> np.ndarray:
+def dense_prolongator(
+    A: hs.DSparseMatrix | MultigridLevel, P: Prolongator | DeviceProlongator
+) -> np.ndarray:
     """P in stored order, on every rank; P^T is its transpose."""
     if isinstance(P, DeviceProlongator):
         plan, m, width = P.nodes, P.vectors, P.nodes.layout.n_owned + P.nodes.n_halo
@@ -99,11 +102,11 @@ def dense_prolongator(A: hs.DSparseMatrix, P: Prolongator | DeviceProlongator) -
     coarse = plan.layout
     assert np.array_equal(turned, rows.T)
     assert (np.diff(plan.halo) > 0).all()
-    result = np.zeros((A.shape[0], coarse.n_global * m))
+    result = np.zeros((A.layout.n_global, coarse.n_global * m))
     nodes = np.concatenate([coarse.start + np.arange(coarse.n_owned), plan.halo])
     mine = slice(A.layout.start, A.layout.start + A.layout.n_owned)
     result[mine, (nodes.astype(int)[:, None] * m + np.arange(m)).ravel()] = rows
-    return A.world.comm.allreduce(result)
+    return A.layout.world.comm.allreduce(result)
 
 
 def _of_vectors(matrix: VectorRows, columns: int) -> np.ndarray:

@@ -37,7 +37,7 @@ from tests.precond.oracles import stored
 
 pytestmark = pytest.mark.mpi
 
-MATRICES = SPD | {"unsymmetric": lambda: convection(9), "larger": lambda: poisson(31)}
+MATRICES = SPD | {"unsymmetric": lambda: convection(9), "larger": lambda: poisson(21)}
 EVERY = [(name, how) for name in MATRICES for how in PARTITIONS]
 NODES = sp.csr_matrix(sp.kron(poisson(6), spd_matrix(3, 1, 1.0)))
 

@@ -13,8 +13,8 @@ from hpc_sla.precond.amg.device.strength import Connections, NodeGraph
 Tensor = torch.Tensor
 
 _MISSED = 3
-"""A node may be the root of what is left with half of its neighbours, or all but so many: on a line
-a node alone, where joining others costs more iterations than it saves work."""
+"""A node may be the root of what is left with two thirds of its neighbourhood, or all neighbours
+but so many: on a line a node alone. Joining others costs more iterations than it saves work."""
 
 _MANY = 63
 """Nodes of an aggregate that is as large as any."""
@@ -78,7 +78,9 @@ def _roots(strong: Connections, nodes: Tensor) -> Tensor:
     edges = true_places(left.index_select(0, rows) & left.index_select(0, columns))
     inner = pointers(rows.index_select(0, edges), n), columns.index_select(0, edges)
     around = inner[0].diff()
-    many = (2 * (around + 1) >= degrees + 1) | (around >= degrees - _MISSED)
+    total = degrees.index_add(0, strong.far_rows, torch.ones_like(strong.far_rows))
+    few_missed = (around >= total - _MISSED) & ((around > 0) | (total <= 2))
+    many = (3 * (around + 1) >= 2 * (total + 1)) | few_missed
     claim = torch.where(left, _claims(*inner, priority, left & many), claim)
     # Guests are no hosts: an aggregate would grow into a chain.
     hosts = _smallest_first(claim).index_select(0, columns)

@@ -69,7 +69,11 @@ def independent_set(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Te
         for _ in range(_ROUNDS):
             still = state == _OPEN
             taken = segment_sums((state == 0).double().index_select(0, columns), indptr)
-            mine = state * top + torch.where(still, (taken * _ENCLOSED / degree).ceil_() * ABOVE, 0.0) + priority
+            mine = (
+                state * top
+                + torch.where(still, (taken * _ENCLOSED / degree).ceil_() * ABOVE, 0.0)
+                + priority
+            )
             largest = mine
             for _ in range(2):
                 around = segment_largest(largest.index_select(0, columns), indptr, 0.0)
