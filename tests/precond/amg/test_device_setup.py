@@ -10,7 +10,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels import native
-from hpc_sla.precond.amg.device import arrays
+from hpc_sla.precond.amg.device import arrays, prolongator
 from hpc_sla.precond.amg.device.aggregation import aggregates_of
 from hpc_sla.precond.amg.device.eigenvalue import estimated
 from hpc_sla.precond.amg.device.galerkin import product_of
@@ -295,3 +295,13 @@ def test_an_estimate_of_what_is_not_finite(world):
     values[:1] = float("nan")
     inverse = Jacobi.of(A.diagonal()).inverse
     assert np.isnan(estimated(LevelOperator(A.pattern, values), A.layout, inverse).largest)
+
+
+def test_more_entries_than_32_bits_count_are_refused_everywhere(world, monkeypatch):
+    A = distribute_once(poisson(9), world)
+    P, _ = _made(A, 1)
+    monkeypatch.setattr(prolongator, "MOST_ENTRIES", 3)
+    with pytest.raises(hs.InputError, match="32-bit"):
+        product_of(RankRows(A), A.pattern.plan, P)
+    with pytest.raises(hs.InputError, match="a prolongator has"):
+        _made(A, 1)

@@ -10,7 +10,6 @@ import torch
 
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
-from hpc_sla.errors import InputError
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.precond.amg.device.arrays import (
     at,
@@ -23,7 +22,7 @@ from hpc_sla.precond.amg.device.arrays import (
     written_out,
 )
 from hpc_sla.precond.amg.device.numbers import stored_rows
-from hpc_sla.precond.amg.device.prolongator import DeviceProlongator, VectorRows
+from hpc_sla.precond.amg.device.prolongator import DeviceProlongator, VectorRows, check_entries
 from hpc_sla.precond.amg.device.remote import fetch_rows, send_home
 from hpc_sla.precond.amg.device.rows import RankRows
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -31,9 +30,6 @@ from hpc_sla.sparse.pattern import DistributedPattern
 
 Tensor = torch.Tensor
 Block: TypeAlias = tuple[Tensor, Tensor, Tensor]
-
-_MOST_ENTRIES = 2**31 - 1
-"""That 32-bit row pointers count."""
 
 
 def product_of(
@@ -70,13 +66,7 @@ def product_of(
         values = segment_sums(values.index_select(0, order), ends)
         rows, columns = rows.index_select(0, first), columns.index_select(0, first)
     values = values.to(A.values.dtype)
-    with world.agree():
-        if values.numel() > _MOST_ENTRIES:
-            raise InputError(
-                f"a coarse level's matrix has {values.numel()} entries on one rank, which do not "
-                "fit 32-bit local indices",
-                remedy="Use more ranks",
-            )
+    check_entries(world, values.numel(), "coarse level's matrix")
     if known is None:
         return DSparseMatrix(*_distributed(P.nodes, rows, columns, values))
     (_, _, near), (_, _, far), _ = _parts(layout, rows, columns, values)
@@ -163,14 +153,11 @@ def _distributed(
     ends = torch.cat([far[0][:1], far[0].index_select(0, boundary + 1)])
     unknowns = (halo.cpu().numpy()[:, None] * m + np.arange(m)).ravel()
 
-    def small(*tensors: Tensor) -> list[Tensor]:
-        return [tensor.to(torch.int32) for tensor in tensors]
-
     pattern = DistributedPattern(
         whole,
-        CsrPattern(*small(*near[:2]), layout.n_owned * m),
-        CsrPattern(*small(ends, far[1]), len(unknowns)),
-        *small(boundary),
+        CsrPattern(near[0].int(), near[1].int(), layout.n_owned * m),
+        CsrPattern(ends.int(), far[1].int(), len(unknowns)),
+        boundary.int(),
         HaloPlan(whole, unknowns),
     )
     return pattern, torch.cat([near[2], far[2]])
@@ -187,7 +174,8 @@ def _parts(
     inside = (own >= 0) & (own < n)
     near, far = true_places(inside), true_places(~inside)
     halo, place = torch.unique(columns.index_select(0, far), return_inverse=True)
-    first = _block(*(part.index_select(0, near) for part in (rows, own, values)), n)
+    columns = own.index_select(0, near)
+    first = _block(rows.index_select(0, near), columns, values.index_select(0, near), n)
     second = _block(rows.index_select(0, far), place, values.index_select(0, far), n)
     return first, second, halo
 
@@ -205,8 +193,6 @@ def _block(rows: Tensor, columns: Tensor, values: Tensor, n: int) -> Block:
     places = begins.index_select(0, rows) + within[:, None] * m
     places = (places[:, :, None] + unknowns).view(-1)
     columns = (columns[:, None, None] * m + unknowns).expand(values.shape).reshape(-1)
-    arrays = (
-        torch.empty_like(part).index_copy_(0, places, part)
-        for part in (columns, values.reshape(-1))
-    )
-    return indptr, *arrays
+    values = values.reshape(-1)
+    columns = torch.empty_like(columns).index_copy_(0, places, columns)
+    return indptr, columns, torch.empty_like(values).index_copy_(0, places, values)

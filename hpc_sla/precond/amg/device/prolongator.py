@@ -9,6 +9,8 @@ import torch
 
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.distributed.world import World
+from hpc_sla.errors import InputError
 from hpc_sla.precond.amg.device.arrays import (
     grouped,
     pointers,
@@ -21,6 +23,9 @@ from hpc_sla.precond.amg.device.tentative import Places, tentative_of
 from hpc_sla.precond.amg.prolongator import DAMPING, SMALL
 
 Tensor = torch.Tensor
+
+MOST_ENTRIES = 2**31 - 1
+"""That 32-bit row pointers count."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,11 @@ def prolongator_of(
     B : float64 tensor [n_owned, m]
     dtype : torch.dtype
         Of P's values.
+
+    Raises
+    ------
+    InputError
+        On every rank: P has more entries than 32 bits count.
     """
     places = Places.of(plan, aggregates, group)
     Q, coarse = tentative_of(places, B)
@@ -113,6 +123,7 @@ def prolongator_of(
     parts = [smoothing(piece, dtype) for piece in A.pieces(B.shape[1])]
     nothing = group.new_zeros(1), group[:0], B[:0].to(dtype)
     counts, columns, values = (torch.cat(part) for part in zip(nothing, *parts, strict=True))
+    check_entries(plan.layout.world, values.numel(), "prolongator")
     nodes, columns = _used(places.plan, columns)
     rows = VectorRows(counts.cumsum(0).to(torch.int32), columns.to(torch.int32), values)
     transposed = rows.transposed(aggregates.n_owned + nodes.n_halo)
@@ -165,6 +176,16 @@ def _truncated(
     kept_entries = true_places(keep)
     rows, columns, values = (part.index_select(0, kept_entries) for part in (rows, columns, values))
     return rows, columns, values * scale.index_select(0, rows)
+
+
+def check_entries(world: World, count: int, what: str) -> None:
+    """Raise InputError where 32-bit row pointers do not count a rank's entries. **Collective.**"""
+    with world.agree():
+        if count > MOST_ENTRIES:
+            raise InputError(
+                f"a {what} has {count} entries on one rank, which do not fit 32-bit local indices",
+                remedy="Use more ranks",
+            )
 
 
 def _used(plan: HaloPlan, columns: Tensor) -> tuple[HaloPlan, Tensor]:

@@ -137,11 +137,11 @@ def _by_columns(indptr: Tensor, columns: Tensor, values: Tensor, width: int) -> 
     """One whose vectors are columns of m rows. Local."""
     places, ends = _places(indptr, len(columns), values.shape[1])
     spread = columns[:, None].expand(values.shape).reshape(-1)
-    arrays = (
+    spread, values = (
         torch.empty_like(part).index_copy_(0, places.view(-1), part)
         for part in (spread, values.reshape(-1))
     )
-    return _matrix(ends, *arrays, width)
+    return _matrix(ends, spread, values, width)
 
 
 def _vectors_by_columns(matrix: CsrMatrix, m: int) -> VectorRows:
