@@ -54,7 +54,7 @@ def product_of(
         On every rank: the product has more entries than 32 bits count.
     """
     layout, world = P.nodes.layout, plan.layout.world
-    work = _Work(A, plan, P)
+    work = _DeviceWork(A, plan, P)
     rows, columns, values = work.rows(0, layout.n_owned)
     if world.size > 1:
         beyond = work.rows(layout.n_owned, layout.n_owned + P.nodes.n_halo)
@@ -73,7 +73,7 @@ def product_of(
     return DSparseMatrix(known, torch.cat([near, far]))
 
 
-class _Work:
+class _DeviceWork:
     """What the rows of a product are made of. **Collective.**"""
 
     def __init__(self, A: RankRows, plan: HaloPlan, P: DeviceProlongator) -> None:

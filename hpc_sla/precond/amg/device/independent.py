@@ -10,8 +10,8 @@ from hpc_sla.precond.amg.device.numbers import mixed
 Tensor = torch.Tensor
 
 _BITS, _RANDOM = 31, 16
-"""Of a node's number, and of what looks random. Six are left of the 53 that a float64 holds
-exactly: for how far a node is enclosed, and what became of it."""
+"""Bits of a node's number, and random ones. A float64 holds 53 exactly, which leaves six for how
+far a node is enclosed, and what became of it."""
 
 ABOVE = 2.0 ** (_BITS + _RANDOM)
 """Every priority is below."""
