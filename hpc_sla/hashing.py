@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_STEPS = (
+STEPS = (
     (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
     (np.uint64(27), np.uint64(0x94D049BB133111EB)),
 )
-_LAST = np.uint64(31)
+LAST = np.uint64(31)
 
 
 def mix(z: np.ndarray) -> np.ndarray:
@@ -29,10 +29,10 @@ def mix(z: np.ndarray) -> np.ndarray:
     uint64 array
         `z` itself.
     """
-    for shift, factor in _STEPS:
+    for shift, factor in STEPS:
         z ^= z >> shift
         z *= factor
-    z ^= z >> _LAST
+    z ^= z >> LAST
     return z
 
 

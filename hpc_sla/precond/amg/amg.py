@@ -17,6 +17,7 @@ from hpc_sla.kernels.cycle import Units
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond.amg.compiled import CompiledCycle, can_compile
 from hpc_sla.precond.amg.cycle import Cycle
+from hpc_sla.precond.amg.device.hierarchy import hierarchy_for
 from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
 from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.amg.rigid_body import constant_modes, rigid_body_modes
@@ -100,7 +101,8 @@ class AMG(AmgOptions, Preconditioner):
         self.taken = f"{nodes}; {about}"
         # Not self: the two would hold each other.
         options = AmgOptions(**{**self.options, "block_size": size})
-        made = Hierarchy(system.matrix, _near_one(world, B), options, system.mask)
+        make = hierarchy_for(A.device)
+        made = make(system.matrix, _near_one(world, B), options, system.mask)
         self._size = size
         self._use(A, made, system)
         self._work = Workspace(1, A.layout.n_owned)

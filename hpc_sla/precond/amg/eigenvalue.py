@@ -18,7 +18,7 @@ from hpc_sla.precond.spectrum import start_vector
 
 STEPS = 8
 
-_EARLY, _CLOSE = 3, 0.1
+EARLY, CLOSE = 3, 0.1
 """After so many steps a new estimate may be the old one, corrected by up to this part of it."""
 
 
@@ -88,14 +88,14 @@ def largest_eigenvalue(
         off.append(beta)
         if not math.isfinite(beta):
             return Estimate(math.nan, math.nan, math.nan)
-        if len(diagonal) == _EARLY:
-            early = _largest_ritz(diagonal, off)
-            if before and abs(early - before.early) <= _CLOSE * before.early > 0:
+        if len(diagonal) == EARLY:
+            early = largest_ritz(diagonal, off)
+            if before and abs(early - before.early) <= CLOSE * before.early > 0:
                 largest = before.full * (early / before.early)
                 return Estimate(largest, before.full, before.early)
         if beta < 1e-5 * abs(diagonal[0]):  # an invariant subspace
             break
-    largest = _largest_ritz(diagonal, off)
+    largest = largest_ritz(diagonal, off)
     if before:  # what it goes back to stays, so that no update depends on those between
         return Estimate(largest, before.full, before.early)
     return Estimate(largest, largest, early)
@@ -118,7 +118,7 @@ def _start(
     dot.copy_(torch.dot(u, z))
 
 
-def _largest_ritz(diagonal: list[float], off: list[float]) -> float:
+def largest_ritz(diagonal: list[float], off: list[float]) -> float:
     m = len(diagonal)
     if m == 0:
         return 0.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from hpc_sla.precond.amg.eigenvalue import Estimate, largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import KnownProduct, galerkin
 from hpc_sla.precond.amg.options import MOST_DENSE, AmgOptions
 from hpc_sla.precond.amg.products import LevelOperator, Transfer
-from hpc_sla.precond.amg.prolongator import Prolongator, smoothed_prolongator
+from hpc_sla.precond.amg.prolongator import smoothed_prolongator
 from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.smoother import Steps
 from hpc_sla.precond.amg.strength import node_graph
@@ -64,11 +65,11 @@ class LevelSummary:
 
 
 @dataclass(frozen=True)
-class _Reusable:
+class Reusable:
     """What outlives a level's matrix, for `updated` (per rank)."""
 
     aggregates: RowLayout
-    group: np.ndarray
+    group: Any
     vectors: int
     block_size: int
     transfer: Transfer | None = None
@@ -114,7 +115,7 @@ class Hierarchy:
     def __init__(
         self,
         A: DSparseMatrix,
-        B: np.ndarray,
+        B: Any,
         options: AmgOptions,
         decoupled: torch.Tensor | None = None,
         previous: Hierarchy | None = None,
@@ -125,7 +126,7 @@ class Hierarchy:
         self.levels: list[MultigridLevel] = []
         self.summaries: list[LevelSummary] = []
         self.seconds: dict[str, float] = defaultdict(float)
-        self._kept: list[_Reusable] = []
+        self._kept: list[Reusable] = []
         self._estimates: list[Estimate] = []
         self._B = B
         trim()
@@ -146,7 +147,7 @@ class Hierarchy:
                         level.direct = DenseSolve(current, self.dtype)
                 self._summarise(current, level)
                 break
-            blocks = Blocks.of(current)
+            blocks = self._blocks(current)
             with self._timed("prolongator"):
                 transfer = before.transfer if keep == "prolongators" else None
                 if transfer is None:
@@ -154,17 +155,8 @@ class Hierarchy:
                 else:
                     P, B_coarse = transfer.prolongator(), None
                 del inverse
-            product = None
             with self._timed("galerkin"):
-                # Without the compiled loops the pattern lacks what was zero by chance.
-                known = before.coarse if native.LIBRARY is not None else None
-                if transfer is not None and known is not None:
-                    product = before.product
-                    if product is None:
-                        product = KnownProduct(current.pattern.plan, P, known)
-                    coarse = product(blocks, P)
-                else:
-                    coarse = galerkin(current, blocks, P)
+                coarse, product = self._product(current, blocks, P, before, transfer is not None)
             if coarse.nnz_global > _FILLED * max(A.nnz_global, 1):
                 # Ranks that take no part in this level hear of it below.
                 self._summarise(current, level)
@@ -172,7 +164,7 @@ class Hierarchy:
                 grown = entries / A.nnz_global
                 break
             with self._timed("transfer"):
-                transfer = transfer or Transfer(P, self.dtype)
+                transfer = transfer or self._transfer(P)
             kept = replace(before, transfer=transfer, coarse=coarse.pattern, product=product)
             if previous is None:
                 kept = replace(kept, shrink=self._shrink(coarse))
@@ -187,7 +179,7 @@ class Hierarchy:
                 with self._timed("shrink"):
                     current = kept.shrink.matrix(coarse)
                     if B_coarse is not None:
-                        B_coarse = kept.shrink.rows(B_coarse)
+                        B_coarse = self._on_fewer(kept.shrink, B_coarse)
             B = np.empty((0, block_size)) if B_coarse is None else B_coarse
             decoupled = None
         trim()
@@ -222,32 +214,32 @@ class Hierarchy:
         """
         if B is None:
             B = self._B
-        return Hierarchy(A, B, self._options, decoupled, self, keep)
+        return type(self)(A, B, self._options, decoupled, self, keep)
 
     def _ends_here(self, A: DSparseMatrix) -> bool:
         small = A.shape[0] <= self._options.coarse_size
         return small or len(self.levels) == self._options.max_levels
 
     def _aggregate(
-        self, A: DSparseMatrix, B: np.ndarray, block_size: int, decoupled: torch.Tensor | None
-    ) -> _Reusable | None:
+        self, A: DSparseMatrix, B: Any, block_size: int, decoupled: torch.Tensor | None
+    ) -> Reusable | None:
         """The aggregates, None where they would be next to as many as rows. **Collective.**"""
         with self._timed("aggregation"):
-            graph = node_graph(A, Blocks.of(A), block_size)
-            nodes = graph.layout.n_global
+            graph, grouped = self._graph(A, block_size)
+            nodes = graph.n_global
             if decoupled is not None:
                 alone = decoupled.view(-1, block_size).all(dim=1)
                 nodes -= int(A.world.sum(int(alone.sum())))
             threshold = self._options.strength
             for _ in range(_TRIES):
-                aggregates, group = aggregate(graph, threshold)
+                aggregates, group = grouped(threshold)
                 # Where weak connections are most of them, what is strong leaves nodes alone.
                 if 2 * aggregates.n_global <= nodes:
                     break
                 threshold /= 2
             if not 0 < aggregates.n_global * B.shape[1] <= _STALLED * A.shape[0]:
                 return None
-            return _Reusable(aggregates, group, B.shape[1], block_size)
+            return Reusable(aggregates, group, B.shape[1], block_size)
 
     def _add_level(
         self, A: DSparseMatrix, before: Estimate | None, decoupled: torch.Tensor | None
@@ -258,7 +250,7 @@ class Hierarchy:
             inverse = inverse_diagonal(A.diagonal().detach())
             if decoupled is not None:
                 inverse.masked_fill_(decoupled, 0)
-            estimate = largest_eigenvalue(operator, A.layout, inverse.to(self.dtype), before)
+            estimate = self._estimate(operator, A.layout, inverse.to(self.dtype), before)
             if not 0 < estimate.largest < math.inf:
                 estimate = Estimate(1.0, 1.0, 0.0)
             steps = Steps(A, inverse, estimate.largest, self._options, self.dtype)
@@ -266,15 +258,39 @@ class Hierarchy:
         self._estimates.append(estimate)
         return inverse
 
+    # What goes another way where it is done on a device: `DeviceHierarchy`
+
+    def _blocks(self, A: DSparseMatrix) -> Any:
+        """A's rows, as the next two take them. Local."""
+        return Blocks.of(A)
+
+    def _graph(
+        self, A: DSparseMatrix, block_size: int
+    ) -> tuple[RowLayout, Callable[[float], tuple[RowLayout, Any]]]:
+        """The nodes, and what makes aggregates of them by a threshold. **Collective.**"""
+        graph = node_graph(A, Blocks.of(A), block_size)
+        return graph.layout, lambda threshold: aggregate(graph, threshold)
+
+    def _estimate(
+        self,
+        operator: LevelOperator,
+        layout: RowLayout,
+        inverse: torch.Tensor,
+        before: Estimate | None,
+    ) -> Estimate:
+        """**Collective.**"""
+        return largest_eigenvalue(operator, layout, inverse, before)
+
     def _prolongator(
         self,
         A: DSparseMatrix,
-        blocks: Blocks,
-        kept: _Reusable,
-        B: np.ndarray,
+        blocks: Any,
+        kept: Reusable,
+        B: Any,
         inverse: torch.Tensor,
         decoupled: torch.Tensor | None,
-    ) -> tuple[Prolongator, np.ndarray]:
+    ) -> tuple[Any, Any]:
+        """P, and the next level's near-nullspace. **Collective.**"""
         group, m = kept.group, kept.vectors
         if kept.block_size > 1:
             group = np.repeat(group, kept.block_size)
@@ -288,6 +304,25 @@ class Hierarchy:
         dtype = np.dtype(self._options.dtype)
         system = inverse.cpu().numpy(), self._estimates[-1].largest, A.pattern.plan
         return smoothed_prolongator(blocks, *system, kept.aggregates, group, Q, tile, dtype), B
+
+    def _product(
+        self, A: DSparseMatrix, blocks: Any, P: Any, before: Reusable, same: bool
+    ) -> tuple[DSparseMatrix, KnownProduct | None]:
+        """`P^T A P`; with the same P as before, what is known of it. **Collective.**"""
+        # Without the compiled loops the pattern lacks what was zero by chance.
+        known = before.coarse if native.LIBRARY is not None else None
+        if not same or known is None:
+            return galerkin(A, blocks, P), None
+        product = before.product or KnownProduct(A.pattern.plan, P, known)
+        return product(blocks, P), product
+
+    def _transfer(self, P: Any) -> Transfer:
+        """**Collective.**"""
+        return Transfer(P, self.dtype)
+
+    def _on_fewer(self, shrink: Shrink, B: Any) -> Any:
+        """A near-nullspace where a level goes to fewer ranks. **Collective.**"""
+        return shrink.rows(B)
 
     def _shrink(self, A: DSparseMatrix) -> Shrink | None:
         """Where to go on, if on fewer ranks. **Collective.**"""

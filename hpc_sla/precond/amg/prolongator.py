@@ -13,10 +13,10 @@ from hpc_sla.kernels import multigrid as kernels
 from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.blocks import Blocks, Columns, used
 
-_DAMPING = 4 / 3
+DAMPING = 4 / 3
 """Vanek, Mandel and Brezina, Computing 56 (1996), section 3: the best for a model problem."""
 
-_SMALL = 0.002
+SMALL = 0.002
 """Entries of a smaller part of their row's largest only make the next level denser."""
 
 
@@ -86,9 +86,9 @@ def smoothed_prolongator(
     there, Q_there = _exchange(plan, group), None if Q is None else _exchange(plan, Q)
     here = _tile_columns(group, columns), Q
     away = _tile_columns(there, columns), Q_there
-    rest = (len(columns), tile, _SMALL, dtype)
+    rest = (len(columns), tile, SMALL, dtype)
     P = kernels.prolongator(
-        blocks.local, blocks.there, inverse, _DAMPING / largest, here, away, *rest
+        blocks.local, blocks.there, inverse, DAMPING / largest, here, away, *rest
     )
     halo = columns.away
     n, wide = aggregates.n_owned, P.size[1]

@@ -9,7 +9,7 @@ from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.precond.amg.blocks import Columns
 
-_RANK = 1e-10
+RANK = 1e-10
 """An eigenvalue of a Gram matrix below this part of the largest is a dependent vector's."""
 
 
@@ -73,7 +73,7 @@ def _roots(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """V L^-1/2 and L^1/2 V^T of each matrix, zero in the dependent directions."""
     values, vectors = np.linalg.eigh(gram)
     largest = values[:, -1:].clip(min=0)
-    kept = (values > _RANK * largest) & (values > 0)
+    kept = (values > RANK * largest) & (values > 0)
     root = np.sqrt(np.where(kept, values, 0.0))
     inverse = np.divide(1.0, root, out=np.zeros_like(root), where=kept)
     return vectors * inverse[:, None, :], root[:, :, None] * vectors.transpose(0, 2, 1)

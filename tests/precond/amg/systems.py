@@ -7,6 +7,8 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
+from hpc_sla.precond.amg.cycle import MultigridLevel
+from hpc_sla.precond.amg.device.prolongator import DeviceProlongator, VectorRows
 from hpc_sla.precond.amg.prolongator import Prolongator
 from tests.collective import on, spd_matrix
 
@@ -85,16 +87,39 @@ def dense_of(pattern, values: np.ndarray) -> np.ndarray:
     return pattern.layout.world.comm.allreduce(result)
 
 
-def dense_prolongator(A: hs.DSparseMatrix, P: Prolongator) -> np.ndarray:
+def dense_prolongator(
+    A: hs.DSparseMatrix | MultigridLevel, P: Prolongator | DeviceProlongator
+) -> np.ndarray:
     """P in stored order, on every rank; P^T is its transpose."""
-    coarse, rows = P.plan.layout, P.rows.csr()
-    assert np.array_equal(P.transposed.csr().toarray(), rows.toarray().T)
-    assert (np.diff(P.plan.halo) > 0).all()
-    result = np.zeros((A.shape[0], coarse.n_global))
-    stored_columns = np.concatenate([coarse.start + np.arange(coarse.n_owned), P.plan.halo])
+    if isinstance(P, DeviceProlongator):
+        plan, m, width = P.nodes, P.vectors, P.nodes.layout.n_owned + P.nodes.n_halo
+        rows = _of_vectors(P.rows, width).reshape(A.layout.n_owned, width * m)
+        turned = _of_vectors(P.transposed, A.layout.n_owned)
+        turned = turned.transpose(0, 2, 1).reshape(width * m, A.layout.n_owned)
+    else:
+        plan, m = P.plan, 1
+        rows, turned = (part.csr().toarray() for part in (P.rows, P.transposed))
+    coarse = plan.layout
+    assert np.array_equal(turned, rows.T)
+    assert (np.diff(plan.halo) > 0).all()
+    result = np.zeros((A.layout.n_global, coarse.n_global * m))
+    nodes = np.concatenate([coarse.start + np.arange(coarse.n_owned), plan.halo])
     mine = slice(A.layout.start, A.layout.start + A.layout.n_owned)
-    result[mine, stored_columns.astype(int)] = rows.toarray()
-    return A.world.comm.allreduce(result)
+    result[mine, (nodes.astype(int)[:, None] * m + np.arange(m)).ravel()] = rows
+    return A.layout.world.comm.allreduce(result)
+
+
+def _of_vectors(matrix: VectorRows, columns: int) -> np.ndarray:
+    """[rows, columns, m]"""
+    indptr, indices, values = (
+        part.cpu().numpy() for part in (matrix.indptr, matrix.columns, matrix.values)
+    )
+    result = np.zeros((len(indptr) - 1, columns, values.shape[1]))
+    for i in range(len(indptr) - 1):
+        mine = slice(indptr[i], indptr[i + 1])
+        assert (np.diff(indices[mine]) > 0).all()
+        result[i, indices[mine]] = values[mine]
+    return result
 
 
 def iterations(A, b, M, method="cg", **more) -> int:

@@ -1,0 +1,145 @@
+"""Aggregates on a device: roots that are far apart, and who joins them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.precond.amg.device.arrays import pointers, segment_largest, true_places
+from hpc_sla.precond.amg.device.independent import ABOVE, independent_set, node_of, priorities
+from hpc_sla.precond.amg.device.numbers import noise, stored_rows
+from hpc_sla.precond.amg.device.strength import Connections, NodeGraph
+
+Tensor = torch.Tensor
+
+_MISSED = 3
+"""A node may be the root of what is left with two thirds of its neighbourhood, or all neighbours
+but so many: on a line a node alone. Joining others costs more iterations than it saves work."""
+
+_MANY = 63
+"""Nodes of an aggregate that is as large as any."""
+
+
+def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor]:
+    """Group each rank's nodes, and its lone ones with those of other ranks. **Collective.**
+
+    Aggregates grow around the roots of a maximal independent set of distance two (Bell, Dalton and
+    Olson, SIAM J. Sci. Comput. 34, 2012, section 4), inside each rank, on connections above the
+    threshold; around those of a second one where at least two neighbours are left
+    (Kelley and Rajamanickam, "Parallel, portable algorithms for distance-2 maximal independent set
+    and graph coarsening", IPDPS 2022, algorithm 3); the rest join their strongest neighbours. What
+    becomes of a node without a strong neighbour on its own rank: see `amg.aggregation.aggregate`.
+
+    Returns
+    -------
+    RowLayout
+        Of the aggregates.
+    int32 tensor [n_nodes]
+        The stored number of each owned node's aggregate, -1 for a node without any strong
+        neighbour; int64 where 32 bits do not count them.
+    """
+    layout, world = graph.layout, graph.layout.world
+    strong = graph.strong(threshold)
+    root = _roots(strong, stored_rows(layout, world.device))
+    alone = torch.zeros_like(root, dtype=torch.bool)
+    alone[strong.far_rows] = True
+    alone &= root < 0
+    joined = None
+    if world.size > 1 and world.sum(int(alone.sum())):
+        founders, joined = _beyond(graph, strong, root >= 0, alone)
+        root = torch.where(founders, torch.arange(len(root), device=root.device), root)
+    chosen = torch.zeros(len(root) + 1, dtype=torch.bool, device=root.device)
+    chosen[root] = True  # that of none is behind the others
+    number = chosen[:-1].cumsum(0) - 1
+    counts = world.comm.allgather(int(chosen[:-1].sum()))
+    aggregates = RowLayout(world, np.concatenate([[0], np.cumsum(counts)]))
+    group = number.index_select(0, root.clamp(min=0)) + aggregates.start if len(root) else root
+    group = torch.where(root < 0, -1, group)
+    if joined is not None:
+        # Whom they joined is known by node; its aggregate has a number only now.
+        there = graph.plan.exchange(group)
+        guests = true_places(joined >= 0)
+        group[guests] = there[joined[guests]]
+    small = aggregates.n_global < 2**31
+    return aggregates, group.to(torch.int32) if small else group
+
+
+def _roots(strong: Connections, nodes: Tensor) -> Tensor:
+    """The root of each node's aggregate, -1 for one without a strong neighbour: int64. Local."""
+    indptr, columns, n = strong.indptr, strong.columns, len(nodes)
+    if not len(columns):
+        return torch.full_like(nodes, -1)
+    degrees, priority = indptr.diff(), priorities(nodes)
+    runs = torch.arange(n, device=nodes.device)
+    rows = torch.repeat_interleave(runs, degrees, output_size=len(columns))
+    claim = _claims(indptr, columns, priority, degrees > 0)
+    # Where many are left between aggregates they make one of their own.
+    left = (claim < 0) & (degrees > 0)
+    edges = true_places(left.index_select(0, rows) & left.index_select(0, columns))
+    inner = pointers(rows.index_select(0, edges), n), columns.index_select(0, edges)
+    around = inner[0].diff()
+    total = degrees.index_add(0, strong.far_rows, torch.ones_like(strong.far_rows))
+    few_missed = (around >= total - _MISSED) & ((around > 0) | (total <= 2))
+    many = (3 * (around + 1) >= 2 * (total + 1)) | few_missed
+    claim = torch.where(left, _claims(*inner, priority, left & many), claim)
+    # Guests are no hosts: an aggregate would grow into a chain.
+    hosts = _smallest_first(claim).index_select(0, columns)
+    edges = true_places((claim < 0).index_select(0, rows) & (hosts >= 0))
+    rows, hosts, sizes = (part.index_select(0, edges) for part in (rows, hosts, strong.sizes))
+    indptr = pointers(rows, n)
+    strongest = segment_largest(sizes, indptr, 0.0).index_select(0, rows)
+    host = segment_largest(torch.where(sizes == strongest, hosts, -1.0), indptr, -1.0)
+    root = torch.where(claim < 0, host, claim)
+    return torch.where(root < 0, -1, node_of(root))
+
+
+def _smallest_first(claim: Tensor) -> Tensor:
+    """Each claim, and above it what is larger the fewer nodes have the same; -1 stays. Local."""
+    node = node_of(claim.clamp(min=0))
+    size = torch.zeros_like(node).index_add_(0, node, (claim >= 0).long())
+    room = _MANY - size.index_select(0, node).clamp(max=_MANY)
+    return torch.where(claim < 0, -1.0, claim + room.double() * ABOVE)
+
+
+def _claims(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Tensor) -> Tensor:
+    """For each node the priority of the root that it is, or is a neighbour of; or -1. Local."""
+    roots = independent_set(indptr, columns, priority, open_)
+    own = torch.where(roots, priority, -1.0)
+    around = segment_largest(own.index_select(0, columns), indptr, -1.0)
+    return torch.where(roots, own, around)
+
+
+def _beyond(
+    graph: NodeGraph, strong: Connections, settled: Tensor, lonely: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What becomes of nodes whose strong neighbours are all on other ranks. **Collective.**
+
+    Returns
+    -------
+    bool tensor [n_nodes]
+        Which of them found an aggregate.
+    int64 tensor [n_nodes]
+        The halo node whose aggregate each owned node joins, -1 for none.
+    """
+    world, plan = graph.layout.world, graph.plan
+    rows, columns, sizes = strong.far_rows, strong.far_columns, strong.far_sizes
+    order = noise(stored_rows(graph.layout, world.device) + 1)
+    lower = plan.exchange(order).index_select(0, columns) < order.index_select(0, rows)
+    joined = torch.full_like(lonely, -1, dtype=torch.int64)
+    founders = torch.zeros_like(lonely)
+    while world.sum(int(lonely.sum())):
+        hosts = plan.exchange((settled | founders).long()).index_select(0, columns) > 0
+        open_there = plan.exchange(lonely.long()).index_select(0, columns) > 0
+        able = lonely.index_select(0, rows) & hosts
+        # The strongest host of each row, of equals the last. No order of entries plays a part.
+        size = torch.where(able, sizes, 0.0)
+        strongest = size.new_zeros(len(lonely)).scatter_reduce_(0, rows, size, "amax")
+        able &= sizes == strongest.index_select(0, rows)
+        joined = joined.scatter_reduce(0, rows, torch.where(able, columns, -1), "amax")
+        lonely = lonely & (joined < 0)
+        lost = lonely.index_select(0, rows) & open_there & lower
+        beaten = torch.zeros_like(joined).scatter_reduce_(0, rows, lost.long(), "amax") > 0
+        founders |= lonely & ~beaten
+        lonely = lonely & beaten
+    return founders, joined

@@ -1,0 +1,198 @@
+"""The Galerkin product on a device: products written out, sorted and summed, piece by piece."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.layout import RowLayout
+from hpc_sla.kernels.csr import CsrPattern
+from hpc_sla.precond.amg.device.arrays import (
+    at,
+    grouped,
+    host,
+    pieces,
+    pointers,
+    segment_sums,
+    true_places,
+    written_out,
+)
+from hpc_sla.precond.amg.device.numbers import stored_rows
+from hpc_sla.precond.amg.device.prolongator import DeviceProlongator, VectorRows, check_entries
+from hpc_sla.precond.amg.device.remote import fetch_rows, send_home
+from hpc_sla.precond.amg.device.rows import RankRows
+from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.pattern import DistributedPattern
+
+Tensor = torch.Tensor
+Block: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+
+def product_of(
+    A: RankRows, plan: HaloPlan, P: DeviceProlongator, known: DistributedPattern | None = None
+) -> DSparseMatrix:
+    """`P^T A P`. **Collective.**
+
+    By rows of (P^T A) P. Which entries there are says the pattern of A and of P, not their values.
+
+    Parameters
+    ----------
+    A : RankRows
+    plan : HaloPlan
+        Of vectors that A multiplies.
+    P : DeviceProlongator
+    known : DistributedPattern, optional
+        Of the product, from other values of A and the same P.
+
+    Raises
+    ------
+    InputError
+        On every rank: the product has more entries than 32 bits count.
+    """
+    layout, world = P.nodes.layout, plan.layout.world
+    work = _DeviceWork(A, plan, P)
+    rows, columns, values = work.rows(0, layout.n_owned)
+    if world.size > 1:
+        beyond = work.rows(layout.n_owned, layout.n_owned + P.nodes.n_halo)
+        more = send_home(P.nodes, beyond[0] - layout.n_owned, *beyond[1:])
+        rows, columns, values = (
+            torch.cat(pair) for pair in zip((rows, columns, values), more, strict=True)
+        )
+        order, first, ends = grouped(rows * layout.n_global + columns)
+        values = segment_sums(values.index_select(0, order), ends)
+        rows, columns = rows.index_select(0, first), columns.index_select(0, first)
+    values = values.to(A.values.dtype)
+    check_entries(world, values.numel(), "coarse level's matrix")
+    if known is None:
+        return DSparseMatrix(*_distributed(P.nodes, rows, columns, values))
+    (_, _, near), (_, _, far), _ = _parts(layout, rows, columns, values)
+    return DSparseMatrix(known, torch.cat([near, far]))
+
+
+class _DeviceWork:
+    """What the rows of a product are made of. **Collective.**"""
+
+    def __init__(self, A: RankRows, plan: HaloPlan, P: DeviceProlongator) -> None:
+        layout, rows, device = P.nodes.layout, P.rows, A.values.device
+        self._A, self._transposed, self._P = A, P.transposed, rows
+        self._n_global, self._square = layout.n_global, P.vectors**2
+        halo = torch.from_numpy(P.nodes.halo).to(device)
+        self._numbers = torch.cat([stored_rows(layout, device), halo])
+        counts, columns, values = fetch_rows(plan, rows, self._numbers)
+        if len(counts):
+            ends = counts.cumsum(0) + rows.indptr[-1]
+            local = torch.arange(len(columns), device=device) + len(self._numbers)
+            self._P = VectorRows(
+                torch.cat([rows.indptr, ends.to(torch.int32)]),
+                torch.cat([rows.columns, local.to(torch.int32)]),
+                torch.cat([rows.values, values]),
+            )
+            self._numbers = torch.cat([self._numbers, columns])
+        lengths = self._P.indptr.diff().long()
+        self._costs = lengths.new_zeros(self._A.n)
+        for piece in self._A.pieces():
+            met = lengths.index_select(0, piece.columns)
+            self._costs.index_add_(0, piece.rows + piece.first, met)
+
+    def rows(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of some rows of P^T, by entries in order: row, stored column, [m, m]. Local."""
+        transposed = self._transposed
+        ends = transposed.indptr[first : last + 1]
+        costs = self._costs.index_select(0, transposed.columns).cumsum(0)
+        costs = torch.cat([costs.new_zeros(1), costs]).index_select(0, ends)
+        edges = pieces((costs[1:] - costs[0]) * self._square)
+        begins = at(ends, edges)
+        parts = [
+            self._piece(first + rows[0], first + rows[1], *entries)
+            for rows, entries in zip(pairwise(edges), pairwise(begins), strict=True)
+        ]
+        none = ends.new_empty(0, dtype=torch.int64)
+        m = transposed.values.shape[1]
+        nothing = none, none, none.new_empty((0, m, m), dtype=torch.float64)
+        rows, columns, values = (torch.cat(part) for part in zip(nothing, *parts, strict=True))
+        return rows, columns, values
+
+    def _piece(self, first: int, last: int, begin: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows `first` to `last` of P^T, which are its entries `begin` to `end`."""
+        transposed, P = self._transposed, self._P
+        counts = transposed.indptr[first : last + 1].diff().long()
+        runs = torch.arange(last - first, device=counts.device)
+        row = torch.repeat_interleave(runs, counts, output_size=end - begin)
+        run, middle, value = self._A.of_rows(transposed.columns[begin:end])
+        row = row.index_select(0, run)
+        order, head, ends = grouped(row * self._A.columns + middle)
+        left = transposed.values[begin:end].index_select(0, run.index_select(0, order)).double()
+        left = segment_sums(left * value.index_select(0, order).unsqueeze(1), ends)
+        row, middle = row.index_select(0, head), middle.index_select(0, head)
+
+        starts = P.indptr.index_select(0, middle)
+        counts = P.indptr.index_select(0, middle + 1) - starts
+        run, entry = written_out(starts, counts, *host(counts.sum()))
+        row = row.index_select(0, run)
+        column = self._numbers.index_select(0, P.columns.index_select(0, entry))
+        order, head, ends = grouped(row * self._n_global + column)
+        left = left.index_select(0, run.index_select(0, order))
+        right = P.values.index_select(0, entry.index_select(0, order)).double()
+        values = segment_sums(left.unsqueeze(2) * right.unsqueeze(1), ends)
+        return row.index_select(0, head) + first, column.index_select(0, head), values
+
+
+def _distributed(
+    nodes: HaloPlan, rows: Tensor, columns: Tensor, values: Tensor
+) -> tuple[DistributedPattern, Tensor]:
+    """Entries by rows and stored columns of aggregates as a distributed matrix. **Collective.**"""
+    layout, m = nodes.layout, values.shape[1]
+    near, far, halo = _parts(layout, rows, columns, values)
+    whole = layout if m == 1 else RowLayout(layout.world, layout.offsets * m)
+    counts = far[0].diff()
+    boundary = true_places(counts > 0)
+    ends = torch.cat([far[0][:1], far[0].index_select(0, boundary + 1)])
+    unknowns = (halo.cpu().numpy()[:, None] * m + np.arange(m)).ravel()
+
+    pattern = DistributedPattern(
+        whole,
+        CsrPattern(near[0].int(), near[1].int(), layout.n_owned * m),
+        CsrPattern(ends.int(), far[1].int(), len(unknowns)),
+        boundary.int(),
+        HaloPlan(whole, unknowns),
+    )
+    return pattern, torch.cat([near[2], far[2]])
+
+
+def _parts(
+    layout: RowLayout, rows: Tensor, columns: Tensor, values: Tensor
+) -> tuple[Block, Block, Tensor]:
+    """Blocks of owned and of other columns, with all rows; and which others there are. Local."""
+    own, n = columns - layout.start, layout.n_owned
+    if layout.world.size == 1:
+        nothing = _block(rows[:0], own[:0], values[:0], n)
+        return _block(rows, own, values, n), nothing, own[:0]
+    inside = (own >= 0) & (own < n)
+    near, far = true_places(inside), true_places(~inside)
+    halo, place = torch.unique(columns.index_select(0, far), return_inverse=True)
+    columns = own.index_select(0, near)
+    first = _block(rows.index_select(0, near), columns, values.index_select(0, near), n)
+    second = _block(rows.index_select(0, far), place, values.index_select(0, far), n)
+    return first, second, halo
+
+
+def _block(rows: Tensor, columns: Tensor, values: Tensor, n: int) -> Block:
+    """Row pointers, columns and values of entries of m by m, by single ones. Local."""
+    ends, m = pointers(rows, n), values.shape[1]
+    if m == 1:
+        return ends, columns, values.reshape(-1)
+    unknowns = torch.arange(m, device=rows.device)
+    lengths = ends.diff() * m
+    begins = ends[:-1, None] * m * m + lengths[:, None] * unknowns
+    indptr = torch.cat([begins.view(-1), ends[-1:] * m * m])
+    within = torch.arange(len(rows), device=rows.device) - ends.index_select(0, rows)
+    places = begins.index_select(0, rows) + within[:, None] * m
+    places = (places[:, :, None] + unknowns).view(-1)
+    columns = (columns[:, None, None] * m + unknowns).expand(values.shape).reshape(-1)
+    values = values.reshape(-1)
+    columns = torch.empty_like(columns).index_copy_(0, places, columns)
+    return indptr, columns, torch.empty_like(values).index_copy_(0, places, values)

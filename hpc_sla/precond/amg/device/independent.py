@@ -1,0 +1,86 @@
+"""Nodes that are far apart: maximal independent sets of distance two, many nodes at a time."""
+
+from __future__ import annotations
+
+import torch
+
+from hpc_sla.precond.amg.device.arrays import host, segment_largest, segment_sums
+from hpc_sla.precond.amg.device.numbers import mixed
+
+Tensor = torch.Tensor
+
+_BITS, _RANDOM = 31, 16
+"""Bits of a node's number, and random ones. A float64 holds 53 exactly, which leaves six for how
+far a node is enclosed, and what became of it."""
+
+ABOVE = 2.0 ** (_BITS + _RANDOM)
+"""Every priority is below."""
+
+_ENCLOSED = 8.0
+"""For a node whose neighbours are all taken; part of it for part of them."""
+
+_OPEN, _CHOSEN = 1.0, 2.0
+
+_ROUNDS = 4
+"""Between two looks at whether any node is open still."""
+
+
+def priorities(nodes: Tensor) -> Tensor:
+    """What decides between nodes, no two alike: float64 [n], whole numbers. Local.
+
+    Parameters
+    ----------
+    nodes : int64 tensor [n]
+        Their global numbers, ascending by one.
+    """
+    random = (mixed(nodes + 1) >> 11) & (2**_RANDOM - 1)
+    return (random * 2**_BITS + torch.arange(len(nodes), device=nodes.device)).double()
+
+
+def node_of(priority: Tensor) -> Tensor:
+    """The place that a priority belongs to: int64. Local."""
+    return priority.long() & (2**_BITS - 1)
+
+
+def independent_set(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Tensor) -> Tensor:
+    """A maximal set of nodes of which no two are neighbours, or neighbours of one node. Local.
+
+    Bell, Dalton and Olson, SIAM J. Sci. Comput. 34 (2012), algorithm 5: among nodes that are open,
+    one that is the largest of all within distance two is chosen, and those are no longer open.
+    Here a node is the larger the more of its neighbours are taken, and only then by its priority:
+    sets grow from where they began, and are packed nearly as densely as one after the other.
+
+    Parameters
+    ----------
+    indptr, columns : int64 tensor [n + 1], int tensor [t]
+        The graph.
+    priority : float64 tensor [n]
+        As of `priorities`.
+    open_ : bool tensor [n]
+        Which nodes may be chosen.
+
+    Returns
+    -------
+    bool tensor [n]
+    """
+    state, degree = open_.double(), indptr.diff().clamp(min=1)
+    top = 16 * ABOVE
+    while len(columns):
+        for _ in range(_ROUNDS):
+            still = state == _OPEN
+            taken = segment_sums((state == 0).double().index_select(0, columns), indptr)
+            mine = (
+                state * top
+                + torch.where(still, (taken * _ENCLOSED / degree).ceil_() * ABOVE, 0.0)
+                + priority
+            )
+            largest = mine
+            for _ in range(2):
+                around = segment_largest(largest.index_select(0, columns), indptr, 0.0)
+                largest = torch.maximum(largest, around)
+            state = torch.where(still & (largest >= _CHOSEN * top), 0.0, state)
+            state = torch.where(still & (largest == mine), _CHOSEN, state)
+        (left,) = host((state == _OPEN).sum())
+        if not left:
+            break
+    return state == _CHOSEN
