@@ -87,5 +87,5 @@ def test_one_that_looks_at_a_number_would_be_caught():
     level = M._hierarchy.levels[0]
     level.steps.coefficients[1] = (_values(1).sum(), 0.3)
     # A fake tensor's own refusal, or that of a torch without CUDA: by who asks for the number.
-    with pytest.raises(RuntimeError, match="_local_scalar_dense|support for cuda"):
+    with pytest.raises(RuntimeError, match=r"_local_scalar_dense|support for cuda"):
         M._apply(M._cycle, _values(N_OWNED), _values(N_OWNED))
