@@ -138,7 +138,7 @@ class DeviceRows:
             sums = self._scratch(out)
         operator = getattr(torch.ops.hpc_sla, self.operator)
         ends = (rows, b, inverse, before, after, weights if dot is not None else None)
-        operator(*self.parts, x, out, *ends, dot, square, sums, scale, beta)
+        operator(*self.parts, x, out, *ends, dot, square, sums, float(scale), float(beta))
 
     def _scratch(self, like: Tensor) -> Tensor:
         if "sums" not in self.cache:

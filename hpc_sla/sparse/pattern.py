@@ -186,7 +186,7 @@ class DistributedPattern(Shared):
                 if sums is not None:
                     sums.zero_()
             fused = (x, out, None, dot, weights, square)
-            owned = here if packed is None else packed
+            owned = packed if isinstance(packed, Packed) else here
             if isinstance(owned, Packed):
                 owned.matmul(*fused)
             else:
@@ -200,11 +200,11 @@ class DistributedPattern(Shared):
             rows = packed.on_device(x)
         else:
             rows = self.owned.device_rows(here, x)
-        sums = {"weights": weights, "dot": dot, "square": square}
+        products = {"weights": weights, "dot": dot, "square": square}
         if rows is None:
             self.owned.matmul(here, x, out)
         else:
-            rows(x, out, **sums)
+            rows(x, out, **products)
         channel.finish()
         if self.halo.nnz:
             there = channel.recv_buffer
@@ -215,7 +215,7 @@ class DistributedPattern(Shared):
                 out.index_add_(0, self.boundary, part)
                 rows = None
             else:
-                more(there, out, rows=self.boundary, **sums)
+                more(there, out, rows=self.boundary, **products)
         if rows is None:
             inner_products(x, out, dot, weights, square)
 
