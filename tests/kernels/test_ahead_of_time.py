@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hpc_sla.kernels import triton_passes
+from hpc_sla.kernels import triton_launch, triton_passes
 
 CARDS = [80, 90, 100]
 """Compute capabilities: A100, H100 and H200, B200."""
@@ -42,7 +42,7 @@ def used(kernel, dtype: str, jacobi: bool, card: int, block: int, folder: Path) 
     types |= {"sums_ptr": "*fp64", "live_ptr": "*i1", "new_live_ptr": "*i1"}
     types |= {"n": "i64", "parts": "i32", "programs": "i32"}
     types |= {"BLOCK": "constexpr", "PROGRAMS": "constexpr"}
-    fixed: dict[str, object] = {"BLOCK": block, "PROGRAMS": triton_passes.PROGRAMS}
+    fixed: dict[str, object] = {"BLOCK": block, "PROGRAMS": triton_launch.PROGRAMS}
     fixed = {name: value for name, value in fixed.items() if name in kernel.arg_names}
     if not jacobi and "inverse_ptr" in kernel.arg_names:
         types["inverse_ptr"], fixed["inverse_ptr"] = "constexpr", None
@@ -62,7 +62,7 @@ def used(kernel, dtype: str, jacobi: bool, card: int, block: int, folder: Path) 
 @pytest.mark.parametrize("dtype", ["fp64", "fp32"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
 def test_kernels_fit(kernel, dtype, jacobi, card, tmp_path):
-    found = used(kernel, dtype, jacobi, card, triton_passes._BLOCK, tmp_path)
+    found = used(kernel, dtype, jacobi, card, triton_launch.BLOCK, tmp_path)
     assert found["STACK"] == 0 and found["REG"] <= MOST_REGISTERS
     assert found["SHARED"] <= MOST_SHARED
 
