@@ -20,11 +20,11 @@ from hpc_sla.kernels import device_bicgstab, device_minres, device_pipelined_cg,
 def serves(r: torch.Tensor, step: str) -> bool:
     """Whether a method's step is done so on vectors like `r`: "cg", "bicgstab" and so on. Local."""
     cuda = r.device.type == "cuda" and r.dim() == 1 and r.dtype in native.DTYPES
-    return cuda and _works(step, r.device)
+    return cuda and works(step, r.device)
 
 
 @cache
-def _works(step: str, device: torch.device) -> bool:
+def works(step: str, device: torch.device) -> bool:
     """Whether Triton does it there.
 
     It compiles a kernel where it is first launched, which takes a C compiler and a driver that it

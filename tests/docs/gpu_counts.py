@@ -168,10 +168,10 @@ class _Operator:
 
 def step_counts(method: str, triton: bool) -> Counts:
     """Those of one iteration with Jacobi, on one rank."""
-    works = device_steps._works
+    works = device_steps.works
     with (
         FakeTensorMode(),
-        mock.patch.object(device_steps, "_works", lambda *of: triton and works(*of)),
+        mock.patch.object(device_steps, "works", lambda *of: triton and works(*of)),
     ):
         r = _ones(ROWS)
         scalars = scalars_for(_World(), r)

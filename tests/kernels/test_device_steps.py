@@ -211,7 +211,7 @@ with FakeTensorMode(), warnings.catch_warnings(record=True) as told:
     for step in device_steps._TRIALS:
         assert device_steps.serves(r, step)
         assert not device_steps.serves(torch.ones(3, 2, device="cuda"), step)
-    device_steps._works.cache_clear()
+    device_steps.works.cache_clear()
     for step in device_steps._TRIALS:
         device_steps._TRIALS[step] = broken
         assert not device_steps.serves(r, step) and not device_steps.serves(r, step)

@@ -25,7 +25,7 @@ from hpc_sla.precond import Identity, Jacobi
 from hpc_sla.sparse.pattern import DistributedPattern
 from tests.methods import ENTRIES
 
-triton_works = device_steps._works
+triton_works = device_steps.works
 N_OWNED, N_HALO, N_SEND = 60, 8, 6
 
 
@@ -141,7 +141,7 @@ def _at_work(method, jacobi, columns, monkeypatch, triton):
     """A method that has begun, and its scalars."""
     if triton:
         pytest.importorskip("triton")
-    monkeypatch.setattr(device_steps, "_works", lambda *of: triton and triton_works(*of))
+    monkeypatch.setattr(device_steps, "works", lambda *of: triton and triton_works(*of))
     pattern = _pattern()
     values = torch.ones(289, dtype=torch.float64, device="cuda")
     r = _vector(*columns)
