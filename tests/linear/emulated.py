@@ -87,8 +87,13 @@ def emulate(monkeypatch) -> None:
 
 def oracles(monkeypatch) -> None:
     """Have methods work as on a GPU, by the oracles of what Triton does there."""
-    from hpc_sla.kernels import device_bicgstab, device_minres, device_pipelined_cg, device_steps
-    from hpc_sla.kernels import fused
+    from hpc_sla.kernels import (
+        device_bicgstab,
+        device_minres,
+        device_pipelined_cg,
+        device_steps,
+        fused,
+    )
 
     def totals(r, sums, reduce):
         if reduce is not None:

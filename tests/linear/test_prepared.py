@@ -311,6 +311,19 @@ def test_no_more_are_kept_than_that(on_gpu):
     assert len(s._own_graphs._kept) == prepared.MOST
 
 
+def test_it_goes_when_the_matrix_is_another(on_gpu):
+    on_gpu(True)
+    s = solver()
+    s.solve(rhs(1))
+    (kept,) = s._own_graphs._kept.values()
+    vector = weakref.ref(kept.method.p)
+    s.update(s.A.with_values(2.0 * s.A.values))
+    s.solve(rhs(1))
+    del kept
+    gc.collect()
+    assert vector() is None and len(s._own_graphs._kept) == 1
+
+
 def test_it_goes_with_the_solver(on_gpu):
     on_gpu(True)
     s = solver()

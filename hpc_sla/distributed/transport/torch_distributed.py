@@ -206,7 +206,7 @@ def _group(
         return group, members
     store, name = make_store(comm, _on_one_node(comm), _TIMEOUT)
     # Where nccl knows its device, it connects now, and not in the first exchange.
-    bound = {"device_id": device} if backend == "nccl" else {}
+    bound: dict[str, Any] = {"device_id": device} if backend == "nccl" else {}
     with _interface(_on_one_node(comm)):
         dist.init_process_group(
             backend, store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT, **bound
