@@ -93,15 +93,18 @@ def _bicgstab(device: torch.device) -> None:
 
 def _minres(device: torch.device) -> None:
     vectors = device_minres.MinresVectors(*_vectors(device, 9))
-    numbers, live = _numbers(device, 10)
-    known = device_minres.MinresScalars(*(*numbers[:9], live, numbers[9]))
+    (zaz, gamma, gamma_old, *rest, rr, target), live = _numbers(device, 10)
+    eta, c, c_old, s, s_old = rest
+    lanczos, rotations = (zaz, gamma, gamma_old), (eta, c, c_old, s, s_old)
+    known = device_minres.MinresScalars(*lanczos, *rotations, rr, live, target)
     device_minres.minres_step(vectors, known, _left(device, 8, 3), _reduce, lambda: vectors.q)
 
 
 def _pipelined_cg(device: torch.device) -> None:
     *vectors, inverse = _vectors(device, 11)
-    numbers, live = _numbers(device, 5)
-    known = device_pipelined_cg.PipelinedScalars(*(*numbers[:4], live, numbers[4]))
+    (rho, delta, rho_old, alpha_old, target), live = _numbers(device, 5)
+    numbers = rho, delta, rho_old, alpha_old
+    known = device_pipelined_cg.PipelinedScalars(*numbers, live, target)
     sums = device_pipelined_cg.pipelined_pass(tuple(vectors), inverse, known)
     total = fused.totals(inverse, sums, _reduce)
     device_pipelined_cg.pipelined_end(total, known, _left(device, 5, 4))

@@ -140,10 +140,9 @@ class MINRES(Method):
         names = ("gamma", "gamma_old", "eta", "c", "c_old", "s", "s_old", "rr", "live", "target")
         known = device.MinresScalars(zaz, *(getattr(self, name) for name in names))
         pointwise = self.precond.pointwise
-        names = ("x", "r", "v", "v_old", "w", "w_old", "z", "q")
-        vectors = device.MinresVectors(
-            *(getattr(self, name) for name in names), self.precond.inverse if pointwise else None
-        )
+        directions = self.v, self.v_old, self.w, self.w_old, self.z, self.q
+        inverse = self.precond.inverse if pointwise else None
+        vectors = device.MinresVectors(self.x, self.r, *directions, inverse)
         precondition = None if pointwise else lambda: self.precond.apply(self.v_old, self.q)
         left = self.two.next(self.scalars.row(3))
         z = device.minres_step(vectors, known, left, self.scalars.reduction, precondition)

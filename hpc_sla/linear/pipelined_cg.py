@@ -142,7 +142,7 @@ class PipelinedCG(Method):
     def _step_on_device(self) -> None:
         """A step no scalar of which is to leave the device. **Collective.**"""
         scalars, pointwise = self.scalars, self.precond.pointwise
-        numbers = (self.rho, self.delta, self.rho_old, self.alpha_old, self.live, self.target)
+        numbers: Any = (self.rho, self.delta, self.rho_old, self.alpha_old, self.live, self.target)
         known = device.PipelinedScalars(*numbers)
         names = ("x", "r", "u", "w", "m", "n", "z", "q", "s", "p")
         vectors = tuple(getattr(self, name) for name in names)
