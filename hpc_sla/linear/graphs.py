@@ -91,7 +91,8 @@ class Bursts:
                 self._steps(STEPS)
                 self._save()
         except Exception as error:  # of torch, the driver, or what a step calls
-            torch.cuda.set_stream(stream)  # which a capture that fails may leave its own
+            with _on(device):  # which setting the stream would change
+                torch.cuda.set_stream(stream)  # which a capture that fails may leave its own
             vars(method).update(before)
             self._captured = False
             warn(

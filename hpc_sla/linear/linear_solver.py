@@ -127,7 +127,7 @@ class LinearSolver(SetUp):
         self._rtol, self.adjoint_rtol = rtol, adjoint_rtol
         self._called, self._agreed, self._ready = called, agreed, False
         self._own_decoupled, self._decoupled = False, False if agreed else None
-        self._own_graphs = GraphStore()
+        self._own_graphs = None if called == "solve" else GraphStore()  # which solves but once
         self.graphs = Borrowed(self._own_graphs)
         if named:
             self.method = named

@@ -303,6 +303,17 @@ def test_two_solvers_in_turn(on_gpu):
     assert both(on_gpu, work)["captured"] == 2
 
 
+def test_a_single_solve_keeps_nothing(on_gpu):
+    def work():
+        A = hs.DSparseMatrix.from_scipy(poisson(9), WORLD)
+        b = rhs(1).requires_grad_()
+        x, info = hs.solve(A, b, "cg", "jacobi", rtol=1e-10)
+        x.sum().backward()
+        return told(x.detach(), info), b.grad.tolist()
+
+    assert both(on_gpu, work)["captured"] == 2
+
+
 def test_no_more_are_kept_than_that(on_gpu):
     on_gpu(True)
     s = solver()
