@@ -86,6 +86,32 @@ def test_steps_whose_scalars_stay_on_the_device(method, precond, lengths, emulat
     assert precond == "chebyshev" or not copies
 
 
+class Fibonacci(hs.Richardson):
+    """A scalar takes the place of another, and no vector that of any."""
+
+    carried = ("new", "old")
+
+    def step(self):
+        self.new, self.old = self.new + self.old, self.new
+        self.scalars.record(self.new, self.old)
+
+
+def test_scalars_that_change_places_are_not_overwritten_on_the_way(emulated):
+    world, b = hs.World.serial("cpu"), torch.zeros(3, dtype=torch.float64)
+    scalars = TensorScalars(world, b)
+    scalars.check_every, scalars._history = EVERY, b.new_empty((EVERY, 4))
+    state = Fibonacci()
+    state.r, state.scalars = b, scalars
+    state.new, state.old = (torch.tensor(1.0, dtype=torch.float64) for _ in range(2))
+    bursts, found = Bursts(state, scalars, True), []
+    for count in (6, 1, 4, 3, 6):
+        bursts.run(count)
+        found += [row[0][0] for row in scalars.read()]
+    assert COUNTS["replayed"] == 1 + 2 + 1 + 3
+    assert found[:4] == [2, 3, 5, 8]
+    assert all(c == a + b for a, b, c in zip(found, found[1:], found[2:], strict=False))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_cannot_be_captured_is_launched_one_by_one(method, emulated, monkeypatch):
     monkeypatch.setattr(capture, "fails", True)
