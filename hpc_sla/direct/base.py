@@ -156,6 +156,11 @@ class Factorization(Shared, ABC):
     def __reduce_ex__(self, protocol: Any) -> Any:
         refuse_pickling(self, "Save the matrix, and factorise it again")
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can be made of `apply`, and is worth it. Local."""
+        return False
+
     @entry
     def solve(self, b: torch.Tensor, transpose: bool = False) -> torch.Tensor:
         """Find x with A x = b, or A^T x = b. Local; waits for the device.

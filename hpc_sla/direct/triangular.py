@@ -58,6 +58,11 @@ class TriangularLU(Factorization):
             for s in (made.rows, made.columns)
         )
 
+    @property
+    def capturable(self) -> bool:
+        """Local."""
+        return self._factor.capturable
+
     def _solve(self, b: torch.Tensor, transpose: bool) -> torch.Tensor:
         there, back = (self._columns, self._rows) if transpose else (self._rows, self._columns)
         first, last = reversed(self._scales) if transpose else self._scales

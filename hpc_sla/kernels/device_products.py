@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hpc_sla.errors import warn
-from hpc_sla.kernels import fused, native
+from hpc_sla.kernels import device_steps, native
 from hpc_sla.kernels.modes import lasting
 
 Tensor = torch.Tensor
@@ -22,8 +22,8 @@ _MOST_TURNS = 256
 
 @cache
 def _load(device: torch.device) -> bool:
-    """Register the operators, and try them: as `fused` does, which warns where Triton fails."""
-    if not fused._load_triton(device):
+    """Register the operators, and try them. What ails the steps of cg has been told there."""
+    if not device_steps.works("cg", device):
         return False
     try:
         import hpc_sla.kernels.triton_products as kernels  # registers them; Triton is optional

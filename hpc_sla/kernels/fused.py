@@ -3,55 +3,74 @@
 CG is bound by memory traffic. With a pointwise preconditioner, torch operations read and write
 about 136 bytes a row (float64) in their seven passes; these two need 80. On the CPU they are C
 (`native.c`). On a GPU they are Triton (`triton_passes.py`), and do what there is to do with a
-step's scalars besides: a step is its product and two launches.
+step's scalars besides: a step is its product and two launches. `device_steps.py` says where.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
 
 import torch
 
-from hpc_sla.errors import warn
 from hpc_sla.kernels import native
 from hpc_sla.kernels.vectors import Scalar, across
 
+Tensors = list[torch.Tensor]
+Reduce = Callable[[torch.Tensor], object]
+"""Sums a contiguous tensor over ranks, in place. **Collective.**"""
 
-@cache
-def _load_triton(device: torch.device) -> bool:
-    """Register the Triton operators, where there is Triton (CUDA builds of torch bring it).
 
-    It compiles a kernel where it is first launched, which takes a C compiler and a driver that it
-    knows: they are tried on each device once, and where that fails torch does the work.
+@dataclass(frozen=True)
+class Left:
+    """Where a step on a device leaves its scalars: not those that it reads, which all of its
+    programs do while one of them writes.
+
+    Attributes
+    ----------
+    numbers : torch.Tensor [m]
+        What the next step begins with.
+    live : bool tensor []
+        Whether it goes on.
+    row : torch.Tensor [k]
+        What is recorded.
     """
-    if os.environ.get("HPC_SLA_NATIVE") == "0" or importlib.util.find_spec("triton") is None:
-        return False
-    try:
-        import hpc_sla.kernels.triton_passes  # noqa: F401 - registers them; Triton is optional
 
-        x, p, r, q = (torch.ones(1, device=device) for _ in range(4))
-        one, live = torch.ones((), device=device), torch.ones((), dtype=torch.bool, device=device)
-        state = one, live, one
-        device_step(x, r, p, q, x, one, *state, torch.empty(3, device=device), lambda sums: sums)
-    except Exception as error:  # of Triton, its compiler, its driver: whatever they raise
-        warn(
-            f"Triton does not work on {device} ({type(error).__name__}: {error}): torch's own "
-            "operations take its place, more slowly. HPC_SLA_NATIVE=0 asks for them in silence",
-            RuntimeWarning,
-        )
-        return False
-    return True
+    numbers: torch.Tensor
+    live: torch.Tensor
+    row: torch.Tensor
+
+    def put(self, numbers: Tensors, live: torch.Tensor, row: Tensors) -> None:
+        """Set all of it, by torch operations. Local."""
+        torch.stack(numbers, out=self.numbers)
+        torch.logical_and(live, live, out=self.live)
+        torch.stack(row, out=self.row)
 
 
 def serves(r: torch.Tensor) -> bool:
-    """Whether there are fused passes for vectors like `r`; on a GPU, those of `device_step`."""
-    if r.device.type == "cuda":
-        return r.dim() == 1 and r.dtype in native.DTYPES and _load_triton(r.device)
+    """Whether there are fused passes on the CPU for vectors like `r`."""
     return native.serves(r)
+
+
+def sums_for(r: torch.Tensor, count: int) -> torch.Tensor:
+    """Room for so many sums over vectors like `r`, a part for each program. Local."""
+    from hpc_sla.kernels.triton_launch import programs_for  # Triton is optional
+
+    return torch.empty((count, programs_for(r.numel())), dtype=torch.float64, device=r.device)
+
+
+def totals(r: torch.Tensor, sums: torch.Tensor, reduce: Reduce | None) -> torch.Tensor:
+    """The sums over ranks of such parts, as parts again: [count, 1] in r's dtype. **Collective.**
+
+    Without `reduce` there is one rank, and they are summed where they are used.
+    """
+    if reduce is None:
+        return sums
+    total = r.new_empty((len(sums), 1))
+    torch.ops.hpc_sla.cg_total(sums, total)
+    reduce(total)
+    return total
 
 
 def device_step(
@@ -64,48 +83,41 @@ def device_step(
     rho: torch.Tensor,
     live: torch.Tensor,
     target: torch.Tensor,
-    row: torch.Tensor,
-    reduce: Callable[[torch.Tensor], object] | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a step of CG does once q = A p, on a GPU. **Collective** where `reduce` is.
+    left: Left,
+    reduce: Reduce | None,
+    precondition: Callable[[], torch.Tensor] | None = None,
+) -> None:
+    """What a step of CG does once q = A p, on a GPU. **Collective** where what it calls is.
+
+    Two launches, and one more with `precondition`.
 
     Parameters
     ----------
     x, r, p : torch.Tensor [n]
         Updated in place; q [n] is read.
     inverse : torch.Tensor [n] or None
-        Pointwise preconditioner; None for ones.
+        Pointwise preconditioner; None for ones, or for another.
     curvature, rho, target : torch.Tensor []
         p . A p, r . M^-1 r as the step begins, and the norm of r to stop at.
     live : bool tensor []
         Whether it has not ended.
-    row : torch.Tensor [3]
-        Overwritten with curvature, and r . M^-1 r and r . r as the step ends.
+    left : Left
+        Numbers: r . M^-1 r and r . r as the step ends. Row: curvature, and these two.
     reduce : callable, or None for one rank
         Sums a tensor over ranks, in place.
-
-    Returns
-    -------
-    rho, rr : torch.Tensor []
-        The latter two.
-    live : bool tensor []
-        Whether it goes on.
+    precondition : callable, optional
+        Gives M^-1 r, where M is not pointwise; q is spent then.
     """
-    from hpc_sla.kernels.triton_passes import programs_for  # Triton is optional
-
     step = torch.ops.hpc_sla
-    sums = torch.empty((2, programs_for(r.numel())), dtype=torch.float64, device=r.device)
+    sums = sums_for(r, 2)
     step.cg_residual_step(r, q, inverse, curvature, rho, live, sums)
-    if reduce is not None:
-        total = r.new_empty((2, 1))
-        step.cg_total(sums, total)
-        reduce(total)
-        sums = total
-    # Not those of this step, which its programs read while one of them writes.
-    new, new_live = r.new_empty(2), torch.empty_like(live)
-    numbers = curvature, rho, live, target, sums, new, new_live, row
-    step.cg_direction_step(x, p, r, inverse, *numbers)
-    return new.select(0, 0), new.select(0, 1), new_live
+    z = r
+    if precondition is not None:
+        z = precondition()
+        step.dot_parts(r, z, sums.select(0, 0))
+    sums = totals(r, sums, reduce)
+    numbers = curvature, rho, live, target, sums, left.numbers, left.live, left.row
+    step.cg_direction_step(x, p, z, inverse, *numbers)
 
 
 def device_step_reference(
@@ -118,22 +130,26 @@ def device_step_reference(
     rho: torch.Tensor,
     live: torch.Tensor,
     target: torch.Tensor,
-    row: torch.Tensor,
-    reduce: Callable[[torch.Tensor], object] | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    left: Left,
+    reduce: Reduce | None,
+    precondition: Callable[[], torch.Tensor] | None = None,
+) -> None:
     """`device_step` in torch operations: the oracle."""
     good, zero = live & (curvature > 0), torch.zeros_like(rho)
     alpha = torch.where(good, rho / curvature, zero)
     sums = r.new_empty(2)
     residual_reference(r, q, alpha, inverse, sums)
+    z = r
+    if precondition is not None:
+        z = precondition()
+        sums.select(0, 0).copy_((r * z).sum())
     if reduce is not None:
         reduce(sums)
     new_rho, rr = sums.unbind()
     beta = torch.where(good, new_rho / rho, zero)
-    direction_reference(x, p, r, inverse, alpha, beta)
-    torch.stack([curvature, new_rho, rr], out=row)
+    direction_reference(x, p, z, inverse, alpha, beta)
     live = good & (rr > target * target) & (new_rho > 0) & (new_rho < math.inf)
-    return new_rho, rr, live
+    left.put([new_rho, rr], live, [curvature, new_rho, rr])
 
 
 def residual_pass(

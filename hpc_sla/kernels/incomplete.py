@@ -22,6 +22,9 @@ _PIVOT = 10.0
 # Manteuffel's shifts: the first, and where to give up. Long before, the diagonal dominates.
 _FIRST_SHIFT, _LAST_SHIFT = 1e-3, 1e9
 
+_MOST_LEVELS = 512
+"""In a CUDA graph, each of them being two launches."""
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -187,6 +190,11 @@ class TriangularFactor:
         self._schedules: dict[bool, tuple[LevelSchedule, LevelSchedule]] = {}
         if device.type != "cpu" or not native.can_take(self.inverse):
             self._levels(False)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether solving is a few launches, and so worth a CUDA graph. Local."""
+        return sum(len(levels.levels) for levels in self._levels(False)) <= _MOST_LEVELS
 
     def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> torch.Tensor:
         """Solve for b `[n]` or `[n, k]`, into `out` or a new tensor. Local.

@@ -5,36 +5,16 @@ Scalars stay on the device: each program works out alpha and beta for itself, fr
 launch before has left, and the last launch leaves those that the next step begins with. A column
 that has ended keeps what it has, its alpha and beta being 0.
 
-They are torch operators of our own, so that FakeTensorMode knows their shapes. Sums are made in a
-fixed order (a program's own blocks one after another, then one tree over programs), so a run is
-repeatable bit for bit.
+With a preconditioner that is not pointwise the preconditioned residual is there only between the
+two, and its inner product with the residual is a third launch (`dot_parts`).
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
-import torch
 import triton
 import triton.language as tl
 
-_LIBRARY = torch.library.Library("hpc_sla", "FRAGMENT")
-_LIBRARY.define(
-    "cg_residual_step(Tensor(a!) r, Tensor q, Tensor? inverse, Tensor curvature, Tensor rho, "
-    "Tensor live, Tensor(b!) sums) -> ()"
-)
-_LIBRARY.define("cg_total(Tensor sums, Tensor(a!) out) -> ()")
-_LIBRARY.define(
-    "cg_direction_step(Tensor(a!) x, Tensor(b!) p, Tensor r, Tensor? inverse, Tensor curvature, "
-    "Tensor rho, Tensor live, Tensor target, Tensor sums, Tensor(c!) new, Tensor(d!) new_live, "
-    "Tensor(e!) row) -> ()"
-)
-
-_BLOCK = 1024
-"""Rows that a program does at a time. For 4096 there are not registers enough."""
-
-PROGRAMS = 1024
-"""Programs at most, each with blocks so far apart: what they sum, one program can sum."""
+from hpc_sla.kernels import triton_launch as launch
 
 
 @triton.jit
@@ -80,6 +60,18 @@ def _total_kernel(sums_ptr, out_ptr, programs, PROGRAMS: tl.constexpr):
     at = tl.arange(0, PROGRAMS)
     sums = tl.load(sums_ptr + which * programs + at, mask=at < programs, other=0.0)
     tl.store(out_ptr + which, tl.sum(sums))
+
+
+@triton.jit
+def _dot_kernel(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    products = tl.zeros((BLOCK,), tl.float64)
+    for block in range(program, tl.cdiv(n, BLOCK), programs):
+        at = tl.cast(block, tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = at < n
+        x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float64)
+        products += x * tl.load(y_ptr + at, mask=inside, other=0.0).to(tl.float64)
+    tl.store(out_ptr + program, tl.sum(products))
 
 
 @triton.jit
@@ -132,26 +124,22 @@ def _direction_kernel(
         tl.store(row_ptr + 2, rr)
 
 
-def programs_for(n: int) -> int:
-    """How many programs go over n rows: at least one, which has sums to tell. Local."""
-    return min(max(triton.cdiv(n, _BLOCK), 1), PROGRAMS)
-
-
-def _device_of(x: torch.Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device, which need not be that of its arguments."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
 def _residual_step(r, q, inverse, curvature, rho, live, sums) -> None:
     numbers = curvature, rho, live
-    with _device_of(r):
-        grid = (programs_for(r.numel()),)
-        _residual_kernel[grid](r, q, inverse, *numbers, sums, r.numel(), BLOCK=_BLOCK)
+    with launch.on_device_of(r):
+        grid = (launch.programs_for(r.numel()),)
+        _residual_kernel[grid](r, q, inverse, *numbers, sums, r.numel(), BLOCK=launch.BLOCK)
 
 
 def _total(sums, out) -> None:
-    with _device_of(out):
-        _total_kernel[(sums.shape[0],)](sums, out, sums.shape[1], PROGRAMS=PROGRAMS)
+    with launch.on_device_of(out):
+        _total_kernel[(sums.shape[0],)](sums, out, sums.shape[1], PROGRAMS=launch.PROGRAMS)
+
+
+def _dot_parts(x, y, out) -> None:
+    with launch.on_device_of(x):
+        grid = (launch.programs_for(x.numel()),)
+        _dot_kernel[grid](x, y, out, x.numel(), BLOCK=launch.BLOCK)
 
 
 def _direction_step(
@@ -159,24 +147,23 @@ def _direction_step(
 ) -> None:
     numbers = curvature, rho, live, target, sums, new, new_live, row
     sizes = x.numel(), sums.shape[1]
-    with _device_of(x):
-        _direction_kernel[(programs_for(x.numel()),)](
-            x, p, r, inverse, *numbers, *sizes, BLOCK=_BLOCK, PROGRAMS=PROGRAMS
+    with launch.on_device_of(x):
+        _direction_kernel[(launch.programs_for(x.numel()),)](
+            x, p, r, inverse, *numbers, *sizes, BLOCK=launch.BLOCK, PROGRAMS=launch.PROGRAMS
         )
 
 
-def _check_one_device(*tensors: torch.Tensor | None) -> None:
-    devices = {t.device for t in tensors if t is not None}
-    torch._check(len(devices) == 1, lambda: f"tensors on {devices}")
-
-
-_OPERATORS = {
-    "cg_residual_step": _residual_step,
-    "cg_total": _total,
-    "cg_direction_step": _direction_step,
-}
-
-for _name, _function in _OPERATORS.items():
-    for _key in ("CUDA", "CPU"):  # on the CPU only under TRITON_INTERPRET=1, for the tests
-        _LIBRARY.impl(_name, _function, _key)
-    torch.library.register_fake(f"hpc_sla::{_name}", _check_one_device, lib=_LIBRARY)
+launch.register(
+    "cg_residual_step",
+    "Tensor(a!) r, Tensor q, Tensor? inverse, Tensor curvature, Tensor rho, Tensor live, "
+    "Tensor(b!) sums",
+    _residual_step,
+)
+launch.register("cg_total", "Tensor sums, Tensor(a!) out", _total)
+launch.register("dot_parts", "Tensor x, Tensor y, Tensor(a!) out", _dot_parts)
+launch.register(
+    "cg_direction_step",
+    "Tensor(a!) x, Tensor(b!) p, Tensor r, Tensor? inverse, Tensor curvature, Tensor rho, "
+    "Tensor live, Tensor target, Tensor sums, Tensor(c!) new, Tensor(d!) new_live, Tensor(e!) row",
+    _direction_step,
+)

@@ -20,19 +20,18 @@ import torch
 import triton
 import triton.language as tl
 
+from hpc_sla.kernels import triton_launch as launch
 from hpc_sla.kernels.slices import HEIGHT, PAD, WINDOW
-from hpc_sla.kernels.triton_passes import _check_one_device, _device_of
 
-_LIBRARY = torch.library.Library("hpc_sla", "FRAGMENT")
 _END = (
     "Tensor x, Tensor(a!) out, Tensor? rows, Tensor? b, Tensor? inverse, Tensor? before, "
     "Tensor(b!)? after, Tensor? weights, Tensor(c!)? dot, Tensor(d!)? square, "
-    "Tensor(e!)? scratch, float scale, float beta) -> ()"
+    "Tensor(e!)? scratch, float scale, float beta"
 )
-_LIBRARY.define(f"csr_rows(Tensor indptr, Tensor indices, Tensor values, int lanes, {_END}")
-_LIBRARY.define(
-    "sliced_rows(Tensor starts, Tensor? places, Tensor? near, Tensor? bases, Tensor? far, "
-    f"Tensor? order, Tensor codes, Tensor? dictionary, {_END}"
+_CSR = f"Tensor indptr, Tensor indices, Tensor values, int lanes, {_END}"
+_SLICED = (
+    "Tensor starts, Tensor? places, Tensor? near, Tensor? bases, Tensor? far, Tensor? order, "
+    f"Tensor codes, Tensor? dictionary, {_END}"
 )
 
 PROGRAMS = 4096
@@ -351,7 +350,7 @@ def _csr_rows(
     end = (x, out, rows, b, inverse, before, after, weights, dot, square, sums)
     n, height = indptr.numel() - 1, TILE // lanes
     numbers = _bits(scale), _bits(beta), n
-    with _device_of(out):
+    with launch.on_device_of(out):
         _csr_kernel[(_programs(n, height, sums),)](
             *(indptr, indices, values, *end, *numbers),
             ROWS=height,
@@ -370,20 +369,18 @@ def _sliced_rows(
     n = out.numel() if rows is None else rows.numel()
     sizes = {"BLOCK": BLOCK, "HEIGHT": HEIGHT, "WINDOW": WINDOW, "PAD": PAD}
     sizes |= {"PROGRAMS": PROGRAMS, "num_warps": WARPS}
-    with _device_of(out):
+    with launch.on_device_of(out):
         _sliced_kernel[(_programs(n, BLOCK, sums),)](
             *(*matrix, *end, _bits(scale), _bits(beta), n), **sizes
         )
 
 
-def _check(*arguments: object) -> None:
+def _check(*arguments: torch.Tensor | float | None) -> None:
+    launch.check_one_device(*arguments)
     tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
-    _check_one_device(*tensors)
     kinds = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float64}
     torch._check(len(kinds) <= 1, lambda: f"tensors of {kinds}")
 
 
-for _name, _function in (("csr_rows", _csr_rows), ("sliced_rows", _sliced_rows)):
-    for _key in ("CUDA", "CPU"):  # on the CPU only under TRITON_INTERPRET=1, for the tests
-        _LIBRARY.impl(_name, _function, _key)
-    torch.library.register_fake(f"hpc_sla::{_name}", _check, lib=_LIBRARY)
+launch.register("csr_rows", _CSR, _csr_rows, _check)
+launch.register("sliced_rows", _SLICED, _sliced_rows, _check)

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from hpc_sla.kernels import pages, passes
+from hpc_sla.kernels import device_bicgstab as device
+from hpc_sla.kernels import device_steps, pages, passes
 from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, root
+from hpc_sla.linear.method import Method, TwoSets, root
 from hpc_sla.linear.scalars import Flag
 
 
@@ -40,6 +41,10 @@ class BiCGStab(Method):
         self.shadow, self.p, self.v, self.t, self.s_hat = vectors[:5]
         self.p_hat = vectors[-1]
         self.tiny = torch.finfo(self.r.dtype).eps ** 2
+        self.on_device = device_steps.serves(self.r, "bicgstab")
+        if self.on_device:
+            self.two = TwoSets(self.r, 1)
+            self.square_room = self.r.new_empty(())
 
     def start(self, active: Flag) -> None:
         copy_(self.shadow, self.r)
@@ -55,8 +60,12 @@ class BiCGStab(Method):
         self._precondition()
 
     def _precondition(self) -> None:
-        pointwise = self.precond.pointwise
-        self.p_apply = self.p if pointwise else self.precond.apply(self.p, self.p_hat)
+        self.p_apply = self.p
+        if not self.precond.pointwise:
+            self.p_apply = self.p_hat  # in any case: a graph knows it by address
+            z = self.precond.apply(self.p, self.p_hat)
+            if z is not self.p_hat:
+                copy_(self.p_hat, z)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
@@ -68,6 +77,9 @@ class BiCGStab(Method):
         partial = scalars.partial(1)
         self.operator(p_hat, self.v, partial.select(0, 0), self.shadow)
         (slope,) = scalars.reduce(partial)
+        if self.on_device:
+            self._step_on_device(slope)
+            return
         good = self.live & (slope != 0)
         alpha: Any = scalars.ratio(self.rho, slope, good)
         # r becomes s
@@ -96,6 +108,41 @@ class BiCGStab(Method):
         self.live = good & self._unfinished(rho, rr) & (cosine > self.tiny)
 
     compiled = StepKernel("bicgstab", step, ("x", "r", "shadow", "p", "v", "t", "s_hat"), 4)
+
+    def _step_on_device(self, slope: Any) -> None:
+        """The rest of a step, where no scalar of it is to leave the device. **Collective.**"""
+        scalars, inverse = self.scalars, self.inverse
+        # Without a preconditioner s serves for its preconditioned form.
+        s_hat = self.r if self.precond.pointwise and inverse is None else self.s_hat
+        known = device.BiCGStabScalars(slope, *self._scalars, self.tiny)
+        vectors = self._vectors(s_hat)
+        device.half_step(vectors, known)
+        if not self.precond.pointwise:
+            s_hat = self.precond.apply(self.r, self.s_hat)
+            vectors = self._vectors(s_hat)
+        partial = scalars.partial(2)
+        self.operator(s_hat, self.t, partial.select(0, 0), self.r, partial.select(0, 1))
+        ts: Any
+        tt: Any
+        ts, tt = scalars.reduce(partial)
+        left = self.two.next(scalars.row(4))
+        device.full_step(vectors, known, ts, tt, left, scalars.reduction)
+        (self.rho,), self.live = left.numbers.unbind(), left.live
+        self._precondition()
+
+    def resting(self) -> list[torch.Tensor]:
+        if not self.on_device:
+            return []
+        rho, live = self.two.present
+        return [rho, self.square_room, live]
+
+    @property
+    def _scalars(self) -> tuple[Any, Any, Any, Any]:
+        return self.rho, self.shadow_square, self.live, self.target
+
+    def _vectors(self, s_hat: torch.Tensor) -> device.BiCGStabVectors:
+        others = self.v, self.t, self.p_apply, s_hat, self.shadow, self.inverse
+        return device.BiCGStabVectors(self.x, self.r, self.p, *others)
 
     def _unfinished(self, rho: Any, rr: Any) -> Any:
         return (rr > self.target * self.target) & (rr < math.inf) & (rho != 0)

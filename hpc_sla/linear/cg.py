@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from hpc_sla.kernels import fused
+from hpc_sla.kernels import device_steps, fused
 from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import axpy_, aypx_, copy_
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, root
+from hpc_sla.linear.method import Method, TwoSets, root
 from hpc_sla.linear.scalars import Flag
 
 
@@ -36,9 +36,9 @@ class CG(Method):
 
     def allocate(self) -> None:
         # With a pointwise preconditioner two fused passes do it all, with another on the CPU three.
-        served, on_cpu = fused.serves(self.r), self.r.device.type == "cpu"
-        self.fused = served and on_cpu
-        self.on_device = served and not on_cpu and self.precond.pointwise
+        self.fused, self.on_device = fused.serves(self.r), device_steps.serves(self.r, "cg")
+        if self.on_device:
+            self.two = TwoSets(self.r, 2)
         # Allocated once: a captured burst of steps knows these by address.
         self.p = torch.empty_like(self.r)
         self.q = torch.empty_like(self.r)
@@ -90,15 +90,22 @@ class CG(Method):
 
     def _step_on_device(self, curvature: Any) -> None:
         """The rest of a step, where no scalar of it is to leave the device. **Collective.**"""
-        scalars = self.scalars
         rho: Any = self.rho
         target: Any = self.target
-        reduce = None if self.operator.world.size == 1 else scalars.sum_
-        vectors = self.x, self.r, self.p, self.q
-        self.rho, self.rr, self.live = fused.device_step(
-            *(*vectors, self.precond.inverse, curvature, rho),
-            *(self.live, target, scalars.row(3), reduce),
+        inverse = precondition = None
+        if self.precond.pointwise:
+            inverse = self.precond.inverse
+        else:
+            precondition = self._preconditioned
+        left = self.two.next(self.scalars.row(3))
+        fused.device_step(
+            *(self.x, self.r, self.p, self.q, inverse, curvature, rho, self.live, target),
+            *(left, self.scalars.reduction, precondition),
         )
+        (self.rho, self.rr), self.live = left.numbers.unbind(), left.live
+
+    def resting(self) -> list[torch.Tensor]:
+        return self.two.present if self.on_device else []
 
     def _preconditioned(self) -> torch.Tensor:
         """M^-1 r as compiled passes can read it, in q, which is spent, or elsewhere."""

@@ -48,6 +48,8 @@ class KrylovLoop:
         How each right-hand side fared by other methods, whose iterations count.
     patience : int, optional
         Replicated. Give up where it does not pay: see `hopeless`.
+    bursts : Bursts, optional
+        What runs several steps between two looks at the numbers; default: each step is looked at.
 
     Attributes
     ----------
@@ -74,6 +76,7 @@ class KrylovLoop:
         callback: Callback | None = None,
         before: Sequence[Outcome] = (),
         patience: int | None = None,
+        bursts: Bursts | None = None,
     ) -> None:
         self.method, self.system = method, system
         self._x0, self._max_iterations, self._callback = x0, max_iterations, callback
@@ -87,11 +90,7 @@ class KrylovLoop:
         # Which columns iterate; whether the method is in the midst of that; whether to stop.
         self._running: list[bool] = []
         self._within = self._stopped = False
-        self._bursts: Bursts | None = None
-        if system.scalars.check_every > 1:
-            captured = method.capturable and system.precond.pointwise and system.b.is_cuda
-            captured = captured and system.operator.world.size == 1
-            self._bursts = Bursts(method, system.scalars, captured)
+        self._bursts = bursts
         self._compiled: CompiledSteps | None = None
         # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
         # for more iterations than the method needs in all without rounding.

@@ -1,107 +1,142 @@
-"""Replaying a burst of iterations as one CUDA graph.
+"""Replaying iterations as a CUDA graph.
 
-An iteration on a GPU is a handful of short kernels or more, and launching them from Python costs
-more than running them until a rank has millions of rows. A graph launches a whole burst at once.
+An iteration on a GPU is a handful of short kernels or, with multigrid, some hundred, and launching
+them from Python costs more than running them until a rank has millions of rows. A graph launches
+two iterations at once: two, because methods have vectors and scalars that change places at each.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from contextlib import nullcontext
 
 import torch
 
 from hpc_sla.errors import warn
-from hpc_sla.linear.scalars import Scalars
+from hpc_sla.linear.method import Method
+from hpc_sla.linear.scalars import Scalars, TensorScalars
 
+STEPS = 2
+"""Steps in a graph."""
 
-class Stepper(Protocol):
-    """A method whose step changes its vectors in place, and its scalars by name."""
-
-    carried: tuple[str, ...]
-    """Attributes that hold the tensors a step hands to the next."""
-
-    def step(self) -> None: ...
+WARM = 2 * STEPS
+"""Steps that are launched one by one first: they load kernels, fill caches and make what stays."""
 
 
 class Bursts:
-    """Runs steps, on a GPU in bursts of `scalars.check_every` that become a graph.
+    """Runs steps; of a method that can be captured two at a time, as a graph.
 
-    The first burst runs step by step (it loads kernels and fills caches), the second is captured,
-    and every later one is a single launch. What a burst leaves for the next goes through tensors
-    that stay where they are.
+    What a graph leaves for the next goes through tensors that stay where they are. A graph does
+    the same work as the steps it was made of, on the same numbers: to the bit.
 
     Parameters
     ----------
-    method : Stepper
+    method : Method
+        At work. Its vectors stay where they are.
     scalars : Scalars
     captured : bool
-        Whether to make graphs: on a GPU, with one rank (the exchanges of several would have to be
-        captured too, which is not done) and nothing of the user's in a step (which may look at
-        numbers, or do something else each time).
+        Whether to make graphs: on a GPU, where all that a step calls can be captured.
     """
 
-    def __init__(self, method: Stepper, scalars: Scalars, captured: bool) -> None:
+    def __init__(self, method: Method, scalars: Scalars, captured: bool) -> None:
         self._method = method
         self._scalars = scalars
         self._graph: torch.cuda.CUDAGraph | None = None
         self._kept: list[torch.Tensor] = []
+        self._vectors: dict[str, torch.Tensor] = {}
         self._captured = captured
-        self._warm = False
+        self._warm = 0
 
     def run(self, count: int) -> None:
-        """Do `count` steps, at most a burst. **Collective.**"""
-        if not self._captured or count < self._scalars.check_every:
-            self._steps(count)
-        elif not self._warm:
-            self._steps(count)
-            self._warm = True
-        elif self._graph is not None or self._capture(count):
-            self._replay(count)
-        else:
-            self._steps(count)
+        """Do `count` steps, at most `scalars.check_every`. **Collective.**"""
+        while count:
+            now = min(count, STEPS)
+            if not self._in_place():
+                now = 1  # as many as bring vectors that change places back to theirs
+            if now == STEPS and self._ready() and (self._graph or self._capture()):
+                self._replay()
+            else:
+                self._steps(now)
+                self._warm += now
+            count -= now
+
+    def _in_place(self) -> bool:
+        """Whether vectors are where the graph knows them, if there is one."""
+        method = self._method
+        return all(getattr(method, name) is vector for name, vector in self._vectors.items())
+
+    def _ready(self) -> bool:
+        return self._captured and self._warm >= WARM and self._method.steady(STEPS)
 
     def _steps(self, count: int) -> None:
         for _ in range(count):
             self._method.step()
 
-    def _capture(self, count: int) -> bool:
-        """Make a graph of so many steps, which does none of them; False where that fails."""
-        method = self._method
+    def _capture(self) -> bool:
+        """Make the graph, which does no step yet; False where that fails."""
+        method, scalars = self._method, self._scalars
+        assert isinstance(scalars, TensorScalars)
+        scalars.prepare(STEPS)
         before = vars(method).copy()
-        self._kept = [getattr(method, name).clone() for name in method.carried]
+        self._kept = method.resting() or [getattr(method, n).clone() for n in method.carried]
+        self._save()
         self._adopt()
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        device = method.r.device
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
         try:
-            with torch.cuda.graph(graph):
-                self._steps(count)
+            # A stream of this device, which torch's own for captures need not be; and errors of
+            # this thread alone: others may look after messages.
+            aside = torch.cuda.Stream(device)
+            captured = torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local")
+            with _on(device), captured, scalars.graph(STEPS):
+                self._steps(STEPS)
                 self._save()
         except Exception as error:  # of torch, the driver, or what a step calls
-            torch.cuda.set_stream(stream)  # which a capture that fails may leave its own
+            with _on(device):  # which setting the stream would change
+                torch.cuda.set_stream(stream)  # which a capture that fails may leave its own
             vars(method).update(before)
-            self._captured, self._scalars.recorded = False, 0
+            self._captured = False
             warn(
                 f"iterations could not be captured in a CUDA graph ({error}); they are launched "
                 "one by one, more slowly",
                 RuntimeWarning,
             )
             return False
-        self._adopt()  # what the graph has made is there once it is replayed
+        vars(method).update(before)  # no step has been done
+        self._adopt()
+        self._vectors = {
+            name: value
+            for name, value in vars(method).items()
+            if isinstance(value, torch.Tensor) and name not in method.carried
+        }
         self._graph = graph
         return True
 
-    def _replay(self, count: int) -> None:
-        assert self._graph is not None
+    def _replay(self) -> None:
+        assert self._graph is not None and isinstance(self._scalars, TensorScalars)
         self._save()
         self._adopt()
-        self._graph.replay()
-        self._scalars.recorded = count
+        self._scalars.replayed(STEPS)
+        self._method.replayed(STEPS)
+        with _on(self._method.r.device):
+            self._graph.replay()
 
     def _save(self) -> None:
-        for kept, name in zip(self._kept, self._method.carried, strict=True):
-            value = getattr(self._method, name)
-            if value is not kept:
-                kept.copy_(value)
+        values = [getattr(self._method, name) for name in self._method.carried]
+        places = {kept.data_ptr() for kept in self._kept}
+        pairs = [
+            # One that lies where another is to be kept would be overwritten on the way.
+            (kept, value.clone() if value.data_ptr() in places else value)
+            for kept, value in zip(self._kept, values, strict=True)
+            if kept.data_ptr() != value.data_ptr()
+        ]
+        for kept, value in pairs:
+            kept.copy_(value)
 
     def _adopt(self) -> None:
         for kept, name in zip(self._kept, self._method.carried, strict=True):
             setattr(self._method, name, kept)
+
+
+def _on(device: torch.device) -> torch.cuda.device | nullcontext[None]:
+    """A graph is made and launched on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -22,7 +22,8 @@ from hpc_sla.linear.info import SolveInfo, summarise
 from hpc_sla.linear.ladder import Rung
 from hpc_sla.linear.method import Method, System, norms_of, values_of
 from hpc_sla.linear.methods import check_precond, make_method
-from hpc_sla.linear.outcome import Outcome
+from hpc_sla.linear.outcome import Outcome, info_of
+from hpc_sla.linear.prepared import Borrowed, at_work
 from hpc_sla.linear.scalars import Scalars, scalars_for
 from hpc_sla.linear.unconverged import GOOD_ENOUGH
 from hpc_sla.observe import log
@@ -41,6 +42,10 @@ residual's square to under- or overflow, in float32 as multigrid may work in it 
 
 _WORTH_A_THOUGHT = 1000
 """Options up to this fit any machine that holds the matrix."""
+
+LOOK, LOOK_SOON = 24, 4
+"""Iterations that a GPU may run ahead, even numbers: the second where each takes as long as many
+looks, and those that run on beyond the end are dear."""
 
 Self_ = TypeVar("Self_", bound="Iteration")
 
@@ -70,6 +75,8 @@ class Iteration:
         Rows that give their unknowns to the others: x starts from these values.
     callback : callable(iteration, residual_norm) or None
     observer : Observer or None
+    graphs : Borrowed or None
+        What solves before left for this one.
     first : (float, bool) or None
         Replicated. b . b of the next `run`, and whether compiled steps serve it, where ranks met
         in any case.
@@ -91,6 +98,7 @@ class Iteration:
     callback: Callback | None = None
     observer: Observer | None = None
     first: tuple[Scalar, bool] | None = None
+    graphs: Borrowed | None = None
 
     def __copy__(self: Self_) -> Self_:
         made = object.__new__(type(self))  # copy.copy's own way takes ten times as long
@@ -116,15 +124,17 @@ class Iteration:
         least = math.inf if x0 is not None else 1.0  # the residual of 0
         while True:
             system, start = self._system(b, x0)
-            method, callback = self.method.on(system), self._callback(system)
-            patience = self.patience if self.rungs else None
-            most = self.max_iterations
-            loop = KrylovLoop(method, system, start, most, callback, before, patience)
-            loop.rungs_left = len(self.rungs)
-            if self.observer is not None:
-                self.observer.attach(loop)
-            before = loop.run()
-            x, info = self._summary(system, before, b.dim() == 1)
+            with at_work(self.method, system, self.graphs) as (method, bursts, stays):
+                loop = KrylovLoop(
+                    *(method, system, start, self.max_iterations, self._callback(system), before),
+                    *(self.patience if self.rungs else None, bursts),
+                )
+                loop.rungs_left = len(self.rungs)
+                if self.observer is not None:
+                    self.observer.attach(loop)
+                before = loop.run()
+                x, info = self._summary(system, before, b.dim() == 1)
+                x = _copy(x) if stays else x
             rounded = info.at_rounding and info.relative_residual <= GOOD_ENOUGH
             failed = loop.given_up or info.status in GIVES_UP
             if info.converged or rounded or not (self.rungs and failed):
@@ -210,7 +220,7 @@ class Iteration:
         operator, square = self.operator, self.operator.square
         if self.given is not None and x0 is None:
             x0 = self.given.start(b)
-        scalars = scalars_for(operator.world, b)
+        scalars = scalars_for(operator.world, b, LOOK if self.precond.pointwise else LOOK_SOON)
         norm2, compiled = self.first or self._first_sums(scalars, b)
         self.first = None
         squares, smallest = values_of(norm2), SQUARES[b.dtype]
@@ -346,7 +356,7 @@ class Iteration:
             (left,) = system.scalars.dots((system.r, system.r))
             norms = norms_of(left)
         infos = [
-            _info(outcome, b_norm, None if square else (norm, measure))
+            info_of(outcome, b_norm, None if square else (norm, measure))
             for outcome, b_norm, norm, measure in zip(
                 outcomes, b_norms, norms, system.measures, strict=True
             )
@@ -382,18 +392,6 @@ class Iteration:
         for info in infos if single else (total, *infos):
             info.method, info.precond, info.symmetric = method, self.precond.name, symmetric
         return x, total
-
-
-def _info(o: Outcome, b_norm: float, least_squares: tuple[float, float] | None) -> SolveInfo:
-    """What became of one column; of a least-squares one its ||b - A x|| and ||M^-T A^T b||."""
-    norm, normal = o.norm, None
-    if least_squares:
-        norm, measure = least_squares
-        normal = o.norm / measure if measure else o.norm
-    relative = norm / b_norm if b_norm else norm
-    info = SolveInfo(o.status or "max_iterations", o.iterations, norm, relative, o.history)
-    info.normal_residual = normal
-    return info
 
 
 def _copy(x: torch.Tensor) -> torch.Tensor:

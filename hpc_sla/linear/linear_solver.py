@@ -23,6 +23,7 @@ from hpc_sla.linear.choices import AUTO, DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
 from hpc_sla.linear.driver import Callback
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.method import Method
+from hpc_sla.linear.prepared import Borrowed, GraphStore
 from hpc_sla.linear.set_up import SetUp, asked, has_order, is_auto
 from hpc_sla.linear.view import view
 from hpc_sla.observe import log
@@ -126,6 +127,8 @@ class LinearSolver(SetUp):
         self._rtol, self.adjoint_rtol = rtol, adjoint_rtol
         self._called, self._agreed, self._ready = called, agreed, False
         self._own_decoupled, self._decoupled = False, False if agreed else None
+        self._own_graphs = None if called == "solve" else GraphStore()  # which solves but once
+        self.graphs = Borrowed(self._own_graphs)
         if named:
             self.method = named
 
@@ -263,6 +266,7 @@ class LinearSolver(SetUp):
         call = self.__copy__()  # the way by copy.copy takes as long as a small product
         call._tolerate(self.operator.dtype or b.dtype)
         call.thorough, call.callback = True, callback
+        call._own_graphs = None  # a gradient's solve finds those of a solver that is still there
         if checkpoint is not None:
             operator, precond = self.operator, self.precond.name
             if is_auto(self._asked_precond):

@@ -16,6 +16,7 @@ import torch
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.accuracy import examine
 from hpc_sla.kernels.burst import Distributed, StepKernel
+from hpc_sla.kernels.fused import Left
 from hpc_sla.kernels.vectors import Scalar, copy_
 from hpc_sla.linear.accuracy import Accuracy, accuracy, assess
 from hpc_sla.linear.info import Status, root
@@ -239,6 +240,22 @@ class Method(WithOptions, ABC):
     def turn(self) -> None:
         """Get ready for the next step, if there is more to do than steps do. **Collective.**"""
 
+    # As a graph, see `Bursts`
+
+    def steady(self, count: int) -> bool:
+        """Whether the next so many steps are like any others. Local; replicated."""
+        return True
+
+    def replayed(self, count: int) -> None:
+        """Take note of so many steps that a graph has done. Local."""
+
+    def resting(self) -> list[torch.Tensor]:
+        """Where the step after the next leaves what is `carried`, in that order. Local.
+
+        Empty where that is in new tensors each time.
+        """
+        return []
+
     def keep(self, which: Flag) -> None:
         """Go on with these columns only. Local."""
         self.live = self.live & which
@@ -303,6 +320,36 @@ class Method(WithOptions, ABC):
 
         `converged` is a claim, to be checked with the true residual.
         """
+
+
+class TwoSets:
+    """Room for the scalars that a step on a device leaves, and for those of the next, in turn.
+
+    Parameters
+    ----------
+    like : torch.Tensor
+        Their dtype and device.
+    count : int
+        Numbers of a step.
+    """
+
+    def __init__(self, like: torch.Tensor, count: int) -> None:
+        self._sets = [
+            (like.new_empty(count), torch.empty((), dtype=torch.bool, device=like.device))
+            for _ in range(2)
+        ]
+        self._which = 0
+
+    def next(self, row: torch.Tensor) -> Left:
+        """Where the next step leaves what it does, with a row to record in. Local."""
+        self._which = 1 - self._which
+        return Left(*self._sets[self._which], row)
+
+    @property
+    def present(self) -> list[torch.Tensor]:
+        """The numbers and the flag that were left last, or will be by the step after the next."""
+        numbers, live = self._sets[self._which]
+        return [*numbers.unbind(), live]
 
 
 def check_count(method: str, name: str, value: int) -> None:

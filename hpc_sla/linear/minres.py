@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from hpc_sla.kernels import passes
+from hpc_sla.kernels import device_minres as device
+from hpc_sla.kernels import device_steps, passes
 from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import copy_, dot_into
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, root
+from hpc_sla.linear.method import Method, TwoSets, root
 from hpc_sla.linear.scalars import Flag
 
 
@@ -38,6 +39,9 @@ class MINRES(Method):
         # v, v_old: Lanczos vectors of the residual space, unscaled; z = M^-1 v; w: directions.
         self.v, self.v_old, self.z, self.q = (torch.empty_like(self.r) for _ in range(4))
         self.w, self.w_old = (torch.empty_like(self.r) for _ in range(2))
+        self.on_device = device_steps.serves(self.r, "minres")
+        if self.on_device:
+            self.two = TwoSets(self.r, 8)
 
     def start(self, active: Flag) -> None:
         scalars = self.scalars
@@ -62,6 +66,9 @@ class MINRES(Method):
         partial = scalars.partial(1)
         self.operator(self.z, self.q, partial.select(0, 0))
         (zaz,) = scalars.reduce(partial)
+        if self.on_device:
+            self._step_on_device(zaz)
+            return
         gamma, good = self.gamma, self.live
         inverse: Any = scalars.ratio(gamma * 0 + 1.0, gamma, good)
         delta = zaz * inverse * inverse
@@ -115,14 +122,37 @@ class MINRES(Method):
             turn,
         )
         self.w, self.w_old = self.w_old, self.w
-        if z_new is not self.q:
-            copy_(self.z, z_new)
-        else:
-            self.z, self.q = self.q, self.z
+        self._take(z_new)
         self.gamma_old, self.gamma, self.eta = gamma, gamma_new, eta
         self.c_old, self.c, self.s_old, self.s = self.c, c, self.s, s
         scalars.record(square, a1, self.rr)
         self.live = good & self._unfinished(square, self.rr)
+
+    def _take(self, z: torch.Tensor) -> None:
+        """Have the next step begin with z, which may be q. Local."""
+        if z is not self.q:
+            copy_(self.z, z)
+        else:
+            self.z, self.q = self.q, self.z
+
+    def _step_on_device(self, zaz: Any) -> None:
+        """The rest of a step, where no scalar of it is to leave the device. **Collective.**"""
+        names = ("gamma", "gamma_old", "eta", "c", "c_old", "s", "s_old", "rr", "live", "target")
+        known = device.MinresScalars(zaz, *(getattr(self, name) for name in names))
+        pointwise = self.precond.pointwise
+        directions = self.v, self.v_old, self.w, self.w_old, self.z, self.q
+        inverse = self.precond.inverse if pointwise else None
+        vectors = device.MinresVectors(self.x, self.r, *directions, inverse)
+        precondition = None if pointwise else lambda: self.precond.apply(self.v_old, self.q)
+        left = self.two.next(self.scalars.row(3))
+        z = device.minres_step(vectors, known, left, self.scalars.reduction, precondition)
+        for name, value in zip(self.carried, (*left.numbers.unbind(), left.live), strict=True):
+            setattr(self, name, value)
+        self.v, self.v_old, self.w, self.w_old = self.v_old, self.v, self.w_old, self.w
+        self._take(z)
+
+    def resting(self) -> list[torch.Tensor]:
+        return self.two.present if self.on_device else []
 
     compiled = StepKernel(
         "minres",

@@ -15,8 +15,12 @@ class NormalOperator(Operator):
     def __init__(self, operator: Operator) -> None:
         columns = operator.columns
         super().__init__(columns, columns, operator.dtype, operator.device)
-        self._operator = operator
+        self._operator, self.capturable = operator, operator.capturable
         self._work = Workspace(1, operator.layout.n_owned)
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        return (*self._operator.token, "normal")
 
     def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
         (image,) = self._work.like(x)
@@ -38,6 +42,14 @@ class NormalPreconditioner(Preconditioner):
     def __init__(self, M: Preconditioner, n_owned: int) -> None:
         self._of, self.name = M, M.name
         self._work = Workspace(1, n_owned)
+
+    @property
+    def capturable(self) -> bool:  # type: ignore[override]
+        return self._of.capturable
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        return (*self._of.token, "normal")
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective** in general."""

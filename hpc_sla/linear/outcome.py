@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hpc_sla.linear.info import Status
+from hpc_sla.linear.info import SolveInfo, Status
 
 
 @dataclass
@@ -98,3 +98,15 @@ class Outcome:
             else:
                 self.status = None
             self.last_claim = norm
+
+
+def info_of(o: Outcome, b_norm: float, least_squares: tuple[float, float] | None) -> SolveInfo:
+    """What became of one column; of a least-squares one its ||b - A x|| and ||M^-T A^T b||."""
+    norm, normal = o.norm, None
+    if least_squares:
+        norm, measure = least_squares
+        normal = o.norm / measure if measure else o.norm
+    relative = norm / b_norm if b_norm else norm
+    info = SolveInfo(o.status or "max_iterations", o.iterations, norm, relative, o.history)
+    info.normal_residual = normal
+    return info

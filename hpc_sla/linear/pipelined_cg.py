@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from hpc_sla.kernels import passes
+from hpc_sla.kernels import device_pipelined_cg as device
+from hpc_sla.kernels import device_steps, fused, passes
 from hpc_sla.kernels.burst import StepKernel
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.linear.info import Status
-from hpc_sla.linear.method import Method, check_count, root
+from hpc_sla.linear.method import Method, TwoSets, check_count, root
 from hpc_sla.linear.scalars import Flag
 
 
@@ -40,6 +41,7 @@ class PipelinedCG(Method):
     scale_free = True
     carried = ("rho", "delta", "rr", "rho_old", "alpha_old", "live")
     kept = ("r", "u", "w", "m", "n", "z", "q", "s", "p")
+    capturable = True
 
     def __init__(self, replacement: int = 50) -> None:
         check_count(self.name, "replacement", replacement)
@@ -51,6 +53,9 @@ class PipelinedCG(Method):
         names = ("u", "w", "m", "n", "z", "q", "s", "p")
         for name in names:
             setattr(self, name, torch.zeros_like(self.r))
+        self.on_device = device_steps.serves(self.r, "pipelined_cg")
+        if self.on_device:
+            self.two = TwoSets(self.r, 5)
 
     u: torch.Tensor
     w: torch.Tensor
@@ -71,6 +76,7 @@ class PipelinedCG(Method):
         self.rho_old = self.alpha_old = one
         self.first = True
         self.since = 0
+        self._mark_first()
         self.scalars.record(one, self.rho, self.rr, one + one)
         self.live = active & self._unfinished(self.rho, self.rr)
 
@@ -81,6 +87,12 @@ class PipelinedCG(Method):
         super().load_state_dict(state)
         first, since = state["turn"].tolist()
         self.first, self.since = bool(first), int(since)
+        self._mark_first()
+
+    def _mark_first(self) -> None:
+        """For steps on a device, which know a first one, and that its beta is 0, by rho_old."""
+        if self.on_device and self.first:
+            self.rho_old = self.rho_old * 0 + math.inf
 
     def _sums(self) -> torch.Tensor:
         """This rank's parts of the three inner products; and m, where M acts by entries. Local."""
@@ -98,6 +110,9 @@ class PipelinedCG(Method):
         self.rho, self.delta, self.rr = finish()
 
     def step(self) -> None:
+        if self.on_device:
+            self._step_on_device()
+            return
         scalars, good = self.scalars, self.live
         beta: Any = scalars.ratio(self.rho, self.rho_old, good)
         fresh = beta * 0 + float(self.first)
@@ -123,6 +138,45 @@ class PipelinedCG(Method):
         self._reduce(partial)
         scalars.record(curvature, self.rho, self.rr, fresh)
         self.live = good & self._unfinished(self.rho, self.rr)
+
+    def _step_on_device(self) -> None:
+        """A step no scalar of which is to leave the device. **Collective.**"""
+        scalars, pointwise = self.scalars, self.precond.pointwise
+        numbers: Any = (self.rho, self.delta, self.rho_old, self.alpha_old, self.live, self.target)
+        known = device.PipelinedScalars(*numbers)
+        names = ("x", "r", "u", "w", "m", "n", "z", "q", "s", "p")
+        vectors = tuple(getattr(self, name) for name in names)
+        inverse = self.precond.inverse if pointwise else None
+        sums = device.pipelined_pass(vectors, inverse, known)
+        self.first = False
+        self.since += 1
+        if self.since == self.replacement:
+            self._replace()
+            sums = self._sums().unsqueeze(1)
+        wait = None
+        if scalars.reduction is not None:
+            pending: list[Callable[[], None]] = []
+            sums = fused.totals(self.r, sums, lambda s: pending.append(scalars.start_sum(s)))
+            (wait,) = pending
+        if not pointwise:
+            self._precondition(self.w, self.m)
+        self.operator(self.m, self.n)
+        if wait is not None:
+            wait()
+        left = self.two.next(scalars.row(4))
+        device.pipelined_end(sums, known, left)
+        for name, value in zip(self.carried, (*left.numbers.unbind(), left.live), strict=True):
+            setattr(self, name, value)
+
+    def resting(self) -> list[torch.Tensor]:
+        return self.two.present if self.on_device else []
+
+    def steady(self, count: int) -> bool:
+        first = self.first and not self.on_device
+        return not first and self.since + count < self.replacement
+
+    def replayed(self, count: int) -> None:
+        self.first, self.since = False, self.since + count
 
     compiled = StepKernel(
         "pipelined_cg",

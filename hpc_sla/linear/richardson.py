@@ -26,6 +26,7 @@ class Richardson(Method):
     side = "left"
     petsc = "richardson"
     carried = ("rr", "live")
+    capturable = True
 
     def allocate(self) -> None:
         self.z = torch.empty_like(self.r)

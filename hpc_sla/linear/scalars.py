@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class Scalars(ABC):
     """Iterations recorded since the last `read`."""
 
     def __init__(self, world: World, like: torch.Tensor) -> None:
-        self._transport = world.transport
+        self._transport, self._alone = world.transport, world.size == 1
         self._like = like
         self.shape = tuple(like.shape[1:])
         self.count = self.shape[0] if self.shape else 1
@@ -84,6 +85,15 @@ class Scalars(ABC):
     def sum_(self, partial: torch.Tensor) -> None:
         """Sum a contiguous tensor over ranks, in place. **Collective.**"""
         self._transport.all_reduce_sum(partial)
+
+    @property
+    def reduction(self) -> Callable[[torch.Tensor], None] | None:
+        """`sum_`, or None for one rank, which has nothing to sum."""
+        return None if self._alone else self.sum_
+
+    def start_sum(self, partial: torch.Tensor) -> Callable[[], None]:
+        """Begin `sum_`; call the result before the tensor is touched again. **Collective.**"""
+        return self._transport.start_all_reduce_sum(partial).wait
 
     def start_reduce(self, partial: torch.Tensor) -> Callable[[], list[Scalar]]:
         """Begin a reduction; call the result for the sums. **Collective.**"""
@@ -136,7 +146,6 @@ class HostScalars(Scalars):
     def __init__(self, world: World, like: torch.Tensor) -> None:
         super().__init__(world, like)
         self._row: list[float] = []
-        self._alone = world.size == 1
 
     def dots(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> list[Scalar]:
         """As of all; one rank has no tensor to reduce, which takes longer. **Collective.**"""
@@ -175,13 +184,19 @@ class HostScalars(Scalars):
 class TensorScalars(Scalars):
     """For vectors on an accelerator, and for several right-hand sides."""
 
-    def __init__(self, world: World, like: torch.Tensor, width: int = 4) -> None:
+    def __init__(
+        self, world: World, like: torch.Tensor, width: int = 4, check_every: int = 24
+    ) -> None:
         super().__init__(world, like)
         # Even, for methods that swap two vectors at each step: see Bursts.
-        self.check_every = 1 if like.device.type == "cpu" else 24
+        self.check_every = 1 if like.device.type == "cpu" else check_every
         self._history = like.new_empty((self.check_every, width, *self.shape))
         self._zero = like.new_zeros(())
         self._width = width
+        # Where a graph records: in rows of its own, which it copies to those that `_place` says.
+        self._own: torch.Tensor | None = None
+        self._place: torch.Tensor | None = None
+        self._placed = -1
 
     def partial(self, count: int) -> torch.Tensor:
         # A fresh tensor: the loop keeps these across the next reduction, and the caching
@@ -212,10 +227,39 @@ class TensorScalars(Scalars):
         torch.stack(scalars, out=self.row(len(scalars)))  # type: ignore[arg-type]
 
     def row(self, width: int) -> torch.Tensor:
-        row = self._history.select(0, self.recorded).narrow(0, 0, width)
+        rows = self._history if self._own is None else self._own
+        row = rows.select(0, self.recorded).narrow(0, 0, width)
         self._width = width
         self.recorded += 1
         return row
+
+    @contextmanager
+    def graph(self, steps: int) -> Iterator[None]:
+        """Record so many steps as a graph does, wherever its turn comes in a burst."""
+        recorded, self.recorded = self.recorded, 0
+        if self._place is None:
+            raise RuntimeError("no room was made for it: see `prepare`")
+        self._own = self._history.new_empty((steps, *self._history.shape[1:]))
+        try:
+            yield
+            self._history.index_copy_(0, self._place, self._own)
+            self._place.add_(steps)
+        finally:
+            self._own, self.recorded = None, recorded
+
+    def prepare(self, steps: int) -> None:
+        """Make room for `graph`, before it is captured. Local."""
+        if self._place is None:
+            self._place = torch.arange(steps, device=self._like.device)
+            self._placed = 0
+
+    def replayed(self, steps: int) -> None:
+        """Say that a graph is about to record so many steps. Local."""
+        assert self._place is not None
+        if self._placed != self.recorded:
+            self._place.add_(self.recorded - self._placed)
+        self.recorded += steps
+        self._placed = self.recorded
 
     def read(self) -> list[list[list[float]]]:
         rows = self._history.narrow(0, 0, self.recorded).narrow(1, 0, self._width)
@@ -225,7 +269,11 @@ class TensorScalars(Scalars):
         return rows.transpose(1, 2).tolist()
 
 
-def scalars_for(world: World, like: torch.Tensor) -> Scalars:
-    """The kind of scalars that suits the vectors."""
-    on_host = like.device.type == "cpu" and like.dim() == 1
-    return (HostScalars if on_host else TensorScalars)(world, like)
+def scalars_for(world: World, like: torch.Tensor, check_every: int = 24) -> Scalars:
+    """The kind of scalars that suits the vectors.
+
+    `check_every` is how many iterations an accelerator may run ahead.
+    """
+    if like.device.type == "cpu" and like.dim() == 1:
+        return HostScalars(world, like)
+    return TensorScalars(world, like, check_every=check_every)

@@ -16,6 +16,7 @@ from hpc_sla.linear.facts import MatrixFacts, look
 from hpc_sla.linear.ladder import Rung, rungs_for
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import check_precond, check_shape, make_method
+from hpc_sla.linear.prepared import GraphStore
 from hpc_sla.precond import AMG, Jacobi, Preconditioner, make_preconditioner
 from hpc_sla.precond.base import transposed
 from hpc_sla.precond.decoupled import any_decoupled, given_rows
@@ -46,9 +47,12 @@ class SetUp(Differentiable):
     _own_decoupled = False
     _decoupled: bool | None
     _plain: Any
+    _own_graphs: GraphStore | None = None
 
     def make_ready(self, dtype: torch.dtype | None, precond: Preconditioner | None = None) -> None:
         """With this preconditioner, or what was asked for. **Collective.**"""
+        if self._own_graphs is not None:
+            self._own_graphs.clear()
         theta = adjoint.parameters_at_hand(self.A)
         self._versions = _versions(theta)
         there = [t for t in theta if isinstance(t, torch.Tensor)]

@@ -187,7 +187,7 @@ class Profile:
 
     def _wait(self) -> None:
         if self._waits:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._world.device)
 
     # Being in front of functions
 

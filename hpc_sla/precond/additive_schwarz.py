@@ -87,6 +87,11 @@ class AdditiveSchwarz(Preconditioner):
         self.symmetric = not (self.of_nonsymmetric or (self._restrict and self._overlaps))
         self._work = Workspace(2, n + self._extra)
 
+    @property
+    def capturable(self) -> bool:  # type: ignore[override]
+        """Where its factors are."""
+        return self._factor.capturable
+
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """**Collective.**"""
         with self._turns:

@@ -52,6 +52,11 @@ class Preconditioner(WithOptions, ABC):
     transposable = False
     """Whether `apply_transpose` works; default: where there is one."""
 
+    capturable: bool = False
+    """Whether a CUDA graph can be made of applying it: it is work of the device alone, the same
+    each time, on tensors that stay where they are. Not inherited by a class that applies it
+    otherwise, outside of this package."""
+
     of_nonsymmetric = False
     """Whether A was seen not to be symmetric when it was made."""
 
@@ -83,6 +88,8 @@ class Preconditioner(WithOptions, ABC):
         if "apply_transpose" in own and "transposable" not in own:
             cls.transposable = True
         if cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
+            if "apply" in own and "capturable" not in own:
+                cls.capturable = False
             for name in ("apply", "apply_transpose"):
                 if name in own:
                     setattr(cls, name, _looked_at(own[name]))
@@ -191,6 +198,11 @@ class Preconditioner(WithOptions, ABC):
         return self.inverse is not None
 
     @property
+    def token(self) -> tuple[object, ...]:
+        """What says, object by object, which tensors applying it reads. Local."""
+        return (self,)
+
+    @property
     def up_to_a_factor(self) -> Preconditioner:
         """What does the same but for a positive factor, with less to read; this one if nothing."""
         return self
@@ -297,6 +309,14 @@ class _TransposedPreconditioner(Preconditioner):
     def __init__(self, M: Preconditioner) -> None:
         self.of = M
         self.name, self.symmetric, self.transposable = M.name, M.symmetric, True
+
+    @property
+    def capturable(self) -> bool:  # type: ignore[override]
+        return self.of.capturable
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        return (*self.of.token, "transposed")
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         return self.of.apply_transpose(r, out)

@@ -60,6 +60,11 @@ class BlockJacobi(Preconditioner):
         self.of_nonsymmetric = self.factor != "ic0" and world.sum(not block.is_symmetric()) > 0
         self.symmetric = not self.of_nonsymmetric
 
+    @property
+    def capturable(self) -> bool:  # type: ignore[override]
+        """Where its factors are."""
+        return self._factor.capturable
+
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Local."""
         with self._turns:

@@ -52,6 +52,7 @@ class Chebyshev(Preconditioner):
     """
 
     name = "chebyshev"
+    capturable = True
     always = ("degree", "eigenvalue_ratio")
 
     def __init__(self, degree: int = 4, eigenvalue_ratio: float = 30.0) -> None:

@@ -66,7 +66,11 @@ class Jacobi(Preconditioner):
     def inverse(self, inverse: torch.Tensor) -> None:
         self._inverse, self._constant = inverse, None
 
-    pointwise = True
+    pointwise = capturable = True
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        return (self, self._inverse, self._constant)
 
     @property
     def up_to_a_factor(self) -> Preconditioner:

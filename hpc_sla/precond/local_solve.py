@@ -29,6 +29,10 @@ class LocalFactor(Protocol):
 
     shift: float
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can be made of `solve`, and is worth it. Of vectors on a GPU."""
+
     def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> torch.Tensor:
         """The solution for b `[n]` or `[n, k]`, in `out` or in a new tensor.
 
@@ -43,6 +47,10 @@ class DirectFactor:
 
     def __init__(self, factorization: Factorization) -> None:
         self._factorization = factorization
+
+    @property
+    def capturable(self) -> bool:
+        return self._factorization.capturable
 
     def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> torch.Tensor:
         return self._factorization.apply(b, transpose)
@@ -65,6 +73,10 @@ class ReorderedFactor:
         self._factor = factor
         self._order = torch.from_numpy(order).to(device)
         self._work = Workspace(2, len(order))
+
+    @property
+    def capturable(self) -> bool:
+        return self._factor.capturable
 
     def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> torch.Tensor:
         """As `LocalFactor.solve`; out may be b."""

@@ -13,7 +13,11 @@ class Identity(Preconditioner):
     name = "none"
     takes = "anything"
     petsc = "none"
-    pointwise = True
+    pointwise = capturable = True
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        return ("the identity",)
 
     def apply(self, r: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """`r` itself. Local."""

@@ -42,6 +42,7 @@ class Polynomial(Preconditioner):
     """
 
     name = "polynomial"
+    capturable = True
     always = ("degree",)
 
     def __init__(self, degree: int = 3) -> None:

@@ -176,6 +176,15 @@ class Operator(ABC):
     transposable = True
     """Whether `adjoint` works."""
 
+    capturable = False
+    """Whether a CUDA graph can be made of its products: nothing of a user's is in them, and what
+    they read stays where it is."""
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        """What says, object by object, which tensors its products read. Local."""
+        return (self,)
+
     @property
     def T(self) -> Operator:
         """The transpose, as a view. Local."""
@@ -227,6 +236,11 @@ class TransposeOf(Operator):
     def __init__(self, operator: Operator) -> None:
         super().__init__(operator.columns, operator.layout, operator.dtype, operator.device)
         self._operator = operator
+        self.capturable = operator.capturable
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        return (*self._operator.token, "transposed")
 
     def product(self, x: torch.Tensor, out: torch.Tensor) -> None:
         self._operator.adjoint(x, out)

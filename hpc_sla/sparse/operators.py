@@ -55,6 +55,8 @@ def as_operator(A: Any, needs: Sequence[str] = ()) -> Operator:
 
 
 class _MatrixOperator(Operator):
+    capturable = True
+
     def __init__(self, A: DSparseMatrix) -> None:
         super().__init__(A.layout, A.columns, A.dtype, A.device)
         self._matrix = A

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hpc_sla.kernels import triton_passes
+from hpc_sla.kernels import triton_launch, triton_passes
 
 CARDS = [80, 90, 100]
 """Compute capabilities: A100, H100 and H200, B200."""
@@ -73,7 +73,7 @@ def used(kernel, dtype: str, jacobi: bool, card: int, block: int, folder: Path) 
     types = {f"{name}_ptr": f"*{dtype}" for name in (*VECTORS, *NUMBERS)}
     types |= {"sums_ptr": "*fp64", "live_ptr": "*i1", "new_live_ptr": "*i1"}
     types |= {"n": "i64", "parts": "i32", "programs": "i32"}
-    fixed: dict[str, object] = {"BLOCK": block, "PROGRAMS": triton_passes.PROGRAMS}
+    fixed: dict[str, object] = {"BLOCK": block, "PROGRAMS": triton_launch.PROGRAMS}
     if not jacobi:
         del types["inverse_ptr"]
     return resources(kernel, types, fixed, card, folder)[0]
@@ -84,7 +84,7 @@ def used(kernel, dtype: str, jacobi: bool, card: int, block: int, folder: Path) 
 @pytest.mark.parametrize("dtype", ["fp64", "fp32"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
 def test_kernels_fit(kernel, dtype, jacobi, card, tmp_path):
-    found = used(kernel, dtype, jacobi, card, triton_passes._BLOCK, tmp_path)
+    found = used(kernel, dtype, jacobi, card, triton_launch.BLOCK, tmp_path)
     assert found["STACK"] == 0 and found["REG"] <= MOST_REGISTERS
     assert found["SHARED"] <= MOST_SHARED
 

@@ -56,7 +56,7 @@ BROKEN = """
 import warnings
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from hpc_sla.kernels import device_products, fused
+from hpc_sla.kernels import device_products, device_steps, fused
 
 def broken(*arguments, **named):
     raise OSError("no compiler here")
@@ -67,7 +67,7 @@ with FakeTensorMode(), warnings.catch_warnings(record=True) as told:
     assert device_products.serves(x) and not device_products.serves(torch.ones(3, 2, device="cuda"))
     device_products._load.cache_clear()
     {what} = broken
-    fused._load_triton.cache_clear()
+    device_steps.works.cache_clear()
     assert not device_products.serves(x) and not device_products.serves(x)
 print(len(told), told[0].message)
 """

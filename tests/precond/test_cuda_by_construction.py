@@ -13,6 +13,8 @@ from hpc_sla.direct.triangular import TriangularLU
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.incomplete import TriangularFactor
 from hpc_sla.kernels.levels import LevelSchedule, RowLevel
+from hpc_sla.linear.method import System
+from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.precond import AdditiveSchwarz, BlockJacobi, Chebyshev, Jacobi, Polynomial, Schur
 from hpc_sla.precond.complement import Deflated, LeastSquaresCommutator
 from hpc_sla.precond.local_solve import DirectFactor
@@ -21,7 +23,16 @@ from hpc_sla.precond.workspace import Workspace
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.submatrix import Part
 from hpc_sla.sparse.values import Values
-from tests.sparse.test_cuda_by_construction import N_HALO, N_OWNED, _int, _pattern, _vector
+from tests.methods import ENTRIES
+from tests.sparse.test_cuda_by_construction import (
+    N_HALO,
+    N_OWNED,
+    ON_DEVICE,
+    _int,
+    _Operator,
+    _pattern,
+    _vector,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +148,21 @@ def test_applying_stays_on_the_device(name, columns):
     for apply in (M.apply, M.apply_transpose):
         z = apply(r, out)
         assert z.device.type == "cuda" and z.shape == r.shape and z.dtype == r.dtype
+
+
+@pytest.mark.parametrize("name", ["chebyshev", "block_jacobi lu", "additive_schwarz basic"])
+@pytest.mark.parametrize("method", ON_DEVICE)
+def test_steps_that_stay_on_the_device_take_any(method, name):
+    pytest.importorskip("triton")
+    r, operator = _vector(), _Operator(_pattern(), _values(289))
+    scalars = scalars_for(operator.world, r)
+    b, x = _vector(), _vector()
+    state = ENTRIES[method].on(System(operator, MAKE[name](), b, x, r, [1e-8], scalars))
+    assert state.on_device
+    state.start(torch.ones((), dtype=torch.bool, device="cuda"))
+    for _ in range(3):
+        state.step()
+    assert state.live.device.type == "cuda" and not any(v.dim() for v in state.resting())
 
 
 def test_one_that_looks_at_a_number_would_be_caught():

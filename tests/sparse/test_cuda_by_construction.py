@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.transport import Neighbours
-from hpc_sla.kernels import fused
+from hpc_sla.kernels import device_steps
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.linear.method import System
 from hpc_sla.linear.scalars import TensorScalars, scalars_for
@@ -25,7 +25,7 @@ from hpc_sla.precond import Identity, Jacobi
 from hpc_sla.sparse.pattern import DistributedPattern
 from tests.methods import ENTRIES
 
-fused_load = fused._load_triton
+triton_works = device_steps.works
 N_OWNED, N_HALO, N_SEND = 60, 8, 6
 
 
@@ -127,10 +127,13 @@ def test_product_stays_on_the_device(fake, columns):
     assert pattern.sample(x, out).shape == (289,)
 
 
+ON_DEVICE = ("cg", "bicgstab", "minres", "pipelined_cg")
+"""Those whose scalars Triton keeps on the device."""
+
 LOOPS = [
     *((method, True, False, columns) for method in ENTRIES for columns in ((), (3,))),
     *((method, False, False, ()) for method in ENTRIES),
-    *(("cg", jacobi, True, ()) for jacobi in (True, False)),
+    *((method, jacobi, True, ()) for method in ON_DEVICE for jacobi in (True, False)),
 ]
 
 
@@ -138,7 +141,7 @@ def _at_work(method, jacobi, columns, monkeypatch, triton):
     """A method that has begun, and its scalars."""
     if triton:
         pytest.importorskip("triton")
-    monkeypatch.setattr(fused, "_load_triton", lambda device: triton and fused_load(device))
+    monkeypatch.setattr(device_steps, "works", lambda *of: triton and triton_works(*of))
     pattern = _pattern()
     values = torch.ones(289, dtype=torch.float64, device="cuda")
     r = _vector(*columns)
@@ -154,8 +157,7 @@ def _at_work(method, jacobi, columns, monkeypatch, triton):
         scalars,
     )
     state = ENTRIES[method].on(system)
-    if method == "cg":
-        assert state.on_device == triton and not state.fused
+    assert getattr(state, "on_device", False) == (triton and not columns and method in ON_DEVICE)
     state.start(torch.ones(columns, dtype=torch.bool, device="cuda"))
     return state, scalars
 
@@ -199,14 +201,25 @@ class _Launches(TorchDispatchMode):
         return function(*arguments, **(named or {}))
 
 
-def test_a_step_of_cg_is_a_product_and_two_launches(fake, monkeypatch):
+PRODUCT = ["index_select", "csr_rows", "csr_rows"]
+"""What is sent, and the blocks of owned and of halo columns, which sum on the way."""
+STEPS = {
+    "cg": [*PRODUCT, "cg_residual_step", "cg_total", "cg_direction_step"],
+    "bicgstab": [
+        *(*PRODUCT, "bicgstab_half_step"),
+        *(*PRODUCT, "bicgstab_full_step", "cg_total", "bicgstab_turn_step"),
+    ],
+    "minres": [*PRODUCT, "minres_lanczos_step", "cg_total", "minres_direction_step"],
+    "pipelined_cg": ["pipelined_pass", "cg_total", *PRODUCT, "pipelined_end"],
+}
+"""Between its launches, what several ranks have to reduce is brought together: `cg_total`."""
+
+
+@pytest.mark.parametrize("method", STEPS)
+def test_a_step_is_its_products_and_two_or_three_launches(method, fake, monkeypatch):
     pytest.importorskip("triton")
-    state, _ = _at_work("cg", True, (), monkeypatch, triton=True)
+    state, _ = _at_work(method, True, (), monkeypatch, triton=True)
     state.step()
     with _Launches() as launches:
         state.step()
-    # What is sent, and the blocks of owned and of halo columns, which sum p . A p on the way.
-    products = ["index_select", "csr_rows", "csr_rows"]
-    # Between its two launches, what several ranks have to reduce is brought together.
-    steps = ["cg_residual_step", "cg_total", "cg_direction_step"]
-    assert launches.names == products + steps
+    assert launches.names == STEPS[method]

@@ -79,6 +79,9 @@ class Transport(Protocol):
     name: str
     """`mpi`, `gloo`, `nccl` or `serial`."""
 
+    capturable: bool
+    """Whether a CUDA graph can be made of what it does between ranks. Replicated."""
+
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         """Sum a contiguous tensor over ranks, in place, the same on every rank. **Collective.**"""
 

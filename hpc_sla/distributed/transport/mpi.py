@@ -29,6 +29,7 @@ class MpiTransport:
 
     def __init__(self, comm: MPI.Comm, device: torch.device, numbers: Iterator[int]) -> None:
         self._comm = comm
+        self.capturable = comm.size == 1  # which has nothing to send; MPI waits on the host
         self._device = device
         self._numbers = numbers  # of channels, over all transports on this communicator
         self._channels: weakref.WeakSet[MpiChannel] = weakref.WeakSet()

@@ -48,6 +48,7 @@ class SerialTransport:
     """Transport of a World of one process, without MPI."""
 
     name = "serial"
+    capturable = True
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -21,6 +21,9 @@ from hpc_sla.errors import HpcSlaError
 
 _TIMEOUT = timedelta(minutes=10)
 
+_CAPTURABLE = (2, 9, 6)
+"""NCCL's first version whose operations a CUDA graph can be made of."""
+
 
 class TorchDistributedTransport:
     """Transport over a torch.distributed process group with the ranks of `comm`.
@@ -51,13 +54,24 @@ class TorchDistributedTransport:
         self.name = backend
         self._device = device
         self._channels: weakref.WeakSet[TorchDistributedChannel] = weakref.WeakSet()
-        if backend not in groups:
-            groups[backend] = _group(comm, backend)
+        # Worlds on other devices have groups of their own: nccl's is bound to one.
+        key = backend if backend == "gloo" else f"{backend} {device}"
+        if key not in groups:
+            groups[key] = _group(comm, backend, device)
         # Ranks of the default group, in `comm`'s order: new_group sorts, MPI does not.
-        self._group, self._peers = groups[backend]
-        # nccl makes its communicator at the group's first operation, which all must take part in;
-        # a halo exchange may have ranks that talk to nobody.
-        self.all_reduce_sum(torch.zeros(1, device=device))
+        self._group, self._peers = groups[key]
+        self.capturable = len(self._peers) == 1 or (
+            backend == "nccl" and tuple(torch.cuda.nccl.version()) >= _CAPTURABLE
+        )
+        # Messages of fewer ranks travel by the communicator of all, which is there: one of their
+        # own is made by their first reduction, if there ever is one.
+        self._messages = self._group
+        if _default_group == (backend, str(device)):
+            self._messages = _group_of_all()
+        # nccl makes a communicator at the group's first operation, which all must take part in; a
+        # halo exchange may have ranks that talk to nobody.
+        if self._messages is self._group:
+            self.all_reduce_sum(torch.zeros(1, device=device))
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         if len(self._peers) > 1:
@@ -73,7 +87,7 @@ class TorchDistributedTransport:
         self, send: Neighbours, recv: Neighbours, trailing: tuple[int, ...], dtype: torch.dtype
     ) -> Channel:
         channel = TorchDistributedChannel(
-            self._group, self._peers, self._device, send, recv, trailing, dtype
+            self._messages, self._peers, self._device, send, recv, trailing, dtype
         )
         self._channels.add(channel)
         return channel
@@ -143,8 +157,10 @@ class TorchDistributedChannel:
         self._operations.clear()
 
 
-_default_group: str | None = None
+_default_store: str | None = None
 """The name of the store that brought up the default group; None where it was not us."""
+_default_group: tuple[str, str] | None = None
+"""That group's backend and device, then."""
 
 
 def _group_of_all() -> dist.ProcessGroup:
@@ -158,25 +174,46 @@ def _tear_down() -> None:
         dist.destroy_process_group()
 
 
-def _group(comm: MPI.Comm, backend: str) -> tuple[dist.ProcessGroup, list[int]]:
+@contextmanager
+def _unbound() -> Iterator[None]:
+    """No group made within splits off the communicator of all, as torch has it of one that is bound
+    to a device: all ranks would have to take part, and only members come here. Local.
+    """
+    group = _group_of_all()
+    bound: Any = group.bound_device_id
+    if bound is None:
+        yield
+        return
+    group.bound_device_id = None
+    try:
+        yield
+    finally:
+        group.bound_device_id = bound
+
+
+def _group(
+    comm: MPI.Comm, backend: str, device: torch.device
+) -> tuple[dist.ProcessGroup, list[int]]:
     """The group of `comm`'s ranks, and who they are in the default group. **Collective.**"""
     fresh = comm.allgather(not dist.is_initialized())
     if not all(fresh):
         members = _members(comm, fresh)
         _count_alike(comm, backend)
-        with _interface(_on_one_node(comm)):
+        with _interface(_on_one_node(comm)), _unbound():
             group = dist.new_group(
                 sorted(members), timeout=_TIMEOUT, backend=backend, use_local_synchronization=True
             )
         return group, members
     store, name = make_store(comm, _on_one_node(comm), _TIMEOUT)
+    # Where nccl knows its device, it connects now, and not in the first exchange.
+    bound: dict[str, Any] = {"device_id": device} if backend == "nccl" else {}
     with _interface(_on_one_node(comm)):
         dist.init_process_group(
-            backend, store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT
+            backend, store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT, **bound
         )
     atexit.register(_tear_down)
-    global _default_group
-    _default_group = name
+    global _default_store, _default_group
+    _default_store, _default_group = name, (backend, str(device))
     return _group_of_all(), list(range(comm.size))
 
 
@@ -217,7 +254,7 @@ def _count_alike(comm: MPI.Comm, backend: str) -> None:
 
 def _members(comm: MPI.Comm, fresh: list[bool]) -> list[int]:
     """The default group's ranks that `comm`'s are, in `comm`'s order. **Collective.**"""
-    own = None if fresh[comm.rank] else (_default_group, dist.get_rank())
+    own = None if fresh[comm.rank] else (_default_store, dist.get_rank())
     known = comm.allgather(own)
     groups = {item and item[0] for item in known}
     ranks = [item[1] for item in known if item is not None]

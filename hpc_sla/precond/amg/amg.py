@@ -69,6 +69,7 @@ class AMG(AmgOptions, Preconditioner):
 
     name = "amg"
     petsc = "gamg"
+    capturable = True
 
     def __post_init__(self) -> None:
         """Raise InputError for an option that does not fit."""
@@ -108,6 +109,11 @@ class AMG(AmgOptions, Preconditioner):
         self._work = Workspace(1, A.layout.n_owned)
         self._rest = Workspace(1, A.layout.n_owned)
         self._units = Workspace(1, A.layout.n_owned)
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        """As of each, which `update` changes."""
+        return (self, self._cycle)
 
     @property
     def pattern(self) -> DistributedPattern:

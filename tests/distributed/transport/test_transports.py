@@ -173,3 +173,31 @@ def test_the_folder_where_ranks_meet_is_closed_to_others(world):
         store.set("key", "value")
     world.barrier()
     assert everywhere(world, ok and store.get("key") == b"value")
+
+
+@pytest.mark.several
+def test_fewer_ranks_send_beside_all(any_world):
+    """Halos of two Worlds in flight at once, one within the other, and sums of each."""
+    outer = any_world
+    inner = outer.thinned(max(1, outer.size - 1))
+    transports = [w.transport for w in (outer, inner) if w is not None]
+    channels = [
+        t.channel(*_ring(w), (), torch.float64)
+        for t, w in zip(transports, (outer, inner), strict=False)
+    ]
+    for turn in range(3):
+        for channel, w in zip(channels, (outer, inner), strict=False):
+            channel.send_buffer.fill_(10 * w.rank + turn)
+            channel.start()
+        for channel, w in zip(channels, (outer, inner), strict=False):
+            channel.finish()
+            assert bool((channel.recv_buffer == 10 * ((w.rank - 1) % w.size) + turn).all())
+        for t, w in zip(transports, (outer, inner), strict=False):
+            tensor = torch.full((2,), float(w.rank), dtype=torch.float64, device=w.device)
+            t.all_reduce_sum(tensor)
+            assert bool((tensor == w.size * (w.size - 1) / 2).all())
+    if outer.transport.name == "gloo" and inner is not None and inner.size > 1:
+        assert inner.transport._messages is outer.transport._messages
+    for channel in channels:
+        channel.close()
+    assert everywhere(outer, True)
