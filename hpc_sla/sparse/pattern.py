@@ -200,11 +200,10 @@ class DistributedPattern(Shared):
             rows = packed.on_device(x)
         else:
             rows = self.owned.device_rows(here, x)
-        products = {"weights": weights, "dot": dot, "square": square}
         if rows is None:
             self.owned.matmul(here, x, out)
         else:
-            rows(x, out, **products)
+            rows(x, out, weights=weights, dot=dot, square=square)
         channel.finish()
         if self.halo.nnz:
             there = channel.recv_buffer
@@ -215,7 +214,8 @@ class DistributedPattern(Shared):
                 out.index_add_(0, self.boundary, part)
                 rows = None
             else:
-                more(there, out, rows=self.boundary, **products)
+                at = self.boundary
+                more(there, out, rows=at, weights=weights, dot=dot, square=square)
         if rows is None:
             inner_products(x, out, dot, weights, square)
 
