@@ -16,6 +16,13 @@ INLINE double noise(uint64_t index)
     return (double)(z >> 11) * 0x1p-52 - 1;
 }
 
+/* What a node may be while aggregates are made. */
+enum { ALONE = -1, OPEN = -2, ONCE = -3, TWICE = -4 };
+/* Neighbours of a node on the face of a grid in space, and of one inside a grid of four dimensions:
+ * in a plane there are fewer. */
+#define FEWEST_RING 5
+#define MOST_RING 8
+
 #define DEFINE(T, NAME)                                                                          \
     static CLONED void lanczos_start_##NAME(int64_t n, int64_t first, const int64_t *numbers,    \
                                             const T *restrict inverse, T *restrict u,            \
@@ -57,15 +64,45 @@ INLINE double noise(uint64_t index)
         return j != i && value != 0 && (value < 0 ? -value : value) > threshold * d[i] * d[j];   \
     }                                                                                            \
                                                                                                  \
+    /* Adds to aggregate `one`, a root and its ring of `size` neighbours, the open nodes with two\
+     * strong connections to these: the edges of a cube of which the ring is the faces. But not  \
+     * where some of the ring are connected: then there are no holes in it. */                   \
+    INLINE void widen_##NAME(int32_t one, int64_t root, int32_t size, const int32_t *ring,       \
+                             const hpc_sla_matrix *A, const T *restrict d, T theta,              \
+                             int64_t *near, int32_t *index_room, T *value_room,                  \
+                             int32_t *restrict group)                                            \
+    {                                                                                            \
+        const int32_t *indices;                                                                  \
+        const T *values;                                                                         \
+        int connected = 0;                                                                       \
+        for (int again = 0; again < 2; ++again)                                                  \
+            for (int32_t r = 0; r < size; ++r) {                                                 \
+                const int32_t length = matrix_row_##NAME(A, ring[r], near, index_room,           \
+                                                         value_room, &indices, &values);         \
+                for (int32_t e = 0; e < length; ++e) {                                           \
+                    const int32_t j = indices[e];                                                \
+                    if (j == root || !strong_##NAME(ring[r], j, values[e], d, theta))            \
+                        continue;                                                                \
+                    if (again && group[j] <= ONCE)                                               \
+                        group[j] = group[j] == TWICE && !connected ? one : OPEN;                 \
+                    else if (!again && (group[j] == OPEN || group[j] == ONCE))                   \
+                        group[j] = group[j] == OPEN ? ONCE : TWICE;                              \
+                    else if (!again)                                                             \
+                        connected |= group[j] == one;                                            \
+                }                                                                                \
+            }                                                                                    \
+    }                                                                                            \
+                                                                                                 \
     /* Aggregates of n nodes: group [n] is filled with their numbers, -1 for a node without a    \
      * strong neighbour. Returns how many. Vanek, Mandel and Brezina, Computing 56 (1996),       \
-     * algorithm 5.1; in its second step a node goes to its strongest neighbour's aggregate. */  \
+     * algorithm 5.1; in its second step a node goes to its strongest neighbour's aggregate. On a\
+     * grid in space, a node and its six neighbours are too few: the next level's rows have four \
+     * times as many entries, which most of the time would go to. */                             \
     int64_t hpc_sla_aggregate_##NAME(int64_t n, int64_t k, const hpc_sla_matrix *A,              \
                                      const T *restrict d, const T *restrict threshold,           \
                                      int32_t *index_room, T *value_room,                         \
                                      int32_t *restrict group)                                    \
     {                                                                                            \
-        enum { OPEN = -2, ALONE = -1 };                                                          \
         const T theta = threshold[0];                                                            \
         int64_t count = 0, near = 0;                                                             \
         const int32_t *indices;                                                                  \
@@ -78,11 +115,14 @@ INLINE double noise(uint64_t index)
                 continue;                                                                        \
             const int32_t length = matrix_row_##NAME(A, i, &near, index_room, value_room,        \
                                                      &indices, &values);                         \
+            int32_t ring[MOST_RING], size = 0;                                                   \
             int alone = 1, free_around = 1;                                                      \
             for (int32_t e = 0; e < length && free_around; ++e)                                  \
                 if (strong_##NAME(i, indices[e], values[e], d, theta)) {                         \
                     alone = 0;                                                                   \
                     free_around = group[indices[e]] == OPEN;                                     \
+                    if (size++ < MOST_RING)                                                      \
+                        ring[size - 1] = indices[e];                                             \
                 }                                                                                \
             if (alone)                                                                           \
                 group[i] = ALONE;                                                                \
@@ -91,6 +131,9 @@ INLINE double noise(uint64_t index)
                 for (int32_t e = 0; e < length; ++e)                                             \
                     if (strong_##NAME(i, indices[e], values[e], d, theta))                       \
                         group[indices[e]] = (int32_t)count;                                      \
+                if (size >= FEWEST_RING && size <= MOST_RING)                                    \
+                    widen_##NAME((int32_t)count, i, size, ring, A, d, theta, &near, index_room,  \
+                                 value_room, group);                                             \
                 ++count;                                                                         \
             }                                                                                    \
         }                                                                                        \

@@ -135,7 +135,9 @@ class Tiles:
         found = np.tile(np.array([0, -1], dtype=np.int32), (-(-self.rows // _ROWS), 1))
         rows = np.flatnonzero(np.diff(self.indptr))
         if len(rows):
-            blocks, starts = np.unique(rows // _ROWS, return_index=True)
+            blocks = rows // _ROWS
+            starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+            blocks = blocks[starts]
             found[blocks, 0] = np.minimum.reduceat(self.indices[self.indptr[rows]], starts)
             found[blocks, 1] = np.maximum.reduceat(self.indices[self.indptr[rows + 1] - 1], starts)
         return found

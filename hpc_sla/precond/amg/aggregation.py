@@ -16,10 +16,11 @@ def aggregate(graph: Graph, threshold: float) -> tuple[RowLayout, np.ndarray]:
     """Group each rank's nodes, and its lone ones with those of other ranks. **Collective.**
 
     The greedy algorithm of Vanek, Mandel and Brezina, Computing 56 (1996), algorithm 5.1, inside
-    each rank, on connections above the threshold. A node without a strong neighbour on its own
-    rank, as bad partitions leave many, then joins its strongest neighbour's aggregate on another
-    rank, or where none of its neighbours has one, founds one if its number comes before theirs in
-    an order that looks random (Luby, SIAM J. Comput. 15, 1986).
+    each rank, on connections above the threshold, widened on grids in space (see
+    `kernels.multigrid.aggregate`). A node without a strong neighbour on its own rank, as bad
+    partitions leave many, then joins its strongest neighbour's aggregate on another rank, or where
+    none of its neighbours has one, founds one if its number comes before theirs in an order that
+    looks random (Luby, SIAM J. Comput. 15, 1986).
 
     Returns
     -------
