@@ -98,3 +98,8 @@ class Outcome:
             else:
                 self.status = None
             self.last_claim = norm
+
+
+def unfinished(outcomes: Sequence[Outcome]) -> bool:
+    """Whether any of them has no status."""
+    return None in [outcome.status for outcome in outcomes]
