@@ -29,7 +29,8 @@ class Function(torch.autograd.Function):
         if unwrap is None or transformed():
             return super().apply(*args)
         args = tuple([unwrap(a) if isinstance(a, torch.Tensor) else a for a in args])
-        if not torch.is_grad_enabled() and getattr(forward_ad, "_current_level", 0) < 0:
-            return cls.forward(*args)
+        tracked = torch.is_grad_enabled() or getattr(forward_ad, "_current_level", 0) >= 0
+        if not tracked and cls.setup_context is not torch.autograd.Function.setup_context:
+            return cls.forward(*args)  # which takes no context
         direct: Any = super(torch.autograd.Function, cls)
         return direct.apply(*args)

@@ -16,7 +16,7 @@ class Cube(Function):
 
     @staticmethod
     def forward(x, factor):
-        return factor * x**3
+        return factor * x.detach() ** 3  # as compiled loops, out of sight
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -34,6 +34,23 @@ class Cube(Function):
     def jvp(ctx, *tangents):
         (x,) = ctx.saved_tensors
         return 3 * ctx.factor * tangents[0] * x**2
+
+
+class WithContext(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (x,) = ctx.saved_tensors
+        return 2 * grads[0] * x
+
+
+def test_a_forward_with_a_context_gets_one():
+    with torch.no_grad():
+        assert torch.equal(WithContext.apply(X), X**2)
 
 
 @pytest.fixture(autouse=True)
