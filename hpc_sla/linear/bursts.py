@@ -37,6 +37,14 @@ class CompiledSteps:
     ----------
     method : Method
         `serves` it on every rank.
+
+    Attributes
+    ----------
+    method : Method
+    system : System
+        What it works on.
+    lasting : bool
+        Whether there is an `again`.
     """
 
     allowed: ClassVar[bool] = True
@@ -49,7 +57,7 @@ class CompiledSteps:
         steps = type(method).compiled
         assert steps is not None
         self.method, self.system, self._steps = method, method.system, steps
-        self._world = method.operator.world
+        self._world, self.lasting = method.operator.world, steps.lasting
         self._function = steps.entry(method.r)
         self._vectors = attrgetter(*steps.vectors)
         self._norms = _Norms()

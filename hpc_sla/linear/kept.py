@@ -44,8 +44,7 @@ class Kept:
         return steps if same and r.dtype == b.dtype and r.shape == b.shape else None
 
     def leave(self, method: Method, steps: CompiledSteps) -> None:
-        """For the next solve by this method, unless it is too much to keep."""
-        system = steps.system
-        if 4 * system.r.numel() + method.room(system.operator, 1) <= _MOST:
+        """For the next solve by this method, if it serves that and is not too much to keep."""
+        if steps.lasting and 8 * steps.system.r.numel() <= _MOST:
             steps.rest()
             self._left[:] = [(method, steps)]

@@ -57,6 +57,8 @@ def test_solves_one_after_another_are_those_of_new_solvers(world, method):
     guess = _rhs(A, 9)
     jobs = [(_rhs(A, 0), None), (_rhs(A, 1), guess), (_rhs(A, 2, (2,)), None), (_rhs(A, 3), None)]
     jobs += [(torch.zeros_like(guess), guess), (_rhs(A, 4) * 1e-180, None), (_rhs(A, 5), None)]
+    jobs += [(_rhs(A, 6) * 1e6, None), (_rhs(A, 7) * 1e-6, None)]
+    jobs += [(guess.new_full((1,), 3.0).expand_as(guess), None)]
     found = [solver.solve(b, x0) for b, x0 in jobs]
     for one, (b, x0) in zip(found, jobs, strict=True):
         _same(world, one, hs.LinearSolver(A, ENTRIES[method], "jacobi").solve(b, x0))
@@ -132,10 +134,11 @@ def test_threads_do_not_share_vectors(world):
     assert not wrong
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("how", ["in place", "update", "uncounted"])
-def test_other_values(world, how):
+def test_other_values(world, how, method):
     A = _matrix(world)
-    solver, b = hs.LinearSolver(A, "cg", "jacobi"), _rhs(A, 0)
+    solver, b = hs.LinearSolver(A, ENTRIES[method], "jacobi"), _rhs(A, 0)
     solver.solve(b)
     B = A.with_values(A.values * 3)
     if how == "in place":
@@ -145,7 +148,7 @@ def test_other_values(world, how):
         solver.update(A)
     else:
         solver.update(B)
-    _same(world, solver.solve(b), hs.LinearSolver(B, "cg", "jacobi").solve(b))
+    _same(world, solver.solve(b), hs.LinearSolver(B, ENTRIES[method], "jacobi").solve(b))
 
 
 def test_derivatives_of_derivatives_work_in_them(world):
@@ -173,7 +176,7 @@ def test_what_is_too_large_is_not_kept(world, monkeypatch):
     monkeypatch.setattr(kept, "_MOST", 60)
     solver = hs.LinearSolver(A, "cg", "jacobi")
     solver.solve(_rhs(A, 0))
-    assert bool(solver.kept._left) == (4 * A.layout.n_owned <= 60)
+    assert bool(solver.kept._left) == (8 * A.layout.n_owned <= 60)
     _same(world, solver.solve(_rhs(A, 1)), hs.LinearSolver(A, "cg", "jacobi").solve(_rhs(A, 1)))
 
 
