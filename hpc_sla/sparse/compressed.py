@@ -35,7 +35,7 @@ def packed_of(pattern: DistributedPattern, values: torch.Tensor) -> Packed | Non
     changed behind torch's back: values are compared each time.
     """
     owned = pattern.owned
-    if not may_pay(pattern):
+    if not may_pay(pattern, brief=False):
         return None
     mine, version = pattern.owned_values(values.detach()), version_of(values)
     kept: Any = owned._cache.get("packed")
@@ -54,9 +54,9 @@ def packed_of(pattern: DistributedPattern, values: torch.Tensor) -> Packed | Non
     return packed
 
 
-def may_pay(pattern: DistributedPattern) -> bool:
-    """Whether the owned block is large enough for any of that. Local."""
-    return pattern.owned.n_rows >= _FEWEST_TO_REPEAT
+def may_pay(pattern: DistributedPattern, brief: bool) -> bool:
+    """Whether the owned block is large enough for that, for one solve if `brief`. Local."""
+    return pattern.owned.n_rows >= (_FEWEST_ROWS if brief else _FEWEST_TO_REPEAT)
 
 
 def version_of(values: torch.Tensor) -> int:

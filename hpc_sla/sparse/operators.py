@@ -85,7 +85,7 @@ class _MatrixOperator(Operator):
         if isinstance(self._values, Values):
             return self._values.serving(x)
         assert self._given is not None
-        if not may_pay(self._pattern):
+        if not may_pay(self._pattern, self.brief):
             return None
         version = version_of(self._values)
         if version != self._version and self._pattern.owned.compiled(x):
