@@ -237,11 +237,13 @@ def parameters_at_hand(A: Any) -> tuple[torch.Tensor | Later, ...]:
     Nobody has had these in hand, and so nobody asks for a gradient of them; but on other ranks
     somebody may.
     """
-    if isinstance(A, StoredMatrix) and A.held.packed is not None:
+    if not isinstance(A, StoredMatrix):
+        return parameters_of(A)
+    if A.held.packed is not None:
         square = A.layout is A.columns  # the form of another's normal equations goes by its values
         if square and not transformed():
             return (lambda: A.values,)
-    return parameters_of(A)
+    return (A.values,)
 
 
 def with_parameters(A: Any, theta: Theta) -> Any:

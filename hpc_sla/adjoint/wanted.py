@@ -71,14 +71,17 @@ class Wanted:
 
     def of(self, tensors: Tensors, also: Any = None, number: float = 0.0) -> None:
         """Say so of these tensors, something small that pickles, and a number. Local."""
-        self._given, self._said = list(tensors), also
+        self._given, self._said = tensors, also
         self._agreement.number = number
         enabled = torch.is_grad_enabled()
+        # Outside of any level, which is nearly always, there is no tangent; asking takes long.
+        within = getattr(forward_ad, "_current_level", 0) >= 0
+        self.tensors = [t if isinstance(t, torch.Tensor) else None for t in tensors]
         mine = [
-            (enabled and t.requires_grad, _has_tangent(t))
-            if isinstance(t, torch.Tensor)
-            else (False, False)
-            for t in tensors
+            (False, False)
+            if t is None
+            else (enabled and t.requires_grad, within and _has_tangent(t))
+            for t in self.tensors
         ]
         self._mine = tuple(mine)
 
@@ -101,9 +104,7 @@ class Wanted:
         self.total = agreement.number
         self.also = [also for _, also in agreement.heard]
         if len(agreement.heard) == 1:  # all ranks said the same
-            self.gradients = tuple([gradient for gradient, _ in self._mine])
-            self.tangents = tuple([tangent for _, tangent in self._mine])
-            self.tensors = [t if isinstance(t, torch.Tensor) else None for t in self._given]
+            self.gradients, self.tangents = zip(*self._mine, strict=True)
             return
         columns = list(zip(*(mine for mine, _ in agreement.heard), strict=True))
         self.gradients = tuple(any(g for g, _ in column) for column in columns)
@@ -134,9 +135,7 @@ def _follow(
 
 
 def _has_tangent(tensor: torch.Tensor) -> bool:
-    # Outside of any level, which is nearly always, there is none; asking takes microseconds.
-    within = getattr(forward_ad, "_current_level", 0) >= 0
-    return within and forward_ad.unpack_dual(tensor).tangent is not None
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def hidden_tensors(image: torch.Tensor, known: Sequence[torch.Tensor]) -> int:

@@ -8,11 +8,11 @@ together with its order, until it is changed, and looked up where it is used.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Protocol
+import weakref
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
 from hpc_sla.errors import InputError
 
@@ -34,7 +34,28 @@ _REMEDY = (
     "carry the vector over: B.layout.scatter(A.layout.gather(x))"
 )
 
-_made = WeakIdKeyDictionary()
+
+class _Ref(weakref.ref[torch.Tensor]):
+    """To a tensor that is looked up by its id, which its death takes out of `_made`."""
+
+    __slots__ = ("key",)
+    key: int
+
+
+class _Made(NamedTuple):
+    ref: _Ref
+    order: Order
+    version: int
+
+
+# torch's own dictionary of weak keys takes as long as a small product, for hashes in Python.
+_made: dict[int, _Made] = {}
+
+
+def _forget(ref: weakref.ref[torch.Tensor]) -> None:
+    assert isinstance(ref, _Ref)
+    if ref.key in _made and _made[ref.key].ref is ref:
+        del _made[ref.key]
 
 
 def part_of_order(start: int, rows: np.ndarray | None) -> int:
@@ -54,8 +75,11 @@ def digest(*parts: Any) -> int:
 
 def made(x: torch.Tensor, layout: Ordered) -> torch.Tensor:
     """Remember that x, which is new, is in this layout's order. Local."""
-    if layout.order is not None and not x.is_inference():
-        _made[x] = layout.order, x._version
+    order = layout.order
+    if order is not None and not x.is_inference():
+        ref = _Ref(x, _forget)
+        ref.key = id(x)
+        _made[ref.key] = _Made(ref, order, x._version)
     return x
 
 
@@ -63,14 +87,14 @@ def order_of(x: torch.Tensor) -> Order | None:
     """That of a vector which the library made, and nobody has changed since. Local."""
     if x.is_inference():
         return None
-    order, version = _made.get(x, (None, 0))
-    if order is None and x._is_view():
+    known = _made.get(id(x))
+    if known is None and x._is_view():
         base = x._base
         assert base is not None
         whole = x.shape == base.shape and x.stride() == base.stride()
         whole = whole and x.storage_offset() == base.storage_offset()
-        order, version = _made.get(base, (None, 0)) if whole else (None, 0)
-    return order if x._version == version else None
+        known = _made.get(id(base)) if whole else None
+    return known.order if known is not None and x._version == known.version else None
 
 
 def check_order(x: torch.Tensor, layout: Ordered, field: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -41,7 +42,7 @@ def examine(
     x: torch.Tensor,
     r: torch.Tensor,
     scale: torch.Tensor | None,
-) -> list[list[list[float]]]:
+) -> list[list[tuple[float, ...]]]:
     """`r = b - A x`, in one call with what is to be known of it. **Collective.** Compiled.
 
     Parameters
@@ -56,17 +57,23 @@ def examine(
     list
         Replicated: [rank][row][column] of what `judge` finds; without `scale` one number, r . r.
     """
-    found = b.new_empty((1, 1, 1) if scale is None else (A.calls.ranks, 5, 1), dtype=torch.float64)
+    numbers = 1 if scale is None else 5
+    count = 1 if scale is None else 5 * A.calls.ranks
+    found = _doubles(count)()
     vectors = b.data_ptr(), x.data_ptr(), r.data_ptr(), None if scale is None else scale.data_ptr()
     entry = native.entry_for("examine", b.dtype)
     whether = scale is not None, b.is_contiguous()
-    code = entry(*whether, ctypes.addressof(A), *vectors, found.data_ptr())
+    code = entry(*whether, ctypes.addressof(A), *vectors, ctypes.addressof(found))
     if code == -1:
         raise MemoryError(f"no room for a row of {A.longest} entries")
     if code:
         A.calls.raise_error(code)
-    everyone: list[list[list[float]]] = found.tolist()
-    return everyone
+    return [list(zip(found[i : i + numbers])) for i in range(0, count, numbers)]
+
+
+@cache  # a type that nobody holds would be made anew each time, and is a cycle
+def _doubles(count: int) -> type[ctypes.Array[ctypes.c_double]]:
+    return ctypes.c_double * count
 
 
 def guard(

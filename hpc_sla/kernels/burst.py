@@ -210,6 +210,9 @@ class StepKernel:
         Whether it can apply a preconditioner that is not pointwise.
     starts : bool
         Whether it does `start`, too.
+    lasting : bool
+        Whether what the method's `allocate` makes serves any right-hand side of the same length,
+        and whatever values A and the preconditioner have then.
     """
 
     function: str
@@ -220,6 +223,7 @@ class StepKernel:
     numbers: tuple[str, ...] = ()
     preconditioned: bool = False
     starts: bool = False
+    lasting: bool = False
 
     def entry(self, like: torch.Tensor) -> Callable[[int], int]:
         """The function for vectors like this one: takes the address of a `Burst`."""

@@ -42,6 +42,8 @@ from hpc_sla.kernels.packing import (
 # Of the bytes of plain CSR: with more there is little to gain.
 _WORTH = 0.9
 _CHUNK = 1 << 16
+# Rows to look at: with a number of its own in each they do not repeat.
+_GLANCE = 16
 _BITS = {torch.float64: np.int64, torch.float32: np.int32}
 _FORMS = {
     ROWS: "rows",
@@ -99,6 +101,16 @@ class Packed:
         if matrix is not None and cls(matrix, values.dtype).bytes < _WORTH * packed.bytes:
             packed = cls(matrix, values.dtype)
         return packed if packed.pays() else None
+
+    @classmethod
+    def of_rows(cls, pattern: CsrPattern, values: torch.Tensor) -> Packed | None:
+        """As a dictionary of rows, or None where that does not pay or, at a glance, would not."""
+        if not native.can_take(values) or pattern.indptr.dtype != torch.int32:
+            return None
+        first = values.detach()[: int(pattern.indptr[_GLANCE])].tolist()
+        matrix = dictionary_of(pattern, values.detach()) if len(set(first)) < _GLANCE else None
+        packed = None if matrix is None else cls(matrix, values.dtype)
+        return packed if packed is not None and packed.pays() else None
 
     @classmethod
     def with_values(cls, pattern: CsrPattern, values: torch.Tensor) -> Packed:

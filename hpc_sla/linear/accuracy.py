@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from hpc_sla.kernels import accuracy as kernel
 from hpc_sla.kernels.vectors import dense
 from hpc_sla.linear.info import SolveInfo, root, worst
 from hpc_sla.sparse.operator import Operator
+
+Rows = Sequence[Sequence[float]]
+Everyone = Sequence[Rows]
+"""What every rank says: [rank][row][column]."""
 
 _ROUNDING = 10.0
 """What a method at its limit leaves of |A||x| + |b|, in units of rounding, at most. The
@@ -26,7 +31,7 @@ _HIDDEN = 1e4
 """By how much a row's error may exceed the relative residual before somebody should be told."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # frozen, each field would take as long as all of them
 class Accuracy:
     """How accurate the solution for one right-hand side is; replicated.
 
@@ -85,7 +90,7 @@ def accuracy(
 
 
 def assess(
-    everyone: list[list[list[float]]],
+    everyone: Everyone,
     operator: Operator,
     b: torch.Tensor,
     x: torch.Tensor,
@@ -97,14 +102,13 @@ def assess(
     world = operator.world
     found, largest = _largest(everyone, 2)
     errors2, scale2, b2 = _exact_sums(everyone, 2)
-    unit = _ROUNDING * torch.finfo(b.dtype).eps
-    rounded = [_root_ratio(*pair) <= unit for pair in zip(errors2, scale2, strict=True)]
-    relative = [_root_ratio(*pair) for pair in zip(errors2, b2, strict=True)]
-    rows = found
-    if any(
-        error > norm or (low and error > _UNEVEN * unit)
-        for error, norm, low in zip(found, relative, rounded, strict=True)
-    ):
+    unit = _unit(b.dtype)
+    rounded = [value <= unit for value in map(_root_ratio, errors2, scale2)]
+    relative = list(map(_root_ratio, errors2, b2))
+    rows, uneven = found, False
+    for error, norm, low in zip(found, relative, rounded, strict=True):
+        uneven |= error > norm or (low and error > _UNEVEN * unit)
+    if uneven:
         # An x that decays has rows of tiny numbers that nobody asks of: beside the largest of x
         # their errors are none.
         sizes = torch.empty_like(b)
@@ -144,12 +148,18 @@ def _without_entries(
     operator(noise, image)
     mine = kernel.squares(r, x, b, image, noise).cpu()
     sums = zip(*_exact_sums(_everyone(operator.world, mine), 0), strict=True)
-    unit = _ROUNDING * torch.finfo(b.dtype).eps
+    unit = _unit(b.dtype)
     found = []
     for r2, x2, b2, image2, noise2 in sums:
         size = _root_ratio(image2, noise2) * math.sqrt(x2) + math.sqrt(b2)
         found.append(Accuracy(root(r2), None, root(r2) <= unit * size))
     return found
+
+
+@cache
+def _unit(dtype: torch.dtype) -> float:
+    """What a method at its limit leaves, at most."""
+    return _ROUNDING * torch.finfo(dtype).eps
 
 
 def _everyone(world: World, mine: torch.Tensor) -> list[list[list[float]]]:
@@ -162,7 +172,7 @@ def _everyone(world: World, mine: torch.Tensor) -> list[list[list[float]]]:
     return everyone
 
 
-def _largest(everyone: list[list[list[float]]], count: int) -> list[list[float]]:
+def _largest(everyone: Everyone, count: int) -> Rows:
     """The largest over ranks of each of the first `count` rows; NaN where there is one. Local."""
     if len(everyone) == 1:
         return everyone[0][:count]
@@ -170,7 +180,7 @@ def _largest(everyone: list[list[list[float]]], count: int) -> list[list[float]]
     return [[worst(column) for column in zip(*row, strict=True)] for row in rows]
 
 
-def _exact_sums(everyone: list[list[list[float]]], first: int) -> list[list[float]]:
+def _exact_sums(everyone: Everyone, first: int) -> Rows:
     """The sums over ranks of rows from the `first` on: the same on each, to the last bit. Local."""
     if len(everyone) == 1:
         return everyone[0][first:]

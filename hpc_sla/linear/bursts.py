@@ -25,6 +25,7 @@ _MOST = 1024
 """Steps in a burst."""
 
 _Norms = ctypes.c_double * _MOST
+_ALONE = nullcontext()
 
 
 class CompiledSteps:
@@ -36,6 +37,14 @@ class CompiledSteps:
     ----------
     method : Method
         `serves` it on every rank.
+
+    Attributes
+    ----------
+    method : Method
+    system : System
+        What it works on.
+    lasting : bool
+        Whether there is an `again`.
     """
 
     allowed: ClassVar[bool] = True
@@ -47,16 +56,34 @@ class CompiledSteps:
     def __init__(self, method: Method) -> None:
         steps = type(method).compiled
         assert steps is not None
-        self._method, self._steps, self._world = method, steps, method.operator.world
+        self.method, self.system, self._steps = method, method.system, steps
+        self._world, self.lasting = method.operator.world, steps.lasting
         self._function = steps.entry(method.r)
-        self._matrix = method.system.matrix
+        self._vectors = attrgetter(*steps.vectors)
         self._norms = _Norms()
-        self._inverse = method.precond.inverse
-        self._burst = burst = Burst(ctypes.addressof(self._matrix))
+        self._burst = Burst(norms=ctypes.addressof(self._norms))
+        self._address = ctypes.addressof(self._burst)
+        self.begin()
+
+    def begin(self) -> None:
+        """Get ready for what is now to be solved. **Collective**, as making it."""
+        burst, method = self._burst, self.method
+        self._matrix, self._inverse = self.system.matrix, method.precond.inverse
+        burst.matrix = ctypes.addressof(self._matrix)
         burst.inverse = None if self._inverse is None else self._inverse.data_ptr()
-        burst.norms, burst.seconds = ctypes.addressof(self._norms), self.seconds
-        burst.target = method.target
+        burst.seconds, burst.target = self.seconds, method.target
         self._fresh = False
+
+    def again(self) -> Method:
+        """The method, for another right-hand side, which the system has. **Collective.**"""
+        self.method.again()
+        self.begin()
+        return self.method
+
+    def rest(self) -> None:
+        """Hold nothing of what was solved, until `again`. Local."""
+        self.system.rest()
+        self.method.x = self.method.r
 
     def start(self) -> bool:
         """Whether the next `advance` begins with the method's `start`. Local; replicated."""
@@ -92,15 +119,14 @@ class CompiledSteps:
     def _run(self, most: int) -> int:
         """**Collective.** How many steps were done."""
         self._world.check_open()
-        burst, method, steps = self._burst, self._method, self._steps
+        burst, method, steps = self._burst, self.method, self._steps
         method.turn()
         applied = None
         if not method.precond.pointwise:  # asked for each time: it may have been updated
             applied = method.precond.compiled(method.r)
             assert applied is not None
             burst.apply, burst.applied = applied.function, applied.data
-        for i, name in enumerate(steps.vectors):
-            burst.vectors[i] = attrgetter(name)(method).data_ptr()
+        burst.vectors[: len(steps.vectors)] = [v.data_ptr() for v in self._vectors(method)]
         burst.fresh, self._fresh = self._fresh, False
         if not burst.fresh:
             for i, name in enumerate(method.carried):
@@ -108,8 +134,8 @@ class CompiledSteps:
         for i, name in enumerate(steps.numbers):
             burst.numbers[i] = getattr(method, name)
         burst.most, burst.done = int(min(most, _MOST)), 0
-        with nullcontext() if applied is None else applied.turns:
-            code = self._function(ctypes.addressof(burst))
+        with _ALONE if applied is None else applied.turns:
+            code = self._function(self._address)
         if code:
             self._matrix.calls.raise_error(code)
         for i, name in enumerate(method.carried):

@@ -86,7 +86,12 @@ class CG(Method):
         self.scalars.record(curvature, rho, self.rr)
         self.live = good & self._unfinished(rho, self.rr)
 
-    compiled = StepKernel("cg", step, ("x", "r", "p", "q"), 3, preconditioned=True, starts=True)
+    compiled = StepKernel(
+        *("cg", step, ("x", "r", "p", "q"), 3),
+        preconditioned=True,
+        starts=True,
+        lasting=True,
+    )
 
     def _step_on_device(self, curvature: Any) -> None:
         """The rest of a step, where no scalar of it is to leave the device. **Collective.**"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
 
 import torch
@@ -139,7 +138,7 @@ class Differentiable(Iteration):
 
     def _for_derivatives(self) -> Differentiable:
         """What their solves are made with, to be changed further. Local."""
-        solver = copy(self)
+        solver = self.__copy__()
         solver.rtol = self.rtol if self.adjoint_rtol is None else self.adjoint_rtol
         solver.atol = solver.loosest = 0.0
         solver.callback = solver.observer = None

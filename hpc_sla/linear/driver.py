@@ -15,7 +15,7 @@ from hpc_sla.linear.bursts import CompiledSteps
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.info import worst
 from hpc_sla.linear.method import Method, System, fill, norms_of
-from hpc_sla.linear.outcome import Outcome
+from hpc_sla.linear.outcome import Outcome, unfinished
 from hpc_sla.linear.recover import Recovery
 from hpc_sla.linear.watch import EVERY, hopeless, next_look
 from hpc_sla.observe.heartbeat import beat
@@ -50,6 +50,8 @@ class KrylovLoop:
         Replicated. Give up where it does not pay: see `hopeless`.
     bursts : Bursts, optional
         What runs several steps between two looks at the numbers; default: each step is looked at.
+    steps : CompiledSteps, optional
+        Those of the method, where they are there.
 
     Attributes
     ----------
@@ -63,6 +65,8 @@ class KrylovLoop:
         Replicated. How many choices there are behind this one; kept with the state.
     unobserved : float
         Replicated. How many iterations may be done at most before `observe` is called.
+    compiled : CompiledSteps or None
+        Once it runs by such steps.
     observe : callable(loop) -> bool, or None
         Called on every rank between iterations, or bursts of them: whether to stop.
     """
@@ -77,21 +81,21 @@ class KrylovLoop:
         before: Sequence[Outcome] = (),
         patience: int | None = None,
         bursts: Bursts | None = None,
+        steps: CompiledSteps | None = None,
     ) -> None:
         self.method, self.system = method, system
         self._x0, self._max_iterations, self._callback = x0, max_iterations, callback
         self.observe: Callable[[KrylovLoop], bool] | None = None
         self.unobserved = math.inf
         self._before = before
-        self.iterations = self._begun_at = max((o.iterations for o in before), default=0)
+        self.iterations = self._begun_at = max(o.iterations for o in before) if before else 0
         self._patience, self._looked_at = patience, 0
         self.given_up, self.rungs_left = False, 0
         self.outcomes: list[Outcome] = []
         # Which columns iterate; whether the method is in the midst of that; whether to stop.
         self._running: list[bool] = []
         self._within = self._stopped = False
-        self._bursts = bursts
-        self._compiled: CompiledSteps | None = None
+        self._bursts, self.compiled = bursts, steps
         # The residual's 2-norm may rise for long while another norm of the error falls, but hardly
         # for more iterations than the method needs in all without rounding.
         self._stagnant = max(100, system.operator.n_global)
@@ -104,20 +108,20 @@ class KrylovLoop:
             self.outcomes = self._first_look()
         outcomes = self.outcomes
         self._tell()
-        if system.compiled:
-            self._compiled = CompiledSteps(method)
+        if system.compiled and self.compiled is None:
+            self.compiled = CompiledSteps(method)
         recovery = Recovery(method, self._steps, self._x0, at_x0=not resumed)
-        while any(o.status is None for o in outcomes):
+        while unfinished(outcomes):
             recovery.begin(outcomes, self._within)
             if not self._within:
                 self._running = [o.status is None for o in outcomes]
                 # Without a step to do there is none to start with.
-                if self._compiled is None or self.iterations == most or not self._compiled.start():
+                if self.compiled is None or self.iterations == most or not self.compiled.start():
                     self._start()
             self._within = False
-            while self.iterations < most and any(o.status is None for o in outcomes):
-                if self._compiled is not None:
-                    self._burst(self._compiled, most - self.iterations)
+            while self.iterations < most and unfinished(outcomes):
+                if self.compiled is not None:
+                    self._burst(self.compiled, most - self.iterations)
                 elif self._bursts is not None:
                     self._bursts.run(min(method.scalars.check_every, most - self.iterations))
                     self._read()
@@ -128,7 +132,7 @@ class KrylovLoop:
                     break
             method.finish()
             # Where all claim to have converged, they mostly have.
-            claimed = all(o.status == "converged" for o in outcomes)
+            claimed = {"converged"} == {o.status for o in outcomes}
             norms = system.examine() if claimed else norms_of(system.residual())
             recovery.end(outcomes, norms)
             may_go_on = self.iterations < most and not (self._stopped or self.given_up)
@@ -144,8 +148,8 @@ class KrylovLoop:
 
     def _steps(self, count: int) -> None:
         """As many steps as that, no more than between two looks. **Collective.**"""
-        if self._compiled is not None:
-            self._compiled.run(count)
+        if self.compiled is not None:
+            self.compiled.run(count)
         elif self._bursts is None:
             self.method.step()
         else:
@@ -227,9 +231,9 @@ class KrylovLoop:
         """Between steps: whether to stop for good. **Collective.**"""
         method, scalars, outcomes = self.method, self.method.scalars, self.outcomes
         beat()
-        if any(o.status == "stagnated" for o in outcomes):
+        if "stagnated" in [o.status for o in outcomes]:
             method.keep(scalars.flag([o.status is None for o in outcomes]))
-        going = self.iterations < self._max_iterations and any(o.status is None for o in outcomes)
+        going = self.iterations < self._max_iterations and unfinished(outcomes)
         self._stopped = self.observe is not None and going and self.observe(self)
         if self._patience is not None and going and not self._stopped:
             done = self.iterations - self._begun_at

@@ -15,23 +15,23 @@ from hpc_sla.errors import InputError
 from hpc_sla.kernels.native import DTYPES
 from hpc_sla.kernels.vectors import Scalar, dense
 from hpc_sla.linear.accuracy import accuracy, judge
-from hpc_sla.linear.bursts import serve
+from hpc_sla.linear.bursts import CompiledSteps, serve
 from hpc_sla.linear.choose import GIVES_UP, loosest_rtol
 from hpc_sla.linear.driver import Callback, KrylovLoop
 from hpc_sla.linear.info import SolveInfo, summarise
+from hpc_sla.linear.kept import Kept
 from hpc_sla.linear.ladder import Rung
 from hpc_sla.linear.method import Method, System, norms_of, values_of
-from hpc_sla.linear.methods import check_precond, make_method
+from hpc_sla.linear.methods import check_precond, check_room, make_method
 from hpc_sla.linear.outcome import Outcome, info_of
 from hpc_sla.linear.prepared import Borrowed, at_work
-from hpc_sla.linear.scalars import Scalars, scalars_for
+from hpc_sla.linear.scalars import scalars_for
 from hpc_sla.linear.unconverged import GOOD_ENOUGH
 from hpc_sla.observe import log
 from hpc_sla.precond import Jacobi, Preconditioner
 from hpc_sla.precond.decoupled import DecoupledRows
 from hpc_sla.precond.jacobi import positive
 from hpc_sla.sparse.operator import Operator
-from hpc_sla.storage.limits import machine_memory
 
 _SUSPICIOUS = ("max_iterations", "breakdown", "stagnated", "indefinite", "diverged")
 """Statuses that a matrix may have caused which is not symmetric."""
@@ -39,9 +39,6 @@ _SUSPICIOUS = ("max_iterations", "breakdown", "stagnated", "indefinite", "diverg
 SQUARES = {torch.float64: 1e-16, torch.float32: 1e-16}
 """By the dtypes there are solvers for: b . b outside this range and its inverse would lose a
 residual's square to under- or overflow, in float32 as multigrid may work in it for either."""
-
-_WORTH_A_THOUGHT = 1000
-"""Options up to this fit any machine that holds the matrix."""
 
 LOOK, LOOK_SOON = 24, 4
 """Iterations that a GPU may run ahead, even numbers: the second where each takes as long as many
@@ -77,6 +74,8 @@ class Iteration:
     observer : Observer or None
     graphs : Borrowed or None
         What solves before left for this one.
+    kept : Kept
+        Shared by copies. What a solve leaves for the next.
     first : (float, bool) or None
         Replicated. b . b of the next `run`, and whether compiled steps serve it, where ranks met
         in any case.
@@ -97,6 +96,7 @@ class Iteration:
     given: DecoupledRows | None = None
     callback: Callback | None = None
     observer: Observer | None = None
+    kept: Kept
     first: tuple[Scalar, bool] | None = None
     graphs: Borrowed | None = None
 
@@ -123,11 +123,11 @@ class Iteration:
         before: Sequence[Outcome] = ()
         least = math.inf if x0 is not None else 1.0  # the residual of 0
         while True:
-            system, start = self._system(b, x0)
-            with at_work(self.method, system, self.graphs) as (method, bursts, stays):
+            system, start, steps = self._system(b, x0)
+            with at_work(self.method, system, self.graphs, steps) as (method, bursts, stays):
                 loop = KrylovLoop(
                     *(method, system, start, self.max_iterations, self._callback(system), before),
-                    *(self.patience if self.rungs else None, bursts),
+                    *(self.patience if self.rungs else None, bursts, steps),
                 )
                 loop.rungs_left = len(self.rungs)
                 if self.observer is not None:
@@ -135,6 +135,8 @@ class Iteration:
                 before = loop.run()
                 x, info = self._summary(system, before, b.dim() == 1)
                 x = _copy(x) if stays else x
+            if loop.compiled is not None:
+                self.kept.leave(self.method, loop.compiled)
             rounded = info.at_rounding and info.relative_residual <= GOOD_ENOUGH
             failed = loop.given_up or info.status in GIVES_UP
             if info.converged or rounded or not (self.rungs and failed):
@@ -214,26 +216,39 @@ class Iteration:
 
     def _system(
         self, b: torch.Tensor, x0: torch.Tensor | None
-    ) -> tuple[System, torch.Tensor | None]:
-        """What to iterate on, and a copy of where x begins, None for 0. **Collective.**"""
-        self._check_room(b)
+    ) -> tuple[System, torch.Tensor | None, CompiledSteps | None]:
+        """What to iterate on, a copy of where x begins, None for 0, and steps that are there.
+
+        **Collective.**
+        """
         operator, square = self.operator, self.operator.square
+        check_room(self.method, operator, b)
         if self.given is not None and x0 is None:
             x0 = self.given.start(b)
-        scalars = scalars_for(operator.world, b, LOOK if self.precond.pointwise else LOOK_SOON)
-        norm2, compiled = self.first or self._first_sums(scalars, b)
+        norm2, compiled = self.first or self._first_sums(b)
         self.first = None
+        M = self.method.least_of(self.precond)
+        steps = self.kept.take(self.method, operator, M, b) if compiled else None
+        if steps is None:
+            look = LOOK if self.precond.pointwise else LOOK_SOON
+            r, scalars = torch.empty_like(b), scalars_for(operator.world, b, look)
+        else:
+            r, scalars = steps.system.r, steps.system.scalars
         squares, smallest = values_of(norm2), SQUARES[b.dtype]
         scales: list[float] | None = None
         if all(smallest < s < 1 / smallest or math.isnan(s) for s in squares):
-            x = self._zeros(b) if x0 is None else _copy(x0)
+            x = self._zeros(r) if x0 is None else _copy(x0)
             b_norms = [math.sqrt(s) for s in squares]
-        else:
-            x, b, scales = self._scaled(b, x0)
+        elif any(largest := self._largest(b)):
+            x, b, scales = self._scaled(b, x0, largest)
             (norm2,) = scalars.dots((b, b))
             b_norms, x0 = norms_of(norm2), None if x0 is None else x.clone()
-        M = self.method.least_of(self.precond)
-        system = System(operator, M, b, x, torch.empty_like(b), [], scalars, not square)
+        else:  # 0, whatever the guess
+            x, b_norms, x0 = self._zeros(r), largest, None
+        if steps is None:
+            system = System(operator, M, b, x, r, [], scalars, not square)
+        else:
+            system = steps.system.again(b, x)
         system.b_norms = system.measures = b_norms
         system.scales = scales or [1.0] * len(b_norms)
         system.compiled = compiled
@@ -249,54 +264,38 @@ class Iteration:
         if square:
             system.dtol, system.ceiling = self.dtol, [self.dtol * norm for norm in b_norms]
             system.rtol, system.thorough = self.rtol, self.thorough
-        return system, x0
+        return system, x0, steps
 
-    def _first_sums(self, scalars: Scalars, b: torch.Tensor) -> tuple[Scalar, bool]:
+    def _first_sums(self, b: torch.Tensor) -> tuple[Scalar, bool]:
         """`b . b`, and whether compiled steps serve on every rank. **Collective.**"""
+        world = self.operator.world
         like = b if b.is_contiguous() else torch.empty_like(b)
         able = serve(self.method, self.operator, self.precond, like)
-        if b.dim() > 1 or b.device.type != "cpu" or self.operator.world.size == 1:
-            (norm2,) = scalars.dots((b, b))
+        if b.dim() > 1 or b.device.type != "cpu":
+            (norm2,) = scalars_for(world, b).dots((b, b))
             return norm2, able
+        mine = torch.dot(b, b).item()
+        if world.size == 1:
+            return mine, able
         # In doubles, as `LinearSolver.solve` has it summed.
-        partial = torch.tensor([torch.dot(b, b).item(), float(not able)], dtype=torch.float64)
-        scalars.sum_(partial)
+        partial = torch.tensor([mine, float(not able)], dtype=torch.float64)
+        world.transport.all_reduce_sum(partial)
         norm2, unable = partial.tolist()
         return norm2, unable == 0
 
-    def _check_room(self, b: torch.Tensor) -> None:
-        """Raise InputError where the method's options ask for more memory than there is.
-
-        **Collective** where they are so large that it is worth a thought.
-        """
-        method = self.method
-        counts = [value for value in method.options.values() if isinstance(value, int)]
-        if max(counts, default=0) <= _WORTH_A_THOUGHT:
-            return
-        with self.operator.world.agree():
-            columns = 1 if b.dim() == 1 else b.shape[1]
-            needed = method.room(self.operator, columns) * b.element_size()
-            there = machine_memory()
-            if b.is_cuda:
-                there = torch.cuda.get_device_properties(b.device).total_memory
-            if needed > there:
-                raise InputError(
-                    f"{method!s} keeps {needed} bytes, and there are {there}",
-                    field="method",
-                    remedy="Choose a smaller restart, or bicgstab, which keeps a few vectors",
-                )
-
-    def _zeros(self, b: torch.Tensor) -> torch.Tensor:
-        return b.new_zeros((self.operator.columns.n_owned, *b.shape[1:]))
+    def _zeros(self, like: torch.Tensor) -> torch.Tensor:
+        """An x, where right-hand sides are like that."""
+        if self.operator.square:
+            return torch.zeros_like(like, memory_format=torch.contiguous_format)
+        return like.new_zeros((self.operator.columns.n_owned, *like.shape[1:]))
 
     def _scaled(
-        self, b: torch.Tensor, x0: torch.Tensor | None
+        self, b: torch.Tensor, x0: torch.Tensor | None, largest: list[float]
     ) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
-        """X and b where squares of b under- or overflow, or a column is zero. **Collective.**
+        """X and b where squares of b under- or overflow, or a column is zero. Local.
 
         A (x / s) = b / s has the same iterates for s a power of two, one a column.
         """
-        largest = self._largest(b)
         # To between 1 and 2: the exponent of the largest number is none of its dtype's too many.
         scales = [2.0 ** (math.frexp(v)[1] - 1) if 0 < v < math.inf else 1.0 for v in largest]
         scale = torch.tensor(scales, dtype=b.dtype, device=b.device).reshape(b.shape[1:])
@@ -308,7 +307,10 @@ class Iteration:
     def _largest(self, b: torch.Tensor) -> list[float]:
         """The largest absolute entry of each column. **Collective.**"""
         columns = b.unsqueeze(1) if b.dim() == 1 else b  # -1 would not do for no rows
-        mine = columns.abs().amax(dim=0).tolist() if b.shape[0] else [0.0] * columns.shape[1]
+        mine = [0.0] * columns.shape[1]
+        if b.shape[0]:
+            low, high = columns.aminmax(dim=0)
+            mine = [max(abs(a), abs(z)) for a, z in zip(low.tolist(), high.tolist(), strict=True)]
         return [self.operator.world.max(value) for value in mine]
 
     def _beside_given(self, given: DecoupledRows, system: System) -> list[float]:
@@ -339,8 +341,8 @@ class Iteration:
         return measures
 
     def _callback(self, system: System) -> Callback | None:
-        callback, largest = self.callback, max(system.scales)
-        if callback is None or largest == 1.0:
+        callback = self.callback
+        if callback is None or (largest := max(system.scales)) == 1.0:
             return callback
         return lambda iteration, norm: callback(iteration, norm * largest)
 

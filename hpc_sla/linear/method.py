@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from numbers import Integral
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -80,11 +79,26 @@ class System:
     rtol: float = 0.0
     thorough: bool = False
     found: list[Accuracy] | None = None
+    _matrix: Distributed | None = None
+    _scale: torch.Tensor | None = None
 
-    @cached_property
+    @property
     def matrix(self) -> Distributed:
         """A as compiled loops take it. **Collective**, at first."""
-        return self.operator.distributed(self.r)
+        if self._matrix is None:
+            self._matrix = self.operator.distributed(self.r)
+        return self._matrix
+
+    def again(self, b: torch.Tensor, x: torch.Tensor) -> System:
+        """For another right-hand side and the values that A has now. Local."""
+        self.b, self.x, self.found, self._matrix = b, x, None, None
+        return self
+
+    def rest(self) -> None:
+        """Hold no vector but what it has made, which is kept. Local."""
+        self.b = self.x = self.r
+        if self._scale is None:
+            self._scale = torch.empty_like(self.r)
 
     def residual(self) -> Scalar:
         """`r = b - A x`, and the square of the norm to stop by. **Collective.**"""
@@ -97,7 +111,9 @@ class System:
         Where that is wanted, with what is to be `found`: in one exchange and one reduction.
         """
         if self.compiled:
-            scale = torch.empty_like(self.b) if self.thorough else None
+            scale = None
+            if self.thorough:
+                scale = torch.empty_like(self.b) if self._scale is None else self._scale
             self.operator.world.check_open()
             told = examine(self.matrix, self.b, self.x, self.r, scale)
             if scale is None:
@@ -215,10 +231,14 @@ class Method(WithOptions, ABC):
         state = self.__copy__()
         state.system = system
         state.operator, state.precond = system.operator, system.precond
-        state.scalars, state.x, state.r = system.scalars, system.x, system.r
-        state.target = state.scalars.scalar(system.target)
+        state.scalars, state.r = system.scalars, system.r
+        state.again()
         state.allocate()
         return state
+
+    def again(self) -> None:
+        """Be at work on the system as it is now, in the vectors that are there. Local."""
+        self.x, self.target = self.system.x, self.scalars.scalar(self.system.target)
 
     def allocate(self) -> None:
         """Make the vectors that it works in. Local."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import torch
+
 from hpc_sla.errors import InputError
 from hpc_sla.linear.choices import METHODS
 from hpc_sla.linear.method import Method
 from hpc_sla.precond import Preconditioner
+from hpc_sla.sparse.operator import Operator
+from hpc_sla.storage.limits import machine_memory
+
+_WORTH_A_THOUGHT = 1000
+"""Options up to this fit any machine that holds the matrix."""
 
 
 def make_method(method: str | Method) -> Method:
@@ -61,3 +68,25 @@ def check_precond(method: Method, precond: Preconditioner) -> None:
             field="precond",
             remedy="Choose another, or a method for non-symmetric systems such as gmres",
         )
+
+
+def check_room(method: Method, operator: Operator, b: torch.Tensor) -> None:
+    """Raise InputError where the method's options ask for more memory than there is.
+
+    **Collective** where they are so large that it is worth a thought.
+    """
+    counts = [value for value in method.options.values() if isinstance(value, int)]
+    if max(counts, default=0) <= _WORTH_A_THOUGHT:
+        return
+    with operator.world.agree():
+        columns = 1 if b.dim() == 1 else b.shape[1]
+        needed = method.room(operator, columns) * b.element_size()
+        there = machine_memory()
+        if b.is_cuda:
+            there = torch.cuda.get_device_properties(b.device).total_memory
+        if needed > there:
+            raise InputError(
+                f"{method!s} keeps {needed} bytes, and there are {there}",
+                field="method",
+                remedy="Choose a smaller restart, or bicgstab, which keeps a few vectors",
+            )

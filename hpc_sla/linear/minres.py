@@ -160,6 +160,7 @@ class MINRES(Method):
         ("x", "r", "v", "v_old", "w", "w_old", "z", "q"),
         3,
         (("v", "v_old"), ("w", "w_old"), ("z", "q")),
+        lasting=True,
     )
 
     def _unfinished(self, square: Any, rr: Any) -> Any:

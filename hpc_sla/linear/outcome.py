@@ -110,3 +110,8 @@ def info_of(o: Outcome, b_norm: float, least_squares: tuple[float, float] | None
     info = SolveInfo(o.status or "max_iterations", o.iterations, norm, relative, o.history)
     info.normal_residual = normal
     return info
+
+
+def unfinished(outcomes: Sequence[Outcome]) -> bool:
+    """Whether any of them has no status."""
+    return None in [outcome.status for outcome in outcomes]

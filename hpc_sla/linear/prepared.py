@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from hpc_sla.kernels.vectors import copy_
+from hpc_sla.linear.bursts import CompiledSteps
 from hpc_sla.linear.graphs import Bursts
 from hpc_sla.linear.method import Method, System
 
@@ -98,14 +99,15 @@ class Borrowed:
 
 @contextmanager
 def at_work(
-    method: Method, system: System, graphs: Borrowed | None
+    method: Method, system: System, graphs: Borrowed | None, steps: CompiledSteps | None
 ) -> Iterator[tuple[Method, Bursts | None, bool]]:
     """The method at work on a system; what runs its steps; whether x is to be copied out. Local.
 
-    Where graphs are kept, the vectors of the system are replaced by those that stay.
+    Where graphs are kept, the vectors of the system are replaced by those that stay. Compiled
+    `steps` of a solve before are at work on the system's vectors.
     """
     if system.scalars.check_every == 1:
-        yield method.on(system), None, False
+        yield method.on(system) if steps is None else steps.again(), None, False
         return
     captured = capturable(method, system)
     store = graphs.there if captured and graphs is not None else None

@@ -63,10 +63,8 @@ class Recovery:
         x = self._system.x
         if not self._rounds:
             self._rounds = [_Round() for _ in outcomes]
-        better = [
-            o.status is None and o.norm < one.norm
-            for o, one in zip(outcomes, self._rounds, strict=True)
-        ]
+        pairs = list(zip(outcomes, self._rounds, strict=True))
+        better = [o.status is None and o.norm < one.norm for o, one in pairs]
         if self._began is None and not self._at_x0:
             self._began = torch.zeros_like(x)
             if self._x0 is not None:
@@ -74,9 +72,10 @@ class Recovery:
         if self._began is not None:
             self._put(self._began, better, x)
         self._at_x0 = False
-        for outcome, one, new in zip(outcomes, self._rounds, better, strict=True):
-            one.running, one.repeatable = new, one.repeatable if not new else not within
-            one.norm = outcome.norm if new else one.norm
+        for (outcome, one), new in zip(pairs, better, strict=True):
+            one.running = new
+            if new:
+                one.norm, one.repeatable = outcome.norm, not within
             outcome.begin()
 
     def end(self, outcomes: Sequence[Outcome], norms: Sequence[float]) -> None:
@@ -201,7 +200,7 @@ class Recovery:
         return norms_of(square)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Round:
     """The round of a column that began from its least true residual, which was `norm`.
 

@@ -13,6 +13,7 @@ from hpc_sla.linear.choices import AUTO
 from hpc_sla.linear.choose import choose, default_rtol, loosest_rtol
 from hpc_sla.linear.derivatives import Differentiable
 from hpc_sla.linear.facts import MatrixFacts, look
+from hpc_sla.linear.kept import Kept
 from hpc_sla.linear.ladder import Rung, rungs_for
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import check_precond, check_shape, make_method
@@ -69,7 +70,7 @@ class SetUp(Differentiable):
         self._plain = plain = adjoint.with_parameters(self.A, theta)
         self.operator = operator = as_operator(plain)
         self._dtype = dtype = operator.dtype or dtype or torch.float64
-        self._lopsided = []
+        self._lopsided, self.kept = [], Kept()
         self._tolerate(dtype)
         self.given = self.facts = None
         if operator.square and isinstance(plain, DSparseMatrix) and self._decoupled is not False:
@@ -179,18 +180,15 @@ class SetUp(Differentiable):
         """
         if theta is None:
             theta = adjoint.parameters_at_hand(self.A)
-        # Of an inference tensor nobody counts the changes.
-        known = self._ready and not any(
-            isinstance(t, torch.Tensor) and t.is_inference() for t in theta
-        )
-        known = known and self._versions == _versions(theta)
+        versions = _versions(theta)
+        known = self._ready and self._versions == versions and None not in versions
         if not known:
             self._own_decoupled = isinstance(self.A, DSparseMatrix) and any_decoupled(self.A)
         return not known or dtype not in (None, self._dtype), self._own_decoupled
 
     def take_in(self, news: Sequence[tuple[bool, bool]]) -> None:
         """What all ranks said of it. Local."""
-        if any(changed for changed, _ in news):
+        if True in [changed for changed, _ in news]:
             self._ready, self._decoupled = False, any(decoupled for _, decoupled in news)
 
     def _tolerate(self, dtype: torch.dtype) -> None:
@@ -213,16 +211,17 @@ def asked(method: str | Method, operator: Operator) -> Method | None:
     return named
 
 
-def _versions(theta: Sequence[torch.Tensor | adjoint.Later]) -> list[int]:
+def _versions(theta: Sequence[torch.Tensor | adjoint.Later]) -> list[int | None]:
     """How often the numbers of each have been changed in place. Local.
 
-    Of one that is yet to be made, less than never: who has it in hand may change it otherwise.
+    Of one that is yet to be made, less than never: who has it in hand may change it otherwise. Of
+    an inference tensor nobody counts the changes: None.
     """
     return [_version(t) if isinstance(t, torch.Tensor) else -1 for t in theta]
 
 
-def _version(t: torch.Tensor) -> int:
-    return 0 if t.is_inference() else t._version
+def _version(t: torch.Tensor) -> int | None:
+    return None if t.is_inference() else t._version
 
 
 def has_order(A: Any) -> bool:

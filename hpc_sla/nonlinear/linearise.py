@@ -228,8 +228,10 @@ class Linearisation:
         while True:
             more = open_ and bool(self._others) and most > _PATIENCE
             with torch.no_grad():
+                operator = as_operator(J)
+                operator.brief = True
                 solver = LinearSolver(
-                    as_operator(J),
+                    operator,
                     maker or "auto",
                     self.precond if precond is None else precond,
                     rtol,

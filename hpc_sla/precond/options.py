@@ -43,10 +43,14 @@ class WithOptions:
     def options(self) -> dict[str, Any]:
         """The options by name."""
         names = options_of(type(self).__init__)
+        if not names:
+            return {}
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def __str__(self) -> str:
         """As `solve` takes it for a string: the name, and the options that are not the defaults."""
+        if not options_of(type(self).__init__):
+            return self.name.partition(":")[0]
         options = ",".join(f"{key}={_text(value)}" for key, value in self._to_tell(self.always))
         return self.name.partition(":")[0] + (":" + options if options else "")
 

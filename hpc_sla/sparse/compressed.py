@@ -15,6 +15,9 @@ from hpc_sla.sparse.pattern import DistributedPattern
 
 # Packing costs some three products and the making of a few arrays.
 _FEWEST_ROWS = 2048
+# Of a smaller matrix, which stays in the cache in any form, a dictionary of rows still pays: runs
+# of one kind are multiplied without an index.
+_FEWEST_TO_REPEAT = 500
 
 
 @dataclass(frozen=True)
@@ -34,25 +37,33 @@ def packed_of(pattern: DistributedPattern, values: torch.Tensor) -> Packed | Dev
     changed behind torch's back: values are compared each time.
     """
     owned = pattern.owned
-    if owned.n_rows < _FEWEST_ROWS:
+    if not may_pay(pattern, brief=False):
         return None
     mine, version = pattern.owned_values(values.detach()), version_of(values)
     kept: Any = owned._cache.get("packed")
     known = isinstance(kept, _Kept) and kept.values() is values and kept.version == version
     if known and kept.refers:
         return Packed.with_values(owned, mine)
-    if known and (kept.packed is None or kept.packed.holds(mine)):
+    if known and kept.packed is None:
+        return None
+    # Of a copy, as each solve may make one, it is the same.
+    if isinstance(kept, _Kept) and kept.packed is not None and kept.packed.holds(mine):
         return kept.packed
     packed: Packed | DeviceMatrix | None
     if device_products.serves(mine):
         found = DeviceMatrix.of(owned, mine, keep=False)
         packed, refers = None if found.form == "csr" else found, False
     else:
-        packed = Packed.of(owned, mine)
+        packed = (Packed.of if owned.n_rows >= _FEWEST_ROWS else Packed.of_rows)(owned, mine)
         refers = packed is not None and packed.refers
     weak = weakref.ref(values)
     owned._cache["packed"] = _Kept(weak, version, refers, None if refers else packed)
     return packed
+
+
+def may_pay(pattern: DistributedPattern, brief: bool) -> bool:
+    """Whether the owned block is large enough for that, for one solve if `brief`. Local."""
+    return pattern.owned.n_rows >= (_FEWEST_ROWS if brief else _FEWEST_TO_REPEAT)
 
 
 def version_of(values: torch.Tensor) -> int:

@@ -224,6 +224,9 @@ class Operator(ABC):
             difference, square = self.world.all_sum(sums).tolist()
         return abs(difference) <= _ASYMMETRY * torch.finfo(dtype).eps * math.sqrt(square)
 
+    brief = False
+    """Replicated. Whether it serves one solve, for which little should be made of it."""
+
     def refresh(self) -> None:  # noqa: B027
         """Look again at values that may have been changed in place, uncounted. Local."""
 

@@ -17,7 +17,7 @@ from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.sweep import pays
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.sparse.arnoldi import Arnoldi
-from hpc_sla.sparse.compressed import packed_of, version_of
+from hpc_sla.sparse.compressed import may_pay, packed_of, version_of
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operator import Operator, TransposeOf
 from hpc_sla.sparse.stored import StoredMatrix
@@ -90,6 +90,8 @@ class _MatrixOperator(Operator):
         if isinstance(self._values, Values):
             return self._values.serving(x)
         assert self._given is not None
+        if not may_pay(self._pattern, self.brief):
+            return None
         version = version_of(self._values)
         served = device_products.serves(x) or self._pattern.owned.compiled(x)
         if version != self._version and served:

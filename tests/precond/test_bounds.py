@@ -70,7 +70,7 @@ def test_a_restart_beyond_the_rows_is_as_many_as_rows(A, method):
 
 @pytest.mark.parametrize("method", ["gmres", "fgmres"])
 def test_a_restart_that_no_memory_holds_is_refused(world, method, monkeypatch):
-    monkeypatch.setattr("hpc_sla.linear.iteration.machine_memory", lambda: 10_000_000)
+    monkeypatch.setattr("hpc_sla.linear.methods.machine_memory", lambda: 10_000_000)
     A = distribute_once(poisson(40), world)
     b = spread(A.layout, np.ones(1600))
     with pytest.raises(hs.InputError, match="bytes") as caught:

@@ -37,6 +37,7 @@ def with_a_hub(matrix: sp.csr_matrix) -> sp.csr_matrix:
 
 MATRICES = {
     "rows": lambda: make("poisson2d:n=100").matrix(),
+    "rows of a small part": lambda: make("poisson2d:n=45").matrix(),
     "rows of nodes": lambda: make("elasticity3d:n=14").matrix(),
     "patterns": lambda: varied(make("poisson2d:n=100").matrix()),
     "sliced": lambda: varied(make("graph_laplacian:n=10000").matrix()),
@@ -123,3 +124,20 @@ def test_other_values_on_one_pattern(name, world):
         out = torch.empty_like(mine)
         as_operator(B)(mine, out)
         assert everywhere(world, torch.allclose(out, (B @ mine).detach(), rtol=1e-12, atol=1e-12))
+
+
+def test_a_small_part_is_packed_where_its_rows_repeat(world):
+    """And what holds of one set of values is not taken for others."""
+    matrix, A = spread_matrix("rows of a small part", world)
+    B = A.with_values(A.values * torch.linspace(1.0, 2.0, A.nnz_owned, dtype=torch.float64))
+    x = np.random.default_rng(6).standard_normal(A.shape[0])
+    mine = spread(A.layout, x)
+    out, forms = torch.empty_like(mine), []
+    for one in (A, B, A.with_values(A.values.clone())):
+        operator = as_operator(one)
+        operator(mine, out)
+        packed = operator._compressed(mine)
+        forms.append(packed and packed.form)
+        assert everywhere(world, torch.allclose(out, one @ mine, rtol=1e-12, atol=1e-12))
+    np.testing.assert_allclose(full(A.layout, out), matrix @ x, rtol=1e-12, atol=1e-12)
+    assert everywhere(world, forms == ["rows", None, "rows"])
