@@ -104,7 +104,8 @@ class Wanted:
         self.total = agreement.number
         self.also = [also for _, also in agreement.heard]
         if len(agreement.heard) == 1:  # all ranks said the same
-            self.gradients, self.tangents = zip(*self._mine, strict=True)
+            each = zip(*self._mine, strict=True) if self._mine else ((), ())
+            self.gradients, self.tangents = each
             return
         columns = list(zip(*(mine for mine, _ in agreement.heard), strict=True))
         self.gradients = tuple(any(g for g, _ in column) for column in columns)

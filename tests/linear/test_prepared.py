@@ -33,7 +33,7 @@ def on_gpu(monkeypatch):
     oracles(monkeypatch)
     monkeypatch.setattr(CompiledSteps, "allowed", False)
 
-    def scalars_for(world, like, check_every):
+    def scalars_for(world, like, check_every=24):
         scalars = TensorScalars(world, like)
         scalars.check_every = min(check_every, EVERY)
         scalars._history = like.new_empty((scalars.check_every, 4, *scalars.shape))

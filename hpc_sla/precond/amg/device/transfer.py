@@ -47,6 +47,10 @@ class DeviceTransfer(Transfer):
             self._matrices = first, second
         return self._matrices
 
+    def _by_entries(self) -> _ByEntries:
+        assert isinstance(self._plain, _ByEntries)
+        return self._plain
+
     def prolongator(self) -> DeviceProlongator:  # type: ignore[override]
         """What it was made of. Local."""
         plain, m, n = self._by_entries(), self._vectors, self._nodes.layout.n_owned
@@ -69,6 +73,9 @@ class DeviceTransfer(Transfer):
 
 
 class _ByEntries(_Plain):
+    down: CsrMatrix
+    up: CsrMatrix
+
     def __init__(self, P: DeviceProlongator, dtype: torch.dtype) -> None:
         n, fine = P.nodes.layout.n_owned, len(P.rows.indptr) - 1
         rows, values = P.rows, P.rows.values.to(dtype)
