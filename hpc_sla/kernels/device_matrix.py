@@ -86,6 +86,9 @@ class DeviceMatrix:
     def holds(self, values: Tensor) -> bool:
         """Whether these [nnz] are those in its slices, to the bit. Waits for the device."""
         assert self._laid is not None
+        codes, dictionary = self._laid
+        if values.dtype != (codes if dictionary is None else dictionary).dtype:
+            return False
         s = self.pattern._cache["slices"]
         assert isinstance(s, Slices)
         return s.same(self.pattern.indptr, values, *self._laid)

@@ -128,7 +128,7 @@ def minres_step_reference(
     over = torch.where(good, 1 / a1, zero)
     c, s = a0 * over, gamma * over
     shrink = torch.where(good, s * s, zero + 1.0)
-    turn = torch.where(good & (gamma > 0), c * k.eta / gamma, zero)
+    turn = torch.where(good & (gamma > 0), -c * s * k.eta / gamma, zero)
     rr = shrink * shrink * k.rr + 2 * shrink * turn * vr + turn * turn * vv
     of.w_old.mul_(-a3 * k.gamma).add_(of.z).sub_(a2 * k.gamma * of.w).mul_(over * inverse)
     of.x.add_(c * k.eta * of.w_old)

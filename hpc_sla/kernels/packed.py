@@ -159,6 +159,8 @@ class Packed:
 
     def holds(self, values: torch.Tensor) -> bool:
         """Whether these [nnz], in the order of the rows, are its values to the bit. Local."""
+        if values.dtype != self.dtype:
+            return False
         if self.matrix.form != ROWS:
             mine = self.matrix.tensors
             if self.matrix.form == SLICED:

@@ -162,6 +162,7 @@ class Slices:
         firsts = torch.searchsorted(self.starts[:-1], marks, right=True) - 1
         edges = [*sorted(set(firsts.tolist())), slices]
         lane = torch.arange(HEIGHT, dtype=torch.int64, device=device)
+        ends, nnz = torch.cat([indptr, indptr[-1:]]), int(indptr[-1])
         for first, last in zip(edges[:-1], edges[1:], strict=True):
             starts = self.starts[first : last + 1].long()
             begin, end = int(starts[0]), int(starts[-1])
@@ -173,11 +174,10 @@ class Slices:
             if self.order is not None:
                 row = row // WINDOW * WINDOW + self.order[row].long()
             row.clamp_(max=n)  # those beyond the last row have no entries
-            ends = torch.cat([indptr, indptr[-1:]])
             entry = ends[row].long() + k.unsqueeze(1)
             there = entry < ends[1:][row.clamp(max=n - 1)]
             there &= row < n
-            yield _SliceColumns(begin, slice_, k, entry.clamp_(max=int(ends[-1]) - 1), there)
+            yield _SliceColumns(begin, slice_, k, entry.clamp_(max=nnz - 1), there)
 
     def spread(self, indptr: Tensor, values: Tensor) -> Tensor:
         """Values [nnz] as they lie in slots, 0 in those without an entry: [slots]. Local."""

@@ -109,7 +109,7 @@ def _direction_kernel(
     over = tl.where(good, 1.0 / a1, 0.0)
     c, s = a0 * over, new_gamma * over
     shrink = tl.where(good, s * s, 1.0)
-    turn = tl.where(good & (new_gamma > 0), c * eta / new_gamma, 0.0)
+    turn = tl.where(good & (new_gamma > 0), -c * s * eta / new_gamma, 0.0)
     step = c * eta
     scale *= over
     for block in range(program, tl.cdiv(n, BLOCK), programs):

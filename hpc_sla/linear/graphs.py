@@ -72,7 +72,10 @@ class Bursts:
             self._method.step()
 
     def _capture(self) -> bool:
-        """Make the graph, which does no step yet; False where that fails."""
+        """Make the graph, which does no step yet; False where that fails on any rank.
+
+        **Collective.**
+        """
         method, scalars = self._method, self._scalars
         assert isinstance(scalars, TensorScalars)
         scalars.prepare(STEPS)
@@ -91,17 +94,17 @@ class Bursts:
                 self._steps(STEPS)
                 self._save()
         except Exception as error:  # of torch, the driver, or what a step calls
+            failed: Exception | None = error
             with _on(device):  # which setting the stream would change
                 torch.cuda.set_stream(stream)  # which a capture that fails may leave its own
-            vars(method).update(before)
-            self._captured = False
-            warn(
-                f"iterations could not be captured in a CUDA graph ({error}); they are launched "
-                "one by one, more slowly",
-                RuntimeWarning,
-            )
-            return False
+        else:
+            failed = None
         vars(method).update(before)  # no step has been done
+        wrong = method.r.new_tensor([float(failed is not None)])
+        scalars.sum_(wrong)
+        if wrong.item():  # what one rank launches by itself, all must
+            self._give_up(failed)
+            return False
         self._adopt()
         self._vectors = {
             name: value
@@ -110,6 +113,18 @@ class Bursts:
         }
         self._graph = graph
         return True
+
+    def _give_up(self, failed: Exception | None) -> None:
+        """Go on without graphs, for what went wrong here or on another rank. Local."""
+        method = self._method
+        for name in method.carried:  # not where an odd number of steps would write next
+            setattr(method, name, getattr(method, name).clone())
+        self._captured = False
+        warn(
+            f"iterations could not be captured in a CUDA graph ({failed or 'on another rank'}); "
+            "they are launched one by one, more slowly",
+            RuntimeWarning,
+        )
 
     def _replay(self) -> None:
         assert self._graph is not None and isinstance(self._scalars, TensorScalars)

@@ -230,8 +230,8 @@ class Iteration:
         M = self.method.least_of(self.precond)
         steps = self.kept.take(self.method, operator, M, b) if compiled else None
         if steps is None:
-            look = LOOK if self.precond.pointwise else LOOK_SOON
-            r, scalars = torch.empty_like(b), scalars_for(operator.world, b, look)
+            r, look = torch.empty_like(b), LOOK if self.precond.pointwise else LOOK_SOON
+            scalars = scalars_for(operator.world, r, look)
         else:
             r, scalars = steps.system.r, steps.system.scalars
         squares, smallest = values_of(norm2), SQUARES[b.dtype]

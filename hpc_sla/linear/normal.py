@@ -18,6 +18,9 @@ class NormalOperator(Operator):
         self._operator, self.capturable = operator, operator.capturable
         self._work = Workspace(1, operator.layout.n_owned)
 
+    def settle(self, x: torch.Tensor) -> None:
+        self._operator.settle(x)
+
     @property
     def token(self) -> tuple[object, ...]:
         return (*self._operator.token, "normal")

@@ -110,6 +110,8 @@ def at_work(
         yield method.on(system) if steps is None else steps.again(), None, False
         return
     captured = capturable(method, system)
+    if captured:  # or it would be seen to within the capture
+        system.operator.settle(system.r)
     store = graphs.there if captured and graphs is not None else None
     kept = None if store is None else store.take(method, system)
     if kept is None:
@@ -124,12 +126,19 @@ def at_work(
 
 
 def capturable(method: Method, system: System) -> bool:
-    """Whether a graph can be made of the method's steps. Local; replicated."""
+    """Whether a graph can be made of the method's steps, on all ranks. Replicated.
+
+    **Collective** on a GPU: what is captured on one rank must be on all that it sends to.
+    """
     kind = type(method)
     own = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
     alike = method.capturable and (own or "capturable" in vars(kind))  # not of a user's subclass
     parts = system.operator, system.precond, system.operator.world.transport
-    return alike and system.b.is_cuda and all(part.capturable for part in parts)
+    if not (alike and system.b.is_cuda):
+        return False
+    mine = all(part.capturable for part in parts)
+    world = system.operator.world
+    return mine if world.size == 1 else not world.max(float(not mine))
 
 
 def _key(method: Method, system: System) -> tuple[Any, ...]:

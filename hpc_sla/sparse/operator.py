@@ -180,9 +180,15 @@ class Operator(ABC):
     """Whether a CUDA graph can be made of its products: nothing of a user's is in them, and what
     they read stays where it is."""
 
+    def settle(self, x: torch.Tensor) -> None:  # noqa: B027
+        """Look at the values now, for products with vectors like x. Local.
+
+        What these read stays where it is from here on, as long as the values stay what they are.
+        """
+
     @property
     def token(self) -> tuple[object, ...]:
-        """What says, object by object, which tensors its products read. Local."""
+        """What says, object by object, which tensors products read after `settle`. Local."""
         return (self,)
 
     @property
@@ -240,6 +246,9 @@ class TransposeOf(Operator):
         super().__init__(operator.columns, operator.layout, operator.dtype, operator.device)
         self._operator = operator
         self.capturable = operator.capturable
+
+    def settle(self, x: torch.Tensor) -> None:
+        self._operator.settle(x)
 
     @property
     def token(self) -> tuple[object, ...]:

@@ -95,7 +95,11 @@ class _MatrixOperator(Operator):
         version = version_of(self._values)
         served = device_products.serves(x) or self._pattern.owned.compiled(x)
         if version != self._version and served:
-            self._packed, self._version = packed_of(self._pattern, self._given), version
+            mine = self._pattern.owned_values(self._given.detach())
+            # What others have laid of the pattern meanwhile is no reason to lay it anew elsewhere.
+            if not (isinstance(self._packed, DeviceMatrix) and self._packed.holds(mine)):
+                self._packed = packed_of(self._pattern, self._given)
+            self._version = version
         return self._packed
 
     def _compiled_rows(self, x: torch.Tensor) -> Packed | None:
@@ -106,6 +110,13 @@ class _MatrixOperator(Operator):
 
     def refresh(self) -> None:
         self._version = None
+
+    def settle(self, x: torch.Tensor) -> None:
+        self._compressed(x)
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        return (self, self._packed)
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
         if self._transposed is None:

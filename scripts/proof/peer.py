@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -14,12 +14,9 @@ class Peer(ABC):
     Attributes
     ----------
     name : str
-    direct : bool
-        Whether a tolerance means nothing to it.
     """
 
     name: str
-    direct: ClassVar[bool] = False
 
     def why_not(self, device: torch.device) -> str | None:
         """Why it cannot be used on that device; None where it can."""

@@ -15,7 +15,6 @@ class CuDss(Peer):
     """Cholesky: analysis, factors and solution, as in the published table."""
 
     name = "cuDSS Cholesky"
-    direct = True
 
     def why_not(self, device: torch.device) -> str | None:
         if device.type != "cuda":

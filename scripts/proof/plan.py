@@ -14,8 +14,6 @@ class Plan:
     Attributes
     ----------
     device : str
-    several : str
-        The transport of several ranks where correctness is looked at; `auto` elsewhere.
     stream : int
         Entries of a vector in the measurement of bandwidth, at most.
     answers, gradients : int
@@ -31,7 +29,6 @@ class Plan:
     """
 
     device: str
-    several: str
     stream: int
     answers: int
     gradients: int
@@ -45,7 +42,6 @@ class Plan:
 
 FULL = Plan(
     device="cuda",
-    several="auto",
     stream=1 << 28,
     answers=127,
     gradients=63,
@@ -59,7 +55,6 @@ FULL = Plan(
 
 SMALL = Plan(
     device="cpu",
-    several="gloo",  # torch.distributed, as on GPUs
     stream=1 << 21,
     answers=31,
     gradients=15,

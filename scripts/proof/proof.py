@@ -100,8 +100,9 @@ def _launch(
     """Run a part, or say why not."""
     if left < LEAST:
         reason = f"no time left of {asked.minutes:g} minutes"
-        skipped = {"part": name, "ranks": ranks, "status": FAIL, "reason": reason, "seconds": 0.0}
-        return {**skipped, "facts": {}, "checks": [], "rows": []}
+        unrun = {"part": name, "ranks": ranks, "status": FAIL, "reason": reason, "seconds": 0.0}
+        return {**unrun, "facts": {}, "checks": [], "rows": []}
+    # torch.distributed, as on GPUs
     transport = "gloo" if asked.small and name == "correctness" and ranks > 1 else "auto"
     limit = min(left, OVER * share + LEAST)
     return launch(name, ranks, folder, limit, share, small=asked.small, transport=transport)

@@ -21,12 +21,14 @@ from stencil import csr_bytes
 
 import hpc_sla as hs
 from hpc_sla.observe.held import held_bytes
+from hpc_sla.precond import make_preconditioner
 from hpc_sla.problems import distribute, make
+from hpc_sla.sparse.compressed import packed_of
 
-VECTORS = 12
-"""Read or written by a step of CG with Jacobi in three passes: the product reads p and writes q;
-the residual's pass reads r, q and the diagonal and writes r; the direction's reads r, the diagonal,
-p and x and writes p and x. 8 bytes an entry each."""
+VECTORS = 10
+"""Read or written by a step of CG in three passes: the product reads p and writes q; the residual's
+pass reads r and q and writes r; the direction's reads r, p and x and writes p and x. 8 bytes an
+entry each. With Jacobi the latter two read the diagonal, too, unless it is one number."""
 
 
 @dataclass
@@ -108,7 +110,7 @@ def _size(world: hs.World, plan: Plan, record: Record, known: Known, size: Publi
             record.skip(name, f"no time for an iteration's: some {seconds:.0f} s", **facts)
             return
         facts |= between_lengths(world, plan, A, "jacobi")
-        facts |= _bytes(n, held, facts["seconds_per_iteration"])
+        facts |= _bytes(A, n, facts["seconds_per_iteration"])
         known.step = predicted(facts, 1) / rows
         seconds = predicted(facts, known.iterations * n)
         if record.fits(seconds):
@@ -124,13 +126,16 @@ def _larger(facts: dict[str, Any]) -> float:
     return 1.1 * facts["peak_bytes_per_row"] if facts["peak_bytes"] else FIRST_BYTES
 
 
-def _bytes(n: int, held: float, seconds: float) -> dict[str, Any]:
+def _bytes(A: hs.DSparseMatrix, n: int, seconds: float) -> dict[str, Any]:
     """What an iteration of CG with Jacobi moves at least, and how fast that is.
 
-    The matrix counts as it is held where that is in fewer bytes than as compressed rows.
+    The matrix counts as products read it.
     """
-    vectors = 8 * VECTORS * n * n
-    moved, plain = min(held, csr_bytes(n)) + vectors, csr_bytes(n) + vectors
+    packed = A.held.packed or packed_of(A.pattern, A.values)
+    constant = make_preconditioner("jacobi", A).up_to_a_factor.inverse is None
+    vectors = 8 * (VECTORS if constant else VECTORS + 2) * n * n
+    plain = csr_bytes(n) + vectors
+    moved = plain if packed is None else packed.bytes + vectors
     return {
         "bytes_per_iteration": moved,
         "bytes_per_iteration_csr": plain,

@@ -45,7 +45,8 @@ def on_device(served: bool) -> None:
 def main(precond: str) -> None:
     native.LIBRARY = None
     device_products.DeviceRows.__call__ = _counted
-    device_matrix.FEWEST_ROWS = compressed._FEWEST_ROWS = 50  # slices of levels, too
+    device_matrix.FEWEST_ROWS = 50  # slices of levels, too
+    compressed._FEWEST_ROWS = compressed._FEWEST_TO_REPEAT = 50
     world = hs.World(device="cpu")
     on_device(False)
     A = hs.DSparseMatrix.from_scipy(matrix(16) if world.rank == 0 else None, world, "contiguous")

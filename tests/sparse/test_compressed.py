@@ -141,3 +141,15 @@ def test_a_small_part_is_packed_where_its_rows_repeat(world):
         assert everywhere(world, torch.allclose(out, one @ mine, rtol=1e-12, atol=1e-12))
     np.testing.assert_allclose(full(A.layout, out), matrix @ x, rtol=1e-12, atol=1e-12)
     assert everywhere(world, forms == ["rows", None, "rows"])
+
+
+@pytest.mark.parametrize("number", [0.0, 1.0])
+def test_values_of_another_dtype_are_others(number):
+    """Whatever their bits say."""
+    world = hs.World.serial("cpu")
+    A = hs.DSparseMatrix.from_scipy(sp.diags_array(np.ones(3000), format="csr"), world)
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        B = A.with_values(torch.full((3000,), number, dtype=dtype))
+        out = torch.full((3000,), 7.0, dtype=dtype)
+        as_operator(B)(torch.ones(3000, dtype=dtype), out)
+        assert torch.equal(out, torch.full_like(out, number))

@@ -75,8 +75,8 @@ def _products() -> Iterator[Hook]:
 
 def _product(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """One pass over the matrix does both where the solver wants an inner product, too."""
-    given = (*args, *kwargs.values())
-    with_dots = len(given) > 4 and any(one is not None for one in given[4:])
+    given = (*args[4:7], kwargs.get("dot"), kwargs.get("square"))  # and behind them the packed form
+    with_dots = any(one is not None for one in given)
     return "product and dots" if with_dots else "product"
 
 

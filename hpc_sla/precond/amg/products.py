@@ -62,7 +62,7 @@ class LevelOperator:
             packed = Packed.of(pattern.owned, self._owned.values)
         if packed is None:
             self._values = values
-            self._owned = _for_device(self._owned)
+            self._owned = for_device(self._owned)
         else:
             self._owned = packed
             if not packed.refers:
@@ -301,8 +301,8 @@ class _Plain:
         first, second = (part.csr() for part in _parts(transposed, plan))
         above = second.T.tocsr()
         rows = np.flatnonzero(np.diff(above.indptr)).astype(np.int32)
-        self.down, self.down_halo = _for_device(_on(device, first)), _on(device, second)
-        self.up = _for_device(_on(device, first.T.tocsr()))
+        self.down, self.down_halo = for_device(_on(device, first)), _on(device, second)
+        self.up = for_device(_on(device, first.T.tocsr()))
         self.up_halo = _on(device, above[rows])
         self.boundary = torch.from_numpy(rows).to(device)
 
@@ -335,7 +335,7 @@ def _on(device: torch.device, matrix: sp.csr_matrix) -> CsrMatrix:
     return CsrMatrix(CsrPattern(indptr, indices, matrix.shape[1]), values)
 
 
-def _for_device(matrix: CsrMatrix) -> CsrMatrix | DeviceMatrix:
+def for_device(matrix: CsrMatrix) -> CsrMatrix | DeviceMatrix:
     """The same in slices, on a GPU and where that pays. Local."""
     if not device_products.serves(matrix.values):
         return matrix

@@ -12,7 +12,7 @@ from hpc_sla.kernels.matrix import Matrix
 from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.device.arrays import pointers, true_places
 from hpc_sla.precond.amg.device.prolongator import DeviceProlongator, VectorRows
-from hpc_sla.precond.amg.products import Transfer, _Plain
+from hpc_sla.precond.amg.products import Transfer, _Plain, for_device
 
 Tensor = torch.Tensor
 
@@ -43,7 +43,7 @@ class DeviceTransfer(Transfer):
         """For compiled loops, which there are on the CPU: made when they ask."""
         if self._matrices is None:
             plain = self._by_entries()
-            first, second = (_tiles(part).transfer() for part in (plain.down, plain.down_halo))
+            first, second = (_tiles(part).transfer() for part in (plain.near_down, plain.down_halo))
             self._matrices = first, second
         return self._matrices
 
@@ -54,8 +54,8 @@ class DeviceTransfer(Transfer):
     def prolongator(self) -> DeviceProlongator:  # type: ignore[override]
         """What it was made of. Local."""
         plain, m, n = self._by_entries(), self._vectors, self._nodes.layout.n_owned
-        near, far = (_vectors_by_rows(part, m) for part in (plain.up, plain.up_halo))
-        down = [_vectors_by_columns(part, m) for part in (plain.down, plain.down_halo)]
+        near, far = (_vectors_by_rows(part, m) for part in (plain.near_up, plain.up_halo))
+        down = [_vectors_by_columns(part, m) for part in (plain.near_down, plain.down_halo)]
         transposed = VectorRows(
             torch.cat([down[0].indptr, down[1].indptr[1:] + down[0].indptr[-1]]),
             *(torch.cat(pair) for pair in zip(*((d.columns, d.values) for d in down), strict=True)),
@@ -68,13 +68,12 @@ class DeviceTransfer(Transfer):
         rows, order = torch.sort(rows, stable=True)
         columns = torch.cat([near.columns, far.columns + n]).index_select(0, order)
         values = torch.cat([near.values, far.values]).index_select(0, order)
-        indptr = pointers(rows, plain.up.n_rows).to(torch.int32)
+        indptr = pointers(rows, plain.near_up.n_rows).to(torch.int32)
         return DeviceProlongator(self._nodes, VectorRows(indptr, columns, values), transposed)
 
 
 class _ByEntries(_Plain):
-    down: CsrMatrix
-    up: CsrMatrix
+    """Also P and P^T in owned columns and rows as they are, where a GPU multiplies by slices."""
 
     def __init__(self, P: DeviceProlongator, dtype: torch.dtype) -> None:
         n, fine = P.nodes.layout.n_owned, len(P.rows.indptr) - 1
@@ -83,7 +82,7 @@ class _ByEntries(_Plain):
         near, far = true_places(rows.columns < n), true_places(rows.columns >= n)
         self.boundary = torch.unique_consecutive(row.index_select(0, far))
         place = torch.searchsorted(self.boundary, row.index_select(0, far))
-        self.up = _by_rows(
+        self.near_up = _by_rows(
             pointers(row.index_select(0, near), fine),
             rows.columns.index_select(0, near),
             values.index_select(0, near),
@@ -97,7 +96,7 @@ class _ByEntries(_Plain):
         )
         turned, values = P.transposed, P.transposed.values.to(dtype)
         cut = len(near)
-        self.down, self.down_halo = (
+        self.near_down, self.down_halo = (
             _by_columns(
                 turned.indptr[begin:end] - first, turned.columns[where], values[where], fine
             )
@@ -106,6 +105,12 @@ class _ByEntries(_Plain):
                 (n, n + P.nodes.n_halo + 1, cut, slice(cut, None)),
             )
         )
+        self.up, self.down = for_device(self.near_up), for_device(self.near_down)
+
+    @property
+    def bytes(self) -> int:
+        slices = (self.up, self.near_up), (self.down, self.near_down)
+        return super().bytes + sum(plain.bytes for own, plain in slices if own is not plain)
 
 
 def _of_unknowns(nodes: HaloPlan, m: int) -> HaloPlan:
