@@ -52,12 +52,17 @@ class Accuracy:
         Whether there are rows whose error the norm of the residual hides.
     norm : float
         ||b - A x||_2.
+    floor : float
+        What rounding may make of b - A x in these norms, relative to ||b||: eps || |A||x| + |b| ||.
+        From 1 on b is lost in it, and no residual that is computed says anything: A is singular to
+        rounding, and x mostly of its kernel.
     """
 
     norm: float
     backward_error: float | None
     at_rounding: bool
     hidden: bool = False
+    floor: float = 0.0
 
 
 def accuracy(
@@ -117,26 +122,39 @@ def assess(
         guarded, rows = _largest(_everyone(world, mine), 2)
         pairs = zip(found, guarded, relative, strict=True)
         found = [other if error > norm else error for error, other, norm in pairs]
+    shares = map(_root_ratio, scale2, b2)
     return [
         Accuracy(
-            root(square), error, low and row <= _UNEVEN * unit, row > _HIDDEN * norm and row > rtol
+            root(square),
+            error,
+            low and row <= _UNEVEN * unit,
+            row > _HIDDEN * norm and row > rtol,
+            share * unit / _ROUNDING,
         )
-        for square, error, row, norm, low in zip(
-            errors2, found, rows, relative, rounded, strict=True
+        for square, error, row, norm, low, share in zip(
+            errors2, found, rows, relative, rounded, shares, strict=True
         )
     ]
 
 
-def judge(infos: Sequence[SolveInfo], found: Sequence[Accuracy], loosest: float) -> None:
+def judge(
+    infos: Sequence[SolveInfo],
+    found: Sequence[Accuracy],
+    b_norms: Sequence[float],
+    loosest: float,
+) -> None:
     """Take in how good the solutions are. Local.
 
     `loosest` is the relative residual up to which one that rounding stops has converged.
     """
-    for info, one in zip(infos, found, strict=True):
+    for info, one, b_norm in zip(infos, found, b_norms, strict=True):
         info.backward_error, info.hidden = one.backward_error, one.hidden
         info.at_rounding = one.at_rounding and info.status != "not_finite"
         if info.at_rounding and info.relative_residual <= loosest:
             info.status = "converged"
+        if info.status == "converged" and one.floor >= 1:
+            info.status, info.at_rounding = "stagnated", False
+            info.relative_residual, info.residual_norm = one.floor, one.floor * b_norm
 
 
 def _without_entries(
@@ -152,7 +170,8 @@ def _without_entries(
     found = []
     for r2, x2, b2, image2, noise2 in sums:
         size = _root_ratio(image2, noise2) * math.sqrt(x2) + math.sqrt(b2)
-        found.append(Accuracy(root(r2), None, root(r2) <= unit * size))
+        floor = size / math.sqrt(b2) * unit / _ROUNDING if b2 > 0 else 0.0
+        found.append(Accuracy(root(r2), None, root(r2) <= unit * size, floor=floor))
     return found
 
 

@@ -377,7 +377,7 @@ class Iteration:
             found = system.found
             if found is None:
                 found = accuracy(self.operator, system.b, system.x, system.r, self.rtol)
-            judge(infos, found, loosest)
+            judge(infos, found, b_norms, loosest)
         x = system.x
         if any(scale != 1.0 for scale in system.scales):
             x = x.mul_(

@@ -141,11 +141,18 @@ class _RefinedSolve:
             history.append(norms)
         columns = (torch.stack([*history, targets, b_norms]) * scale).t().tolist()
         infos = _infos(columns, f"{factors.backend} {factors.method}", started)
-        if not all(info.converged for info in infos):
+        if not all(info.converged for info in infos) or self._may_be_lost(x, b_norms):
             operator = as_operator(self._matrix)
             found = accuracy(operator.T if transpose else operator, b, x, r, rtol)
-            judge(infos, found, loosest)
+            judge(infos, found, (b_norms * scale).tolist(), loosest)
         return x * scale, infos
+
+    def _may_be_lost(self, x: torch.Tensor, b_norms: torch.Tensor) -> bool:
+        """Whether b may be lost in the rounding of A x, of a singular A: see `Accuracy.floor`."""
+        if not self._values.numel():
+            return False
+        largest = self._values.detach().abs().max() * torch.finfo(x.dtype).eps
+        return bool((largest * torch.linalg.vector_norm(x, dim=0) > 0.01 * b_norms).any())
 
 
 def _infos(columns: list[list[float]], method: str, started: float) -> list[SolveInfo]:
