@@ -142,7 +142,6 @@ class Differentiable(Iteration):
         solver.rtol = self.rtol if self.adjoint_rtol is None else self.adjoint_rtol
         solver.atol = solver.loosest = 0.0
         solver.callback = solver.observer = None
-        solver.thorough = False
         return solver
 
     def _serves(self, info: SolveInfo) -> bool:

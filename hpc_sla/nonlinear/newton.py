@@ -146,7 +146,7 @@ class NewtonIteration:
         self.equations, self.linear, self.stop = equations, linear, stop
         self.observe: Callable[[NewtonIteration], bool] | None = None
         self.unobserved = 1.0
-        self._u = u
+        self._u = self._u0 = u
         self._forcing, self._line_search, self._callback = forcing, line_search, callback
         self._last: tuple[float, float] | None = None
         self._found: tuple[torch.Tensor, float] | None = None
@@ -180,7 +180,8 @@ class NewtonIteration:
             if not math.isfinite(norm):
                 return *best, "not_finite"
             if norm <= target:
-                return u, norm, "converged"
+                lost = norm == 0 < start and self._lost(_floor(equations, u, r))
+                return u, norm, "stagnated" if lost else "converged"
             if norm > stop.divergence * start:
                 return *best, "diverged"
             if info.iterations >= stop.max_iterations:
@@ -198,11 +199,11 @@ class NewtonIteration:
             if self._line_search:
                 found = _backtrack(equations, u, step, norm, eta)
                 if found is None:
-                    return u, norm, _why_no_step(equations, u, r, norm, start, stop)
+                    return u, norm, self._why_no_step(u, r, norm)
                 before = norm
                 u, r, norm, length = found
                 if norm > max(_POOR * before, target):
-                    ended = _will_do(equations, u, r, norm, start, stop)
+                    ended = self._will_do(u, r, norm)
             else:
                 u, length = u - step, 1.0
                 r = equations(u)
@@ -214,6 +215,27 @@ class NewtonIteration:
                 self._callback(info.iterations, norm)
             if ended:
                 return u, norm, "converged"
+
+    def _why_no_step(self, u: torch.Tensor, r: torch.Tensor, norm: float) -> Status:
+        """**Collective.**"""
+        if self._will_do(u, r, norm):
+            return "converged"
+        return "stagnated" if norm <= _floor(self.equations, u, r) else "line_search_failed"
+
+    def _will_do(self, u: torch.Tensor, r: torch.Tensor, norm: float) -> bool:
+        """Whether ||F(u)|| is down to rounding, and small or never was more. **Collective.**"""
+        enough, start = self.stop.enough, self.equations.info.residual_history[0]
+        if not enough or norm > (floor := _floor(self.equations, u, r)):
+            return False
+        return (norm <= enough * start or start <= floor) and not self._lost(floor)
+
+    def _lost(self, floor: float) -> bool:
+        """Whether rounding makes any F(u), of a u that has grown without end. **Collective.**
+
+        As along the kernel of a singular J. `floor` is that of u.
+        """
+        equations, start = self.equations, self.equations.info.residual_history[0]
+        return start <= floor and start > _floor(equations, self._u0, equations(self._u0))
 
     # To go on elsewhere
 
@@ -361,26 +383,6 @@ def _shrink(norm: float, last: tuple[float, float], before: tuple[float, float] 
     if not (math.isfinite(curvature) and curvature > 0 and slope < 0):
         return 0.5
     return min(0.5, max(0.1, -0.5 * slope / (curvature * t)))
-
-
-def _why_no_step(
-    equations: Equations, u: torch.Tensor, r: torch.Tensor, norm: float, start: float, stop: Stop
-) -> Status:
-    """**Collective.**"""
-    if _will_do(equations, u, r, norm, start, stop):
-        return "converged"
-    floor = _floor(equations, u, r)
-    return "stagnated" if norm <= floor else "line_search_failed"
-
-
-def _will_do(
-    equations: Equations, u: torch.Tensor, r: torch.Tensor, norm: float, start: float, stop: Stop
-) -> bool:
-    """Whether ||F(u)|| is down to rounding, and small or never was more. **Collective.**"""
-    if not stop.enough:
-        return False
-    floor = _floor(equations, u, r)
-    return norm <= floor and (norm <= stop.enough * start or start <= floor)
 
 
 def _floor(equations: Equations, u: torch.Tensor, r: torch.Tensor) -> float:

@@ -9,17 +9,9 @@ import pytest
 import torch
 
 import hpc_sla as hs
-from hpc_sla.kernels import device_products
-from hpc_sla.kernels.device_matrix import DeviceMatrix
-from hpc_sla.linear import iteration, prepared
-from hpc_sla.linear.bursts import CompiledSteps
-from hpc_sla.linear.cg import CG
-from hpc_sla.linear.scalars import TensorScalars
-from hpc_sla.sparse.operators import _MatrixOperator, as_operator
+from hpc_sla.linear import prepared
 from tests.checkpoints import poisson
-from tests.linear.emulated import COUNTS, emulate, oracles
-
-EVERY = 6
+from tests.linear.emulated import COUNTS
 
 
 def convection(n):
@@ -28,36 +20,6 @@ def convection(n):
     rows = A.tocoo().row
     A.data = A.data * (1 + 0.2 * (A.indices > rows))
     return A
-
-
-@pytest.fixture
-def on_gpu(monkeypatch):
-    """The loops as on a GPU; a function that has graphs made, or not."""
-    emulate(monkeypatch)
-    oracles(monkeypatch)
-    monkeypatch.setattr(CompiledSteps, "allowed", False)
-
-    def scalars_for(world, like, check_every=24):
-        scalars = TensorScalars(world, like)
-        scalars.check_every = min(check_every, EVERY)
-        scalars._history = like.new_empty((scalars.check_every, 4, *scalars.shape))
-        return scalars
-
-    monkeypatch.setattr(iteration, "scalars_for", scalars_for)
-    capturable = prepared.capturable
-
-    def captured(yes):
-        class Here:
-            """A tensor's word that it is on a GPU."""
-
-            def __init__(self, system):
-                self.operator, self.precond = system.operator, system.precond
-                self.b = type("B", (), {"is_cuda": yes})
-
-        monkeypatch.setattr(prepared, "capturable", lambda m, s: capturable(m, Here(s)))
-        COUNTS.clear()
-
-    return captured
 
 
 def solver(matrix=None, method="cg", precond="jacobi", **options):
@@ -351,65 +313,3 @@ def test_it_goes_with_the_solver(on_gpu):
     assert all(ref() is None for ref in vectors)
     x.sum().backward()  # which captures its own
     assert b.grad is not None and COUNTS["captured"] == 2
-
-
-def test_a_graph_is_of_the_slices_that_are_there(monkeypatch):
-    """Those of another solver leave them be; other values do not, be they counted or not."""
-    monkeypatch.setattr(device_products, "serves", lambda x: True)
-    matrix = poisson(50)  # 2500 rows
-    A, B = (hs.DSparseMatrix.from_scipy(factor * matrix, WORLD) for factor in (1.0, 1.0))
-    B = A.with_values(3 * A.values)
-    A = A.with_values(A.values.clone())
-    first, second = as_operator(A), as_operator(B)
-    x = torch.ones(2500, dtype=torch.float64)
-    tokens = []
-    for operator in (first, second, first):
-        operator.refresh()
-        operator.settle(x)
-        tokens.append(operator.token)
-    assert isinstance(tokens[0][1], DeviceMatrix)
-    assert tokens[0][1] is tokens[2][1] is not tokens[1][1]
-    assert first.T.token[:2] == tokens[0]
-    A.values.data.mul_(2)
-    first.refresh()
-    first.settle(x)
-    assert first.token[1] is not tokens[0][1] and first.token[1].holds(A.values)
-
-
-def test_values_are_looked_at_before_a_capture(on_gpu, monkeypatch):
-    """Which may not wait for the device."""
-    on_gpu(True)
-    asked = []
-    settle, take = _MatrixOperator.settle, prepared.GraphStore.take
-    monkeypatch.setattr(
-        _MatrixOperator, "settle", lambda self, x: asked.append("settle") or settle(self, x)
-    )
-    monkeypatch.setattr(
-        prepared.GraphStore, "take", lambda *those: asked.append("take") or take(*those)
-    )
-    s = solver()
-    for seed in (1, 2):
-        s.solve(rhs(seed))
-    assert asked == ["settle", "take"] * 2
-
-
-def test_after_a_capture_that_fails_steps_go_on_from_scalars_of_their_own(on_gpu, monkeypatch):
-    """It may have done an odd number of them: a step reads what it leaves its own beside."""
-    on_gpu(True)
-    step, failed, apart = CG.step, [], []
-
-    def failing(self):
-        if self.scalars._own is None and failed and self.on_device:
-            written, _ = self.two._sets[1 - self.two._which]
-            storage = written.untyped_storage().data_ptr()
-            apart.append(self.rho.untyped_storage().data_ptr() != storage)
-        step(self)
-        if self.scalars._own is not None:
-            failed.append(1)
-            raise RuntimeError("no")
-
-    monkeypatch.setattr(CG, "step", failing)
-    with pytest.warns(RuntimeWarning, match="could not be captured"):
-        _, info = solver().solve(rhs(1))
-    assert info.converged and len(failed) == 1
-    assert apart and all(apart)
