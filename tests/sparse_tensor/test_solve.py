@@ -12,6 +12,7 @@ from hpc_sla.linear import METHODS
 from hpc_sla.sparse_tensor import DIRECT_ROWS
 from hpc_sla.sparse_tensor.backends import BACKENDS, choose_backend
 from tests.collective import spd_matrix
+from tests.linear.test_lost_in_rounding import star
 
 CPU = torch.device("cpu")
 HERE = [name for name, b in BACKENDS.items() if "cpu" in b.devices and b.available()]
@@ -245,3 +246,18 @@ def test_what_cannot_be_is_refused():
     for message, call in cases:
         with pytest.raises(hs.InputError, match=message):
             call()
+
+
+@pytest.mark.parametrize("backend", HERE)
+@pytest.mark.parametrize("n", [10, 20, 32])
+def test_no_solution_is_found_where_there_is_none(backend, n):
+    """As in tests/linear/test_lost_in_rounding.py: x is a constant of 1 / eps."""
+    A = hs.SparseTensor.from_scipy(star(n))
+    b = torch.eye(n, dtype=torch.float64)[1]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", hs.NotConvergedWarning)
+            x, infos = A.solve_with_info(b, backend=backend)
+    except hs.HpcSlaError:  # it may say that the matrix is singular
+        return
+    assert not infos[0].converged, abs(x).max()
