@@ -18,6 +18,7 @@ from hpc_sla.kernels import csr, csr_operator, device_products, slices
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.kernels.device_matrix import DeviceMatrix
 from hpc_sla.kernels.slices import Slices
+from hpc_sla.problems import make
 from hpc_sla.sparse import pattern as sparse_pattern
 from hpc_sla.sparse import split
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -211,3 +212,16 @@ def test_entries_that_32_bits_do_not_count(monkeypatch):
     with pytest.raises(ValueError, match="row"):
         monkeypatch.setattr(csr_operator, "_MOST_ENTRIES", 2)
         pattern.matmul(values, torch.from_numpy(x), torch.empty(20, dtype=torch.float64))
+
+
+def test_values_of_another_dtype_are_others():
+    """Be they coded or not, and whatever their bits say."""
+    matrix = make("poisson2d:n=60").matrix().tocsr()
+    arrays = (torch.from_numpy(a.astype(np.int32)) for a in (matrix.indptr, matrix.indices))
+    pattern = CsrPattern(*arrays, matrix.shape[1])
+    rng = np.random.default_rng(0)
+    for values in (np.zeros(matrix.nnz), rng.random(matrix.nnz)):
+        given = torch.from_numpy(values)
+        found = DeviceMatrix.of(pattern, given)
+        assert found.form != "csr" and found.holds(given)
+        assert not found.holds(given.float())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.cli.prepare import load_source, write_partitioned
 from hpc_sla.errors import InputError
+from hpc_sla.problems.system import NamedSystem
 from hpc_sla.storage.matrix_file import MatrixFile
 from tests.collective import dense, everywhere, full, on
 
@@ -155,3 +157,20 @@ def test_rows_of_any_order_have_their_components_named():
 def test_rigid_body_modes_of_what_has_none(shape, component, words):
     with pytest.raises(InputError, match=words):
         problems.rigid_body_modes(np.zeros(shape), component)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("spec", ["elasticity3d:n=2", "convection2d:n=7"])
+def test_arrays_are_the_rows_of_the_matrix(world, spec):
+    """Of a generator, as another library takes them: the same rows on each rank, nodes whole."""
+    system = NamedSystem(spec, "manufactured", generated=True)
+    A = system.matrix(world)
+    n, (indptr, indices, values), b = system.arrays(world)
+    mine = slice(A.layout.start, A.layout.start + A.layout.n_owned)
+    matrix = problems.make(spec).matrix().tocsr()
+    assert n == matrix.shape[0] and len(indptr) - 1 == len(b) == A.layout.n_owned
+    rows = sp.csr_array((values, indices, indptr), shape=(len(b), n))
+    assert (rows != matrix[mine]).nnz == 0
+    np.testing.assert_allclose(b, system.right_hand_side(A.layout), rtol=1e-14)
+    x = system.solution("manufactured", A.layout)
+    np.testing.assert_allclose((A @ torch.from_numpy(x)).numpy(), b, atol=1e-12 * abs(b).max())
