@@ -25,6 +25,7 @@ from hpc_sla.cli import main
 
 SKIPPED = {
     "bash scripts/": "sets up an environment, which tests/scripts tries out",
+    "pip install ": "changes the environment",
     "source .venv/": "of the reader's own environment",
     "module load": "of a site",
     "HPC_SLA_MPI=system": "builds mpi4py",
@@ -95,7 +96,8 @@ def run_command(line: str) -> None:
 def run_document(document: Path) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(document):
-        if skipped(block.text):
+        # A shell's lines are looked at one by one.
+        if block.language not in ("", "sh") and skipped(block.text):
             continue
         place = f"{document.name}:{block.line}"
         if COMM.rank == 0:
