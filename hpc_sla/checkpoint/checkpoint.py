@@ -82,10 +82,10 @@ class Checkpoint:
         Replicated. Go on from the checkpoint at `path`; where there is none, start, and say so on
         rank 0's stderr.
     local : path, optional
-        Per rank, of all or of none. A folder, as a rule on a disc of each node: every checkpoint goes there, each
-        rank its own part, and only some to `path` as well. Two of them stay. One is of use to as
-        many ranks, each where its part is; `resume` takes it where it is whole on all ranks and
-        newer than `path`.
+        Per rank, of all or of none. A folder, as a rule on a disc of each node: every checkpoint
+        goes there, each rank its own part, and only some to `path` as well. Two of them stay. One
+        is of use to as many ranks, each where its part is; `resume` takes it where it is whole on
+        all ranks and no older than `path`.
     copy_every : int
         Replicated. With `local`: each how many-th checkpoint goes to `path`, too. So does one that
         is asked for by `request_stop`, and one that a node's disc has no room for.

@@ -122,7 +122,7 @@ def test_other_ranks_go_on_from_the_shared_file(world, folder):
     if fewer is not None:
         A, b = system(fewer, poisson(9))
         seen = []
-        x, info = job.solve(lambda i, norm: seen.append(i), A, b, resume=True)
+        _, info = job.solve(lambda i, norm: seen.append(i), A, b, resume=True)
         at = seen[0] if info.converged else -1
     assert everywhere(world, at == SHARED)
 

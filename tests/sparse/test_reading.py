@@ -26,7 +26,7 @@ ROWS = ("indptr", "indices", "data", "permutation", "rhs/b")
 @pytest.fixture
 def path(world, folder, monkeypatch):
     """A file in small blocks, which ranks share."""
-    monkeypatch.setattr(block_sums, "_BLOCK", 100)
+    monkeypatch.setattr(block_sums, "_BLOCK", 2000)
     matrix = random_matrix(N, 0.2, 1)
     permutation, offsets = order_by_part(np.arange(N) % 5, 5)
     rhs = np.random.default_rng(1).standard_normal(N)
