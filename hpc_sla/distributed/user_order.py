@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -153,7 +154,7 @@ class UserOrder:
         """**Collective.**"""
         world = self._world
         cuts = even_offsets(self._n, world.size)
-        edges = np.searchsorted(self._rows, cuts, sorter=self._order)
+        edges = [self._place(cut) for cut in cuts]
         there = np.flatnonzero(np.diff(edges))
         send = [(int(r), int(edges[r]), int(edges[r + 1])) for r in there]
         # Counted from where the home begins, so that 32 bits do for all that fit on a rank.
@@ -170,8 +171,12 @@ class UserOrder:
         n, size = self._n, self._world.size
         first, end = rank * n // size + start, (rank + 1) * n // size
         ends = min(first, end), min(first + rows, end)
-        low, high = np.searchsorted(self._rows, ends, sorter=self._order)
-        return int(low), int(high)
+        return self._place(ends[0]), self._place(ends[1])
+
+    def _place(self, row: int) -> int:
+        """Where the owned rows from this one on begin in `_order`."""
+        # NumPy's searchsorted would make a copy of the order, in 64 bits, for each call.
+        return bisect_left(self._order, row, key=self._rows.__getitem__)
 
     def _exchange(
         self, out: Runs, into: Runs, source: np.ndarray, target: np.ndarray, before: int = 0

@@ -50,8 +50,7 @@ def open_together(path: str | os.PathLike[str] | MatrixFile, world: World) -> Ma
     with world.agree() as agreed:
         file.join(None if isinstance(path, MatrixFile) else path)
         agreed.number = float(file.can_defer)
-    if world.size > 1:
-        file.defer(agreed.number == world.size)
+    file.defer(agreed.number == world.size)
     return file
 
 
@@ -66,7 +65,7 @@ def check_together(file: MatrixFile, world: World) -> None:
     InputError
         On every rank: it has not.
     """
-    if world.size == 1 or not file.deferred:
+    if not file.deferred:
         return
     seen = file.seen()
     to = (seen[:, 0] + seen[:, 1]) % world.size

@@ -54,7 +54,7 @@ class RawFile:
     def read(self, offset: int, out: np.ndarray) -> None:
         """Fill a contiguous array. Raises OSError."""
         assert self._descriptor is not None
-        data = memoryview(out.reshape(-1).view(np.uint8))
+        data = out.reshape(-1).view(np.uint8).data
         while len(data):
             got = os.preadv(self._descriptor, [data[: 1 << 30]], offset)
             if not got:

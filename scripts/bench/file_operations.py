@@ -30,6 +30,8 @@ def rows_bytes(path: Path, rank: int, ranks: int) -> int:
         begin, end = (int(file["indptr"][row]) for row in (first, last))
         entry = file["indices"].dtype.itemsize + file["data"].dtype.itemsize
         row = file["rhs/ones"].dtype.itemsize + 8
+        if "coordinates" in file:
+            row += file["coordinates"].nbytes // len(file["coordinates"])
         return (end - begin) * entry + (last - first) * row + 8 * (last - first + 1)
 
 
