@@ -1,4 +1,4 @@
-"""Single values sent to other ranks, each to one place: a permutation over ranks, differentiable."""
+"""Values sent to other ranks, each to a place of its own: a permutation, differentiable."""
 
 from __future__ import annotations
 

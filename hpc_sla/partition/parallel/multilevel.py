@@ -12,7 +12,7 @@ from hpc_sla.partition.parallel.graph import Graph
 from hpc_sla.partition.parallel.refine import limits, refine
 
 _SEED = 20240229
-_SMALL, _EACH = 4096, 64
+SMALL, EACH = 4096, 64
 """A graph of so many vertices, or of so many for each part, is cut on one rank."""
 _STALLED = 0.95
 _LARGEST = 2**30
@@ -35,7 +35,7 @@ def multilevel(graph: Graph, shares: np.ndarray) -> np.ndarray:
     int32 array [n]
     """
     peers, parts = graph.peers, len(shares)
-    small = max(_SMALL, _EACH * parts)
+    small = max(SMALL, EACH * parts)
     total = int(peers.sum(np.array([graph.sizes[: graph.n].sum()], dtype=np.int64))[0])
     most = max(3 * total // (2 * small), 1)
     levels: list[Coarser] = []
