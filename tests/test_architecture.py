@@ -19,7 +19,7 @@ from tests.launch import REPOSITORY
 ROOMS = (
     "cli", "report", "reference", "problems", "sparse_tensor", "nonlinear", "eigen", "linear",
     "precond", "direct", "adjoint", "checkpoint", "sparse", "distributed", "partition", "storage",
-    "kernels", "observe",
+    "messages", "kernels", "observe",
 )  # fmt: skip
 """From the top down: a room imports from those after it only."""
 LOOSE = {"__init__", "__main__", "errors", "hashing"}

@@ -14,6 +14,7 @@ import torch
 
 from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.messages.together import named, raise_together
 from hpc_sla.observe.heartbeat import beat
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Agreement:
         comm.Allreduce(MPI.IN_PLACE, sums)
         failed, self.number, *digests = sums.tolist()
         if failed:
-            _raise_together(comm, error)
+            raise_together(comm, error)
         if _alike(digests, comm.size):
             self.heard = [self.said]
             return
@@ -143,19 +144,6 @@ def _alike(sums: Sequence[float], ranks: int) -> bool:
     return all(int(total) ** 2 == ranks * int(squares) for total, squares in pairs)
 
 
-def _raise_together(comm: Any, error: HpcSlaError | None) -> None:
-    """The error of the first rank that has one, on every rank. **Collective.**"""
-    errors = comm.allgather(None if error is None else (type(error), str(error), vars(error)))
-    ranks = [rank for rank, e in enumerate(errors) if e is not None]
-    kind, text, state = errors[ranks[0]]
-    if 0 < len(ranks) < comm.size and ranks != [0]:
-        text = f"{text} [on {_ranks(ranks)}]"
-    rebuilt = kind.__new__(kind)
-    Exception.__init__(rebuilt, text)
-    vars(rebuilt).update(state)
-    raise rebuilt from error
-
-
 def _raise_difference(calls: list[Any]) -> None:
     """Name what differs, and where. Local: every rank has heard all."""
     names = [call[0] if call else "another collective function" for call in calls]
@@ -186,10 +174,5 @@ def _by_rank(values: list[Any]) -> str:
     who: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         who.setdefault(value if isinstance(value, str) else repr(value), []).append(rank)
-    parts = [f"{value} on {_ranks(ranks)}" for value, ranks in who.items()]
+    parts = [f"{value} on {named(ranks)}" for value, ranks in who.items()]
     return ", ".join(parts[:4]) + (" ..." if len(parts) > 4 else "")
-
-
-def _ranks(ranks: list[int]) -> str:
-    named = ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
-    return f"rank{'s' if len(ranks) > 1 else ''} {named}"

@@ -24,9 +24,10 @@ from hpc_sla.distributed.node import choose_device, share_cores, sleep_where_cro
 from hpc_sla.distributed.reductions import AllSum, Replicate, tagged
 from hpc_sla.distributed.replicated import Replicated
 from hpc_sla.distributed.shared import Shared
-from hpc_sla.distributed.transport import Transport, sparse_exchange
+from hpc_sla.distributed.transport import Transport
 from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.kernels.modes import entry
+from hpc_sla.messages.sparse_exchange import sparse_exchange
 from hpc_sla.observe.heartbeat import beat
 
 if TYPE_CHECKING:

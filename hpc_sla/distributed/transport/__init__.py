@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from hpc_sla.distributed.transport.base import Channel, Neighbours, Pending, Transport
-from hpc_sla.distributed.transport.sparse_exchange import sparse_exchange
 
-__all__ = ["Channel", "Neighbours", "Pending", "Transport", "sparse_exchange"]
+__all__ = ["Channel", "Neighbours", "Pending", "Transport"]
