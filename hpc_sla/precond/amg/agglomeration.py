@@ -1,0 +1,199 @@
+"""On how many ranks a coarse level goes on, and which of its rows go where.
+
+Pure functions of what all ranks know, a few numbers a rank: every rank decides alike, and so does a
+script that counts for more ranks than there are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_sla.precond.amg.costs import Costs
+
+BALANCE = 1.4
+"""No rank is given more than so many times the mean of all ranks' entries, over all levels."""
+
+_WHOLE = 0.1
+"""Of a rank's share: a cut that is no further from the end of a rank's rows is moved there, which
+spares messages."""
+
+_UNEVEN = 1.5
+"""Times the mean that the busiest rank of a level may have before rows are moved for that alone."""
+
+_FLAT, _STEEP = 2.0, 100.0
+"""Bounds of what is believed of how fast entries of levels decrease."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """A level on the ranks that hold it, and what these hold of the levels above. Replicated.
+
+    Attributes
+    ----------
+    offsets : int64 array [ranks + 1]
+        Of rows.
+    entries : int64 array [ranks]
+        Of the level's matrix.
+    above : int64 array [ranks]
+        Of the matrices of all levels above.
+    neighbours, halo : int64 array [ranks]
+        Ranks that a product hears from, and numbers that they send.
+    total : int
+        Entries of all levels above, over all ranks of the finest.
+    ranks : int
+        Of the finest level.
+    previous : int
+        Entries of the level above.
+    """
+
+    offsets: np.ndarray
+    entries: np.ndarray
+    above: np.ndarray
+    neighbours: np.ndarray
+    halo: np.ndarray
+    total: int
+    ranks: int
+    previous: int
+
+    @property
+    def size(self) -> int:
+        """Ranks that hold the level."""
+        return len(self.entries)
+
+    @property
+    def rows(self) -> int:
+        """Over all ranks."""
+        return int(self.offsets[-1])
+
+    @property
+    def decrease(self) -> float:
+        """Times that a level has the entries of the next one, by this one and the one above."""
+        ratio = self.previous / max(1, int(self.entries.sum()))
+        return min(max(ratio, _FLAT), _STEEP)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a cycle does on a level. Replicated.
+
+    Attributes
+    ----------
+    products : int
+        With the level's matrix, each of which exchanges the halo.
+    coarse_size : int
+        Rows of the last level at most.
+    itemsize : int
+        Bytes of a number.
+    """
+
+    products: int
+    coarse_size: int
+    itemsize: int
+
+
+def members(size: int, ranks: int) -> np.ndarray:
+    """Which of `size` ranks are those that go on: `World.thinned`. Ascending, 0 the first."""
+    return np.arange(ranks, dtype=np.int64) * size // ranks
+
+
+def cuts(offsets: np.ndarray, entries: np.ndarray, ranks: int, block: int = 1) -> np.ndarray:
+    """Rows in their order cut into runs of like numbers of entries: int64 [ranks + 1].
+
+    Ranks that are neighbours in number are so in space, too, as partitioners number them: runs keep
+    them together. Within a rank entries count as evenly spread.
+
+    Parameters
+    ----------
+    offsets : int64 array [size + 1]
+        Of rows, multiples of `block`.
+    entries : int64 array [size]
+    ranks : int
+    block : int
+        Rows that stay together.
+    """
+    weights = np.asarray(entries if np.any(entries) else np.diff(offsets), dtype=np.float64)
+    ends = np.concatenate([[0.0], np.cumsum(weights)])
+    wanted = ends[-1] * np.arange(1, ranks) / ranks
+    place = np.interp(wanted, ends, offsets)
+    inside = (np.rint(place / block) * block).astype(np.int64)
+    after = np.searchsorted(ends, wanted).clip(1, len(ends) - 1)
+    nearest = np.where(wanted - ends[after - 1] <= ends[after] - wanted, after - 1, after)
+    near = np.abs(ends[nearest] - wanted) <= _WHOLE * ends[-1] / ranks
+    inner = np.where(near, offsets[nearest], inside)
+    return np.maximum.accumulate(np.concatenate([offsets[:1], inner, offsets[-1:]]))
+
+
+def seconds(load: Load, ranks: int, costs: Costs, visit: Visit) -> float:
+    """What a cycle takes from this level on, if it goes on on so many ranks. Modelled.
+
+    The busiest rank's entries, alpha for each message and beta for each byte; levels below as this
+    one, with fewer entries by what is seen so far, and the last one's dense inverse.
+    """
+    rows, entries = float(load.rows), float(load.entries.sum())
+    share = float(load.entries.max()) if ranks == load.size else entries / ranks
+    neighbours = min(ranks - 1, int(load.neighbours.max()))
+    apart = load.size / ranks
+    halo = min(float(load.halo.max()) * apart ** (2 / 3), rows * (1 - 1 / ranks))
+    # Restriction and prolongation exchange halos as well.
+    messages = (visit.products + 2) * costs.message * neighbours
+    total = 0.0
+    while rows > visit.coarse_size:
+        total += visit.products * share * costs.entry + messages
+        total += (visit.products + 2) * halo * visit.itemsize * costs.byte
+        rows, share, halo = (part / load.decrease for part in (rows, share, halo))
+    rounds = 2 * math.ceil(math.log2(ranks)) if ranks > 1 else 0
+    total += rows * rows / ranks * costs.entry / 2  # which has no columns to read
+    total += rounds * (costs.message + rows * visit.itemsize * costs.byte)
+    if ranks < load.size:
+        # Some more send to a rank that goes on, and hear from it.
+        moved = load.rows / ranks * visit.itemsize
+        total += 2 * ((math.ceil(apart) - 1) * costs.message + moved * costs.byte)
+    return total
+
+
+def balanced(load: Load, ranks: int) -> bool:
+    """Whether no rank that goes on would get more than `BALANCE` allows.
+
+    With the levels below on the same ranks.
+    """
+    entries = int(load.entries.sum())
+    below = load.decrease / (load.decrease - 1)
+    mean = (load.total + entries * below) / load.ranks
+    busiest = load.above[members(load.size, ranks)].max() + entries / ranks * below
+    return bool(busiest <= BALANCE * mean)
+
+
+def agglomerated(load: Load, costs: Costs, visit: Visit, block: int = 1) -> np.ndarray | None:
+    """The rows of each rank that goes on: int64 [ranks + 1]; None where all stays as it is.
+
+    Of half the ranks, a quarter and so on those that are the cheapest by the model, among which
+    leave the whole in balance. Where it stays on all ranks and one has far more entries than the
+    mean, rows are moved if that is cheaper.
+    """
+    best, least = load.size, seconds(load, load.size, costs, visit)
+    ranks = load.size
+    while ranks > 1:
+        ranks = (ranks + 1) // 2
+        modelled = seconds(load, ranks, costs, visit)
+        if modelled < least and balanced(load, ranks):
+            best, least = ranks, modelled
+    if best < load.size:
+        return cuts(load.offsets, load.entries, best, block)
+    mean = load.entries.sum() / load.size
+    excess = float(load.entries.max()) - mean
+    if load.entries.max() <= _UNEVEN * mean or (
+        excess * visit.products * costs.entry <= 4 * costs.message
+    ):
+        return None
+    return cuts(load.offsets, load.entries, load.size, block)
+
+
+def by_rows(load: Load, rows_per_rank: int, block: int = 1) -> np.ndarray | None:
+    """As `agglomerated`, for at least so many rows a rank and at most half the ranks."""
+    ranks = max(1, min(load.size, load.rows // rows_per_rank))
+    if ranks > load.size / 2:
+        return None
+    return cuts(load.offsets, load.entries, ranks, block)
