@@ -16,12 +16,18 @@ from hpc_sla.precond.amg.costs import Costs
 BALANCE = 1.4
 """No rank is given more than so many times the mean of all ranks' entries, over all levels."""
 
+_LEVEL = 1.25
+"""Times the mean that the busiest rank of a level is expected to have once its rows are cut."""
+
 _WHOLE = 0.1
 """Of a rank's share: a cut that is no further from the end of a rank's rows is moved there, which
 spares messages."""
 
 _UNEVEN = 1.5
 """Times the mean that the busiest rank of a level may have before rows are moved for that alone."""
+
+_TOUCHING = 6.0
+"""Neighbours that a part of a plane or of space has at least, but for those at the boundary."""
 
 _FLAT, _STEEP = 2.0, 100.0
 """Bounds of what is believed of how fast entries of levels decrease."""
@@ -134,8 +140,8 @@ def seconds(load: Load, ranks: int, costs: Costs, visit: Visit) -> float:
     """
     rows, entries = float(load.rows), float(load.entries.sum())
     share = float(load.entries.max()) if ranks == load.size else entries / ranks
-    neighbours = min(ranks - 1, int(load.neighbours.max()))
     apart = load.size / ranks
+    neighbours = min(ranks - 1.0, _neighbours(float(load.neighbours.max()), apart))
     halo = min(float(load.halo.max()) * apart ** (2 / 3), rows * (1 - 1 / ranks))
     # Restriction and prolongation exchange halos as well.
     messages = (visit.products + 2) * costs.message * neighbours
@@ -154,6 +160,16 @@ def seconds(load: Load, ranks: int, costs: Costs, visit: Visit) -> float:
     return total
 
 
+def _neighbours(now: float, apart: float) -> float:
+    """How many a rank has once it has the rows of `apart` ranks.
+
+    Now it and they make a cube, of which it is one in the middle; later that is wider, and what
+    surrounds it as wide as before. Those that touch it remain.
+    """
+    around = (1 + now) ** (1 / 3) - 1
+    return max(min(now, _TOUCHING), (1 + around / apart ** (1 / 3)) ** 3 - 1)
+
+
 def balanced(load: Load, ranks: int) -> bool:
     """Whether no rank that goes on would get more than `BALANCE` allows.
 
@@ -162,7 +178,8 @@ def balanced(load: Load, ranks: int) -> bool:
     entries = int(load.entries.sum())
     below = load.decrease / (load.decrease - 1)
     mean = (load.total + entries * below) / load.ranks
-    busiest = load.above[members(load.size, ranks)].max() + entries / ranks * below
+    share = _LEVEL * entries / ranks * below
+    busiest = load.above[members(load.size, ranks)].max() + share
     return bool(busiest <= BALANCE * mean)
 
 

@@ -21,7 +21,7 @@ from hpc_sla.precond.amg.agglomeration import Load, Visit, agglomerated, by_rows
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
-from hpc_sla.precond.amg.costs import costs_of
+from hpc_sla.precond.amg.costs import Costs, costs_of
 from hpc_sla.precond.amg.cycle import MultigridLevel
 from hpc_sla.precond.amg.eigenvalue import Estimate, largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import KnownProduct, galerkin
@@ -348,16 +348,18 @@ class Hierarchy:
         self, A: DSparseMatrix, above: DSparseMatrix, block: int
     ) -> Repartition | None:
         """Where A goes on, if not where it is. **Collective.**"""
-        options = self._options
-        if A.world.size == 1 or A.shape[0] <= options.coarse_size:
+        if A.world.size == 1 or A.shape[0] <= self._options.coarse_size:
             return None  # every rank takes part in the direct solve: one message less
-        load = self._load(A, above)
-        if options.rows_per_rank:
-            offsets = by_rows(load, options.rows_per_rank, block)
-        else:
-            visit = Visit(2 * options.degree, options.coarse_size, self.dtype.itemsize)
-            offsets = agglomerated(load, costs_of(options.costs, A.world), visit, block)
+        offsets = self._owners(self._load(A, above), costs_of(self._options.costs, A.world), block)
         return None if offsets is None else Repartition(A.layout, offsets)
+
+    def _owners(self, load: Load, costs: Costs, block: int) -> np.ndarray | None:
+        """The rows of each rank that goes on, None where all stays. Local; replicated."""
+        options = self._options
+        if options.rows_per_rank:
+            return by_rows(load, options.rows_per_rank, block)
+        visit = Visit(2 * options.degree, options.coarse_size, self.dtype.itemsize)
+        return agglomerated(load, costs, visit, block)
 
     def _load(self, A: DSparseMatrix, above: DSparseMatrix) -> Load:
         """**Collective.**"""
