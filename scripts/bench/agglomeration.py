@@ -43,7 +43,8 @@ def simulated(problem: Any, ranks: int, options: dict[str, Any], method: str) ->
     chosen = AmgOptions(**{**options, "block_size": problem.block_size})
     made = SimulatedLevels(sp.csr_matrix(matrix), B, chosen, offsets)
     levels = [
-        [each.rows, each.nonzeros, size] for each, size in zip(made.summaries, made.sizes)
+        [each.rows, each.nonzeros, size]
+        for each, size in zip(made.summaries, made.sizes, strict=True)
     ]
     return {
         "levels": levels,
@@ -87,22 +88,18 @@ def real(problem: Any, options: dict[str, Any], method: str) -> dict[str, Any] |
 def _messages(M: hs.AMG) -> tuple[int, int, int, int]:
     """What this rank sends in one V-cycle: messages, numbers; and the same apart."""
     merged, apart = np.zeros(2, dtype=int), np.zeros(2, dtype=int)
-    for level, kept in zip(M.hierarchy.levels, [*M.hierarchy._kept, None]):
+    kept = [*M.hierarchy._kept, None]
+    for level, made in zip(M.hierarchy.levels, kept, strict=False):
         if level.direct is not None:
             continue
         sends = level.operator.pattern.plan.sends
         product = np.array([len(sends.ranks), sends.total]) * 2 * M.degree
         merged, apart = merged + product, apart + product
-        if kept is None or level.transfer is None:
+        if made is None or level.transfer is None:
             continue
         there = _both(level.transfer.plan)
         merged = merged + there
-        if kept.move is None:
-            apart = apart + there
-            continue
-        home = kept.plan if kept.vectors == 1 or hasattr(kept.plan, "sends") else None
-        apart = apart + _both(home)
-        apart = apart + _gathered(kept.move)
+        apart = apart + (there if made.move is None else _both(made.plan) + _gathered(made.move))
     return (*map(int, merged), *map(int, apart))
 
 

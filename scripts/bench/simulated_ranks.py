@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
 import hpc_sla as hs
 from hpc_sla.distributed.layout import RowLayout
@@ -19,7 +18,6 @@ from hpc_sla.kernels.multigrid import local_matrix
 from hpc_sla.precond.amg.agglomeration import Load, members
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
-from hpc_sla.precond.amg.costs import costs_of
 from hpc_sla.precond.amg.hierarchy import Hierarchy
 from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.amg.strength import Graph, node_graph
@@ -135,7 +133,7 @@ class SimulatedLevels(Hierarchy):
                 self._size,
                 above.nnz_global,
             )
-            now = self._owners(load, costs_of(self._options.costs, A.world), block)
+            now = self._owners(load, block)
         else:
             now = None
         self._move = (was, offsets, self._ranks, now)

@@ -13,8 +13,8 @@ import numpy as np
 
 from hpc_sla.precond.amg.costs import Costs
 
-BALANCE = 1.4
-"""No rank is given more than so many times the mean of all ranks' entries, over all levels."""
+_BELIEVED = 0.8
+"""Of the imbalance that is allowed: the levels below are not known yet."""
 
 _LEVEL = 1.25
 """Times the mean that the busiest rank of a level is expected to have once its rows are cut."""
@@ -93,11 +93,14 @@ class Visit:
         Rows of the last level at most.
     itemsize : int
         Bytes of a number.
+    balance : float
+        Times the mean of all ranks' entries, over all levels, that a rank is given at most.
     """
 
     products: int
     coarse_size: int
     itemsize: int
+    balance: float = 1.5
 
 
 def members(size: int, ranks: int) -> np.ndarray:
@@ -132,14 +135,15 @@ def cuts(offsets: np.ndarray, entries: np.ndarray, ranks: int, block: int = 1) -
     return np.maximum.accumulate(np.concatenate([offsets[:1], inner, offsets[-1:]]))
 
 
-def seconds(load: Load, ranks: int, costs: Costs, visit: Visit) -> float:
+def seconds(load: Load, ranks: int, costs: Costs, visit: Visit, cut: bool = True) -> float:
     """What a cycle takes from this level on, if it goes on on so many ranks. Modelled.
 
     The busiest rank's entries, alpha for each message and beta for each byte; levels below as this
-    one, with fewer entries by what is seen so far, and the last one's dense inverse.
+    one, with fewer entries by what is seen so far, and the last one's dense inverse. Without `cut`
+    rows stay where they are.
     """
     rows, entries = float(load.rows), float(load.entries.sum())
-    share = float(load.entries.max()) if ranks == load.size else entries / ranks
+    share = entries / ranks if cut else float(load.entries.max())
     apart = load.size / ranks
     neighbours = min(ranks - 1.0, _neighbours(float(load.neighbours.max()), apart))
     halo = min(float(load.halo.max()) * apart ** (2 / 3), rows * (1 - 1 / ranks))
@@ -153,10 +157,10 @@ def seconds(load: Load, ranks: int, costs: Costs, visit: Visit) -> float:
     rounds = 2 * math.ceil(math.log2(ranks)) if ranks > 1 else 0
     total += rows * rows / ranks * costs.entry / 2  # which has no columns to read
     total += rounds * (costs.message + rows * visit.itemsize * costs.byte)
-    if ranks < load.size:
+    if cut:
         # Some more send to a rank that goes on, and hear from it.
         moved = load.rows / ranks * visit.itemsize
-        total += 2 * ((math.ceil(apart) - 1) * costs.message + moved * costs.byte)
+        total += 2 * (max(1, math.ceil(apart) - 1) * costs.message + moved * costs.byte)
     return total
 
 
@@ -170,8 +174,8 @@ def _neighbours(now: float, apart: float) -> float:
     return max(min(now, _TOUCHING), (1 + around / apart ** (1 / 3)) ** 3 - 1)
 
 
-def balanced(load: Load, ranks: int) -> bool:
-    """Whether no rank that goes on would get more than `BALANCE` allows.
+def balanced(load: Load, ranks: int, balance: float) -> bool:
+    """Whether no rank that goes on would get more than is allowed, as of `Visit`.
 
     With the levels below on the same ranks.
     """
@@ -180,32 +184,33 @@ def balanced(load: Load, ranks: int) -> bool:
     mean = (load.total + entries * below) / load.ranks
     share = _LEVEL * entries / ranks * below
     busiest = load.above[members(load.size, ranks)].max() + share
-    return bool(busiest <= BALANCE * mean)
+    return bool(busiest <= (1 + _BELIEVED * (balance - 1)) * mean)
 
 
 def agglomerated(load: Load, costs: Costs, visit: Visit, block: int = 1) -> np.ndarray | None:
     """The rows of each rank that goes on: int64 [ranks + 1]; None where all stays as it is.
 
     Of half the ranks, a quarter and so on those that are the cheapest by the model, among which
-    leave the whole in balance. Where it stays on all ranks and one has far more entries than the
-    mean, rows are moved if that is cheaper.
+    leave the whole in balance; or all of them, where rows are cut anew if that is cheaper and one
+    has far more entries than the mean.
     """
-    best, least = load.size, seconds(load, load.size, costs, visit)
+    best, least = 0, seconds(load, load.size, costs, visit, cut=False)
+    for ranks in candidates(load, visit.balance):
+        modelled = seconds(load, ranks, costs, visit)
+        if modelled < least:
+            best, least = ranks, modelled
+    return cuts(load.offsets, load.entries, best, block) if best else None
+
+
+def candidates(load: Load, balance: float) -> list[int]:
+    """Numbers of ranks for which rows may be cut, the largest first."""
+    found = [load.size] if load.entries.max() * load.size > _UNEVEN * load.entries.sum() else []
     ranks = load.size
     while ranks > 1:
         ranks = (ranks + 1) // 2
-        modelled = seconds(load, ranks, costs, visit)
-        if modelled < least and balanced(load, ranks):
-            best, least = ranks, modelled
-    if best < load.size:
-        return cuts(load.offsets, load.entries, best, block)
-    mean = load.entries.sum() / load.size
-    excess = float(load.entries.max()) - mean
-    if load.entries.max() <= _UNEVEN * mean or (
-        excess * visit.products * costs.entry <= 4 * costs.message
-    ):
-        return None
-    return cuts(load.offsets, load.entries, load.size, block)
+        if balanced(load, ranks, balance):
+            found.append(ranks)
+    return found
 
 
 def by_rows(load: Load, rows_per_rank: int, block: int = 1) -> np.ndarray | None:

@@ -21,7 +21,7 @@ from hpc_sla.precond.amg.agglomeration import Load, Visit, agglomerated, by_rows
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
-from hpc_sla.precond.amg.costs import Costs, costs_of
+from hpc_sla.precond.amg.costs import costs_of
 from hpc_sla.precond.amg.cycle import MultigridLevel
 from hpc_sla.precond.amg.eigenvalue import Estimate, largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import KnownProduct, galerkin
@@ -110,6 +110,8 @@ class Hierarchy:
         Whether the last level is solved directly, and singular. Replicated.
     indefinite : bool
         Whether the last level shows that A, if it is symmetric, is indefinite. Replicated.
+    costs : Costs
+        By which it was decided on how many ranks levels go on.
     seconds : dict of str to float
         This rank's time in each step of the set-up.
 
@@ -136,6 +138,8 @@ class Hierarchy:
         self._kept: list[Reusable] = []
         self._estimates: list[Estimate] = []
         self._finest, self._held, self._total = A.world.size, 0, 0
+        # On all ranks, as measuring is collective; those of later levels are fewer.
+        self.costs = previous.costs if previous else costs_of(options.costs, A.world)
         self._B = B
         trim()
         block_size, grown = options.block_size, 0.0
@@ -350,16 +354,17 @@ class Hierarchy:
         """Where A goes on, if not where it is. **Collective.**"""
         if A.world.size == 1 or A.shape[0] <= self._options.coarse_size:
             return None  # every rank takes part in the direct solve: one message less
-        offsets = self._owners(self._load(A, above), costs_of(self._options.costs, A.world), block)
+        offsets = self._owners(self._load(A, above), block)
         return None if offsets is None else Repartition(A.layout, offsets)
 
-    def _owners(self, load: Load, costs: Costs, block: int) -> np.ndarray | None:
+    def _owners(self, load: Load, block: int) -> np.ndarray | None:
         """The rows of each rank that goes on, None where all stays. Local; replicated."""
         options = self._options
         if options.rows_per_rank:
             return by_rows(load, options.rows_per_rank, block)
-        visit = Visit(2 * options.degree, options.coarse_size, self.dtype.itemsize)
-        return agglomerated(load, costs, visit, block)
+        products, size = 2 * options.degree, self.dtype.itemsize
+        visit = Visit(products, options.coarse_size, size, options.balance)
+        return agglomerated(load, self.costs, visit, block)
 
     def _load(self, A: DSparseMatrix, above: DSparseMatrix) -> Load:
         """**Collective.**"""

@@ -50,6 +50,9 @@ class AmgOptions:
         first use on these ranks. Numbers that are measured differ from run to run, and so may
         decisions, and the last bits of what comes out: `AMG.describe` says what was found, to be
         given in another run.
+    balance : float
+        No rank is given more entries, over all levels, than about so many times the mean. Levels
+        that are worth less than their messages go to fewer ranks all the sooner the more it is.
     max_levels : int
     dtype : {"float32", "float64"}
         Of the cycle. The Krylov method around it keeps its own.
@@ -64,6 +67,7 @@ class AmgOptions:
     coarse_size: int = 500
     rows_per_rank: int = 0
     costs: str = "typical"
+    balance: float = 1.5
     max_levels: int = 25
     dtype: str = "float32"
 
@@ -78,6 +82,8 @@ class AmgOptions:
             if getattr(self, name) < least:
                 raise InputError(f"{getattr(self, name)} is below {least}", field=f"amg:{name}")
         costs_in(self.costs)
+        if not self.balance > 1:
+            raise InputError(f"{self.balance} is not a number above 1", field="amg:balance")
         if self.block_size > MOST_UNKNOWNS:
             raise InputError(
                 f"{self.block_size} unknowns of a node, more than {MOST_UNKNOWNS}",
