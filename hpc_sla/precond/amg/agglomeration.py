@@ -14,14 +14,14 @@ import numpy as np
 from hpc_sla.precond.amg.costs import Costs
 
 _BELIEVED = 0.8
-"""Of the imbalance that is allowed: the levels below are not known yet."""
+"""The part of the imbalance that is allowed: the levels below are not known yet."""
 
 _LEVEL = 1.25
 """Times the mean that the busiest rank of a level is expected to have once its rows are cut."""
 
 _WHOLE = 0.1
-"""Of a rank's share: a cut that is no further from the end of a rank's rows is moved there, which
-spares messages."""
+"""A cut that is no further than this part of a share from the end of a rank's rows is moved there,
+which spares messages."""
 
 _UNEVEN = 1.5
 """Times the mean that the busiest rank of a level may have before rows are moved for that alone."""

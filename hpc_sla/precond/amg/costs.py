@@ -52,10 +52,10 @@ class Costs:
 
 
 _CPU = Costs(2e-6, 1e-10, 1e-9)
-"""Of ranks that are one core each, on nodes with a fast network."""
+"""For ranks that are one core each, on nodes with a fast network."""
 
 _DEVICE = Costs(2e-5, 5e-11, 5e-12)
-"""Of GPUs: a message waits for kernels, and memory is a hundred times as fast."""
+"""For GPUs: a message waits for kernels, and memory is a hundred times as fast."""
 
 _measured: weakref.WeakKeyDictionary[World, Costs] = weakref.WeakKeyDictionary()
 

@@ -21,7 +21,7 @@ from hpc_sla.precond.amg.agglomeration import Load, Visit, agglomerated, by_rows
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
-from hpc_sla.precond.amg.costs import costs_of
+from hpc_sla.precond.amg.costs import Costs, costs_of
 from hpc_sla.precond.amg.cycle import MultigridLevel
 from hpc_sla.precond.amg.eigenvalue import Estimate, largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import KnownProduct, galerkin
@@ -139,7 +139,7 @@ class Hierarchy:
         self._estimates: list[Estimate] = []
         self._finest, self._held, self._total = A.world.size, 0, 0
         # On all ranks, as measuring is collective; those of later levels are fewer.
-        self.costs = previous.costs if previous else costs_of(options.costs, A.world)
+        self.costs: Costs = previous.costs if previous else costs_of(options.costs, A.world)
         self._B = B
         trim()
         block_size, grown = options.block_size, 0.0
@@ -173,24 +173,24 @@ class Hierarchy:
                 # Ranks that take no part in this level hear of it below.
                 grown = (self._total + coarse.nnz_global) / A.nnz_global
                 break
-            kept = replace(before, coarse=coarse.pattern, product=product)
+            move, plan = before.move, before.plan
             if previous is None:
                 with self._timed("repartition"):
-                    kept = replace(kept, move=self._repartition(coarse, current, kept.vectors))
+                    move = self._repartition(coarse, current, before.vectors)
             with self._timed("transfer"):
-                if transfer is None and kept.move is not None:
-                    kept = replace(kept, plan=P.home)
-                    P = P.over(kept.move.among_all)
+                if transfer is None and move is not None:
+                    plan, P = P.home, P.over(move.among_all)
                 transfer = transfer or self._transfer(P)
-            kept = replace(kept, transfer=transfer)
+            known = {"coarse": coarse.pattern, "product": product}
+            kept = replace(before, transfer=transfer, move=move, plan=plan, **known)
             level.correct_with(transfer, options.cycle)
             self._kept.append(kept)
             block_size = kept.vectors
             del P, blocks
             current = coarse
-            if kept.move is not None:
+            if move is not None:
                 with self._timed("repartition"):
-                    current, B_coarse = self._moved(kept.move, coarse, B_coarse)
+                    current, B_coarse = self._moved(move, coarse, B_coarse)
             B = np.empty((0, block_size)) if B_coarse is None else B_coarse
             decoupled = None
         trim()
@@ -371,8 +371,16 @@ class Hierarchy:
         plan = A.pattern.plan
         mine = np.array([A.nnz_owned, self._held, len(plan.receives.ranks), plan.n_halo])
         table = np.stack(A.world.comm.allgather(mine), axis=1)
-        finest, total = self._finest, self._total
-        return Load(A.layout.offsets, *table, total, finest, above.nnz_global)
+        return Load(
+            A.layout.offsets,
+            entries=table[0],
+            above=table[1],
+            neighbours=table[2],
+            halo=table[3],
+            total=self._total,
+            ranks=self._finest,
+            previous=above.nnz_global,
+        )
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:
