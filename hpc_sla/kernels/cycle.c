@@ -15,12 +15,6 @@ typedef struct {
     void *mine, *whole; /* [n]; with one rank unused. */
 } hpc_sla_dense;
 
-/* To fewer ranks: members send their rows to the leader, and get them back. */
-typedef struct {
-    const hpc_sla_distributed *gather, *scatter;
-    int64_t rows, inner_rows; /* This rank's before and after; inner_rows 0 on ranks left out. */
-} hpc_sla_shrink;
-
 typedef struct {
     int64_t rows;
     const hpc_sla_distributed *A;
@@ -28,9 +22,8 @@ typedef struct {
     const void *inverse, *coefficients; /* Of the smoother: [rows], [steps, 2]. */
     int64_t steps;
     void *work[3];
-    void *coarse[3]; /* Of the next level, on the ranks of this one. */
-    void *inner[3]; /* The same on the ranks that go on, if they are fewer. */
-    const hpc_sla_shrink *shrink; /* Or NULL. */
+    void *coarse[3]; /* Of the next level; without entries where this rank takes no part in it. */
+    int64_t goes_on; /* Whether it does. */
     const hpc_sla_dense *direct; /* Or NULL. */
 } hpc_sla_level;
 
@@ -219,35 +212,6 @@ typedef struct {
         return code;                                                                             \
     }                                                                                            \
                                                                                                  \
-    static int gather_##NAME(const hpc_sla_shrink *S, int64_t k, const T *x, T *inner)           \
-    {                                                                                            \
-        const hpc_sla_distributed *there = S->gather;                                            \
-        const int64_t mine = S->rows * k;                                                        \
-        int code = 0;                                                                            \
-        if (!inner)                                                                              \
-            memcpy(there->send, x, mine * sizeof(T));                                            \
-        code = burst_start_requests(there);                                                      \
-        code = code ? code : finish_##NAME(there);                                               \
-        if (inner) {                                                                             \
-            memcpy(inner, x, mine * sizeof(T));                                                  \
-            memcpy(inner + mine, there->received, (S->inner_rows * k - mine) * sizeof(T));       \
-        }                                                                                        \
-        return code;                                                                             \
-    }                                                                                            \
-                                                                                                 \
-    static int scatter_##NAME(const hpc_sla_shrink *S, int64_t k, const T *inner, T *x)          \
-    {                                                                                            \
-        const hpc_sla_distributed *back = S->scatter;                                            \
-        const int64_t mine = S->rows * k;                                                        \
-        int code = 0;                                                                            \
-        if (inner)                                                                               \
-            memcpy(back->send, inner + mine, (S->inner_rows * k - mine) * sizeof(T));            \
-        code = burst_start_requests(back);                                                       \
-        code = code ? code : finish_##NAME(back);                                                \
-        memcpy(x, inner ? inner : (const T *)back->received, mine * sizeof(T));                  \
-        return code;                                                                             \
-    }                                                                                            \
-                                                                                                 \
     /* *x = what the cycle makes of b, in one of the level's vectors; work[0] may have the       \
      * smoother's first step already. */                                                         \
     static int apply_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, const T *b,          \
@@ -272,18 +236,6 @@ typedef struct {
         return code;                                                                             \
     }                                                                                            \
                                                                                                  \
-    static int correction_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, T **x)          \
-    {                                                                                            \
-        if (!L->shrink)                                                                          \
-            return solve_##NAME(C, L + 1, L->coarse, x);                                         \
-        T *inner = L->inner[0];                                                                  \
-        int code = gather_##NAME(L->shrink, C->k, L->coarse[0], inner);                          \
-        if (!code && inner)                                                                      \
-            code = solve_##NAME(C, L + 1, L->inner, &inner);                                     \
-        *x = L->coarse[1];                                                                       \
-        return code ? code : scatter_##NAME(L->shrink, C->k, inner, *x);                         \
-    }                                                                                            \
-                                                                                                 \
     static int apply_##NAME(const hpc_sla_cycle *C, const hpc_sla_level *L, const T *b,          \
                             int begun, T **x)                                                    \
     {                                                                                            \
@@ -298,7 +250,8 @@ typedef struct {
         T *residual = L->work[2], *e = NULL;                                                     \
         code = affine_##NAME(L->A, C->k, -1, *x, b, residual);                                   \
         code = code ? code : restrict_##NAME(L->down, C->k, residual, L->coarse[0]);             \
-        code = code ? code : correction_##NAME(C, L, &e);                                        \
+        if (!code && L->goes_on)                                                                 \
+            code = solve_##NAME(C, L + 1, L->coarse, &e);                                        \
         code = code ? code : prolong_##NAME(L->up, C->k, e, *x);                                 \
         return code ? code : smooth_##NAME(L, C->k, b, 0, x);                                    \
     }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hpc_sla.kernels import native
-from hpc_sla.kernels.burst import Calls, CompiledApply, Distributed
+from hpc_sla.kernels.burst import Calls, CompiledApply
 
 Tensor = torch.Tensor
 
@@ -56,23 +56,6 @@ class DenseInverse(_Described):
         self.kept = calls, inverse, whole
 
 
-class Shrinking(_Described):
-    """`hpc_sla_shrink`: the ways to fewer ranks and back, and this rank's rows before and after."""
-
-    _fields_ = [
-        ("gather", ctypes.c_void_p),
-        ("scatter", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("inner_rows", ctypes.c_int64),
-    ]
-
-    def __init__(
-        self, gather: Distributed, scatter: Distributed, rows: int, inner_rows: int
-    ) -> None:
-        super().__init__(ctypes.addressof(gather), ctypes.addressof(scatter), rows, inner_rows)
-        self.kept = gather, scatter
-
-
 class CycleLevel(_Described):
     """`hpc_sla_level`: filled field by field."""
 
@@ -86,8 +69,7 @@ class CycleLevel(_Described):
         ("steps", ctypes.c_int64),
         ("work", ctypes.c_void_p * 3),
         ("coarse", ctypes.c_void_p * 3),
-        ("inner", ctypes.c_void_p * 3),
-        ("shrink", ctypes.c_void_p),
+        ("goes_on", ctypes.c_int64),
         ("direct", ctypes.c_void_p),
     ]
 

@@ -16,6 +16,7 @@ from hpc_sla.kernels.burst import CompiledApply
 from hpc_sla.kernels.cycle import Units
 from hpc_sla.kernels.vectors import copy_
 from hpc_sla.precond.amg.compiled import CompiledCycle, can_compile
+from hpc_sla.precond.amg.costs import MEASURED
 from hpc_sla.precond.amg.cycle import Cycle
 from hpc_sla.precond.amg.device.hierarchy import hierarchy_for
 from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
@@ -241,6 +242,7 @@ class AMG(AmgOptions, Preconditioner):
 
     def describe(self) -> list[str]:
         """What was taken, a line a level, and the complexities. Local; replicated."""
+        costs = self._hierarchy.costs if self.costs == MEASURED else None
         return [
             self.taken,
             *(
@@ -250,6 +252,7 @@ class AMG(AmgOptions, Preconditioner):
             ),
             f"operator complexity {self.operator_complexity:.2f}, grid complexity "
             f"{self.grid_complexity:.2f}",
+            *([] if costs is None else [f"levels went to fewer ranks by measured costs {costs}"]),
         ]
 
     @property

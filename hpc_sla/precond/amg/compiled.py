@@ -92,9 +92,7 @@ def _describe(levels: list[MultigridLevel], b: Tensor, twice: bool, into: list[C
         return
     made.keep_vectors("coarse", level.coarse_vectors(b))
     made.keep("down", level.transfer.compiled_down(b))
-    if level.shrink is not None:
-        made.keep("shrink", level.shrink.compiled(b))
-        made.keep_vectors("inner", level.inner_vectors(b))
+    made.goes_on = bool(rest)
     if rest:
         _describe(rest, b, twice, into)
     made.keep("up", level.transfer.compiled_up(b))

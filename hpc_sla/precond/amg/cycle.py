@@ -7,7 +7,6 @@ import torch
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.precond.amg.coarse import DenseSolve
 from hpc_sla.precond.amg.products import LevelOperator, Transfer, TransposedOperator
-from hpc_sla.precond.amg.shrink import Shrink
 from hpc_sla.precond.amg.smoother import Steps
 from hpc_sla.precond.workspace import Workspace
 
@@ -24,29 +23,22 @@ class MultigridLevel:
     steps : Steps
         The smoother's.
     transfer : Transfer, optional
-        To the next level; None on the last.
+        To the next level, wherever that is; None on the last.
     direct : DenseSolve, optional
         On the last level; where there is none, smoothing has to do.
-    shrink : Shrink, optional
-        Where the next level is on fewer ranks.
     """
 
     def __init__(self, layout: RowLayout, operator: LevelOperator, steps: Steps) -> None:
         self.layout, self.operator, self.steps = layout, operator, steps
         self.transfer: Transfer | None = None
         self.direct: DenseSolve | None = None
-        self.shrink: Shrink | None = None
         self._work = Workspace(3, layout.n_owned)
-        self._inner: Workspace | None = None
         self._coarse: Workspace | None = None
 
-    def correct_with(self, transfer: Transfer, shrink: Shrink | None, kind: str) -> None:
+    def correct_with(self, transfer: Transfer, kind: str) -> None:
         """Say how to reach the next level, and by which cycle it is solved. Local."""
-        self.transfer, self.shrink = transfer, shrink
-        vectors = 2 if kind == "V" else 5
-        self._coarse = Workspace(vectors, transfer.plan.layout.n_owned)
-        if shrink is not None and shrink.layout is not None:
-            self._inner = Workspace(vectors, shrink.layout.n_owned)
+        self.transfer = transfer
+        self._coarse = Workspace(2 if kind == "V" else 5, transfer.plan.layout.n_owned)
 
     @property
     def bytes(self) -> int:
@@ -76,13 +68,9 @@ class MultigridLevel:
         return self._work.like(b)
 
     def coarse_vectors(self, b: Tensor) -> list[Tensor]:
-        """Vectors of the next level, on this one's ranks. Local."""
+        """Vectors of the next level, without entries on ranks that take no part in it. Local."""
         assert self._coarse is not None
         return self._coarse.like(b)
-
-    def inner_vectors(self, b: Tensor) -> list[Tensor]:
-        """Vectors of the next level, on the fewer ranks that go on; none on others. Local."""
-        return [] if self._inner is None else self._inner.like(b)
 
 
 class Cycle:
@@ -120,15 +108,9 @@ class Cycle:
         return level.smooth(x, b, operator)
 
     def _correction(self, depth: int, vectors: list[Tensor]) -> Tensor:
-        """The next level's answer to `vectors[0]`. **Collective.**"""
-        level = self.levels[depth]
-        b, x = vectors[:2]
-        if level.shrink is None:
-            return self._solve(depth + 1, vectors)
-        inner = level.inner_vectors(b)
-        level.shrink.gather(b, inner[0] if inner else None)
-        level.shrink.scatter(self._solve(depth + 1, inner) if inner else None, x)
-        return x
+        """The next level's answer to `vectors[0]`. **Collective** where that level is."""
+        here = depth + 1 < len(self.levels)
+        return self._solve(depth + 1, vectors) if here else vectors[1]
 
     def _solve(self, depth: int, vectors: list[Tensor]) -> Tensor:
         """By one cycle, two, or two steps of flexible CG. **Collective.**"""

@@ -17,16 +17,18 @@ from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError, UnsuitableError
 from hpc_sla.kernels import native
 from hpc_sla.observe.memory import trim
+from hpc_sla.precond.amg.agglomeration import Load, Visit, agglomerated, by_rows
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
+from hpc_sla.precond.amg.costs import Costs, costs_of
 from hpc_sla.precond.amg.cycle import MultigridLevel
 from hpc_sla.precond.amg.eigenvalue import Estimate, largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import KnownProduct, galerkin
 from hpc_sla.precond.amg.options import MOST_DENSE, AmgOptions
 from hpc_sla.precond.amg.products import LevelOperator, Transfer
 from hpc_sla.precond.amg.prolongator import smoothed_prolongator
-from hpc_sla.precond.amg.shrink import Shrink
+from hpc_sla.precond.amg.repartition import Repartition
 from hpc_sla.precond.amg.smoother import Steps
 from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
@@ -66,14 +68,19 @@ class LevelSummary:
 
 @dataclass(frozen=True)
 class Reusable:
-    """What outlives a level's matrix, for `updated` (per rank)."""
+    """What outlives a level's matrix, for `updated` (per rank).
+
+    The prolongator's columns and the product's rows are first owned as the aggregates are: `plan`
+    is the prolongator's there, where the level then moves elsewhere.
+    """
 
     aggregates: RowLayout
     group: Any
     vectors: int
     block_size: int
     transfer: Transfer | None = None
-    shrink: Shrink | None = None
+    move: Repartition | None = None
+    plan: Any = None
     coarse: DistributedPattern | None = None
     product: KnownProduct | None = None
 
@@ -103,6 +110,8 @@ class Hierarchy:
         Whether the last level is solved directly, and singular. Replicated.
     indefinite : bool
         Whether the last level shows that A, if it is symmetric, is indefinite. Replicated.
+    costs : Costs
+        By which it was decided on how many ranks levels go on.
     seconds : dict of str to float
         This rank's time in each step of the set-up.
 
@@ -128,6 +137,9 @@ class Hierarchy:
         self.seconds: dict[str, float] = defaultdict(float)
         self._kept: list[Reusable] = []
         self._estimates: list[Estimate] = []
+        self._finest, self._held, self._total = A.world.size, 0, 0
+        # On all ranks, as measuring is collective; those of later levels are fewer.
+        self.costs: Costs = previous.costs if previous else costs_of(options.costs, A.world)
         self._B = B
         trim()
         block_size, grown = options.block_size, 0.0
@@ -145,7 +157,6 @@ class Hierarchy:
                     _check_dense(current)
                     with self._timed("coarse"):
                         level.direct = DenseSolve(current, self.dtype)
-                self._summarise(current, level)
                 break
             blocks = self._blocks(current)
             with self._timed("prolongator"):
@@ -154,32 +165,32 @@ class Hierarchy:
                     P, B_coarse = self._prolongator(current, blocks, before, B, inverse, decoupled)
                 else:
                     P, B_coarse = transfer.prolongator(), None
+                    P = P if before.move is None else P.by(before.plan)
                 del inverse
             with self._timed("galerkin"):
                 coarse, product = self._product(current, blocks, P, before, transfer is not None)
             if coarse.nnz_global > _FILLED * max(A.nnz_global, 1):
                 # Ranks that take no part in this level hear of it below.
-                self._summarise(current, level)
-                entries = sum(each.nonzeros for each in self.summaries) + coarse.nnz_global
-                grown = entries / A.nnz_global
+                grown = (self._total + coarse.nnz_global) / A.nnz_global
                 break
-            with self._timed("transfer"):
-                transfer = transfer or self._transfer(P)
-            kept = replace(before, transfer=transfer, coarse=coarse.pattern, product=product)
+            move, plan = before.move, before.plan
             if previous is None:
-                kept = replace(kept, shrink=self._shrink(coarse))
-            assert kept.transfer is not None
-            level.correct_with(kept.transfer, kept.shrink, options.cycle)
+                with self._timed("repartition"):
+                    move = self._repartition(coarse, current, before.vectors)
+            with self._timed("transfer"):
+                if transfer is None and move is not None:
+                    plan, P = P.home, P.over(move.among_all)
+                transfer = transfer or self._transfer(P)
+            known = {"coarse": coarse.pattern, "product": product}
+            kept = replace(before, transfer=transfer, move=move, plan=plan, **known)
+            level.correct_with(transfer, options.cycle)
             self._kept.append(kept)
-            self._summarise(current, level)
             block_size = kept.vectors
             del P, blocks
             current = coarse
-            if kept.shrink is not None:
-                with self._timed("shrink"):
-                    current = kept.shrink.matrix(coarse)
-                    if B_coarse is not None:
-                        B_coarse = self._on_fewer(kept.shrink, B_coarse)
+            if move is not None:
+                with self._timed("repartition"):
+                    current, B_coarse = self._moved(move, coarse, B_coarse)
             B = np.empty((0, block_size)) if B_coarse is None else B_coarse
             decoupled = None
         trim()
@@ -187,7 +198,13 @@ class Hierarchy:
         direct = self.levels[-1].direct
         shown = (direct.singular, direct.indefinite) if direct is not None else (False, False)
         found = self.summaries, shown, grown
-        self.summaries, (self.singular, self.indefinite), grown = A.world.comm.bcast(found)
+        summaries, (self.singular, self.indefinite), grown = A.world.comm.bcast(found)
+        held = np.zeros(len(summaries), dtype=np.int64)
+        held[: len(self.levels)] = [level.bytes for level in self.levels]
+        together = A.world.comm.allreduce(held)
+        self.summaries = [
+            replace(each, bytes=int(total)) for each, total in zip(summaries, together, strict=True)
+        ]
         if grown:
             raise UnsuitableError(
                 f"multigrid's levels grow: operator complexity {grown:.1f}",
@@ -255,6 +272,9 @@ class Hierarchy:
                 estimate = Estimate(1.0, 1.0, 0.0)
             steps = Steps(A, inverse, estimate.largest, self._options, self.dtype)
         self.levels.append(MultigridLevel(A.layout, operator, steps))
+        self.summaries.append(LevelSummary(A.shape[0], A.nnz_global, A.world.size, 0))
+        self._held += A.nnz_owned
+        self._total += A.nnz_global
         self._estimates.append(estimate)
         return inverse
 
@@ -320,25 +340,47 @@ class Hierarchy:
         """**Collective.**"""
         return Transfer(P, self.dtype)
 
-    def _on_fewer(self, shrink: Shrink, B: Any) -> Any:
-        """A near-nullspace where a level goes to fewer ranks. **Collective.**"""
-        return shrink.rows(B)
+    def _moved(
+        self, move: Repartition, A: DSparseMatrix, B: Any
+    ) -> tuple[DSparseMatrix | None, Any]:
+        """A, and a near-nullspace, where they go on. **Collective.**"""
+        return move.moved(A, B)
 
-    def _shrink(self, A: DSparseMatrix) -> Shrink | None:
-        """Where to go on, if on fewer ranks. **Collective.**"""
-        if A.shape[0] <= self._options.coarse_size:
+    # On which ranks
+
+    def _repartition(
+        self, A: DSparseMatrix, above: DSparseMatrix, block: int
+    ) -> Repartition | None:
+        """Where A goes on, if not where it is. **Collective.**"""
+        if A.world.size == 1 or A.shape[0] <= self._options.coarse_size:
             return None  # every rank takes part in the direct solve: one message less
-        size = A.world.size
-        ranks = max(1, min(size, A.shape[0] // self._options.rows_per_rank))
-        if ranks > size / 2:
-            return None
-        return Shrink(A.layout, ranks)
+        offsets = self._owners(self._load(A, above), block)
+        return None if offsets is None else Repartition(A.layout, offsets)
 
-    # The table
+    def _owners(self, load: Load, block: int) -> np.ndarray | None:
+        """The rows of each rank that goes on, None where all stays. Local; replicated."""
+        options = self._options
+        if options.rows_per_rank:
+            return by_rows(load, options.rows_per_rank, block)
+        products, size = 2 * options.degree, self.dtype.itemsize
+        visit = Visit(products, options.coarse_size, size, options.balance)
+        return agglomerated(load, self.costs, visit, block)
 
-    def _summarise(self, A: DSparseMatrix, level: MultigridLevel) -> None:
-        total = int(A.world.sum(level.bytes))
-        self.summaries.append(LevelSummary(A.shape[0], A.nnz_global, A.world.size, total))
+    def _load(self, A: DSparseMatrix, above: DSparseMatrix) -> Load:
+        """**Collective.**"""
+        plan = A.pattern.plan
+        mine = np.array([A.nnz_owned, self._held, len(plan.receives.ranks), plan.n_halo])
+        table = np.stack(A.world.comm.allgather(mine), axis=1)
+        return Load(
+            A.layout.offsets,
+            entries=table[0],
+            above=table[1],
+            neighbours=table[2],
+            halo=table[3],
+            total=self._total,
+            ranks=self._finest,
+            previous=above.nnz_global,
+        )
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpc_sla.errors import InputError
+from hpc_sla.precond.amg.costs import costs_in
 from hpc_sla.precond.options import check_choice, check_products, check_ratio
 
 CYCLES = ("V", "W", "K")
@@ -41,7 +42,17 @@ class AmgOptions:
         A level of no more rows is the last, and solved by a dense inverse; so it may not have more
         than 10 000.
     rows_per_rank : int
-        A level with fewer rows a rank than this goes to fewer ranks.
+        A level with fewer rows a rank than this goes to fewer ranks; 0: on how many each level
+        goes on is decided by a model of what a cycle costs.
+    costs : str
+        What that model takes for a message, a byte, and an entry of a matrix, in seconds:
+        "2e-6/1e-10/1e-9"; "typical": such numbers for CPUs or for GPUs; "measured": as found at the
+        first use on these ranks. Numbers that are measured differ from run to run, and so may
+        decisions, and the last bits of what comes out: `AMG.describe` says what was found, to be
+        given in another run.
+    balance : float
+        No rank is given more entries, over all levels, than about so many times the mean. Levels
+        that are worth less than their messages go to fewer ranks all the sooner the more it is.
     max_levels : int
     dtype : {"float32", "float64"}
         Of the cycle. The Krylov method around it keeps its own.
@@ -54,7 +65,9 @@ class AmgOptions:
     strength: float = 0.04
     block_size: int = 0
     coarse_size: int = 500
-    rows_per_rank: int = 1000
+    rows_per_rank: int = 0
+    costs: str = "typical"
+    balance: float = 1.5
     max_levels: int = 25
     dtype: str = "float32"
 
@@ -65,9 +78,12 @@ class AmgOptions:
         check_products("amg", self.degree)
         if self.block_size < 0:
             raise InputError(f"{self.block_size} is below 0", field="amg:block_size")
-        for name in ("coarse_size", "rows_per_rank", "max_levels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{getattr(self, name)} is below 1", field=f"amg:{name}")
+        for name, least in (("coarse_size", 1), ("rows_per_rank", 0), ("max_levels", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{getattr(self, name)} is below {least}", field=f"amg:{name}")
+        costs_in(self.costs)
+        if not self.balance > 1:
+            raise InputError(f"{self.balance} is not a number above 1", field="amg:balance")
         if self.block_size > MOST_UNKNOWNS:
             raise InputError(
                 f"{self.block_size} unknowns of a node, more than {MOST_UNKNOWNS}",

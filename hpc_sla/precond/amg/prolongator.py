@@ -43,6 +43,36 @@ class Prolongator:
         owned = self.plan.layout.n_owned // self.transposed.size[1]
         return self.transposed.between(0, owned), self.transposed.between(owned, self.rows.columns)
 
+    @property
+    def home(self) -> HaloPlan:
+        """What `by` takes to undo `over`."""
+        return self.plan
+
+    def over(self, layout: RowLayout) -> Prolongator:
+        """The same where others own the coarse unknowns, whose order stays. **Collective.**"""
+        wide = self.rows.size[1]
+        used = np.unique(self._stored())
+        away = used[(used < layout.start // wide) | (used * wide >= layout.start + layout.n_owned)]
+        return self.by(HaloPlan(layout, (away[:, None] * wide + np.arange(wide)).ravel()))
+
+    def by(self, plan: HaloPlan) -> Prolongator:
+        """The same in the numbers of a plan that knows all of its columns. Local."""
+        wide, rows = self.rows.size[1], self.rows
+        start, n = plan.layout.start // wide, plan.layout.n_owned // wide
+        halo = plan.halo[::wide] // wide
+        stored = self._stored()
+        inside = (stored >= start) & (stored < start + n)
+        columns = np.where(inside, stored - start, n + np.searchsorted(halo, stored))
+        moved = Tiles(rows.indptr, columns.astype(np.int32), rows.values, n + len(halo))
+        turned = moved.transposed()  # and back: entries of a row are to ascend
+        return Prolongator(plan, turned.transposed(), turned)
+
+    def _stored(self) -> np.ndarray:
+        """The stored column of tiles of each tile: int64. Local."""
+        wide, layout = self.rows.size[1], self.plan.layout
+        own = (layout.start + np.arange(0, layout.n_owned, wide)) // wide
+        return np.concatenate([own, self.plan.halo[::wide] // wide])[self.rows.indices]
+
 
 def smoothed_prolongator(
     blocks: Blocks,

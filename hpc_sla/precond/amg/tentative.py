@@ -66,7 +66,8 @@ def tentative(
         into = np.concatenate([into, _on_device(plan.exchange, into, world.device)])
     Q = np.zeros_like(B)
     Q[mine] = np.einsum("im,imk->ik", rows, into[local])
-    return Q, onto.reshape(n * m, m)
+    # Of a single aggregate NumPy's reshape is a transposed view.
+    return Q, np.ascontiguousarray(onto.reshape(n * m, m))
 
 
 def _roots(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

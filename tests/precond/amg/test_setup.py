@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 import hpc_sla as hs
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels import native
+from hpc_sla.precond.amg.agglomeration import members
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
 from hpc_sla.precond.amg.coarse import DenseSolve
@@ -18,7 +19,7 @@ from hpc_sla.precond.amg.eigenvalue import _start, largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import galerkin
 from hpc_sla.precond.amg.products import LevelOperator
 from hpc_sla.precond.amg.prolongator import smoothed_prolongator
-from hpc_sla.precond.amg.shrink import Shrink
+from hpc_sla.precond.amg.repartition import Repartition
 from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
 from hpc_sla.precond.jacobi import Jacobi
@@ -126,6 +127,14 @@ def test_the_tentative_prolongator_gives_the_near_nullspace_and_is_orthonormal(
     used = np.diag(gram) > 0.5
     np.testing.assert_allclose(gram, np.diag(used.astype(float)), atol=1e-7)
     assert sum(ranks) < count * m
+
+
+def test_the_near_nullspace_of_one_aggregate_lies_by_rows(world):
+    """As compiled loops take it: a rank of many may have only one."""
+    aggregates = RowLayout(world, np.arange(world.size + 1))
+    B = np.random.default_rng(world.rank).standard_normal((8, 3))
+    _, R = tentative(aggregates, np.full(8, world.rank), B)
+    assert everywhere(world, R.shape == (3, 3) and R.flags.c_contiguous)
 
 
 def _prolongator(A, m, across=False, largest=1.8, block_size=1, dtype=np.float64):
@@ -273,37 +282,51 @@ def test_the_last_level_is_solved_exactly(world, name, columns):
 
 
 @pytest.mark.parametrize("partition", [*PARTITIONS, "contiguous"])
-def test_fewer_ranks_have_the_same_matrix_and_vectors(world, partition):
+def test_other_owners_have_the_same_matrix_and_near_nullspace(world, partition):
     A = distribute_once(convection(7), world, partition)
-    for ranks in range(1, world.size):
-        shrink = Shrink(A.layout, ranks)
-        inner = shrink.matrix(A)
-        whole = np.arange(98.0).reshape(49, 2)
-        mine = slice(A.layout.start, A.layout.start + A.layout.n_owned)
-        rows = shrink.rows(whole[mine])
-        assert (inner is None) == (shrink.world is None) == (rows is None)
+    rng = np.random.default_rng(8)
+    whole = np.arange(98.0).reshape(49, 2)
+    mine = slice(A.layout.start, A.layout.start + A.layout.n_owned)
+    for ranks in range(1, world.size + 1):
+        # One that may be empty, too.
+        offsets = np.concatenate([[0], np.sort(rng.integers(0, 50, ranks - 1)), [49]])
+        move = Repartition(A.layout, offsets)
+        inner, rows = move.moved(A, whole[mine])
+        assert (inner is None) == (move.world is None) == (rows is None)
         assert world.comm.allreduce(int(inner is not None)) == ranks
+        goes_on = members(world.size, ranks)
+        assert (world.rank in goes_on) == (inner is not None)
+        expected = np.zeros(world.size, dtype=int)
+        expected[goes_on] = np.diff(offsets)
+        assert np.array_equal(np.diff(move.among_all.offsets), expected)
         wide = None
         if inner is not None:
             there = slice(inner.layout.start, inner.layout.start + inner.layout.n_owned)
+            assert inner.layout.n_owned == move.among_all.n_owned
             assert np.array_equal(rows, whole[there])
             wide = inner.local_csr().toarray()
         parts = [part for part in world.comm.allgather(wide) if part is not None]
         assert np.array_equal(np.concatenate(parts), stored(A))
-        for columns in ((), (2,)):
-            x = torch.from_numpy(np.ascontiguousarray(whole[mine, : 2 if columns else 1]))
-            x = x if columns else x[:, 0].contiguous()
-            gathered = None
-            if shrink.layout is not None:
-                gathered = x.new_empty((shrink.layout.n_owned, *columns))
-            shrink.gather(x, gathered)
-            if gathered is not None:
-                expected = whole[there] if columns else whole[there, 0]
-                assert np.array_equal(gathered.numpy(), expected)
-                gathered += 1
-            back = torch.empty_like(x)
-            shrink.scatter(gathered, back)
-            assert torch.equal(back, x + 1)
+        assert move.moved(A)[1] is None
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("m", [1, 2])
+def test_a_prolongator_for_other_owners_is_the_same(world, monkeypatch, m, compiled):
+    if not compiled:
+        pytest.importorskip("pyamg")
+        monkeypatch.setattr(native, "LIBRARY", None)
+    A = distribute_once(poisson(9), world)
+    P, _, _ = _prolongator(A, m)
+    coarse = P.plan.layout.n_global
+    plain = dense_prolongator(A, P)
+    for ranks in range(1, world.size + 1):
+        offsets = np.arange(ranks + 1) * (coarse // m) // ranks * m
+        moved = P.over(Repartition(P.plan.layout, offsets).among_all)
+        assert np.array_equal(dense_prolongator(A, moved), plain)
+        again = moved.by(P.home)
+        for ours, theirs in ((again.rows, P.rows), (again.transposed, P.transposed)):
+            assert everywhere(world, (ours.csr() != theirs.csr()).nnz == 0)
 
 
 def test_levels_shrink_in_rows_and_ranks(world):

@@ -19,7 +19,7 @@ from hpc_sla.precond.amg.eigenvalue import Estimate
 from hpc_sla.precond.amg.hierarchy import Hierarchy, Reusable
 from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.amg.products import LevelOperator
-from hpc_sla.precond.amg.shrink import Shrink
+from hpc_sla.precond.amg.repartition import Repartition
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 Tensor = torch.Tensor
@@ -93,9 +93,11 @@ class DeviceHierarchy(Hierarchy):
     def _transfer(self, P: DeviceProlongator) -> DeviceTransfer:
         return DeviceTransfer(P, self.dtype)
 
-    def _on_fewer(self, shrink: Shrink, B: Tensor) -> Tensor | None:
-        rows = shrink.rows(B.cpu().numpy())
-        return None if rows is None else torch.from_numpy(rows).to(B.device)
+    def _moved(
+        self, move: Repartition, A: DSparseMatrix, B: Tensor | None
+    ) -> tuple[DSparseMatrix | None, Tensor | None]:
+        matrix, rows = move.moved(A, None if B is None else B.cpu().numpy())
+        return matrix, None if rows is None else torch.from_numpy(rows).to(A.device)
 
 
 def _sent(B: np.ndarray | Tensor, device: torch.device) -> Tensor:

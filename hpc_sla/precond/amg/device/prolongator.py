@@ -18,6 +18,7 @@ from hpc_sla.precond.amg.device.arrays import (
     segment_sums,
     true_places,
 )
+from hpc_sla.precond.amg.device.numbers import stored_rows
 from hpc_sla.precond.amg.device.rows import Piece, RankRows
 from hpc_sla.precond.amg.device.tentative import Places, tentative_of
 from hpc_sla.precond.amg.prolongator import DAMPING, SMALL
@@ -76,6 +77,36 @@ class DeviceProlongator:
     def vectors(self) -> int:
         """M."""
         return self.rows.values.shape[1]
+
+    @property
+    def home(self) -> HaloPlan:
+        """What `by` takes to undo `over`."""
+        return self.nodes
+
+    def over(self, layout: RowLayout) -> DeviceProlongator:
+        """The same where others own the coarse unknowns, whose order stays. **Collective.**"""
+        layout = RowLayout(layout.world, layout.offsets // self.vectors)
+        used = torch.unique(self._stored())
+        away = (used < layout.start) | (used >= layout.start + layout.n_owned)
+        return self.by(HaloPlan(layout, used[true_places(away)].cpu().numpy()))
+
+    def by(self, plan: HaloPlan) -> DeviceProlongator:
+        """The same in the numbers of a plan that knows all of its columns. Local."""
+        start, n = plan.layout.start, plan.layout.n_owned
+        stored = self._stored()
+        halo = torch.from_numpy(plan.halo).to(stored.device)
+        inside = (stored >= start) & (stored < start + n)
+        columns = torch.where(inside, stored - start, n + torch.searchsorted(halo, stored))
+        rows = VectorRows(self.rows.indptr, columns.to(torch.int32), self.rows.values)
+        turned = rows.transposed(n + plan.n_halo)  # and back: entries of a row are to ascend
+        return DeviceProlongator(plan, turned.transposed(len(rows.indptr) - 1), turned)
+
+    def _stored(self) -> Tensor:
+        """The stored aggregate of each vector: int64 [t]. Local."""
+        columns = self.rows.columns
+        halo = torch.from_numpy(self.nodes.halo).to(columns.device)
+        numbers = torch.cat([stored_rows(self.nodes.layout, columns.device), halo])
+        return numbers.index_select(0, columns)
 
 
 def prolongator_of(
