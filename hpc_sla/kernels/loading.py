@@ -27,7 +27,8 @@ def few_looks_at_files() -> Iterator[None]:
     `platform.processor()` would have to start a program, the machine's type in its place. Whoever
     else asks `inspect` is answered by it; afterwards all is as it was.
     """
-    frame_info, module_of = inspect.getframeinfo, inspect.getmodule
+    asked: Any = inspect  # whose functions are exchanged
+    frame_info, module_of = asked.getframeinfo, asked.getmodule
 
     def quick_frame_info(frame: Any, context: int = 1) -> Any:
         if not inspect.isframe(frame) or _caller() not in _WHOSE:
@@ -44,15 +45,15 @@ def few_looks_at_files() -> Iterator[None]:
     about = vars(platform.uname())
     asked_before = "processor" in about
     about.setdefault("processor", platform.machine())
-    inspect.getframeinfo, inspect.getmodule = quick_frame_info, quick_module_of
+    asked.getframeinfo, asked.getmodule = quick_frame_info, quick_module_of
     try:
         yield
     finally:
         # Another thread may have been in such a block too, and have begun before this one.
-        if inspect.getframeinfo is quick_frame_info:
-            inspect.getframeinfo = frame_info
-        if inspect.getmodule is quick_module_of:
-            inspect.getmodule = module_of
+        if asked.getframeinfo is quick_frame_info:
+            asked.getframeinfo = frame_info
+        if asked.getmodule is quick_module_of:
+            asked.getmodule = module_of
         if not asked_before:
             about.pop("processor", None)
 
