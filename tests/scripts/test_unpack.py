@@ -1,4 +1,4 @@
-"""One archive of the environment, unpacked once a node: jobs/unpack.sh, and environment.sh around it.
+"""One archive of the environment, unpacked once a node: jobs/unpack.sh, and what calls it.
 
 The environment is a pretended one: a folder with a shell script for a Python.
 """
