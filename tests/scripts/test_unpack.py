@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -80,6 +81,37 @@ def test_what_was_sent_to_the_node_is_removed(tmp_path: Path) -> None:
     sent.write_bytes(archive.read_bytes())
     assert outcomes([unpack(sent, place, digest_of(archive))])[0][0] == 0
     assert not sent.exists() and archive.exists()
+
+
+SQUASH = ["mksquashfs", "{from}", "{to}", "-noappend", "-quiet", "-no-progress"]
+ZSTD = ["sh", "-c", "tar -C {from} -cf - hpc_sla | zstd -q -o {to}"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "programs", "command"),
+    [
+        ("squashfs", ("mksquashfs", "unsquashfs"), SQUASH),
+        ("tar.zst", ("zstd",), ZSTD),
+    ],
+)
+def test_other_formats(tmp_path: Path, suffix: str, programs: tuple, command: list[str]) -> None:
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {missing}")
+    pretend(tmp_path)
+    archive, place = tmp_path / f"env.{suffix}", tmp_path / "place"
+    names = {"{from}": str(tmp_path / "made"), "{to}": str(archive)}
+    for mark, name in names.items():
+        command = [word.replace(mark, name) for word in command]
+    subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    sign(archive)
+    code, out, err = outcomes([unpack(archive, place)])[0]
+    assert code == 0 and "unpacked into" in out, err
+    assert (place / "bin" / "python").exists()
+    archive.write_bytes(archive.read_bytes()[:-200])
+    sign(archive)
+    assert outcomes([unpack(archive, tmp_path / "other")])[0][0] == 1
+    assert not (tmp_path / "other").exists()
 
 
 def damage_bytes(archive: Path) -> None:
