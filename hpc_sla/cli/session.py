@@ -11,6 +11,7 @@ from hpc_sla.cli.asked import GuardOptions, RunOptions
 from hpc_sla.cli.checkpointing import Guard
 from hpc_sla.cli.record import running
 from hpc_sla.cli.stall import Watchdog
+from hpc_sla.kernels.loading import few_looks_at_files
 
 if TYPE_CHECKING:
     from hpc_sla.distributed.world import World
@@ -44,7 +45,10 @@ def open_world(asked: RunOptions) -> Iterator[World]:
     # objects by the million and no garbage: looking for some takes a tenth of the time.
     gc.disable()
     try:
-        from hpc_sla.distributed.world import World  # loads torch: see `hpc_sla.cli`
+        with few_looks_at_files():
+            import h5py  # noqa: F401  # its questions are among them: see there
+
+            from hpc_sla.distributed.world import World  # loads torch: see `hpc_sla.cli`
     finally:
         gc.freeze()
         gc.enable()

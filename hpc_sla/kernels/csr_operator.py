@@ -12,6 +12,7 @@ import warnings
 import torch
 
 from hpc_sla.kernels import native
+from hpc_sla.kernels.loading import few_looks_at_files
 
 _LIBRARY = torch.library.Library("hpc_sla", "DEF")
 _LIBRARY.define(
@@ -96,12 +97,15 @@ _LIBRARY.impl("csr_matmul_out", _csr_matmul_library if _HAS_MKL else csr_matmul_
 _LIBRARY.impl("csr_matmul_out", _csr_matmul_library, "CUDA")
 
 
-@torch.library.register_fake("hpc_sla::csr_matmul_out", lib=_LIBRARY)
 def _csr_matmul_fake(*tensors: torch.Tensor) -> None:
     devices = {tensor.device for tensor in tensors}
     torch._check(len(devices) == 1, lambda: f"csr_matmul_out: tensors on {devices}")
     dtypes = {tensor.dtype for tensor in tensors[2:]}  # values, x and y
     torch._check(len(dtypes) == 1, lambda: f"csr_matmul_out: dtypes {dtypes}")
+
+
+with few_looks_at_files():
+    torch.library.register_fake("hpc_sla::csr_matmul_out", _csr_matmul_fake, lib=_LIBRARY)
 
 
 def expand_rows(indptr: torch.Tensor, nnz: int) -> torch.Tensor:

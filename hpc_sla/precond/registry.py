@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.loading import few_looks_at_files
 from hpc_sla.precond.options import options_of, parse_options
 
 
@@ -96,7 +97,9 @@ def lazily(
 
     def load(name: str) -> Any:
         if name in exports:
-            return getattr(import_module(exports[name]), name)
+            with few_looks_at_files():  # it may be the first that needs torch
+                module = import_module(exports[name])
+            return getattr(module, name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load, lambda: sorted({*vars(import_module(package)), *names}), names

@@ -56,7 +56,7 @@ def test_sbatch_options_come_before_the_first_command(job):
 def test_commands_and_their_options_exist(job):
     calls = re.findall(r"(?:-m hpc_sla|jobs/step\.sbatch) ([a-z]+)(.*)", text(job))
     calls += [("solve", rest) for rest in re.findall(r"jobs/solve\.sbatch (.*)", text(job))]
-    assert calls or job.name in ("environment.sh", "step.sbatch")
+    assert calls or job.name in ("environment.sh", "step.sbatch", "unpack.sh")
     for name, rest in calls:
         command = group.get_command(click.Context(group), name)
         assert command is not None, name

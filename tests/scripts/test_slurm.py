@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from tests.scripts.test_unpack import pretend
+
 ROOT = Path(__file__).resolve().parents[2]
 # Debian keeps daemons where an ordinary user's PATH does not look.
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -145,7 +147,7 @@ def test_two_nodes_take_jobs(slurm):
 @pytest.mark.parametrize("launcher", ["as it stands", "mpiexec"])
 def test_job_solves_a_matrix_file_on_two_nodes(slurm, matrix_file, tmp_path, launcher):
     path, matrix, b = matrix_file
-    env = slurm if launcher == "as it stands" else {**slurm, "LAUNCH": "mpiexec -n 4"}
+    env = slurm if launcher == "as it stands" else {**slurm, "LAUNCH": "mpiexec"}
     status, printed = submit(env, tmp_path, path, "--rtol", "1e-10")
     assert status == 0, printed
     wanted = "+ exec srun --mpi=pmi2 " if launcher == "as it stands" else "+ exec mpiexec "
@@ -179,3 +181,26 @@ def test_job_on_a_missing_file_fails_with_one_message(slurm, tmp_path):
     assert printed.count("no-such-file.h5") >= 1
     assert "Traceback" not in printed
     assert not list(tmp_path.glob("*.h5"))
+
+
+def test_job_runs_from_an_archive_that_is_unpacked_on_its_nodes(slurm, matrix_file, tmp_path):
+    """Sent by sbcast, unpacked once (both nodes are this machine), used by all ranks, removed."""
+    path, *_ = matrix_file
+    marks, node = tmp_path / "marks", tmp_path / "node"
+    marks.mkdir()
+    node.mkdir()
+    mark = f'echo "$0" >{marks}/${{SLURM_STEP_ID:-b}}.${{SLURM_PROCID:-b}}'
+    archive = pretend(tmp_path, f'{mark}\nexec {sys.executable} "$@"')
+    env = {**slurm, "HPC_SLA_ARCHIVE": str(archive), "HPC_SLA_NODE_DIR": str(node)}
+    env |= {"PYTHONPATH": str(ROOT)}
+    status, printed = submit(env, tmp_path, path)
+    assert status == 0, printed
+    with h5py.File(result_of(tmp_path)) as file:
+        assert attribute(file, "status") == "converged" and attribute(file, "ranks") == 4
+    assert printed.count("unpacked into") == 1
+    assert "going on with the environment" not in printed and "sbcast: " not in printed
+    last = max(int(found.name.partition(".")[0]) for found in marks.glob("[0-9]*"))
+    ran = {found.name: found.read_text() for found in marks.glob(f"{last}.*")}
+    assert len(ran) == 4 and len(set(ran.values())) == 1, ran
+    assert next(iter(ran.values())).startswith(str(node))
+    assert list(node.iterdir()) == []
