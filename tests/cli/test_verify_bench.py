@@ -184,3 +184,16 @@ def test_bench_of_what_is_left_open(outcomes: dict[str, Outcome]) -> None:
     assert outcomes["bench other"].codes == [0] * RANKS, outcomes["bench other"]
     title = outcomes["bench other"].stdout.splitlines()[0]
     assert "cg + chebyshev" in title and "beside PETSc's gmres + block_jacobi" in title
+
+
+def test_whole_solves_are_compared_where_both_did_the_same() -> None:
+    """One that gave up in half the time is not twice as fast."""
+    from hpc_sla.cli.run.bench import _comparable
+
+    def solved(converged: bool, iterations: int) -> dict[str, bool | int]:
+        return {"converged": converged, "iterations": iterations}
+
+    assert _comparable(solved(True, 9), solved(True, 17))
+    assert _comparable(solved(False, 100), solved(False, 100))  # --max-iterations 100
+    assert not _comparable(solved(True, 100), solved(False, 200))
+    assert not _comparable(solved(False, 50), solved(True, 100))

@@ -94,7 +94,9 @@ def _report(
         "time_per_iteration_ratio": ratio(
             ours["seconds_per_iteration"], theirs["seconds_per_iteration"]
         ),
-        "total_time_ratio": ratio(ours["seconds_total"], theirs["seconds_total"]),
+        "total_time_ratio": ratio(ours["seconds_total"], theirs["seconds_total"])
+        if _comparable(ours, theirs)
+        else None,
         "peak_memory_ratio": ratio(ours["peak_bytes"], theirs["peak_bytes"]),
     }
     reason = None
@@ -102,6 +104,15 @@ def _report(
         reason = reset_peak() or "the peak counter could not be read on every rank"
     summary = {**facts, **ratios, "peak_memory_reason": reason, "ours": ours, "petsc": theirs}
     conclude(summary, profile, as_json, lambda: _print_table(facts, ours, theirs, reason))
+
+
+_OF_WHOLE_SOLVES = ("seconds_solve", "seconds_total")
+
+
+def _comparable(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Whether both have done the same: solved it, or as many iterations."""
+    both = ours["converged"] and theirs["converged"]
+    return bool(both or ours["iterations"] == theirs["iterations"])
 
 
 def _print_table(
@@ -126,7 +137,8 @@ def _print_table(
         ("peak memory, all ranks", "peak_bytes", "size"),
         ("memory per row", "bytes_per_row", "B"),
     ):
-        quotient = ratio(ours[key], theirs[key])
+        fair = key not in _OF_WHOLE_SOLVES or _comparable(ours, theirs)
+        quotient = ratio(ours[key], theirs[key]) if fair else None
         table.append(
             [
                 label,
@@ -146,6 +158,6 @@ def _print_table(
     )
     print_table(title, ("", "hpc_sla", "PETSc", "ratio"), table, right=(1, 2, 3))
     if facts["status"] != "converged":
-        print("Not both converged: the time per iteration is still comparable.")
+        print("Not both converged: of times, that of an iteration can still be compared.")
     if reason is not None:
         print(f"Peak memory was not measured: {reason}.")
