@@ -157,7 +157,7 @@ def _write_vector(
 
 
 def _columns_everywhere(world: World, finite: list[np.ndarray]) -> list[bool]:
-    """Of each vector whether a column is finite on all ranks. **Collective.**"""
+    """Whether, of each vector, a column is finite on all ranks. **Collective.**"""
     flags = np.concatenate([np.empty(0, dtype=bool), *finite]).astype(np.int8)
     if world.size > 1:
         from mpi4py import MPI

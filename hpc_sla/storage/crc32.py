@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 _POLYNOMIAL = 0xEDB88320
-"""Of zlib's CRC-32, its coefficients from the highest bit down."""
+"""The one of zlib's CRC-32: its coefficients from the highest bit down."""
 _ONE = 1 << 31
 _X = 1 << 30
 

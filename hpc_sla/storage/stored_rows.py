@@ -62,7 +62,7 @@ class RawFile:
             data, offset = data[got:], offset + got
 
     def _digest(self) -> bytes:
-        """Of its length and of the first bytes, which hold the root's attributes."""
+        """A digest of its length and of the first bytes, which hold the root's attributes."""
         if self._descriptor is None:
             return b""
         size = os.fstat(self._descriptor).st_size
