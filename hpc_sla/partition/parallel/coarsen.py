@@ -16,7 +16,7 @@ from hpc_sla.hashing import GOLDEN, mix
 from hpc_sla.messages.fetch import Fetch, owners, sent_to
 from hpc_sla.messages.peers import Peers
 from hpc_sla.partition.offsets import even_offsets
-from hpc_sla.partition.parallel.graph import Graph, assemble
+from hpc_sla.partition.parallel.graph import DistributedGraph, assemble
 
 _ROUNDS = 8
 _FEW = 0.02
@@ -30,18 +30,18 @@ class Coarser:
 
     Parameters
     ----------
-    graph : Graph
+    graph : DistributedGraph
     most : int
         No two vertices become one that weighs more.
 
     Attributes
     ----------
-    graph : Graph
+    graph : DistributedGraph
         The same whatever the ranks have: its vertices are numbered by the first one of each pair,
         and lie on the ranks in even runs.
     """
 
-    def __init__(self, graph: Graph, most: int) -> None:
+    def __init__(self, graph: DistributedGraph, most: int) -> None:
         peers = graph.peers
         mates = _mates(graph, most)
         mine = graph.ids[: graph.n]
@@ -64,7 +64,9 @@ class Coarser:
         return self._finer(values)[self._place]
 
 
-def _contracted(graph: Graph, coarse: np.ndarray, offsets: np.ndarray) -> Graph:
+def _contracted(
+    graph: DistributedGraph, coarse: np.ndarray, offsets: np.ndarray
+) -> DistributedGraph:
     """The graph of `coarse` vertices, given that of each finer one and ghost. **Collective.**"""
     import scipy.sparse as sp  # slow to load; ranks that only read do without
 
@@ -85,7 +87,7 @@ def _contracted(graph: Graph, coarse: np.ndarray, offsets: np.ndarray) -> Graph:
     return assemble(peers, offsets, rows, ids[csr.indices], csr.data, mine)
 
 
-def _mates(graph: Graph, most: int) -> np.ndarray:
+def _mates(graph: DistributedGraph, most: int) -> np.ndarray:
     """The vertex that each of this rank's is paired with, or itself. **Collective.**"""
     peers, n, ids = graph.peers, graph.n, graph.ids
     mates = ids[:n].copy()
@@ -119,7 +121,7 @@ def _mates(graph: Graph, most: int) -> np.ndarray:
     return mates
 
 
-def _ratings(graph: Graph, tails: np.ndarray) -> np.ndarray:
+def _ratings(graph: DistributedGraph, tails: np.ndarray) -> np.ndarray:
     """How much each arc is worth matching, both arcs of an edge alike, no two edges quite."""
     heads, ids = graph.neighbours, graph.ids
     size = np.maximum(graph.sizes, 1).astype(np.float64)
@@ -141,7 +143,7 @@ def _strongest(n: int, tails: np.ndarray, rating: np.ndarray, heads: np.ndarray)
     return wish
 
 
-def _local(graph: Graph, ids: np.ndarray) -> np.ndarray:
+def _local(graph: DistributedGraph, ids: np.ndarray) -> np.ndarray:
     """Local numbers of this rank's vertices and its ghosts."""
     start, n = int(graph.offsets[graph.peers.rank]), graph.n
     away = (ids < start) | (ids >= start + n)
@@ -150,7 +152,7 @@ def _local(graph: Graph, ids: np.ndarray) -> np.ndarray:
     return local
 
 
-def _pair_lonely(graph: Graph, lonely: np.ndarray, most: int, mates: np.ndarray) -> None:
+def _pair_lonely(graph: DistributedGraph, lonely: np.ndarray, most: int, mates: np.ndarray) -> None:
     """Pair vertices without neighbours, each with the next one of all ranks. **Collective.**"""
     peers = graph.peers
     counts = np.array([len(lonely)], dtype=np.int64)
@@ -162,7 +164,7 @@ def _pair_lonely(graph: Graph, lonely: np.ndarray, most: int, mates: np.ndarray)
 
 
 def _pair(
-    graph: Graph,
+    graph: DistributedGraph,
     meeting: np.ndarray,
     offsets: np.ndarray,
     vertices: np.ndarray,

@@ -11,7 +11,7 @@ from hpc_sla.messages.peers import Peers
 
 
 @dataclass
-class Graph:
+class DistributedGraph:
     """Vertices `offsets[rank]` to `offsets[rank + 1]` of a graph, and their arcs. Per rank.
 
     Arcs stand at both ends. Neighbours are numbered locally: this rank's vertices first, then its
@@ -67,7 +67,7 @@ def assemble(
     columns: np.ndarray,
     weights: np.ndarray,
     sizes: np.ndarray,
-) -> Graph:
+) -> DistributedGraph:
     """A graph of arcs that any rank has; those of one pair are summed. **Collective.**
 
     Parameters
@@ -92,7 +92,7 @@ def assemble(
     csr = sp.coo_array((weights, pairs), shape=(n, n + len(ghosts))).tocsr()
     csr.sum_duplicates()
     halo = Fetch(peers, offsets, ghosts)
-    return Graph(
+    return DistributedGraph(
         peers,
         offsets,
         csr.indptr.astype(np.int64),
@@ -110,7 +110,7 @@ def of_pattern(
     rows: np.ndarray,
     columns: np.ndarray,
     sizes: np.ndarray,
-) -> Graph:
+) -> DistributedGraph:
     """The graph of a matrix's pattern and its transpose, without loops, all arcs alike.
 
     **Collective.** As `assemble`; entries may repeat, and rows be of any rank.

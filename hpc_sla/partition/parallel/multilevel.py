@@ -8,7 +8,7 @@ from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
 from hpc_sla.partition.parallel.coarsen import Coarser
 from hpc_sla.partition.parallel.cuts import shares_of
-from hpc_sla.partition.parallel.graph import Graph
+from hpc_sla.partition.parallel.graph import DistributedGraph
 from hpc_sla.partition.parallel.refine import limits, refine
 
 _SEED = 20240229
@@ -19,14 +19,14 @@ _LARGEST = 2**30
 """Sums of weights that METIS, which numbers in 32 bits, is given."""
 
 
-def multilevel(graph: Graph, shares: np.ndarray) -> np.ndarray:
+def multilevel(graph: DistributedGraph, shares: np.ndarray) -> np.ndarray:
     """Part of each of this rank's vertices. **Collective.**
 
     The same parts whatever the number of ranks.
 
     Parameters
     ----------
-    graph : Graph
+    graph : DistributedGraph
     shares : int64 array [parts]
         Replicated, relative.
 
@@ -59,7 +59,9 @@ class _Alone:
     rank, size = 0, 1
 
 
-def _cut(graph: Graph, shares: np.ndarray, allowed: np.ndarray, finest: bool) -> np.ndarray:
+def _cut(
+    graph: DistributedGraph, shares: np.ndarray, allowed: np.ndarray, finest: bool
+) -> np.ndarray:
     """Parts of a small graph, which rank 0 sees the whole of. **Collective.**"""
     peers, n = graph.peers, graph.n
     tails, heads = graph.ids[graph.tails()], graph.ids[graph.neighbours]
@@ -75,7 +77,7 @@ def _cut(graph: Graph, shares: np.ndarray, allowed: np.ndarray, finest: bool) ->
         halo = Fetch(alone, ends, np.empty(0, dtype=np.int64))
         ids = np.arange(len(sizes), dtype=np.int64)
         arcs = starts.astype(np.int64), heads.astype(np.int32), weights
-        whole = Graph(alone, ends, *arcs, ids, sizes, halo)
+        whole = DistributedGraph(alone, ends, *arcs, ids, sizes, halo)
         part[...] = refine(whole, found, allowed, finest)
     if peers.size > 1:
         peers.comm.Bcast(part)

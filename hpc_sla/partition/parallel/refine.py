@@ -14,7 +14,7 @@ import numpy as np
 from hpc_sla.hashing import GOLDEN, mix
 from hpc_sla.kernels.regroup import Gains, afterthoughts, gains
 from hpc_sla.partition.parallel.cuts import ordered, pieces
-from hpc_sla.partition.parallel.graph import Graph
+from hpc_sla.partition.parallel.graph import DistributedGraph
 
 _PATIENCE = 12
 """Steps without a clear gain before it ends."""
@@ -34,12 +34,14 @@ def limits(total: int, shares: np.ndarray) -> np.ndarray:
     return np.maximum(np.floor(_BALANCE * even), np.ceil(even - 1e-9)).astype(np.int64)
 
 
-def refine(graph: Graph, part: np.ndarray, allowed: np.ndarray, finest: bool) -> np.ndarray:
+def refine(
+    graph: DistributedGraph, part: np.ndarray, allowed: np.ndarray, finest: bool
+) -> np.ndarray:
     """Better parts, none heavier than allowed where that can be. **Collective.**
 
     Parameters
     ----------
-    graph : Graph
+    graph : DistributedGraph
     part : int32 array [n]
     allowed : int64 array [parts]
         Replicated.
@@ -85,7 +87,7 @@ def refine(graph: Graph, part: np.ndarray, allowed: np.ndarray, finest: bool) ->
 
 
 def _better(
-    graph: Graph, part: np.ndarray, found: Gains, locked: np.ndarray, daring: float
+    graph: DistributedGraph, part: np.ndarray, found: Gains, locked: np.ndarray, daring: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """One step of Jet: who moved may not in the next one. **Collective.**"""
     n = graph.n
@@ -103,13 +105,13 @@ def _better(
     return graph.extend(after), locked
 
 
-def _order(graph: Graph) -> np.ndarray:
+def _order(graph: DistributedGraph) -> np.ndarray:
     """In which order vertices of one gain are taken to move: int64 [n + ghosts]."""
     return (mix(graph.ids.astype(np.uint64) * GOLDEN) >> np.uint64(1)).view(np.int64)
 
 
 def _lighter(
-    graph: Graph, part: np.ndarray, loads: np.ndarray, allowed: np.ndarray, push: int
+    graph: DistributedGraph, part: np.ndarray, loads: np.ndarray, allowed: np.ndarray, push: int
 ) -> np.ndarray:
     """Move what loses least from parts that are too heavy to such as have room. **Collective.**
 
@@ -159,7 +161,11 @@ def _lighter(
 
 
 def _reaching(
-    graph: Graph, group: np.ndarray, key: np.ndarray, size: np.ndarray, target: np.ndarray
+    graph: DistributedGraph,
+    group: np.ndarray,
+    key: np.ndarray,
+    size: np.ndarray,
+    target: np.ndarray,
 ) -> np.ndarray:
     """Which items of each group it takes, in order of the key, to weigh as much. **Collective.**"""
     groups = np.arange(len(target), dtype=np.int64)
@@ -170,7 +176,7 @@ def _reaching(
 
 
 def _fitting(
-    graph: Graph, goal: np.ndarray, key: np.ndarray, size: np.ndarray, room: np.ndarray
+    graph: DistributedGraph, goal: np.ndarray, key: np.ndarray, size: np.ndarray, room: np.ndarray
 ) -> np.ndarray:
     """Which items find room in their goals, in order of the key. **Collective.**"""
     groups = np.arange(len(room), dtype=np.int64)
