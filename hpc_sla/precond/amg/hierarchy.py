@@ -181,8 +181,8 @@ class Hierarchy:
                 if transfer is None and move is not None:
                     plan, P = P.home, P.over(move.among_all)
                 transfer = transfer or self._transfer(P)
-            known = {"coarse": coarse.pattern, "product": product}
-            kept = replace(before, transfer=transfer, move=move, plan=plan, **known)
+            kept = replace(before, coarse=coarse.pattern, product=product)
+            kept = replace(kept, transfer=transfer, move=move, plan=plan)
             level.correct_with(transfer, options.cycle)
             self._kept.append(kept)
             block_size = kept.vectors
