@@ -108,7 +108,7 @@ def test_other_formats(tmp_path: Path, suffix: str, programs: tuple, command: li
     code, out, err = outcomes([unpack(archive, place)])[0]
     assert code == 0 and "unpacked into" in out, err
     assert (place / "bin" / "python").exists()
-    archive.write_bytes(archive.read_bytes()[:-200])
+    archive.write_bytes(archive.read_bytes()[:100])  # a squashfs ends in nothing but zeros
     sign(archive)
     assert outcomes([unpack(archive, tmp_path / "other")])[0][0] == 1
     assert not (tmp_path / "other").exists()
