@@ -7,58 +7,87 @@ the rows it reads.
 
 from __future__ import annotations
 
-import zlib
+import math
 from typing import Any
 
 import h5py
 import numpy as np
 
 from hpc_sla.errors import InputError
+from hpc_sla.storage.crc32 import crc32, joined
 
 SUMS, ROWS = "crc32", "crc32_rows"
-_LARGEST_BLOCK = 64 << 20
+_BLOCK, _LARGEST_BLOCK = 1 << 20, 64 << 20
+_MOST_BLOCKS = 1 << 15
+
+
+def block_rows(shape: tuple[int, ...], dtype: Any) -> int:
+    """Rows of a block of a dataset: those of 1 MiB, of more where there would be very many."""
+    row_bytes = max(1, np.dtype(dtype).itemsize * math.prod(shape[1:]))
+    wanted = min(max(_BLOCK, row_bytes * shape[0] // _MOST_BLOCKS), _LARGEST_BLOCK)
+    return max(1, min(shape[0], wanted // row_bytes))
 
 
 class BlockSums:
-    """The sums of one dataset, while its rows are written in ascending order.
+    """The sums of one dataset, while its rows are written: each once, in any order, by anybody.
 
     Parameters
     ----------
-    rows : int
-        Rows of a block, at least 1.
+    shape : tuple of int
+    dtype : dtype
     """
 
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-        self._sums: list[int] = []
-        self._next = 0
-        self._in_order = True
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self._rows = block_rows(shape, dtype)
+        self._n = shape[0]
+        self._row_bytes = np.dtype(dtype).itemsize * math.prod(shape[1:])
+        # Of each block, pieces: first row, one past the last (counted from the block's), sum.
+        self._pieces: dict[int, list[list[int]]] = {}
 
     def add(self, start: int, array: np.ndarray) -> None:
-        """Rows ``start:start + len(array)`` were written. Out of order, there will be no sums."""
-        self._in_order = self._in_order and start == self._next
-        if not self._in_order:
-            return
+        """Rows ``start:start + len(array)`` were written."""
         done = 0
         while done < len(array):
-            within = self._next % self._rows
+            block, within = divmod(start + done, self._rows)
             piece = array[done : done + self._rows - within]
-            before = self._sums.pop() if within else 0
-            self._sums.append(crc32(piece, before))
             done += len(piece)
-            self._next += len(piece)
+            known = self._pieces.setdefault(block, [])
+            if known and known[-1][1] == within:
+                known[-1][1:] = within + len(piece), crc32(piece, known[-1][2])
+            else:
+                known.append([within, within + len(piece), crc32(piece)])
+
+    def pieces(self) -> np.ndarray:
+        """What `merge` takes: int64 ``[m, 4]``."""
+        flat = [(block, *piece) for block, known in self._pieces.items() for piece in known]
+        return np.array(flat, dtype=np.int64).reshape(-1, 4)
+
+    def merge(self, pieces: np.ndarray) -> None:
+        """Add those of other ranks."""
+        for block, first, stop, crc in pieces.tolist():
+            self._pieces.setdefault(block, []).append([first, stop, crc])
+
+    def sums(self) -> np.ndarray | None:
+        """Those of all blocks, uint32; None where a row was written never or twice."""
+        found = []
+        for block in range(-(-self._n // self._rows)):
+            place, total = 0, 0
+            for first, stop, crc in sorted(self._pieces.get(block, [])):
+                if first != place:
+                    return None
+                total = joined(total, crc, (stop - first) * self._row_bytes) if first else crc
+                place = stop
+            if place != min(self._rows, self._n - block * self._rows):
+                return None
+            found.append(total)
+        return np.array(found, dtype="<u4")
 
     def store(self, item: h5py.Dataset) -> None:
         """Put the sums beside the dataset, if they are of all of it."""
-        if self._in_order and self._next == len(item) and self._sums:
-            item.attrs[SUMS] = np.array(self._sums, dtype="<u4")
+        found = self.sums()
+        if found is not None and len(found):
+            item.attrs[SUMS] = found
             item.attrs[ROWS] = np.int64(self._rows)
-
-
-def crc32(array: np.ndarray, before: int = 0) -> int:
-    """The CRC-32 of the values, row-major and little-endian, going on from the sum `before`."""
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return zlib.crc32(little.reshape(-1).view(np.uint8).data, before)
 
 
 def check_block_sums(item: h5py.Dataset, start: int, values: np.ndarray) -> None:

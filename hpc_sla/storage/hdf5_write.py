@@ -12,7 +12,6 @@ import numpy as np
 
 from hpc_sla.errors import InputError
 from hpc_sla.storage.block_sums import BlockSums
-from hpc_sla.storage.hdf5 import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -22,7 +21,7 @@ _FORMAT = ("v110", "v110")
 
 
 class Output:
-    """A new HDF5 file, open for writing.
+    """An HDF5 file that is being made.
 
     HDF5 does not survive a write that fails: it cannot close its own file afterwards, prints its
     despair and often crashes the process. So the bytes go through a stream of our own, which
@@ -35,36 +34,46 @@ class Output:
         Where to write.
     path : path
         What to call it in messages.
+    new : bool
+        Whether to begin it, and not to go on with what another `Output` has begun.
 
     Attributes
     ----------
     file : h5py.File
     """
 
-    def __init__(self, temporary: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, temporary: str | os.PathLike[str], path: str | os.PathLike[str], new: bool = True
+    ) -> None:
         self._path = path
         self._sums: dict[str, BlockSums] = {}
-        self._stream = _Stream(os.fspath(temporary), "w+")
+        self._stream = _Stream(os.fspath(temporary), "w+" if new else "r+")
         try:
-            self.file = h5py.File(self._stream, "w", libver=_FORMAT, rdcc_nbytes=16 * CHUNK_BYTES)
+            self.file = h5py.File(self._stream, "w" if new else "r+", libver=_FORMAT)
         except BaseException:
             self._stream.close()
             raise
 
     def create(self, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
-        """Create a little-endian, chunked (1 MiB), fletcher32-checksummed dataset.
+        """Create a little-endian dataset whose rows lie one after another, `write` adds its sums.
 
-        `write` adds sums of its own to it, one a chunk.
+        Its room is there at once, with nothing in it.
         """
+        item = self.reserve(name, shape, dtype)
+        if item.size:
+            self._sums[f"/{name}"] = BlockSums(shape, item.dtype)
+        return item
+
+    def reserve(self, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+        """The same for rows that come into the file another way, see `ParallelOutput`."""
         stored = np.dtype(dtype).newbyteorder("<")
         if math.prod(shape) == 0:
-            return self.file.create_dataset(name, shape=shape, dtype=stored)  # nothing to check
-        row_bytes = stored.itemsize * math.prod(shape[1:])
-        rows = max(1, min(shape[0], CHUNK_BYTES // row_bytes))
-        self._sums[f"/{name}"] = BlockSums(rows)
-        return self.file.create_dataset(
-            name, shape=shape, dtype=stored, chunks=(rows, *shape[1:]), fletcher32=True
-        )
+            return self.file.create_dataset(name, shape=shape, dtype=stored)
+        early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        early.set_layout(h5py.h5d.CONTIGUOUS)
+        early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        return self.file.create_dataset(name, shape=shape, dtype=stored, dcpl=early)
 
     def write(self, item: h5py.Dataset, start: int, array: np.ndarray) -> None:
         """Put `array` at rows ``start:start + len(array)`` of a dataset of `create`'s."""
@@ -77,14 +86,8 @@ class Output:
 
     def check(self) -> None:
         """Raise `InputError` if anything written so far could not be."""
-        if self._stream.failure is None:
-            return
-        reason = self._stream.failure.strerror or str(self._stream.failure)
-        raise InputError(
-            f"cannot be written: {reason[:1].lower()}{reason[1:]}",
-            file=self._path,
-            remedy="Make room there, or choose another output path.",
-        ) from self._stream.failure
+        if self._stream.failure is not None:
+            raise write_error(self._path, self._stream.failure) from self._stream.failure
 
     def close(self) -> None:
         """Write what is left and close; raises as `check` does."""
@@ -105,6 +108,16 @@ class Output:
         except InputError:
             if error is None:
                 raise
+
+
+def write_error(path: str | os.PathLike[str], failure: OSError) -> InputError:
+    """What to raise where bytes could not be written to the file that is to be `path`."""
+    reason = failure.strerror or str(failure)
+    return InputError(
+        f"cannot be written: {reason[:1].lower()}{reason[1:]}",
+        file=path,
+        remedy="Make room there, or choose another output path.",
+    )
 
 
 class _Stream(io.FileIO):

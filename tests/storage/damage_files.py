@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import scipy.io
 import scipy.sparse as sp
@@ -30,13 +31,27 @@ def rectangular(path: Path) -> None:
     random_content(1, n_cols=23).write(path)
 
 
-def many_chunks(path: Path) -> None:
-    """Several chunks a dataset, hence the chunk indices of large files."""
+def many_blocks(path: Path) -> None:
+    """Several blocks a dataset, each with a sum of its own."""
     matrix = problems.make("poisson2d:n=180").matrix()
     n = matrix.shape[0]
     permutation, part_offsets = order_by_part(np.arange(n) % 3, 3)
     rhs = np.random.default_rng(0).random((n, 6))
     write_matrix(path, reorder(matrix, permutation), part_offsets, permutation, {"b": rhs})
+
+
+def many_chunks(path: Path) -> None:
+    """The same as earlier versions wrote it, and others may: in chunks, with fletcher32."""
+    many_blocks(path)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        for name in ("data", "indices", "indptr", "permutation", "rhs/b"):
+            values, attributes = file[name][:], dict(file[name].attrs)
+            del file[name]
+            rows = int(attributes["crc32_rows"])
+            item = file.create_dataset(
+                name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True
+            )
+            item.attrs.update(attributes)
 
 
 def result(path: Path) -> None:
@@ -55,6 +70,7 @@ def checksummed() -> dict[str, File]:
     return {
         "small": (_content(small, ".h5"), ".h5", read_everything),
         "rectangular": (_content(rectangular, ".h5"), ".h5", read_everything),
+        "many blocks": (_content(many_blocks, ".h5"), ".h5", read_everything),
         "many chunks": (_content(many_chunks, ".h5"), ".h5", read_everything),
         "result": (_content(result, ".h5"), ".h5", read_whole_result),
     }

@@ -14,6 +14,7 @@ from tests.storage import damage
 from tests.storage.damage_files import (
     checksummed,
     foreign,
+    many_blocks,
     many_chunks,
     read_whole_result,
     rectangular,
@@ -25,6 +26,7 @@ from tests.storage.files import assert_identical, read_everything
 FILES = {
     "small": (small, read_everything),
     "rectangular": (rectangular, read_everything),
+    "many blocks": (many_blocks, read_everything),
     "many chunks": (many_chunks, read_everything),
     "result": (result, read_whole_result),
 }
@@ -93,7 +95,7 @@ def test_truncation(good, tmp_path):
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     path = tmp_path_factory.mktemp("large") / "large.h5"
-    many_chunks(path)
+    many_blocks(path)
     return path
 
 
@@ -108,18 +110,19 @@ def test_blocks_of_zeros(large, tmp_path):
     assert noticed > 15
 
 
-def test_a_chunk_of_zeros_is_told(large, tmp_path):
-    """The fletcher32 checksum of zeros is zero: the sums beside it see that nothing is left."""
+def test_a_block_of_zeros_is_told(large, tmp_path):
     with h5py.File(large) as file:
-        chunk = file["rhs/b"].id.get_chunk_info(0)
+        item = file["rhs/b"]
+        place = item.id.get_offset()
+        size = int(item.attrs["crc32_rows"]) * item.shape[1] * item.dtype.itemsize
     spoilt = bytearray(large.read_bytes())
-    spoilt[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    spoilt[place : place + size] = bytes(size)
     path = tmp_path / "zeros.h5"
     path.write_bytes(spoilt)
     with MatrixFile(large) as file:
         assert file.compute_digest() == file.digest
     with MatrixFile(path) as file:
-        assert file.read_rhs("b", 30_000, 30_100).any()  # of another chunk
+        assert file.read_rhs("b", 30_000, 30_100).any()  # of another block
         for first, last in ((0, 1), (1000, 30_000), (0, file.n_rows)):
             with pytest.raises(InputError, match="checksum mismatch in rows 0 to 21844"):
                 file.read_rhs("b", first, last)
@@ -135,7 +138,7 @@ def test_a_flipped_byte_of_a_dataset_is_its_checksums_business(tmp_path, name):
     path = tmp_path / "matrix.h5"
     small(path)
     with h5py.File(path) as file:
-        place = file[name].id.get_chunk_info(0).byte_offset
+        place = file[name].id.get_offset()
     spoilt = bytearray(path.read_bytes())
     spoilt[place + 9] ^= 0x10
     path.write_bytes(spoilt)
