@@ -15,7 +15,7 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage import checks
-from hpc_sla.storage.digest import content_digest
+from hpc_sla.storage.digest import VERSION_NAME, content_digest
 from hpc_sla.storage.hdf5 import (
     DAMAGED,
     FLOATS,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MatrixFile"]
 
-_OWN_ATTRIBUTES = ("format", "version", "n_rows", "n_cols", "content_sha256")
+_OWN_ATTRIBUTES = ("format", "version", "n_rows", "n_cols", "content_sha256", VERSION_NAME)
 
 
 class MatrixFile:
@@ -136,6 +136,9 @@ class MatrixFile:
             checks.check_columns_there(of_rows.shape, self.path, f"/{name}")
         digest = attrs.attribute(file, "content_sha256")
         self.digest = digest if isinstance(digest, str) else ""
+        self._digest_version = 1
+        if attrs.attribute(file, VERSION_NAME) is not None:
+            self._digest_version = attrs.integer_attribute(file, VERSION_NAME)
         self.attributes = attrs.attributes(file, leave_out=_OWN_ATTRIBUTES)
 
     def _read_block_size(self) -> int:
@@ -301,6 +304,7 @@ class MatrixFile:
                 (name, item.shape, item.dtype, partial(read_slab, item))
                 for name, item in stored.items()
             ),
+            self._digest_version,
         )
 
     def close(self) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.sparse as sp
 
 from hpc_sla.messages.peers import Peers
 from hpc_sla.storage.importers import importing
-from hpc_sla.storage.parallel.local_rows import LocalRows, from_triplets
+from hpc_sla.storage.parallel.local_rows import LocalRows, csr, from_triplets
 
 Run = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -35,8 +34,7 @@ def compressed_rows(
     """Rows of CSR arrays (pointers, indices, values). **Collective.**"""
     pointers, indices, values = compressed_run(peers, path, arrays, offsets, n_cols)
     with peers.agree(), importing(path):
-        shape = (len(pointers) - 1, n_cols)
-        matrix = sp.csr_array((values, indices, pointers), shape=shape)
+        matrix = csr(values, indices, pointers, (len(pointers) - 1, n_cols))
         matrix.sum_duplicates()
     return LocalRows(offsets, matrix)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.messages.peers import Peers
@@ -24,7 +23,7 @@ from hpc_sla.storage.importers import ImportedMatrix, importing
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.numpy_files import real_dtype
 from hpc_sla.storage.parallel.compressed_arrays import compressed_columns, compressed_rows
-from hpc_sla.storage.parallel.local_rows import Cut, LocalRows, moved
+from hpc_sla.storage.parallel.local_rows import Cut, LocalRows, csr, moved
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def read_own_rows(peers: Peers, path: str, cut: Cut) -> tuple[LocalRows, Importe
         file.close()
     # Stored numbers to the user's: each rank has read the permutation of its own slab.
     columns = look_up(peers, offsets, permutation, indices).astype(indices.dtype)
-    matrix = sp.csr_array((data, columns, indptr), shape=(last - first, n))
+    matrix = csr(data, columns, indptr, (last - first, n))
     names = list(of_rows)
     rows, matrix, arrays = moved(
         peers, offsets, permutation, matrix, [of_rows[name] for name in names]

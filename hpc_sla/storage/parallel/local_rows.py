@@ -42,6 +42,15 @@ class LocalRows:
         return int(self.offsets[-1]), int(self.matrix.shape[1])
 
 
+def csr(values: np.ndarray, columns: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> Any:
+    """A SciPy CSR array whose indices take 32 bits where these are enough. Local."""
+    # SciPy has both in one type, and would widen the columns to that of the pointers.
+    narrow = max(shape[1], int(indptr[-1])) < 2**31
+    kind = np.int32 if narrow else np.int64
+    arrays = values, columns.astype(kind, copy=False), indptr.astype(kind, copy=False)
+    return sp.csr_array(arrays, shape=shape)
+
+
 def owners(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The rank of each row, int32. Local."""
     return (np.searchsorted(offsets, rows, side="right") - 1).astype(np.int32)
@@ -107,7 +116,7 @@ def moved(
     columns, values = send_records(peers, np.repeat(owner, counts), [matrix.indices, matrix.data])
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     shape = (len(places), matrix.shape[1])
-    found = sp.csr_array((values, columns, indptr), shape=shape)
+    found = csr(values, columns, indptr, shape)
     if (places[1:] < places[:-1]).any():
         order = np.argsort(places, kind="stable")
         places, found = places[order], found[order]

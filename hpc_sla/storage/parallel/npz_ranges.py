@@ -246,8 +246,10 @@ def _bsr(
     arrays = items["indptr"], items["indices"], blocks
     pointers, indices, values = compressed_run(peers, path, arrays, cuts, shape[1] // c)
     with peers.agree(), importing(path):
+        narrow = np.int32 if max(shape[1], values.size) < 2**31 else np.int64
+        ends = pointers.astype(narrow), indices.astype(narrow, copy=False)
         local = sp.bsr_array(
-            (values.reshape(-1, r, c), indices, pointers),
+            (values.reshape(-1, r, c), ends[1], ends[0]),
             shape=((len(pointers) - 1) * r, shape[1]),
         ).tocsr()
         local.sum_duplicates()

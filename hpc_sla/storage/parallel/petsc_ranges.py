@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from hpc_sla.messages.peers import Peers
 from hpc_sla.messages.records import on_root
 from hpc_sla.storage.complex_single import SeenPairs
 from hpc_sla.storage.importers import importing
 from hpc_sla.storage.parallel.bytes_of_files import read_into
-from hpc_sla.storage.parallel.local_rows import Cut, CutOfArray, LocalRows
+from hpc_sla.storage.parallel.local_rows import Cut, CutOfArray, LocalRows, csr
 from hpc_sla.storage.petsc_binary import PetscLayout, complex_single, petsc_error, petsc_layout
 
 
@@ -69,8 +68,7 @@ def read_petsc_rows(
             raise petsc_error(path, f"a column is outside 0 to {n - 1}")
     data = runs.numbers(places[2], begin, end, entries)
     indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-    columns = indices.astype(np.int32 if n < 2**31 else np.int64)
-    matrix = sp.csr_array((data, columns, indptr), shape=(last - first, n))
+    matrix = csr(data, indices, indptr, (last - first, n))
     matrix.sum_duplicates()
     rhs = None
     if layout.vector is not None:

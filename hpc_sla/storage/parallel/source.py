@@ -27,7 +27,7 @@ from hpc_sla.storage.importers import (
 from hpc_sla.storage.numpy_files import real_dtype
 from hpc_sla.storage.parallel.compressed_arrays import entries_before
 from hpc_sla.storage.parallel.hdf5_ranges import is_own, read_hdf5_sparse_rows, read_own_rows
-from hpc_sla.storage.parallel.local_rows import Cut, CutOfArray, LocalRows, owners
+from hpc_sla.storage.parallel.local_rows import Cut, CutOfArray, LocalRows, csr, owners
 from hpc_sla.storage.parallel.market_ranges import read_market_array, read_market_rows
 from hpc_sla.storage.parallel.npy_ranges import read_npy_rows
 from hpc_sla.storage.parallel.npz_ranges import read_npz_rows
@@ -217,7 +217,7 @@ def _scattered(peers: Peers, path: str, cut: Cut) -> ImportedRows:
     lengths, *found = send_records(peers, owner, [counts, *vectors.values()])
     entries = send_records(peers, np.repeat(owner, counts), [columns, matrix.data])
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    mine = sp.csr_array((entries[1], entries[0], indptr), shape=(len(lengths), n))
+    mine = csr(entries[1], entries[0], indptr, (len(lengths), n))
     return ImportedRows(
         LocalRows(offsets, mine), rhs_by_name=dict(zip(vectors, found, strict=True))
     )
