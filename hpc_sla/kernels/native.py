@@ -87,6 +87,8 @@ _OF_PATTERNS: dict[str, tuple[int, int, Any]] = {
     "minimum_degree": (3, 4, ctypes.c_int64),
     "column_counts": (1, 7, None),
     "hold_back": (1, 7, ctypes.c_int64),
+    "regroup_gains": (2, 9, ctypes.c_int64),
+    "regroup_afterthoughts": (1, 9, None),
     "use_threads": (0, 5, None),
 }
 """The same of those that know of no values, and so are there once."""

@@ -49,7 +49,15 @@ def gains(
     open_ : int32 array [parts]
         Whether a part may be moved to.
     """
-    return gains_reference(indptr, neighbours, weights, part, open_)
+    if native.LIBRARY is None:
+        return gains_reference(indptr, neighbours, weights, part, open_)
+    n, parts = len(indptr) - 1, len(open_)
+    here, there, table = (np.zeros(m, dtype=np.int64) for m in (n, n, parts))
+    best = np.empty(n, dtype=np.int32)
+    arrays = (indptr, neighbours, weights, part, open_, table, here, there, best)
+    cut = native.call_of_pattern("regroup_gains", n, parts, *arrays)
+    assert cut is not None
+    return Gains(here, there, best, cut)
 
 
 def gains_reference(
@@ -105,7 +113,12 @@ def afterthoughts(
         The part that a vertex would move to, -1 where it would not.
     gain, rank : int64 arrays [n + ghosts]
     """
-    return afterthoughts_reference(movers, indptr, neighbours, weights, part, wish, gain, rank)
+    arrays = (movers, indptr, neighbours, weights, part, wish, gain, rank)
+    if native.LIBRARY is None:
+        return afterthoughts_reference(*arrays)
+    found = np.empty(len(movers), dtype=np.int64)
+    native.call_of_pattern("regroup_afterthoughts", len(movers), *arrays, found)
+    return found
 
 
 def afterthoughts_reference(

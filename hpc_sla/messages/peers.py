@@ -84,14 +84,14 @@ class Peers:
                 total[...] = 0
         return total
 
-    def gathered(self, array: np.ndarray) -> np.ndarray:
-        """What all ranks have, `[m]`, one after another, on every rank."""
+    def on_root(self, array: np.ndarray) -> np.ndarray:
+        """What all ranks have, `[m]`, one after another, on rank 0; nothing on others."""
         if self.size == 1:
             return array
         counts = np.empty(self.size, dtype=np.int64)
-        self.comm.Allgather(np.array([len(array)], dtype=np.int64), counts)
-        whole = np.empty(int(counts.sum()), dtype=array.dtype)
-        self.comm.Allgatherv(np.ascontiguousarray(array), [whole, counts])
+        self.comm.Gather(np.array([len(array)], dtype=np.int64), counts)
+        whole = np.empty(int(counts.sum()) if self.rank == 0 else 0, dtype=array.dtype)
+        self.comm.Gatherv(np.ascontiguousarray(array), [whole, counts])
         return whole
 
     def _reduced(self, array: np.ndarray, how: str) -> np.ndarray:

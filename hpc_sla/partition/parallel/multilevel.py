@@ -61,13 +61,14 @@ def _weights(peers: Peers, sizes: np.ndarray) -> tuple[int, int]:
 def _cut(graph: Graph, shares: np.ndarray) -> np.ndarray:
     """METIS's parts of a small graph, which rank 0 sees the whole of. **Collective.**"""
     peers, n = graph.peers, graph.n
-    degrees = peers.gathered(np.diff(graph.indptr))
-    heads = peers.gathered(graph.ids[graph.neighbours])
-    weights = peers.gathered(graph.weights)
-    sizes = peers.gathered(graph.sizes[:n])
+    tails, heads = graph.ids[graph.tails()], graph.ids[graph.neighbours]
+    table = [peers.on_root(a) for a in (tails, heads, graph.weights, graph.sizes[:n])]
     part = np.empty(graph.n_global, dtype=np.int32)
     if peers.rank == 0:
-        part[...] = cut_whole(np.concatenate([[0], np.cumsum(degrees)]), heads, weights, sizes, shares)
+        tails, heads, weights, sizes = table
+        order = np.lexsort((heads, tails))  # ranks number their ghosts last
+        starts = np.searchsorted(tails, np.arange(len(sizes) + 1))
+        part[...] = cut_whole(starts, heads[order], weights[order], sizes, shares)
     if peers.size > 1:
         peers.comm.Bcast(part)
     start = int(graph.offsets[peers.rank])

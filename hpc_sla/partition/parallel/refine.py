@@ -13,7 +13,7 @@ import numpy as np
 
 from hpc_sla.hashing import GOLDEN, mix
 from hpc_sla.kernels.regroup import Gains, afterthoughts, gains
-from hpc_sla.partition.parallel.cuts import ordered, pieces, shares_of
+from hpc_sla.partition.parallel.cuts import ordered, pieces
 from hpc_sla.partition.parallel.graph import Graph
 
 _PATIENCE = 12
@@ -27,10 +27,9 @@ _NOWHERE = -1
 
 
 def limits(total: int, shares: np.ndarray) -> np.ndarray:
-    """What each part may weigh: 1.03 of its share, or one more than that rounded down."""
-    cumulated = np.concatenate([[0], shares_of(total, shares)])
+    """What each part may weigh: 1.03 of its share, or that rounded up."""
     even = total * (shares / shares.sum())
-    return np.maximum(np.floor(_BALANCE * even).astype(np.int64), np.diff(cumulated))
+    return np.maximum(np.floor(_BALANCE * even), np.ceil(even - 1e-9)).astype(np.int64)
 
 
 def refine(
