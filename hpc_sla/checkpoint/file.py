@@ -7,10 +7,8 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from hpc_sla.errors import InputError
@@ -18,6 +16,7 @@ from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.atomic import PendingFile
 from hpc_sla.storage.hdf5 import FLOATS, AccessError, dataset, members, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
+from hpc_sla.storage.parallel_output import ParallelOutput
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,29 +38,35 @@ def _digest(texts: Iterable[str], arrays: Mapping[str, np.ndarray]) -> str:
 class CheckpointWriter:
     """Write a checkpoint slab by slab; it takes its name in `finish` and not before.
 
+    **Collective**, and so is `finish`: every rank writes the slabs that it has (`ParallelOutput`).
     A context manager: leaving the block without `finish`, for whatever reason, removes what was
     written, and the checkpoint that stood at `path` stays as it was.
 
     Parameters
     ----------
     path : path
+    vectors : dict of name to (shape, dtype)
+        Replicated: the distributed vectors, `[n]` or `[n, k]`.
+    comm : MPI.Comm, optional
+        The ranks that write; left out, this process alone.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._pending: PendingFile | None = PendingFile(path)
-        try:
-            self._output = Output(self._pending.temporary, path)
-        except BaseException:
-            self._pending.discard()
-            raise
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        vectors: Mapping[str, tuple[tuple[int, ...], Any]] | None = None,
+        comm: Any = None,
+    ) -> None:
+        datasets = {f"vectors/{name}": what for name, what in (vectors or {}).items()}
+        self._output = ParallelOutput(path, comm, datasets)
 
-    def vector(self, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
-        """Room for a distributed vector, `[n]` or `[n, k]`; see `write_slab`."""
-        return self._output.create(f"vectors/{name}", shape, dtype)
+    def write_slab(self, name: str, start: int, array: np.ndarray) -> None:
+        """Put `array` at rows ``start:start + len(array)`` (the user's order). Local."""
+        self._output.write(f"vectors/{name}", start, array)
 
-    def write_slab(self, item: h5py.Dataset, start: int, array: np.ndarray) -> None:
-        """Put `array` at rows ``start:start + len(array)`` (the user's order)."""
-        self._output.write(item, start, array)
+    def flush(self) -> None:
+        """See `ParallelOutput.flush`. **Collective.**"""
+        self._output.flush()
 
     def finish(
         self,
@@ -69,7 +74,7 @@ class CheckpointWriter:
         facts: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray],
     ) -> int:
-        """Add what is the same on every rank; then give the file its name.
+        """Add what is the same on every rank; then give the file its name. **Collective.**
 
         Parameters
         ----------
@@ -83,47 +88,32 @@ class CheckpointWriter:
         int
             Bytes of the file.
         """
-        assert self._pending is not None
-        stored = {
-            name: np.atleast_1d(np.asarray(array, dtype=np.float64))
-            for name, array in arrays.items()
-        }
-        for name, array in stored.items():
-            item = self._output.create(f"state/{name}", array.shape, array.dtype)
-            self._output.write(item, 0, array)
-        root: dict[str, Any] = {
-            "format": attrs.CHECKPOINT_FORMAT,
-            "version": attrs.VERSIONS[attrs.CHECKPOINT_FORMAT],
-            "identity": json.dumps(identity, sort_keys=True),
-            "facts": json.dumps(facts, sort_keys=True),
-            "state_names": json.dumps(sorted(arrays)),
-        }
-        root[_DIGEST] = _digest([root[name] for name in _TEXTS], stored)
-        attrs.set_attributes(self._output.file, root)
-        self._output.close()
-        size = os.path.getsize(self._pending.temporary)
-        self._pending.commit()
-        self._pending = None
-        return size
+
+        def complete(output: Output) -> None:
+            stored = {
+                name: np.atleast_1d(np.asarray(array, dtype=np.float64))
+                for name, array in arrays.items()
+            }
+            for name, array in stored.items():
+                item = output.create(f"state/{name}", array.shape, array.dtype)
+                output.write(item, 0, array)
+            root: dict[str, Any] = {
+                "format": attrs.CHECKPOINT_FORMAT,
+                "version": attrs.VERSIONS[attrs.CHECKPOINT_FORMAT],
+                "identity": json.dumps(identity, sort_keys=True),
+                "facts": json.dumps(facts, sort_keys=True),
+                "state_names": json.dumps(sorted(arrays)),
+            }
+            root[_DIGEST] = _digest([root[name] for name in _TEXTS], stored)
+            attrs.set_attributes(output.file, root)
+
+        return self._output.finish(complete)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._pending is None:
-            return
-        try:
-            self._output.close()
-        except InputError:
-            pass  # the error that matters is on its way
-        finally:
-            self._pending.discard()
-            self._pending = None
+    def __exit__(self, *_: object) -> None:
+        self._output.abandon()
 
 
 class CheckpointFile:

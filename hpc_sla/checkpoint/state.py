@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 
 from hpc_sla.checkpoint.file import CheckpointFile, CheckpointWriter
 from hpc_sla.distributed.layout import RowLayout
-from hpc_sla.distributed.user_order import write_on_root
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import HpcSlaError
 
@@ -68,7 +66,7 @@ def write_state(
     state: Mapping[str, Any],
     layout_of: LayoutOf,
 ) -> int:
-    """Write a checkpoint, through rank 0 and a slab at a time. **Collective.**
+    """Write a checkpoint, every rank an even block of the rows. **Collective.**
 
     Parameters
     ----------
@@ -84,7 +82,7 @@ def write_state(
     Returns
     -------
     int
-        Bytes of the file, on rank 0.
+        Bytes of the file.
 
     Raises
     ------
@@ -101,41 +99,46 @@ def write_state(
         elif isinstance(value, np.ndarray):
             kind = arrays
         kind[name] = value
-    with ExitStack() as stack:
-        writer: CheckpointWriter | None = None
-        with world.agree():
-            if world.rank == 0:
-                writer = stack.enter_context(CheckpointWriter(path))
+    layouts = {name: layout_of(name) for name in tensors}
+    vectors = {
+        _dataset(name): ((layouts[name].n_global, *x.shape[1:]), str(x.dtype).partition(".")[2])
+        for name, x in tensors.items()
+    }
+    with CheckpointWriter(path, vectors, world.comm) as writer:
+        finite = []
         for name, x in tensors.items():
-            write_vector(writer, _dataset(name), layout_of(name), x)
-        with world.agree():
-            return 0 if writer is None else writer.finish(identity, facts, arrays)
+            finite.append(_write_vector(writer, _dataset(name), layouts[name], x))
+        # A right-hand side may have failed alone; with none left there is nothing to go on from.
+        for name, any_finite in zip(tensors, _columns_everywhere(world, finite), strict=True):
+            if not any_finite:
+                raise HpcSlaError(f"{_dataset(name)} has entries that are not finite")
+        return writer.finish(identity, facts, arrays)
 
 
-def write_vector(
-    writer: CheckpointWriter | None, name: str, layout: RowLayout, x: torch.Tensor
-) -> None:
+def _write_vector(
+    writer: CheckpointWriter, name: str, layout: RowLayout, x: torch.Tensor
+) -> np.ndarray:
     """Write x, `[n_owned]` or `[n_owned, k]` per rank, in the user's row order. **Collective.**
 
-    Rank 0 has the writer. Raises HpcSlaError on every rank: see `write_state`.
+    Returns which columns of this rank's block are finite, `[k]` or `[1]`.
     """
-    world, finite = layout.world, np.ones(x.shape[1:], dtype=bool)
-    item: Any = None
-    with world.agree():
-        if writer is not None:
-            dtype = str(x.dtype).removeprefix("torch.")
-            item = writer.vector(name, (layout.n_global, *x.shape[1:]), dtype)
-
-    def write(start: int, slab: np.ndarray) -> None:
-        assert writer is not None
+    finite = np.ones(x.shape[1:], dtype=bool)
+    for start, slab in layout.user_blocks(x):
         np.logical_and(finite, np.isfinite(slab).all(axis=0), out=finite)
-        writer.write_slab(item, start, slab)
+        writer.write_slab(name, start, slab)
+    writer.flush()
+    return np.atleast_1d(finite)
 
-    write_on_root(world, layout.user_blocks(x), None if writer is None else write)
-    with world.agree():
-        # A right-hand side may have failed alone; with none left there is nothing to go on from.
-        if writer is not None and not finite.any():
-            raise HpcSlaError(f"{name} has entries that are not finite")
+
+def _columns_everywhere(world: World, finite: list[np.ndarray]) -> list[bool]:
+    """Of each vector whether a column is finite on all ranks. **Collective.**"""
+    flags = np.concatenate([np.empty(0, dtype=bool), *finite]).astype(np.int8)
+    if world.size > 1:
+        from mpi4py import MPI
+
+        world.comm.Allreduce(MPI.IN_PLACE, flags, op=MPI.MIN)
+    ends = np.cumsum([len(columns) for columns in finite])[:-1]
+    return [bool(part.any()) for part in np.split(flags, ends)] if finite else []
 
 
 def _dataset(name: str) -> str:

@@ -219,10 +219,8 @@ class RowLayout(Shared):
         torch.Tensor [n_global] or [n_global, k] on the CPU
             On rank 0; None elsewhere.
         """
-        blocks = list(self.user_blocks(x))
-        if self.world.rank != 0:
-            return None
-        return torch.from_numpy(np.concatenate([block for _, block in blocks]))
+        found = self._user_order.gather(self._as_array(x))
+        return None if found is None else torch.from_numpy(found)
 
     @entry
     def allgather(self, x: torch.Tensor) -> torch.Tensor:
@@ -234,21 +232,25 @@ class RowLayout(Shared):
         return torch.from_numpy(self.world.comm.bcast(None if full is None else full.numpy()))
 
     def user_blocks(self, x: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:
-        """The vector in the user's row order, a slab at a time, on rank 0. **Collective.**
+        """Each rank an even block of the user's rows, a slab at a time. **Collective.**
 
-        A slab has a few MiB, and at most about n_global / size rows. Nobody holds more than three
-        of them beside its own entries.
+        Ranks exchange rows, and none has a part of its own in it. A slab has a few MiB, and nobody
+        holds more than three of them beside its own entries.
 
         Yields
         ------
         (int, array [m] or [m, k])
-            On rank 0: the first row of the slab, and the slab. Other ranks yield nothing, but
-            must run the loop too.
+            Per rank: the first row of the slab, and the slab; as many on every rank, some of which
+            may be empty. `from_user_blocks` says which block is whose.
         """
+        yield from self._user_order.blocks(self._as_array(x))
+
+    def _as_array(self, x: torch.Tensor) -> np.ndarray:
+        """A distributed vector to be gathered. **Collective.**"""
         x = self._checked(x)
         with self.world.agree("gather", x=x):
             pass
-        yield from self._user_order.blocks(np.ascontiguousarray(x.detach().cpu().numpy()))
+        return np.ascontiguousarray(x.detach().cpu().numpy())
 
     @entry
     def from_user_blocks(self, read: Callable[[int, int], np.ndarray]) -> torch.Tensor:

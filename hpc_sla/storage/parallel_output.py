@@ -97,7 +97,7 @@ class ParallelOutput:
         try:
             self._choose_writers(temporary, writers)
         except BaseException:
-            self._abandon()
+            self.abandon()
             raise
 
     def _make(self) -> tuple[str, dict[str, int]]:
@@ -341,7 +341,8 @@ class ParallelOutput:
             except OSError as error:  # some file systems tell only now
                 self._failure = self._failure or write_error(self.path, error)
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
+        """Remove what was written, unless it is finished. Local."""
         self._open = False
         self._close()
         if self._pending is not None:
@@ -357,7 +358,7 @@ class ParallelOutput:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._abandon()
+        self.abandon()
 
 
 def _windows(array: np.ndarray) -> list[np.ndarray]:

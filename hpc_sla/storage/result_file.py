@@ -12,10 +12,10 @@ import numpy as np
 
 from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
-from hpc_sla.storage.atomic import PendingFile
 from hpc_sla.storage.hdf5 import FLOATS, HOW_TO_SOLVE, dataset, has, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
 from hpc_sla.storage.limits import check_fits
+from hpc_sla.storage.parallel_output import ParallelOutput, Writers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,6 +34,7 @@ _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable. {:9d}"
 class ResultWriter:
     """Write a result slab by slab; the file takes its name in `finish` and not before.
 
+    **Collective**, and so is `finish`: every rank writes the slabs that it has (`ParallelOutput`).
     A context manager: leaving the block without `finish`, for whatever reason, removes what was
     written, and a file that stood at `path` stays as it was.
 
@@ -53,6 +54,10 @@ class ResultWriter:
         Of vectors that have other than `n_rows` rows.
     matrix : (int, int), optional
         Rows and entries of a gradient with respect to the matrix: see `write_matrix_rows`.
+    comm : MPI.Comm, optional
+        The ranks that write; left out, this process alone.
+    writers : {"ranks", "nodes"}
+        See `ParallelOutput`.
 
     Examples
     --------
@@ -70,53 +75,54 @@ class ResultWriter:
         columns: int | None = None,
         lengths: Mapping[str, int] | None = None,
         matrix: tuple[int, int] | None = None,
+        comm: Any = None,
+        writers: Writers = "ranks",
     ) -> None:
         if np.dtype(dtype) not in FLOATS:
             raise TypeError(f"results are float64 or float32, not {np.dtype(dtype)}")
         if taken := {_HISTORY, _EIGENVALUES, *_DIMENSIONS}.intersection(names):
             raise ValueError(f"{min(taken)!r} is taken")
-        self.path = path
         self.n_rows = n_rows
         self._lengths = {name: (lengths or {}).get(name, n_rows) for name in names}
         trailing = () if columns is None else (columns,)
-        self._pending: PendingFile | None = PendingFile(path)
-        try:
-            self._output = Output(self._pending.temporary, path)
-            self._items = {
-                name: self._output.create(name, (rows, *trailing), dtype)
-                for name, rows in self._lengths.items()
-            }
-            self._rows = None if matrix is None else _MatrixRows(self._output, matrix, dtype)
-        except BaseException:
-            self._abandon()
-            raise
-        self._written = dict.fromkeys(names, 0)
+        self._ndim = 1 + len(trailing)
+        datasets: dict[str, tuple[tuple[int, ...], Any]] = {
+            name: ((rows, *trailing), dtype) for name, rows in self._lengths.items()
+        }
+        if matrix is not None:
+            rows, entries = matrix
+            datasets[f"{MATRIX_GRADIENT}/indptr"] = (rows + 1,), np.int64
+            datasets[f"{MATRIX_GRADIENT}/indices"] = (entries,), np.int64
+            datasets[f"{MATRIX_GRADIENT}/data"] = (entries,), dtype
+        self._output = ParallelOutput(path, comm, datasets, writers)
 
     def write_slab(self, name: str, start: int, array: np.ndarray) -> None:
-        """Put `array` at rows ``start:start + len(array)`` (user's order) of the vector `name`."""
-        stop = start + len(array)
-        item = self._items[name]
-        n_rows = self._lengths[name]
-        if not 0 <= start <= stop <= n_rows or array.shape[1:] != item.shape[1:]:
-            raise ValueError(f"rows {start}:{stop}, shape {array.shape}, do not fit {item.shape}")
-        self._output.write(item, start, array)
-        self._written[name] += stop - start
+        """Put `array` at rows ``start:start + len(array)`` (user's order) of a vector. Local."""
+        self._output.write(name, start, array)
+
+    def flush(self) -> None:
+        """See `ParallelOutput.flush`. **Collective.**"""
+        self._output.flush()
 
     def write_matrix_rows(
-        self, counts: np.ndarray, columns: np.ndarray, values: np.ndarray
+        self, row: int, entry: int, counts: np.ndarray, columns: np.ndarray, values: np.ndarray
     ) -> None:
-        """Append rows of the gradient with respect to the matrix, in the user's order.
+        """Put rows of the gradient with respect to the matrix, in the user's order. Local.
 
         Parameters
         ----------
+        row, entry : int
+            The first row, and how many entries those before it have.
         counts : int64 array [rows]
             Entries of each row.
         columns, values : arrays [entries]
             The user's columns, ascending within a row, and the gradient there.
         """
-        if self._rows is None:
-            raise ValueError("no gradient with respect to a matrix was announced")
-        self._rows.append(counts, columns, values)
+        if row == 0:
+            self.write_slab(f"{MATRIX_GRADIENT}/indptr", 0, np.zeros(1, dtype=np.int64))
+        self.write_slab(f"{MATRIX_GRADIENT}/indptr", row + 1, entry + np.cumsum(counts))
+        self.write_slab(f"{MATRIX_GRADIENT}/indices", entry, columns)
+        self.write_slab(f"{MATRIX_GRADIENT}/data", entry, values)
 
     def finish(
         self,
@@ -124,7 +130,9 @@ class ResultWriter:
         attributes: Mapping[str, Any],
         eigenvalues: Sequence[float] | None = None,
     ) -> None:
-        """Add the history and the attributes, then give the file its name.
+        """Add the history and the attributes, then give the file its name. **Collective.**
+
+        What rank 0 passes counts.
 
         Parameters
         ----------
@@ -136,29 +144,24 @@ class ResultWriter:
         eigenvalues : sequence of float, optional
             In the order of the columns of `/modes`.
         """
-        if self._pending is None:
-            raise ValueError("the result is finished or abandoned already")
-        if short := [name for name, rows in self._written.items() if rows < self._lengths[name]]:
-            raise ValueError(f"not every row was written of {', '.join(short)}")
-        if self._rows is not None and not self._rows.complete:
-            raise ValueError(f"not every row was written of {MATRIX_GRADIENT}")
         small = {_HISTORY: residual_history}
         if eigenvalues is not None:
             small[_EIGENVALUES] = eigenvalues
-        for name, numbers in small.items():
-            array = np.asarray(numbers, dtype=np.float64)
-            item = self._output.create(name, array.shape, array.dtype)
-            self._output.write(item, 0, array)
-        _name_dimensions(self._output.file, self._dimensions(small))
-        root = {
-            "format": attrs.RESULT_FORMAT,
-            "version": attrs.VERSIONS[attrs.RESULT_FORMAT],
-            "n_rows": self.n_rows,
-        }
-        attrs.set_attributes(self._output.file, {**attributes, **root})
-        self._output.close()
-        self._pending.commit()
-        self._pending = None
+
+        def complete(output: Output) -> None:
+            for name, numbers in small.items():
+                array = np.asarray(numbers, dtype=np.float64)
+                item = output.create(name, array.shape, array.dtype)
+                output.write(item, 0, array)
+            _name_dimensions(output.file, self._dimensions(small))
+            root = {
+                "format": attrs.RESULT_FORMAT,
+                "version": attrs.VERSIONS[attrs.RESULT_FORMAT],
+                "n_rows": self.n_rows,
+            }
+            attrs.set_attributes(output.file, {**attributes, **root})
+
+        self._output.finish(complete)
 
     def _dimensions(self, small: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {_HISTORY: ("iteration",)}
@@ -166,55 +169,14 @@ class ResultWriter:
             found[_EIGENVALUES] = ("column",)
         for name, rows in self._lengths.items():
             row = "row" if rows == self.n_rows else "rhs_row"
-            found[name] = (row, "column")[: self._items[name].ndim]
+            found[name] = (row, "column")[: self._ndim]
         return found
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._abandon()
-
-    def _abandon(self) -> None:
-        if self._pending is None:
-            return
-        try:
-            if hasattr(self, "_output"):
-                self._output.close()
-        except InputError:
-            pass  # the error that matters was raised before, or is on its way
-        finally:
-            self._pending.discard()
-            self._pending = None
-
-
-class _MatrixRows:
-    """`/matrix_gradient/indptr`, `indices` and `data`, written from the first row on."""
-
-    def __init__(self, output: Output, shape: tuple[int, int], dtype: Any) -> None:
-        rows, entries = self._shape = shape
-        self._output = output
-        self._indptr, self._indices, self._data = (
-            output.create(f"{MATRIX_GRADIENT}/{name}", (length,), kind)
-            for name, length, kind in (
-                ("indptr", rows + 1, np.int64),
-                ("indices", entries, np.int64),
-                ("data", entries, dtype),
-            )
-        )
-        output.write(self._indptr, 0, np.zeros(1, dtype=np.int64))
-        self._row = self._entry = 0
-
-    def append(self, counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
-        first, entry = self._row, self._entry
-        self._row, self._entry = first + len(counts), entry + len(columns)
-        self._output.write(self._indptr, first + 1, entry + np.cumsum(counts))
-        self._output.write(self._indices, entry, columns)
-        self._output.write(self._data, entry, values)
-
-    @property
-    def complete(self) -> bool:
-        return (self._row, self._entry) == self._shape
+        self._output.abandon()
 
 
 def _name_dimensions(file: h5py.File, dimensions: Mapping[str, tuple[str, ...]]) -> None:

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 import hpc_sla as hs
-from tests.collective import MATRICES, PARTITIONS, distribute, everywhere, full, on, spread
+from tests.collective import (
+    MATRICES,
+    PARTITIONS,
+    distribute,
+    distribute_once,
+    everywhere,
+    full,
+    on,
+    spread,
+)
 
 pytestmark = pytest.mark.mpi
 
@@ -26,18 +35,59 @@ def test_scatter_then_gather_is_the_identity(world, name, partition, columns):
     np.testing.assert_array_equal(full(layout, mine), x)
 
 
-def test_user_blocks_are_slabs_in_order(world):
-    layout = distribute(MATRICES["random"](), world, "cyclic").layout
-    user = on(world, layout.rows)
-    blocks = list(layout.user_blocks(user))
-    assert everywhere(world, bool(blocks) == (world.rank == 0))
-    if world.rank == 0:
-        starts = [start for start, _ in blocks]
-        assert starts == sorted(starts) and starts[0] == 0
-        assert max(len(block) for _, block in blocks) <= -(-layout.n_global // world.size)
-        np.testing.assert_array_equal(
-            np.concatenate([b for _, b in blocks]), np.arange(layout.n_global)
-        )
+@pytest.mark.parametrize("partition", ["metis", "cyclic", "all on the last"])
+@pytest.mark.parametrize("name", ["random", "fewer rows than ranks"])
+@pytest.mark.parametrize(("columns", "window"), [((), 40), ((2,), 40), ((), 1 << 20)])
+def test_user_blocks_are_even_blocks_in_order(world, monkeypatch, name, partition, columns, window):
+    monkeypatch.setattr("hpc_sla.distributed.user_order._WINDOW_BYTES", window)
+    layout = distribute_once(MATRICES[name](), world, partition).layout
+    n, size, rank = layout.n_global, world.size, world.rank
+    x = np.random.default_rng(8).standard_normal((n, *columns))
+    mine = x[rank * n // size : (rank + 1) * n // size]
+    for _ in range(2):
+        blocks = list(layout.user_blocks(spread(layout, x)))
+        ends = np.cumsum([rank * n // size, *(len(block) for _, block in blocks)])
+        good = [start for start, _ in blocks] == ends[:-1].tolist()
+        good &= np.array_equal(np.concatenate([b for _, b in blocks]), mine)
+        good &= max(block.nbytes for _, block in blocks) <= window
+        assert everywhere(world, good)
+    assert len(set(world.comm.allgather(len(blocks)))) == 1
+    back = layout.from_user_blocks(lambda first, last: x[first:last])
+    assert everywhere(world, np.array_equal(back.cpu().numpy(), x[layout.rows]))
+
+
+def test_rows_go_to_neighbours_and_nowhere_else(world, monkeypatch):
+    """In blocks of the user's order, one row off, no rank hears of more than the two beside it."""
+    n = 6 * world.size
+    offsets = np.clip(np.arange(world.size + 1) * 6 + 1, 0, n)
+    offsets[0] = 0
+    layout = hs.RowLayout(world, offsets)
+    watched = _Watched(world.comm)
+    monkeypatch.setattr(world, "comm", watched)
+    list(layout.user_blocks(on(world, layout.rows.astype(float))))
+    monkeypatch.undo()
+    assert everywhere(world, watched.partners <= {world.rank - 1, world.rank + 1})
+    assert world.comm.allreduce(len(watched.partners)) >= world.size - 1
+
+
+class _Watched:
+    """A communicator that notes with whom it talks, and knows no exchange of all with all."""
+
+    def __init__(self, comm):
+        self._comm, self.partners = comm, set()
+
+    def __getattr__(self, name):
+        if name.lower().removeprefix("i").startswith(("alltoall", "gather", "allgather")):
+            raise AssertionError(name)
+        found = getattr(self._comm, name)
+        if name not in ("Isend", "Irecv", "Issend", "Send"):
+            return found
+
+        def noted(*args, **kw):
+            self.partners.add(kw.get("dest", kw.get("source")))
+            return found(*args, **kw)
+
+        return noted
 
 
 @pytest.mark.parametrize("columns", [(), (3,)])

@@ -6,19 +6,18 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 import hpc_sla
 from hpc_sla.cli.config import effective
 from hpc_sla.cli.record import packages
 from hpc_sla.distributed.layout import RowLayout
-from hpc_sla.distributed.user_order import write_on_root
-from hpc_sla.sparse.gather_rows import gather_rows
+from hpc_sla.distributed.world import World
+from hpc_sla.sparse.home_rows import home_rows
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.storage.result_file import ResultWriter
 
@@ -33,7 +32,7 @@ def write_result(
     eigenvalues: Sequence[float] | None = None,
     matrix_gradient: tuple[DSparseMatrix, torch.Tensor] | None = None,
 ) -> None:
-    """Write in the user's order, through rank 0, a slab at a time. **Collective.**
+    """Write in the user's order, every rank an even block of it. **Collective.**
 
     A failure to write (a full disc) is raised on every rank, and leaves nothing behind.
 
@@ -57,24 +56,28 @@ def write_result(
     if matrix_gradient is not None:
         A, _ = matrix_gradient
         entries = A.shape[0], A.nnz_global
-    with ExitStack() as stack:
-        writer: ResultWriter | None = None
-        with world.agree():
-            if world.rank == 0:
-                made = ResultWriter(
-                    path, layout.n_global, dtype, tuple(vectors), columns, lengths, entries
-                )
-                writer = stack.enter_context(made)
-
+    comm, names = world.comm, tuple(vectors)
+    with ResultWriter(
+        path, layout.n_global, dtype, names, columns, lengths, entries, comm
+    ) as writer:
         for name, (one, vector) in vectors.items():
-            write = None if writer is None else partial(writer.write_slab, name)
-            write_on_root(world, one.user_blocks(vector), write)
+            for start, slab in one.user_blocks(vector):
+                writer.write_slab(name, start, slab)
+            writer.flush()
         if matrix_gradient is not None:
-            append = None if writer is None else writer.write_matrix_rows
-            write_on_root(world, gather_rows(*matrix_gradient), append)
-        with world.agree():
-            if writer is not None:
-                writer.finish(residual_history, attributes, eigenvalues)
+            row, counts, numbers, values = home_rows(*matrix_gradient)
+            writer.write_matrix_rows(row, _before(world, len(values)), counts, numbers, values)
+        writer.finish(residual_history, attributes, eigenvalues)
+
+
+def _before(world: World, count: int) -> int:
+    """The sum of the counts of the ranks before this one. **Collective.**"""
+    if world.size == 1:
+        return 0
+    before = np.array([count], dtype=np.int64)
+    comm: Any = world.comm
+    comm.Exscan(before.copy(), before)
+    return int(before[0]) if world.rank else 0
 
 
 def provenance() -> dict[str, Any]:
