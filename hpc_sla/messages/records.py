@@ -27,6 +27,20 @@ def on_root(peers: Peers, function: Callable[[], T]) -> T:
     return told
 
 
+def gathered(peers: Peers, array: np.ndarray) -> np.ndarray:
+    """What all ranks have, `[m]`, one after another, on every rank. **Collective.**
+
+    For a few numbers a rank.
+    """
+    if peers.size == 1:
+        return array
+    counts = np.empty(peers.size, dtype=np.int64)
+    peers.comm.Allgather(np.array([len(array)], dtype=np.int64), counts)
+    whole = np.empty(int(counts.sum()), dtype=array.dtype)
+    peers.comm.Allgatherv(np.ascontiguousarray(array), [whole, counts])
+    return whole
+
+
 def send_records(
     peers: Peers, dest: np.ndarray, arrays: Sequence[np.ndarray]
 ) -> list[np.ndarray]:

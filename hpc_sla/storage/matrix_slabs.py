@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpc_sla.messages.peers import Peers
+from hpc_sla.messages.records import gathered
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage import checks
 from hpc_sla.storage.block_sums import block_rows
@@ -106,7 +107,7 @@ def write_matrix_slabs(
     if columns is not None:
         column_first = int(columns.offsets[peers.rank])
         owned_columns = len(columns.permutation)
-    counts = peers.gathered(np.array([matrix.nnz], dtype=np.int64))
+    counts = gathered(peers, np.array([matrix.nnz], dtype=np.int64))
     before, nnz = int(counts[: peers.rank].sum()), int(counts.sum())
     with peers.agree():
         vectors = vectors_of(file, (owned, owned_columns), matrix.dtype, rhs, solutions or {})
@@ -176,7 +177,7 @@ def _blocks(peers: Peers, slab: Slab) -> list[bytes]:
     n, dtype, values = slab.shape[0], slab.values.dtype, slab.values
     rows = block_rows(slab.shape, dtype) if n else 1
     start, stop = slab.start, slab.start + len(values)
-    starts = peers.gathered(np.array([start], dtype=np.int64))
+    starts = gathered(peers, np.array([start], dtype=np.int64))
     head = min(-(-start // rows) * rows, stop)
     messages = {}
     if head > start:

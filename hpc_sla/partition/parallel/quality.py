@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import send_records
+from hpc_sla.messages.records import gathered, send_records
 from hpc_sla.partition.parallel.stored import StoredRows
 from hpc_sla.partition.quality import PartitionQuality, count_neighbours
 from hpc_sla.storage.parallel.local_rows import owners
@@ -41,7 +41,7 @@ def quality_of_rows(peers: Peers, rows: StoredRows) -> PartitionQuality:
     coupled = np.stack(send_records(peers, owners(rows.offsets, coupled[0]), [*coupled]))
     cut = np.unique(coupled, axis=1).shape[1]
     sums = peers.sum(np.concatenate([nnz, halo, [cut]]))
-    every = peers.gathered(np.ascontiguousarray(met.T).reshape(-1)).reshape(-1, 2).T
+    every = gathered(peers, np.ascontiguousarray(met.T).reshape(-1)).reshape(-1, 2).T
     return PartitionQuality(
         edge_cut=int(sums[-1]),
         rows=np.diff(cuts),

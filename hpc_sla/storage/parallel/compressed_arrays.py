@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hpc_sla.messages.peers import Peers
+from hpc_sla.messages.records import gathered
 from hpc_sla.storage.importers import importing
 from hpc_sla.storage.parallel.local_rows import LocalRows, csr, from_triplets
 
@@ -74,7 +75,7 @@ def compressed_run(
     items = cuts.copy()
     items[-1] += 1
     mine = pointers.part(items).astype(np.int64)
-    starts = peers.gathered(mine[:1])
+    starts = gathered(peers, mine[:1])
     # Ranks without a row begin where the next one does.
     filled = np.flatnonzero(np.diff(items))
     heads = starts[np.searchsorted(filled, np.arange(peers.size))]

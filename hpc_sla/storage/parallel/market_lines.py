@@ -13,7 +13,7 @@ import scipy.io
 
 from hpc_sla.errors import InputError
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import on_root
+from hpc_sla.messages.records import gathered, on_root
 from hpc_sla.storage.compressed import open_bytes
 from hpc_sla.storage.importers import importing
 from hpc_sla.storage.limits import check_fits
@@ -229,7 +229,7 @@ def _dealt_numbers(peers: Peers, counts: list[tuple[int, int]]) -> np.ndarray:
     Ranks have so many entries of each block; blocks are few.
     """
     flat = np.array([part for count in counts for part in count], dtype=np.int64)
-    every = peers.gathered(flat).reshape(-1, 2)
+    every = gathered(peers, flat).reshape(-1, 2)
     entries = np.zeros(len(every), dtype=np.int64)
     entries[every[:, 0]] = every[:, 1]
     starts = np.concatenate([[0], np.cumsum(entries)])

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import on_root
+from hpc_sla.messages.records import gathered, on_root
 from hpc_sla.storage.checks import complex_values
 from hpc_sla.storage.crc32 import joined
 from hpc_sla.storage.importers import importing
@@ -119,7 +119,7 @@ class MemberItems:
     def _check_sum(self, sums: np.ndarray) -> None:
         """Sums of all ranks' bytes, one after another, must be the member's. **Collective.**"""
         peers, member = self.peers, self.member
-        every = peers.gathered(sums.reshape(-1)).reshape(peers.size, -1, 2)
+        every = gathered(peers, sums.reshape(-1)).reshape(peers.size, -1, 2)
         whole = member.header_sum
         for crc, length in every.transpose(1, 0, 2).reshape(-1, 2).tolist():
             whole = joined(whole, crc, length) if length else whole

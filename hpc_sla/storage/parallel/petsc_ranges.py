@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import on_root
+from hpc_sla.messages.records import gathered, on_root
 from hpc_sla.storage.complex_single import SeenPairs
 from hpc_sla.storage.importers import importing
 from hpc_sla.storage.parallel.bytes_of_files import read_into
@@ -56,7 +56,7 @@ def read_petsc_rows(
     lengths = runs.read(places[0], layout.integer, first, last).astype(np.int64)
     # A negative length, or sums that have gone past the largest integer.
     wrong = bool((lengths < 0).any()) or bool((lengths > entries).any())
-    sums = peers.gathered(np.array([-1 if wrong else lengths.sum()], dtype=np.int64))
+    sums = gathered(peers, np.array([-1 if wrong else lengths.sum()], dtype=np.int64))
     with peers.agree():
         if (sums < 0).any() or sum(sums.tolist()) != entries:
             raise petsc_error(path, "row lengths do not add up to the number of entries")
