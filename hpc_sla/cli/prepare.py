@@ -38,7 +38,6 @@ from hpc_sla.storage.importers import read_source, read_vector
 from hpc_sla.storage.limits import machine_memory
 from hpc_sla.storage.matrix_writer import write_matrix
 
-
 TOGETHER = ("sfc", "multilevel")
 """Methods that are made for many ranks; on one they cut what the others do."""
 

@@ -283,8 +283,6 @@ def _near_nullspace(peers: Peers, choice: str, source: SourceRows) -> np.ndarray
     if choice in NAMED_VECTORS:
         with peers.agree():
             owned = source.rows.matrix.shape[0]
-            return by_name(
-                choice, owned, source.block_size, source.coordinates, "--near-nullspace"
-            )
+            return by_name(choice, owned, source.block_size, source.coordinates, "--near-nullspace")
     found = _read_columns(peers, choice, source.rows, "--near-nullspace")
     return found[:, None] if found.ndim == 1 else found

@@ -1,4 +1,4 @@
-"""Rows of arrays sent to the ranks they belong to, and numbers asked of the ranks that know them."""
+"""Rows of arrays sent to the ranks they belong to, numbers asked of the ranks that know them."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def gathered(peers: Peers, array: np.ndarray) -> np.ndarray:
     return whole
 
 
-def send_records(
-    peers: Peers, dest: np.ndarray, arrays: Sequence[np.ndarray]
-) -> list[np.ndarray]:
+def send_records(peers: Peers, dest: np.ndarray, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Row i of each array goes to rank ``dest[i]``. **Collective.**
 
     Parameters

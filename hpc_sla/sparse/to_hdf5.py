@@ -27,7 +27,7 @@ def write_hdf5(
     solutions: Vectors | None,
     attributes: Mapping[str, Any] | None,
 ) -> None:
-    """The work of `DSparseMatrix.to_hdf5`, whose parameters and errors these are. **Collective.**"""
+    """The work of `DSparseMatrix.to_hdf5`, whose parameters these are. **Collective.**"""
     world, layout, columns = A.world, A.layout, A.columns
     square = columns is layout
     further = dict(attributes or {})
@@ -37,7 +37,8 @@ def write_hdf5(
     names = [sorted(vectors or {}) for vectors in (rhs, solutions)]
     with world.agree("to_hdf5", path=os.fspath(path), names=names, attributes=sorted(further)):
         b = {name: _owned(x, layout, f"rhs: {name}") for name, x in (rhs or {}).items()}
-        x = {name: _owned(y, columns, f"solutions: {name}") for name, y in (solutions or {}).items()}
+        known = (solutions or {}).items()
+        x = {name: _owned(y, columns, f"solutions: {name}") for name, y in known}
     points, vectors = (
         None if a is None else a.detach().cpu().numpy() for a in (A.coordinates, A.near_nullspace)
     )

@@ -127,9 +127,7 @@ def check_npz(path: str | os.PathLike[str]) -> dict[str, np.dtype[Any]]:
         return dtypes
 
 
-def check_header(
-    stream: IO[bytes], size: int
-) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def check_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether columns come one after another, and dtype of a .npy of so many bytes. Local.
 
     The stream is then where the values begin.

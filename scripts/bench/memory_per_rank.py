@@ -1,6 +1,6 @@
 """Peak memory per rank of each step of a job, with as many rows a rank on any number of ranks.
 
-    python scripts/bench/memory_per_rank.py                          # partition, of each kind of source
+    python scripts/bench/memory_per_rank.py                     # partition, of each kind of source
     python scripts/bench/memory_per_rank.py --ranks 1 2 4 8 --rows 100000 --steps generator npz
 
 What is told is the largest resident size (VmHWM) of the busiest rank, beyond what it had when the
@@ -74,7 +74,8 @@ STEPS: dict[str, Callable[..., None]] = {
     "h5": of_file(".h5"),
     "to_hdf5": to_hdf5,
 }
-SUFFIXES = {"npz": ".npz", "deflated": ".deflated.npz", "petsc": ".petsc", "mtx": ".mtx", "h5": ".h5"}
+SUFFIXES = {name: f".{name}" for name in ("npz", "petsc", "mtx", "h5")}
+SUFFIXES["deflated"] = ".deflated.npz"
 
 
 def prepare(folder: Path, step: str, rows: int) -> None:

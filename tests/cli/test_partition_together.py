@@ -1,4 +1,4 @@
-"""`partition` on several ranks: the file that one process writes, and the same words where it cannot."""
+"""`partition` on several ranks: the file that one process writes, and its words where it fails."""
 
 from __future__ import annotations
 

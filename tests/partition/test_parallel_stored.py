@@ -78,7 +78,8 @@ def test_as_one_process_does_it(world, case, parts):
     expected = reorder(matrix, permutation)
     whole = sp.vstack(gathered(found.matrix), format="csr")
     assert everywhere(world, all_equal(whole, expected))
-    assert everywhere(world, np.array_equal(np.concatenate(gathered(found.others[0])), others[permutation]))
+    moved = np.concatenate(gathered(found.others[0]))
+    assert everywhere(world, np.array_equal(moved, others[permutation]))
     alone = quality(expected, found.part_offsets)
     for field in dataclasses.fields(alone):
         one, other = getattr(judged, field.name), getattr(alone, field.name)

@@ -39,7 +39,8 @@ def test_read_back_equal(world, folder, name, dtype):
     assert everywhere(world, same and again.dtype == dtype)
     assert again.unknowns.block_size == 1
     np.testing.assert_array_equal(dense(again), matrix.toarray())
-    np.testing.assert_array_equal(full(A.layout, read_rhs(path, "two", A.layout)), two.astype(matrix.dtype))
+    read = full(A.layout, read_rhs(path, "two", A.layout))
+    np.testing.assert_array_equal(read, two.astype(matrix.dtype))
 
     alone = read_source(path)
     np.testing.assert_array_equal(alone.matrix.toarray(), matrix.toarray())

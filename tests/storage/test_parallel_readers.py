@@ -335,7 +335,9 @@ def test_bad_vectors(world, folder):
         path = folder / name
         on_root(world, lambda path=path, content=content: path.write_bytes(content))
         good, found = said_alike(
-            world, lambda path=path: rows_of_vector(world, path), lambda path=path: read_vector(path)
+            world,
+            lambda path=path: rows_of_vector(world, path),
+            lambda path=path: read_vector(path),
         )
         assert good, (case, found)
 

@@ -135,7 +135,8 @@ def _closer(
         indptr = before[ends - ends[0]].astype(np.int32)
         indices = at[inside].astype(np.int32)
         shape = (stop - start, stop - start)
-        pattern = sp.csr_array((np.ones(len(indices), dtype=np.bool_), indices, indptr), shape=shape)
+        ones = np.ones(len(indices), dtype=np.bool_)
+        pattern = sp.csr_array((ones, indices, indptr), shape=shape)
         if block_size > 1:
             pattern = node_pattern(pattern, block_size)
         local = closer_order(pattern)

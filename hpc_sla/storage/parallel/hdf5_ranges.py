@@ -1,4 +1,4 @@
-"""HDF5 files by slabs: other programs' sparse matrices, and matrix files brought to the user's order."""
+"""HDF5 files by slabs: sparse matrices of other programs, and matrix files in the user's order."""
 
 from __future__ import annotations
 

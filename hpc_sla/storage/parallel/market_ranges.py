@@ -51,9 +51,7 @@ def read_market_array(peers: Peers, path: str, cut: CutOfArray) -> np.ndarray:
     return dense[:, 0] if columns == 1 else dense
 
 
-def _groups(
-    peers: Peers, path: str, offsets: np.ndarray, found: MarketEntries
-) -> list[Triplets]:
+def _groups(peers: Peers, path: str, offsets: np.ndarray, found: MarketEntries) -> list[Triplets]:
     """The entries, and those that symmetry adds, as they come in the file. **Collective.**"""
     header, number = found.header, found.number
     row, col, values = found.row, found.col, found.values
@@ -97,9 +95,7 @@ def _places(header: MarketHeader, number: np.ndarray) -> tuple[np.ndarray, np.nd
     return number - starts[col] + col + skew, col
 
 
-def _check_triangle(
-    peers: Peers, path: str, offsets: np.ndarray, found: MarketEntries
-) -> None:
+def _check_triangle(peers: Peers, path: str, offsets: np.ndarray, found: MarketEntries) -> None:
     """Raise InputError where an entry is in both triangles, or cannot be. **Collective.**"""
     header, row, col = found.header, found.row, found.col
     opener = partial(open_bytes, path)

@@ -22,12 +22,12 @@ from hpc_sla.storage.checks import complex_values
 from hpc_sla.storage.crc32 import joined
 from hpc_sla.storage.importers import importing
 from hpc_sla.storage.numpy_files import INDEX_ARRAYS, check_header, check_npz, real_dtype
+from hpc_sla.storage.parallel.bytes_of_files import read_into, skip, sum_of
 from hpc_sla.storage.parallel.compressed_arrays import (
     compressed_columns,
     compressed_rows,
     compressed_run,
 )
-from hpc_sla.storage.parallel.bytes_of_files import read_into, skip, sum_of
 from hpc_sla.storage.parallel.local_rows import Cut, LocalRows, from_triplets, moved
 
 _LOCAL_HEADER = 30
@@ -131,7 +131,7 @@ class MemberItems:
 def read_npz_rows(peers: Peers, path: str, cut: Cut) -> LocalRows:
     """Rows of the matrix that `scipy.sparse.save_npz` wrote. **Collective.**"""
     form, shape, there = on_root(peers, lambda: _described(path))
-    m, n = shape
+    n = shape[1]
     offsets = cut(shape, None)
     items = {name: MemberItems(peers, member) for name, member in there.items()}
     data = _Real(items["data"], real_dtype(there["data"].dtype, path))
@@ -219,9 +219,7 @@ def _dia(
     row = column - diagonals.astype(np.int64)[which]
     # SciPy's conversion leaves zeros out, too.
     there = (row >= 0) & (row < shape[0]) & (column < shape[1]) & (values != 0)
-    return from_triplets(
-        peers, offsets, shape[1], [(row[there], column[there], values[there])]
-    )
+    return from_triplets(peers, offsets, shape[1], [(row[there], column[there], values[there])])
 
 
 def _bsr(

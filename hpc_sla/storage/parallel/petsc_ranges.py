@@ -43,9 +43,7 @@ class _Runs:
         return data.astype(np.float64)
 
 
-def read_petsc_rows(
-    peers: Peers, path: str, cut: Cut
-) -> tuple[LocalRows, np.ndarray | None]:
+def read_petsc_rows(peers: Peers, path: str, cut: Cut) -> tuple[LocalRows, np.ndarray | None]:
     """Rows of the AIJ matrix, and of the first vector after it, if any. **Collective.**"""
     layout = on_root(peers, lambda: _layout(path, True))
     assert layout.matrix is not None
