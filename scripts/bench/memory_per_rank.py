@@ -5,7 +5,7 @@
 
 What is told is the largest resident size (VmHWM) of the busiest rank, beyond what it had when the
 step began: Python, its libraries, MPI, and a small run of the same step. A job that scales has a
-flat line. A step is a function of `STEPS`, which takes the ranks' World, a folder that all see and
+flat line. A step is a function of `STEPS`, which takes the communicator, a folder that all see and
 the number of rows; what it needs (a file to read, say) `prepare` makes before, on one process.
 """
 
@@ -36,31 +36,32 @@ def side(rows: int) -> int:
     return max(2, round(rows**0.5))
 
 
-def partition(world: Any, source: str, output: Path, method: str) -> None:
+def partition(comm: Any, source: str, output: Path, method: str) -> None:
     """What `partition` does under mpiexec. **Collective.**"""
     from hpc_sla.cli.prepare_rows import load_source_rows, write_partitioned_rows
     from hpc_sla.messages.peers import Peers
 
-    with Peers(world.comm) as peers:
+    with Peers(comm) as peers:
         rows = load_source_rows(peers, source, ["manufactured"])
-        write_partitioned_rows(peers, rows, output, world.size, method)
+        write_partitioned_rows(peers, rows, output, comm.size, method)
 
 
-def of_generator(world: Any, folder: Path, rows: int, method: str = MANY) -> None:
-    partition(world, f"poisson2d:n={side(rows)}", folder / "out.h5", method)
+def of_generator(comm: Any, folder: Path, rows: int, method: str = MANY) -> None:
+    partition(comm, f"poisson2d:n={side(rows)}", folder / "out.h5", method)
 
 
 def of_file(suffix: str) -> Callable[..., None]:
-    def run(world: Any, folder: Path, rows: int, method: str = MANY) -> None:
-        partition(world, str(folder / f"{rows}{suffix}"), folder / "out.h5", method)
+    def run(comm: Any, folder: Path, rows: int, method: str = MANY) -> None:
+        partition(comm, str(folder / f"{rows}{suffix}"), folder / "out.h5", method)
 
     return run
 
 
-def to_hdf5(world: Any, folder: Path, rows: int, method: str = MANY) -> None:
+def to_hdf5(comm: Any, folder: Path, rows: int, method: str = MANY) -> None:
     import hpc_sla as hs
     from hpc_sla.problems import make
 
+    world = hs.World(comm=comm, device="cpu", transport="mpi")
     A = hs.problems.distribute(make(f"poisson2d:n={side(rows)}"), world)
     A.to_hdf5(folder / "out.h5")
 
@@ -111,19 +112,20 @@ def prepare(folder: Path, step: str, rows: int) -> None:
 
 def measure(step: str, folder: Path, rows: int, method: str) -> None:
     """Run a step on all ranks, and print what each held. **Collective.**"""
-    import hpc_sla as hs
+    from mpi4py import MPI
+
     from hpc_sla.observe.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
 
-    world = hs.World(device="cpu", transport="mpi")
+    comm = MPI.COMM_WORLD
     run = STEPS[step]
-    run(world, folder, SMALL, method)
+    run(comm, folder, SMALL, method)
     gc.collect()
     release_free_memory()
     trouble = reset_peak()
     before = rss_bytes() or 0
-    world.barrier()
-    run(world, folder, rows, method)
-    held = world.comm.gather((before, peak_rss_bytes() - before))
+    comm.Barrier()
+    run(comm, folder, rows, method)
+    held = comm.gather((before, peak_rss_bytes() - before))
     if held is not None:
         if trouble:
             raise SystemExit(trouble)
@@ -141,7 +143,7 @@ def launch(step: str, ranks: int, folder: Path, rows: int, method: str) -> list[
         text=True,
         timeout=TIMEOUT_SECONDS,
         check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"},
     )
     found: list[list[int]] = json.loads(done.stdout.splitlines()[-1])
     return found

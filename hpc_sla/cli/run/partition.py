@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from hpc_sla.cli import exits
 from hpc_sla.cli.asked import PartitionOptions
 from hpc_sla.cli.config import effective
 from hpc_sla.cli.prepare import Source, check_parts, load_source, write_partitioned
+from hpc_sla.cli.prepare_rows import SourceRows, load_source_rows, write_partitioned_rows
+from hpc_sla.cli.session import open_peers
 from hpc_sla.cli.settle import settle
-from hpc_sla.messages.peers import Peers
 from hpc_sla.partition import PartitionQuality
 from hpc_sla.report.tables import count, dimensions, print_facts, spread
-
-if TYPE_CHECKING:
-    from hpc_sla.cli.prepare_rows import SourceRows
 
 
 def run(asked: PartitionOptions) -> int:
@@ -36,11 +32,7 @@ def run(asked: PartitionOptions) -> int:
 
 def run_together(asked: PartitionOptions) -> int:
     """The same on all ranks of a launch, none of which holds the whole. **Collective.**"""
-    # Both come with torch, which one process does without.
-    from hpc_sla.cli.prepare_rows import load_source_rows, write_partitioned_rows
-    from hpc_sla.distributed.world import World
-
-    with World(device="cpu", transport="mpi") as world, Peers(world.comm) as peers:
+    with open_peers() as peers:
         with peers.agree():
             if peers.rank == 0:  # it tries whether the output can be written
                 settle()
