@@ -8,12 +8,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from hpc_sla.checkpoint.local import LocalParts
 from hpc_sla.checkpoint.state import LayoutOf, write_state
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import HpcSlaError, InputError
@@ -80,6 +81,14 @@ class Checkpoint:
     resume : bool
         Replicated. Go on from the checkpoint at `path`; where there is none, start, and say so on
         rank 0's stderr.
+    local : path, optional
+        Per rank, of all or of none. A folder, as a rule on a disc of each node: every checkpoint
+        goes there, each rank its own part, and only some to `path` as well. Two of them stay. One
+        is of use to as many ranks, each where its part is; `resume` takes it where it is whole on
+        all ranks and no older than `path`.
+    copy_every : int
+        Replicated. With `local`: each how many-th checkpoint goes to `path`, too. So does one that
+        is asked for by `request_stop`, and one that a node's disc has no room for.
     tag : str
         Replicated. Another thing the checkpoint belongs to; of another tag it is refused. For
         `nonlinear_solve`, say, whose residual is a function, the problem it is of.
@@ -91,7 +100,9 @@ class Checkpoint:
     written : int
         Checkpoints so far (replicated).
     iteration : int or None
-        Replicated. That of the checkpoint at `path`, as far as this solve wrote or read it.
+        Replicated. That of the last checkpoint, as far as this solve wrote or read it.
+    where : str or None
+        `path` or `local`, whichever has it.
     bytes : int
         Of the last one, on rank 0.
     seconds : float
@@ -115,9 +126,28 @@ class Checkpoint:
         every: str | float = DEFAULT_EVERY,
         resume: bool = False,
         tag: str = "",
+        local: str | os.PathLike[str] | None = None,
+        copy_every: int = 10,
     ) -> None:
         self.path = None if path is None else os.fspath(path)
         self.every, self.resume, self.tag = parse_every(every), resume, tag
+        self.local = None if local is None else os.fspath(local)
+        whole = isinstance(copy_every, int) and not isinstance(copy_every, bool)
+        if not whole or copy_every < 1:
+            raise InputError(
+                f"is {copy_every!r}, not a number of checkpoints",
+                field="copy_every",
+                remedy="Give 1 or more",
+            )
+        if self.local is not None and self.path is None:
+            raise InputError(
+                "needs a shared file besides", field="local", remedy="Name one that all ranks see"
+            )
+        self.copy_every, self._uncopied = copy_every, 0
+        self.parts = None
+        if self.local is not None and self.path is not None:
+            self.parts = LocalParts(self.local, os.path.basename(self.path))
+        self.where: str | None = None
         self.stopped = self.begun = False
         self.written = self.bytes = 0
         self.seconds = 0.0
@@ -129,7 +159,8 @@ class Checkpoint:
     def replicated(self) -> dict[str, Any]:
         """What must be the same on every rank. Local."""
         every = (self.every.seconds, self.every.iterations)
-        return {"path": self.path, "every": every, "resume": self.resume, "tag": self.tag}
+        plain = {"path": self.path, "every": every, "resume": self.resume, "tag": self.tag}
+        return {**plain, "local": self.local is not None, "copy_every": self.copy_every}
 
     def _begin(self) -> None:
         self._saved_at, self._saved_time = 0, time.monotonic()
@@ -218,6 +249,7 @@ class Checkpoint:
         identity: Mapping[str, Any],
         state: Mapping[str, Any],
         layout_of: LayoutOf,
+        last: bool = False,
     ) -> None:
         """Write a checkpoint; where that fails, say so once. **Collective.**
 
@@ -226,21 +258,39 @@ class Checkpoint:
         world : World
         identity, state, layout_of
             See `write_state`; the state's "iteration" says which one this is.
+        last : bool
+            Replicated. Whether the solve stops here: whoever goes on may do so on other nodes.
         """
         if self.path is None:
             return
+        begun, path, parts = time.monotonic(), self.path, self.parts
+        saved = False
+        if parts is not None:
+            saved = self._save(
+                world, state, parts.folder, lambda: parts.save(world, identity, state, layout_of)
+            )
+        self._uncopied += 1
+        if not saved or last or self._uncopied >= self.copy_every:
+            copied = self._save(
+                world, state, path, lambda: write_state(path, world, identity, state, layout_of)
+            )
+            saved = copied or saved
+            self._uncopied = 0 if copied else self._uncopied
+        self.written += saved
+        self._due = False
+        self._saved_at, self._saved_time = state["iteration"], time.monotonic()
+        # Not to be taken for slow iterations.
+        self._agreed_at, self._agreed_time = self._asks, self._saved_time
+        self._next = self._asks + 1
+        self.seconds += self._saved_time - begun
+
+    def _save(
+        self, world: World, state: Mapping[str, Any], where: str, write: Callable[[], int]
+    ) -> bool:
+        """Write one; whether it is there. **Collective.**"""
         begun, iteration = time.monotonic(), state["iteration"]
         try:
-            self.bytes = write_state(self.path, world, identity, state, layout_of)
-            self.written += 1
-            self.iteration = iteration
-            log.emit(
-                "checkpoint",
-                path=self.path,
-                iteration=iteration,
-                bytes=self.bytes,
-                took=round(time.monotonic() - begun, 6),
-            )
+            self.bytes = write()
         except HpcSlaError as error:
             if not self._warned:
                 kept = "the solve goes on without one"
@@ -248,12 +298,11 @@ class Checkpoint:
                     kept = f"that of iteration {self.iteration} stays, and the solve goes on"
                 say(world, f"the checkpoint of iteration {iteration} failed; {kept}: {error}")
             self._warned = True
-        self._due = False
-        self._saved_at, self._saved_time = iteration, time.monotonic()
-        # Not to be taken for slow iterations.
-        self._agreed_at, self._agreed_time = self._asks, self._saved_time
-        self._next = self._asks + 1
-        self.seconds += self._saved_time - begun
+            return False
+        self.iteration, self.where = iteration, where
+        took = round(time.monotonic() - begun, 6)
+        log.emit("checkpoint", path=where, iteration=iteration, bytes=self.bytes, took=took)
+        return True
 
 
 def say(world: World, text: str) -> None:

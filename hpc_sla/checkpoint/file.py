@@ -25,6 +25,7 @@ _REMEDY = "Delete it, or leave out --resume (resume=False), to start afresh."
 
 _TEXTS = ("identity", "facts", "state_names")
 _DIGEST = "state_sha256"
+_ROWS = 1 << 18
 
 
 def _digest(texts: Iterable[str], arrays: Mapping[str, np.ndarray]) -> str:
@@ -188,6 +189,15 @@ class CheckpointFile:
             if digest is not None and digest != _digest(texts, found):
                 raise InputError("does not fit the state", file=self.path, field=_DIGEST)
             return found
+
+    def check(self) -> None:
+        """Read all of it, a few MiB at a time, to see whether it is whole."""
+        self.arrays()
+        for name in self.vectors():
+            with _checkpoint_errors():
+                item = dataset(self._file, f"vectors/{name}", FLOATS, ndim=(1, 2))
+                for start in range(0, item.shape[0], _ROWS):
+                    read_slab(item, start, min(start + _ROWS, item.shape[0]))
 
     def close(self) -> None:
         self._file.close()

@@ -117,7 +117,8 @@ class Observer:
         verdict = self._checkpoint.ask(self._world, solver.iterations, solver.state_is_small)
         if verdict != "go on" and self._checkpoint.path is not None:
             state = {"iteration": solver.iterations, **solver.state_dict()}
-            self._checkpoint.save(self._world, self._identity, state, solver.layout_of)
+            last = verdict == "stop"
+            self._checkpoint.save(self._world, self._identity, state, solver.layout_of, last)
         solver.unobserved = self._checkpoint.iterations_left(solver.iterations)
         return verdict == "stop"
 
@@ -132,8 +133,9 @@ class Observer:
                 check_identity(state.identity, mine, path)
             with _fitting(path):
                 solver.load_state_dict(state)
-            checkpoint.iteration = solver.iterations
-            say(self._world, f"resuming from {path}, iteration {solver.iterations}")
+            where = path if not state.alone else checkpoint.local
+            checkpoint.iteration, checkpoint.where = solver.iterations, where
+            say(self._world, f"resuming from {where}, iteration {solver.iterations}")
 
     def saved(self, name: str) -> Any:
         """An array or a number of the state to be resumed; None without. **Collective.**
@@ -155,20 +157,29 @@ class Observer:
         if not self._checkpoint.resume or path is None:
             yield None
             return
-        if not world.on_root(lambda: os.path.exists(path)):
+        parts = self._checkpoint.parts
+        local = None if parts is None else parts.newest(world)
+        there = world.on_root(lambda: os.path.exists(path))
+        if local is not None and there:
+            shared = world.on_root(lambda: _iteration(path))
+            local = local if local.iteration >= shared else None
+        if local is None and not there:
             say(world, f"there is no checkpoint {path} to resume from: starting afresh")
             yield None
             return
+        alone = local is not None
+        opened = path if local is None else local.path
         file: CheckpointFile | None = None
         try:
             with world.agree():
-                file = CheckpointFile(path)
+                file = CheckpointFile(opened)
             assert file is not None
-            with world.agree(), _fitting(path):
-                state = SavedState(file, layout_of)
-            text = json.dumps([file.identity, file.facts], sort_keys=True)
-            digests = world.comm.allgather(hashlib.sha256(text.encode()).hexdigest())
-            if len(set(digests)) > 1:
+            with world.agree() as agreed, _fitting(opened):
+                state = SavedState(file, layout_of, alone)
+                about = file.identity if not alone else {**file.identity, "part": ""}
+                text = json.dumps([about, file.facts], sort_keys=True)
+                agreed.say(hashlib.sha256(text.encode()).hexdigest())
+            if len(set(agreed.heard)) > 1:
                 raise InputError(
                     "was replaced while it was read: ranks see different ones",
                     file=path,
@@ -179,6 +190,15 @@ class Observer:
             # Else HDF5 would have it open for as long as an error is kept.
             if file is not None:
                 file.close()
+
+
+def _iteration(path: str) -> int:
+    """That of a checkpoint; -1 where it cannot be read. Local."""
+    try:
+        with CheckpointFile(path) as file:
+            return int(file.facts["iteration"])
+    except (InputError, LookupError, TypeError, ValueError):
+        return -1
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ class SavedState(Mapping[str, Any]):
     file : CheckpointFile
     layout_of : LayoutOf, optional
         Without it there are no tensors.
+    alone : bool
+        Replicated. Whether the file has this rank's block of the user's rows only.
 
     Raises
     ------
@@ -35,8 +38,10 @@ class SavedState(Mapping[str, Any]):
         It is damaged: here, local; on every rank, where a tensor is read.
     """
 
-    def __init__(self, file: CheckpointFile, layout_of: LayoutOf | None = None) -> None:
-        self._file, self._layout_of = file, layout_of
+    def __init__(
+        self, file: CheckpointFile, layout_of: LayoutOf | None = None, alone: bool = False
+    ) -> None:
+        self._file, self._layout_of, self.alone = file, layout_of, alone
         self.identity = file.identity
         self._replicated = {**file.facts, **file.arrays()}
         self._vectors = file.vectors()
@@ -47,7 +52,11 @@ class SavedState(Mapping[str, Any]):
         if name not in self or self._layout_of is None:
             raise KeyError(name)
         layout, dtype = self._layout_of(name), self.identity["dtype"]
-        return layout.from_user_blocks(self._file.read(_dataset(name), layout.n_global, dtype))
+        if not self.alone:
+            return layout.from_user_blocks(self._file.read(_dataset(name), layout.n_global, dtype))
+        first, last = layout.home
+        read = self._file.read(_dataset(name), last - first, dtype)
+        return layout.from_user_blocks(lambda start, stop: read(start - first, stop - first))
 
     def __contains__(self, name: object) -> bool:
         return name in self._replicated or _dataset(str(name)) in self._vectors
@@ -65,19 +74,23 @@ def write_state(
     identity: Mapping[str, Any],
     state: Mapping[str, Any],
     layout_of: LayoutOf,
+    alone: bool = False,
 ) -> int:
     """Write a checkpoint, every rank an even block of the rows. **Collective.**
 
     Parameters
     ----------
     path : str
+        Replicated, unless `alone`.
     world : World
     identity : dict
-        Replicated; what the state belongs to: whatever JSON can hold.
+        Replicated, unless `alone`; what the state belongs to: whatever JSON can hold.
     state : dict
         Tensors, of one dtype, this rank's part of each; arrays of up to three dimensions, which
         are kept in double precision, and whatever else JSON can hold, the same on every rank.
     layout_of : LayoutOf
+    alone : bool
+        Replicated. Whether each rank writes a file of its own, with its block of the user's rows.
 
     Returns
     -------
@@ -100,32 +113,45 @@ def write_state(
             kind = arrays
         kind[name] = value
     layouts = {name: layout_of(name) for name in tensors}
+    blocks = {
+        name: layout.home if alone else (0, layout.n_global) for name, layout in layouts.items()
+    }
     vectors = {
-        _dataset(name): ((layouts[name].n_global, *x.shape[1:]), str(x.dtype).partition(".")[2])
+        _dataset(name): (
+            (blocks[name][1] - blocks[name][0], *x.shape[1:]),
+            str(x.dtype).partition(".")[2],
+        )
         for name, x in tensors.items()
     }
-    with CheckpointWriter(path, vectors, world.comm) as writer:
+    together: Callable[[], AbstractContextManager[Any]] = world.agree if alone else nullcontext
+    with ExitStack() as stack:
+        with together():
+            made = CheckpointWriter(path, vectors, None if alone else world.comm)
+            writer = stack.enter_context(made)
         finite = []
         for name, x in tensors.items():
-            finite.append(_write_vector(writer, _dataset(name), layouts[name], x))
+            first = blocks[name][0]
+            finite.append(_write_vector(writer, _dataset(name), layouts[name], x, first))
         # A right-hand side may have failed alone; with none left there is nothing to go on from.
         for name, any_finite in zip(tensors, _columns_everywhere(world, finite), strict=True):
             if not any_finite:
                 raise HpcSlaError(f"{_dataset(name)} has entries that are not finite")
-        return writer.finish(identity, facts, arrays)
+        with together():
+            return writer.finish(identity, facts, arrays)
 
 
 def _write_vector(
-    writer: CheckpointWriter, name: str, layout: RowLayout, x: torch.Tensor
+    writer: CheckpointWriter, name: str, layout: RowLayout, x: torch.Tensor, first: int
 ) -> np.ndarray:
     """Write x, `[n_owned]` or `[n_owned, k]` per rank, in the user's row order. **Collective.**
 
-    Returns which columns of this rank's block are finite, `[k]` or `[1]`.
+    `first` is the row that the file begins with. Returns which columns of this rank's block are
+    finite, `[k]` or `[1]`.
     """
     finite = np.ones(x.shape[1:], dtype=bool)
     for start, slab in layout.user_blocks(x):
         np.logical_and(finite, np.isfinite(slab).all(axis=0), out=finite)
-        writer.write_slab(name, start, slab)
+        writer.write_slab(name, start - first, slab)
     writer.flush()
     return np.atleast_1d(finite)
 

@@ -25,6 +25,8 @@ class GuardOptions(RunOptions):
 
     checkpoint: str | None
     checkpoint_every: str
+    checkpoint_local: str | None
+    checkpoint_copy_every: int
     resume: bool
     stall_timeout: float | None
 

@@ -35,10 +35,21 @@ class Guard:
     path : str or None
     every : str
     resume : bool
+    local : str or None
+    copy_every : int
+        See `Checkpoint`.
     """
 
-    def __init__(self, path: str | None, every: str, resume: bool) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        every: str,
+        resume: bool,
+        local: str | None = None,
+        copy_every: int = 10,
+    ) -> None:
         self._path, self._every, self._resume = path, every, resume
+        self._local, self._copy_every = local, copy_every
         self._checkpoint: Checkpoint | None = None
         self._finishing = False
         self._installed = False
@@ -54,6 +65,7 @@ class Guard:
         # They load torch, as the World has by now: the guard stood before it.
         from hpc_sla.checkpoint.checkpoint import Checkpoint, parse_every
         from hpc_sla.checkpoint.file import check_replaceable
+        from hpc_sla.storage.atomic import check_writable
 
         path = self._path
         try:
@@ -66,9 +78,20 @@ class Guard:
             raise InputError(
                 "needs a file to resume from", field="--resume", remedy="Add --checkpoint FILE."
             )
+        if self._local is not None and path is None:
+            raise InputError(
+                "needs a shared file besides",
+                field="--checkpoint-local",
+                remedy="Add --checkpoint FILE.",
+            )
         world.on_root(lambda: None if path is None else check_replaceable(path))
-        self._checkpoint = Checkpoint(path, self._every, self._resume, tag)
-        return self._checkpoint
+        made = Checkpoint(path, self._every, self._resume, tag, self._local, self._copy_every)
+        if made.parts is not None:
+            with world.agree():
+                made.parts.make_folder()
+                check_writable(made.parts.path(world, 0))
+        self._checkpoint = made
+        return made
 
     def finishing(self) -> None:
         """The answer is there: from now on signals are not heard. Local."""
@@ -78,7 +101,7 @@ class Guard:
         """Say what was saved, on rank 0; the exit code. Local."""
         checkpoint = self._checkpoint
         assert checkpoint is not None
-        message = f"preempted at iteration {iterations}"
+        message, where = f"preempted at iteration {iterations}", checkpoint.where or checkpoint.path
         if checkpoint.asked:
             message += f" by {checkpoint.asked}"
         if checkpoint.path is None:
@@ -87,7 +110,7 @@ class Guard:
             message += f"; nothing could be saved in {checkpoint.path}"
         else:
             message += (
-                f"; iteration {checkpoint.iteration} is in {checkpoint.path}: the same command "
+                f"; iteration {checkpoint.iteration} is in {where}: the same command "
                 "with --resume goes on from there"
             )
         log.emit(
@@ -96,7 +119,7 @@ class Guard:
             message=message,
             iterations=iterations,
             relative_residual=finite(residual),
-            checkpoint=checkpoint.path,
+            checkpoint=where,
             checkpoint_iteration=checkpoint.iteration,
         )
         if world.rank == 0:
@@ -106,7 +129,7 @@ class Guard:
                     "status": "preempted",
                     "iterations": iterations,
                     "relative_residual": finite(residual),
-                    "checkpoint": None if checkpoint.iteration is None else checkpoint.path,
+                    "checkpoint": None if checkpoint.iteration is None else where,
                     "result": None,
                 }
                 print(json.dumps(summary))

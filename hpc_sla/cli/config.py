@@ -20,7 +20,16 @@ from hpc_sla.errors import InputError, MissingDependencyError
 CONFIGURABLE = ("partition", "solve", "eigsh", "newton", "grad", "verify", "bench")
 # From a result file these are left out: a file that came from elsewhere must not say what is
 # to be overwritten.
-_WRITTEN = ("output", "checkpoint", "checkpoint_every", "resume", "log_file", "log_all_ranks")
+_WRITTEN = (
+    "output",
+    "checkpoint",
+    "checkpoint_every",
+    "checkpoint_local",
+    "checkpoint_copy_every",
+    "resume",
+    "log_file",
+    "log_all_ranks",
+)
 _LARGEST = 1 << 20
 _OURS = (".h5", ".hdf5")
 

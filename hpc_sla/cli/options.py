@@ -138,7 +138,7 @@ def world_options(function: Function) -> Function:
 
 
 def guard_options(function: Function) -> Function:
-    """--checkpoint --checkpoint-every --resume --stall-timeout."""
+    """--checkpoint ... --resume --stall-timeout."""
     return _apply(
         function,
         click.option(
@@ -154,6 +154,20 @@ def guard_options(function: Function) -> Function:
             default="60s",
             show_default=True,
             help="How often: also 5min, 1h; a number is of seconds.",
+        ),
+        click.option(
+            "--checkpoint-local",
+            metavar="DIR",
+            help="Save in this folder of each node instead, every rank its own part, and in "
+            "--checkpoint from time to time. --resume takes the newer one that is whole.",
+        ),
+        click.option(
+            "--checkpoint-copy-every",
+            type=click.IntRange(min=1),
+            metavar="K",
+            default=10,
+            show_default=True,
+            help="With --checkpoint-local: each how many-th goes to --checkpoint as well.",
         ),
         click.option(
             "--resume",

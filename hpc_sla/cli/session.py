@@ -30,7 +30,13 @@ _FORWARDING_SECONDS = 0.2
 def guarded_world(asked: GuardOptions) -> Iterator[tuple[World, Guard]]:
     """Bring up the World as `open_world` does, under a `Guard` and a `Watchdog`. **Collective.**"""
     with (
-        Guard(asked.checkpoint, asked.checkpoint_every, asked.resume) as guard,
+        Guard(
+            asked.checkpoint,
+            asked.checkpoint_every,
+            asked.resume,
+            asked.checkpoint_local,
+            asked.checkpoint_copy_every,
+        ) as guard,
         Watchdog(asked.stall_timeout),
         open_world(asked) as world,
     ):

@@ -231,6 +231,11 @@ class RowLayout(Shared):
         full = self.gather(x)
         return torch.from_numpy(self.world.comm.bcast(None if full is None else full.numpy()))
 
+    @property
+    def home(self) -> tuple[int, int]:
+        """This rank's even block of the user's rows: first, and one past the last. Local."""
+        return self._user_order.home
+
     def user_blocks(self, x: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:
         """Each rank an even block of the user's rows, a slab at a time. **Collective.**
 

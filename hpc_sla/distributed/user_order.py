@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,21 +18,23 @@ _TAG = 1024
 """Above those of sparse exchanges."""
 
 
+Runs = list[tuple[int, np.ndarray]]
+"""Ranks, this one among them, ascending; with each, places in an array of this rank's."""
+
+
 class _Homes(NamedTuple):
     """Who sends what on the way home; on the way back it is the other way round.
 
     Attributes
     ----------
-    send, recv : list of (rank, first, last)
-        This rank itself among them. What goes to a rank is a run of the owned rows in the user's
-        order, and what comes from one a run of `places`. Only ranks with something, ascending.
-    places : int array [rows of this home]
-        Where in this rank's block, ascending within each run.
+    send : list of (rank, first, last)
+        What goes to a rank is a run of the owned rows in the user's order.
+    recv : Runs
+        Where what comes from a rank goes in this rank's block, ascending.
     """
 
     send: list[tuple[int, int, int]]
-    recv: list[tuple[int, int, int]]
-    places: np.ndarray
+    recv: Runs
 
 
 class UserOrder:
@@ -69,7 +72,7 @@ class UserOrder:
         A few MiB each; nobody holds more than three of them beside its own entries. All ranks have
         as many windows, some of which may be empty.
         """
-        homes, size = self._homes, self._world.size
+        (send, recv), size = self._homes, self._world.size
         largest = -(-self._n // size)
         width = max(1, x.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
         rows = max(1, min(_WINDOW_BYTES // width, largest))
@@ -78,14 +81,10 @@ class UserOrder:
 
         def window(k: int) -> tuple[int, np.ndarray]:
             start, stop = min(first + k * rows, last), min(first + (k + 1) * rows, last)
-            out = [(r, *self._within(r, k * rows, rows)) for r, _, _ in homes.send]
-            into = [(r, *_run(homes.places, i, j, k * rows, rows)) for r, i, j in homes.recv]
+            out = [(r, self._order[slice(*self._within(r, k * rows, rows))]) for r, *_ in send]
+            into = [(r, _within_run(places, k * rows, rows)) for r, places in recv]
             block = np.empty((stop - start, *x.shape[1:]), dtype=x.dtype)
-
-            def put(i: int, j: int, values: np.ndarray) -> None:
-                block[homes.places[i:j] - k * rows] = values
-
-            self._exchange(out, into, lambda i, j: x[self._order[i:j]], put, x)
+            self._exchange(out, into, x, block, k * rows)
             return start, block
 
         try:
@@ -100,13 +99,9 @@ class UserOrder:
 
     def to_home(self, owned: np.ndarray) -> np.ndarray:
         """What ranks have of the rows that this one is home to. **Collective.**"""
-        homes = self._homes
-        block = np.empty((len(homes.places), *owned.shape[1:]), dtype=owned.dtype)
-
-        def put(i: int, j: int, values: np.ndarray) -> None:
-            block[homes.places[i:j]] = values
-
-        self._exchange(homes.send, homes.recv, lambda i, j: owned[self._order[i:j]], put, owned)
+        homes, (first, last) = self._homes, self.home
+        block = np.empty((last - first, *owned.shape[1:]), dtype=owned.dtype)
+        self._exchange(self._owned_runs(homes), homes.recv, owned, block)
         return block
 
     def from_home(self, block: np.ndarray) -> np.ndarray:
@@ -116,12 +111,11 @@ class UserOrder:
         """
         homes = self._homes
         owned = np.empty((len(self._order), *block.shape[1:]), dtype=block.dtype)
-
-        def put(i: int, j: int, values: np.ndarray) -> None:
-            owned[self._order[i:j]] = values
-
-        self._exchange(homes.recv, homes.send, lambda i, j: block[homes.places[i:j]], put, block)
+        self._exchange(homes.recv, self._owned_runs(homes), block, owned)
         return owned
+
+    def _owned_runs(self, homes: _Homes) -> Runs:
+        return [(r, self._order[i:j]) for r, i, j in homes.send]
 
     def gather(self, owned: np.ndarray) -> np.ndarray | None:
         """All of it, on rank 0; None elsewhere. **Collective.**"""
@@ -160,74 +154,84 @@ class UserOrder:
         """**Collective.**"""
         world = self._world
         cuts = even_offsets(self._n, world.size)
-        edges = np.searchsorted(self._rows, cuts, sorter=self._order)
+        edges = [self._place(cut) for cut in cuts]
         there = np.flatnonzero(np.diff(edges))
         send = [(int(r), int(edges[r]), int(edges[r + 1])) for r in there]
-        messages = {r: self._rows[self._order[i:j]] for r, i, j in send}
+        # Counted from where the home begins, so that 32 bits do for all that fit on a rank.
+        kind: Any = np.int32 if self._n // world.size < 2**31 - 2 else np.int64
+        messages = {
+            r: _packed((self._rows[self._order[i:j]] - cuts[r]).astype(kind)) for r, i, j in send
+        }
         found = {world.rank: messages.pop(world.rank)} if world.rank in messages else {}
         found.update(world.sparse_exchange(messages))
-        recv, runs, end = [], [], 0
-        first, last = self.home
-        kind = np.int32 if last - first < 2**31 else np.int64
-        for rank in sorted(found):
-            rows = found.pop(rank)
-            runs.append((rows - first).astype(kind))
-            recv.append((rank, end, end + len(rows)))
-            end += len(rows)
-        return _Homes(send, recv, np.concatenate(runs) if runs else np.empty(0, dtype=kind))
+        return _Homes(send, [(r, _unpacked(found[r], kind)) for r in sorted(found)])
 
     def _within(self, rank: int, start: int, rows: int) -> tuple[int, int]:
         """The owned rows that lie in one window of that rank's home, as a run of `_order`."""
         n, size = self._n, self._world.size
         first, end = rank * n // size + start, (rank + 1) * n // size
         ends = min(first, end), min(first + rows, end)
-        low, high = np.searchsorted(self._rows, ends, sorter=self._order)
-        return int(low), int(high)
+        return self._place(ends[0]), self._place(ends[1])
 
-    def _exchange(self, out: Any, into: Any, take: Any, put: Any, like: np.ndarray) -> None:
-        """Send runs to ranks and put away what comes from others; `take` and `put` move rows.
+    def _place(self, row: int) -> int:
+        """Where the owned rows from this one on begin in `_order`."""
+        # NumPy's searchsorted would make a copy of the order, in 64 bits, for each call.
+        return bisect_left(self._order, row, key=self._rows.__getitem__)
+
+    def _exchange(
+        self, out: Runs, into: Runs, source: np.ndarray, target: np.ndarray, before: int = 0
+    ) -> None:
+        """Rows of one array go to their places in others, which begin `before` rows later.
 
         Counted in rows of a derived type, so that 2**31 rows are the limit. **Collective** among
         those that exchange.
         """
         rank = self._world.rank
-        for (r, i, j), (s, k, m) in zip(
-            (run for run in out if run[0] == rank),
-            (run for run in into if run[0] == rank),
-            strict=True,
-        ):
-            assert r == s
-            put(k, m, take(i, j))
-        out = [run for run in out if run[0] != rank and run[1] < run[2]]
-        into = [run for run in into if run[0] != rank and run[1] < run[2]]
+        own = [places for r, places in into if r == rank]
+        for places, taken in zip(own, (p for r, p in out if r == rank), strict=True):
+            target[places - before] = source[taken]
+        out = [(r, places) for r, places in out if r != rank and len(places)]
+        into = [(r, places) for r, places in into if r != rank and len(places)]
         if not out and not into:
             return
         from mpi4py import MPI
 
         comm = self._world.comm
-        row = _row_type(like)
+        row = _row_type(source)
         try:
-            buffers = [np.empty((j - i, *like.shape[1:]), dtype=like.dtype) for _, i, j in into]
+            buffers = [np.empty((len(p), *source.shape[1:]), dtype=source.dtype) for _, p in into]
             requests = [
                 comm.Irecv([buffer, len(buffer), row], source=r, tag=_TAG)
-                for (r, _, _), buffer in zip(into, buffers, strict=True)
+                for (r, _), buffer in zip(into, buffers, strict=True)
             ]
-            sent = [take(i, j) for _, i, j in out]
+            sent = [source[places] for _, places in out]
             requests += [
                 comm.Isend([values, len(values), row], dest=r, tag=_TAG)
-                for (r, _, _), values in zip(out, sent, strict=True)
+                for (r, _), values in zip(out, sent, strict=True)
             ]
             MPI.Request.Waitall(requests)
         finally:
             row.Free()
-        for (_, i, j), buffer in zip(into, buffers, strict=True):
-            put(i, j, buffer)
+        for (_, places), buffer in zip(into, buffers, strict=True):
+            target[places - before] = buffer
 
 
-def _run(places: np.ndarray, i: int, j: int, start: int, rows: int) -> tuple[int, int]:
-    """The part of a run of places that lies in one window."""
-    low, high = np.searchsorted(places[i:j], (start, start + rows))
-    return i + int(low), i + int(high)
+def _within_run(places: np.ndarray, start: int, rows: int) -> np.ndarray:
+    """Those in one window."""
+    low, high = np.searchsorted(places, (start, start + rows))
+    return places[low:high]
+
+
+def _packed(numbers: np.ndarray) -> np.ndarray:
+    """As int64, how many there are first."""
+    words = np.empty(1 + -(-numbers.nbytes // 8), dtype=np.int64)
+    words[0] = len(numbers)
+    words[1:].view(numbers.dtype)[: len(numbers)] = numbers
+    return words
+
+
+def _unpacked(words: np.ndarray, kind: Any) -> np.ndarray:
+    return words[1:].view(kind)[: int(words[0])]
 
 
 def _row_type(array: np.ndarray) -> Any:

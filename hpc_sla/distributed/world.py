@@ -273,6 +273,8 @@ class World(Shared):
     def on_root(self, function: Callable[[], T]) -> T:
         """Run `function` on rank 0 and give every rank its (small) result. **Collective.**
 
+        To rank 0 as it is, to others through pickle.
+
         Raises
         ------
         HpcSlaError
@@ -282,7 +284,8 @@ class World(Shared):
         with self.agree():
             if self.rank == 0:
                 value = function()
-        return self.comm.bcast(value)
+        sent = self.comm.bcast(value)
+        return cast("T", value if self.rank == 0 else sent)
 
     @entry
     def barrier(self) -> None:

@@ -21,12 +21,68 @@ _TORCH = {8: torch.float64, 4: torch.float32}
 _DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
 
 
+def open_together(path: str | os.PathLike[str] | MatrixFile, world: World) -> MatrixFile:
+    """A matrix file whose header rank 0 reads for all; each rank opens it once. **Collective.**
+
+    Where rows do not lie at known places (in files of others, in chunks) each rank reads the header
+    itself. Rows are to be read between this and `check_together`.
+
+    Parameters
+    ----------
+    path : path or MatrixFile
+        Per rank. One that `open_together` has given, or that came from rank 0, is taken as it is.
+
+    Raises
+    ------
+    InputError
+        On every rank.
+    """
+    file: MatrixFile | None = None
+    with world.agree():
+        if isinstance(path, MatrixFile):
+            file = path
+        elif world.rank == 0:
+            file = MatrixFile(path)
+    if not isinstance(path, MatrixFile):
+        sent = world.comm.bcast(file)
+        file = sent if world.rank else file
+    assert file is not None
+    with world.agree() as agreed:
+        file.join(None if isinstance(path, MatrixFile) else path)
+        agreed.number = float(file.can_defer)
+    file.defer(agreed.number == world.size)
+    return file
+
+
+def check_together(file: MatrixFile, world: World) -> None:
+    """What ranks have read since has the sums that it was written with. **Collective.**
+
+    A block of rows that several ranks read is whole for none of them, and nobody reads it again:
+    each sends the sum of its part to one rank, by the block's number.
+
+    Raises
+    ------
+    InputError
+        On every rank: it has not.
+    """
+    if not file.deferred:
+        return
+    seen = file.seen()
+    to = (seen[:, 0] + seen[:, 1]) % world.size
+    messages = {int(rank): seen[to == rank].reshape(-1) for rank in np.unique(to)}
+    mine = [messages.pop(world.rank)] if world.rank in messages else []
+    arrived = [np.empty(0, dtype=np.int64), *mine, *world.sparse_exchange(messages).values()]
+    with world.agree():
+        file.check(np.concatenate(arrived).reshape(-1, 5))
+
+
 def read_rows(
-    path: str | os.PathLike[str], world: World, dtype: torch.dtype | None
+    path: str | os.PathLike[str] | MatrixFile, world: World, dtype: torch.dtype | None
 ) -> tuple[RowLayout, RowLayout, SplitRows, Unknowns]:
     """Read this rank's rows of a matrix file. **Collective.**
 
-    Parameters and errors are those of `DSparseMatrix.from_hdf5`.
+    Parameters and errors are those of `DSparseMatrix.from_hdf5`. A file of `open_together` stays
+    open.
 
     Returns
     -------
@@ -36,7 +92,23 @@ def read_rows(
         Per rank: its rows.
     Unknowns
     """
-    with world.agree("from_hdf5", dtype=dtype) as agreed, MatrixFile(path) as file:
+    with world.agree("from_hdf5", dtype=dtype):
+        pass
+    file = open_together(path, world)
+    try:
+        found = _read_rows(file, world, dtype)
+        file.of_order = found[0].order
+        return found
+    finally:
+        if file is not path:
+            file.close()
+
+
+def _read_rows(
+    file: MatrixFile, world: World, dtype: torch.dtype | None
+) -> tuple[RowLayout, RowLayout, SplitRows, Unknowns]:
+    path = file.path
+    with world.agree() as agreed, file.damage_first():
         agreed.say((file.n_rows, file.n_cols, file.nnz, file.digest, os.fspath(path)))
         offsets = offsets_for(file.part_offsets, world.size, file.block_size)
         rows = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
@@ -62,6 +134,7 @@ def read_rows(
             field="from_hdf5: path",
             remedy="Give every rank the same file, or a copy of it",
         )
+    check_together(file, world)
     _check_permutation(world, path, "permutation", rows.start, permutation)
     if not square:
         _check_permutation(world, path, "column_permutation", first, owned_columns)
@@ -72,7 +145,7 @@ def read_rows(
 
 
 def read_rhs(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | MatrixFile,
     name: str,
     layout: RowLayout,
     dtype: torch.dtype | None = None,
@@ -81,7 +154,7 @@ def read_rhs(
 
     Parameters
     ----------
-    path : path
+    path : path, or MatrixFile that `read_rows` has read
         The file the layout's matrix came from.
     name : str
         Which of `/rhs/*`.
@@ -95,18 +168,29 @@ def read_rhs(
     InputError
         On every rank: no right-hand side by that name (the message lists those there are).
     """
-    with layout.world.agree("read_rhs", name=name, dtype=dtype), MatrixFile(path) as file:
-        rows = slice(layout.start, layout.start + layout.n_owned)
-        fits = file.n_rows == layout.n_global
-        if not fits or (file.read_permutation(rows.start, rows.stop) != layout.rows).any():
-            raise InputError(
-                "the layout is not that of this file's matrix",
-                file=path,
-                field="layout",
-                remedy="Pass A.layout of A = DSparseMatrix.from_hdf5(path, world)",
-            )
-        data = file.read_rhs(name, rows.start, rows.stop)
-    return made(torch.from_numpy(_as_dtype(data, dtype)).to(layout.world.device), layout)
+    world = layout.world
+    with world.agree("read_rhs", name=name, dtype=dtype):
+        pass
+    file = open_together(path, world)
+    try:
+        with world.agree(), file.damage_first():
+            rows = slice(layout.start, layout.start + layout.n_owned)
+            fits = file.n_rows == layout.n_global
+            if fits and (layout.order is None or layout.order != file.of_order):
+                fits = bool((file.read_permutation(rows.start, rows.stop) == layout.rows).all())
+            if not fits:
+                raise InputError(
+                    "the layout is not that of this file's matrix",
+                    file=file.path,
+                    field="layout",
+                    remedy="Pass A.layout of A = DSparseMatrix.from_hdf5(path, world)",
+                )
+            data = file.read_rhs(name, rows.start, rows.stop)
+        check_together(file, world)
+    finally:
+        if file is not path:
+            file.close()
+    return made(torch.from_numpy(_as_dtype(data, dtype)).to(world.device), layout)
 
 
 def _check_permutation(

@@ -35,10 +35,12 @@ class BlockSums:
     ----------
     shape : tuple of int
     dtype : dtype
+    rows : int, optional
+        Of a block; default `block_rows`.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
-        self._rows = block_rows(shape, dtype)
+    def __init__(self, shape: tuple[int, ...], dtype: Any, rows: int = 0) -> None:
+        self._rows = rows or block_rows(shape, dtype)
         self._n = shape[0]
         self._row_bytes = np.dtype(dtype).itemsize * math.prod(shape[1:])
         # Of each block, pieces: first row, one past the last (counted from the block's), sum.
@@ -67,20 +69,36 @@ class BlockSums:
         for block, first, stop, crc in pieces.tolist():
             self._pieces.setdefault(block, []).append([first, stop, crc])
 
+    def take_whole(self) -> list[tuple[int, int]]:
+        """Blocks that are there from their first row to their last, with their sums: once each."""
+        found = []
+        for block in list(self._pieces):
+            pieces = self._pieces[block]
+            if len(pieces) == 1 and pieces[0][:2] == [0, self._length(block)]:
+                found.append((block, self._pieces.pop(block)[0][2]))
+        return found
+
+    def _length(self, block: int) -> int:
+        return min(self._rows, self._n - block * self._rows)
+
+    def sum_of(self, block: int) -> int | None:
+        """That of one block; None where a row of it was added never or twice."""
+        place = total = 0
+        for first, stop, crc in sorted(self._pieces.get(block, [])):
+            if first != place:
+                return None
+            total = joined(total, crc, (stop - first) * self._row_bytes) if first else crc
+            place = stop
+        return total if place == self._length(block) else None
+
+    def blocks(self) -> list[int]:
+        """Those of which anything is there."""
+        return sorted(self._pieces)
+
     def sums(self) -> np.ndarray | None:
         """Those of all blocks, uint32; None where a row was written never or twice."""
-        found = []
-        for block in range(-(-self._n // self._rows)):
-            place, total = 0, 0
-            for first, stop, crc in sorted(self._pieces.get(block, [])):
-                if first != place:
-                    return None
-                total = joined(total, crc, (stop - first) * self._row_bytes) if first else crc
-                place = stop
-            if place != min(self._rows, self._n - block * self._rows):
-                return None
-            found.append(total)
-        return np.array(found, dtype="<u4")
+        found = [self.sum_of(block) for block in range(-(-self._n // self._rows))]
+        return None if None in found else np.array(found, dtype="<u4")
 
     def store(self, item: h5py.Dataset) -> None:
         """Put the sums beside the dataset, if they are of all of it."""
@@ -104,7 +122,7 @@ def check_block_sums(item: h5py.Dataset, start: int, values: np.ndarray) -> None
     """
     if SUMS not in item.attrs:
         return
-    sums, rows = _stored(item)
+    sums, rows = stored_sums(item)
     n, stop = len(item), start + len(values)
     for block in range(start // rows, -(-stop // rows)):
         low, high = block * rows, min((block + 1) * rows, n)
@@ -114,17 +132,23 @@ def check_block_sums(item: h5py.Dataset, start: int, values: np.ndarray) -> None
             piece = np.empty((high - low, *item.shape[1:]), dtype=values.dtype)
             item.read_direct(piece, np.s_[low:high])
         if crc32(piece) != sums[block]:
-            raise InputError(
-                "cannot be read, the stored bytes are damaged "
-                f"(checksum mismatch in rows {low} to {high - 1})",
-                file=item.file.filename,
-                field=item.name,
-                remedy="Copy the file again, or write it again; if you changed the values "
-                f"yourself, delete the dataset's attribute {SUMS!r}.",
-            )
+            raise damaged_rows(item.file.filename, item.name, low, high)
 
 
-def _stored(item: h5py.Dataset) -> tuple[np.ndarray, int]:
+def damaged_rows(path: str, name: str, low: int, high: int) -> InputError:
+    """What to raise where rows ``low:high`` of a dataset have not the sum they came with."""
+    return InputError(
+        "cannot be read, the stored bytes are damaged "
+        f"(checksum mismatch in rows {low} to {high - 1})",
+        file=path,
+        field=name,
+        remedy="Copy the file again, or write it again; if you changed the values "
+        f"yourself, delete the dataset's attribute {SUMS!r}.",
+    )
+
+
+def stored_sums(item: h5py.Dataset) -> tuple[np.ndarray, int]:
+    """A dataset's sums, which it has, and the rows of a block. Raises ValueError."""
     kind: Any = item.attrs.get_id(SUMS)
     rows = 0
     if ROWS in item.attrs:

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,21 +100,25 @@ def open_read(path: str | os.PathLike[str], remedy: str = HOW_TO_MAKE) -> h5py.F
     """
     name = Path(path)
     try:
-        if name.is_dir():
-            raise InputError("is a folder, not a file", file=path, remedy="Name an HDF5 file.")
-        if name.exists() and not name.is_file():
-            raise InputError("is not a regular file", file=path, remedy="Name an HDF5 file.")
-        size, signed = name.stat().st_size, is_hdf5(name)
+        found = name.stat()
     except FileNotFoundError as error:
         raise InputError("no such file", file=path, remedy=remedy) from error
     except OSError as error:
         raise _no_access(error, path) from error
-    if not signed:
-        raise InputError("is not an HDF5 file", file=path, remedy=remedy)
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError("is a folder, not a file", file=path, remedy="Name an HDF5 file.")
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError("is not a regular file", file=path, remedy="Name an HDF5 file.")
     try:
         return _open(name)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         message = str(error)
+        try:
+            signed = is_hdf5(name)
+        except OSError as refused:
+            raise _no_access(refused, path) from refused
+        if not signed:
+            raise InputError("is not an HDF5 file", file=path, remedy=remedy) from error
         if "already open" in message:
             raise AccessError(
                 "is open for writing in another program, or was left so by one that was ended",
@@ -129,7 +134,7 @@ def open_read(path: str | os.PathLike[str], remedy: str = HOW_TO_MAKE) -> h5py.F
         if isinstance(error, OSError) and error.errno:
             raise _no_access(error, path) from error
         if "truncated" in message:
-            problem = f"is truncated: {size} bytes are left of it"
+            problem = f"is truncated: {found.st_size} bytes are left of it"
         else:
             problem = f"cannot be opened as HDF5, its header is damaged ({_brief(error)})"
         raise InputError(problem, file=path, remedy=DAMAGED) from error

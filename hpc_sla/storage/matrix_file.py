@@ -5,11 +5,9 @@ The format is described for other languages in partitions/README.md.
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import h5py
 import numpy as np
 
 from hpc_sla.errors import InputError
@@ -24,21 +22,18 @@ from hpc_sla.storage.hdf5 import (
     dataset,
     has,
     members,
-    open_read,
-    path_of,
     read_slab,
+    reading,
 )
 from hpc_sla.storage.limits import check_fits
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from hpc_sla.storage.shared_file import SharedFile
 
 __all__ = ["MatrixFile"]
 
 _OWN_ATTRIBUTES = ("format", "version", "n_rows", "n_cols", "content_sha256", VERSION_NAME)
 
 
-class MatrixFile:
+class MatrixFile(SharedFile):
     """A matrix file, open for reading; its header is checked on opening.
 
     Any number of processes may open the same file. Nothing longer than the rows asked for is
@@ -82,17 +77,11 @@ class MatrixFile:
     ...     indptr, indices, data = file.read_rows(0, 64)
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = path_of(path)
-        self._file = open_read(path)
-        try:
-            self._read_header()
-        except BaseException:
-            self._file.close()
-            raise
+    of_order: tuple[int, int] | None = None
+    """Whose rows have been read: see `RowLayout.order`."""
 
     def _read_header(self) -> None:
-        file = self._file
+        file, items = self._file, self._items
         attrs.check_format(file, attrs.MATRIX_FORMAT)
         self.n_rows = attrs.integer_attribute(file, "n_rows")
         self.n_cols = attrs.integer_attribute(file, "n_cols")
@@ -101,13 +90,17 @@ class MatrixFile:
                 raise InputError(
                     f"is {value}, less than 0", file=self.path, field=name, remedy=DAMAGED
                 )
-        self._data = dataset(file, "data", FLOATS)
-        self.nnz = int(self._data.shape[0])
-        self.dtype: np.dtype[Any] = self._data.dtype.newbyteorder("=")
-        self._indices = dataset(file, "indices", INDICES, length=self.nnz)
-        self._indptr = dataset(file, "indptr", INT64, length=self.n_rows + 1)
-        ends = [int(read_slab(self._indptr, k, k + 1)[0]) for k in (0, self.n_rows)]
+        data = items["data"] = dataset(file, "data", FLOATS)
+        self.nnz = int(data.shape[0])
+        self.dtype: np.dtype[Any] = data.dtype.newbyteorder("=")
+        items["indices"] = dataset(file, "indices", INDICES, length=self.nnz)
+        indptr = items["indptr"] = dataset(file, "indptr", INT64, length=self.n_rows + 1)
+        with reading(self.path, "/indptr"):
+            # Without a look at their sums: who reads rows will see to that.
+            ends = [int(indptr[k]) for k in (0, self.n_rows)]
         if ends != [0, self.nnz]:
+            for k in (0, self.n_rows):
+                read_slab(indptr, k, k + 1)  # damage is told first
             raise InputError(
                 f"runs from {ends[0]} to {ends[1]}, it must run from 0 to {self.nnz}",
                 file=self.path,
@@ -119,21 +112,16 @@ class MatrixFile:
         checks.check_part_offsets(self.part_offsets, self.n_rows, self.path)
         self.says_block_size = attrs.attribute(file, "block_size") is not None
         self.block_size = self._read_block_size() if self.says_block_size else 1
-        self._permutation = dataset(file, "permutation", INT64, length=self.n_rows)
-        self._column_permutation: h5py.Dataset | None = None
+        items["permutation"] = dataset(file, "permutation", INT64, length=self.n_rows)
         self.column_part_offsets = self._read_column_part_offsets()
-        self._vectors = {
-            f"{group}/{name}": self._vector(f"{group}/{name}")
-            for group in ("rhs", "solution")
-            for name in members(file, group)
-        }
-        self._of_rows = {
-            name: dataset(file, name, FLOATS, ndim=(2,), length=self.n_rows)
-            for name in ("coordinates", "near_nullspace")
-            if has(file, name)
-        }
-        for name, of_rows in self._of_rows.items():
-            checks.check_columns_there(of_rows.shape, self.path, f"/{name}")
+        for group in ("rhs", "solution"):
+            for name in members(file, group):
+                items[f"{group}/{name}"] = self._vector(f"{group}/{name}")
+        for name in ("coordinates", "near_nullspace"):
+            if has(file, name):
+                of_rows = dataset(file, name, FLOATS, ndim=(2,), length=self.n_rows)
+                checks.check_columns_there(of_rows.shape, self.path, f"/{name}")
+                items[name] = of_rows
         digest = attrs.attribute(file, "content_sha256")
         self.digest = digest if isinstance(digest, str) else ""
         self._digest_version = 1
@@ -174,10 +162,12 @@ class MatrixFile:
         found = read_slab(offsets, 0, offsets.shape[0])
         checks.check_part_offsets(found, self.n_cols, self.path, "/column_part_offsets", "columns")
         checks.check_column_parts(len(found) - 1, self.parts, self.path)
-        self._column_permutation = dataset(file, "column_permutation", INT64, length=self.n_cols)
+        self._items["column_permutation"] = dataset(
+            file, "column_permutation", INT64, length=self.n_cols
+        )
         return found
 
-    def _vector(self, name: str) -> h5py.Dataset:
+    def _vector(self, name: str) -> Any:
         length = self.n_cols if name.startswith("solution/") else self.n_rows
         return dataset(self._file, name, (self.dtype,), ndim=(1, 2), length=length)
 
@@ -199,15 +189,15 @@ class MatrixFile:
 
     @property
     def has_coordinates(self) -> bool:
-        return "coordinates" in self._of_rows
+        return "coordinates" in self._items
 
     @property
     def has_near_nullspace(self) -> bool:
-        return "near_nullspace" in self._of_rows
+        return "near_nullspace" in self._items
 
     @property
     def near_nullspace_vectors(self) -> int:
-        return int(self._of_rows["near_nullspace"].shape[1]) if self.has_near_nullspace else 0
+        return int(self._items["near_nullspace"].shape[1]) if self.has_near_nullspace else 0
 
     def read_rows(self, r0: int, r1: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Stored rows ``r0:r1``.
@@ -221,14 +211,17 @@ class MatrixFile:
         data : ndarray, float64 or float32 [entries]
         """
         self._check_slab(r0, r1)
-        indptr = read_slab(self._indptr, r0, r1 + 1)
-        checks.check_indptr(indptr, self.nnz, self.path, r0)
-        begin, end = int(indptr[0]), int(indptr[-1])
-        indptr -= begin
-        indices = read_slab(self._indices, begin, end)
-        checks.check_columns(indices, indptr, self.n_cols, self.path, r0)
-        data = read_slab(self._data, begin, end)
-        checks.check_finite(data, self.path, "/data")
+        # The last one is the next rank's first.
+        answered = r1 + 1 if r1 == self.n_rows else r1
+        indptr = self._read("indptr", r0, r1 + 1, answered)
+        with self.damage_first():
+            checks.check_indptr(indptr, self.nnz, self.path, r0)
+            begin, end = int(indptr[0]), int(indptr[-1])
+            indptr -= begin
+            indices = self._read("indices", begin, end)
+            checks.check_columns(indices, indptr, self.n_cols, self.path, r0)
+            data = self._read("data", begin, end)
+            checks.check_finite(data, self.path, "/data")
         return indptr, indices, data
 
     def read_rhs(self, name: str, r0: int, r1: int) -> np.ndarray:
@@ -242,7 +235,7 @@ class MatrixFile:
     def read_permutation(self, r0: int, r1: int) -> np.ndarray:
         """The user's row numbers of the stored rows ``r0:r1``, int64 ``[r1 - r0]``."""
         self._check_slab(r0, r1)
-        rows = read_slab(self._permutation, r0, r1)
+        rows = self._read("permutation", r0, r1)
         checks.check_range(
             rows, self.n_rows, self.path, "/permutation", "Rows count from 0, each occurs once."
         )
@@ -253,11 +246,11 @@ class MatrixFile:
         if self.square:
             return self.read_permutation(c0, c1)
         self._check_slab(c0, c1, "columns")
-        if self._column_permutation is None:
+        if "column_permutation" not in self._items:
             # Nothing in the file is as long as the number of columns it declares.
             check_fits(8 * (c1 - c0), self.path, "n_cols")
             return np.arange(c0, c1, dtype=np.int64)
-        columns = read_slab(self._column_permutation, c0, c1)
+        columns = self._read("column_permutation", c0, c1)
         remedy = "Columns count from 0, each occurs once."
         checks.check_range(columns, self.n_cols, self.path, "/column_permutation", remedy)
         return columns
@@ -272,58 +265,39 @@ class MatrixFile:
 
     def _read_of_rows(self, name: str, r0: int, r1: int, absent: str) -> np.ndarray:
         self._check_slab(r0, r1)
-        if name not in self._of_rows:
+        if name not in self._items:
             raise InputError(
                 absent,
                 file=self.path,
                 field=f"/{name}",
                 remedy=f"Give `partition` some with --{name.replace('_', '-')}.",
             )
-        found = read_slab(self._of_rows[name], r0, r1, np.float64)
+        found = self._read(name, r0, r1).astype(np.float64, copy=False)
         checks.check_finite(found, self.path, f"/{name}")
         return found
 
     def compute_digest(self) -> str:
         """The content's SHA-256, computed anew by reading the whole file in blocks."""
-        stored = {
-            "data": self._data,
-            "indices": self._indices,
-            "indptr": self._indptr,
-            "part_offsets": self._file["part_offsets"],
-            "permutation": self._permutation,
-            **self._vectors,
-            **self._of_rows,
-        }
-        if self._column_permutation is not None:
-            stored["column_permutation"] = self._column_permutation
-            stored["column_part_offsets"] = self._file["column_part_offsets"]
-        return content_digest(
-            self.n_rows,
-            self.n_cols,
-            (
-                (name, item.shape, item.dtype, partial(read_slab, item))
-                for name, item in stored.items()
-            ),
-            self._digest_version,
-        )
+        with MatrixFile(self.path) as file:
+            return file._digest()
 
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _digest(self) -> str:
+        small = [name for name in ("part_offsets", "column_part_offsets") if has(self._file, name)]
+        found = [
+            *((name, self._file[name], partial(read_slab, self._file[name])) for name in small),
+            *((name, item, partial(self._read, name)) for name, item in self._items.items()),
+        ]
+        each = ((name, item.shape, item.dtype, slab) for name, item, slab in found)
+        return content_digest(self.n_rows, self.n_cols, each, self._digest_version)
 
     def _names(self, group: str) -> tuple[str, ...]:
         prefix = f"{group}/"
-        return tuple(name[len(prefix) :] for name in self._vectors if name.startswith(prefix))
+        return tuple(name[len(prefix) :] for name in self._items if name.startswith(prefix))
 
     def _read_vector(self, group: str, name: str, r0: int, r1: int) -> np.ndarray:
         self._check_slab(r0, r1, "rows" if group == "rhs" else "columns")
         field = f"{group}/{name}"
-        if field not in self._vectors:
+        if field not in self._items:
             what = "right-hand side" if group == "rhs" else "solution"
             there = ", ".join(self._names(group))
             raise InputError(
@@ -332,7 +306,7 @@ class MatrixFile:
                 field=f"/{field}",
                 remedy=f"It has: {there}." if there else f"It has no {what} at all.",
             )
-        values = read_slab(self._vectors[field], r0, r1)
+        values = self._read(field, r0, r1)
         checks.check_finite(values, self.path, f"/{field}")
         return values
 

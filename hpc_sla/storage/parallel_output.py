@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hpc_sla.errors import HpcSlaError
+from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.observe import log
 from hpc_sla.observe.heartbeat import beat
 from hpc_sla.storage.atomic import PendingFile
@@ -51,8 +51,9 @@ class ParallelOutput:
     datasets : dict of name to (shape, dtype)
         Replicated. Those whose rows ranks write; names may have groups in them. They lie in the
         file one row after another, little-endian.
-    writers : {"ranks", "nodes"}
-        Replicated. Who writes: every rank, or one of each node, to which its others send.
+    writers : {"ranks", "nodes"}, optional
+        Who writes: every rank, or one of each node, to which its others send. As on rank 0; by
+        default what HPC_SLA_WRITERS says there, else every rank.
 
     Raises
     ------
@@ -71,7 +72,7 @@ class ParallelOutput:
         path: str | os.PathLike[str],
         comm: Any,
         datasets: Datasets,
-        writers: Writers = "ranks",
+        writers: Writers | None = None,
     ) -> None:
         self.path = path
         self._comm: Any = None if comm is None or comm.size == 1 else comm
@@ -91,22 +92,30 @@ class ParallelOutput:
         self._waiting: list[tuple[str, int, np.ndarray]] = []
         self._clients: list[int] = []
         self._open = False
-        temporary, self._offsets = self._make()
+        temporary, self._offsets, who = self._make(writers)
         self._open = True
         self._writer = self._rank
         try:
-            self._choose_writers(temporary, writers)
+            self._choose_writers(temporary, who)
         except BaseException:
             self.abandon()
             raise
 
-    def _make(self) -> tuple[str, dict[str, int]]:
-        """Make the file, on rank 0: its name, and where datasets begin in it. **Collective.**"""
-        made: tuple[str, dict[str, int]] | None = None
+    def _make(self, writers: str | None) -> tuple[str, dict[str, int], str]:
+        """Make the file, on rank 0: its name, where datasets begin in it, and who writes.
+
+        **Collective.**
+        """
+        made: tuple[str, dict[str, int], str] | None = None
         error: HpcSlaError | None = None
         if self._rank == 0:
             try:
-                made = self._create()
+                who = writers or os.environ.get("HPC_SLA_WRITERS") or "ranks"
+                if who not in ("ranks", "nodes"):
+                    raise InputError(
+                        f"is {who!r}", field="HPC_SLA_WRITERS", remedy="Choose ranks or nodes"
+                    )
+                made = (*self._create(), who)
             except HpcSlaError as caught:
                 error = caught
         self._agree(error)
@@ -129,7 +138,7 @@ class ParallelOutput:
             raise
         return os.fspath(self._pending.temporary), offsets
 
-    def _choose_writers(self, temporary: str, writers: Writers) -> None:
+    def _choose_writers(self, temporary: str, writers: str) -> None:
         """**Collective.**"""
         with suppress(OSError):
             # No more than writing: a client of NFS that also reads would fetch the page first.

@@ -15,7 +15,7 @@ from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage.hdf5 import FLOATS, HOW_TO_SOLVE, dataset, has, open_read, read_slab
 from hpc_sla.storage.hdf5_write import Output
 from hpc_sla.storage.limits import check_fits
-from hpc_sla.storage.parallel_output import ParallelOutput, Writers
+from hpc_sla.storage.parallel_output import ParallelOutput
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -56,8 +56,6 @@ class ResultWriter:
         Rows and entries of a gradient with respect to the matrix: see `write_matrix_rows`.
     comm : MPI.Comm, optional
         The ranks that write; left out, this process alone.
-    writers : {"ranks", "nodes"}
-        See `ParallelOutput`.
 
     Examples
     --------
@@ -76,7 +74,6 @@ class ResultWriter:
         lengths: Mapping[str, int] | None = None,
         matrix: tuple[int, int] | None = None,
         comm: Any = None,
-        writers: Writers = "ranks",
     ) -> None:
         if np.dtype(dtype) not in FLOATS:
             raise TypeError(f"results are float64 or float32, not {np.dtype(dtype)}")
@@ -94,7 +91,7 @@ class ResultWriter:
             datasets[f"{MATRIX_GRADIENT}/indptr"] = (rows + 1,), np.int64
             datasets[f"{MATRIX_GRADIENT}/indices"] = (entries,), np.int64
             datasets[f"{MATRIX_GRADIENT}/data"] = (entries,), dtype
-        self._output = ParallelOutput(path, comm, datasets, writers)
+        self._output = ParallelOutput(path, comm, datasets)
 
     def write_slab(self, name: str, start: int, array: np.ndarray) -> None:
         """Put `array` at rows ``start:start + len(array)`` (user's order) of a vector. Local."""

@@ -224,6 +224,7 @@ def test_refusals(folder):
     cases = {
         "--resume: needs a file": [*run, "--resume"],
         "--checkpoint-every: 'often' is not": [*run, *resume, "--checkpoint-every", "often"],
+        "--checkpoint-local: needs a shared file": [*run, "--checkpoint-local", "parts"],
         "not a checkpoint that can be read": [*run, "--checkpoint", "other.h5"],
         "same file as matrix.h5 of FILE.h5": [*run, "--checkpoint", "matrix.h5"],
         "same file as run.h5 of --output": [*run, "--checkpoint", "run.h5"],

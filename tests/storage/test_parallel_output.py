@@ -83,8 +83,10 @@ def test_all_ranks_write_one_file(world, folder, monkeypatch, writers, block_byt
     monkeypatch.setattr(parallel_output, "_WINDOW_BYTES", 1000)
     hide(monkeypatch, unseen and world.rank % 2 == 1)
     path, comm = folder / "file.h5", world.comm
+    if world.rank == 0:
+        monkeypatch.setenv("HPC_SLA_WRITERS", writers)
     for seed in range(3):
-        with ParallelOutput(path, comm, DATASETS, writers) as output:
+        with ParallelOutput(path, comm, DATASETS, writers if seed else None) as output:
             write_all(output, world.rank, world.size, seed)
             if seed:
                 output.flush()
@@ -136,6 +138,7 @@ def refuse(out):
         ("a row is missing", "not every row was written once of x"),
         ("a row comes twice", "not every row was written once of x"),
         ("left", None),
+        ("HPC_SLA_WRITERS", "is 'everybody'"),
     ],
 )
 def test_one_rank_fails_and_all_hear_of_it(world, folder, monkeypatch, what, words):
@@ -143,6 +146,8 @@ def test_one_rank_fails_and_all_hear_of_it(world, folder, monkeypatch, what, wor
     if world.rank == 0:
         path.write_text("before")
     caught = None
+    if what == "HPC_SLA_WRITERS" and world.rank == 0:
+        monkeypatch.setenv(what, "everybody")
     try:
         with ParallelOutput(path, world.comm, DATASETS) as output:
             if what in ("pwrite", "fsync") and world.rank == last:

@@ -53,6 +53,8 @@ class Plan:
         The generator the file was made from just now; empty when it was there.
     generated : bool
         Whether there is no file: each rank makes its own rows.
+    file : MatrixFile or None
+        The matrix file: open on rank 0, with its header on the others.
     """
 
     path: str
@@ -64,11 +66,12 @@ class Plan:
     method: str
     made: str = ""
     generated: bool = False
+    file: MatrixFile | None = None
 
     @property
     def system(self) -> NamedSystem:
         """What there is to read or to make."""
-        return NamedSystem(self.path, self.rhs, self.generated)
+        return NamedSystem(self.path, self.rhs, self.generated, self.file)
 
     @property
     def input(self) -> str:
@@ -113,21 +116,26 @@ def plan_run(
         made, file = DEFAULT_PROBLEM, make_problem(DEFAULT_PROBLEM, ranks)
     elif names_generator(file):
         return _plan_generated(file, rhs, output, ranks, kind)
-    with MatrixFile(file) as matrix:
+    matrix = MatrixFile(file)
+    try:
         _check_shape(matrix, file, solve_method)
         name = "" if kind == "modes" else _choose_rhs(matrix, file, rhs, one_column)
         if output is None:
             output = default_output(file, kind, ranks)
-        return Plan(
-            path=file,
-            rhs=name,
-            has_solution=name in matrix.solution_names,
-            output=output,
-            n_rows=matrix.n_rows,
-            digest=matrix.digest,
-            method=str(matrix.attributes.get("partition_method", "")),
-            made=made,
-        )
+    except BaseException:
+        matrix.close()
+        raise
+    return Plan(
+        path=file,
+        rhs=name,
+        has_solution=name in matrix.solution_names,
+        output=output,
+        n_rows=matrix.n_rows,
+        digest=matrix.digest,
+        method=str(matrix.attributes.get("partition_method", "")),
+        made=made,
+        file=matrix,
+    )
 
 
 def _plan_generated(spec: str, rhs: str | None, output: str | None, ranks: int, kind: str) -> Plan:

@@ -6,12 +6,12 @@ import numpy as np
 
 from hpc_sla.messages.peers import Peers
 from hpc_sla.messages.records import gathered, send_records
-from hpc_sla.partition.parallel.stored import StoredRows
+from hpc_sla.partition.parallel.stored import PartedRows
 from hpc_sla.partition.quality import PartitionQuality, count_neighbours
 from hpc_sla.storage.parallel.local_rows import owners
 
 
-def quality_of_rows(peers: Peers, rows: StoredRows) -> PartitionQuality:
+def quality_of_rows(peers: Peers, rows: PartedRows) -> PartitionQuality:
     """What `quality` says of the whole, on every rank. **Collective.**
 
     Only what lies between parts is sent, to the ranks that have the columns.

@@ -17,7 +17,7 @@ from hpc_sla.storage.parallel.local_rows import LocalRows, csr, moved, owners
 
 
 @dataclass(frozen=True)
-class StoredRows:
+class PartedRows:
     """A square matrix's rows part by part. Per rank.
 
     Attributes
@@ -48,7 +48,7 @@ def stored_rows(
     parts: int,
     others: Sequence[np.ndarray] = (),
     block_size: int = 1,
-) -> StoredRows:
+) -> PartedRows:
     """What `stored_order` and `reorder` make of the whole, from rows on many ranks. **Collective.**
 
     With as many parts as ranks or more, each rank gets whole parts, and orders the rows in them as
@@ -95,7 +95,7 @@ def stored_rows(
     indices = look_up(peers, rows.offsets, table, matrix.indices).astype(matrix.indices.dtype)
     matrix = csr(matrix.data, indices, matrix.indptr, matrix.shape)
     matrix.sum_duplicates()
-    return StoredRows(offsets, part_offsets, permutation, matrix, arrays)
+    return PartedRows(offsets, part_offsets, permutation, matrix, arrays)
 
 
 def _positions(part: np.ndarray, starts: np.ndarray) -> np.ndarray:
