@@ -29,8 +29,7 @@ from hpc_sla.messages.records import look_up
 from hpc_sla.partition import PartitionQuality, check_block_size
 from hpc_sla.partition.nodes import MOST, NodeRows, find
 from hpc_sla.partition.offsets import even_offsets
-from hpc_sla.partition.parallel import partition_rows
-from hpc_sla.partition.parallel.quality import quality_of_rows
+from hpc_sla.partition.parallel import partition_quality, partition_rows
 from hpc_sla.partition.parallel.stored import stored_rows
 from hpc_sla.partition.rigid_body import by_name
 from hpc_sla.problems import make
@@ -143,7 +142,10 @@ def write_partitioned_rows(
         {name[9:]: x for name, x in arrays.items() if name.startswith("solution/")},
         arrays.get("near_nullspace"),
     )
-    return quality_of_rows(peers, stored)
+    own = np.arange(*stored.offsets[peers.rank : peers.rank + 2])
+    part = np.searchsorted(stored.part_offsets, own, side="right") - 1
+    arrays_of = stored.matrix.indptr, stored.matrix.indices
+    return partition_quality(peers.comm, stored.offsets, *arrays_of, part, parts)
 
 
 _NOTHING = np.empty(0)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hpc_sla.distributed.arguments import tensor_of
+from hpc_sla.distributed.keep_in_graph import end_of, keep_in_graph
 from hpc_sla.distributed.row_order import (
     Order,
     check_order,
@@ -22,6 +23,7 @@ from hpc_sla.distributed.shared import Shared
 from hpc_sla.distributed.user_order import UserOrder
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
+from hpc_sla.kernels.function import Function
 from hpc_sla.kernels.modes import entry
 from hpc_sla.partition.offsets import even_offsets
 
@@ -236,6 +238,35 @@ class RowLayout(Shared):
         """This rank's even block of the user's rows: first, and one past the last. Local."""
         return self._user_order.home
 
+    @entry
+    def move(self, x: torch.Tensor, other: RowLayout) -> torch.Tensor:
+        """A vector of this layout in the order of another of as many rows. **Collective.**
+
+        Differentiable, any number of times. No rank holds more than its share of either, and of
+        the user's rows.
+
+        Parameters
+        ----------
+        x : torch.Tensor [n_owned] or [n_owned, k]
+            Per rank; it requires a gradient on all ranks or on none.
+        other : RowLayout
+            Replicated: on the same World.
+
+        Returns
+        -------
+        torch.Tensor [other.n_owned] or [other.n_owned, k]
+            Per rank.
+
+        Raises
+        ------
+        InputError
+            On every rank: a layout of another World or of another number of rows.
+        """
+        with self.world.agree("move"):
+            check_layout(other, self.world, self.n_global, "other")
+            x = self._checked(x)
+        return made(_Move.apply(x, end_of(x), self, other), other)
+
     def user_blocks(self, x: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:
         """Each rank an even block of the user's rows, a slab at a time. **Collective.**
 
@@ -301,6 +332,32 @@ class RowLayout(Shared):
 
     def __repr__(self) -> str:
         return f"RowLayout(n_global={self.n_global}, n_owned={self.n_owned}, start={self.start})"
+
+
+class _Move(Function):
+    """By way of even blocks of the user's rows."""
+
+    @staticmethod
+    def forward(
+        x: torch.Tensor, end: torch.Tensor | None, here: RowLayout, there: RowLayout
+    ) -> torch.Tensor:
+        owned = np.ascontiguousarray(x.detach().cpu().numpy())
+        found = there._user_order.from_home(here._user_order.to_home(owned))
+        return torch.from_numpy(found).to(x.device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        _, end, ctx.here, ctx.there = inputs
+        ctx.save_for_backward(end)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        c = keep_in_graph(grads[0], *ctx.saved_tensors)
+        return _Move.apply(c, end_of(c), ctx.there, ctx.here), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
+        return _Move.apply(tangents[0], end_of(tangents[0]), ctx.here, ctx.there)
 
 
 def check_layout(given: Any, world: World, n: int | None, field: str) -> RowLayout:

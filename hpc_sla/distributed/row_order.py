@@ -31,7 +31,7 @@ class Ordered(Protocol):
 
 _REMEDY = (
     "Give the other matrix layout=A.layout where it is made, so that both order rows alike, or "
-    "carry the vector over: B.layout.scatter(A.layout.gather(x))"
+    "carry the vector over: A.layout.move(x, B.layout)"
 )
 
 

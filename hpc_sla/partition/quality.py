@@ -88,12 +88,11 @@ def quality(
         columns=np.diff(columns_at),
         nnz=np.diff(np.asarray(matrix.indptr, dtype=np.int64)[offsets]),
         halo=halo,
-        neighbours=count_neighbours(exchanges, parts),
+        neighbours=_neighbours(exchanges, parts),
     )
 
 
-def count_neighbours(exchanges: list[np.ndarray], parts: int) -> np.ndarray:
-    """Parts that each exchanges with, of pairs (receiver, sender) in int arrays [2, m]."""
+def _neighbours(exchanges: list[np.ndarray], parts: int) -> np.ndarray:
     if not exchanges:
         return np.zeros(parts, dtype=np.int64)
     receiver, sender = np.concatenate(exchanges, axis=1)

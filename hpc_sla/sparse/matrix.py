@@ -270,6 +270,54 @@ class DSparseMatrix(Described, StoredMatrix):
         # Compiled loops run along them.
         return DSparseMatrix(self.pattern, values.contiguous())._knowing(self.unknowns)
 
+    @entry
+    def repartition(
+        self,
+        method: str = "multilevel",
+        weights: str | torch.Tensor | np.ndarray = "entries",
+        coordinates: torch.Tensor | np.ndarray | None = None,
+        shares: Sequence[float] | None = None,
+    ) -> DSparseMatrix:
+        """The same matrix with its rows spread otherwise over the ranks. **Collective.**
+
+        Found in parallel: no rank sees more than its share. The user's order stays, and what is
+        known of the rows goes with them. Vectors follow by ``A.layout.move(x, B.layout)``.
+        Differentiable: the new values are a function of `A.values`.
+
+        Parameters
+        ----------
+        method : {"multilevel", "sfc", "rcb", "contiguous"}
+            As in `hpc_sla.partition.parallel.partition_rows`; "contiguous" is of the rows as they
+            are stored now.
+        weights : {"entries", "rows"}, or tensor or array [n_owned]
+            What is to be even: stored entries, rows, or, per rank, what each owned row costs.
+        coordinates : tensor or array [n_owned, d], optional
+            Per rank, for "sfc" and "rcb". Default: the matrix's own.
+        shares : sequence of `size` numbers, optional
+            Replicated: how much each rank gets, relatively; its speed, say. Default: equal.
+
+        Returns
+        -------
+        DSparseMatrix
+            On the same World.
+
+        Raises
+        ------
+        InputError
+            On every rank: a rectangular matrix, a method without its coordinates, weights or
+            shares that are negative or of another length.
+        """
+        # Loads SciPy's sparse matrices, which takes a while and a solve does without.
+        from hpc_sla.sparse.repartition import moved, new_ranks, redistributed
+
+        old, known = self.layout, self.unknowns
+        part = new_ranks(old, self.local_csr(), known, method, weights, coordinates, shares)
+        rows, columns = self.entries()
+        local = self.pattern.local_rows().cpu().numpy()
+        values = self.values if self.held.packed is None else self.held.plain
+        layout, pattern, found = redistributed(old, rows, columns, local, values, part)
+        return DSparseMatrix(pattern, found)._knowing(moved(known, old, layout))
+
     def as_it_is(self) -> DSparseMatrix:
         """The same, whose values stay packed if they are, whatever becomes of this one's. Local."""
         return DSparseMatrix(self.pattern, self.held.as_they_are())._knowing(self.unknowns)

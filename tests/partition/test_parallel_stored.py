@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from hpc_sla.messages.peers import Peers
 from hpc_sla.partition import quality, reorder, stored_order
 from hpc_sla.partition.offsets import even_offsets
-from hpc_sla.partition.parallel.quality import quality_of_rows
+from hpc_sla.partition.parallel import partition_quality
 from hpc_sla.partition.parallel.stored import stored_rows
 from hpc_sla.problems import make
 from hpc_sla.storage.parallel.local_rows import LocalRows
@@ -60,7 +60,10 @@ def test_as_one_process_does_it(world, case, parts):
         mine = slice(int(offsets[world.rank]), int(offsets[world.rank + 1]))
         rows = LocalRows(offsets, matrix[mine])
         found = stored_rows(peers, rows, part[mine], parts, [others[mine]], block)
-        judged = quality_of_rows(peers, found)
+    own = np.arange(*found.offsets[world.rank : world.rank + 2])
+    its_part = np.searchsorted(found.part_offsets, own, side="right") - 1
+    pattern = found.matrix.indptr, found.matrix.indices
+    judged = partition_quality(world.comm, found.offsets, *pattern, its_part, parts)
 
     gathered = world.comm.allgather
     permutation = np.concatenate(gathered(found.permutation))

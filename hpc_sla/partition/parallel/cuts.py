@@ -11,8 +11,8 @@ import numpy as np
 
 from hpc_sla.messages.peers import Peers
 
-_BITS = 4
-_DIGITS = np.arange(1, 1 << _BITS, dtype=np.uint64)
+_WIDE, _NARROW, _MANY = 8, 4, 256
+"""Bits that are found at a time of up to so many thresholds, and of more."""
 
 
 def ordered(values: np.ndarray) -> np.ndarray:
@@ -73,11 +73,13 @@ def pieces(
     before = np.concatenate([[0], np.cumsum(weight)])
     first = np.searchsorted(group, target_group)
     last = np.searchsorted(group, target_group, side="right")
-    # The largest key with at most the target's weight below it.
+    # The largest key, of as many bits, with at most the target's weight below it.
     cut = np.zeros(len(target), dtype=np.uint64)
     below = np.zeros(len(target), dtype=np.int64)
-    for shift in range(64 - _BITS, -1, -_BITS):
-        probes = cut[:, None] + (_DIGITS << np.uint64(shift))[None]
+    bits = _WIDE if len(target) <= _MANY else _NARROW
+    digits = np.arange(1, 1 << bits, dtype=np.uint64)
+    for shift in range((_length(peers, key) - 1) // bits * bits, -1, -bits):
+        probes = cut[:, None] + (digits << np.uint64(shift))[None]
         places = bisect(key, first[:, None], last[:, None], probes)
         sums = peers.sum(before[places] - before[first][:, None])
         digit = (sums <= target[:, None]).sum(axis=1)
@@ -107,6 +109,12 @@ def pieces(
     answer = np.empty(len(order), dtype=np.int64)
     answer[order] = behind
     return answer
+
+
+def _length(peers: Peers, key: np.ndarray) -> int:
+    """Bits of the largest key of all ranks, at least 1. **Collective.**"""
+    largest = int(key.max()) if len(key) else 0
+    return max(int(peers.max(np.array([largest.bit_length()], dtype=np.int64))[0]), 1)
 
 
 def shares_of(total: int, shares: np.ndarray) -> np.ndarray:

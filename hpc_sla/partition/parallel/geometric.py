@@ -34,9 +34,7 @@ def runs(
     return pieces(peers, none, key, weights, one, cuts).astype(np.int32)
 
 
-def boxes(
-    peers: Peers, points: np.ndarray, weights: np.ndarray, shares: np.ndarray
-) -> np.ndarray:
+def boxes(peers: Peers, points: np.ndarray, weights: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Recursive bisection across the longest extent, all boxes of a depth at once. **Collective.**
 
     Of equal weights and shares what `hpc_sla.partition.rcb.rcb` gives of all points, ties included.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
 from hpc_sla.partition.parallel.coarsen import Coarser
 from hpc_sla.partition.parallel.cuts import shares_of
@@ -11,7 +12,7 @@ from hpc_sla.partition.parallel.graph import Graph
 from hpc_sla.partition.parallel.refine import limits, refine
 
 _SEED = 20240229
-_SMALL, _EACH = 4096, 64
+SMALL, EACH = 4096, 64
 """A graph of so many vertices, or of so many for each part, is cut on one rank."""
 _STALLED = 0.95
 _LARGEST = 2**30
@@ -34,8 +35,8 @@ def multilevel(graph: Graph, shares: np.ndarray) -> np.ndarray:
     int32 array [n]
     """
     peers, parts = graph.peers, len(shares)
-    small = max(_SMALL, _EACH * parts)
-    total, heaviest = _weights(peers, graph.sizes[: graph.n])
+    small = max(SMALL, EACH * parts)
+    total = int(peers.sum(np.array([graph.sizes[: graph.n].sum()], dtype=np.int64))[0])
     most = max(3 * total // (2 * small), 1)
     levels: list[Coarser] = []
     graphs = [graph]
@@ -44,22 +45,22 @@ def multilevel(graph: Graph, shares: np.ndarray) -> np.ndarray:
         graphs.append(levels[-1].graph)
         if graphs[-1].n_global > _STALLED * graphs[-2].n_global:
             break
-    part = _cut(graphs[-1], shares)
     allowed = limits(total, shares)
-    part = refine(graphs[-1], part, allowed, shares, finest=not levels)
+    part = _cut(graphs[-1], shares, allowed, finest=not levels)
     for level, finer in zip(reversed(levels), reversed(graphs[:-1]), strict=True):
         graphs.pop()  # its memory is wanted for the next one
-        part = refine(finer, level.project(part), allowed, shares, finest=finer is graph)
+        part = refine(finer, level.project(part), allowed, finest=finer is graph)
     return part
 
 
-def _weights(peers: Peers, sizes: np.ndarray) -> tuple[int, int]:
-    total = int(peers.sum(np.array([sizes.sum()], dtype=np.int64))[0])
-    return total, int(peers.max(np.array([sizes.max(initial=0)], dtype=np.int64))[0])
+class _Alone:
+    """A communicator of rank 0 alone."""
+
+    rank, size = 0, 1
 
 
-def _cut(graph: Graph, shares: np.ndarray) -> np.ndarray:
-    """METIS's parts of a small graph, which rank 0 sees the whole of. **Collective.**"""
+def _cut(graph: Graph, shares: np.ndarray, allowed: np.ndarray, finest: bool) -> np.ndarray:
+    """Parts of a small graph, which rank 0 sees the whole of. **Collective.**"""
     peers, n = graph.peers, graph.n
     tails, heads = graph.ids[graph.tails()], graph.ids[graph.neighbours]
     table = [peers.on_root(a) for a in (tails, heads, graph.weights, graph.sizes[:n])]
@@ -68,7 +69,14 @@ def _cut(graph: Graph, shares: np.ndarray) -> np.ndarray:
         tails, heads, weights, sizes = table
         order = np.lexsort((heads, tails))  # ranks number their ghosts last
         starts = np.searchsorted(tails, np.arange(len(sizes) + 1))
-        part[...] = cut_whole(starts, heads[order], weights[order], sizes, shares)
+        heads, weights = heads[order], weights[order]
+        found = cut_whole(starts, heads, weights, sizes, shares)
+        alone, ends = Peers(_Alone()), np.array([0, len(sizes)])
+        halo = Fetch(alone, ends, np.empty(0, dtype=np.int64))
+        ids = np.arange(len(sizes), dtype=np.int64)
+        arcs = starts.astype(np.int64), heads.astype(np.int32), weights
+        whole = Graph(alone, ends, *arcs, ids, sizes, halo)
+        part[...] = refine(whole, found, allowed, finest)
     if peers.size > 1:
         peers.comm.Bcast(part)
     start = int(graph.offsets[peers.rank])
@@ -76,7 +84,11 @@ def _cut(graph: Graph, shares: np.ndarray) -> np.ndarray:
 
 
 def cut_whole(
-    starts: np.ndarray, heads: np.ndarray, weights: np.ndarray, sizes: np.ndarray, shares: np.ndarray
+    starts: np.ndarray,
+    heads: np.ndarray,
+    weights: np.ndarray,
+    sizes: np.ndarray,
+    shares: np.ndarray,
 ) -> np.ndarray:
     """METIS's parts of a weighted graph, int32 [n]: the best of a few tries. Local."""
     import pymetis  # slow to load; ranks that only read do without

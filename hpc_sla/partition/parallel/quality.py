@@ -1,56 +1,80 @@
-"""How good a partition is, of rows that lie on many ranks."""
+"""How good a partition is, counted by ranks that each see their own rows."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from hpc_sla.messages.fetch import Fetch, owners, sent_to
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import gathered, send_records
-from hpc_sla.partition.parallel.stored import PartedRows
-from hpc_sla.partition.quality import PartitionQuality, count_neighbours
-from hpc_sla.storage.parallel.local_rows import owners
+from hpc_sla.partition.offsets import even_offsets
+from hpc_sla.partition.quality import PartitionQuality
 
 
-def quality_of_rows(peers: Peers, rows: PartedRows) -> PartitionQuality:
-    """What `quality` says of the whole, on every rank. **Collective.**
+def partition_quality(
+    comm: Any,
+    offsets: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    part: np.ndarray,
+    parts: int,
+) -> PartitionQuality:
+    """The figures of `hpc_sla.partition.quality` of rows that lie on many ranks. **Collective.**
 
-    Only what lies between parts is sent, to the ranks that have the columns.
+    No rank holds more than its rows and entries a few times, and a few numbers for each part.
+
+    Parameters
+    ----------
+    comm, offsets, indptr, indices
+        As of `partition_rows`: rows of a square matrix in the user's order.
+    part : int array [n_local]
+        Per rank: the part of each of its rows.
+    parts : int
+        Replicated.
+
+    Returns
+    -------
+    PartitionQuality
+        Replicated.
     """
-    cuts, matrix = rows.part_offsets, rows.matrix
-    parts, first = len(cuts) - 1, int(rows.offsets[peers.rank])
-    counts = np.diff(matrix.indptr).astype(np.int64)
-    own = np.arange(first, first + matrix.shape[0], dtype=np.int64)
-    part = _part_of(cuts, own)
-    nnz = np.bincount(part, weights=counts, minlength=parts).astype(np.int64)
-    entry_part = np.repeat(part, counts)
-    (away,) = np.nonzero(
-        (matrix.indices < cuts[entry_part]) | (matrix.indices >= cuts[entry_part + 1])
-    )
-    column = matrix.indices[away].astype(np.int64)
-    row = np.repeat(own, counts)[away]
-    entry_part = entry_part[away]
-    # Which parts want which columns, each once: a part's rows may be on several ranks.
-    asked = np.unique(np.stack([column, entry_part]), axis=1)
-    pairs = np.stack(send_records(peers, owners(rows.offsets, asked[0]), [*asked]))
-    wanted, by = np.unique(pairs, axis=1)
-    halo = np.bincount(by, minlength=parts).astype(np.int64)
-    met = np.unique(np.stack([by, _part_of(cuts, wanted)]), axis=1)
-    # Coupled rows are one pair whichever of the two has the entry.
-    low, high = np.minimum(row, column), np.maximum(row, column)
-    coupled = np.unique(np.stack([low, high]), axis=1)
-    coupled = np.stack(send_records(peers, owners(rows.offsets, coupled[0]), [*coupled]))
-    cut = np.unique(coupled, axis=1).shape[1]
-    sums = peers.sum(np.concatenate([nnz, halo, [cut]]))
-    every = gathered(peers, np.ascontiguousarray(met.T).reshape(-1)).reshape(-1, 2).T
-    return PartitionQuality(
-        edge_cut=int(sums[-1]),
-        rows=np.diff(cuts),
-        columns=np.diff(cuts),
-        nnz=sums[:parts],
-        halo=sums[parts:-1],
-        neighbours=count_neighbours([every], parts),
-    )
+    with Peers(comm) as peers:
+        n = int(offsets[-1])
+        first, last = int(offsets[peers.rank]), int(offsets[peers.rank + 1])
+        part = np.asarray(part, dtype=np.int64)
+        counts = np.diff(indptr).astype(np.int64)
+        columns = np.asarray(indices, dtype=np.int64)
+        wanted, place = np.unique(columns, return_inverse=True)
+        theirs = Fetch(peers, offsets, wanted)(part)[place]
+        rows = np.repeat(np.arange(first, last, dtype=np.int64), counts)
+        mine = np.repeat(part, counts)
+        cut = theirs != mine
+        rows, columns, mine, theirs = rows[cut], columns[cut], mine[cut], theirs[cut]
+        # Each pair of rows once, at the owner of the first of them.
+        low, high = _distinct(np.minimum(rows, columns), np.maximum(rows, columns))
+        low, high = _distinct(*sent_to(peers, owners(offsets, low), low, high))
+        # Each column once in each other part that wants it, at the owner of the column.
+        halo_of, column = _distinct(mine, columns)
+        halo_of, column = _distinct(*sent_to(peers, owners(offsets, column), halo_of, column))
+        # Each pair of parts once, at the rank in whose run of the parts the first of them is.
+        pair = _distinct(np.concatenate([mine, theirs]), np.concatenate([theirs, mine]))
+        homes = even_offsets(parts, peers.size)
+        pair = _distinct(*sent_to(peers, owners(homes, pair[0]), *pair))
+        table = [
+            np.bincount(part, minlength=parts),
+            np.bincount(part, weights=counts, minlength=parts),
+            np.bincount(halo_of, minlength=parts),
+            np.bincount(pair[0], minlength=parts),
+            np.full(parts, len(low)),
+        ]
+        rows_of, nnz, halo, neighbours, edges = peers.sum(np.array(table).astype(np.int64))
+    assert rows_of.sum() == n
+    return PartitionQuality(int(edges[0]), rows_of, rows_of.copy(), nnz, halo, neighbours)
 
 
-def _part_of(cuts: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return np.searchsorted(cuts, rows, side="right") - 1
+def _distinct(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((second, first))
+    first, second = first[order], second[order]
+    new = np.ones(len(first), dtype=bool)
+    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    return first[new], second[new]
