@@ -1,4 +1,4 @@
-"""``partition``: cut a matrix into parts and write it as a matrix file. Serial."""
+"""``partition``: cut a matrix into parts and write it as a matrix file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import click
 
 from hpc_sla.cli import options
 from hpc_sla.cli.asked import PartitionOptions
-from hpc_sla.cli.exits import serial
 from hpc_sla.cli.files import MANUFACTURED, NAMED_VECTORS, ONES, Read, Written
+from hpc_sla.distributed.launcher import launch
 from hpc_sla.errors import InputError
 
 
@@ -41,10 +41,11 @@ def _list_generators(context: click.Context, option: click.Parameter, asked: boo
 )
 @click.option(
     "--method",
-    type=click.Choice(["metis", "rcb", "contiguous"]),
+    type=click.Choice(["metis", "multilevel", "rcb", "sfc", "contiguous"]),
     default="metis",
     show_default=True,
-    help="rcb needs coordinates.",
+    help="rcb (bisection) and sfc (a space-filling curve) need coordinates. metis is of one "
+    "process: under mpiexec it means multilevel, whose coarsest graph METIS cuts.",
 )
 @click.option(
     "--rhs",
@@ -82,7 +83,6 @@ def _list_generators(context: click.Context, option: click.Parameter, asked: boo
     help="List the generators with their parameters' defaults, and exit.",
 )
 @options.config_option
-@serial
 @options.filled(PartitionOptions)
 def command(asked: PartitionOptions) -> int:
     """Cut SOURCE into parts and write it as FILE.h5.
@@ -93,9 +93,13 @@ def command(asked: PartitionOptions) -> int:
 
     Of a rectangular matrix, metis cuts the graph whose nodes are the rows and the columns, and
     each column goes to the part that has most of its entries.
+
+    Under mpiexec all ranks read, cut and write, each its share, for matrices (square ones) that no
+    process holds. --parts need not be the number of ranks.
     """
     if asked.parts < 1:
         raise InputError(f"is {asked.parts}", field="--parts", remedy="Give at least 1.")
-    from hpc_sla.cli.run.partition import run  # loads scipy.sparse: see `hpc_sla.cli`
+    # They load scipy.sparse: see `hpc_sla.cli`.
+    from hpc_sla.cli.run.partition import run, run_together
 
-    return run(asked)
+    return run(asked) if launch().size == 1 else run_together(asked)

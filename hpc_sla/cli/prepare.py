@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from hpc_sla.cli.files import (
     names_generator,
 )
 from hpc_sla.errors import InputError
+from hpc_sla.messages.alone import Alone
 from hpc_sla.partition import (
     PartitionQuality,
     check_block_size,
@@ -28,12 +30,16 @@ from hpc_sla.partition import (
 )
 from hpc_sla.partition.blocks import points_of_rows
 from hpc_sla.partition.nodes import block_size_of
+from hpc_sla.partition.parallel import partition_rows
 from hpc_sla.partition.rigid_body import by_name
 from hpc_sla.problems import make, rhs_manufactured, rhs_ones
 from hpc_sla.storage.checks import check_columns_there
 from hpc_sla.storage.importers import read_source, read_vector
 from hpc_sla.storage.limits import machine_memory
 from hpc_sla.storage.matrix_writer import write_matrix
+
+TOGETHER = ("sfc", "multilevel")
+"""Methods that are made for many ranks; on one they cut what the others do."""
 
 
 @dataclass
@@ -104,7 +110,7 @@ def load_source(
     if rhs:
         # What was asked for takes the place of what came along.
         wanted = [_named_rhs(source, choice) for choice in rhs]
-        _check_distinct([name for name, _, _ in wanted])
+        check_distinct([name for name, _, _ in wanted])
         source.rhs = {name: b for name, b, _ in wanted}
         source.solutions = {name: x for name, _, x in wanted if x is not None}
     elif not source.rhs:
@@ -146,7 +152,10 @@ def write_partitioned(
     `attributes` are stored besides where the matrix came from.
     """
     block = source.block_size
-    part = partition(source.matrix, parts, method, source.coordinates, block)
+    if method in TOGETHER:
+        part = _part_together(source, parts, method)
+    else:
+        part = partition(source.matrix, parts, method, source.coordinates, block)
     order = stored_order(source.matrix, part, parts, block_size=block)
     rows = columns = order.permutation
     if order.column_permutation is not None:
@@ -173,6 +182,34 @@ def write_partitioned(
         near_nullspace=None if vectors is None else vectors[rows],
     )
     return quality(matrix, order.part_offsets, order.column_part_offsets)
+
+
+def _part_together(source: Source, parts: int, method: str) -> np.ndarray:
+    """By a method of many ranks, on one."""
+    matrix = source.matrix
+    check_square(matrix.shape, source.name, method)
+    offsets = np.array([0, matrix.shape[0]], dtype=np.int64)
+    return partition_rows(
+        Alone(),
+        offsets,
+        np.asarray(matrix.indptr, dtype=np.int64),
+        matrix.indices,
+        parts,
+        method,
+        source.coordinates,
+        source.block_size,
+    )
+
+
+def check_square(shape: tuple[int, int], name: str, method: str | None = None) -> None:
+    """Refuse what only one process, with its own methods, can cut."""
+    if shape[0] != shape[1]:
+        what = "several ranks" if method is None else f"--method {method}"
+        raise InputError(
+            f"is a {shape[0]} x {shape[1]} matrix, and {what} can partition square ones only",
+            file=name,
+            remedy="Run partition as one process, without mpiexec, with --method metis",
+        )
 
 
 def make_problem(spec: str, ranks: int) -> str:
@@ -205,15 +242,16 @@ def _import(text: str, look: bool) -> Source:
         text,
         imported.matrix,
         imported.coordinates,
-        {name: _vector_of_one(b) for name, b in imported.rhs_by_name.items()},
-        {name: _vector_of_one(x) for name, x in imported.solution_by_name.items()},
+        {name: vector_of_one(b) for name, b in imported.rhs_by_name.items()},
+        {name: vector_of_one(x) for name, x in imported.solution_by_name.items()},
         size or 1,
         imported.near_nullspace,
         found,
     )
 
 
-def _vector_of_one(values: np.ndarray) -> np.ndarray:
+def vector_of_one(values: np.ndarray) -> np.ndarray:
+    """One column as a vector; others as they are."""
     return values[:, 0] if values.shape[1:] == (1,) else values
 
 
@@ -226,12 +264,17 @@ def _named_rhs(source: Source, choice: str) -> tuple[str, np.ndarray, np.ndarray
         if known is not None:
             return MANUFACTURED, source.matrix @ known, known
         return MANUFACTURED, *rhs_manufactured(source.matrix)
+    return name_of_file(choice), read_columns(choice, source.matrix.shape[0], "--rhs"), None
+
+
+def name_of_file(path: str) -> str:
+    """What the right-hand side out of a file is called."""
     # HDF5's names are UTF-8, which a file's need not be.
-    name = Path(choice).name.partition(".")[0].encode("utf-8", "backslashreplace").decode()
-    return name, read_columns(choice, source.matrix.shape[0], "--rhs"), None
+    return Path(path).name.partition(".")[0].encode("utf-8", "backslashreplace").decode()
 
 
-def _check_distinct(names: Sequence[str]) -> None:
+def check_distinct(names: Sequence[str]) -> None:
+    """Refuse two right-hand sides of one name."""
     for name in names:
         if names.count(name) > 1:
             raise InputError(
@@ -244,13 +287,16 @@ def _check_distinct(names: Sequence[str]) -> None:
 def read_columns(path: str, n: int, option: str) -> np.ndarray:
     """A vector `[n]` or several as columns `[n, k]` out of a file; one column is a vector."""
     values: np.ndarray = read_vector(path)
-    shape = values.shape
-    if shape == (n, 1):
-        return _vector_of_one(values)
-    if shape[0] == n and values.size == 0 and n:
+    check_columns_of(values.shape, n, path, option)
+    return vector_of_one(values)
+
+
+def check_columns_of(shape: tuple[int, ...], n: int, path: str, option: str) -> None:
+    """Refuse an array that is neither a vector `[n]` nor several as columns `[n, k]`."""
+    if shape[0] == n and (not n or math.prod(shape)):
+        return
+    if shape[0] == n:
         problem, remedy = f"has shape {shape}: no column", "Give one or more."
-    elif shape[0] == n:
-        return values
     elif shape[1:] == (n,):
         problem = f"has shape {shape}: rows where columns are needed"
         remedy = f"Transpose it, to {shape[::-1]}."
@@ -265,15 +311,22 @@ def _coordinates(path: str | os.PathLike[str], n: int, block_size: int) -> np.nd
     points = np.asarray(read_vector(path))
     if points.ndim == 1:  # on a line
         points = points[:, None]
-    check_columns_there(points.shape, os.fspath(path), "--coordinates")
-    points = points_of_rows(points, n, block_size)
-    if len(points) == n:
-        return points
+    check_points(points.shape, n, block_size, path)
+    return points_of_rows(points, n, block_size)
+
+
+def check_points(
+    shape: tuple[int, ...], n: int, block_size: int, path: str | os.PathLike[str]
+) -> None:
+    """Refuse points `[rows, dimensions]` that are neither one a row nor one a node."""
+    check_columns_there(shape, os.fspath(path), "--coordinates")
+    if shape[0] in (n, n / block_size):
+        return
     shapes = f"({n}, dimensions)"
     if block_size > 1:
         shapes += f" or, a point a node, ({n // block_size}, dimensions)"
     raise InputError(
-        f"has shape {points.shape}, one point for each of {n} rows is needed",
+        f"has shape {shape}, one point for each of {n} rows is needed",
         file=path,
         field="--coordinates",
         remedy=f"Give an array of shape {shapes}; for nodes of several unknowns with --block-size.",

@@ -1,8 +1,11 @@
-"""The World of one command: brought up at its start, closed at its end."""
+"""The World of one command, or its ranks: brought up at its start, closed at its end."""
 
 from __future__ import annotations
 
 import gc
+import sys
+import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,10 +14,17 @@ from hpc_sla.cli.asked import GuardOptions, RunOptions
 from hpc_sla.cli.checkpointing import Guard
 from hpc_sla.cli.record import running
 from hpc_sla.cli.stall import Watchdog
+from hpc_sla.distributed.launcher import refuse_lone_ranks, sleep_where_crowded
+from hpc_sla.errors import HpcSlaError
 from hpc_sla.kernels.loading import few_looks_at_files
+from hpc_sla.messages.peers import Peers
 
 if TYPE_CHECKING:
     from hpc_sla.distributed.world import World
+
+
+_FORWARDING_SECONDS = 0.2
+"""What is in the launcher's pipes when the job is aborted is lost."""
 
 
 @contextmanager
@@ -32,6 +42,33 @@ def guarded_world(asked: GuardOptions) -> Iterator[tuple[World, Guard]]:
         open_world(asked) as world,
     ):
         yield world, guard
+
+
+@contextmanager
+def open_peers() -> Iterator[Peers]:
+    """All ranks of the launch, for work on plain arrays: without torch. **Collective.**
+
+    An exception of one rank that is no answer to the user ends the job, as it does with a World.
+    """
+    sleep_where_crowded()
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    try:
+        with Peers(comm) as peers:
+            with peers.agree():
+                refuse_lone_ranks(comm.size, MPI.get_vendor()[0])
+            yield peers
+    except HpcSlaError:
+        raise
+    except BaseException:
+        print(f"uncaught on MPI rank {comm.rank}:", file=sys.stderr)
+        traceback.print_exc()
+        sys.stderr.flush()
+        if comm.size > 1:
+            time.sleep(_FORWARDING_SECONDS)
+            comm.Abort(1)
+        raise
 
 
 @contextmanager

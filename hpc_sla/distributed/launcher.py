@@ -59,6 +59,16 @@ def by_srun() -> bool:
     return _step_tasks(os.environ) > 0 and not any(name in os.environ for name in mpiexec)
 
 
+def sleep_where_crowded() -> None:
+    """Before MPI starts: where a node has more ranks than cores, waiting ranks sleep. Local.
+
+    Else they poll, and MPICH yields in a loop. On Linux 6.18 ranks that poll have been seen to keep
+    the cores for half a minute and more, while the one that they waited for stood in the queue.
+    """
+    if int(os.environ.get("MPI_LOCALNRANKS", 1)) > (os.cpu_count() or 1):
+        os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
+
+
 def refuse_lone_ranks(size: int, library: str) -> None:
     """Refuse a launch of several processes that MPI knows nothing of. Local.
 

@@ -55,16 +55,6 @@ def share_cores(ranks_on_node: int) -> None:
     torch.set_num_threads(threads)
 
 
-def sleep_where_crowded() -> None:
-    """Before MPI starts: where a node has more ranks than cores, waiting ranks sleep. Local.
-
-    Else they poll, and MPICH yields in a loop. On Linux 6.18 ranks that poll have been seen to keep
-    the cores for half a minute and more, while the one that they waited for stood in the queue.
-    """
-    if int(os.environ.get("MPI_LOCALNRANKS", 1)) > (os.cpu_count() or 1):
-        os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
-
-
 def choose_device(asked: str | torch.device, node_rank: int) -> torch.device:
     """The device asked for; a GPU by the rank on the node. Local.
 

@@ -18,9 +18,9 @@ from hpc_sla.distributed.choose_transport import (
 )
 from hpc_sla.distributed.communicators import Closed, SharedComm, raise_closed, share
 from hpc_sla.distributed.forgotten import Forgotten, Tags, digest_of
-from hpc_sla.distributed.launcher import refuse_lone_ranks
+from hpc_sla.distributed.launcher import refuse_lone_ranks, sleep_where_crowded
 from hpc_sla.distributed.leaving import abort_on_errors
-from hpc_sla.distributed.node import choose_device, share_cores, sleep_where_crowded
+from hpc_sla.distributed.node import choose_device, share_cores
 from hpc_sla.distributed.reductions import AllSum, Replicate, tagged
 from hpc_sla.distributed.replicated import Replicated
 from hpc_sla.distributed.shared import Shared

@@ -48,8 +48,7 @@ def order_by_part(
     if matrix is not None:
         stored = reorder(matrix, permutation)
         for start, stop in pairwise(part_offsets):
-            block = _own_block(stored, int(start), int(stop))
-            local = _closer_order(block)
+            local = closer_order(_own_block(stored, int(start), int(stop)))
             if local is not None:
                 permutation[start:stop] = permutation[start:stop][local]
     return permutation, part_offsets
@@ -125,7 +124,7 @@ def stored_order(
 
 
 def _own_block(stored: Any, start: int, stop: int) -> Any:
-    """Symmetrised pattern of rows and columns ``start:stop``, int32 indices from 0."""
+    """Pattern of rows and columns ``start:stop``, int32 indices from 0."""
     import scipy.sparse as sp  # slow to load; ranks that only read do without
 
     first, last = stored.indptr[start], stored.indptr[stop]
@@ -135,14 +134,17 @@ def _own_block(stored: Any, start: int, stop: int) -> Any:
     indptr = count[stored.indptr[start : stop + 1] - first].astype(np.int32)
     indices = (columns[own] - start).astype(np.int32)
     shape = (stop - start, stop - start)
-    block = sp.csr_array((np.ones(len(indices), dtype=np.bool_), indices, indptr), shape=shape)
-    return block + block.T.tocsr()
+    return sp.csr_array((np.ones(len(indices), dtype=np.bool_), indices, indptr), shape=shape)
 
 
-def _closer_order(block: Any) -> np.ndarray | None:
-    """Reverse Cuthill-McKee's order of `block`, or None where the present one will do."""
-    if not block.nnz:
+def closer_order(pattern: Any) -> np.ndarray | None:
+    """Reverse Cuthill-McKee's order of a part's own rows, or None where the present one will do.
+
+    `pattern` is their canonical CSR pattern in that order; it is symmetrised.
+    """
+    if not pattern.nnz:
         return None
+    block = pattern + pattern.T.tocsr()
     from scipy.sparse.csgraph import reverse_cuthill_mckee  # slow to load
 
     order = reverse_cuthill_mckee(block, symmetric_mode=True)

@@ -160,7 +160,13 @@ def rhs_manufactured(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
     x_exact : ndarray [n_cols]
         Between 1/2 and 3/2.
     """
-    index = np.arange(1, matrix.shape[1] + 1, dtype=np.uint64)
-    fraction = (index * np.uint64(_GOLDEN)) & np.uint64(0xFFFFFFFF)
-    x_exact = (0.5 + fraction / 2.0**32).astype(matrix.dtype)
+    x_exact = exact_entries(0, matrix.shape[1], matrix.dtype)
     return matrix @ x_exact, x_exact
+
+
+def exact_entries(c0: int, c1: int, dtype: Any) -> np.ndarray:
+    """Entries ``c0:c1`` of the solution of `rhs_manufactured`."""
+    index = np.arange(c0 + 1, c1 + 1, dtype=np.uint64)
+    fraction = (index * np.uint64(_GOLDEN)) & np.uint64(0xFFFFFFFF)
+    found: np.ndarray = (0.5 + fraction / 2.0**32).astype(dtype)
+    return found

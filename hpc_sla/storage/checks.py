@@ -99,14 +99,14 @@ def complex_values(file: str, field: str = "values", dtype: object = "complex") 
     )
 
 
-def check_finite(values: np.ndarray, file: str | None, field: str) -> None:
-    """Stored values must be neither NaN nor infinite."""
+def check_finite(values: np.ndarray, file: str | None, field: str, before: int = 0) -> None:
+    """Stored values must be neither NaN nor infinite. So many come before them, on other ranks."""
     # The extremes tell without a temporary: NaN passes through both of them.
     if not values.size or (np.isfinite(values.min()) and np.isfinite(values.max())):
         return
     place = int(np.argmin(np.isfinite(values.reshape(-1))))
     raise InputError(
-        f"holds {values.reshape(-1)[place]} at position {place} of what was read",
+        f"holds {values.reshape(-1)[place]} at position {before + place} of what was read",
         file=file,
         field=field,
         remedy="Every stored value must be finite.",

@@ -11,6 +11,7 @@ AnnData             a group with the attributes ``encoding-type`` (csr_matrix or
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import h5py
@@ -42,20 +43,25 @@ def read_hdf5_sparse(path: str) -> Any:
         None, or several of other names.
     """
     with open_read(path) as file:
-        there = sparse_groups(file)
-        chosen = [name for name in _PREFERRED if name in there][:1]
-        if not chosen and len(there) == 1:
-            chosen = there
-        if not chosen:
-            raise InputError(
-                f"holds several sparse matrices ({', '.join(there[:8])})"
-                if there
-                else "holds no sparse matrix",
-                file=path,
-                remedy="Write the one you mean with scipy.sparse.save_npz. Read are AnnData (X), "
-                "sparse matrices of MATLAB 7.3, and matrix files of `partition`.",
-            )
-        return _read(file, chosen[0])
+        return _read(file, chosen_group(file))
+
+
+def chosen_group(file: h5py.File) -> str:
+    """The group of the matrix that is meant. Raises InputError."""
+    there = sparse_groups(file)
+    chosen = [name for name in _PREFERRED if name in there][:1]
+    if not chosen and len(there) == 1:
+        chosen = there
+    if not chosen:
+        raise InputError(
+            f"holds several sparse matrices ({', '.join(there[:8])})"
+            if there
+            else "holds no sparse matrix",
+            file=file.filename,
+            remedy="Write the one you mean with scipy.sparse.save_npz. Read are AnnData (X), "
+            "sparse matrices of MATLAB 7.3, and matrix files of `partition`.",
+        )
+    return chosen[0]
 
 
 def sparse_groups(file: h5py.File) -> list[str]:
@@ -83,44 +89,86 @@ def _style(file: h5py.File, name: str) -> str:
     return ""
 
 
-def _read(file: h5py.File, name: str) -> Any:
+@dataclass(frozen=True)
+class StoredSparse:
+    """A sparse matrix in an open file, nothing of it read yet.
+
+    Attributes
+    ----------
+    name : str
+        Its group.
+    rows_first : bool
+        Whether pointers are those of rows.
+    shape : (int, int)
+    pointers : h5py.Dataset
+    indices, values : h5py.Dataset or None
+        None where there are no entries.
+    """
+
+    name: str
+    rows_first: bool
+    shape: tuple[int, int]
+    pointers: h5py.Dataset
+    indices: h5py.Dataset | None
+    values: h5py.Dataset | None
+
+
+def stored_sparse(file: h5py.File, name: str) -> StoredSparse:
+    """The matrix of a group. Raises InputError."""
     style = _style(file, name)
     group = file[name]
     pointers, indices = ("jc", "ir") if style == "matlab" else ("indptr", "indices")
-    starts = _array(file, f"{name}/{pointers}", _INTEGERS)
+    starts = dataset(file, f"{name}/{pointers}", _INTEGERS)
     if style == "matlab":
-        shape = [attribute(group, "MATLAB_sparse"), len(starts) - 1]
+        shape = [attribute(group, "MATLAB_sparse"), starts.shape[0] - 1]
     else:
         key = "shape" if "shape" in group.attrs else "h5sparse_shape"
         shape = attribute(group, key)
     whole = isinstance(shape, list) and len(shape) == 2
     if not whole or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
-        raise _error(file, name, f"has the shape {shape}, not two sizes")
+        raise sparse_error(file, name, f"has the shape {shape}, not two sizes")
     check_fits(8 * sum(shape), file.filename, f"/{name}")
-    if style == "matlab" and starts[-1:].tolist() == [0]:
-        found = np.empty(0, dtype=np.int64), np.empty(0)  # MATLAB leaves empty arrays out
-    else:
-        found = _array(file, f"{name}/{indices}", _INTEGERS), _array(file, f"{name}/data", _NUMBERS)
-    make = sp.csr_array if style == "csr" else sp.csc_array
+    size = (shape[0], shape[1])
+    if style == "matlab" and starts.shape[0]:
+        last = read_integers(starts, starts.shape[0] - 1, starts.shape[0])
+        if last.tolist() == [0]:  # MATLAB leaves empty arrays out
+            return StoredSparse(name, False, size, starts, None, None)
+    where = dataset(file, f"{name}/{indices}", _INTEGERS)
+    values = dataset(file, f"{name}/data", _NUMBERS)
+    return StoredSparse(name, style == "csr", size, starts, where, values)
+
+
+def _read(file: h5py.File, name: str) -> Any:
+    stored = stored_sparse(file, name)
+    starts = read_integers(stored.pointers, 0, stored.pointers.shape[0])
+    found = np.empty(0, dtype=np.int64), np.empty(0)
+    if stored.indices is not None and stored.values is not None:
+        found = (
+            read_integers(stored.indices, 0, stored.indices.shape[0]),
+            read_slab(stored.values, 0, stored.values.shape[0]),
+        )
+    shape = stored.shape
+    make = sp.csr_array if stored.rows_first else sp.csc_array
     try:
         matrix = make((found[1], found[0], starts), shape=shape)
         matrix.check_format(full_check=True)
     except ValueError as error:
-        raise _error(file, name, f"is not a valid sparse matrix: {error}") from error
+        raise sparse_error(file, name, f"is not a valid sparse matrix: {error}") from error
     return matrix
 
 
-def _array(file: h5py.File, name: str, dtypes: tuple[np.dtype[Any], ...]) -> np.ndarray:
-    item = dataset(file, name, dtypes)
-    found = read_slab(item, 0, item.shape[0])
-    if found.dtype == np.uint64 and dtypes is _INTEGERS:
+def read_integers(item: h5py.Dataset, start: int, stop: int) -> np.ndarray:
+    """Items ``start:stop`` of a dataset of indices. Raises InputError."""
+    found = read_slab(item, start, stop)
+    if found.dtype == np.uint64:
         if found.size and found.max() >= 2**62:
-            raise _error(file, name, f"holds {found.max()}")
+            raise sparse_error(item.file, item.name[1:], f"holds {found.max()}")
         return found.astype(np.int64)
     return found
 
 
-def _error(file: h5py.File, name: str, problem: str) -> InputError:
+def sparse_error(file: h5py.File, name: str, problem: str) -> InputError:
+    """The error about a matrix that is none."""
     return InputError(
         problem, file=file.filename, field=f"/{name}", remedy="Write the file again, or as .npz."
     )

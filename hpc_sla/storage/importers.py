@@ -86,8 +86,8 @@ def read_source(path: str | os.PathLike[str]) -> ImportedMatrix:
         Anything wrong with the file, or the matrix complex or not finite.
     """
     reader = _reader(path, _MATRIX_READERS, "Matrices")
-    _check_there(path)
-    with _importing(path):
+    check_there(path)
+    with importing(path):
         name = os.fspath(path)
         found = reader(name)
         rhs = {key: _checked_vector(b, name, key) for key, b in found.rhs_by_name.items()}
@@ -116,8 +116,8 @@ def read_vector(path: str | os.PathLike[str], length: int | None = None) -> np.n
         A MatrixMarket file with one column gives ``[n]``.
     """
     reader = _reader(path, _VECTOR_READERS, "Vectors")
-    _check_there(path)
-    with _importing(path):
+    check_there(path)
+    with importing(path):
         array = reader(os.fspath(path))
         array = array.astype(real_dtype(array.dtype, os.fspath(path)), copy=False)
     if array.ndim not in (1, 2):
@@ -215,6 +215,16 @@ def _inverse(permutation: np.ndarray, path: str, field: str, what: str) -> np.nd
     return place
 
 
+def check_matrix_kind(path: str | os.PathLike[str]) -> None:
+    """Raise InputError for a suffix that no matrix file has. Local."""
+    _reader(path, _MATRIX_READERS, "Matrices")
+
+
+def check_vector_kind(path: str | os.PathLike[str]) -> None:
+    """Raise InputError for a suffix that no vector's file has. Local."""
+    _reader(path, _VECTOR_READERS, "Vectors")
+
+
 _BOEING = (".rb", ".hb", *(f".{a}{b}a" for a in "rpi" for b in "ushzr"))
 _MATRIX_READERS: dict[str, Callable[[str], ImportedMatrix]] = {
     **{f".mtx{packed}": _read_mtx for packed in COMPRESSIONS},
@@ -248,7 +258,7 @@ def _reader(
     path: str | os.PathLike[str], readers: dict[str, Callable[[str], Any]], what: str
 ) -> Callable[[str], Any]:
     name = Path(path).name.lower()
-    reader = readers.get(_suffix(path))
+    reader = readers.get(suffix_of(path))
     if reader is not None:
         return reader
     shown = [suffix for suffix in readers if suffix not in _SELDOM]
@@ -269,7 +279,7 @@ _SELDOM = {
 }
 
 
-def _suffix(path: str | os.PathLike[str]) -> str:
+def suffix_of(path: str | os.PathLike[str]) -> str:
     """The longest one known, in lower case."""
     name = Path(path).name.lower()
     known = {*_MATRIX_READERS, *_VECTOR_READERS}
@@ -277,7 +287,8 @@ def _suffix(path: str | os.PathLike[str]) -> str:
     return max(fitting, key=len, default=Path(name).suffix)
 
 
-def _check_there(path: str | os.PathLike[str]) -> None:
+def check_there(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless `path` is a file. Local."""
     if not os.path.exists(path):
         raise InputError("no such file", file=path, remedy="Check the name.")
     if not os.path.isfile(path):
@@ -285,7 +296,8 @@ def _check_there(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def _importing(path: str | os.PathLike[str]) -> Iterator[None]:
+def importing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what parsers raise on damaged bytes into an `InputError`. Local."""
     try:
         yield
     except HpcSlaError:
@@ -301,7 +313,7 @@ def _importing(path: str | os.PathLike[str]) -> Iterator[None]:
         # their parsers stumble over, tokenize.TokenError among others.
         cause = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(
-            f"cannot be read as a {_suffix(path)} file ({cause})",
+            f"cannot be read as a {suffix_of(path)} file ({cause})",
             file=path,
             remedy="Check that it is complete and of the kind its name says.",
         ) from error

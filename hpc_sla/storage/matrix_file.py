@@ -13,7 +13,7 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage import checks
-from hpc_sla.storage.digest import content_digest
+from hpc_sla.storage.digest import VERSION_NAME, content_digest
 from hpc_sla.storage.hdf5 import (
     DAMAGED,
     FLOATS,
@@ -30,7 +30,7 @@ from hpc_sla.storage.shared_file import SharedFile
 
 __all__ = ["MatrixFile"]
 
-_OWN_ATTRIBUTES = ("format", "version", "n_rows", "n_cols", "content_sha256")
+_OWN_ATTRIBUTES = ("format", "version", "n_rows", "n_cols", "content_sha256", VERSION_NAME)
 
 
 class MatrixFile(SharedFile):
@@ -124,6 +124,9 @@ class MatrixFile(SharedFile):
                 items[name] = of_rows
         digest = attrs.attribute(file, "content_sha256")
         self.digest = digest if isinstance(digest, str) else ""
+        self._digest_version = 1
+        if attrs.attribute(file, VERSION_NAME) is not None:
+            self._digest_version = attrs.integer_attribute(file, VERSION_NAME)
         self.attributes = attrs.attributes(file, leave_out=_OWN_ATTRIBUTES)
 
     def _read_block_size(self) -> int:
@@ -285,7 +288,7 @@ class MatrixFile(SharedFile):
             *((name, item, partial(self._read, name)) for name, item in self._items.items()),
         ]
         each = ((name, item.shape, item.dtype, slab) for name, item, slab in found)
-        return content_digest(self.n_rows, self.n_cols, each)
+        return content_digest(self.n_rows, self.n_cols, each, self._digest_version)
 
     def _names(self, group: str) -> tuple[str, ...]:
         prefix = f"{group}/"

@@ -30,13 +30,14 @@ _FIELDS = ("real", "double", "integer", "unsigned-integer", "pattern")
 _SYMMETRIES = ("general", "symmetric", "skew-symmetric", "hermitian")
 _BOM = b"\xef\xbb\xbf"
 _COUNT = re.compile(r"\+?[0-9]+")
-_SCIPYS_LINE = re.compile(r"Line (\d+): (.*)")
+PLAIN_LINES = 2
+SCIPYS_LINE = re.compile(r"Line (\d+): (.*)")
 
 _GENERAL = "Keep one triangle, or write general in the header, which takes entries as they stand."
 
 
 @dataclass(frozen=True)
-class _Header:
+class MarketHeader:
     """What a file says before its numbers, in `lines` lines; `sizes` as they are written there."""
 
     form: str
@@ -65,12 +66,17 @@ class _Header:
     def sign(self) -> int:
         return -1 if self.symmetry == "skew-symmetric" else 1
 
-    def plain(self) -> bytes:
-        """A header of as many lines for SciPy, which says nothing but where the numbers go."""
+    def plain(self, entries: int | None = None) -> bytes:
+        """A header of as many lines for SciPy, which says nothing but where the numbers go.
+
+        Of a piece of the file with so many of the entries: of two lines.
+        """
         kind = "pattern" if self.width == 2 else "real"
-        sizes = (self.entries, 1) if self.form == "array" else self.sizes
+        count = self.entries if entries is None else entries
+        sizes = (count, 1) if self.form == "array" else (*self.sizes[:2], count)
         first = f"%%MatrixMarket matrix {self.form} {kind} general\n"
-        text = first + " ".join(map(str, sizes)) + "\n" * max(1, self.lines - 1)
+        lines = self.lines if entries is None else PLAIN_LINES
+        text = first + " ".join(map(str, sizes)) + "\n" * max(1, lines - 1)
         return text.encode()
 
 
@@ -94,7 +100,7 @@ def read_matrix_market(path: str, opener: Open | None = None) -> Any:
     """
     opener = opener or (lambda: open_bytes(path))
     with opener() as stream:
-        header = _read_header(stream, path)
+        header = read_header(stream, path)
         rows, columns = header.sizes[:2]
         if header.form == "coordinate":
             # Coordinates, values and pointers to rows, as SciPy will hold them.
@@ -113,7 +119,7 @@ def read_matrix_market(path: str, opener: Open | None = None) -> Any:
             while feed.read(1 << 20):  # what SciPy had no use for is checked all the same
                 pass
         except (ValueError, OverflowError) as error:
-            named = _SCIPYS_LINE.match(str(error))
+            named = SCIPYS_LINE.match(str(error))
             if isinstance(error, InputError) or named is None:
                 raise
             number, problem = int(named[1]), named[2].rstrip(".").lower()
@@ -146,34 +152,46 @@ def _check_triangle(
     row: np.ndarray,
     col: np.ndarray,
     values: np.ndarray,
-    header: _Header,
+    header: MarketHeader,
     path: str,
     opener: Open,
 ) -> None:
     twice = given_twice(row, col)
     if twice is not None:
-        i, j = (int(row[twice[1]]) + 1, int(col[twice[1]]) + 1)
-        raise _error_at(
-            opener,
-            path,
-            header,
-            twice[1],
-            problem=f"entry ({i}, {j}) of a {header.symmetry} matrix is given in both triangles",
-            remedy=_GENERAL,
-        )
+        raise both_triangles(opener, path, header, twice[1], int(row[twice[1]]), int(col[twice[1]]))
     wrong = (row == col) & (values != 0) if header.sign < 0 else None
     if wrong is not None and wrong.any():
-        raise _error_at(
-            opener,
-            path,
-            header,
-            int(np.argmax(wrong)),
-            problem="an entry on the diagonal of a skew-symmetric matrix is not 0",
-            remedy="Leave the diagonal out, or write general in the header, with all entries.",
-        )
+        raise on_diagonal(opener, path, header, int(np.argmax(wrong)))
 
 
-def _dense(values: np.ndarray, header: _Header) -> np.ndarray:
+def both_triangles(
+    opener: Open, path: str, header: MarketHeader, entry: int, row: int, col: int
+) -> InputError:
+    """The error about an entry (counted from 0) whose mirror image comes before it."""
+    return _error_at(
+        opener,
+        path,
+        header,
+        entry,
+        problem=f"entry ({row + 1}, {col + 1}) of a {header.symmetry} matrix is given in both "
+        "triangles",
+        remedy=_GENERAL,
+    )
+
+
+def on_diagonal(opener: Open, path: str, header: MarketHeader, entry: int) -> InputError:
+    """The error about an entry (counted from 0) that a skew-symmetric matrix cannot have."""
+    return _error_at(
+        opener,
+        path,
+        header,
+        entry,
+        problem="an entry on the diagonal of a skew-symmetric matrix is not 0",
+        remedy="Leave the diagonal out, or write general in the header, with all entries.",
+    )
+
+
+def _dense(values: np.ndarray, header: MarketHeader) -> np.ndarray:
     """Columns one after another, of symmetric matrices from the diagonal down (skew: below it)."""
     rows, columns = header.sizes
     if header.symmetry == "general":
@@ -188,7 +206,7 @@ def _dense(values: np.ndarray, header: _Header) -> np.ndarray:
 def _error_at(
     opener: Open,
     path: str,
-    header: _Header,
+    header: MarketHeader,
     entry: int | None = None,
     number: int | None = None,
     problem: str = "",
@@ -202,7 +220,13 @@ def _error_at(
     )
 
 
-def _read_header(stream: BinaryIO, path: str) -> _Header:
+def read_header(stream: BinaryIO, path: str) -> MarketHeader:
+    """What a file says before its numbers; the stream is then at the first line of these. Local.
+
+    Raises
+    ------
+    InputError
+    """
     first = stream.readline(1024)
     if first.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(
@@ -241,7 +265,7 @@ def _read_header(stream: BinaryIO, path: str) -> _Header:
             field=f"line {lines}",
             remedy="Write general in the header.",
         )
-    return _Header(form, field, symmetry, sizes, lines)
+    return MarketHeader(form, field, symmetry, sizes, lines)
 
 
 def _size_line(stream: BinaryIO, count: int, path: str) -> tuple[tuple[int, ...], int]:

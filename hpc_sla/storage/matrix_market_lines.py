@@ -10,9 +10,10 @@ from typing import BinaryIO
 from hpc_sla.errors import InputError
 from hpc_sla.storage import number_text as text
 
-_BLOCK = 1 << 22
-_LONGEST_LINE = 1 << 20
+BLOCK = 1 << 22
+LONGEST_LINE = 1 << 20
 _MANY = 1 << 16
+_COMPLETE = "Check that the file is complete."
 _WORD = re.compile(r"[^ \t]+")
 _COMMENT = re.compile(rb"^[ \t]*%[^\n]*", re.MULTILINE)
 
@@ -36,6 +37,13 @@ class CheckedLines:
         How many lines there must be.
     before : int
         Lines before the first one.
+    part : bool
+        Whether others may have the rest of the entries.
+
+    Attributes
+    ----------
+    found : int
+        Entries so far.
 
     Raises
     ------
@@ -44,11 +52,18 @@ class CheckedLines:
     """
 
     def __init__(
-        self, stream: BinaryIO, path: str, width: int, integer: bool, entries: int, before: int
+        self,
+        stream: BinaryIO,
+        path: str,
+        width: int,
+        integer: bool,
+        entries: int,
+        before: int,
+        part: bool = False,
     ) -> None:
         self._stream, self._path = stream, path
         self._width, self._integer = width, integer
-        self._wanted, self._entries, self._line = entries, 0, before
+        self._wanted, self.found, self._line, self._part = entries, 0, before, part
         value = text.INTEGER if integer else text.REAL
         plain = text.PLAIN_INTEGER if integer else text.PLAIN_REAL
         self._plain = _line_of(text.PLAIN_INDEX, plain, width)
@@ -58,22 +73,19 @@ class CheckedLines:
 
     def __iter__(self) -> Iterator[bytes]:
         rest = b""
-        while block := self._stream.read(_BLOCK):
+        while block := self._stream.read(BLOCK):
             whole, newline, rest = (rest + block).rpartition(b"\n")
-            if len(rest) > _LONGEST_LINE:
+            if len(rest) > LONGEST_LINE:
                 raise self._error(
                     self._line + whole.count(b"\n") + 1,
-                    f"is longer than {_LONGEST_LINE} characters",
+                    f"is longer than {LONGEST_LINE} characters",
                 )
             if newline:
                 yield self._checked(whole) + b"\n"
         if rest:
             yield self._checked(rest) + b"\n"
-        if self._entries < self._wanted:
-            raise self._error(None, f"{self._announced()}, and there are {self._entries}")
-
-    def _announced(self) -> str:
-        return f"the header announces {self._wanted} entries"
+        if self.found < self._wanted and not self._part:
+            raise miscounted(self._path, self._wanted, self.found)
 
     def _checked(self, block: bytes) -> bytes:
         lines = text.shape(block).split(b"\n")
@@ -85,9 +97,9 @@ class CheckedLines:
             self._judge(odd - self._known_odd, block, lines)
             odd -= self._known_plain
         empty = sum(lines.count(shape) for shape in shapes if _is_empty(shape))
-        self._entries += len(lines) - empty
-        if self._entries > self._wanted:
-            raise self._error(None, f"{self._announced()}, and there are more")
+        self.found += len(lines) - empty
+        if self.found > self._wanted:
+            raise miscounted(self._path, self._wanted, self.found)
         self._line += len(lines)
         if not odd:
             return block
@@ -134,13 +146,20 @@ class CheckedLines:
                 return problem, remedy
         return "there are odd characters between the numbers", "Separate them by blanks."
 
-    def _error(self, line: int | None, problem: str, remedy: str = "") -> InputError:
+    def _error(self, line: int, problem: str, remedy: str = "") -> InputError:
         return InputError(
-            problem,
-            file=self._path,
-            field=None if line is None else f"line {line}",
-            remedy=remedy or "Check that the file is complete.",
+            problem, file=self._path, field=f"line {line}", remedy=remedy or _COMPLETE
         )
+
+
+def miscounted(path: str, wanted: int, found: int) -> InputError:
+    """The error about a file with more or fewer entries than its header announces."""
+    there = "more" if found > wanted else found
+    return InputError(
+        f"the header announces {wanted} entries, and there are {there}",
+        file=path,
+        remedy=_COMPLETE,
+    )
 
 
 def line_of_entry(

@@ -14,7 +14,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage import checks
 from hpc_sla.storage.atomic import replacing
-from hpc_sla.storage.digest import content_digest
+from hpc_sla.storage.digest import VERSION, VERSION_NAME, content_digest
 from hpc_sla.storage.hdf5 import FLOATS
 from hpc_sla.storage.hdf5_write import Output
 
@@ -87,7 +87,37 @@ def write_matrix(
         )
     elif column_part_offsets is not None or column_permutation is not None:
         raise ValueError("column_part_offsets and column_permutation go together")
-    for group, vectors in (("rhs", rhs), ("solution", solutions or {})):
+    arrays |= vectors_of(file, matrix.shape, matrix.dtype, rhs, solutions or {})
+    arrays |= of_rows(file, n_rows, coordinates, near_nullspace)
+    for field, array in arrays.items():
+        if array.dtype.kind == "f":
+            checks.check_finite(array, file, f"/{field}")
+    digest = content_digest(
+        n_rows,
+        n_cols,
+        ((name, array.shape, array.dtype, partial(_slab, array)) for name, array in arrays.items()),
+    )
+    root = root_attributes(matrix.shape, version, digest, attributes or {})
+    with replacing(path) as temporary, Output(temporary, path) as target:
+        attrs.set_attributes(target.file, root)
+        for name, array in arrays.items():
+            item = target.create(name, array.shape, array.dtype)
+            target.write(item, 0, array)
+
+
+def vectors_of(
+    file: str,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    rhs: Mapping[str, np.ndarray],
+    solutions: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Right-hand sides and solutions by the names of their datasets, checked. Local.
+
+    `shape` is that of the rows and columns that are at hand.
+    """
+    arrays = {}
+    for group, vectors in (("rhs", rhs), ("solution", solutions)):
         for name, values in vectors.items():
             field = f"{group}/{name}"
             if not name or "/" in name or name == ".":
@@ -97,34 +127,38 @@ def write_matrix(
                     field=f"/{group}",
                     remedy="Use letters, digits, dashes and underscores.",
                 )
-            length, what = (n_rows, "row") if group == "rhs" else (n_cols, "column")
-            arrays[field] = _vector(values, length, matrix.dtype, (1, 2), file, field, what)
-    for field, of_rows in (("coordinates", coordinates), ("near_nullspace", near_nullspace)):
-        if of_rows is not None:
-            arrays[field] = _vector(of_rows, n_rows, np.dtype(np.float64), (2,), file, field)
+            length, what = (shape[0], "row") if group == "rhs" else (shape[1], "column")
+            arrays[field] = _vector(values, length, dtype, (1, 2), file, field, what)
+    return arrays
+
+
+def of_rows(
+    file: str, n_rows: int, coordinates: np.ndarray | None, near_nullspace: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """What has a row for each of so many rows, by the names of datasets, checked. Local."""
+    arrays = {}
+    for field, given in (("coordinates", coordinates), ("near_nullspace", near_nullspace)):
+        if given is not None:
+            arrays[field] = _vector(given, n_rows, np.dtype(np.float64), (2,), file, field)
             checks.check_columns_there(arrays[field].shape, file, f"/{field}")
-    for field, array in arrays.items():
-        if array.dtype.kind == "f":
-            checks.check_finite(array, file, f"/{field}")
-    digest = content_digest(
-        n_rows,
-        n_cols,
-        ((name, array.shape, array.dtype, partial(_slab, array)) for name, array in arrays.items()),
-    )
+    return arrays
+
+
+def root_attributes(
+    shape: tuple[int, int], version: int, digest: str, further: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The root's attributes. Local."""
     root = {
         "format": attrs.MATRIX_FORMAT,
         "version": version,
-        "n_rows": n_rows,
-        "n_cols": n_cols,
+        "n_rows": shape[0],
+        "n_cols": shape[1],
         "content_sha256": digest,
+        VERSION_NAME: VERSION,
     }
-    if clash := root.keys() & (attributes or {}).keys():
+    if clash := root.keys() & further.keys():
         raise ValueError(f"attributes {sorted(clash)} belong to the format itself")
-    with replacing(path) as temporary, Output(temporary, path) as target:
-        attrs.set_attributes(target.file, {**root, **(attributes or {})})
-        for name, array in arrays.items():
-            item = target.create(name, array.shape, array.dtype)
-            target.write(item, 0, array)
+    return {**root, **further}
 
 
 def _slab(array: np.ndarray, start: int, stop: int) -> np.ndarray:

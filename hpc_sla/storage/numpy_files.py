@@ -30,13 +30,13 @@ def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
         if stream.read(4) == b"PK\x03\x04":
             raise InputError("is not a .npy file", file=path, remedy="Write it with numpy.save.")
         stream.seek(0)
-        _check_header(stream, os.fstat(stream.fileno()).st_size)
+        check_header(stream, os.fstat(stream.fileno()).st_size)
         stream.seek(0)
         found: np.ndarray = np.load(stream, allow_pickle=False)
         return found
 
 
-_INDEX_ARRAYS = ("row", "col", "coords", "indices", "indptr", "offsets", "shape")
+INDEX_ARRAYS = ("row", "col", "coords", "indices", "indptr", "offsets", "shape")
 
 
 def read_npz(path: str) -> Any:
@@ -52,7 +52,7 @@ def read_npz(path: str) -> Any:
     dtypes = check_npz(path)
     if not {"format", "shape", "data"} <= dtypes.keys():
         raise ValueError(f"it holds {', '.join(dtypes)}, not what scipy.sparse.save_npz writes")
-    for name in _INDEX_ARRAYS:
+    for name in INDEX_ARRAYS:
         if name in dtypes and dtypes[name].kind not in "iu":
             raise InputError(
                 f"holds {dtypes[name]} values, not integers",
@@ -123,19 +123,28 @@ def check_npz(path: str | os.PathLike[str]) -> dict[str, np.dtype[Any]]:
                 raise ValueError(f"{member.filename!r} is not an array")
             with archive.open(member) as stream:
                 name = member.filename.removesuffix(".npy")
-                dtypes[name] = _check_header(stream, member.file_size)
+                dtypes[name] = check_header(stream, member.file_size)[2]
         return dtypes
 
 
-def _check_header(stream: IO[bytes], size: int) -> np.dtype[Any]:
+def check_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come one after another, and dtype of a .npy of so many bytes. Local.
+
+    The stream is then where the values begin.
+
+    Raises
+    ------
+    ValueError
+        Not a .npy file, of Python objects, or with other than the declared length.
+    """
     version = npy.read_magic(stream)
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     if version == (1, 0):
-        shape, _, dtype = npy.read_array_header_1_0(stream)
+        shape, fortran, dtype = npy.read_array_header_1_0(stream)
     elif version in ((2, 0), (3, 0)):
         # Version 3 differs in that names of fields may be in UTF-8; numbers have no fields.
-        shape, _, dtype = npy.read_array_header_2_0(stream)
+        shape, fortran, dtype = npy.read_array_header_2_0(stream)
     else:
         raise ValueError(f"format version {version}")
     if dtype.hasobject:
@@ -145,4 +154,4 @@ def _check_header(stream: IO[bytes], size: int) -> np.dtype[Any]:
     declared = stream.tell() + math.prod(shape) * dtype.itemsize
     if declared != size:
         raise ValueError(f"{declared} bytes are declared, {size} are there")
-    return dtype
+    return shape, fortran, dtype

@@ -19,6 +19,7 @@ The ``.info`` file that PETSc writes beside it holds options only and is not loo
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -60,12 +61,75 @@ def read_petsc_vector(path: str) -> np.ndarray:
         vector = reader.vector()
         if not reader.at_end():
             reader.check_rest()
-            raise InputError(
-                "holds several objects where one vector is needed",
-                file=path,
-                remedy="Write the vector into a file of its own.",
-            )
+            raise _several(path)
     return vector
+
+
+@dataclass(frozen=True)
+class PetscLayout:
+    """Where a file has what: for those who read parts of it.
+
+    Attributes
+    ----------
+    integer : str
+        The dtype of its integers.
+    matrix : ((rows, columns), entries, places) or None
+        Places of row lengths, columns and values, in bytes.
+    vector : (place, rows) or None
+        The first one, behind the matrix.
+    """
+
+    integer: str
+    matrix: tuple[tuple[int, int], int, tuple[int, int, int]] | None
+    vector: tuple[int, int] | None
+
+
+def petsc_layout(path: str, matrix: bool) -> PetscLayout:
+    """Of a file that begins with a matrix, or holds a vector and nothing else. Local.
+
+    Raises
+    ------
+    InputError
+        What `read_petsc` and `read_petsc_vector` find wrong with the headers and lengths.
+    """
+    with open(path, "rb") as stream:
+        reader = _PetscReader(stream, path)
+        found = reader.skip_matrix() if matrix else None
+        vector = None
+        if not (matrix and reader.at_end()):
+            vector = reader.skip_vector()
+            reader.check_rest()
+            if not (matrix or reader.at_end()):
+                raise _several(path)
+        return PetscLayout(reader.integer, found, vector)
+
+
+def petsc_error(path: str, problem: str, remedy: str = "") -> InputError:
+    """The error about a damaged file."""
+    return InputError(
+        problem,
+        file=path,
+        remedy=remedy or "Check that the file is complete and a PETSc binary file.",
+    )
+
+
+def complex_single(path: str, example: float) -> InputError:
+    """The error about numbers that are better read as complex64."""
+    return petsc_error(
+        path,
+        "holds complex numbers of single precision, as it seems: as real ones, which take "
+        f"as many bytes, they would be {example:.6g} and the like",
+        "Write it with a PETSc of real scalars in double precision; if they are real, "
+        "convert the file to .npz or .npy.",
+    )
+
+
+def _several(path: str) -> InputError:
+    return petsc_error(
+        path,
+        "holds several objects where one vector is needed",
+        "Write the vector into a file of its own.",
+    )
 
 
 class _PetscReader:
@@ -119,13 +183,12 @@ class _PetscReader:
         whole = len(found) - len(found) % self._integer.itemsize
         return np.frombuffer(found[:whole], dtype=self._integer).tolist() or [0]
 
+    @property
+    def integer(self) -> str:
+        return self._integer.str
+
     def matrix(self) -> Any:
-        self._class_id(_MAT, "a matrix")
-        rows, columns, entries = (int(word) for word in self._array(self._integer, 3, "header"))
-        if entries == _DENSE:
-            raise self._error("holds a dense matrix", "Convert it to AIJ before writing it.")
-        if min(rows, columns, entries) < 0:
-            raise self._error(f"declares {rows} x {columns} with {entries} entries")
+        rows, columns, entries = self._matrix_header()
         lengths = self._array(self._integer, rows, "row lengths").astype(np.int64)
         indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
         # The sum may have gone past the largest integer and come back.
@@ -138,22 +201,42 @@ class _PetscReader:
         data = self._numbers(entries)
         return sp.csr_array((data.astype(np.float64), indices, indptr), shape=(rows, columns))
 
+    def skip_matrix(self) -> tuple[tuple[int, int], int, tuple[int, int, int]]:
+        """Sizes of the matrix that comes, and where its arrays are; the stream is behind it."""
+        rows, columns, entries = self._matrix_header()
+        lengths = self._skip(self._integer, rows, "row lengths")
+        indices = self._skip(self._integer, entries, "columns")
+        values = self._skip(np.dtype(">f8"), entries, "values")
+        return (rows, columns), entries, (lengths, indices, values)
+
+    def skip_vector(self) -> tuple[int, int]:
+        """The place of the values of the vector that comes, and how many there are."""
+        rows = self._vector_header()
+        return self._skip(np.dtype(">f8"), rows, "values"), rows
+
     def vector(self) -> np.ndarray:
+        return self._numbers(self._vector_header()).astype(np.float64)
+
+    def _matrix_header(self) -> tuple[int, int, int]:
+        self._class_id(_MAT, "a matrix")
+        rows, columns, entries = (int(word) for word in self._array(self._integer, 3, "header"))
+        if entries == _DENSE:
+            raise self._error("holds a dense matrix", "Convert it to AIJ before writing it.")
+        if min(rows, columns, entries) < 0:
+            raise self._error(f"declares {rows} x {columns} with {entries} entries")
+        return rows, columns, entries
+
+    def _vector_header(self) -> int:
         self._class_id(_VEC, "a vector")
         rows = int(self._array(self._integer, 1, "header")[0])
         if rows < 0:
             raise self._error(f"declares a vector of {rows} rows")
-        return self._numbers(rows).astype(np.float64)
+        return rows
 
     def _numbers(self, count: int) -> np.ndarray:
         data = self._array(np.dtype(">f8"), count, "values")
         if looks_complex(data):
-            raise self._error(
-                "holds complex numbers of single precision, as it seems: as real ones, which take "
-                f"as many bytes, they would be {data[data != 0][0]:.6g} and the like",
-                "Write it with a PETSc of real scalars in double precision; if they are real, "
-                "convert the file to .npz or .npy.",
-            )
+            raise complex_single(self._path, data[data != 0][0])
         return data
 
     def _class_id(self, wanted: int, what: str) -> None:
@@ -165,6 +248,16 @@ class _PetscReader:
             )
 
     def _array(self, dtype: np.dtype[Any], count: int, what: str) -> np.ndarray:
+        return np.frombuffer(self._stream.read(self._taken(dtype, count, what)), dtype=dtype)
+
+    def _skip(self, dtype: np.dtype[Any], count: int, what: str) -> int:
+        """Where an array begins; the stream is then behind it."""
+        place = self._stream.tell()
+        self._stream.seek(place + self._taken(dtype, count, what))
+        return place
+
+    def _taken(self, dtype: np.dtype[Any], count: int, what: str) -> int:
+        """The bytes of an array that comes, which are then no longer left."""
         size = count * dtype.itemsize
         # Before allocating: a damaged count must not ask for all the memory there is.
         if size > self._left:
@@ -172,11 +265,7 @@ class _PetscReader:
                 f"ends inside the {what}: {size} bytes are declared, {self._left} left"
             )
         self._left -= size
-        return np.frombuffer(self._stream.read(size), dtype=dtype)
+        return size
 
     def _error(self, problem: str, remedy: str = "") -> InputError:
-        return InputError(
-            problem,
-            file=self._path,
-            remedy=remedy or "Check that the file is complete and a PETSc binary file.",
-        )
+        return petsc_error(self._path, problem, remedy)

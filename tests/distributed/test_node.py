@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hpc_sla.distributed.node import sleep_where_crowded
+from hpc_sla.distributed.launcher import sleep_where_crowded
 
 HEAVY = "MPIR_CVAR_ENABLE_HEAVY_YIELD"
 

@@ -143,13 +143,21 @@ def digest_by_the_book(path):
         file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
         state = hashlib.sha256()
         shape = f"{file.attrs['n_rows']} {file.attrs['n_cols']}"
-        state.update(f"hpc_sla.matrix {shape}\n".encode("ascii"))
+        version = file.attrs.get("content_digest_version", 1)
+        state.update(f"hpc_sla.matrix {'2 ' * (version == 2)}{shape}\n".encode("ascii"))
         for name in sorted(names):
             values = file[name][()]
             kind = {"f": "float", "i": "int"}[values.dtype.kind] + str(8 * values.itemsize)
             lengths = "x".join(str(length) for length in values.shape)
             state.update(f"/{name} {kind} {lengths}\n".encode("ascii"))
-            state.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+            little = values.astype(values.dtype.newbyteorder("<"))
+            if version == 1:
+                state.update(little.tobytes())
+                continue
+            rows = int(file[name].attrs.get("crc32_rows", 1))
+            for start in range(0, len(values), rows):
+                block = hashlib.sha256(little[start : start + rows].tobytes()).hexdigest()
+                state.update(f"{block}\n".encode("ascii"))
         return state.hexdigest()
 
 
@@ -159,6 +167,29 @@ def test_digest_is_the_documented_one(path, dtype, n_cols):
     random_content(1, dtype=dtype, n_cols=n_cols).write(path)
     with MatrixFile(path) as file:
         assert file.digest == digest_by_the_book(path) == file.compute_digest()
+
+
+def test_digest_of_many_blocks(path):
+    """Rows of 1 MiB and more a block, which none of the small files has."""
+    n = 300_000
+    matrix = sp.eye_array(n, format="csr")
+    write_matrix(path, matrix, np.array([0, 5, n]), np.arange(n)[::-1], {"b": np.ones((n, 3))})
+    with h5py.File(path) as file:
+        assert len(file["rhs/b"].attrs["crc32"]) > 5
+    with MatrixFile(path) as file:
+        assert file.digest == digest_by_the_book(path) == file.compute_digest()
+
+
+def test_a_file_of_before_keeps_its_digest(path):
+    random_content(1).write(path)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["content_digest_version"]
+    old = digest_by_the_book(path)
+    with h5py.File(path, "r+") as file:
+        assert file.attrs["content_sha256"].decode() != old
+        file.attrs["content_sha256"] = old
+    with MatrixFile(path) as file:
+        assert file.digest == file.compute_digest() == old
 
 
 def test_digest_tells_every_part_of_the_content(path):

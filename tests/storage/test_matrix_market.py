@@ -262,7 +262,7 @@ def test_compressed(tmp_path, suffix, pack):
 
 def test_an_odd_line_far_into_the_file_is_found(path, monkeypatch):
     """Blocks that end inside lines, spellings that change between them."""
-    monkeypatch.setattr(matrix_market_lines, "_BLOCK", 37)
+    monkeypatch.setattr(matrix_market_lines, "BLOCK", 37)
     n = 60
     lines = [f"{k + 1} {k % 7 + 1} {k}.5" for k in range(n)]
     lines[40] = "41 6 1.5D0"

@@ -1,11 +1,15 @@
-"""Cut a matrix into parts and write it as a matrix file. Serial, and without torch."""
+"""Cut a matrix into parts and write it as a matrix file: on one process, or on all ranks."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from hpc_sla.cli import exits
 from hpc_sla.cli.asked import PartitionOptions
 from hpc_sla.cli.config import effective
 from hpc_sla.cli.prepare import Source, check_parts, load_source, write_partitioned
+from hpc_sla.cli.prepare_rows import SourceRows, load_source_rows, write_partitioned_rows
+from hpc_sla.cli.session import open_peers
 from hpc_sla.cli.settle import settle
 from hpc_sla.partition import PartitionQuality
 from hpc_sla.report.tables import count, dimensions, print_facts, spread
@@ -21,15 +25,50 @@ def run(asked: PartitionOptions) -> int:
     configuration = {"config": effective()}
     quality = write_partitioned(source, asked.output, asked.parts, asked.method, configuration)
     title = f"{asked.source} in {asked.parts} part(s), {asked.output}"
-    print_facts(title, _facts(source, quality, asked.method))
+    matrix = source.matrix
+    print_facts(title, _facts(source, matrix.shape, matrix.nnz, quality, asked.method))
     return exits.OK
 
 
-def _facts(source: Source, quality: PartitionQuality, method: str) -> list[tuple[str, str]]:
-    shape = source.matrix.shape
+def run_together(asked: PartitionOptions) -> int:
+    """The same on all ranks of a launch, none of which holds the whole. **Collective.**"""
+    with open_peers() as peers:
+        with peers.agree():
+            if peers.rank == 0:  # it tries whether the output can be written
+                settle()
+        method = "multilevel" if asked.method == "metis" else asked.method
+        source = load_source_rows(
+            peers,
+            asked.source,
+            asked.rhs,
+            asked.coordinates,
+            asked.block_size,
+            asked.near_nullspace,
+        )
+        configuration = {"config": effective()}
+        about = source.rows.shape, int(peers.sum(np.array([source.rows.matrix.nnz]))[0])
+        quality = write_partitioned_rows(
+            peers, source, asked.output, asked.parts, method, configuration
+        )
+        if peers.rank == 0:
+            said = method
+            if asked.method != method:
+                said += f" ({asked.method} cuts its coarsest graph: by itself it is of one process)"
+            title = f"{asked.source} in {asked.parts} part(s), {asked.output}"
+            print_facts(title, _facts(source, *about, quality, said))
+    return exits.OK
+
+
+def _facts(
+    source: Source | SourceRows,
+    shape: tuple[int, int],
+    nnz: int,
+    quality: PartitionQuality,
+    method: str,
+) -> list[tuple[str, str]]:
     columns = [("columns per part", spread(quality.columns))] if shape[0] != shape[1] else []
     return [
-        ("matrix", f"{dimensions(shape)}, {count(source.matrix.nnz)} entries"),
+        ("matrix", f"{dimensions(shape)}, {count(nnz)} entries"),
         *_nodes(source),
         ("method", method),
         ("edge cut", count(quality.edge_cut)),
@@ -42,7 +81,7 @@ def _facts(source: Source, quality: PartitionQuality, method: str) -> list[tuple
     ]
 
 
-def _nodes(source: Source) -> list[tuple[str, str]]:
+def _nodes(source: Source | SourceRows) -> list[tuple[str, str]]:
     """What is known of the unknowns, where they are not simply one a node."""
     facts = []
     if source.block_size > 1:

@@ -14,7 +14,6 @@ from hpc_sla.messages.peers import Peers
 from hpc_sla.partition.blocks import check_block_size
 from hpc_sla.partition.parallel.geometric import boxes, hilbert, runs
 from hpc_sla.partition.parallel.graph import of_pattern
-from hpc_sla.partition.parallel.multilevel import multilevel
 
 METHODS = ("multilevel", "sfc", "rcb", "contiguous")
 _BY_POINTS = ("sfc", "rcb")
@@ -107,6 +106,9 @@ def partition_rows(
             columns = np.asarray(indices, dtype=np.int64) // block_size
             if block_size > 1 and len(rows):
                 rows, columns = np.unique(np.stack([rows, columns]), axis=1)
+            # Its compiled loops run on torch's threads; the others do without torch.
+            from hpc_sla.partition.parallel.multilevel import multilevel
+
             part = multilevel(of_pattern(peers, nodes, rows, columns, sizes), share)
         elif points is not None:
             points = points[mine * block_size - first :: block_size][: len(sizes)]
