@@ -183,6 +183,18 @@ def test_transposed_solves_have_their_own(on_gpu):
     assert both(on_gpu, work)["captured"] == 2
 
 
+def test_a_graph_of_the_transpose_follows_what_nobody_counts(on_gpu):
+    """The next solve writes the transpose's values where the graph reads them."""
+
+    def work():
+        s = solver(convection(9), "bicgstab", "none")
+        found = [told(*s.solve_transpose(rhs(seed))) for seed in (1, 2)]
+        s.A.values.data.mul_(torch.linspace(1, 1.01, len(s.A.values)))
+        return [*found, told(*s.solve_transpose(rhs(3)))]
+
+    assert both(on_gpu, work)["captured"] == 1
+
+
 @pytest.mark.parametrize("keep", [None, "prolongators"])
 def test_another_matrix_is_another_graph(keep, on_gpu):
     def work():

@@ -49,8 +49,14 @@ class LevelOperator:
         self._transposed_rows: DeviceMatrix | None = None
         self._owned: CsrMatrix | Packed | DeviceMatrix
         self._values: Tensor | None = None
-        if isinstance(values, Values) and pattern.owned.n_rows < _FEWEST_ROWS:
+        few = pattern.owned.n_rows < _FEWEST_ROWS
+        if isinstance(values, Values) and values.sliced is None and few:
             values = values.plain  # as they are where these values come in another way
+        self._sliced: Values | None = None
+        if isinstance(values, Values) and values.sliced is not None:
+            self._owned, self._halo = values.sliced, CsrMatrix(pattern.halo, values.halo)
+            self._sliced = values
+            return
         if isinstance(values, Values):
             assert values.packed is not None
             self._owned, self._halo = values.packed, CsrMatrix(pattern.halo, values.halo)
@@ -73,6 +79,8 @@ class LevelOperator:
         """[nnz_owned]: made anew where they are not held. Local."""
         if self._values is not None:
             return self._values
+        if self._sliced is not None:
+            return self._sliced.plain
         assert isinstance(self._owned, Packed)
         return torch.cat([torch.from_numpy(self._owned.csr()[2]), self._halo.values])
 
@@ -82,6 +90,7 @@ class LevelOperator:
         if self._values is not None:
             slices = self._owned.bytes if isinstance(self._owned, DeviceMatrix) else 0
             return slices + self._values.numel() * self._values.element_size()
+        assert not isinstance(self._owned, CsrMatrix)
         return self._owned.bytes + self._halo.values.numel() * self._halo.values.element_size()
 
     def matmul(self, x: Tensor, out: Tensor, dot: Tensor | None = None) -> None:
@@ -90,6 +99,9 @@ class LevelOperator:
         if self._values is not None:
             slices = self._owned if isinstance(self._owned, DeviceMatrix) else None
             pattern.matmul(self._values, x, out, dot, None, None, slices)
+            return
+        if self._sliced is not None:
+            pattern.matmul(self._sliced, x, out, dot)
             return
         weights = None
         if dot is not None:
