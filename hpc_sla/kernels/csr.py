@@ -20,7 +20,7 @@ COUNTED = 2**31
 """Entries from which on 32 bits do not count them."""
 
 _SORTED = 1 << 27
-"""Entries that are sorted at a time: each takes some 40 bytes meanwhile, and torch sorts no 2^31."""
+"""Entries that are sorted at a time: each takes some 40 bytes meanwhile, and none sorts 2^31."""
 
 _CHUNK = 64
 """Pieces of rows that are looked at together."""

@@ -126,6 +126,10 @@ class DeviceMatrix:
         """Of what is in slices, 0 where none is stored: [n_rows]. Local."""
         return self._slices.diagonal(self.pattern.indptr, *self._slots)
 
+    def beside(self) -> Tensor:
+        """Which rows have a nonzero in slices that is not on the diagonal: bool [n_rows]. Local."""
+        return self._slices.beside(self.pattern.indptr, *self._slots)
+
     def largest(self) -> float:
         """The largest magnitude in slices, NaN where there is one. Waits for the device."""
         codes, dictionary = self._slots
@@ -154,12 +158,17 @@ class DeviceMatrix:
         return self.pattern.device_rows(self._values, x)
 
     def matmul(self, x: Tensor, out: Tensor) -> None:
-        """`out = A x`, without allocating. Local; not differentiable."""
+        """`out = A x`, without allocating. Local; not differentiable.
+
+        Of several vectors with values that are in slices alone: these are written out at first.
+        """
         rows = self.on_device(x)
         if rows is not None:
             rows(x, out)
             return
-        assert self._values is not None
+        if self._values is None:
+            with lasting():
+                self._values = self.values()
         self.pattern.matmul(self._values, x, out)
 
 

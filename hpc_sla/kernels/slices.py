@@ -111,6 +111,7 @@ class Slices:
         kept = None if even else order.to(torch.int16).reshape(-1)[: slices * HEIGHT].contiguous()
         slots = plain if even else least
         bare = cls(starts, None, None, None, None, kept, slots)
+        del lengths, whole, sorted_lengths, order, widths
         return bare._with_columns(indptr, indices)
 
     def _with_columns(self, indptr: Tensor, indices: Tensor) -> Slices:
@@ -227,6 +228,15 @@ class Slices:
             out[row] = _laid(part, codes, found)
         return out[:-1]
 
+    def beside(self, indptr: Tensor, codes: Tensor, found: Tensor | None) -> Tensor:
+        """Which rows have a nonzero that is not on the diagonal: bool [n]. Local."""
+        n = indptr.numel() - 1
+        out = torch.zeros(n + 1, dtype=torch.bool, device=indptr.device)
+        for part in self._parts(indptr):
+            there = part.there & (self._columns(part) != part.row)
+            out[torch.where(there & (_laid(part, codes, found) != 0), part.row, n)] = True
+        return out[:-1]
+
     def _room(self, indptr: Tensor, dtype: torch.dtype) -> Tensor:
         """For a number an entry, and one for all slots without."""
         return torch.empty(int(indptr[-1]) + 1, dtype=dtype, device=indptr.device)
@@ -265,7 +275,8 @@ class Slices:
 @dataclass(frozen=True, eq=False)
 class _SliceColumns:
     """Columns of slices: [m] of each its slice and its number there, [m, HEIGHT] its rows, its
-    entries, and whether there is one."""
+    entries, and whether there is one.
+    """
 
     begin: int
     slice_: Tensor

@@ -18,10 +18,10 @@ from hpc_sla.kernels.packed import Packed
 class Values:
     """A matrix's values on its pattern: `[nnz_owned]`, owned columns first. Per rank.
 
-    They begin as a tensor, or as a `Packed` of the owned block (on a GPU, as slices) and a tensor of
-    the halo's. Who asks for `tensor` may change it, and so it is the matrix from then on: nothing
-    packed is kept beside it. What only reads goes by `packed` or `sliced` where there is one, else
-    by `plain`.
+    They begin as a tensor, or as a `Packed` of the owned block (on a GPU, as slices) and a tensor
+    of the halo's. Who asks for `tensor` may change it, and so it is the matrix from then on:
+    nothing packed is kept beside it. What only reads goes by `packed` or `sliced` where there is
+    one, else by `plain`.
 
     Attributes
     ----------

@@ -113,6 +113,7 @@ class Allocated(TorchDispatchMode):
                 self.see(tensor)
         if self.now > self.peak:
             self.peak, self.at = self.now, function.overloadpacket.__name__
+            self.sizes = sorted((size for _, size in self.live.values()), reverse=True)
         return found
 
     def see(self, tensor: torch.Tensor) -> None:

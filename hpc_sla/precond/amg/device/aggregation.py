@@ -10,6 +10,7 @@ from hpc_sla.precond.amg.device.arrays import pointers, segment_largest, true_pl
 from hpc_sla.precond.amg.device.independent import ABOVE, independent_set, node_of, priorities
 from hpc_sla.precond.amg.device.numbers import noise, stored_rows
 from hpc_sla.precond.amg.device.strength import Connections, NodeGraph
+from hpc_sla.precond.amg.device.widened import widened
 
 Tensor = torch.Tensor
 
@@ -26,10 +27,11 @@ def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor
 
     Aggregates grow around the roots of a maximal independent set of distance two (Bell, Dalton and
     Olson, SIAM J. Sci. Comput. 34, 2012, section 4), inside each rank, on connections above the
-    threshold; around those of a second one where at least two neighbours are left
-    (Kelley and Rajamanickam, "Parallel, portable algorithms for distance-2 maximal independent set
-    and graph coarsening", IPDPS 2022, algorithm 3); the rest join their strongest neighbours. What
-    becomes of a node without a strong neighbour on its own rank: see `amg.aggregation.aggregate`.
+    threshold, on grids in space of `widened` ones; around those of a second one where at least two
+    neighbours are left (Kelley and Rajamanickam, "Parallel, portable algorithms for distance-2
+    maximal independent set and graph coarsening", IPDPS 2022, algorithm 3); the rest join their
+    strongest neighbours. What becomes of a node without a strong neighbour on its own rank: see
+    `amg.aggregation.aggregate`.
 
     Returns
     -------
@@ -73,7 +75,8 @@ def _roots(strong: Connections, nodes: Tensor) -> Tensor:
     degrees, priority = indptr.diff(), priorities(nodes)
     runs = torch.arange(n, device=nodes.device)
     rows = torch.repeat_interleave(runs, degrees, output_size=len(columns))
-    claim = _claims(indptr, columns, priority, degrees > 0)
+    wide = widened(indptr, columns)
+    claim = _claims(*wide, priority, degrees > 0)
     # Where many are left between aggregates they make one of their own.
     left = (claim < 0) & (degrees > 0)
     edges = true_places(left.index_select(0, rows) & left.index_select(0, columns))
@@ -82,6 +85,8 @@ def _roots(strong: Connections, nodes: Tensor) -> Tensor:
     total = degrees.index_add(0, strong.far_rows, torch.ones_like(strong.far_rows))
     few_missed = (around >= total - _MISSED) & ((around > 0) | (total <= 2))
     many = (3 * (around + 1) >= 2 * (total + 1)) | few_missed
+    # Where it was widened one of seven nodes would be a small one.
+    many &= (wide[0].diff() == degrees) | (around == total)
     claim = torch.where(left, _claims(*inner, priority, left & many), claim)
     # Guests are no hosts: an aggregate would grow into a chain.
     hosts = _smallest_first(claim).index_select(0, columns)
