@@ -138,7 +138,8 @@ class CsrPattern:
                 remedy="Use more ranks, or on a GPU a preconditioner without set-up on the CPU "
                 "(jacobi, chebyshev, polynomial)",
             )
-        return self.indptr.cpu().numpy(), self.indices.cpu().numpy()
+        whole = self.at_hand()
+        return whole.indptr.cpu().numpy(), whole.indices.cpu().numpy()
 
     def rows(self) -> torch.Tensor:
         """The row of each stored entry: int32 [nnz]. Local."""
@@ -344,7 +345,8 @@ class CsrPattern:
     def _transpose(self) -> tuple[CsrPattern, torch.Tensor]:
         # A stable sort by column keeps rows ascending, so the result is canonical CSR. More than
         # can be sorted at once are sorted in pieces, and of each column one goes behind the other.
-        indptr, indices = self.indptr, self.indices
+        whole = self.at_hand()
+        indptr, indices = whole.indptr, whole.indices
         kind, device = indptr.dtype, indptr.device
         edges = torch.arange(self.n_columns + 1, dtype=indices.dtype, device=device)
         cuts = [*range(0, self.nnz, _SORTED), self.nnz]

@@ -276,8 +276,8 @@ class DSparseMatrix(Described, StoredMatrix):
         """The same, whose values stay packed if they are, whatever becomes of this one's. Local."""
         return DSparseMatrix(self.pattern, self.held.as_they_are())._knowing(self.unknowns)
 
-    def times(self, factor: float) -> DSparseMatrix:
-        """It times a number, held as it is. Local; not differentiable."""
+    def rescaled(self, factor: float) -> DSparseMatrix:
+        """It times a number, held as it is, for set-up. Local; not differentiable."""
         return DSparseMatrix(self.pattern, self.held.scaled(factor))._knowing(self.unknowns)
 
     def _knowing(self, unknowns: Unknowns) -> DSparseMatrix:

@@ -21,7 +21,7 @@ N = 46
 """A side of the grid: just enough rows for slices."""
 
 PIECE = 20
-"""What is made piece by piece is made in so many at least, as of many rows: a piece's size stays."""
+"""What is made piece by piece is made in so many: a piece stays as large, and rows are many."""
 
 PRECONDS = ("jacobi", "amg")
 

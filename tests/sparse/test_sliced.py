@@ -121,9 +121,9 @@ def test_several_columns_and_gradients_have_it_written_out(world, precond):
 def test_copies_stay_so(monkeypatch):
     world = hs.World.serial("cpu")
     A, plain = _pair("poisson2d:n=20", world)
-    for other in (copy.copy(A), copy.deepcopy(A), A.as_it_is(), A.times(-0.5)):
+    for other in (copy.copy(A), copy.deepcopy(A), A.as_it_is(), A.rescaled(-0.5)):
         assert other.held.sliced is not None
-    assert torch.equal(A.times(-0.5).values, -0.5 * plain.values)
+    assert torch.equal(A.rescaled(-0.5).values, -0.5 * plain.values)
     again = pickle.loads(pickle.dumps(A))
     assert torch.equal(again.values, plain.values)
     assert A.held.sliced is not None

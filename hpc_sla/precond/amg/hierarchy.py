@@ -157,6 +157,7 @@ class Hierarchy:
                 del inverse
             with self._timed("galerkin"):
                 coarse, product = self._product(current, blocks, P, before, transfer is not None)
+                del blocks
             if coarse.nnz_global > _FILLED * max(A.nnz_global, 1):
                 # Ranks that take no part in this level hear of it below.
                 self._summarise(current, level)
@@ -173,7 +174,7 @@ class Hierarchy:
             self._kept.append(kept)
             self._summarise(current, level)
             block_size = kept.vectors
-            del P, blocks
+            del P
             current = coarse
             if kept.shrink is not None:
                 with self._timed("shrink"):
@@ -246,7 +247,7 @@ class Hierarchy:
     ) -> torch.Tensor:
         """Add a level without its transfer; the diagonal of D^-1. **Collective.**"""
         with self._timed("smoother"):
-            operator = LevelOperator(A.pattern, A.held.to(self.dtype))
+            operator = LevelOperator(A.pattern, A.held.to(self.dtype), own=bool(self.levels))
             inverse = inverse_diagonal(A.diagonal().detach())
             if decoupled is not None:
                 inverse.masked_fill_(decoupled, 0)

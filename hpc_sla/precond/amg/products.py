@@ -25,6 +25,7 @@ from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.packing import Csr
 from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.prolongator import Prolongator
+from hpc_sla.sparse.compressed import in_slices
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.sparse.values import Values
 
@@ -41,9 +42,13 @@ class LevelOperator:
     ----------
     pattern : DistributedPattern
     values : torch.Tensor [nnz_owned], or Values that stay packed
+    own : bool
+        Whether nobody else multiplies with the pattern: on a GPU it is then held in slices alone.
     """
 
-    def __init__(self, pattern: DistributedPattern, values: Tensor | Values) -> None:
+    def __init__(
+        self, pattern: DistributedPattern, values: Tensor | Values, own: bool = False
+    ) -> None:
         self.pattern = pattern
         self._transposed: Tensor | None = None
         self._transposed_rows: DeviceMatrix | None = None
@@ -53,6 +58,9 @@ class LevelOperator:
         if isinstance(values, Values) and values.sliced is None and few:
             values = values.plain  # as they are where these values come in another way
         self._sliced: Values | None = None
+        if own and isinstance(values, Tensor):
+            values = in_slices(pattern, Values(values))
+            values = values.plain if values.written else values
         if isinstance(values, Values) and values.sliced is not None:
             self._owned, self._halo = values.sliced, CsrMatrix(pattern.halo, values.halo)
             self._sliced = values
@@ -68,7 +76,9 @@ class LevelOperator:
             packed = Packed.of(pattern.owned, self._owned.values)
         if packed is None:
             self._values = values
-            self._owned = for_device(self._owned)
+            if device_products.serves(values):
+                found = DeviceMatrix.of(pattern.owned, self._owned.values)
+                self._owned = self._owned if found.form == "csr" else found
         else:
             self._owned = packed
             if not packed.refers:
@@ -348,11 +358,10 @@ def _on(device: torch.device, matrix: sp.csr_matrix) -> CsrMatrix:
 
 
 def for_device(matrix: CsrMatrix) -> CsrMatrix | DeviceMatrix:
-    """The same in slices, on a GPU and where that pays. Local."""
+    """The same in slices alone, on a GPU and where that pays. Local."""
     if not device_products.serves(matrix.values):
         return matrix
-    found = DeviceMatrix.of(matrix.pattern, matrix.values)
-    return matrix if found.form == "csr" else found
+    return DeviceMatrix.alone(matrix.pattern, matrix.values) or matrix
 
 
 def _compiled(

@@ -73,10 +73,11 @@ def _roots(strong: Connections, nodes: Tensor) -> Tensor:
     if not len(columns):
         return torch.full_like(nodes, -1)
     degrees, priority = indptr.diff(), priorities(nodes)
-    runs = torch.arange(n, device=nodes.device)
-    rows = torch.repeat_interleave(runs, degrees, output_size=len(columns))
     wide = widened(indptr, columns)
     claim = _claims(*wide, priority, degrees > 0)
+    rows = torch.repeat_interleave(
+        torch.arange(n, device=nodes.device), degrees, output_size=len(columns)
+    )
     # Where many are left between aggregates they make one of their own.
     left = (claim < 0) & (degrees > 0)
     edges = true_places(left.index_select(0, rows) & left.index_select(0, columns))

@@ -69,17 +69,14 @@ def independent_set(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Te
         for _ in range(_ROUNDS):
             still = state == _OPEN
             taken = segment_sums((state == 0).double().index_select(0, columns), indptr)
-            mine = (
-                state * top
-                + torch.where(still, (taken * _ENCLOSED / degree).ceil_() * ABOVE, 0.0)
-                + priority
-            )
+            enclosed = taken.mul_(_ENCLOSED).div_(degree).ceil_().mul_(ABOVE).mul_(still)
+            mine = enclosed.add_(priority).add_(state, alpha=top)
             largest = mine
             for _ in range(2):
                 around = segment_largest(largest.index_select(0, columns), indptr, 0.0)
                 largest = torch.maximum(largest, around)
-            state = torch.where(still & (largest >= _CHOSEN * top), 0.0, state)
-            state = torch.where(still & (largest == mine), _CHOSEN, state)
+            state.masked_fill_(still & (largest >= _CHOSEN * top), 0.0)
+            state.masked_fill_(still & (largest == mine), _CHOSEN)
         (left,) = host((state == _OPEN).sum())
         if not left:
             break
