@@ -43,7 +43,7 @@ def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor
     """
     layout, world = graph.layout, graph.layout.world
     strong = graph.strong(threshold)
-    root = _roots(strong, stored_rows(layout, world.device))
+    root = _roots(strong, layout)
     alone = torch.zeros_like(root, dtype=torch.bool)
     alone[strong.far_rows] = True
     alone &= root < 0
@@ -67,16 +67,16 @@ def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor
     return aggregates, group.to(torch.int32) if small else group
 
 
-def _roots(strong: Connections, nodes: Tensor) -> Tensor:
+def _roots(strong: Connections, layout: RowLayout) -> Tensor:
     """The root of each node's aggregate, -1 for one without a strong neighbour: int64. Local."""
-    indptr, columns, n = strong.indptr, strong.columns, len(nodes)
+    indptr, columns, n = strong.indptr, strong.columns, layout.n_owned
     if not len(columns):
-        return torch.full_like(nodes, -1)
-    degrees, priority = indptr.diff(), priorities(nodes)
+        return torch.full((n,), -1, device=indptr.device)
+    degrees, priority = indptr.diff(), priorities(stored_rows(layout, indptr.device))
     wide = widened(indptr, columns)
     claim = _claims(*wide, priority, degrees > 0)
     rows = torch.repeat_interleave(
-        torch.arange(n, device=nodes.device), degrees, output_size=len(columns)
+        torch.arange(n, device=indptr.device), degrees, output_size=len(columns)
     )
     # Where many are left between aggregates they make one of their own.
     left = (claim < 0) & (degrees > 0)
