@@ -72,12 +72,13 @@ def _roots(strong: Connections, layout: RowLayout) -> Tensor:
     indptr, columns, n = strong.indptr, strong.columns, layout.n_owned
     if not len(columns):
         return torch.full((n,), -1, device=indptr.device)
-    degrees, priority = indptr.diff(), priorities(stored_rows(layout, indptr.device))
+    priority = priorities(stored_rows(layout, indptr.device))
     wide = widened(indptr, columns)
-    claim = _claims(*wide, priority, degrees > 0)
-    rows = torch.repeat_interleave(
-        torch.arange(n, device=indptr.device), degrees, output_size=len(columns)
-    )
+    claim = _claims(*wide, priority, indptr.diff() > 0)
+    degrees, reach = indptr.diff(), wide[0].diff()
+    del wide
+    runs = torch.arange(n, dtype=columns.dtype, device=columns.device)
+    rows = torch.repeat_interleave(runs, degrees, output_size=len(columns))
     # Where many are left between aggregates they make one of their own.
     left = (claim < 0) & (degrees > 0)
     edges = true_places(left.index_select(0, rows) & left.index_select(0, columns))
@@ -87,7 +88,7 @@ def _roots(strong: Connections, layout: RowLayout) -> Tensor:
     few_missed = (around >= total - _MISSED) & ((around > 0) | (total <= 2))
     many = (3 * (around + 1) >= 2 * (total + 1)) | few_missed
     # Where it was widened one of seven nodes would be a small one.
-    many &= (wide[0].diff() == degrees) | (around == total)
+    many &= (reach == degrees) | (around == total)
     claim = torch.where(left, _claims(*inner, priority, left & many), claim)
     # Guests are no hosts: an aggregate would grow into a chain.
     hosts = _smallest_first(claim).index_select(0, columns)

@@ -83,8 +83,8 @@ class DeviceHierarchy(Hierarchy):
                 B = B.masked_fill(decoupled[:, None], 0)
         largest = self._estimates[-1].largest
         plan, aggregates = A.pattern.plan, kept.aggregates
-        how = inverse, largest, aggregates, group, B, self.dtype
-        return prolongator_of(RankRows(A), plan, *how)
+        # Without a tuple of arguments, which would keep the rows alive after their use.
+        return prolongator_of(RankRows(A), plan, inverse, largest, aggregates, group, B, self.dtype)
 
     def _product(
         self, A: DSparseMatrix, blocks: None, P: DeviceProlongator, before: Reusable, same: bool

@@ -66,7 +66,7 @@ def independent_set(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Te
     -------
     bool tensor [n]
     """
-    state, degree = open_.double(), indptr.diff().clamp(min=1)
+    state, degree = open_.double(), indptr.diff().clamp_(min=1).int()
     top = 16 * ABOVE
     around = _Around(indptr, columns)
     while len(columns):
