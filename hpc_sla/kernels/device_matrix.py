@@ -96,7 +96,7 @@ class DeviceMatrix:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the values in slices."""
+        """The dtype of the values in slices."""
         codes, dictionary = self._slots
         return (codes if dictionary is None else dictionary).dtype
 
@@ -123,7 +123,7 @@ class DeviceMatrix:
         return self._slices.entries(self.pattern.indptr, *self._slots)
 
     def diagonal(self) -> Tensor:
-        """Of what is in slices, 0 where none is stored: [n_rows]. Local."""
+        """The diagonal of what is in slices, 0 where none is stored: [n_rows]. Local."""
         return self._slices.diagonal(self.pattern.indptr, *self._slots)
 
     def beside(self) -> Tensor:

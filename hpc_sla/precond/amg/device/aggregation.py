@@ -89,7 +89,10 @@ def _roots(strong: Connections, layout: RowLayout) -> Tensor:
     many = (3 * (around + 1) >= 2 * (total + 1)) | few_missed
     # Where it was widened one of seven nodes would be a small one.
     many &= (reach == degrees) | (around == total)
-    claim = torch.where(left, _claims(*inner, priority, left & many), claim)
+    many &= left
+    del degrees, reach, around, total, few_missed
+    claim = torch.where(left, _claims(*inner, priority, many), claim)
+    del inner
     # Guests are no hosts: an aggregate would grow into a chain.
     hosts = _smallest_first(claim).index_select(0, columns)
     edges = true_places((claim < 0).index_select(0, rows) & (hosts >= 0))

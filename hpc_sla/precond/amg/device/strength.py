@@ -107,7 +107,7 @@ class NodeGraph:
         return Connections(indptr, *connections, *across)
 
     def _triplets(self) -> Iterator[tuple[int, int, Triplets]]:
-        """Of some rows after the other, from the first to the last: connections by rows."""
+        """Connections by rows, of some rows after the other, from the first to the last."""
         if self._nodes is not None:
             yield 0, self.layout.n_owned, self._nodes
             return
