@@ -190,7 +190,9 @@ def test_a_graph_of_the_transpose_follows_what_nobody_counts(on_gpu):
         s = solver(convection(9), "bicgstab", "none")
         found = [told(*s.solve_transpose(rhs(seed))) for seed in (1, 2)]
         s.A.values.data.mul_(torch.linspace(1, 1.01, len(s.A.values)))
-        return [*found, told(*s.solve_transpose(rhs(3)))]
+        x, info = s.solve_transpose(rhs(3))
+        torch.testing.assert_close(s.A.T @ x, rhs(3), rtol=1e-7, atol=1e-7)
+        return [*found, told(x, info)]
 
     assert both(on_gpu, work)["captured"] == 1
 

@@ -91,19 +91,20 @@ def test_another_device_has_a_group_of_its_own(asked):
 
 
 class Mixed(Comm):
-    """Whose other rank stays on one device, whatever this one's is."""
+    """Whose other rank is on the second device, wherever this one is."""
 
     def allgather(self, value):
         return [value, str(SECOND)] if isinstance(value, str) else super().allgather(value)
 
 
-def test_one_rank_on_another_device_is_another_group(asked):
-    """Which the rank that is where it was must make with the others."""
+def test_another_device_of_another_rank_is_another_group(asked):
+    """This one, which is where it was, must make it with the others."""
     groups = {}
-    one = TorchDistributedTransport(Mixed(), SECOND, "nccl", groups)
+    one = TorchDistributedTransport(Comm(), FIRST, "nccl", groups)
     two = TorchDistributedTransport(Mixed(), FIRST, "nccl", groups)
     assert two._group is not one._group and len(groups) == 2
-    assert TorchDistributedTransport(Mixed(), SECOND, "nccl", groups)._group is one._group
+    for comm, group in ((Comm(), one), (Mixed(), two)):
+        assert TorchDistributedTransport(comm, FIRST, "nccl", groups)._group is group._group
 
 
 def test_messages_go_by_the_group_of_all_only_where_all_would(asked):
