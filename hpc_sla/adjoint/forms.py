@@ -239,7 +239,7 @@ def parameters_at_hand(A: Any) -> tuple[torch.Tensor | Later, ...]:
     """
     if not isinstance(A, StoredMatrix):
         return parameters_of(A)
-    if A.held.packed is not None:
+    if not A.held.written:
         square = A.layout is A.columns  # the form of another's normal equations goes by its values
         if square and not transformed():
             return (lambda: A.values,)

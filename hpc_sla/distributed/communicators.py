@@ -27,7 +27,7 @@ class SharedComm:
     exchanges, channels : iterator of int
         Of tags, which two Worlds must not use at once.
     groups : dict
-        torch.distributed's groups of these ranks, by backend.
+        torch.distributed's groups of these ranks, by backend and all their devices.
     """
 
     def __init__(self, comm: Any, attached: bool) -> None:
@@ -36,7 +36,7 @@ class SharedComm:
         # Never 0, the tag of ordinary messages.
         self.exchanges: Iterator[int] = itertools.cycle(range(1, 1024))
         self.channels: Iterator[int] = itertools.count()
-        self.groups: dict[str, Any] = {}
+        self.groups: dict[tuple[str, ...], Any] = {}
         self._thinned: dict[int, Any] = {}
         self._worlds = 0
         self._attached = attached

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
 import torch
 
 from hpc_sla.distributed.agreement import Agreement
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 # one process needs no MPI library.
 
 T = TypeVar("T")
+N = TypeVar("N", float, np.ndarray)
 
 
 class World(Shared):
@@ -257,8 +259,8 @@ class World(Shared):
         return self.comm.allreduce(value, op=MPI.MAX)
 
     @entry
-    def sum(self, value: float) -> float:
-        """The sum of a number over ranks. **Collective.**"""
+    def sum(self, value: N) -> N:
+        """The sum of a number over ranks, or of the numbers of an array. **Collective.**"""
         beat()
         return self.comm.allreduce(value)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
 
 from hpc_sla.kernels import native
 from hpc_sla.kernels.burst import Distributed
+
+PIECE = 1 << 22
+"""Rows that are looked at together where nothing is compiled."""
 
 
 def judge(b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -31,9 +34,14 @@ def judge(b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, scale: torch.Tensor
         step = 1 if b.is_contiguous() else 0
         native.call("judge", b, b.shape[0], step, b, x, r, scale, found)
         return found
-    scale.add_(b.abs())
-    errors = r.abs()
-    return torch.cat([maxima(ratio(errors, scale), x.abs()), squares(errors, scale, b)]).cpu()
+
+    def of(b: torch.Tensor, x: torch.Tensor, r: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        scale.add_(b.abs())
+        errors = r.abs()
+        return torch.cat([maxima(ratio(errors, scale), x.abs()), squares(errors, scale, b)])
+
+    found = torch.stack(_in_pieces(of, b, x, r, scale))
+    return torch.cat([found[:, :2].amax(dim=0), found[:, 2:].sum(dim=0)]).cpu()
 
 
 def examine(
@@ -105,10 +113,24 @@ def guard(
         numbers, step = native.numbers(b, rtol, *largest), 1 if b.is_contiguous() else 0
         native.call("guard", b, b.shape[0], step, numbers, b, r, scale, sizes, found)
         return found
-    sizes = sizes * b.new_tensor(largest).reshape(b.shape[1:])
-    safe, errors = scale + sizes, r.abs()
-    componentwise = torch.where(scale < rtol * sizes.add_(b.abs()), safe, scale)
-    return maxima(ratio(errors, componentwise), ratio(errors, safe)).cpu()
+    factors = b.new_tensor(largest).reshape(b.shape[1:])
+
+    def of(b: torch.Tensor, r: torch.Tensor, scale: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        sizes = s * factors
+        safe, errors = scale + sizes, r.abs()
+        componentwise = torch.where(scale < rtol * sizes.add_(b.abs()), safe, scale)
+        return maxima(ratio(errors, componentwise), ratio(errors, safe))
+
+    return torch.stack(_in_pieces(of, b, r, scale, sizes)).amax(dim=0).cpu()
+
+
+def _in_pieces(function: Callable[..., torch.Tensor], *vectors: torch.Tensor) -> list[torch.Tensor]:
+    """What it says of some rows of each at a time: vectors on the way are no longer. Local."""
+    n = len(vectors[0])
+    return [
+        function(*(v.narrow(0, first, min(PIECE, n - first)) for v in vectors))
+        for first in range(0, max(n, 1), PIECE)
+    ]
 
 
 def ratio(errors: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,7 @@ class Census:
             self._compiled(block, values, None, diagonal)
             return
         assert isinstance(values, np.ndarray)
-        row, column = host(block.rows()), host(block.indices)
+        row, column = host(block.rows()), host(block.at_hand().indices)
         beside = np.where(row == column, 0, values) if diagonal else values
         positive, negative = self._add(row, values, beside)
         self.column_positive += np.bincount(column, positive, self.n_columns)
@@ -266,7 +266,8 @@ def asymmetry(
         unmatched = _call("mirror", block, values, scale, aside, cursor, worst)
         if unmatched is not None and unmatched >= 0:
             return Asymmetry(float(worst[0]), float(worst[1]), unmatched)
-    row, column = host(block.rows()).astype(np.int64), host(block.indices).astype(np.int64)
+    row = host(block.rows()).astype(np.int64)
+    column = host(block.at_hand().indices).astype(np.int64)
     places = row * block.n_rows + column
     mirrors = column * block.n_rows + row
     scales = scale[row] * scale[column]
@@ -332,7 +333,7 @@ def connected(block: CsrPattern, values: np.ndarray | Packed) -> np.ndarray:
         _call("connected", block, values, label)
         return label
     kept = np.flatnonzero(values)
-    return joined(block.n_rows, host(block.rows())[kept], host(block.indices)[kept])
+    return joined(block.n_rows, host(block.rows())[kept], host(block.at_hand().indices)[kept])
 
 
 def joined(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -14,9 +14,13 @@ from hpc_sla.kernels.csr_operator import expand_rows
 from hpc_sla.kernels.device_products import DeviceRows
 from hpc_sla.kernels.matrix import CSR, Matrix
 from hpc_sla.kernels.modes import lasting
+from hpc_sla.kernels.slices import Slices
 
 COUNTED = 2**31
 """Entries from which on 32 bits do not count them."""
+
+_SORTED = 1 << 27
+"""Entries that are sorted at a time: each takes some 40 bytes meanwhile, and none sorts 2^31."""
 
 _CHUNK = 64
 """Pieces of rows that are looked at together."""
@@ -38,7 +42,8 @@ class Rows(Protocol):
 class CsrPattern:
     """The sparsity pattern of a rank-local matrix in compressed rows (per rank).
 
-    That of a matrix in fewer bytes has no arrays of its own until somebody asks for them.
+    That of a matrix in fewer bytes has no arrays of its own, on a GPU no `indices`, until somebody
+    asks for them.
 
     Parameters
     ----------
@@ -50,12 +55,19 @@ class CsrPattern:
     Attributes
     ----------
     n_rows, n_columns, nnz : int
+    crowded : bool
+        Whether 32 bits do not count the entries: of a `DistributedPattern`'s, those of some rank.
     """
+
+    crowded = False
+    _ends: torch.Tensor | None = None
+    """Row pointers that stay while there are no other arrays."""
 
     def __init__(self, indptr: torch.Tensor, indices: torch.Tensor, n_columns: int) -> None:
         self._plain: tuple[torch.Tensor, torch.Tensor] | None = (indptr, indices)
         self._source: Rows | None = None
         self.n_rows, self.n_columns, self.nnz = indptr.numel() - 1, n_columns, indices.numel()
+        self.crowded = self.nnz >= COUNTED
         self._cache: dict[str, object] = {}
 
     @classmethod
@@ -69,7 +81,7 @@ class CsrPattern:
     @property
     def indptr(self) -> torch.Tensor:
         """Where rows begin and end: int32 [n_rows + 1], or int64."""
-        return self._arrays()[0]
+        return self._arrays()[0] if self._ends is None else self._ends
 
     @property
     def indices(self) -> torch.Tensor:
@@ -81,9 +93,18 @@ class CsrPattern:
         """Whether the arrays are there."""
         return self._plain is not None
 
+    def shed(self) -> None:
+        """Let go of `indices`, which slices of this pattern can write out again. Local."""
+        if self._plain is not None:
+            self._ends, self._plain = self._plain[0], None
+
     def at_hand(self) -> CsrPattern:
         """The same with its arrays, which this one does not keep if it had none. Local."""
-        return self if self._plain is not None else CsrPattern(*self._write(), self.n_columns)
+        if self._plain is not None:
+            return self
+        made = CsrPattern(*self._write(), self.n_columns)
+        made.crowded = self.crowded
+        return made
 
     def _arrays(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._plain is None:
@@ -91,6 +112,11 @@ class CsrPattern:
         return self._plain
 
     def _write(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._ends is not None:
+            slices = self._cache["slices"]
+            assert isinstance(slices, Slices)
+            with lasting():
+                return self._ends, slices.columns(self._ends)
         assert self._source is not None
         with lasting():
             indptr, indices, _ = self._source.csr()
@@ -102,18 +128,18 @@ class CsrPattern:
         Raises
         ------
         InputError
-            Where they count entries in 32 bits, which are not enough.
+            Where these count entries in 32 bits, which are not enough: on every rank alike, of a
+            distributed matrix.
         """
-        self._check_counted("what is set up on the CPU")
-        return self.indptr.cpu().numpy(), self.indices.cpu().numpy()
-
-    def _check_counted(self, what: str) -> None:
-        if self._plain is not None and self.nnz >= COUNTED:
+        if self.crowded:
             raise InputError(
-                f"{self.nnz} entries on one rank: {what} counts them in 32 bits",
+                f"{COUNTED} entries and more on one rank: what is set up on the CPU counts them in "
+                "32 bits",
                 remedy="Use more ranks, or on a GPU a preconditioner without set-up on the CPU "
                 "(jacobi, chebyshev, polynomial)",
             )
+        whole = self.at_hand()
+        return whole.indptr.cpu().numpy(), whole.indices.cpu().numpy()
 
     def rows(self) -> torch.Tensor:
         """The row of each stored entry: int32 [nnz]. Local."""
@@ -144,8 +170,8 @@ class CsrPattern:
         return native.serves(x) and not wide and x.is_contiguous()
 
     def matrix(self, values: torch.Tensor) -> Matrix:
-        """It with values [nnz], as compiled loops take it. Local. Raises as `host_arrays`."""
-        self._check_counted("a compiled loop")
+        """It with values [nnz], as compiled loops take it, on the CPU. Local."""
+        assert self.nnz < COUNTED  # there, more have been refused when the matrix was made
         parts = (self.indptr, self.indices, values)
         return Matrix(CSR, self.n_rows, self.n_columns, self.nnz, parts)
 
@@ -224,9 +250,13 @@ class CsrPattern:
         pattern, _ = self.transposed
         pattern.matmul(values if transposed else self.transpose_values(values), x, out)
 
-    def transpose_values(self, values: torch.Tensor) -> torch.Tensor:
+    def transpose_values(
+        self, values: torch.Tensor, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """`values` in the order of the transpose's entries, a copy. Local; [nnz]."""
-        return values.index_select(0, self.transposed[1])
+        if out is None:
+            return values.index_select(0, self.transposed[1])
+        return torch.index_select(values, 0, self.transposed[1], out=out)
 
     def sample(
         self, g: torch.Tensor, x: torch.Tensor, out: torch.Tensor | None = None
@@ -313,13 +343,35 @@ class CsrPattern:
         return self._cache["transposed"]  # type: ignore[return-value]
 
     def _transpose(self) -> tuple[CsrPattern, torch.Tensor]:
-        self._check_counted("the sort that makes the transpose")
-        # A stable sort by column keeps rows ascending, so the result is canonical CSR.
-        columns, order = torch.sort(self.indices, stable=True)
-        rows = self.rows().index_select(0, order)
-        edges = torch.arange(self.n_columns + 1, dtype=columns.dtype, device=columns.device)
-        indptr = torch.searchsorted(columns, edges).to(self.indptr.dtype)
-        return CsrPattern(indptr, rows, self.n_rows), order.to(self.indptr.dtype)
+        # A stable sort by column keeps rows ascending, so the result is canonical CSR. More than
+        # can be sorted at once are sorted in pieces, and of each column one goes behind the other.
+        whole = self.at_hand()
+        indptr, indices = whole.indptr, whole.indices
+        kind, device = indptr.dtype, indptr.device
+        edges = torch.arange(self.n_columns + 1, dtype=indices.dtype, device=device)
+        cuts = [*range(0, self.nnz, _SORTED), self.nnz]
+        if len(cuts) <= 2:
+            columns, order = torch.sort(indices, stable=True)
+            rows = self.rows().index_select(0, order)
+            ends = torch.searchsorted(columns, edges).to(kind)
+            return CsrPattern(ends, rows, self.n_rows), order.to(kind)
+        counts = torch.zeros(self.n_columns, dtype=torch.int64, device=device)
+        for first, last in pairwise(cuts):
+            columns = torch.sort(indices[first:last]).values
+            counts += torch.searchsorted(columns, edges).diff()
+        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        following = ends[:-1].clone()
+        rows, entries = torch.empty_like(indices), torch.empty(self.nnz, dtype=kind, device=device)
+        for first, last in pairwise(cuts):
+            columns, order = torch.sort(indices[first:last], stable=True)
+            begins = torch.searchsorted(columns, edges)
+            within = torch.arange(last - first, device=device)
+            place = within + (following - begins[:-1]).index_select(0, columns)
+            following += begins.diff()
+            order += first
+            entries[place] = order.to(kind)
+            rows[place] = (torch.searchsorted(indptr, order, right=True) - 1).to(rows.dtype)
+        return CsrPattern(ends.to(kind), rows, self.n_rows), entries
 
 
 class CsrMatrix:

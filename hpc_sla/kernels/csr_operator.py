@@ -79,13 +79,17 @@ def _csr_matmul_in_pieces(
     edges, ends = [0], [0]
     while edges[-1] < y.shape[0]:
         limit = torch.full_like(indptr[:1], ends[-1] + _MOST_ENTRIES)
-        last = int(torch.searchsorted(indptr, limit, right=True)) - 1
-        if last <= edges[-1]:
-            raise ValueError(f"row {edges[-1]} has more than {_MOST_ENTRIES} entries")
+        # A row of more is a piece of its own.
+        last = max(int(torch.searchsorted(indptr, limit, right=True)) - 1, edges[-1] + 1)
         edges.append(last)
         ends.append(int(indptr[last]))
     for i in range(len(edges) - 1):
         rows, own = slice(*edges[i : i + 2]), slice(*ends[i : i + 2])
+        if ends[i + 1] - ends[i] > _MOST_ENTRIES:
+            csr_matmul_reference(
+                indptr[edges[i] : edges[i + 1] + 1] - ends[i], indices[own], values[own], x, y[rows]
+            )
+            continue
         part = (indptr[edges[i] : edges[i + 1] + 1] - ends[i]).int()
         _csr_matmul_library(part, indices[own], values[own], x, y[rows])
 

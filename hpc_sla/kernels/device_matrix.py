@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from hpc_sla.kernels import device_products
@@ -45,8 +47,7 @@ class DeviceMatrix:
         self.form = "csr"
         if laid is not None:
             codes, dictionary = laid
-            s = pattern._cache["slices"]
-            assert isinstance(s, Slices)
+            s = self._slices
             self.form = "sliced" if dictionary is None else f"coded {8 * codes.element_size()}"
             self.bytes = s.bytes + codes.numel() * codes.element_size()
             columns = (s.starts, s.places, s.near, s.bases, s.far, s.order)
@@ -78,20 +79,76 @@ class DeviceMatrix:
                 laid = _lay(s, pattern, values)
         return cls(pattern, values if keep or laid is None else None, laid)
 
+    @classmethod
+    def alone(cls, pattern: CsrPattern, values: Tensor) -> DeviceMatrix | None:
+        """As `of`, where that is slices: in place of the pattern's columns, which it lets go.
+
+        None where it is no slices, and nothing has changed.
+        """
+        found = cls.of(pattern, values, keep=False)
+        if found._laid is None:
+            return None
+        pattern.shed()
+        return found
+
+    def _again(self, codes: Tensor, dictionary: Tensor | None) -> DeviceMatrix:
+        return DeviceMatrix(self.pattern, None, (codes, dictionary))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the values in slices."""
+        codes, dictionary = self._slots
+        return (codes if dictionary is None else dictionary).dtype
+
+    @property
+    def _slots(self) -> tuple[Tensor, Tensor | None]:
+        assert self._laid is not None
+        return self._laid
+
+    @property
+    def _slices(self) -> Slices:
+        slices = self.pattern._cache["slices"]
+        assert isinstance(slices, Slices)
+        return slices
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> DeviceMatrix:
+        """The slices of other values: of each of these, by itself, another. Local."""
+        codes, dictionary = self._slots
+        if dictionary is None:
+            return self._again(function(codes), None)
+        return self._again(codes, function(dictionary))
+
+    def values(self) -> Tensor:
+        """Those in slices, written out: [nnz]. Local."""
+        return self._slices.entries(self.pattern.indptr, *self._slots)
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of what is in slices, 0 where none is stored: [n_rows]. Local."""
+        return self._slices.diagonal(self.pattern.indptr, *self._slots)
+
+    def beside(self) -> Tensor:
+        """Which rows have a nonzero in slices that is not on the diagonal: bool [n_rows]. Local."""
+        return self._slices.beside(self.pattern.indptr, *self._slots)
+
+    def largest(self) -> float:
+        """The largest magnitude in slices, NaN where there is one. Waits for the device."""
+        codes, dictionary = self._slots
+        low, high = (codes if dictionary is None else dictionary).aminmax()
+        return float(torch.maximum(low.abs(), high.abs()))
+
     @property
     def matrix(self) -> Matrix | None:
         """None: compiled loops of the CPU cannot take it."""
         return None
 
     def holds(self, values: Tensor) -> bool:
-        """Whether these [nnz] are those in its slices, to the bit. Waits for the device."""
-        assert self._laid is not None
+        """Whether these [nnz] are those it multiplies by, to the bit. Waits for the device."""
+        if self._laid is None:
+            return self._values is not None and self._values.data_ptr() == values.data_ptr()
         codes, dictionary = self._laid
         if values.dtype != (codes if dictionary is None else dictionary).dtype:
             return False
-        s = self.pattern._cache["slices"]
-        assert isinstance(s, Slices)
-        return s.same(self.pattern.indptr, values, *self._laid)
+        return self._slices.same(self.pattern.indptr, values, *self._laid)
 
     def on_device(self, x: Tensor) -> DeviceRows | None:
         """As a launch multiplies vectors like x; None where `matmul` goes by the library. Local."""
@@ -101,12 +158,17 @@ class DeviceMatrix:
         return self.pattern.device_rows(self._values, x)
 
     def matmul(self, x: Tensor, out: Tensor) -> None:
-        """`out = A x`, without allocating. Local; not differentiable."""
+        """`out = A x`, without allocating. Local; not differentiable.
+
+        Of several vectors with values that are in slices alone: these are written out at first.
+        """
         rows = self.on_device(x)
         if rows is not None:
             rows(x, out)
             return
-        assert self._values is not None
+        if self._values is None:
+            with lasting():
+                self._values = self.values()
         self.pattern.matmul(self._values, x, out)
 
 

@@ -111,6 +111,7 @@ class Slices:
         kept = None if even else order.to(torch.int16).reshape(-1)[: slices * HEIGHT].contiguous()
         slots = plain if even else least
         bare = cls(starts, None, None, None, None, kept, slots)
+        del lengths, whole, sorted_lengths, order, widths
         return bare._with_columns(indptr, indices)
 
     def _with_columns(self, indptr: Tensor, indices: Tensor) -> Slices:
@@ -177,7 +178,7 @@ class Slices:
             entry = ends[row].long() + k.unsqueeze(1)
             there = entry < ends[1:][row.clamp(max=n - 1)]
             there &= row < n
-            yield _SliceColumns(begin, slice_, k, entry.clamp_(max=nnz - 1), there)
+            yield _SliceColumns(begin, slice_, k, row, entry.clamp_(max=nnz - 1), there)
 
     def spread(self, indptr: Tensor, values: Tensor) -> Tensor:
         """Values [nnz] as they lie in slots, 0 in those without an entry: [slots]. Local."""
@@ -204,26 +205,91 @@ class Slices:
             out.narrow(0, part.begin * HEIGHT, code.numel()).copy_(code.view(-1))
         return out, distinct.view(values.dtype)
 
+    def columns(self, indptr: Tensor) -> Tensor:
+        """The column of each entry, as they were given: int32 [nnz]. Local."""
+        out = self._room(indptr, torch.int32)
+        for part in self._parts(indptr):
+            out[self._place(part, out)] = self._columns(part)
+        return out[:-1]
+
+    def entries(self, indptr: Tensor, codes: Tensor, found: Tensor | None) -> Tensor:
+        """The values [nnz] that `spread` or `coded` was given. Local."""
+        out = self._room(indptr, (codes if found is None else found).dtype)
+        for part in self._parts(indptr):
+            out[self._place(part, out)] = _laid(part, codes, found)
+        return out[:-1]
+
+    def diagonal(self, indptr: Tensor, codes: Tensor, found: Tensor | None) -> Tensor:
+        """The diagonal's, 0 where none is stored: [n]. Local."""
+        n = indptr.numel() - 1
+        out = codes.new_zeros(n + 1, dtype=(codes if found is None else found).dtype)
+        for part in self._parts(indptr):
+            row = torch.where(part.there & (self._columns(part) == part.row), part.row, n)
+            out[row] = _laid(part, codes, found)
+        return out[:-1]
+
+    def beside(self, indptr: Tensor, codes: Tensor, found: Tensor | None) -> Tensor:
+        """Which rows have a nonzero that is not on the diagonal: bool [n]. Local."""
+        n = indptr.numel() - 1
+        out = torch.zeros(n + 1, dtype=torch.bool, device=indptr.device)
+        for part in self._parts(indptr):
+            there = part.there & (self._columns(part) != part.row)
+            out[torch.where(there & (_laid(part, codes, found) != 0), part.row, n)] = True
+        return out[:-1]
+
+    def _room(self, indptr: Tensor, dtype: torch.dtype) -> Tensor:
+        """For a number an entry, and one for all slots without."""
+        return torch.empty(int(indptr[-1]) + 1, dtype=dtype, device=indptr.device)
+
+    @staticmethod
+    def _place(part: _SliceColumns, out: Tensor) -> Tensor:
+        return torch.where(part.there, part.entry, out.numel() - 1)
+
+    def _columns(self, part: _SliceColumns) -> Tensor:
+        """The column in each slot that has an entry: [m, HEIGHT]."""
+        at = self.starts.index_select(0, part.slice_) if self.places is None else None
+        if at is None:
+            assert self.places is not None and self.near is not None and self.far is not None
+            place = self.places.index_select(0, part.slice_)
+            away, k = place < 0, part.k.to(place.dtype)
+            close, distant = torch.where(away, 0, place + k), torch.where(away, ~place + k, 0)
+            return torch.where(
+                away.unsqueeze(1), self.far[distant.long()], self._near_columns(close.long())
+            )
+        where = at.long() + part.k
+        return self._near_columns(where) if self.far is None else self.far[where]
+
+    def _near_columns(self, where: Tensor) -> Tensor:
+        assert self.near is not None and self.bases is not None
+        return self.near[where].int() + self.bases[where].unsqueeze(1)
+
     def same(self, indptr: Tensor, values: Tensor, codes: Tensor, found: Tensor | None) -> bool:
         """Whether what `spread` or `coded` made was made of these [nnz]. Waits for the device."""
         kind, alike = _BITS[values.dtype], True
         for part in self._parts(indptr):
-            laid = codes.narrow(0, part.begin * HEIGHT, part.there.numel()).view_as(part.there)
-            if found is not None:
-                laid = found[laid.long()]
+            laid = _laid(part, codes, found)
             alike &= not (part.there & (laid.view(kind) != values.view(kind)[part.entry])).any()
         return bool(alike)
 
 
 @dataclass(frozen=True, eq=False)
 class _SliceColumns:
-    """Columns of slices: [m] of each its slice and its number there, [m, HEIGHT] its entries."""
+    """Columns of slices: [m] of each its slice and its number there, [m, HEIGHT] its rows, its
+    entries, and whether there is one.
+    """
 
     begin: int
     slice_: Tensor
     k: Tensor
+    row: Tensor
     entry: Tensor
     there: Tensor
+
+
+def _laid(part: _SliceColumns, codes: Tensor, found: Tensor | None) -> Tensor:
+    """The values in their slots [m, HEIGHT]."""
+    laid = codes.narrow(0, part.begin * HEIGHT, part.there.numel()).view_as(part.there)
+    return laid if found is None else found[laid.long()]
 
 
 def _columns_of(part: _SliceColumns, indices: Tensor) -> tuple[Tensor, Tensor]:

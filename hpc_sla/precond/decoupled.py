@@ -167,7 +167,11 @@ def for_spectrum(A: DSparseMatrix) -> tuple[DSparseMatrix, torch.Tensor]:
 def _mask(A: DSparseMatrix) -> torch.Tensor:
     """Which owned rows have no nonzero beside the diagonal: bool [n_owned]. Local."""
     pattern = A.pattern
-    packed = A.held.packed is not None
+    packed, sliced = A.held.packed is not None, A.held.sliced
+    if sliced is not None:
+        beyond = pattern.boundary.long().index_select(0, pattern.halo.rows())
+        nonzero = (A.held.halo != 0).nonzero().squeeze(1)
+        return (~sliced.beside()).index_fill_(0, beyond.index_select(0, nonzero), False)
     if packed or (native.can_take(A.held.plain) and not transformed()):
         own, away = A.held.parts(pattern.owned.nnz)
         found = ~beside(own if isinstance(own, Packed) else plain(pattern.owned, own))

@@ -12,6 +12,7 @@ from hpc_sla.kernels import device_products
 from hpc_sla.kernels.device_matrix import DeviceMatrix
 from hpc_sla.kernels.packed import Packed
 from hpc_sla.sparse.pattern import DistributedPattern
+from hpc_sla.sparse.values import Values
 
 # Packing costs some three products and the making of a few arrays.
 _FEWEST_ROWS = 2048
@@ -59,6 +60,21 @@ def packed_of(pattern: DistributedPattern, values: torch.Tensor) -> Packed | Dev
     weak = weakref.ref(values)
     owned._cache["packed"] = _Kept(weak, version, refers, None if refers else packed)
     return packed
+
+
+def in_slices(pattern: DistributedPattern, held: Values) -> Values:
+    """The values of a matrix that is new, on a GPU in slices alone where that pays. Local.
+
+    Nobody has had them in hand, nor the pattern's columns: these go, until somebody asks.
+    """
+    if not held.written or not device_products.serves(held.plain):
+        return held
+    values = held.plain
+    found = DeviceMatrix.alone(pattern.owned, pattern.owned_values(values))
+    if found is None:
+        return held
+    halo = pattern.halo_values(values).clone()
+    return Values.of_sliced(found, halo)
 
 
 def may_pay(pattern: DistributedPattern, brief: bool) -> bool:

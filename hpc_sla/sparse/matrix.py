@@ -18,6 +18,7 @@ from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.entries import diagonal, plain
 from hpc_sla.kernels.modes import entry, untracked
+from hpc_sla.sparse.compressed import in_slices
 from hpc_sla.sparse.from_coo import assemble
 from hpc_sla.sparse.from_hdf5 import read_rows
 from hpc_sla.sparse.pattern import DistributedPattern
@@ -238,7 +239,8 @@ class DSparseMatrix(Described, StoredMatrix):
         unknowns: Unknowns = NOTHING_KNOWN,
     ) -> DSparseMatrix:
         pattern = DistributedPattern.of_split(layout, split, columns)
-        return cls(pattern, split.held(layout.world.device))._knowing(unknowns)
+        held = in_slices(pattern, split.held(layout.world.device))
+        return cls(pattern, held)._knowing(unknowns)
 
     @entry
     def with_values(self, values: torch.Tensor) -> DSparseMatrix:
@@ -322,6 +324,10 @@ class DSparseMatrix(Described, StoredMatrix):
         """The same, whose values stay packed if they are, whatever becomes of this one's. Local."""
         return DSparseMatrix(self.pattern, self.held.as_they_are())._knowing(self.unknowns)
 
+    def rescaled(self, factor: float) -> DSparseMatrix:
+        """It times a number, held as it is, for set-up. Local; not differentiable."""
+        return DSparseMatrix(self.pattern, self.held.scaled(factor))._knowing(self.unknowns)
+
     def _knowing(self, unknowns: Unknowns) -> DSparseMatrix:
         self.unknowns = unknowns
         return self
@@ -340,7 +346,7 @@ class DSparseMatrix(Described, StoredMatrix):
         owned, held = self.pattern.owned.at_hand(), self.held
         arrays = (owned.indptr.cpu().numpy(), owned.indices.cpu().numpy())
         columns = self.columns if self.columns is not self.layout else None
-        values = held.tensor if held.packed is None else held.plain
+        values = held.tensor if held.written else held.plain
         return _unpickled, (self.layout, columns, *arrays, values, self.unknowns)
 
     @property
@@ -460,6 +466,8 @@ class DSparseMatrix(Described, StoredMatrix):
         owned = self.pattern.owned
         if self.held.packed is not None:
             return diagonal(self.held.packed)
+        if self.held.sliced is not None:
+            return self.held.sliced.diagonal()
         if untracked(self.values) and owned.compiled(self.values):
             return diagonal(plain(owned, self.pattern.owned_values(self.values).detach().numpy()))
         where = self.pattern.owned.diagonal

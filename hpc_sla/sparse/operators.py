@@ -61,11 +61,15 @@ class _MatrixOperator(Operator):
         super().__init__(A.layout, A.columns, A.dtype, A.device)
         self._matrix = A
         self._pattern = A.pattern
-        packed = A.held.packed is not None
-        self._given = None if packed else A.values
-        self._values = A.held if packed else A.held.plain
+        written = A.held.written
+        self._given = A.values if written else None
+        self._values = A.held.plain if written else A.held
+        # A graph may read it when somebody has had the values written out.
+        self._sliced = A.held.sliced
         self._transposed: torch.Tensor | None = None
         self._transposed_rows: DeviceMatrix | None = None
+        self._turned: object = None  # what it was made of
+        self._turns = 0
         self._packed: Packed | DeviceMatrix | None = None
         self._version: int | None = None
         self._distributed: tuple[Packed | None, Distributed] | None = None
@@ -110,21 +114,39 @@ class _MatrixOperator(Operator):
 
     def refresh(self) -> None:
         self._version = None
+        if isinstance(self._turned, int):
+            self._turned = None
 
     def settle(self, x: torch.Tensor) -> None:
         self._compressed(x)
+        if self._transposed is not None:
+            self._turn(x)
 
     @property
     def token(self) -> tuple[object, ...]:
-        return (self, self._packed)
+        return (self, self._packed, str(self._turns))
 
     def adjoint(self, y: torch.Tensor, out: torch.Tensor) -> None:
-        if self._transposed is None:
-            self._transposed = self._pattern.transpose_values(self._plain())
-            if device_products.serves(y):
-                self._transposed_rows = self._pattern.transposed_rows(self._transposed)
-        rows = self._transposed_rows
-        self._pattern.rmatmul(self._transposed, y, out, transposed=True, packed=rows)
+        transposed, rows = self._turn(y), self._transposed_rows
+        self._pattern.rmatmul(transposed, y, out, transposed=True, packed=rows)
+
+    def _turn(self, y: torch.Tensor) -> torch.Tensor:
+        """The transpose's values as they are now, for products with vectors like y. Local.
+
+        Written where they were, and laid anew for a GPU where they are others now.
+        """
+        held = self._values
+        packed = held.packed if isinstance(held, Values) else None
+        state = version_of(self._plain()) if packed is None else packed  # which does not change
+        if self._transposed is None or self._turned != state:
+            self._transposed = self._pattern.transpose_values(self._plain(), self._transposed)
+            self._turned = state
+            rows = self._transposed_rows
+            if rows is not None and not rows.holds(self._pattern.owned_values(self._transposed)):
+                self._transposed_rows, self._turns = None, self._turns + 1
+        if self._transposed_rows is None and device_products.serves(y):
+            self._transposed_rows = self._pattern.transposed_rows(self._transposed)
+        return self._transposed
 
     def absolute(self, x: torch.Tensor, out: torch.Tensor, again: bool = False) -> bool:
         self._pattern.absolute_matmul(self._values, x, out, again)

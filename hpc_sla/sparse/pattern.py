@@ -63,7 +63,10 @@ class DistributedPattern(Shared):
         self.boundary = boundary
         self.plan = plan
         self.nnz_owned = owned.nnz + halo.nnz
-        self.nnz_global = int(layout.world.sum(self.nnz_owned))
+        counts = np.array([self.nnz_owned, owned.crowded or halo.crowded])
+        self.nnz_global, crowded = layout.world.sum(counts).tolist()
+        # So that what cannot be done with so many entries is refused on every rank.
+        owned.crowded = halo.crowded = crowded > 0
         self._halo_product: dict[tuple[torch.dtype, tuple[int, ...]], torch.Tensor] = {}
 
     @classmethod
@@ -147,7 +150,7 @@ class DistributedPattern(Shared):
 
     def _parts(
         self, values: torch.Tensor | Values, x: torch.Tensor
-    ) -> tuple[torch.Tensor | Packed, torch.Tensor]:
+    ) -> tuple[torch.Tensor | Packed | DeviceMatrix, torch.Tensor]:
         """What the two blocks are multiplied with, for vectors like x. Local."""
         if isinstance(values, Values):
             packed = values.serving(x)
@@ -186,21 +189,24 @@ class DistributedPattern(Shared):
                 if sums is not None:
                     sums.zero_()
             fused = (x, out, None, dot, weights, square)
-            owned = packed if isinstance(packed, Packed) else here
-            if isinstance(owned, Packed):
-                owned.matmul(*fused)
+            whole = packed if isinstance(packed, Packed) else here
+            if isinstance(whole, Packed):
+                whole.matmul(*fused)
             else:
-                self.owned.fused_matmul(owned, *fused)
+                assert isinstance(whole, torch.Tensor)
+                self.owned.fused_matmul(whole, *fused)
             channel.finish()
             if self.halo.nnz:
                 there = channel.recv_buffer
                 self.halo.fused_matmul(away, there, out, self.boundary, dot, weights, square)
             return
-        if isinstance(packed, DeviceMatrix):
-            rows = packed.on_device(x)
+        owned = packed if isinstance(packed, DeviceMatrix) else here
+        if isinstance(owned, DeviceMatrix):
+            rows = owned.on_device(x)
         else:
-            rows = self.owned.device_rows(here, x)
+            rows = self.owned.device_rows(owned, x)
         if rows is None:
+            assert isinstance(here, torch.Tensor)
             self.owned.matmul(here, x, out)
         else:
             rows(x, out, weights=weights, dot=dot, square=square)
@@ -233,6 +239,7 @@ class DistributedPattern(Shared):
         """
         here, away = self._parts(values, x)
         here = here if packed is None else packed
+        assert not isinstance(here, DeviceMatrix)
         return here.matrix if isinstance(here, Packed) else self.owned.matrix(here), away
 
     def distributed(
@@ -254,6 +261,7 @@ class DistributedPattern(Shared):
         if isinstance(here, Packed):
             entries, longest = here.matrix, here.longest
         else:
+            assert isinstance(here, torch.Tensor)
             entries, longest = self.owned.matrix(here), 0
         return Distributed(calls, *parts, requests, channel, entries, longest)
 
@@ -272,6 +280,8 @@ class DistributedPattern(Shared):
         channel = self.plan.start_exchange(x, again)
         if isinstance(here, Packed):
             absolute_product(here, x, out)
+        elif isinstance(here, DeviceMatrix):
+            here.mapped(torch.abs).matmul(x.abs(), out)
         else:
             self.owned.absolute_matmul(here, x, out)
         channel.finish()
@@ -309,14 +319,15 @@ class DistributedPattern(Shared):
         """The owned block's transpose in the form for a GPU, of `transpose_values`. Local."""
         return DeviceMatrix.of(self.owned.transposed[0], self.owned_values(values), keep=False)
 
-    def transpose_values(self, values: torch.Tensor) -> torch.Tensor:
+    def transpose_values(
+        self, values: torch.Tensor, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """`values` [nnz_owned] in the order of the transposed blocks, for `rmatmul`. Local."""
-        return torch.cat(
-            [
-                self.owned.transpose_values(self.owned_values(values)),
-                self.halo.transpose_values(self.halo_values(values)),
-            ]
-        )
+        out = torch.empty_like(values) if out is None else out
+        self.owned.transpose_values(self.owned_values(values), self.owned_values(out))
+        if self.halo.nnz:
+            self.halo.transpose_values(self.halo_values(values), self.halo_values(out))
+        return out
 
     def sample(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """`g_i . x_j` at each stored entry (i, j), halo columns included. **Collective.**

@@ -65,7 +65,7 @@ class StoredMatrix(ABC):
 
     @values.setter
     def values(self, values: torch.Tensor) -> None:
-        if self.held.packed is not None or values is not self.held.tensor:
+        if not self.held.written or values is not self.held.tensor:
             self.held = Values(values)
 
     @property
@@ -100,7 +100,7 @@ class StoredMatrix(ABC):
             x = self._checked(x, pattern.layout)
             return made(rproduct(self.values, x, pattern), pattern.columns)
         x = self._checked(x, pattern.columns)
-        if self.held.packed is not None and untracked(x):
+        if not self.held.written and untracked(x):
             used(pattern)
             y = x.new_empty((pattern.layout.n_owned, *x.shape[1:]))
             pattern.matmul(self.held, x.detach().contiguous(), y)

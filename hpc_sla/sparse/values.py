@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hpc_sla.kernels import native
+from hpc_sla.kernels.device_matrix import DeviceMatrix
 from hpc_sla.kernels.entries import largest
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
@@ -17,14 +18,17 @@ from hpc_sla.kernels.packed import Packed
 class Values:
     """A matrix's values on its pattern: `[nnz_owned]`, owned columns first. Per rank.
 
-    They begin as a tensor, or as a `Packed` of the owned block and a tensor of the halo's. Who asks
-    for `tensor` may change it, and so it is the matrix from then on: nothing packed is kept beside
-    it. What only reads goes by `packed` where there is one, else by `plain`.
+    They begin as a tensor, or as a `Packed` of the owned block (on a GPU, as slices) and a tensor
+    of the halo's. Who asks for `tensor` may change it, and so it is the matrix from then on:
+    nothing packed is kept beside it. What only reads goes by `packed` or `sliced` where there is
+    one, else by `plain`.
 
     Attributes
     ----------
     packed : Packed or None
-        The owned block; None once there is a tensor.
+        The owned block on the CPU; None once there is a tensor.
+    sliced : DeviceMatrix or None
+        The same on a GPU.
     dtype : torch.dtype
     device : torch.device
     count : int
@@ -33,6 +37,7 @@ class Values:
     def __init__(self, tensor: torch.Tensor) -> None:
         self._tensor: torch.Tensor | None = tensor
         self.packed: Packed | None = None
+        self.sliced: DeviceMatrix | None = None
         self._halo = tensor
         self.dtype, self.device, self.count = tensor.dtype, tensor.device, tensor.numel()
 
@@ -44,12 +49,25 @@ class Values:
         made.count = packed.nnz + halo.numel()
         return made
 
+    @classmethod
+    def of_sliced(cls, sliced: DeviceMatrix, halo: torch.Tensor) -> Values:
+        """Values of an owned block in slices and a halo block [halo.nnz], on a GPU."""
+        made = cls(halo)
+        made._tensor, made._halo, made.sliced = None, halo, sliced
+        made.count = sliced.pattern.nnz + halo.numel()
+        return made
+
+    @property
+    def written(self) -> bool:
+        """Whether there is a tensor."""
+        return self._tensor is not None
+
     @property
     def tensor(self) -> torch.Tensor:
         """The values themselves: to be changed, or to require a gradient."""
         if self._tensor is None:
             with lasting():
-                self._tensor, self.packed = self._written(), None
+                self._tensor, self.packed, self.sliced = self._written(), None, None
             self._halo = self._tensor
         return self._tensor
 
@@ -65,16 +83,24 @@ class Values:
 
     def to(self, dtype: torch.dtype) -> torch.Tensor | Values:
         """In another dtype, packed or a tensor as they are. Local."""
+        if self.sliced is not None:
+            return Values.of_sliced(
+                self.sliced.mapped(lambda values: values.to(dtype)), self._halo.to(dtype)
+            )
         if self.packed is None:
             return self.plain.to(dtype)
         return Values.of_packed(self.packed.to(dtype), self._halo.to(dtype))
 
-    def serving(self, x: torch.Tensor) -> Packed | None:
+    def serving(self, x: torch.Tensor) -> Packed | DeviceMatrix | None:
         """What multiplies vectors like x; None where `tensor` must, which it is made for. Local."""
-        if self.packed is None or (native.serves(x) and x.is_contiguous()):
+        if self.sliced is not None:
+            if self.sliced.on_device(x) is not None:
+                return self.sliced
+        elif self.packed is None or (native.serves(x) and x.is_contiguous()):
             return self.packed
         made = self.tensor  # once, for all products
-        return None if made is not None else self.packed
+        assert made is not None
+        return None
 
     def parts(self, n_owned: int) -> tuple[np.ndarray | Packed, np.ndarray]:
         """The owned block's `n_owned` values and the halo's, on the host, to read. Local."""
@@ -86,23 +112,35 @@ class Values:
 
     def largest(self) -> float:
         """The largest magnitude; NaN where there is one, 0 without entries. Local."""
-        tensor = self.plain if self.packed is None else self._halo
+        tensor = self.plain if self.written else self._halo
         found = max(map(abs, map(float, tensor.aminmax()))) if tensor.numel() else 0.0
+        if self.sliced is not None:
+            return float(np.maximum(found, self.sliced.largest()))
         return found if self.packed is None else float(np.maximum(found, largest(self.packed)))
 
+    def scaled(self, factor: float) -> torch.Tensor | Values:
+        """Times a number, in slices or a tensor as they are. Local."""
+        if self.sliced is None:
+            return self.plain * factor
+        return Values.of_sliced(self.sliced.mapped(lambda v: v * factor), self._halo * factor)
+
     def _written(self) -> torch.Tensor:
-        assert self.packed is not None
-        owned = torch.from_numpy(self.packed.csr()[2])
+        if self.sliced is not None:
+            owned = self.sliced.values()
+        else:
+            assert self.packed is not None
+            owned = torch.from_numpy(self.packed.csr()[2])
         return torch.cat([owned, self._halo]) if self._halo.numel() else owned
 
     def as_they_are(self) -> Values:
         """The same, which stay packed if they are, whatever becomes of these. Local."""
-        return Values(self.tensor) if self.packed is None else self._again(self.packed)
+        return Values(self.tensor) if self.written else self._again()
 
-    def _again(self, packed: Packed) -> Values:
-        return Values.of_packed(packed, self._halo)  # neither is ever changed
+    def _again(self) -> Values:
+        if self.sliced is not None:
+            return Values.of_sliced(self.sliced, self._halo)  # neither is ever changed
+        assert self.packed is not None
+        return Values.of_packed(self.packed, self._halo)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Values:
-        if self.packed is None:
-            return Values(copy.deepcopy(self.tensor, memo))
-        return self._again(self.packed)
+        return Values(copy.deepcopy(self.tensor, memo)) if self.written else self._again()

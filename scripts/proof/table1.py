@@ -131,7 +131,7 @@ def _bytes(A: hs.DSparseMatrix, n: int, seconds: float) -> dict[str, Any]:
 
     The matrix counts as products read it.
     """
-    packed = A.held.packed or packed_of(A.pattern, A.values)
+    packed = A.held.packed or A.held.sliced or packed_of(A.pattern, A.values)
     constant = make_preconditioner("jacobi", A).up_to_a_factor.inverse is None
     vectors = 8 * (VECTORS if constant else VECTORS + 2) * n * n
     plain = csr_bytes(n) + vectors

@@ -22,6 +22,7 @@ from hpc_sla.problems import make
 from hpc_sla.sparse import pattern as sparse_pattern
 from hpc_sla.sparse import split
 from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.pattern import DistributedPattern
 from tests.launch import REPOSITORY, launch_python
 
 triton = pytest.mark.skipif(
@@ -197,21 +198,49 @@ def test_entries_that_32_bits_do_not_count(monkeypatch):
     where = pattern.diagonal_entries(7)
     stored = where >= 0
     np.testing.assert_array_equal(values[where[stored]], matrix.diagonal()[stored.numpy()])
-    for refused in (
-        pattern.host_arrays,
-        lambda: pattern.matrix(values),
-        lambda: pattern.transposed,
-    ):
-        with pytest.raises(InputError, match="32 bits"):
-            refused()
+    with pytest.raises(InputError, match="32 bits"):
+        pattern.host_arrays()
     monkeypatch.setattr(sparse_pattern, "COUNTED", 50)
     with pytest.raises(InputError, match="32-bit local indices"):
         DSparseMatrix.from_scipy(matrix, World.serial("cpu"))
     s = Slices.of(pattern.indptr, pattern.indices)
     assert s is None or s.starts.dtype == torch.int32
-    with pytest.raises(ValueError, match="row"):
-        monkeypatch.setattr(csr_operator, "_MOST_ENTRIES", 2)
-        pattern.matmul(values, torch.from_numpy(x), torch.empty(20, dtype=torch.float64))
+    monkeypatch.setattr(csr_operator, "_MOST_ENTRIES", 2)
+    out = torch.full((20,), float("nan"), dtype=torch.float64)
+    pattern.matmul(values, torch.from_numpy(x), out)  # of rows that are longer
+    torch.testing.assert_close(out, torch.from_numpy(matrix @ x))
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+@pytest.mark.parametrize("sorted_", [1, 7, 50, 1 << 27])
+def test_a_transpose_is_sorted_in_pieces(sorted_, kind, monkeypatch):
+    """2**31 entries cannot be sorted at once. Row pointers are as wide as before."""
+    monkeypatch.setattr(csr, "_SORTED", sorted_)
+    for shape in ((20, 13), (3, 0), (0, 4), (1, 60)):
+        matrix = sp.random(*shape, 0.4, random_state=2, format="csr")
+        matrix.sort_indices()
+        ends, indices = torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices)
+        turned, entries = CsrPattern(ends.to(kind), indices.int(), shape[1]).transposed
+        expected = matrix.T.tocsr()
+        assert turned.indptr.dtype == entries.dtype == kind
+        np.testing.assert_array_equal(turned.indptr, expected.indptr)
+        np.testing.assert_array_equal(turned.indices, expected.indices)
+        np.testing.assert_array_equal(matrix.data[entries.numpy()], expected.data)
+
+
+def test_what_cannot_be_set_up_of_so_many_entries_is_refused_on_every_rank(monkeypatch):
+    """The rank that has them is another one."""
+    pattern = DSparseMatrix.from_scipy(sp.eye(9, format="csr"), World.serial("cpu")).pattern
+    layout = pattern.layout
+    world = type("Other", (), {"sum": lambda self, counts: counts + np.array([60, 1]), "size": 2})()
+    other = type("Layout", (), {"world": world, "n_owned": 9, "n_global": 69, "start": 0})()
+    owned = CsrPattern(pattern.owned.indptr, pattern.owned.indices, 9)
+    plan = type("Plan", (), {"layout": layout})()
+    made = DistributedPattern(other, owned, pattern.halo, pattern.boundary, plan)
+    assert made.nnz_global == 69 and owned.nnz < csr.COUNTED
+    for block in (made.owned, made.halo, made.owned.at_hand()):
+        with pytest.raises(InputError, match="32 bits"):
+            block.host_arrays()
 
 
 def test_values_of_another_dtype_are_others():

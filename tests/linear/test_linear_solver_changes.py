@@ -158,3 +158,23 @@ def test_update_leaves_what_was_passed_as_it_is(world):
     assert solver.precond is not M and torch.equal(before[1], after)
     with pytest.raises(hs.InputError, match="bogus"):
         hs.LinearSolver(A, "cg", "amg").update(A, keep="bogus")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("method", ["gmres", "lsqr"])
+def test_changes_that_nobody_counts_reach_products_with_the_transpose(world, method):
+    matrix = nonsymmetric(40)
+    A = distributed(world, matrix)
+    solver = hs.LinearSolver(A, method, "none", rtol=1e-12)
+    b = spread(A.layout, np.linspace(1, 2, 40))
+    solver.solve_transpose(b)
+    values = A.values
+    values.data[:] = values * torch.linspace(1, 2, len(values), dtype=values.dtype)
+    changed = full_matrix(world, A)
+    x, info = solver.solve_transpose(b)
+    assert info.converged
+    found = full(A.layout, x)
+    np.testing.assert_allclose(changed.T @ found, np.linspace(1, 2, 40), rtol=1e-9)
+    x, info = solver.solve(b)
+    assert info.converged
+    np.testing.assert_allclose(changed @ full(A.layout, x), np.linspace(1, 2, 40), rtol=1e-9)

@@ -183,6 +183,20 @@ def test_transposed_solves_have_their_own(on_gpu):
     assert both(on_gpu, work)["captured"] == 2
 
 
+def test_a_graph_of_the_transpose_follows_what_nobody_counts(on_gpu):
+    """The next solve writes the transpose's values where the graph reads them."""
+
+    def work():
+        s = solver(convection(9), "bicgstab", "none")
+        found = [told(*s.solve_transpose(rhs(seed))) for seed in (1, 2)]
+        s.A.values.data.mul_(torch.linspace(1, 1.01, len(s.A.values)))
+        x, info = s.solve_transpose(rhs(3))
+        torch.testing.assert_close(s.A.T @ x, rhs(3), rtol=1e-7, atol=1e-7)
+        return [*found, told(x, info)]
+
+    assert both(on_gpu, work)["captured"] == 1
+
+
 @pytest.mark.parametrize("keep", [None, "prolongators"])
 def test_another_matrix_is_another_graph(keep, on_gpu):
     def work():

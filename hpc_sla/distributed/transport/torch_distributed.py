@@ -49,13 +49,18 @@ class TorchDistributedTransport:
     """
 
     def __init__(
-        self, comm: MPI.Comm, device: torch.device, backend: str, groups: dict[str, Any]
+        self,
+        comm: MPI.Comm,
+        device: torch.device,
+        backend: str,
+        groups: dict[tuple[str, ...], Any],
     ) -> None:
         self.name = backend
         self._device = device
         self._channels: weakref.WeakSet[TorchDistributedChannel] = weakref.WeakSet()
-        # Worlds on other devices have groups of their own: nccl's is bound to one.
-        key = backend if backend == "gloo" else f"{backend} {device}"
+        # Worlds on other devices have groups of their own: nccl's is bound to one. By the devices
+        # of all: where only one rank's is another, all must take part in making a group.
+        key = (backend, *comm.allgather(str(device)))
         if key not in groups:
             groups[key] = _group(comm, backend, device)
         # Ranks of the default group, in `comm`'s order: new_group sorts, MPI does not.
@@ -66,7 +71,7 @@ class TorchDistributedTransport:
         # Messages of fewer ranks travel by the communicator of all, which is there: one of their
         # own is made by their first reduction, if there ever is one.
         self._messages = self._group
-        if _default_group == (backend, str(device)):
+        if all(comm.allgather(_default_group == (backend, str(device)))):
             self._messages = _group_of_all()
         # nccl makes a communicator at the group's first operation, which all must take part in; a
         # halo exchange may have ranks that talk to nobody.

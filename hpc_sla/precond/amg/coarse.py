@@ -60,6 +60,10 @@ class DenseSolve:
 
     def solve(self, b: torch.Tensor, out: torch.Tensor, transpose: bool = False) -> None:
         """`out = A^+ b`, or `A^+T b`, for `[n_owned]` or `[n_owned, k]`. **Collective.**"""
+        rows = self._columns if transpose else self._rows
+        if self._world.size == 1 and b.is_contiguous():
+            dense(rows, b, out)
+            return
         shape = tuple(b.shape[1:])
         if shape not in self._buffers:
             with lasting():
@@ -67,7 +71,7 @@ class DenseSolve:
         whole = self._buffers[shape].zero_()
         torch.mul(b, 1.0, out=whole.narrow(0, self._layout.start, self._layout.n_owned))
         self._world.transport.all_reduce_sum(whole)
-        dense(self._columns if transpose else self._rows, whole, out)
+        dense(rows, whole, out)
 
     def compiled(self, like: torch.Tensor) -> DenseInverse:
         """It as a compiled cycle takes it, for vectors with such columns. Local."""

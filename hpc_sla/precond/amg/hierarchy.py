@@ -169,6 +169,7 @@ class Hierarchy:
                 del inverse
             with self._timed("galerkin"):
                 coarse, product = self._product(current, blocks, P, before, transfer is not None)
+                del blocks
             if coarse.nnz_global > _FILLED * max(A.nnz_global, 1):
                 # Ranks that take no part in this level hear of it below.
                 grown = (self._total + coarse.nnz_global) / A.nnz_global
@@ -186,7 +187,7 @@ class Hierarchy:
             level.correct_with(transfer, options.cycle)
             self._kept.append(kept)
             block_size = kept.vectors
-            del P, blocks
+            del P
             current = coarse
             if move is not None:
                 with self._timed("repartition"):
@@ -263,7 +264,7 @@ class Hierarchy:
     ) -> torch.Tensor:
         """Add a level without its transfer; the diagonal of D^-1. **Collective.**"""
         with self._timed("smoother"):
-            operator = LevelOperator(A.pattern, A.held.to(self.dtype))
+            operator = LevelOperator(A.pattern, A.held.to(self.dtype), own=bool(self.levels))
             inverse = inverse_diagonal(A.diagonal().detach())
             if decoupled is not None:
                 inverse.masked_fill_(decoupled, 0)

@@ -25,6 +25,7 @@ from hpc_sla.kernels.packed import Packed
 from hpc_sla.kernels.packing import Csr
 from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.prolongator import Prolongator
+from hpc_sla.sparse.compressed import in_slices
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.sparse.values import Values
 
@@ -41,16 +42,29 @@ class LevelOperator:
     ----------
     pattern : DistributedPattern
     values : torch.Tensor [nnz_owned], or Values that stay packed
+    own : bool
+        Whether nobody else multiplies with the pattern: on a GPU it is then held in slices alone.
     """
 
-    def __init__(self, pattern: DistributedPattern, values: Tensor | Values) -> None:
+    def __init__(
+        self, pattern: DistributedPattern, values: Tensor | Values, own: bool = False
+    ) -> None:
         self.pattern = pattern
         self._transposed: Tensor | None = None
         self._transposed_rows: DeviceMatrix | None = None
         self._owned: CsrMatrix | Packed | DeviceMatrix
         self._values: Tensor | None = None
-        if isinstance(values, Values) and pattern.owned.n_rows < _FEWEST_ROWS:
+        few = pattern.owned.n_rows < _FEWEST_ROWS
+        if isinstance(values, Values) and values.sliced is None and few:
             values = values.plain  # as they are where these values come in another way
+        self._sliced: Values | None = None
+        if own and isinstance(values, Tensor):
+            values = in_slices(pattern, Values(values))
+            values = values.plain if values.written else values
+        if isinstance(values, Values) and values.sliced is not None:
+            self._owned, self._halo = values.sliced, CsrMatrix(pattern.halo, values.halo)
+            self._sliced = values
+            return
         if isinstance(values, Values):
             assert values.packed is not None
             self._owned, self._halo = values.packed, CsrMatrix(pattern.halo, values.halo)
@@ -62,7 +76,9 @@ class LevelOperator:
             packed = Packed.of(pattern.owned, self._owned.values)
         if packed is None:
             self._values = values
-            self._owned = for_device(self._owned)
+            if device_products.serves(values):
+                found = DeviceMatrix.of(pattern.owned, self._owned.values)
+                self._owned = self._owned if found.form == "csr" else found
         else:
             self._owned = packed
             if not packed.refers:
@@ -73,6 +89,8 @@ class LevelOperator:
         """[nnz_owned]: made anew where they are not held. Local."""
         if self._values is not None:
             return self._values
+        if self._sliced is not None:
+            return self._sliced.plain
         assert isinstance(self._owned, Packed)
         return torch.cat([torch.from_numpy(self._owned.csr()[2]), self._halo.values])
 
@@ -82,6 +100,7 @@ class LevelOperator:
         if self._values is not None:
             slices = self._owned.bytes if isinstance(self._owned, DeviceMatrix) else 0
             return slices + self._values.numel() * self._values.element_size()
+        assert not isinstance(self._owned, CsrMatrix)
         return self._owned.bytes + self._halo.values.numel() * self._halo.values.element_size()
 
     def matmul(self, x: Tensor, out: Tensor, dot: Tensor | None = None) -> None:
@@ -90,6 +109,9 @@ class LevelOperator:
         if self._values is not None:
             slices = self._owned if isinstance(self._owned, DeviceMatrix) else None
             pattern.matmul(self._values, x, out, dot, None, None, slices)
+            return
+        if self._sliced is not None:
+            pattern.matmul(self._sliced, x, out, dot)
             return
         weights = None
         if dot is not None:
@@ -336,11 +358,10 @@ def _on(device: torch.device, matrix: sp.csr_matrix) -> CsrMatrix:
 
 
 def for_device(matrix: CsrMatrix) -> CsrMatrix | DeviceMatrix:
-    """The same in slices, on a GPU and where that pays. Local."""
+    """The same in slices alone, on a GPU and where that pays. Local."""
     if not device_products.serves(matrix.values):
         return matrix
-    found = DeviceMatrix.of(matrix.pattern, matrix.values)
-    return matrix if found.form == "csr" else found
+    return DeviceMatrix.alone(matrix.pattern, matrix.values) or matrix
 
 
 def _compiled(

@@ -68,7 +68,7 @@ class ScaledMatrix:
         if columns is not None:
             rows, A = columns, in_component_units(A, columns, block_size)
         factor = _scale(A)
-        matrix = A if factor == 1 else A.with_values(A.held.plain * factor)
+        matrix = A if factor == 1 else A.rescaled(factor)
         return cls(matrix, factor, rows, columns, decoupled, symmetric)
 
     def in_its_units(self, B: np.ndarray) -> np.ndarray:

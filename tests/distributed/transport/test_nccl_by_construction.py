@@ -90,6 +90,34 @@ def test_another_device_has_a_group_of_its_own(asked):
     assert ("all_reduce", two._group) in asked
 
 
+class Mixed(Comm):
+    """Whose other rank is on the second device, wherever this one is."""
+
+    def allgather(self, value):
+        return [value, str(SECOND)] if isinstance(value, str) else super().allgather(value)
+
+
+def test_another_device_of_another_rank_is_another_group(asked):
+    """This one, which is where it was, must make it with the others."""
+    groups = {}
+    one = TorchDistributedTransport(Comm(), FIRST, "nccl", groups)
+    two = TorchDistributedTransport(Mixed(), FIRST, "nccl", groups)
+    assert two._group is not one._group and len(groups) == 2
+    for comm, group in ((Comm(), one), (Mixed(), two)):
+        assert TorchDistributedTransport(comm, FIRST, "nccl", groups)._group is group._group
+
+
+def test_messages_go_by_the_group_of_all_only_where_all_would(asked):
+    TorchDistributedTransport(Comm(), FIRST, "nccl", {})
+    other = Comm()
+    other.allgather = lambda value: (
+        [value, False] if value is True else Comm.allgather(other, value)
+    )
+    fewer = TorchDistributedTransport(other, FIRST, "nccl", {})
+    assert fewer._messages is fewer._group is not asked[0][0]
+    assert asked[-1] == ("all_reduce", fewer._group)
+
+
 @pytest.mark.parametrize(
     ("version", "capturable"), [((2, 9, 5), False), ((2, 9, 6), True), ((2, 27, 3), True)]
 )

@@ -201,3 +201,23 @@ def test_fewer_ranks_send_beside_all(any_world):
     for channel in channels:
         channel.close()
     assert everywhere(outer, True)
+
+
+def test_devices_that_differ_on_one_rank_only_make_another_group(world):
+    """Whoever stays on its device makes it with the others. Twice, and the first once more."""
+    from hpc_sla.distributed.transport.torch_distributed import TorchDistributedTransport
+
+    groups = {}
+    there = "cpu:0" if world.rank == 0 else "cpu"
+    made = [
+        TorchDistributedTransport(world.comm, torch.device(device), "gloo", groups)
+        for device in ("cpu", there, there, "cpu")
+    ]
+    assert everywhere(world, len(groups) == 2)
+    assert everywhere(world, made[1]._group is made[2]._group is not made[0]._group)
+    assert everywhere(world, made[3]._group is made[0]._group)
+    for transport in made:
+        tensor = torch.ones(2)
+        transport.all_reduce_sum(tensor)
+        assert everywhere(world, tensor.tolist() == [world.size] * 2)
+        transport.close()

@@ -55,10 +55,16 @@ def _roots(size: np.ndarray, first: int, degree: np.ndarray) -> np.ndarray:
     around = [set(np.flatnonzero(row)) for row in size]
     hashes = mix((np.arange(first, first + n) + 1).astype(np.uint64) * GOLDEN)
     look = [(int(number >> np.uint64(11)) % 2**16, i) for i, number in enumerate(hashes)]
-    claim = _claims(around, look, {i for i in range(n) if around[i]})
+    wide = _widened(around)
+    claim = _claims(wide, look, {i for i in range(n) if around[i]})
     left = {i for i in range(n) if around[i] and i not in claim}
     inner = [around[i] & left if i in left else set() for i in range(n)]
-    some = {i for i in left if _may_found(len(inner[i]), degree[i])}
+    some = {
+        i
+        for i in left
+        if _may_found(len(inner[i]), degree[i])
+        and (len(wide[i]) == len(around[i]) or len(inner[i]) == degree[i])
+    }
     claim |= _claims(inner, look, some)
     of_root = Counter(claim.values())
     joins = {}
@@ -70,6 +76,16 @@ def _roots(size: np.ndarray, first: int, degree: np.ndarray) -> np.ndarray:
             )[2][1]
     claim |= joins
     return np.array([claim.get(i, -1) for i in range(n)], dtype=int)
+
+
+def _widened(around: list[set]) -> list[set]:
+    """With the nodes between whose rings there are two neighbours, where a ring has holes."""
+    wide = [set(ring) for ring in around]
+    for i, ring in enumerate(around):
+        if 5 <= len(ring) <= 8 and not any(around[k] & ring for k in ring):
+            ways = Counter(j for k in ring for j in around[k] if j != i)
+            wide[i] |= {j for j, count in ways.items() if count >= 2}
+    return wide
 
 
 def _may_found(left: int, degree: int) -> bool:

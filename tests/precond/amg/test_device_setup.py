@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
+from hpc_sla import problems
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels import native
 from hpc_sla.precond.amg.device import arrays, prolongator
@@ -37,7 +38,8 @@ from tests.precond.oracles import stored
 
 pytestmark = pytest.mark.mpi
 
-MATRICES = SPD | {"unsymmetric": lambda: convection(9), "larger": lambda: poisson(21)}
+GRIDS = {"space": lambda: problems.make("poisson3d:n=8").matrix()}
+MATRICES = SPD | {"unsymmetric": lambda: convection(9), "larger": lambda: poisson(21)} | GRIDS
 EVERY = [(name, how) for name in MATRICES for how in PARTITIONS]
 NODES = sp.csr_matrix(sp.kron(poisson(6), spd_matrix(3, 1, 1.0)))
 

@@ -99,8 +99,10 @@ def test_iterations_are_those_of_the_compiled_set_up(world, monkeypatch, spec, d
     count, allowed = (iterations(A, b, M, method) for M in (ours, theirs))
     assert count <= max(1.1 * allowed, allowed + 1)
     assert len(ours.levels) > 1
-    # On grids in space the compiled one's aggregates are larger.
-    assert ours.operator_complexity < max(1.6 * theirs.operator_complexity, 2.2)
+    most = 1.3 * theirs.operator_complexity
+    if "poisson3d" not in spec:  # where aggregates are widened
+        most = max(1.6 * theirs.operator_complexity, 2.2)
+    assert ours.operator_complexity < most
 
 
 @pytest.mark.parametrize("room", [1 << 24, 300])

@@ -10,6 +10,7 @@ from hpc_sla.precond.amg.device.arrays import pointers, segment_largest, true_pl
 from hpc_sla.precond.amg.device.independent import ABOVE, independent_set, node_of, priorities
 from hpc_sla.precond.amg.device.numbers import noise, stored_rows
 from hpc_sla.precond.amg.device.strength import Connections, NodeGraph
+from hpc_sla.precond.amg.device.widened import widened
 
 Tensor = torch.Tensor
 
@@ -26,10 +27,11 @@ def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor
 
     Aggregates grow around the roots of a maximal independent set of distance two (Bell, Dalton and
     Olson, SIAM J. Sci. Comput. 34, 2012, section 4), inside each rank, on connections above the
-    threshold; around those of a second one where at least two neighbours are left
-    (Kelley and Rajamanickam, "Parallel, portable algorithms for distance-2 maximal independent set
-    and graph coarsening", IPDPS 2022, algorithm 3); the rest join their strongest neighbours. What
-    becomes of a node without a strong neighbour on its own rank: see `amg.aggregation.aggregate`.
+    threshold, on grids in space of `widened` ones; around those of a second one where at least two
+    neighbours are left (Kelley and Rajamanickam, "Parallel, portable algorithms for distance-2
+    maximal independent set and graph coarsening", IPDPS 2022, algorithm 3); the rest join their
+    strongest neighbours. What becomes of a node without a strong neighbour on its own rank: see
+    `amg.aggregation.aggregate`.
 
     Returns
     -------
@@ -41,7 +43,7 @@ def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor
     """
     layout, world = graph.layout, graph.layout.world
     strong = graph.strong(threshold)
-    root = _roots(strong, stored_rows(layout, world.device))
+    root = _roots(strong, layout)
     alone = torch.zeros_like(root, dtype=torch.bool)
     alone[strong.far_rows] = True
     alone &= root < 0
@@ -65,15 +67,18 @@ def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor
     return aggregates, group.to(torch.int32) if small else group
 
 
-def _roots(strong: Connections, nodes: Tensor) -> Tensor:
+def _roots(strong: Connections, layout: RowLayout) -> Tensor:
     """The root of each node's aggregate, -1 for one without a strong neighbour: int64. Local."""
-    indptr, columns, n = strong.indptr, strong.columns, len(nodes)
+    indptr, columns, n = strong.indptr, strong.columns, layout.n_owned
     if not len(columns):
-        return torch.full_like(nodes, -1)
-    degrees, priority = indptr.diff(), priorities(nodes)
-    runs = torch.arange(n, device=nodes.device)
+        return torch.full((n,), -1, device=indptr.device)
+    priority = priorities(stored_rows(layout, indptr.device))
+    wide = widened(indptr, columns)
+    claim = _claims(*wide, priority, indptr.diff() > 0)
+    degrees, reach = indptr.diff(), wide[0].diff()
+    del wide
+    runs = torch.arange(n, dtype=columns.dtype, device=columns.device)
     rows = torch.repeat_interleave(runs, degrees, output_size=len(columns))
-    claim = _claims(indptr, columns, priority, degrees > 0)
     # Where many are left between aggregates they make one of their own.
     left = (claim < 0) & (degrees > 0)
     edges = true_places(left.index_select(0, rows) & left.index_select(0, columns))
@@ -82,7 +87,12 @@ def _roots(strong: Connections, nodes: Tensor) -> Tensor:
     total = degrees.index_add(0, strong.far_rows, torch.ones_like(strong.far_rows))
     few_missed = (around >= total - _MISSED) & ((around > 0) | (total <= 2))
     many = (3 * (around + 1) >= 2 * (total + 1)) | few_missed
-    claim = torch.where(left, _claims(*inner, priority, left & many), claim)
+    # Where it was widened one of seven nodes would be a small one.
+    many &= (reach == degrees) | (around == total)
+    many &= left
+    del degrees, reach, around, total, few_missed
+    claim = torch.where(left, _claims(*inner, priority, many), claim)
+    del inner
     # Guests are no hosts: an aggregate would grow into a chain.
     hosts = _smallest_first(claim).index_select(0, columns)
     edges = true_places((claim < 0).index_select(0, rows) & (hosts >= 0))

@@ -67,8 +67,8 @@ class _Lanczos:
             self._operator.matmul(self._z, self._q, forced)
             self._transport.all_reduce_sum(forced)
             alpha = forced / beta**2
-            following = self._q.sub_(self._previous * (beta**2 / self._past))
-            following.sub_(self._u * alpha).div_(beta)
+            following = self._q.addcmul_(self._previous, beta**2 / self._past, value=-1)
+            following.addcmul_(self._u, alpha, value=-1).div_(beta)
             # What u was before last is room for the next product.
             self._u, self._previous, self._q = following, self._u, self._previous
             torch.mul(following, self._inverse, out=self._z)

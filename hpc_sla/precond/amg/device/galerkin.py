@@ -66,6 +66,7 @@ def product_of(
         values = segment_sums(values.index_select(0, order), ends)
         rows, columns = rows.index_select(0, first), columns.index_select(0, first)
     values = values.to(A.values.dtype)
+    del A, work
     check_entries(world, values.numel(), "coarse level's matrix")
     if known is None:
         return DSparseMatrix(*_distributed(P.nodes, rows, columns, values))

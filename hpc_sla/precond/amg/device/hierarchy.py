@@ -51,8 +51,8 @@ class DeviceHierarchy(Hierarchy):
     ) -> None:
         super().__init__(A, _sent(B, A.device), options, decoupled, previous, keep)
 
-    def _blocks(self, A: DSparseMatrix) -> RankRows:
-        return RankRows(A)
+    def _blocks(self, A: DSparseMatrix) -> None:
+        """Each of the two writes them out for itself, where they are in slices."""
 
     def _graph(
         self, A: DSparseMatrix, block_size: int
@@ -68,7 +68,7 @@ class DeviceHierarchy(Hierarchy):
     def _prolongator(
         self,
         A: DSparseMatrix,
-        blocks: RankRows,
+        blocks: None,
         kept: Reusable,
         B: Tensor,
         inverse: Tensor,
@@ -83,12 +83,13 @@ class DeviceHierarchy(Hierarchy):
                 B = B.masked_fill(decoupled[:, None], 0)
         largest = self._estimates[-1].largest
         plan, aggregates = A.pattern.plan, kept.aggregates
-        return prolongator_of(blocks, plan, inverse, largest, aggregates, group, B, self.dtype)
+        # Without a tuple of arguments, which would keep the rows alive after their use.
+        return prolongator_of(RankRows(A), plan, inverse, largest, aggregates, group, B, self.dtype)
 
     def _product(
-        self, A: DSparseMatrix, blocks: RankRows, P: DeviceProlongator, before: Reusable, same: bool
+        self, A: DSparseMatrix, blocks: None, P: DeviceProlongator, before: Reusable, same: bool
     ) -> tuple[DSparseMatrix, None]:
-        return product_of(blocks, A.pattern.plan, P, before.coarse if same else None), None
+        return product_of(RankRows(A), A.pattern.plan, P, before.coarse if same else None), None
 
     def _transfer(self, P: DeviceProlongator) -> DeviceTransfer:
         return DeviceTransfer(P, self.dtype)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import torch
 
-from hpc_sla.precond.amg.device.arrays import host, segment_largest, segment_sums
+from hpc_sla.precond.amg.device.arrays import at, host, pieces, segment_largest, segment_sums
 from hpc_sla.precond.amg.device.numbers import mixed
 
 Tensor = torch.Tensor
@@ -63,24 +66,46 @@ def independent_set(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Te
     -------
     bool tensor [n]
     """
-    state, degree = open_.double(), indptr.diff().clamp(min=1)
+    state, degree = open_.double(), indptr.diff().clamp_(min=1).int()
     top = 16 * ABOVE
+    around = _Around(indptr, columns)
     while len(columns):
         for _ in range(_ROUNDS):
             still = state == _OPEN
-            taken = segment_sums((state == 0).double().index_select(0, columns), indptr)
-            mine = (
-                state * top
-                + torch.where(still, (taken * _ENCLOSED / degree).ceil_() * ABOVE, 0.0)
-                + priority
-            )
+            taken = around(segment_sums, (state == 0).double())
+            enclosed = taken.mul_(_ENCLOSED).div_(degree).ceil_().mul_(ABOVE).mul_(still)
+            mine = enclosed.add_(priority).add_(state, alpha=top)
             largest = mine
             for _ in range(2):
-                around = segment_largest(largest.index_select(0, columns), indptr, 0.0)
-                largest = torch.maximum(largest, around)
-            state = torch.where(still & (largest >= _CHOSEN * top), 0.0, state)
-            state = torch.where(still & (largest == mine), _CHOSEN, state)
+                largest = torch.maximum(largest, around(segment_largest, largest, 0.0))
+            state.masked_fill_(still & (largest >= _CHOSEN * top), 0.0)
+            state.masked_fill_(still & (largest == mine), _CHOSEN)
         (left,) = host((state == _OPEN).sum())
         if not left:
             break
     return state == _CHOSEN
+
+
+class _Around:
+    """What nodes' neighbours have, brought together for `ROOM` of them at a time.
+
+    Parameters
+    ----------
+    indptr, columns : int64 tensor [n + 1], int tensor [t]
+        The graph.
+    """
+
+    def __init__(self, indptr: Tensor, columns: Tensor) -> None:
+        edges = pieces(indptr[1:])
+        ranges = zip(pairwise(edges), pairwise(at(indptr, edges)), strict=True)
+        self._parts = [
+            (indptr[first : last + 1] - begin, columns[begin:end])
+            for (first, last), (begin, end) in ranges
+        ]
+        if len(edges) == 2:
+            self._parts = [(indptr, columns)]
+
+    def __call__(self, function: Callable[..., Tensor], values: Tensor, *further: float) -> Tensor:
+        """The function of segments, of the values [n] at the neighbours of each: [n]."""
+        found = [function(values.index_select(0, c), ends, *further) for ends, c in self._parts]
+        return found[0] if len(found) == 1 else torch.cat(found)

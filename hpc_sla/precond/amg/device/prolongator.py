@@ -152,9 +152,11 @@ def prolongator_of(
         aggregates.n_owned + places.plan.n_halo,
     )
     parts = [smoothing(piece, dtype) for piece in A.pieces(B.shape[1])]
-    nothing = group.new_zeros(1), group[:0], B[:0].to(dtype)
+    del A, plan  # what is written out of a matrix that is in slices is no longer needed
+    nothing = group.new_zeros(1), group[:0].int(), B[:0].to(dtype)
     counts, columns, values = (torch.cat(part) for part in zip(nothing, *parts, strict=True))
-    check_entries(plan.layout.world, values.numel(), "prolongator")
+    del parts
+    check_entries(aggregates.world, values.numel(), "prolongator")
     nodes, columns = _used(places.plan, columns)
     rows = VectorRows(counts.cumsum(0).to(torch.int32), columns.to(torch.int32), values)
     transposed = rows.transposed(aggregates.n_owned + nodes.n_halo)
@@ -192,7 +194,7 @@ class _Smoothing:
         rows, columns = rows.index_select(0, first), columns.index_select(0, first)
         if self.vectors == 1:
             rows, columns, values = _truncated(rows, columns, values, n)
-        return pointers(rows, n).diff(), columns, values.to(dtype)
+        return pointers(rows, n).diff(), columns.to(torch.int32), values.to(dtype)
 
 
 def _truncated(

@@ -26,7 +26,7 @@ class Connections:
     Attributes
     ----------
     indptr : int64 tensor [n_nodes + 1]
-    columns : int64 tensor [t]
+    columns : int32 tensor [t]
         Owned nodes, none its own neighbour.
     sizes : tensor [t]
     far_rows, far_columns : int64 tensor [f]
@@ -61,7 +61,7 @@ class NodeGraph:
     """
 
     def __init__(self, A: DSparseMatrix, block_size: int) -> None:
-        self._rows, diagonal = RankRows(A), A.diagonal().detach()
+        self._of, diagonal = A, A.diagonal().detach()
         self.layout, self.plan = A.layout, A.pattern.plan
         self._nodes: Triplets | None = None
         if block_size > 1:
@@ -86,33 +86,39 @@ class NodeGraph:
         ----------
         threshold : float
         """
-        n, root, found = self.layout.n_owned, self._root, []
-        for rows, columns, sizes in self._triplets():
+        n, root = self.layout.n_owned, self._root
+        none = root.new_empty(0, dtype=torch.int64)
+        near, far = [(none, none.int(), root[:0])], [(none, none, root[:0])]
+        for first, last, (rows, columns, sizes) in self._triplets():
             limit = threshold * root.index_select(0, rows) * root.index_select(0, columns)
-            keep = true_places((sizes > limit) & (sizes > 0) & (rows != columns))
-            found.append([part.index_select(0, keep) for part in (rows, columns, sizes)])
-        nothing = root.new_empty(0, dtype=torch.int64)
-        found = found or [[nothing, nothing, root]]  # without rows there is no halo
-        rows, columns, sizes = (torch.cat(part) for part in zip(*found, strict=True))
-        near, far = true_places(columns < n), true_places(columns >= n)
-        indptr = pointers(rows.index_select(0, near), n)
-        return Connections(
-            indptr,
-            *(part.index_select(0, near) for part in (columns, sizes)),
-            *(part.index_select(0, far) for part in (rows, columns - n, sizes)),
-        )
+            keep = (sizes > limit) & (sizes > 0) & (rows != columns)
+            inner = true_places(keep & (columns < n))
+            counts = pointers(rows.index_select(0, inner) - first, last - first).diff()
+            # What is as long as the entries is held in few bytes.
+            columns_of = columns.index_select(0, inner).to(torch.int32)
+            near.append((counts, columns_of, sizes.index_select(0, inner)))
+            if self.plan.n_halo:
+                outer = true_places(keep & (columns >= n))
+                parts = (part.index_select(0, outer) for part in (rows, columns - n, sizes))
+                far.append(tuple(parts))  # type: ignore[arg-type]
+        counts, *connections = (torch.cat(part) for part in zip(*near, strict=True))
+        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        across = (torch.cat(part) for part in zip(*far, strict=True))
+        return Connections(indptr, *connections, *across)
 
-    def _triplets(self) -> Iterator[Triplets]:
+    def _triplets(self) -> Iterator[tuple[int, int, Triplets]]:
+        """Connections by rows, of some rows after the other, from the first to the last."""
         if self._nodes is not None:
-            yield self._nodes
+            yield 0, self.layout.n_owned, self._nodes
             return
-        for piece in self._rows.pieces():
-            yield piece.rows + piece.first, piece.columns, piece.values.abs()
+        for piece in RankRows(self._of).pieces():
+            sizes = piece.values.abs()
+            yield piece.first, piece.last, (piece.rows + piece.first, piece.columns, sizes)
 
     def _condensed(self, node: Tensor, high: int) -> Triplets:
         """Row, column and size of each connection between nodes, by rows. Local."""
         width, parts = self.layout.n_owned + self.plan.n_halo, []
-        for piece in self._rows.pieces(high=high):
+        for piece in RankRows(self._of).pieces(high=high):
             rows = (piece.rows + piece.first).div_(high, rounding_mode="floor")
             columns = node.index_select(0, piece.columns)
             order, first, ends = grouped(rows * width + columns)
@@ -120,6 +126,6 @@ class NodeGraph:
             sizes = segment_sums(squares, ends).sqrt_().to(piece.values.dtype)
             parts.append((rows.index_select(0, first), columns.index_select(0, first), sizes))
         if not parts:
-            return node[:0], node[:0], self._rows.values[:0]
+            return node[:0], node[:0], self._of.diagonal().detach()[:0]
         rows, columns, sizes = (torch.cat(part) for part in zip(*parts, strict=True))
         return rows, columns, sizes

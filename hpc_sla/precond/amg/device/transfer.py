@@ -8,6 +8,7 @@ import torch
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels.csr import CsrMatrix, CsrPattern, expand_rows
+from hpc_sla.kernels.device_matrix import DeviceMatrix
 from hpc_sla.kernels.matrix import Matrix
 from hpc_sla.kernels.tiles import Tiles
 from hpc_sla.precond.amg.device.arrays import pointers, true_places
@@ -43,7 +44,8 @@ class DeviceTransfer(Transfer):
         """For compiled loops, which there are on the CPU: made when they ask."""
         if self._matrices is None:
             plain = self._by_entries()
-            first, second = (_tiles(part).transfer() for part in (plain.near_down, plain.down_halo))
+            parts = _written(plain.down), plain.down_halo
+            first, second = (_tiles(part).transfer() for part in parts)
             self._matrices = first, second
         return self._matrices
 
@@ -54,8 +56,8 @@ class DeviceTransfer(Transfer):
     def prolongator(self) -> DeviceProlongator:  # type: ignore[override]
         """What it was made of. Local."""
         plain, m, n = self._by_entries(), self._vectors, self._nodes.layout.n_owned
-        near, far = (_vectors_by_rows(part, m) for part in (plain.near_up, plain.up_halo))
-        down = [_vectors_by_columns(part, m) for part in (plain.near_down, plain.down_halo)]
+        near, far = (_vectors_by_rows(part, m) for part in (_written(plain.up), plain.up_halo))
+        down = [_vectors_by_columns(part, m) for part in (_written(plain.down), plain.down_halo)]
         transposed = VectorRows(
             torch.cat([down[0].indptr, down[1].indptr[1:] + down[0].indptr[-1]]),
             *(torch.cat(pair) for pair in zip(*((d.columns, d.values) for d in down), strict=True)),
@@ -68,35 +70,39 @@ class DeviceTransfer(Transfer):
         rows, order = torch.sort(rows, stable=True)
         columns = torch.cat([near.columns, far.columns + n]).index_select(0, order)
         values = torch.cat([near.values, far.values]).index_select(0, order)
-        indptr = pointers(rows, plain.near_up.n_rows).to(torch.int32)
+        indptr = pointers(rows, plain.up.n_rows).to(torch.int32)
         return DeviceProlongator(self._nodes, VectorRows(indptr, columns, values), transposed)
 
 
 class _ByEntries(_Plain):
-    """Also P and P^T in owned columns and rows as they are, where a GPU multiplies by slices."""
+    """P and P^T, where a GPU multiplies by slices in these alone."""
 
     def __init__(self, P: DeviceProlongator, dtype: torch.dtype) -> None:
         n, fine = P.nodes.layout.n_owned, len(P.rows.indptr) - 1
         rows, values = P.rows, P.rows.values.to(dtype)
-        row = expand_rows(rows.indptr, len(rows.columns))
-        near, far = true_places(rows.columns < n), true_places(rows.columns >= n)
-        self.boundary = torch.unique_consecutive(row.index_select(0, far))
-        place = torch.searchsorted(self.boundary, row.index_select(0, far))
-        self.near_up = _by_rows(
-            pointers(row.index_select(0, near), fine),
-            rows.columns.index_select(0, near),
-            values.index_select(0, near),
-            n,
-        )
-        self.up_halo = _by_rows(
-            pointers(place, len(self.boundary)),
-            rows.columns.index_select(0, far) - n,
-            values.index_select(0, far),
-            P.nodes.n_halo,
-        )
+        if P.nodes.n_halo:
+            row = expand_rows(rows.indptr, len(rows.columns))
+            near, far = true_places(rows.columns < n), true_places(rows.columns >= n)
+            self.boundary = torch.unique_consecutive(row.index_select(0, far))
+            place = torch.searchsorted(self.boundary, row.index_select(0, far))
+            up = _by_rows(
+                pointers(row.index_select(0, near), fine),
+                rows.columns.index_select(0, near),
+                values.index_select(0, near),
+                n,
+            )
+            self.up_halo = _by_rows(
+                pointers(place, len(self.boundary)),
+                rows.columns.index_select(0, far) - n,
+                values.index_select(0, far),
+                P.nodes.n_halo,
+            )
+        else:
+            up, self.boundary = _by_rows(rows.indptr, rows.columns, values, n), rows.columns[:0]
+            self.up_halo = _by_rows(rows.indptr[:1], rows.columns[:0], values[:0], 0)
         turned, values = P.transposed, P.transposed.values.to(dtype)
-        cut = len(near)
-        self.near_down, self.down_halo = (
+        cut = up.pattern.nnz // values.shape[1]
+        down, self.down_halo = (
             _by_columns(
                 turned.indptr[begin:end] - first, turned.columns[where], values[where], fine
             )
@@ -105,12 +111,14 @@ class _ByEntries(_Plain):
                 (n, n + P.nodes.n_halo + 1, cut, slice(cut, None)),
             )
         )
-        self.up, self.down = for_device(self.near_up), for_device(self.near_down)
+        self.up, self.down = for_device(up), for_device(down)
 
-    @property
-    def bytes(self) -> int:
-        slices = (self.up, self.near_up), (self.down, self.near_down)
-        return super().bytes + sum(plain.bytes for own, plain in slices if own is not plain)
+
+def _written(part: CsrMatrix | DeviceMatrix) -> CsrMatrix:
+    """As it was before it was in slices. Local."""
+    if isinstance(part, CsrMatrix):
+        return part
+    return CsrMatrix(part.pattern.at_hand(), part.values())
 
 
 def _of_unknowns(nodes: HaloPlan, m: int) -> HaloPlan:
@@ -147,6 +155,8 @@ def _vectors_by_rows(matrix: CsrMatrix, m: int) -> VectorRows:
 
 def _by_columns(indptr: Tensor, columns: Tensor, values: Tensor, width: int) -> CsrMatrix:
     """One whose vectors are columns of m rows. Local."""
+    if values.shape[1] == 1:
+        return _matrix(indptr, columns, values.reshape(-1), width)
     places, ends = _places(indptr, len(columns), values.shape[1])
     spread = columns[:, None].expand(values.shape).reshape(-1)
     spread, values = (
