@@ -167,8 +167,9 @@ class Observer:
             with world.agree(), _fitting(path):
                 state = SavedState(file, layout_of)
             text = json.dumps([file.identity, file.facts], sort_keys=True)
-            digests = world.comm.allgather(hashlib.sha256(text.encode()).hexdigest())
-            if len(set(digests)) > 1:
+            with world.agree() as agreed:
+                agreed.say(hashlib.sha256(text.encode()).hexdigest())
+            if len(agreed.heard) > 1:
                 raise InputError(
                     "was replaced while it was read: ranks see different ones",
                     file=path,

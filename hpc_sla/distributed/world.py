@@ -18,6 +18,7 @@ from hpc_sla.distributed.choose_transport import (
 )
 from hpc_sla.distributed.communicators import Closed, SharedComm, raise_closed, share
 from hpc_sla.distributed.forgotten import Forgotten, Tags, digest_of
+from hpc_sla.distributed.host_numbers import HostNumbers
 from hpc_sla.distributed.launcher import refuse_lone_ranks
 from hpc_sla.distributed.leaving import abort_on_errors
 from hpc_sla.distributed.node import choose_device, share_cores, sleep_where_crowded
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class World(Shared):
+class World(Shared, HostNumbers):
     """The ranks that work together, where each computes, and how they exchange data.
 
     **Collective** over `comm`.
@@ -244,22 +245,6 @@ class World(Shared):
             ranks, or are on another device.
         """
         return Replicated(module, self, broadcast)
-
-    @entry
-    def max(self, value: float) -> float:
-        """The largest of a number over ranks. **Collective.**"""
-        self.check_open()
-        if self.size == 1:
-            return value
-        from mpi4py import MPI
-
-        return self.comm.allreduce(value, op=MPI.MAX)
-
-    @entry
-    def sum(self, value: float) -> float:
-        """The sum of a number over ranks. **Collective.**"""
-        beat()
-        return self.comm.allreduce(value)
 
     # Set-up communication
 
