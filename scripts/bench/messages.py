@@ -1,8 +1,8 @@
 """What a rank sends: reductions, messages and bytes, those of compiled loops included.
 
-A communicator of `counted`'s counts what Python asks of MPI, on itself and on those that are made of
-it, and the compiled loops, which call MPI by pointer, are handed pointers that count. Nothing else
-is changed, so what is counted is what runs.
+A communicator of `counted`'s counts what Python asks of MPI, on itself and on those that are made
+of it, and the compiled loops, which call MPI by pointer, are handed pointers that count. Nothing
+else is changed, so what is counted is what runs.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Counts:
     Attributes
     ----------
     calls, bytes : Counter
-        By MPI's own name, for messages by "message" and, of the set-up's sparse exchanges, "Issend".
-        Bytes are what this rank gives.
+        By MPI's own name; messages of a halo by "message", of sparse exchanges by "Issend". Bytes
+        are what this rank gives.
     """
 
     def __init__(self) -> None:
@@ -135,9 +135,11 @@ def counted(comm: MPI.Intracomm = MPI.COMM_WORLD) -> Iterator[MPI.Intracomm]:
         return found
 
     channel.start, transport.calls_of = counted_start, counted_calls  # type: ignore[method-assign]
+    own = _Counted(comm.Dup())  # what is known of `comm` itself would come with its own duplicate
     try:
-        yield _Counted(comm)
+        yield own
     finally:
+        own.Free()
         channel.start, transport.calls_of = start, calls_of  # type: ignore[method-assign]
 
 
