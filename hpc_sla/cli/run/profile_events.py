@@ -112,7 +112,7 @@ def _communication(world: World) -> Iterator[Hook]:
         yield Hook(transport, vars(transport)[name], REDUCTION, _second)
     for method in (HostNumbers.stacked, HostNumbers._reduced):
         yield Hook(HostNumbers, method, "reduction of host numbers")
-    # Elsewhere than on rank 0 the wait for it: the small dense problems of LOBPCG, for one.
+    # Elsewhere than on rank 0 the wait for it.
     yield Hook(World, World.on_root, "decision of rank 0")
 
 
