@@ -69,6 +69,7 @@ def run(folder, ranks: int, sizes: str, timeout: float) -> dict[str, tuple[float
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(500)  # 16 processes that load torch, on as many cores as there are
 def test_every_solver_on_16_ranks(tmp_path):
     found = run(tmp_path, 16, "3,12", 400)
     assert found.pop("ranks")[0] == 16
