@@ -174,12 +174,13 @@ class Observer:
             with world.agree():
                 file = CheckpointFile(opened)
             assert file is not None
-            with world.agree() as agreed, _fitting(opened):
+            with world.agree(), _fitting(opened):
                 state = SavedState(file, layout_of, alone)
-                about = file.identity if not alone else {**file.identity, "part": ""}
-                text = json.dumps([about, file.facts], sort_keys=True)
+            about = file.identity if not alone else {**file.identity, "part": ""}
+            text = json.dumps([about, file.facts], sort_keys=True)
+            with world.agree() as agreed:
                 agreed.say(hashlib.sha256(text.encode()).hexdigest())
-            if len(set(agreed.heard)) > 1:
+            if len(agreed.heard) > 1:
                 raise InputError(
                     "was replaced while it was read: ranks see different ones",
                     file=path,

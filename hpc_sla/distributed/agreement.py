@@ -81,14 +81,10 @@ class Agreement:
         failed, self.number, *digests = sums.tolist()
         if failed:
             raise_together(comm, error)
-        if _alike(digests, comm.size):
+        if alike(digests, comm.size):
             self.heard = [self.said]
             return
-        everyone = comm.allgather(mine)
-        calls = [call for call, _ in everyone]
-        if len(set(map(repr, calls))) > 1:
-            _raise_difference(calls)
-        self.heard = [said for _, said in everyone]
+        self.heard = _hear(comm, call, self.said)
 
 
 def describe(value: Any) -> Any:
@@ -129,39 +125,106 @@ def _number(value: Any) -> Any:
 
 @lru_cache(maxsize=1024)  # one call after another says the same
 def _digest(text: str) -> tuple[float, ...]:
-    """Three numbers below 2^17 and their squares, whose sums are exact for 2^19 ranks.
+    """`numbers_of` a text, for `alike`. Local.
 
     Python's own hash differs from process to process.
     """
-    digest = hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=12).digest()
-    parts = [int.from_bytes(digest[i : i + 4], "big") >> 15 for i in (0, 4, 8)]
-    return tuple(float(number) for part in parts for number in (part, part * part))
+    return numbers_of(text.encode("utf-8", "backslashreplace"))
 
 
-def _alike(sums: Sequence[float], ranks: int) -> bool:
-    """Whether all ranks had the same digest: where numbers differ, their variance is not 0."""
+def numbers_of(*parts: Any) -> tuple[float, ...]:
+    """Three numbers below 2^17 and their squares, whose sums are exact for 2^19 ranks. Local.
+
+    Of bytes and contiguous arrays. Summed over ranks, on any reduction that is made in double
+    precision, they tell whether all had the same: see `alike`.
+    """
+    found = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        found.update(part)
+    digest = found.digest()
+    numbers = [int.from_bytes(digest[i : i + 4], "big") >> 15 for i in (0, 4, 8)]
+    return tuple(float(number) for part in numbers for number in (part, part * part))
+
+
+def alike(sums: Sequence[float], ranks: int) -> bool:
+    """Whether all ranks had the same `numbers_of`: where numbers differ, their variance is not 0.
+
+    Local: of the sums over ranks.
+    """
     pairs = zip(sums[::2], sums[1::2], strict=True)
     return all(int(total) ** 2 == ranks * int(squares) for total, squares in pairs)
 
 
-def _raise_difference(calls: list[Any]) -> None:
-    """Name what differs, and where. Local: every rank has heard all."""
-    names = [call[0] if call else "another collective function" for call in calls]
-    if len(set(names)) > 1:
+_MANY = 8
+"""Different things that are told one by one. Beyond, an error names no more."""
+
+
+def _hear(comm: Any, call: Any, said: Any) -> list[Any]:
+    """What every rank said, in their order, where they called the same. **Collective.**
+
+    A number comes from each rank, and what is said once only, from the first rank that said it:
+    ranks say few different things.
+
+    Raises
+    ------
+    InputError
+        On every rank: they called different functions, or with different arguments.
+    """
+    mine = np.array([_number_of(call), _number_of(said)], dtype=np.int64)
+    numbers = np.empty((comm.size, 2), dtype=np.int64)
+    comm.Allgather(mine, numbers)
+    calls = _of_ranks(comm, call, numbers[:, 0])
+    if len(np.unique(numbers[:, 0])) > 1:
+        _raise_difference(calls)
+    if len(np.unique(numbers[:, 1])) > _MANY:
+        everyone: list[Any] = comm.allgather(said)
+        return everyone
+    return list(_of_ranks(comm, said, numbers[:, 1]).values())
+
+
+def _number_of(value: Any) -> int:
+    digest = hashlib.blake2b(repr(value).encode("utf-8", "backslashreplace"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+def _of_ranks(comm: Any, value: Any, numbers: np.ndarray) -> dict[int, Any]:
+    """By rank what it has, of the first few different things that there are. **Collective.**
+
+    `numbers` (replicated) tell the ranks' things apart.
+    """
+    _, first = np.unique(numbers, return_index=True)
+    found = {int(numbers[root]): comm.bcast(value, root=root) for root in np.sort(first)[:_MANY]}
+    return {rank: found[n] for rank, n in enumerate(numbers.tolist()) if n in found}
+
+
+def _raise_difference(calls: Mapping[int, Any]) -> None:
+    """Name what differs, and where. Local: of replicated calls by rank, some of which may lack."""
+    names = {r: call[0] if call else "another collective function" for r, call in calls.items()}
+    if len(set(names.values())) > 1:
         raise InputError(
             f"ranks call different functions at the same time: {_by_rank(names)}",
             remedy="Call collective functions on every rank, in the same order",
         )
-    arguments = [call[1] for call in calls]
+    arguments = {rank: call[1] for rank, call in calls.items()}
     # Of the same function every rank has the same names.
-    name = next(n for n in arguments[0] if any(a[n] != arguments[0][n] for a in arguments))
-    raise difference(names[0], name, [a[name] for a in arguments])
+    one, *others = arguments.values()
+    name = next(n for n in one if any(a[n] != one[n] for a in others))
+    raise _difference(names[0], name, {rank: a[name] for rank, a in arguments.items()})
 
 
 def difference(
     function: str, name: str, values: list[Any], remedy: str = "Pass the same on every rank"
 ) -> InputError:
     """What to raise where an argument's values, in the order of the ranks, differ. Local."""
+    return _difference(function, name, dict(enumerate(values)), remedy)
+
+
+def _difference(
+    function: str,
+    name: str,
+    values: Mapping[int, Any],
+    remedy: str = "Pass the same on every rank",
+) -> InputError:
     return InputError(
         f"ranks differ: {_by_rank(values)}",
         field=f"{function}: {name}",
@@ -169,10 +232,10 @@ def difference(
     )
 
 
-def _by_rank(values: list[Any]) -> str:
+def _by_rank(values: Mapping[int, Any]) -> str:
     """``1e-8 on rank 0, 1e-6 on ranks 1, 2``."""
     who: dict[str, list[int]] = {}
-    for rank, value in enumerate(values):
+    for rank, value in values.items():
         who.setdefault(value if isinstance(value, str) else repr(value), []).append(rank)
     parts = [f"{value} on {named(ranks)}" for value, ranks in who.items()]
     return ", ".join(parts[:4]) + (" ..." if len(parts) > 4 else "")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from hpc_sla.distributed.communicators import SharedComm
+from hpc_sla.distributed.node import alone_on_node
 from hpc_sla.distributed.ranks import Ranks
 from hpc_sla.distributed.transport import Transport
 from hpc_sla.distributed.transport.serial import SerialComm, SerialTransport
@@ -62,9 +64,9 @@ def refuse_mixed_devices(world: Ranks) -> None:
     InputError
         On every rank, naming those without a GPU where others have one.
     """
-    types = world.comm.allgather(world.device.type)
-    without = [rank for rank, kind in enumerate(types) if kind == "cpu"]
-    if 0 < len(without) < world.size:
+    cpu = world.device.type == "cpu"
+    if 0 < world.sum(int(cpu)) < world.size:
+        without = np.flatnonzero(np.diff(world.offsets(int(cpu)))).tolist()
         raise InputError(
             f"rank(s) {', '.join(map(str, without[:8]))} of {world.size} would work on the CPU "
             "and the others on GPUs",
@@ -75,11 +77,11 @@ def refuse_mixed_devices(world: Ranks) -> None:
 
 def own_gpus(world: Ranks) -> bool:
     """Whether each rank has a GPU that no other rank uses. **Collective.**"""
-    gpu = None
-    if world.device.type == "cuda":
-        gpu = str(torch.cuda.get_device_properties(world.device).uuid)
-    gpus = world.comm.allgather(gpu)
-    return None not in gpus and len(set(gpus)) == len(gpus)
+    if not world.all(world.device.type == "cuda"):
+        return False
+    # A GPU is on one node, so only ranks there can share it.
+    gpu = str(torch.cuda.get_device_properties(world.device).uuid)
+    return world.all(alone_on_node(world.comm, gpu))
 
 
 def make_transport(name: str, shared: SharedComm, device: torch.device) -> Transport:

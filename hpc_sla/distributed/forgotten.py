@@ -178,7 +178,7 @@ def watch(
     if world.size == 1:
         return _NOTHING.warn_behind
     look = world.forgotten.look(image, lengths)
-    if world.comm.allreduce(len(look.new)):
+    if world.sum(len(look.new)):
         world.forgotten.compare(look)
     return look.warn_behind
 

@@ -40,6 +40,19 @@ def place_on_node(comm: MPI.Comm | SerialComm) -> tuple[int, int]:
     return rank, size
 
 
+def alone_on_node(comm: MPI.Comm | SerialComm, name: str) -> bool:
+    """Whether no other rank on this node says that name. **Collective.**"""
+    if isinstance(comm, SerialComm):
+        return True
+    from mpi4py import MPI
+
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    try:
+        return node.allgather(name).count(name) == 1
+    finally:
+        node.Free()
+
+
 def share_cores(ranks_on_node: int) -> None:
     """Give this process its share of the node's cores as torch threads, once. Local.
 

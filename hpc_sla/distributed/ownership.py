@@ -55,9 +55,7 @@ def claimed_layout(
             owner[rows - first] = rank
     orphans = np.flatnonzero(owner < 0) + first
     rows = np.union1d(claimed, orphans) if len(orphans) else claimed
-    counts = np.asarray(world.comm.allgather(len(rows)), dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    return RowLayout.numbered(world, offsets, rows)
+    return RowLayout.numbered(world, world.offsets(len(rows)), rows)
 
 
 class Directory:

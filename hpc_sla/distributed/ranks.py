@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 
 from hpc_sla.distributed.agreement import Agreement
@@ -21,6 +22,15 @@ class Ranks(Protocol):
     size: int
     device: torch.device
     transport: Transport
+
+    def sum(self, value: float, /) -> float:
+        """As of `World`. **Collective.**"""
+
+    def all(self, ok: bool, /) -> bool:
+        """As of `World`. **Collective.**"""
+
+    def offsets(self, count: int, /) -> np.ndarray:
+        """As of `World`. **Collective.**"""
 
     def agree(self, function: str = "", /, **arguments: Any) -> Agreement:
         """As of `World`. **Collective.**"""

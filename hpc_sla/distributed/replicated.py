@@ -50,8 +50,7 @@ class Replicated(torch.nn.Module):
 
 def _check(module: Any, world: Ranks, broadcast: bool) -> None:
     """**Collective.**"""
-    state: Any = None
-    with world.agree("replicate_module", broadcast=bool(broadcast)):
+    with world.agree("replicate_module", broadcast=bool(broadcast)) as agreed:
         if not isinstance(module, torch.nn.Module):
             raise InputError(
                 f"a {type(module).__name__} is not a torch.nn.Module",
@@ -66,8 +65,8 @@ def _check(module: Any, world: Ranks, broadcast: bool) -> None:
                     field="module",
                     remedy="Move it first: net.to(world.device)",
                 )
-        state = [(name, tuple(t.shape), t.dtype, t.requires_grad) for name, t in tensors]
-    everyone = world.comm.allgather(state)
+        agreed.say([(name, tuple(t.shape), t.dtype, t.requires_grad) for name, t in tensors])
+    everyone = agreed.heard
     other = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
     if other:
         raise InputError(

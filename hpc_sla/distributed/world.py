@@ -6,7 +6,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
 import torch
 
 from hpc_sla.distributed.agreement import Agreement
@@ -19,6 +18,7 @@ from hpc_sla.distributed.choose_transport import (
 )
 from hpc_sla.distributed.communicators import Closed, SharedComm, raise_closed, share
 from hpc_sla.distributed.forgotten import Forgotten, Tags, digest_of
+from hpc_sla.distributed.host_numbers import HostNumbers
 from hpc_sla.distributed.launcher import refuse_lone_ranks, sleep_where_crowded
 from hpc_sla.distributed.leaving import abort_on_errors
 from hpc_sla.distributed.node import choose_device, share_cores
@@ -38,10 +38,9 @@ if TYPE_CHECKING:
 # one process needs no MPI library.
 
 T = TypeVar("T")
-N = TypeVar("N", float, np.ndarray)
 
 
-class World(Shared):
+class World(Shared, HostNumbers):
     """The ranks that work together, where each computes, and how they exchange data.
 
     **Collective** over `comm`.
@@ -247,22 +246,6 @@ class World(Shared):
             ranks, or are on another device.
         """
         return Replicated(module, self, broadcast)
-
-    @entry
-    def max(self, value: float) -> float:
-        """The largest of a number over ranks. **Collective.**"""
-        self.check_open()
-        if self.size == 1:
-            return value
-        from mpi4py import MPI
-
-        return self.comm.allreduce(value, op=MPI.MAX)
-
-    @entry
-    def sum(self, value: N) -> N:
-        """The sum of a number over ranks, or of the numbers of an array. **Collective.**"""
-        beat()
-        return self.comm.allreduce(value)
 
     # Set-up communication
 

@@ -105,6 +105,5 @@ def _gathered(operator: Operator, dtype: torch.dtype) -> torch.Tensor:
     columns[:, layout.start : layout.start + layout.n_owned].fill_diagonal_(1.0)
     rows = torch.empty_like(columns)
     operator(columns, rows)
-    parts = layout.world.comm.allgather(rows.double().cpu().numpy())
-    whole = torch.from_numpy(np.concatenate(parts))
+    whole = torch.from_numpy(layout.world.stacked(rows.double().cpu().numpy()))
     return (whole + whole.T) * 0.5

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from hpc_sla.distributed.agreement import alike, numbers_of
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.eigen.basis import rayleigh_ritz, select
 from hpc_sla.eigen.found import Eigenpairs
@@ -35,6 +37,11 @@ _OVERLAP = 100.0
 _REFILL = 301
 """Seed of vectors that stand in for lost ones."""
 
+_NOTHING = numbers_of()
+"""Where there is nothing to compare: of it all ranks have the same."""
+
+Decision = tuple[Any, ...]
+
 _SAVED = ("refreshed_at", "tolerated", "doubt", "allowed")
 """Numbers that an iteration hands to the next."""
 
@@ -45,12 +52,15 @@ class Lobpcg:
     **Collective.** A. V. Knyazev, SIAM J. Sci. Comput. 23 (2001), in the form of Duersch, Shao,
     Yang and Gu, SIAM J. Sci. Comput. 40 (2018).
 
-    An iteration makes one reduction, of all inner products: orthogonality within [X | P | W] is
-    kept in coefficients, from the Gram matrices of the vectors as they are, so that rounding does
-    not accumulate. Only where a new direction lies almost in [X | P] is it made orthogonal for
-    good, and summed anew. The residuals' norms ride on the same reduction where the preconditioner
-    is a diagonal (an iteration late); else they are summed first, lest an application be wasted.
-    What has met the tolerance stays in X and gets no new direction (soft locking).
+    An iteration makes two reductions. One is of all inner products: orthogonality within
+    [X | P | W] is kept in coefficients, from the Gram matrices of the vectors as they are, so that
+    rounding does not accumulate. Only where a new direction lies almost in [X | P] is it made
+    orthogonal for good, and summed anew. The other is of the norms of the residuals, lest an
+    application of the preconditioner be wasted. Every rank solves the small dense problem for
+    itself, and a digest of what it found rides on the second reduction: where another processor's
+    LAPACK found something else, ranks hear of it before they have done more with it than to combine
+    their own rows, and go back to what rank 0 found. What has met the tolerance stays in X and gets
+    no new direction (soft locking).
 
     Guesses may be eigenvectors already, of other values than those wanted: no residual tells. So
     beside them the last of the guards starts from what they leave out, and nothing is claimed
@@ -94,6 +104,8 @@ class Lobpcg:
         self._R = torch.empty_like(start[:, : self.m].contiguous())
         self._rescale = torch.ones(self.m, dtype=problem.dtype, device=start.device)
         self._none = torch.empty(0, device=start.device)
+        self._squares: torch.Tensor | None = None  # of the residuals of X as it is, if known
+        self._root_decides = False
 
     @property
     def iterations(self) -> int:
@@ -106,7 +118,7 @@ class Lobpcg:
             self.problem.attach(self)
         ready = self._started
         if not ready:
-            ready = self._step(*self._grams(self._none)[:2])
+            ready = self._step(*self._grams())
             self.active[:] = True
         elif self.problem.callback:
             self.problem.callback(self.iterations, worst(self.progress.norms[: self.k]))
@@ -115,25 +127,20 @@ class Lobpcg:
 
     def _iterate(self) -> Status | None:
         """Until the end, and what it is."""
-        problem, space, progress = self.problem, self.space, self.progress
-        late = problem.precond.pointwise
+        progress = self.progress
         while True:
             if self.iterations - max(progress.best_at, self._refreshed_at) >= _STALL:
                 # Of images that have drifted no residual gets smaller.
                 self._refresh()
-            squares = self._residuals()
-            status = None if late else self._judge(problem.all_sum(squares).sqrt())
-            if status is None:
-                self._directions()
-                space.multiply()
-                gram_A, gram_B, sums = self._grams(squares if late else self._none)
-                if late:
-                    status = self._judge(sums.sqrt())
-            if status is not None:
+            if self._squares is None:
+                self._squares, _ = self._summed(self._residuals(), _NOTHING)
+            if status := self._judge(self._squares.sqrt()):
                 if end := self._final(status):
                     return end
                 continue
-            if not self._step(gram_A, gram_B):
+            self._directions()
+            self.space.multiply()
+            if not self._step(*self._grams()):
                 return self._final("breakdown")
             progress.iterations += 1
             if self.observe is not None and self.observe(self):
@@ -179,9 +186,9 @@ class Lobpcg:
     def _refresh(self) -> None:
         self._constrain(self.space.kept)
         self.space.refresh()
-        self._refreshed_at = self.iterations
+        self._refreshed_at, self._squares = self.iterations, None
 
-    def _grams(self, extra: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _grams(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The space's, of images that still are those of the vectors. **Collective.**
 
         S^T (A S) is symmetric; that it no longer is tells, for nothing, how far images have
@@ -189,9 +196,7 @@ class Lobpcg:
         as fast as the method finds low values among the errors. So does what X has of the vectors
         of `deflate`, which rides on the same reduction.
         """
-        overlap = self._overlap()
-        raw_A, raw_B, sums = self.space.grams(torch.cat([extra, overlap]))
-        sums, overlap = sums.split([len(extra), len(overlap)])
+        raw_A, raw_B, overlap = self.space.grams(self._overlap())
         drift = self._drift(raw_A, raw_B)
         if overlap.numel():
             drift = max(drift, float(overlap.abs().max()) / (_OVERLAP * self.problem.eps))
@@ -199,7 +204,7 @@ class Lobpcg:
             self._refresh()
             raw_A, raw_B, _ = self.space.grams(self._none)
             self._tolerated = max(1.0, 4 * self._drift(raw_A, raw_B))
-        return symmetric(raw_A), symmetric(raw_B), sums
+        return symmetric(raw_A), symmetric(raw_B)
 
     def _overlap(self) -> torch.Tensor:
         """This rank's part of the products of X with vectors it is to be orthogonal to."""
@@ -232,10 +237,9 @@ class Lobpcg:
         refuse_not_finite(problem, space.new, gram_A, gram_B)
         again = trusted = filled = False
         while True:
-            what, *found = self._decided(gram_A, gram_B, again, trusted)
+            decide = partial(self._decide, gram_A, gram_B, again, trusted)
+            what, *found = self._together(decide, self._take, space.uncombine)
             if what == "ritz":
-                self.values = found[0]
-                space.combine(found[1])
                 return True
             if what == "negative":
                 refuse_indefinite(problem, space.combination(found[0].unsqueeze(1)))
@@ -254,15 +258,72 @@ class Lobpcg:
                 space.room(self.m).copy_(problem.noise(self.m, _REFILL))
                 self._constrain(space.new)
                 space.multiply()
-            gram_A, gram_B, _ = self._grams(self._none)
+            gram_A, gram_B = self._grams()
 
-    def _decided(
+    def _take(self, decision: Decision) -> torch.Tensor:
+        """Go on with such Ritz pairs; this rank's squares of their residuals. Local."""
+        self.values = decision[1]
+        self.space.combine(decision[2])
+        return self._residuals()
+
+    def _together(
+        self,
+        decide: Callable[[], Decision],
+        take: Callable[[Decision], torch.Tensor] | None = None,
+        undo: Callable[[], None] | None = None,
+    ) -> Decision:
+        """What all ranks decide. **Collective**, in one reduction where they do so alike.
+
+        Of the same numbers LAPACK may make others on another processor, by rounding, and ranks that
+        keep different directions would wait for each other for ever. From the first time on that
+        they differ, rank 0 decides.
+
+        Parameters
+        ----------
+        decide : callable
+            Local, of replicated numbers.
+        take, undo : callable, optional
+            What each rank does with Ritz pairs, for the squares that it has then, and how it takes
+            that back. Local.
+        """
+        world = self.problem.A.world
+        # As many whatever it is: a rank that decides otherwise meets the others in the same sum.
+        nothing = torch.zeros(
+            self.m * (1 if self.problem.B is None else 3), dtype=torch.float64, device="cpu"
+        )
+        while True:
+            if not self._root_decides:
+                decision = decide()
+            else:
+                found = decide() if world.rank == 0 else None
+                decision = world.comm.bcast(found)
+            ritz = take is not None and decision[0] == "ritz"
+            squares = take(decision) if take is not None and ritz else nothing
+            told = _NOTHING
+            if world.size > 1 and not self._root_decides:
+                told = numbers_of(decision[0].encode(), *(t.numpy() for t in decision[1:]))
+            sums, totals = self._summed(squares, told)
+            if self._root_decides or alike(totals, world.size):
+                self._squares = sums if ritz else None
+                return decision
+            if ritz and undo is not None:
+                undo()
+            self._root_decides = True
+
+    def _summed(
+        self, squares: torch.Tensor, told: Sequence[float]
+    ) -> tuple[torch.Tensor, list[float]]:
+        """The sums over ranks of both, in one reduction. **Collective.**"""
+        packed = torch.cat(
+            [squares.to(self._R.device), squares.new_tensor(told).to(self._R.device)]
+        )
+        sums, others = self.problem.all_sum(packed).cpu().split([len(squares), len(told)])
+        return sums, others.tolist()
+
+    def _decide(
         self, gram_A: torch.Tensor, gram_B: torch.Tensor, again: bool, trusted: bool
-    ) -> tuple[Any, ...]:
-        """The Ritz pairs, or what has to be done first. **Collective.**
-
-        By rank 0: of the same numbers LAPACK may make others on another processor, by rounding,
-        and ranks that keep different directions would wait for each other for ever.
+    ) -> Decision:
+        """The Ritz pairs, or what has to be done first. Local: see `_together`.
 
         Returns
         -------
@@ -274,27 +335,22 @@ class Lobpcg:
         "short",
             There are fewer than m directions.
         """
-
-        def decide() -> tuple[Any, ...]:
-            kept, q, m = self.space.kept.shape[1], gram_B.shape[0], self.m
-            sizes = [m, kept - m, q - kept] if self._started and q > m else [q]
-            # Sums are in double precision; what single precision spoilt are the vectors alone.
-            chosen = select(gram_B, sizes, self.problem.eps, self._doubt)
-            if chosen.negative is not None and not trusted:
-                return "negative", chosen.negative.numpy()
-            if q > kept and chosen.kept < max(_MIXED, 10 * chosen.noise) and not again:
-                old = chosen.basis[:, : chosen.before]
-                return "mixed", (old[:kept] @ (old.T @ gram_B[:, kept:])).numpy()
-            if chosen.basis.shape[1] < m:
-                return ("short",)
-            probe = not (self._started or self.progress.probed)
-            ritz = rayleigh_ritz(
-                gram_A, chosen, m, self.active, self.problem.sign, self._allowed, probe
-            )
-            return "ritz", ritz.values.numpy(), ritz.coefficients.numpy()
-
-        what, *found = self.problem.A.world.on_root(decide)
-        return what, *map(torch.from_numpy, found)
+        kept, q, m = self.space.kept.shape[1], gram_B.shape[0], self.m
+        sizes = [m, kept - m, q - kept] if self._started and q > m else [q]
+        # Sums are in double precision; what single precision spoilt are the vectors alone.
+        chosen = select(gram_B, sizes, self.problem.eps, self._doubt)
+        if chosen.negative is not None and not trusted:
+            return "negative", chosen.negative.contiguous()
+        if q > kept and chosen.kept < max(_MIXED, 10 * chosen.noise) and not again:
+            old = chosen.basis[:, : chosen.before]
+            return "mixed", (old[:kept] @ (old.T @ gram_B[:, kept:])).contiguous()
+        if chosen.basis.shape[1] < m:
+            return ("short",)
+        probe = not (self._started or self.progress.probed)
+        ritz = rayleigh_ritz(
+            gram_A, chosen, m, self.active, self.problem.sign, self._allowed, probe
+        )
+        return "ritz", ritz.values.contiguous(), ritz.coefficients.contiguous()
 
     # The end
 
@@ -321,7 +377,8 @@ class Lobpcg:
         for columns in (m, space.kept.shape[1]):
             gram_A, gram_B, _ = space.grams(self._none, columns)
             refuse_not_finite(problem, space.new, gram_A, gram_B)
-            what, *found = self._decided(symmetric(gram_A), symmetric(gram_B), True, True)
+            grams = symmetric(gram_A), symmetric(gram_B)
+            what, *found = self._together(partial(self._decide, *grams, True, True))
             if what == "ritz":
                 space.replace(found[1][:, :m])
                 break

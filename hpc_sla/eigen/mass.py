@@ -29,7 +29,7 @@ def aligned(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:
             n = layout.n_global
             raise InputError(f"is {B.shape[0]} x {B.shape[1]}, and A is {n} x {n}", field="B")
     here = np.array_equal(np.sort(layout.rows), np.sort(B.layout.rows))
-    if world.comm.allreduce(int(here)) < world.size:
+    if not world.all(here):
         with world.agree():
             if B.values.requires_grad and torch.is_grad_enabled():
                 raise InputError(
@@ -41,7 +41,7 @@ def aligned(B: DSparseMatrix, layout: RowLayout) -> DSparseMatrix:
                 )
         B = moved(B, layout)
     ours, theirs = np.argsort(layout.rows), np.argsort(B.layout.rows)
-    if world.comm.allreduce(int(layout.same(B.layout))) == world.size:
+    if world.all(layout.same(B.layout)):
         return B
     # Where each owned row of B is in A, and by the halo where its columns are.
     place = np.empty(len(ours), dtype=np.int64)

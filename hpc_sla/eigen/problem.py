@@ -175,7 +175,7 @@ def column_norms(problem: EigenProblem, x: torch.Tensor) -> torch.Tensor:
     """Norms of x [n_owned, m], whatever their size: float64 [m], on the host. **Collective.**"""
     x = x.double()
     mine = x.abs().amax(dim=0) if len(x) else x.new_zeros(x.shape[1])
-    largest = torch.from_numpy(np.max(problem.A.world.comm.allgather(mine.cpu().numpy()), axis=0))
+    largest = torch.from_numpy(problem.A.world.largest(mine.cpu().numpy()))
     divisor = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
     squares = problem.all_sum((x / divisor.to(x.device)).square().sum(dim=0))
     return squares.sqrt().cpu() * divisor

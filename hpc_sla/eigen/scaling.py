@@ -163,7 +163,7 @@ def unit_columns(x: torch.Tensor, world: World, field: str) -> torch.Tensor:
     x = x.detach().double()
     largest = x.abs().amax(dim=0).cpu().numpy() if len(x) else np.zeros(x.shape[1])
     largest[np.isnan(largest)] = np.inf
-    largest = np.max(world.comm.allgather(largest), axis=0)
+    largest = world.largest(largest)
     if not np.isfinite(largest).all():
         raise InputError("has entries that are not finite", field=field, remedy="Leave them out")
     powers = np.frexp(largest)[1]

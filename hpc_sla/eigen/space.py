@@ -43,6 +43,7 @@ class Space:
         self._blocks = [[like.new_empty((n, kept + new)) for _ in range(2)] for _ in range(images)]
         self._work = [like.new_empty(n * new) for _ in range(2)]
         self._turn = self._columns = self._joined = 0
+        self._before = 0, 0, 0
         self.room(0)
 
     def _view(self, image: int, first: int, count: int) -> torch.Tensor:
@@ -145,11 +146,18 @@ class Space:
         """[X | P] = S coefficients, [q, m + p], and its images alike. Local."""
         c = coefficients.to(self._blocks[0][0])
         q, columns = c.shape
+        self._before = self._turn, self._columns, self._joined
         for blocks in self._blocks:
             here, there = blocks[self._turn], blocks[1 - self._turn]
             torch.mm(here.narrow(1, 0, q), c, out=there.narrow(1, 0, columns))
         self._turn, self._columns = 1 - self._turn, columns
         self.room(0)
+
+    def uncombine(self) -> None:
+        """The basis as it was before the last `combine`, which nothing has followed. Local."""
+        self._turn, self._columns, joined = self._before
+        self.room(joined)
+        self._joined = joined
 
 
 def inner(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import torch
 
@@ -50,7 +49,7 @@ def examine(
     x: torch.Tensor,
     r: torch.Tensor,
     scale: torch.Tensor | None,
-) -> list[list[tuple[float, ...]]]:
+) -> torch.Tensor:
     """`r = b - A x`, in one call with what is to be known of it. **Collective.** Compiled.
 
     Parameters
@@ -62,26 +61,19 @@ def examine(
 
     Returns
     -------
-    list
-        Replicated: [rank][row][column] of what `judge` finds; without `scale` one number, r . r.
+    float64 tensor [5, 1] or [1, 1]
+        What `judge` finds on this rank; without `scale` r . r over all ranks.
     """
-    numbers = 1 if scale is None else 5
-    count = 1 if scale is None else 5 * A.calls.ranks
-    found = _doubles(count)()
+    found = torch.empty((1 if scale is None else 5, 1), dtype=torch.float64, device="cpu")
     vectors = b.data_ptr(), x.data_ptr(), r.data_ptr(), None if scale is None else scale.data_ptr()
     entry = native.entry_for("examine", b.dtype)
     whether = scale is not None, b.is_contiguous()
-    code = entry(*whether, ctypes.addressof(A), *vectors, ctypes.addressof(found))
+    code = entry(*whether, ctypes.addressof(A), *vectors, found.data_ptr())
     if code == -1:
         raise MemoryError(f"no room for a row of {A.longest} entries")
     if code:
         A.calls.raise_error(code)
-    return [list(zip(found[i : i + numbers])) for i in range(0, count, numbers)]
-
-
-@cache  # a type that nobody holds would be made anew each time, and is a cycle
-def _doubles(count: int) -> type[ctypes.Array[ctypes.c_double]]:
-    return ctypes.c_double * count
+    return found
 
 
 def guard(

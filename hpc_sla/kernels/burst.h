@@ -24,8 +24,6 @@
 /* Handles are ints in some MPI libraries and pointers in others. */
 typedef int (*hpc_sla_sum_ints)(const void *, void *, int, int, int, int);
 typedef int (*hpc_sla_sum_pointers)(const void *, void *, int, void *, void *, void *);
-typedef int (*hpc_sla_gather_ints)(const void *, int, int, void *, int, int, int);
-typedef int (*hpc_sla_gather_pointers)(const void *, int, void *, void *, int, void *, void *);
 typedef int (*hpc_sla_start_sum_ints)(const void *, void *, int, int, int, int, void *);
 typedef int (*hpc_sla_start_sum_pointers)(const void *, void *, int, void *, void *, void *,
                                           void *);
@@ -40,8 +38,6 @@ typedef struct {
     void (*start_all_reduce)(void);
     intptr_t comm, type, sum;
     void *request, *status; /* Room for one each. */
-    void (*all_gather)(void);
-    intptr_t doubles; /* The type of them. */
 } hpc_sla_mpi;
 
 /* A distributed matrix: `DistributedPattern.matmul`. */

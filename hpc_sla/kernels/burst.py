@@ -30,8 +30,6 @@ class Calls(ctypes.Structure):
         ("sum", ctypes.c_ssize_t),
         ("request", ctypes.c_void_p),
         ("status", ctypes.c_void_p),
-        ("all_gather", ctypes.c_void_p),
-        ("doubles", ctypes.c_ssize_t),
     ]
 
     kept: Any = None

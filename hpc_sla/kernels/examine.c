@@ -9,31 +9,14 @@
                               const T *r, T *scale, double *found);                              \
     void hpc_sla_dot_##NAME(int64_t n, int64_t k, const T *x, const T *y, T *out);               \
                                                                                                  \
-    INLINE int gather_##NAME(const hpc_sla_mpi *mpi, int count, const double *mine, double *all) \
-    {                                                                                            \
-        if (mpi->ranks == 1) {                                                                   \
-            for (int i = 0; i < count; ++i)                                                      \
-                all[i] = mine[i];                                                                \
-            return 0;                                                                            \
-        }                                                                                        \
-        if (mpi->handle_size == sizeof(int))                                                     \
-            return ((hpc_sla_gather_ints)mpi->all_gather)(mine, count, (int)mpi->doubles, all,   \
-                                                          count, (int)mpi->doubles,              \
-                                                          (int)mpi->comm);                       \
-        return ((hpc_sla_gather_pointers)mpi->all_gather)(mine, count, (void *)mpi->doubles,     \
-                                                          all, count, (void *)mpi->doubles,      \
-                                                          (void *)mpi->comm);                    \
-    }                                                                                            \
-                                                                                                 \
     /* r = b - A x, and found [1] = r . r over all ranks; or else, if `thorough`, scale [n] is   \
-     * |A| |x| + |b|, from the halo of that product, and found [ranks, 5] what `judge` says on   \
-     * each. b is one number for a `step` of 0. 0, MPI's error, or -1 where there is no room for \
+     * |A| |x| + |b|, from the halo of that product, and found [5] what `judge` says on this     \
+     * rank. b is one number for a `step` of 0. 0, MPI's error, or -1 where there is no room for \
      * a row. */                                                                                 \
     int64_t hpc_sla_examine_##NAME(int64_t thorough, int64_t step, const hpc_sla_distributed *A, \
                                    const T *b, const T *x, T *r, T *scale, double *found)        \
     {                                                                                            \
         const int64_t n = A->owned->rows;                                                        \
-        double mine[5];                                                                          \
         T square, sum;                                                                           \
         int code = burst_product_##NAME(A, x, r, NULL, NULL, NULL);                              \
         if (code)                                                                                \
@@ -49,9 +32,8 @@
         int enough = (int)hpc_sla_absolute_##NAME(A->longest, 1, A->entries, x, NULL, scale);    \
         if (A->halo)                                                                             \
             hpc_sla_absolute_##NAME(0, 1, A->halo, A->received, A->boundary, scale);             \
-        hpc_sla_judge_##NAME(n, 1, step, b, x, r, scale, mine);                                  \
-        code = gather_##NAME(A->mpi, 5, mine, found);                                            \
-        return code || enough ? code : -1;                                                       \
+        hpc_sla_judge_##NAME(n, 1, step, b, x, r, scale, found);                                 \
+        return enough ? 0 : -1;                                                                  \
     }
 
 DEFINE(double, float64)

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
 
 from hpc_sla.distributed.world import World
 from hpc_sla.kernels import accuracy as kernel
 from hpc_sla.kernels.vectors import dense
-from hpc_sla.linear.info import SolveInfo, root, worst
+from hpc_sla.linear.info import SolveInfo, root
 from hpc_sla.sparse.operator import Operator
 
 Rows = Sequence[Sequence[float]]
-Everyone = Sequence[Rows]
-"""What every rank says: [rank][row][column]."""
+"""[row][column], replicated."""
 
 _ROUNDING = 10.0
 """What a method at its limit leaves of |A||x| + |b|, in units of rounding, at most. The
@@ -90,12 +88,11 @@ def accuracy(
     scale = torch.empty_like(b)
     if not operator.absolute(x, scale, again):
         return _without_entries(operator, b, x, r)
-    everyone = _everyone(operator.world, kernel.judge(b, x, r, scale))
-    return assess(everyone, operator, b, x, r, scale, rtol)
+    return assess(kernel.judge(b, x, r, scale), operator, b, x, r, scale, rtol)
 
 
 def assess(
-    everyone: Everyone,
+    judged: torch.Tensor,
     operator: Operator,
     b: torch.Tensor,
     x: torch.Tensor,
@@ -103,10 +100,12 @@ def assess(
     scale: torch.Tensor,
     rtol: float,
 ) -> list[Accuracy]:
-    """`accuracy`, from what `judge` said on every rank. **Collective**: a product, or nothing."""
+    """`accuracy`, from what `judge` said on this rank. **Collective**: two reductions, and perhaps
+    a product.
+    """
     world = operator.world
-    found, largest = _largest(everyone, 2)
-    errors2, scale2, b2 = _exact_sums(everyone, 2)
+    found, largest = _largest(world, judged[:2])
+    errors2, scale2, b2 = _sums(world, judged[2:])
     unit = _unit(b.dtype)
     rounded = [value <= unit for value in map(_root_ratio, errors2, scale2)]
     relative = list(map(_root_ratio, errors2, b2))
@@ -119,7 +118,7 @@ def assess(
         sizes = torch.empty_like(b)
         operator.absolute(torch.ones_like(x), sizes)
         mine = kernel.guard(b, r, scale, sizes, rtol, largest)
-        guarded, rows = _largest(_everyone(world, mine), 2)
+        guarded, rows = _largest(world, mine)
         pairs = zip(found, guarded, relative, strict=True)
         found = [other if error > norm else error for error, other, norm in pairs]
     shares = map(_root_ratio, scale2, b2)
@@ -165,7 +164,7 @@ def _without_entries(
     image = torch.empty_like(b)
     operator(noise, image)
     mine = kernel.squares(r, x, b, image, noise).cpu()
-    sums = zip(*_exact_sums(_everyone(operator.world, mine), 0), strict=True)
+    sums = zip(*_sums(operator.world, mine), strict=True)
     unit = _unit(b.dtype)
     found = []
     for r2, x2, b2, image2, noise2 in sums:
@@ -181,30 +180,16 @@ def _unit(dtype: torch.dtype) -> float:
     return _ROUNDING * torch.finfo(dtype).eps
 
 
-def _everyone(world: World, mine: torch.Tensor) -> list[list[list[float]]]:
-    """What every rank has, of a float64 [rows, columns]. **Collective.**"""
-    if world.size == 1:
-        return [mine.tolist()]
-    gathered = np.empty((world.size, *mine.shape))
-    world.comm.Allgather(mine.numpy(), gathered)
-    everyone: list[list[list[float]]] = gathered.tolist()
-    return everyone
+def _largest(world: World, mine: torch.Tensor) -> Rows:
+    """The largest over ranks of each number, NaN where there is one. **Collective.**"""
+    found: Rows = world.largest(mine.numpy()).tolist()
+    return found
 
 
-def _largest(everyone: Everyone, count: int) -> Rows:
-    """The largest over ranks of each of the first `count` rows; NaN where there is one. Local."""
-    if len(everyone) == 1:
-        return everyone[0][:count]
-    rows = zip(*(rank[:count] for rank in everyone), strict=True)
-    return [[worst(column) for column in zip(*row, strict=True)] for row in rows]
-
-
-def _exact_sums(everyone: Everyone, first: int) -> Rows:
-    """The sums over ranks of rows from the `first` on: the same on each, to the last bit. Local."""
-    if len(everyone) == 1:
-        return everyone[0][first:]
-    rows = zip(*(rank[first:] for rank in everyone), strict=True)
-    return [[math.fsum(column) for column in zip(*row, strict=True)] for row in rows]
+def _sums(world: World, mine: torch.Tensor) -> Rows:
+    """**Collective.**"""
+    found: Rows = world.sums(mine.numpy()).tolist()
+    return found
 
 
 def _root_ratio(square: float, other: float) -> float:

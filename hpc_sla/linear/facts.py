@@ -332,8 +332,7 @@ def _together(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Numbers of all ranks: sums of some, the largest of others. **Collective.**"""
     mine = np.array([*sums.values(), *largest.values()], dtype=np.float64)
-    told = np.array(world.comm.allgather(mine))
-    sums_of, largest_of = told[:, : len(sums)].sum(axis=0), told[:, len(sums) :].max(axis=0)
+    sums_of, largest_of = world.sums(mine[: len(sums)]), world.largest(mine[len(sums) :])
     return (
         dict(zip(sums, sums_of.tolist(), strict=True)),
         dict(zip(largest, largest_of.tolist(), strict=True)),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from hpc_sla.checkpoint.observer import Observer
@@ -311,7 +312,8 @@ class Iteration:
         if b.shape[0]:
             low, high = columns.aminmax(dim=0)
             mine = [max(abs(a), abs(z)) for a, z in zip(low.tolist(), high.tolist(), strict=True)]
-        return [self.operator.world.max(value) for value in mine]
+        found: list[float] = self.operator.world.largest(np.array(mine)).tolist()
+        return found
 
     def _beside_given(self, given: DecoupledRows, system: System) -> list[float]:
         """What to be small against where rows are given: b, or what is left of it where that is

@@ -108,7 +108,7 @@ class System:
     def examine(self) -> list[float]:
         """The norms of what `residual` gives the squares of. **Collective.**
 
-        Where that is wanted, with what is to be `found`: in one exchange and one reduction.
+        Where that is wanted, with what is to be `found`: in one exchange and two reductions.
         """
         if self.compiled:
             scale = None
@@ -118,7 +118,7 @@ class System:
             told = examine(self.matrix, self.b, self.x, self.r, scale)
             if scale is None:
                 self.found = None
-                return [root(told[0][0][0])]
+                return [root(float(told[0, 0]))]
             self.found = assess(told, self.operator, self.b, self.x, self.r, scale, self.rtol)
         elif self.thorough:
             self._subtract()

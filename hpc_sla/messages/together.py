@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from hpc_sla.errors import HpcSlaError
 
 
 def raise_together(comm: Any, error: HpcSlaError | None) -> None:
     """The error of the first rank that has one, on every rank. **Collective.**"""
-    errors = comm.allgather(None if error is None else (type(error), str(error), vars(error)))
-    ranks = [rank for rank, e in enumerate(errors) if e is not None]
-    kind, text, state = errors[ranks[0]]
+    failed = np.empty(comm.size, dtype=np.uint8)
+    comm.Allgather(np.array([error is not None], dtype=np.uint8), failed)
+    ranks = np.flatnonzero(failed).tolist()
+    mine = None if error is None else (type(error), str(error), vars(error))
+    kind, text, state = comm.bcast(mine, root=ranks[0])
     if 0 < len(ranks) < comm.size and ranks != [0]:
         text = f"{text} [on {named(ranks)}]"
     rebuilt = kind.__new__(kind)

@@ -43,11 +43,19 @@ def lattice_colours(A: DSparseMatrix) -> np.ndarray | None:
 def _offsets(A: DSparseMatrix, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
     """All distances j - i, replicated; None for too many. **Collective.**"""
     mine = np.unique(columns - rows)
-    everyones = A.world.comm.allgather(mine if len(mine) <= _MOST_OFFSETS else None)
-    if any(offsets is None for offsets in everyones):
-        return None
-    offsets = np.unique(np.concatenate([o for o in everyones if o is not None]))
-    return offsets if 1 < len(offsets) <= _MOST_OFFSETS else None
+    world, known = A.world, np.empty(0, dtype=np.int64)
+    # Nearly all ranks have the same few: who has most that are not known yet tells them.
+    while True:
+        new = np.setdiff1d(mine, known)
+        most, rank = divmod(int(world.max(len(new) * world.size + world.rank)), world.size)
+        if not most:
+            return known if len(known) > 1 else None
+        if len(known) + most > _MOST_OFFSETS:
+            return None
+        told = new.astype(np.int64) if world.rank == rank else np.empty(most, dtype=np.int64)
+        if world.size > 1:
+            world.comm.Bcast(told, root=rank)
+        known = np.union1d(known, told)
 
 
 def _fitting(
@@ -70,7 +78,7 @@ def _fitting(
 
     total = count * block
     ok = len(np.unique(rows * total + colour_of(columns))) == len(rows)
-    if not all(A.world.comm.allgather(ok)):
+    if not A.world.all(ok):
         return None
     return colour_of(A.layout.rows), total
 

@@ -51,7 +51,7 @@ def guess(layout: RowLayout, columns: int, uses: Sequence[Use], dtype: torch.dty
     if len(fit) == 1 and not fit[0][1] and _unknowns_a_row(fit[0][0], layout) == 1:
         (pattern, _), mine = fit[0], len(codes)
         alike = pattern.layout is layout and pattern.nnz_owned == mine
-        if all(layout.world.comm.allgather(alike)):
+        if layout.world.all(alike):
             known.append(((columns, _weak(fit)), None))
             return _zeros(pattern, dtype)
     n = max(layout.n_global, 1)

@@ -66,7 +66,9 @@ def serving_products(
         _meet(equations, failed)
     finally:
         failed = None  # it holds the frames that hold it
-    why = next(filter(None, equations.layout.world.comm.allgather(why)), "")
+    with equations.layout.world.agree() as agreed:
+        agreed.say(why)
+    why = next(filter(None, agreed.heard), "")
     if why:
         return "fd", f"differences of the residual, since torch cannot differentiate it: {why}"
     d = _difference(equations, u, x, r)

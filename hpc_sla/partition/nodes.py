@@ -34,8 +34,8 @@ _SAMPLE, _CHUNK = 1 << 11, 1 << 16
 """Rows looked at first, and at once."""
 
 
-def _alone(gathered: Any) -> list[Any]:
-    return [gathered]
+def _alone(mine: Any) -> Any:
+    return mine
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ class NodeRows:
         From values of these rows ``[rows]`` to those of all columns that occur. Collective.
     place : callable
         Where in what `extend` gives a column's value is.
-    gather : callable
-        From something of this rank's to a list of all ranks'. Collective.
+    sums : callable
+        From an int64 array of this rank's numbers to the sums over ranks. Collective.
+    any_bits : callable
+        From an int to the bits that are set on some rank. Collective.
     """
 
     first: int
@@ -63,7 +65,8 @@ class NodeRows:
     values: np.ndarray
     extend: Callable[[np.ndarray], np.ndarray] = np.asarray
     place: Callable[[np.ndarray], np.ndarray] = np.asarray
-    gather: Callable[[Any], list[Any]] = _alone
+    sums: Callable[[np.ndarray], np.ndarray] = _alone
+    any_bits: Callable[[int], int] = _alone
 
     def runs(self, most: int) -> Iterator[tuple[int, int]]:
         """Rows in runs of at most that many. Local."""
@@ -187,7 +190,7 @@ class _Scan:
             following = some.there == some.here + self.rows.first // b + 1
             here, entry = some.here[following], some.entry[following]
             twins += int((mixed.view(np.int64)[here] == mixed_there[entry]).sum())
-        sums = np.array(self.rows.gather((coupled, between, wanted, got, twins))).sum(axis=0)
+        sums = self.rows.sums(np.array([coupled, between, wanted, got, twins], dtype=np.int64))
         coupled, between, wanted, got, twins = (int(s) for s in sums)
         enough = 2 * between >= coupled > 0
         return enough and got >= _PRESENT * wanted and twins < _TWINS * coupled
@@ -197,12 +200,12 @@ class _Scan:
         mine = 0
         for some in pairs:
             mine |= int(np.bitwise_or.reduce(some.wanted, initial=0))
-        shape = int(np.bitwise_or.reduce(self.rows.gather(mine)))
+        shape = self.rows.any_bits(mine)
         good = True
         for some in pairs:
             known = some.present | some.free
             good &= bool(((some.mirrored & ~known == 0) | (shape & ~known == 0)).all())
-        return all(self.rows.gather(good)) and _mixes(shape, b)
+        return not self.rows.any_bits(int(not good)) and _mixes(shape, b)
 
     def _pairs(
         self, b: int, start: int, stop: int, alone: np.ndarray, there: np.ndarray

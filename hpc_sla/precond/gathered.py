@@ -48,7 +48,7 @@ class Gathered:
         self._rows: torch.Tensor | None = None
         self._entries = np.array([mine.nnz])
         if A.world.size > 1:
-            self._entries = np.concatenate(A.world.comm.allgather(self._entries))
+            self._entries = np.diff(A.world.offsets(mine.nnz))
             lengths = self._to_root(np.diff(mine.indptr).astype(np.int32), self._counts)
             indices = self._to_root(mine.indices.astype(np.int32, copy=False), self._entries)
             user = self._to_root(rows, self._counts)

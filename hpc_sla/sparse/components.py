@@ -9,8 +9,9 @@ from hpc_sla.kernels.census import connected, host, joined
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.symmetry import Parts
 
-_MOST_SHARED = 1 << 16
-"""Parts that reach other ranks, and their connections, that a rank may tell all others."""
+_MOST_SHARED, _MOST_A_RANK = 1 << 18, 1 << 7
+"""Parts that reach other ranks, and their connections, that all ranks may hold: in all, or in the
+mean of many ranks."""
 
 
 def good_components(
@@ -33,7 +34,7 @@ def good_components(
     Returns
     -------
     int or None
-        None where some rank has more to tell others than all of them should hold.
+        None where there is more to tell than every rank should hold.
     """
     pattern, start, (own, away) = A.pattern, A.layout.start, values
     label = connected(pattern.owned, own)
@@ -53,12 +54,13 @@ def good_components(
     shared[edges[:, 0] - start] = True
     alone = int(np.count_nonzero(part & ~bad & ~shared))
     nodes = np.flatnonzero(part & shared)
-    few = len(nodes) + len(edges) <= _MOST_SHARED
-    told = A.world.comm.allgather((alone, nodes + start, bad[nodes], edges) if few else None)
-    if None in told:
+    mine = np.array([alone, len(nodes) + len(edges)], dtype=np.int64)
+    alone, shared_by_all = (int(total) for total in A.world.sums(mine))
+    if shared_by_all > max(_MOST_SHARED, _MOST_A_RANK * A.world.size):
         return None
-    alone = sum(t[0] for t in told)
-    nodes, bad, edges = (np.concatenate([t[i] for t in told]) for i in (1, 2, 3))
+    nodes, bad = A.world.stacked(np.stack([nodes + start, bad[nodes]], axis=1)).T
+    edges = A.world.stacked(edges)
+    bad = bad > 0
     label = joined(len(nodes), *np.searchsorted(nodes, edges).T)
     spoilt = np.zeros(len(nodes), dtype=bool)
     spoilt[label[bad]] = True

@@ -58,8 +58,4 @@ def _sum(world: World, keys: tuple[np.ndarray, ...], values: torch.Tensor) -> st
                 state += GOLDEN
                 mix(state)
             total[i : i + 1] += state.sum(dtype=np.uint64, keepdims=True)
-    if world.size > 1:
-        from mpi4py import MPI  # it begins where it is imported
-
-        world.comm.Allreduce(MPI.IN_PLACE, total, op=MPI.SUM)  # wraps around, as it should
-    return "".join(f"{int(word):016x}" for word in total)
+    return "".join(f"{int(word):016x}" for word in world.sums(total))  # these wrap, as they should

@@ -201,8 +201,8 @@ def _check_permutation(
     `numbers` are those of this rank's, the stored ones from `start` on.
     """
     stored = np.arange(start, start + len(numbers), dtype=np.int64)
-    excess = world.comm.allreduce(checks.fingerprint(numbers) - checks.fingerprint(stored))
-    if excess % 2**64:
+    excess = (checks.fingerprint(numbers) - checks.fingerprint(stored)) % 2**64
+    if world.sums(np.array([excess], dtype=np.uint64))[0]:  # which wraps around
         raise InputError(
             "does not hold each of the numbers from 0 to n - 1 exactly once",
             file=path,

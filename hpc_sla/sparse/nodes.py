@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -22,8 +20,8 @@ def find_block_size(A: DSparseMatrix) -> int:
     if A.columns is not A.layout:
         return 1
     sizes = [b for b in range(MOST, 1, -1) if keeps_nodes(A.layout, b)]
-    everywhere = A.world.comm.allgather(sizes)
-    sizes = [b for b in sizes if all(b in there for there in everywhere)]
+    lacking = A.world.any_bits(sum(1 << b for b in range(2, MOST + 1) if b not in sizes))
+    sizes = [b for b in sizes if not lacking >> b & 1]
     if not sizes:
         return 1
     plan, mine = A.pattern.plan, A.local_csr()
@@ -39,8 +37,7 @@ def find_block_size(A: DSparseMatrix) -> int:
         outside = (columns < start) | (columns >= start + n)
         return np.where(outside, n + np.searchsorted(halo, columns), columns - start)
 
-    def gather(said: Any) -> list[Any]:
-        return A.world.comm.allgather(said)
-
     arrays = mine.indptr, mine.indices, mine.data
-    return find(NodeRows(start, A.shape[0], *arrays, extend, place, gather), sizes)
+    return find(
+        NodeRows(start, A.shape[0], *arrays, extend, place, A.world.sums, A.world.any_bits), sizes
+    )

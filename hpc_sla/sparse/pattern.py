@@ -64,7 +64,7 @@ class DistributedPattern(Shared):
         self.plan = plan
         self.nnz_owned = owned.nnz + halo.nnz
         counts = np.array([self.nnz_owned, owned.crowded or halo.crowded])
-        self.nnz_global, crowded = layout.world.sum(counts).tolist()
+        self.nnz_global, crowded = layout.world.sums(counts).tolist()
         # So that what cannot be done with so many entries is refused on every rank.
         owned.crowded = halo.crowded = crowded > 0
         self._halo_product: dict[tuple[torch.dtype, tuple[int, ...]], torch.Tensor] = {}

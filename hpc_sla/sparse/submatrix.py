@@ -32,10 +32,9 @@ class Part:
         world, order = layout.world, layout._user_order
         self.index = mask.nonzero().squeeze(1)
         chosen = order.to_home(mask.cpu().numpy().astype(np.int64))
-        before = sum(world.comm.allgather(int(chosen.sum()))[: world.rank])
+        before = world.offsets(int(chosen.sum()))[world.rank]
         numbers = order.from_home(before + np.cumsum(chosen) - 1)
-        counts = world.comm.allgather(len(self.index))
-        offsets = np.concatenate([[0], np.cumsum(counts)])
+        offsets = world.offsets(len(self.index))
         self.layout = RowLayout.numbered(world, offsets, numbers[self.index.cpu().numpy()])
 
     def take(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -232,7 +232,9 @@ def test_what_cannot_be_set_up_of_so_many_entries_is_refused_on_every_rank(monke
     """The rank that has them is another one."""
     pattern = DSparseMatrix.from_scipy(sp.eye(9, format="csr"), World.serial("cpu")).pattern
     layout = pattern.layout
-    world = type("Other", (), {"sum": lambda self, counts: counts + np.array([60, 1]), "size": 2})()
+    world = type(
+        "Other", (), {"sums": lambda self, counts: counts + np.array([60, 1]), "size": 2}
+    )()
     other = type("Layout", (), {"world": world, "n_owned": 9, "n_global": 69, "start": 0})()
     owned = CsrPattern(pattern.owned.indptr, pattern.owned.indices, 9)
     plan = type("Plan", (), {"layout": layout})()

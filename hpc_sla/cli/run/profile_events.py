@@ -20,6 +20,7 @@ import hpc_sla.linear.solver
 import hpc_sla.nonlinear.solver  # noqa: F401 - the three load what is looked for by its class
 from hpc_sla.checkpoint.checkpoint import Checkpoint
 from hpc_sla.distributed.halo import HaloPlan
+from hpc_sla.distributed.host_numbers import HostNumbers
 from hpc_sla.distributed.world import World
 from hpc_sla.eigen import basis as eigenbasis
 from hpc_sla.eigen import space
@@ -108,9 +109,9 @@ def _communication(world: World) -> Iterator[Hook]:
             yield Hook(entry, own["wait"], REDUCTION, counts=False)
     for name in ("all_reduce_sum", "start_all_reduce_sum"):
         yield Hook(transport, vars(transport)[name], REDUCTION, _second)
-    for method in (World.sum, World.max):
-        yield Hook(World, method, "reduction of host numbers")
-    # Elsewhere than on rank 0 the wait for it: the small dense problems of LOBPCG, for one.
+    for method in (HostNumbers.stacked, HostNumbers._reduced):
+        yield Hook(HostNumbers, method, "reduction of host numbers")
+    # Elsewhere than on rank 0 the wait for it.
     yield Hook(World, World.on_root, "decision of rank 0")
 
 

@@ -20,7 +20,6 @@ _FUNCTIONS = {
     "wait": "MPI_Wait",
     "all_reduce": "MPI_Allreduce",
     "start_all_reduce": "MPI_Iallreduce",
-    "all_gather": "MPI_Allgather",
 }
 _TYPES = {torch.float64: MPI.DOUBLE, torch.float32: MPI.FLOAT}
 
@@ -48,7 +47,6 @@ def calls_of(comm: MPI.Comm, dtype: torch.dtype) -> Calls | None:
     status = (ctypes.c_char * MPI._sizeof(MPI.Status))()
     calls = Calls(comm.size, size, **functions)
     calls.comm, calls.type, calls.sum = (MPI._handleof(handle) for handle in handles)
-    calls.doubles = MPI._handleof(MPI.DOUBLE)
     calls.request, calls.status = ctypes.addressof(request), ctypes.addressof(status)
     calls.kept = library, *handles, request, status
     calls.raise_error = _raise

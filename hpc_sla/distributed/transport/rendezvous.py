@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch.distributed as dist
 from mpi4py import MPI
 
@@ -52,10 +53,9 @@ def _file_store(comm: MPI.Comm) -> tuple[dist.Store, str]:
 
 
 def _tcp_store(comm: MPI.Comm, timeout: timedelta) -> tuple[dist.Store, str]:
-    hosts = comm.allgather(socket.gethostname())
+    other = _other_host(comm)
     server, place = None, None
     if comm.rank == 0:
-        other = next(host for host in hosts if host != hosts[0])
         address = os.environ.get("MASTER_ADDR") or address_towards(other)
         listener = listen(address)
         port = listener.getsockname()[1]
@@ -73,6 +73,14 @@ def _tcp_store(comm: MPI.Comm, timeout: timedelta) -> tuple[dist.Store, str]:
     if server is None:
         server = dist.TCPStore(host, port, comm.size, is_master=False, timeout=timeout)
     return dist.PrefixStore(secret, server), f"{host}:{port}"
+
+
+def _other_host(comm: MPI.Comm) -> str:
+    """The name of a host that is not rank 0's. **Collective.**"""
+    own = socket.gethostname()
+    first = np.array([comm.rank if own != comm.bcast(own) else comm.size])
+    comm.Allreduce(MPI.IN_PLACE, first, op=MPI.MIN)
+    return str(comm.bcast(own, root=int(first[0])))
 
 
 def address_towards(host: str) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from mpi4py import MPI
@@ -200,9 +201,10 @@ def _group(
     comm: MPI.Comm, backend: str, device: torch.device
 ) -> tuple[dist.ProcessGroup, list[int]]:
     """The group of `comm`'s ranks, and who they are in the default group. **Collective.**"""
-    fresh = comm.allgather(not dist.is_initialized())
-    if not all(fresh):
-        members = _members(comm, fresh)
+    new = not dist.is_initialized()
+    fresh = _sum(comm, int(new))
+    if fresh < comm.size:
+        members = _members(comm, new, fresh > 0)
         _count_alike(comm, backend)
         with _interface(_on_one_node(comm)), _unbound():
             group = dist.new_group(
@@ -220,6 +222,13 @@ def _group(
     global _default_store, _default_group
     _default_store, _default_group = name, (backend, str(device))
     return _group_of_all(), list(range(comm.size))
+
+
+def _sum(comm: MPI.Comm, number: int) -> int:
+    """**Collective.**"""
+    total = np.array([number])
+    comm.Allreduce(MPI.IN_PLACE, total)
+    return int(total[0])
 
 
 def _on_one_node(comm: MPI.Comm) -> bool:
@@ -253,17 +262,19 @@ def _count_alike(comm: MPI.Comm, backend: str) -> None:
     pull request 189073). A group of one rank raises the number and waits for nobody.
     """
     known = len(dist.distributed_c10d._world.pg_names)
-    for _ in range(max(comm.allgather(known)) - known):
+    most = np.array([known])
+    comm.Allreduce(MPI.IN_PLACE, most, op=MPI.MAX)
+    for _ in range(int(most[0]) - known):
         dist.new_group([dist.get_rank()], backend=backend, use_local_synchronization=True)
 
 
-def _members(comm: MPI.Comm, fresh: list[bool]) -> list[int]:
+def _members(comm: MPI.Comm, new: bool, any_new: bool) -> list[int]:
     """The default group's ranks that `comm`'s are, in `comm`'s order. **Collective.**"""
-    own = None if fresh[comm.rank] else (_default_store, dist.get_rank())
+    own = None if new else (_default_store, dist.get_rank())
     known = comm.allgather(own)
     groups = {item and item[0] for item in known}
     ranks = [item[1] for item in known if item is not None]
-    if any(fresh) or len(groups) > 1 or len(set(ranks)) < comm.size:
+    if any_new or len(groups) > 1 or len(set(ranks)) < comm.size:
         raise HpcSlaError(
             "torch.distributed is already up in this process, without some of these ranks; make "
             "the World of the largest communicator first, or use transport='mpi'"

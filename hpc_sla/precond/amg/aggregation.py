@@ -43,8 +43,7 @@ def aggregate(graph: Graph, threshold: float) -> tuple[RowLayout, np.ndarray]:
         lonely[alone] = True
         founded, joined = _beyond(graph, halo, group, lonely)
     group[founded] = count + np.arange(len(founded))
-    counts = world.comm.allgather(count + len(founded))
-    aggregates = RowLayout(world, np.concatenate([[0], np.cumsum(counts)]))
+    aggregates = RowLayout(world, world.offsets(count + len(founded)))
     stored = group
     if aggregates.start:
         nobody = np.flatnonzero(group < 0)

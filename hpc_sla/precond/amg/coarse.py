@@ -41,8 +41,7 @@ class DenseSolve:
     def __init__(self, A: DSparseMatrix, dtype: torch.dtype) -> None:
         layout = A.layout
         self._layout, self._world = layout, A.world
-        parts = A.world.comm.allgather(A.local_csr().toarray())
-        dense = np.concatenate(parts, axis=0).astype(np.float64)
+        dense = A.world.stacked(A.local_csr().toarray()).astype(np.float64)
         inverse, self.singular = _inverse(dense, _SINGULAR[A.dtype])
         self.indefinite = not _semidefinite(dense)
         mine = slice(layout.start, layout.start + layout.n_owned)

@@ -54,7 +54,7 @@ def rigid_body_modes(
     if A.coordinates is None or block_size not in (2, 3, 6):
         return None
     points = A.coordinates.cpu().numpy()
-    largest = np.array(A.world.comm.allgather(_ends(points))).max(axis=0)
+    largest = A.world.largest(_ends(points))
     extent = largest.sum(axis=0)
     if block_size < 6:
         points = points[:, extent > _FLAT * extent.max()]
@@ -76,11 +76,10 @@ def rigid_body_modes(
             away = counts & _annihilated(modes[still], terms, sizes)
             held = away & _annihilated(modes[~still], terms, sizes)
             total += [float(part.sum()) for part in (counts, away, held, coupled)]
-    everywhere = np.array(A.world.comm.allgather(sums)).sum(axis=0)
+    everywhere = A.world.sums(sums)
     for modes, (count, far, both, mixed) in zip(kinds, everywhere, strict=True):
         if far > _AWAY * count and both > _HELD * far and mixed > _AWAY * count:
-            centre = A.world.comm.allgather((points.sum(axis=0), len(points)))
-            middle = sum(part for part, _ in centre) / A.shape[0]
+            middle = A.world.sums(points.sum(axis=0)) / A.shape[0]
             component = np.arange(len(points)) % block_size
             found = evaluated(modes, points - middle, component)
             found[:, ~_still(modes)] /= extent.max()

@@ -165,7 +165,7 @@ def row_factors(A: DSparseMatrix, multigrid: Multigrid) -> torch.Tensor | None:
         float(edges.weights @ part**2)
         for part in (asis, edges.misfit(A, fitted), edges.misfit(A, even))
     ]
-    before, after, without = world.comm.allreduce(np.array(squares))
+    before, after, without = world.sums(np.array(squares))
     wide = world.max(float(fitted.max(initial=-np.inf))) + world.max(
         float((-fitted).max(initial=-np.inf))
     )

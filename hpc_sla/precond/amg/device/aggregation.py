@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from hpc_sla.distributed.layout import RowLayout
@@ -54,8 +53,7 @@ def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor
     chosen = torch.zeros(len(root) + 1, dtype=torch.bool, device=root.device)
     chosen[root] = True  # that of none is behind the others
     number = chosen[:-1].cumsum(0) - 1
-    counts = world.comm.allgather(int(chosen[:-1].sum()))
-    aggregates = RowLayout(world, np.concatenate([[0], np.cumsum(counts)]))
+    aggregates = RowLayout(world, world.offsets(int(chosen[:-1].sum())))
     group = number.index_select(0, root.clamp(min=0)) + aggregates.start if len(root) else root
     group = torch.where(root < 0, -1, group)
     if joined is not None:
