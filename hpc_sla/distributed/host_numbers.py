@@ -170,6 +170,6 @@ class HostNumbers:
 
 
 def _kept(of: HostNumbers, value: Any) -> Any:
-    """Of one rank: what it gave, if it may still ask."""
+    """What one rank gave, if it may still ask."""
     _ = of.comm.rank  # a closed World's says so
     return value

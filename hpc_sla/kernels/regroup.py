@@ -15,7 +15,7 @@ from hpc_sla.kernels import native
 
 
 class Gains(NamedTuple):
-    """Of each vertex `[n]`.
+    """One entry a vertex, `[n]`.
 
     Attributes
     ----------

@@ -46,7 +46,7 @@ class Peers:
             self.comm.Free()
 
     def tag(self) -> int:
-        """Of the next messages: no two calls that follow each other have the same."""
+        """The next messages' tag: no two calls that follow each other have the same."""
         return next(self._tags) % 1024
 
     @contextmanager

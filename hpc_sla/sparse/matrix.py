@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from hpc_sla.sparse.from_hdf5 import read_rows
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.sparse.product import used
 from hpc_sla.sparse.split import SplitRows
-from hpc_sla.sparse.stored import StoredMatrix, TransposedMatrix
-from hpc_sla.sparse.unknowns import NOTHING_KNOWN, Described, Unknowns
+from hpc_sla.sparse.stored import TransposedMatrix
+from hpc_sla.sparse.to_hdf5 import Writable
+from hpc_sla.sparse.unknowns import NOTHING_KNOWN, Unknowns
 from hpc_sla.sparse.values import Values
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float64, torch.float32)
 
 
-class DSparseMatrix(Described, StoredMatrix):
+class DSparseMatrix(Writable):
     """A sparse matrix, its rows spread over the ranks of a World.
 
     Make one with `from_hdf5`, `from_scipy` or `from_coo`. Every rank holds only its own rows
@@ -380,45 +381,6 @@ class DSparseMatrix(Described, StoredMatrix):
         x = self.columns._checked(x)
         used(self.pattern)
         return self.pattern.plan.extend(x)
-
-    # Files
-
-    @entry
-    def to_hdf5(
-        self,
-        path: str | os.PathLike[str],
-        rhs: Mapping[str, torch.Tensor] | None = None,
-        solutions: Mapping[str, torch.Tensor] | None = None,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write a matrix file, in which each rank's rows are a part. **Collective.**
-
-        All ranks write, each its own rows. What `from_hdf5` reads from it is the same matrix on
-        any number of ranks, in the user's numbering, and on as many ranks in the same order;
-        `solve FILE` takes it. Block size, coordinates and near-nullspace go with it. What stood at
-        `path` stays until the file is complete.
-
-        Parameters
-        ----------
-        path : path
-            Replicated; on a file system that all ranks see.
-        rhs : dict of name to tensor [n_owned] or [n_owned, k], optional
-            Per rank, of the same names on all: right-hand sides, in `layout`. They are stored in
-            the matrix's dtype.
-        solutions : dict of name to tensor, optional
-            Known solutions of some of them, under the same names, in `columns`.
-        attributes : dict, optional
-            Replicated: further attributes of the file, such as where the matrix came from.
-
-        Raises
-        ------
-        InputError
-            On every rank: the file cannot be written, a vector of another layout or with NaN,
-            names that differ between ranks or that no dataset can have.
-        """
-        from hpc_sla.sparse.to_hdf5 import write_hdf5  # loads h5py and SciPy's matrices
-
-        write_hdf5(self, path, rhs, solutions, attributes)
 
     # What it is
 

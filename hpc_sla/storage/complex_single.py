@@ -50,7 +50,7 @@ class SeenPairs:
 
     @classmethod
     def of(cls, data: np.ndarray, first: int, length: int) -> SeenPairs:
-        """Of numbers `first` and following of `length`. Local."""
+        """What is seen in numbers `first` and following of `length`. Local."""
         pairs = data.view(">f4").reshape(-1, 2)
         parts = np.abs(pairs[:, 0]), np.abs(pairs[:, 1])
         step = max(1, length // _SAMPLE)
@@ -67,7 +67,7 @@ class SeenPairs:
 
     @classmethod
     def all_of(cls, runs: Sequence[SeenPairs]) -> SeenPairs:
-        """Of runs one after another. Local."""
+        """The same for runs one after another. Local."""
         examples = [run.example for run in runs if run.example == run.example]
         return cls(
             (all(run.plausible[0] for run in runs), all(run.plausible[1] for run in runs)),

@@ -85,7 +85,7 @@ class PetscLayout:
 
 
 def petsc_layout(path: str, matrix: bool) -> PetscLayout:
-    """Of a file that begins with a matrix, or holds a vector and nothing else. Local.
+    """What lies where in a file of a matrix, or of a vector and nothing else. Local.
 
     Raises
     ------

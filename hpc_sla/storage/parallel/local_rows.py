@@ -38,7 +38,7 @@ class LocalRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the whole matrix. Replicated."""
+        """The whole matrix's. Replicated."""
         return int(self.offsets[-1]), int(self.matrix.shape[1])
 
 

@@ -193,7 +193,7 @@ def _foreign_hdf5(peers: Peers, path: str, cut: Cut) -> ImportedRows:
 
 
 def _scattered(peers: Peers, path: str, cut: Cut) -> ImportedRows:
-    """Of a kind that is read from its beginning to its end: rank 0 does. **Collective.**"""
+    """A kind that is read from its beginning to its end: by rank 0. **Collective.**"""
     whole: ImportedMatrix | None = None
     with peers.agree():
         if peers.rank == 0:
