@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -293,7 +292,7 @@ def read_columns(path: str, n: int, option: str) -> np.ndarray:
 
 def check_columns_of(shape: tuple[int, ...], n: int, path: str, option: str) -> None:
     """Refuse an array that is neither a vector `[n]` nor several as columns `[n, k]`."""
-    if shape[0] == n and (not n or math.prod(shape)):
+    if shape[0] == n and (not n or 0 not in shape):
         return
     if shape[0] == n:
         problem, remedy = f"has shape {shape}: no column", "Give one or more."

@@ -212,12 +212,8 @@ def _node_rows(peers: Peers, rows: LocalRows) -> NodeRows:
         outside = (columns < first) | (columns >= last)
         return np.where(outside, last - first + np.searchsorted(halo, columns), columns - first)
 
-    def gather(said: Any) -> list[Any]:
-        told: list[Any] = peers.comm.allgather(said)
-        return told
-
     arrays = matrix.indptr, matrix.indices, matrix.data
-    return NodeRows(first, rows.shape[0], *arrays, extend, place, gather)
+    return NodeRows(first, rows.shape[0], *arrays, extend, place, peers.sum, peers.any_bits)
 
 
 def _times(peers: Peers, rows: LocalRows, x: np.ndarray) -> np.ndarray:
@@ -248,8 +244,8 @@ def _named_rhs(
     if choice == MANUFACTURED:
         known = source.solutions.get(MANUFACTURED)
         if known is None:
-            ends = rows.offsets[peers.rank : peers.rank + 2].tolist()
-            known = exact_entries(*ends, dtype)
+            first, last = rows.offsets[peers.rank : peers.rank + 2].tolist()
+            known = exact_entries(first, last, dtype)
         return MANUFACTURED, _times(peers, rows, known), known
     return name_of_file(choice), _read_columns(peers, choice, rows, "--rhs"), None
 

@@ -75,6 +75,10 @@ class Peers:
         """Over ranks."""
         return self._reduced(array, "MAX")
 
+    def any_bits(self, bits: int) -> int:
+        """The bits, of 63, that are set on some rank."""
+        return int(self._reduced(np.array([bits], dtype=np.int64), "BOR")[0])
+
     def before(self, array: np.ndarray) -> np.ndarray:
         """The sum over the ranks before this one; zeros on the first."""
         total = np.zeros_like(array)

@@ -12,7 +12,7 @@ _WINDOW = 1 << 20
 
 def read_into(stream: Any, out: np.ndarray) -> int:
     """Fill a contiguous array from a stream; the CRC-32 of its bytes. Local."""
-    left, total = memoryview(out.reshape(-1).view(np.uint8)), 0
+    left, total = out.reshape(-1).view(np.uint8).data, 0
     while len(left):
         count = stream.readinto(left[:_WINDOW])
         if not count:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -73,7 +73,9 @@ def read_entries(peers: Peers, path: str) -> MarketEntries:
     try:
         with importing(path):
             if begin is not None:
-                blocks = enumerate(_own_lines(path, begin, peers.rank, peers.size))
+                blocks: Iterable[tuple[int, bytes]] = enumerate(
+                    _own_lines(path, begin, peers.rank, peers.size)
+                )
             else:
                 blocks = _dealt_lines(path, peers.rank, peers.size)
             for place, block in blocks:

@@ -30,7 +30,7 @@ def read_market_rows(peers: Peers, path: str, cut: Cut) -> LocalRows:
     groups = _groups(peers, path, offsets, found)
     if found.header.form == "array":
         # Of dense ones SciPy keeps what is not 0.
-        groups = [tuple(a[g[2] != 0] for a in g) for g in groups]  # type: ignore[misc]
+        groups = [tuple(a[g[2] != 0] for a in g) for g in groups]
     return from_triplets(peers, offsets, columns, groups)
 
 
