@@ -84,7 +84,7 @@ class Observer:
         identify: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._checkpoint, self._world, self._identify = checkpoint, world, identify
-        self._resumed = False
+        self._resumed = self._told = False
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -164,7 +164,9 @@ class Observer:
             shared = world.on_root(lambda: _iteration(path))
             local = local if local.iteration >= shared else None
         if local is None and not there:
-            say(world, f"there is no checkpoint {path} to resume from: starting afresh")
+            if not self._told:
+                say(world, f"there is no checkpoint {path} to resume from: starting afresh")
+            self._told = True
             yield None
             return
         alone = local is not None

@@ -169,7 +169,7 @@ def test_starts_where_there_is_none_and_says_so(world, folder, capsys):
     y, other = hs.solve(A, b, **CG, checkpoint=hs.Checkpoint(folder / "none.h5", resume=True))
     assert other.residual_history == info.residual_history and same(world, x, y)
     told = capsys.readouterr().err
-    assert ("starting afresh" in told) == (world.rank == 0)
+    assert told.count("starting afresh") == (world.rank == 0)
 
 
 @pytest.mark.mpi
