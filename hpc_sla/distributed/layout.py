@@ -233,6 +233,20 @@ class RowLayout(Shared):
         full = self.gather(x)
         return torch.from_numpy(self.world.comm.bcast(None if full is None else full.numpy()))
 
+    @entry
+    def to_petsc(self, x: torch.Tensor) -> Any:
+        """A distributed vector as a petsc4py Vec. **Collective.** See `distributed.petsc`."""
+        from hpc_sla.distributed.petsc import to_petsc  # optional
+
+        return to_petsc(x, self)
+
+    @entry
+    def from_petsc(self, vec: Any, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """A petsc4py Vec as a distributed vector. **Collective.** See `distributed.petsc`."""
+        from hpc_sla.distributed.petsc import from_petsc  # optional
+
+        return from_petsc(vec, self, dtype)
+
     def user_blocks(self, x: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:
         """The vector in the user's row order, a slab at a time, on rank 0. **Collective.**
 

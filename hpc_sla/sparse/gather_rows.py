@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from hpc_sla.distributed.world import World
 from hpc_sla.partition.offsets import even_offsets
-from hpc_sla.sparse.matrix import DSparseMatrix
 
 Slab = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def gather_rows(A: DSparseMatrix, values: torch.Tensor) -> Iterator[Slab]:
+class Numbered(Protocol):
+    """A DSparseMatrix, for what is asked of it here."""
+
+    shape: tuple[int, int]
+    world: World
+
+    def entries(self) -> tuple[np.ndarray, np.ndarray]:
+        """The user's row and column of each entry. **Collective.**"""
+
+
+def gather_rows(A: Numbered, values: torch.Tensor) -> Iterator[Slab]:
     """Rows of `values` on A's pattern, in the user's order, on rank 0. **Collective.**
 
     What `RowLayout.user_blocks` is for a vector. The rows go to even blocks of the user's order
@@ -51,7 +62,7 @@ def gather_rows(A: DSparseMatrix, values: torch.Tensor) -> Iterator[Slab]:
             _receive(A, rank, slab[2].dtype)
 
 
-def _receive(A: DSparseMatrix, rank: int, dtype: np.dtype) -> Slab:
+def _receive(A: Numbered, rank: int, dtype: np.dtype) -> Slab:
     homes = even_offsets(A.shape[0], A.world.size)
     counts = np.empty(int(homes[rank + 1] - homes[rank]), dtype=np.int64)
     A.world.comm.Recv(counts, source=rank)
@@ -62,7 +73,7 @@ def _receive(A: DSparseMatrix, rank: int, dtype: np.dtype) -> Slab:
     return counts, columns, values
 
 
-def _home_slab(A: DSparseMatrix, values: torch.Tensor) -> Slab:
+def _home_slab(A: Numbered, values: torch.Tensor) -> Slab:
     """This rank's even block of the user's rows. **Collective.**"""
     world = A.world
     homes = even_offsets(A.shape[0], world.size)

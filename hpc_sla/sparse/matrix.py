@@ -18,13 +18,15 @@ from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.entries import diagonal, plain
 from hpc_sla.kernels.modes import entry, untracked
+from hpc_sla.sparse.algebra import Algebra
+from hpc_sla.sparse.convert import Conversions
 from hpc_sla.sparse.from_coo import assemble
 from hpc_sla.sparse.from_hdf5 import read_rows
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.sparse.product import used
 from hpc_sla.sparse.split import SplitRows
-from hpc_sla.sparse.stored import StoredMatrix, TransposedMatrix
-from hpc_sla.sparse.unknowns import NOTHING_KNOWN, Described, Unknowns
+from hpc_sla.sparse.stored import TransposedMatrix
+from hpc_sla.sparse.unknowns import NOTHING_KNOWN, Unknowns
 from hpc_sla.sparse.values import Values
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float64, torch.float32)
 
 
-class DSparseMatrix(Described, StoredMatrix):
+class DSparseMatrix(Conversions, Algebra):
     """A sparse matrix, its rows spread over the ranks of a World.
 
     Make one with `from_hdf5`, `from_scipy` or `from_coo`. Every rank holds only its own rows

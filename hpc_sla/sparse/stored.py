@@ -76,15 +76,33 @@ class StoredMatrix(ABC):
     def device(self) -> torch.device:
         return self.held.device
 
+    @abstractmethod
+    def explicit(self) -> Any:
+        """It as a DSparseMatrix: itself, or of a transpose a copy. **Collective.**"""
+
     @entry
-    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
+    def matvec(self, x: torch.Tensor) -> torch.Tensor:
         """`A x` for x `[n_owned]` or `[n_owned, k]` in `columns`, giving the same in `layout`.
 
         **Collective.** Differentiable in both.
         """
         return self._times(x, self.transposed)
 
-    matvec = __matmul__
+    @entry
+    def __matmul__(self, x: Any) -> Any:
+        """`A x`, as `matvec`; or the DSparseMatrix `A B`. **Collective.** Differentiable in both.
+
+        B is a DSparseMatrix or the transpose of one, its rows on the ranks and in the order of A's
+        columns. Of a square product the columns are owned as its rows are.
+
+        Raises
+        ------
+        InputError
+            On every rank: a matrix of another shape, layout, dtype or device.
+        """
+        if isinstance(x, StoredMatrix):
+            return self.explicit().compose(x)
+        return self._times(x, self.transposed)
 
     @entry
     def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
@@ -161,6 +179,9 @@ class TransposedMatrix(StoredMatrix):
     def held(self) -> Values:  # type: ignore[override]
         found: Values = self._matrix.held
         return found
+
+    def explicit(self) -> Any:
+        return self._matrix.transpose()
 
     def as_it_is(self) -> TransposedMatrix:
         made: TransposedMatrix = self._matrix.as_it_is().T
