@@ -23,7 +23,7 @@ _CYCLE = 100
 
 
 def load() -> Any:
-    """petsc4py's PETSc module: see `hpc_sla.distributed.petsc`, and what `verify` can do without it.
+    """petsc4py's PETSc module: see `hpc_sla.distributed.petsc`, and what is there without it.
 
     Raises
     ------

@@ -94,8 +94,8 @@ def multiply(
 ) -> Made:
     """A B. **Collective.** Differentiable in a and b, any number of times.
 
-    Its pattern has every entry that there may be, and not only those that do not cancel. Gustavson's
-    row by row (ACM TOMS 4, 1978), over rows of B that were fetched first.
+    Its pattern has every entry that there may be, and not only those that do not cancel.
+    Gustavson's row by row (ACM TOMS 4, 1978), over rows of B that were fetched first.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,44 @@ class Conversions(Described, StoredMatrix):
             rows, columns, values = _triplets(matrix)
             return _class(cls).from_coo(rows, columns, values, matrix.shape, world, **options)
         return _from_root(cls, matrix, world, options)
+
+    @classmethod
+    @entry
+    def from_file(cls, path: str | os.PathLike[str], world: World, **options: Any) -> Any:
+        """Read a matrix of elsewhere on rank 0 and spread it. **Collective.**
+
+        For files that fit there; `from_hdf5` reads a partitioned file of any size, each rank its
+        part, and takes no other. Points and near null space in the file are used.
+
+        Parameters
+        ----------
+        path : path
+            ``.mtx`` and ``.mtx.gz``, Harwell-Boeing, SciPy's ``.npz``, PETSc's binary, MATLAB's
+            ``.mat``, HDF5: see `hpc_sla.storage.importers.read_source`.
+        world : World
+        **options
+            Of `from_scipy`.
+
+        Raises
+        ------
+        InputError
+            On every rank: naming the file and what is wrong, and as `from_scipy`.
+        """
+        from hpc_sla.storage.importers import read_source  # loads SciPy
+
+        found = None
+        with world.agree("from_file"):
+            if world.rank == 0:
+                found = read_source(path)
+        if found is not None:
+            for name in ("coordinates", "block_size", "near_nullspace"):
+                known = getattr(found, name)
+                if known is not None:
+                    options.setdefault(name, known)
+        size = world.comm.bcast(options.get("block_size"))
+        if size is not None:
+            options["block_size"] = size
+        return _class(cls).from_scipy(None if found is None else found.matrix, world, **options)
 
     @classmethod
     @entry
@@ -226,6 +265,18 @@ def _check_torch(matrix: Any) -> None:
         )
 
 
+def triplets_of(matrix: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, columns and values (in its graph) of a torch sparse matrix, any pair once. Local.
+
+    Raises
+    ------
+    InputError
+        Not sparse, not a matrix, another dtype.
+    """
+    _check_torch(matrix)
+    return _triplets(matrix)
+
+
 def _triplets(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rows, columns and values (in the graph of the matrix), any pair once. Local."""
     if matrix.layout == torch.sparse_coo:
@@ -243,15 +294,13 @@ def _triplets(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.T
 
 
 def _from_root(cls: Any, matrix: Any, world: World, options: dict[str, Any]) -> Any:
-    """Rank 0's matrix, whose values go to where `from_scipy` sends their numbers. **Collective.**"""
+    """Rank 0's values, sent to where `from_scipy` sends their numbers. **Collective.**"""
     import scipy.sparse as sp  # slow to load
 
     numbered, values = None, torch.zeros(0, dtype=torch.float64, device=world.device)
     if world.rank == 0:
         rows, columns, found = _triplets(matrix)
         values = found.to(world.device)
-        if not bool(torch.isfinite(values.detach()).all()):
-            numbered = sp.coo_array(matrix.shape) * np.nan  # refused by the checks of all
         pair = rows.cpu().numpy(), columns.cpu().numpy()
         # From 1: no entry may look like one that is not there. Exact up to 2^53.
         numbers = np.arange(1, len(pair[0]) + 1, dtype=np.float64)

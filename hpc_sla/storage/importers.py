@@ -269,6 +269,12 @@ _SELDOM = {
 }
 
 
+def known_suffix(path: str | os.PathLike[str]) -> str | None:
+    """The suffix that says which format of matrices it is; None for one of none. Local."""
+    suffix = _suffix(path)
+    return suffix if suffix in _MATRIX_READERS else None
+
+
 def _suffix(path: str | os.PathLike[str]) -> str:
     """The longest one known, in lower case."""
     name = Path(path).name.lower()

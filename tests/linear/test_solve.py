@@ -17,8 +17,8 @@ from tests.methods import ENTRIES
 
 pytestmark = pytest.mark.mpi
 
-# lsqr squares the condition number: it has tests of its own in test_least_squares.
-METHODS = [name for name in ENTRIES if name != "lsqr"]
+# lsqr and lsmr square the condition number: they have tests of its own in test_least_squares.
+METHODS = [name for name in ENTRIES if name not in ("lsqr", "lsmr")]
 
 SPD = {
     "scaled": lambda: spd_matrix(53, 20),

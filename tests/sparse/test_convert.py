@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.io
 import scipy.sparse as sp
 import torch
 
@@ -45,16 +46,23 @@ def test_from_torch_on_rank_0(world, kind, layout):
 
 @pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
 def test_from_torch_is_differentiable(world, layout):
-    """The gradient arrives at the tensor that rank 0 holds, sparse as torch has it."""
+    """The gradient arrives at the tensor that rank 0 holds."""
     matrix = random_matrix(17, 0.2, 5)
-    given = _torch(matrix, layout).requires_grad_() if world.rank == 0 else None
+    coo, given, values = sp.coo_array(matrix), None, None
+    if world.rank == 0:
+        # By its values: torch keeps no gradient of a CSC tensor.
+        values = torch.from_numpy(coo.data).requires_grad_()
+        pair = np.stack([coo.row, coo.col])
+        given = torch.sparse_coo_tensor(pair, values, coo.shape, check_invariants=True)
+        given = (
+            given if layout == "coo" else given.to_sparse(layout=getattr(torch, f"sparse_{layout}"))
+        )
     A = hs.DSparseMatrix.from_torch(given, world)
     x = np.random.default_rng(0).standard_normal((2, 17))
     u, v = (spread(A.layout, row) for row in x)
     A.layout.dot(u, A @ v).backward()
-    found = given.grad.to_dense().numpy() if world.rank == 0 else None
-    found = world.comm.bcast(found)
-    assert np.allclose(found, np.outer(x[0], x[1]) * (matrix.toarray() != 0))
+    found = world.comm.bcast(None if values is None else values.grad)
+    assert np.allclose(found, x[0][coo.row] * x[1][coo.col])
 
 
 def test_from_torch_by_ranks(world):
@@ -67,9 +75,12 @@ def test_from_torch_by_ranks(world):
     assert np.array_equal(dense(A), matrix.toarray())
     A.sum().backward()
     assert everywhere(world, torch.equal(given.grad.to_dense() != 0, given.to_dense() != 0))
-    assert hs.DSparseMatrix.from_torch(
-        _torch(matrix, "csr", torch.float32) if world.rank == 0 else None, world, block_size=2
-    ).block_size == 2
+    assert (
+        hs.DSparseMatrix.from_torch(
+            _torch(matrix, "csr", torch.float32) if world.rank == 0 else None, world, block_size=2
+        ).block_size
+        == 2
+    )
 
 
 def test_repeated_entries_of_torch_are_summed(world):
@@ -199,11 +210,11 @@ def test_what_petsc_has_that_is_no_matrix_of_ours(world):
         hs.DSparseMatrix.from_petsc(A, world)
     with pytest.raises(hs.InputError, match="is not a PETSc Vec"):
         A.layout.from_petsc(A)
-    with pytest.raises(hs.InputError, match="not \\[n_owned\\]"):
+    with pytest.raises(hs.InputError, match=r"not \[n_owned\]"):
         A.layout.to_petsc(torch.ones(A.layout.n_owned, 2, dtype=torch.float64))
     shell = petsc.Mat().createPython(((A.layout.n_owned, 10),) * 2, comm=world.comm)
     shell.setUp()
-    with pytest.raises(hs.InputError, match="entries to read|not assembled"):
+    with pytest.raises(hs.InputError, match=r"entries to read|not assembled"):
         hs.DSparseMatrix.from_petsc(shell, world)
     if world.size > 1:
         alone = petsc.Mat().createAIJ((3, 3), nnz=1, comm=petsc.COMM_SELF)
@@ -215,7 +226,18 @@ def test_what_petsc_has_that_is_no_matrix_of_ours(world):
 def test_without_petsc(world, monkeypatch):
     monkeypatch.setattr(petsc_side, "find_spec", lambda name: None)
     A = _spread(spd_matrix(10, 0), world)
-    with pytest.raises(hs.InputError, match="petsc4py.*is not installed"):
+    with pytest.raises(hs.InputError, match=r"petsc4py.*is not installed"):
         A.to_petsc()
-    with pytest.raises(hs.InputError, match="petsc4py.*is not installed"):
+    with pytest.raises(hs.InputError, match=r"petsc4py.*is not installed"):
         hs.DSparseMatrix.from_petsc(None, world)
+
+
+def test_a_file_of_elsewhere(world, tmp_path_factory):
+    path = world.comm.bcast(str(tmp_path_factory.mktemp("files") / "a.mtx"))
+    matrix = random_matrix(9, 0.4, 3)
+    if world.rank == 0:
+        scipy.io.mmwrite(path, matrix)
+    A = hs.DSparseMatrix.from_file(path, world, partition="contiguous")
+    assert np.allclose(dense(A), matrix.toarray())
+    with pytest.raises(hs.InputError, match=r"no.mtx"):
+        hs.DSparseMatrix.from_file(path.replace("a.mtx", "no.mtx"), world)
