@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla.distributed.arguments import tensor_of
+from hpc_sla.distributed.arguments import by_dlpack, tensor_of
 from hpc_sla.distributed.row_order import (
     Order,
     check_order,
@@ -200,7 +200,8 @@ class RowLayout(Shared):
             if self.world.rank == 0:
                 if isinstance(full, torch.Tensor):
                     full = full.detach().cpu().numpy()
-                found = np.asarray(full)
+                foreign = by_dlpack(full)
+                found = np.asarray(full) if foreign is None else foreign.cpu().numpy()
                 array = np.ascontiguousarray(found)
                 if found.dtype.kind not in "fiubc" or found.shape[:1] != (self.n_global,):
                     got = "nothing" if full is None else f"shape {found.shape}"

@@ -30,6 +30,7 @@ from hpc_sla.eigen.scaling import (
 )
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry
+from hpc_sla.linear.arguments import check_told
 from hpc_sla.linear.choose import default_rtol
 from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.unconverged import raise_unconverged
@@ -196,6 +197,7 @@ def eigsh(
         parameters=len(theta),
         throw=bool(throw),
     ) as wanted:
+        check_told(callback, checkpoint)
         dtype = _dtype(a, b, x0, deflate)
         _check(a, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
         matrix = isinstance(A, StoredMatrix)

@@ -17,7 +17,13 @@ from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry, ordinary, transformed
-from hpc_sla.linear.arguments import check_keep, check_options, check_same_kind, check_vectors
+from hpc_sla.linear.arguments import (
+    check_keep,
+    check_options,
+    check_same_kind,
+    check_told,
+    check_vectors,
+)
 from hpc_sla.linear.bursts import serve
 from hpc_sla.linear.choices import AUTO, DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
 from hpc_sla.linear.driver import Callback
@@ -202,6 +208,7 @@ class LinearSolver(SetUp):
             operator.world, called, b=b, x0=x0, checkpoint=checkpoint, throw=bool(throw)
         ) as wanted:
             check_vectors(operator, b, x0)
+            check_told(callback, checkpoint)
             if ordered:
                 check_order(b, operator.layout, "b")
                 if x0 is not None:

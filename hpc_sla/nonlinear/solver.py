@@ -15,6 +15,7 @@ from hpc_sla.distributed.arguments import tensor_if, tensor_of, warn_of_trainabl
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry, transformed
+from hpc_sla.linear.arguments import check_told
 from hpc_sla.linear.method import Method as LinearMethod
 from hpc_sla.linear.unconverged import raise_unconverged
 from hpc_sla.nonlinear.arguments import Arguments
@@ -226,6 +227,7 @@ def nonlinear_solve(
         checkpoint=checkpoint,
         throw=bool(throw),
     ) as wanted:
+        check_told(callback, checkpoint)
         u0 = tensor_of(u0, "u0")
         _check_start(u0, layout)
         if not callable(residual):

@@ -134,8 +134,8 @@ class Conversions(Described, StoredMatrix):
         """As a petsc4py AIJ Mat on the same ranks. **Collective.** Nothing is gathered or sent.
 
         PETSc's row i is stored row i: `layout.rows` says which of the user's that is, and
-        `layout.to_petsc`, `layout.from_petsc` carry vectors over. Block size, coordinates (as
-        near null space they are not) and near null space go along. A copy, in float64; detached.
+        `layout.to_petsc`, `layout.from_petsc` carry vectors over. Block size and near null space,
+        made orthonormal as PETSc wants it, go along. A copy, in float64; detached.
 
         Returns
         -------

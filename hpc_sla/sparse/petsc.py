@@ -26,7 +26,7 @@ def rows_from_petsc(
     """
     with world.agree("from_petsc"):
         petsc = load()
-        if not isinstance(mat, petsc.Mat):
+        if not isinstance(mat, petsc.Mat) or not mat:
             raise InputError(
                 f"a {type(mat).__name__} is not a PETSc Mat",
                 field="mat",
@@ -42,12 +42,12 @@ def rows_from_petsc(
                 field="mat",
                 remedy="Make it with the same local sizes of rows and columns",
             )
-    aij = mat if "aij" in mat.getType() and "sb" not in mat.getType() else None
+    single = mat.getType().removeprefix("seq").removeprefix("mpi").startswith("aij")
+    source, error = mat, None
     try:
-        # Blocked, symmetric, dense: as single entries of whole rows.
-        source = aij if aij is not None else mat.convert("aij", petsc.Mat())
+        if not single:  # blocked, symmetric, dense: as single entries of whole rows
+            source = mat.convert("aij", petsc.Mat())
         indptr, indices, data = source.getValuesCSR()
-        error = None
     except petsc.Error as caught:  # of every rank alike
         error = caught
     with world.agree():

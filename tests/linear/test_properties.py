@@ -101,7 +101,8 @@ def test_equals_a_direct_solve(world, family, method, precond, dtype):
     b = np.random.default_rng(44).standard_normal((matrix.shape[0], *columns)).astype(kind)
     # Unpreconditioned, the badly scaled family is beyond short and restarted recurrences (and
     # lsqr squares its condition number); and a polynomial about 1 suits no indefinite matrix.
-    hard = (family == "spd" and (precond == "none" or method in LEAST_SQUARES)) or family == "indefinite"
+    hard = family == "spd" and (precond == "none" or method in LEAST_SQUARES)
+    hard = hard or family == "indefinite"
     hard = hard and not (family == "indefinite" and precond in ("none", "jacobi"))
     # A stationary iteration converges where the preconditioner is good enough, and says if not.
     hard = hard or method == "richardson"

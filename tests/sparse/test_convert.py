@@ -185,7 +185,7 @@ def test_what_petsc_knows_of_unknowns_comes_along(world):
     assert np.allclose(Q.T @ Q, np.eye(2), atol=1e-12)
     assert np.allclose(Q @ (Q.T @ near), near, atol=1e-10)
     for kind in ("baij", "dense"):
-        other = mat.convert(kind)
+        other = mat.convert(kind, petsc_side.load().Mat())
         assert np.allclose(dense(hs.DSparseMatrix.from_petsc(other, world)), dense(B))
         other.destroy()
     mat.destroy()
