@@ -147,6 +147,7 @@ def _of_factors(made: OrderedLU) -> tuple[float, float]:
 
 def _parity(permutation: np.ndarray) -> float:
     """Its sign."""
+    # Slow to load.
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 

@@ -163,7 +163,7 @@ class SparseForms(SparseMatrices):
 
 
 _PIXELS = 800
-"""Of a picture: more rows than that are drawn in blocks."""
+"""More rows than that are drawn in blocks."""
 
 
 def _count(n: Any) -> int:
