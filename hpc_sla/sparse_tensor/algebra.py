@@ -171,7 +171,7 @@ class SparseAlgebra(SparseMatrices):
 
     @entry
     def sum(self, axis: int | None = None) -> torch.Tensor:
-        """The sum of all entries, of each row (axis 1) or column (0): [*batch], [*batch, m or n]."""
+        """The sum of all entries, of rows (axis 1) or columns (0): [*batch], [*batch, m or n]."""
         if axis is None:
             return self.values.sum(-1)
         index = self.row if self._axis(axis) else self.col
