@@ -21,9 +21,6 @@ from hpc_sla.sparse.unknowns import Described, Unknowns
 class Algebra(Described, StoredMatrix):
     """The operators of a `DSparseMatrix`. Matrices stay as they are; results are new ones."""
 
-    # NumPy's numbers would else take a matrix for an array of objects.
-    __array_ufunc__ = None
-
     def _differentiable(self) -> torch.Tensor:
         """The values, packed ones written out and left packed. Local."""
         return self.held.plain if self.held.packed is not None else self.values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,14 +49,19 @@ class SparseForms(SparseMatrices):
     def tridiagonal(cls, lower: Any, main: Any, upper: Any, n: int | None = None) -> Self:
         """Three diagonals, of [*batch, n - 1], [*batch, n] and [*batch, n - 1]. Differentiable.
 
-        Or of three numbers, with `n`: ``tridiagonal(-1.0, 2.0, -1.0, n=100)``.
+        Or of three numbers, with `n`, in float64: ``tridiagonal(-1.0, 2.0, -1.0, n=100)``.
 
         Raises
         ------
         InputError
             Lengths that do not make a square matrix, numbers without n.
         """
-        parts = [as_floats(part, "diagonals") for part in (lower, main, upper)]
+        parts = [
+            torch.tensor(float(part), dtype=torch.float64)
+            if isinstance(part, numbers.Real)
+            else as_floats(part, "diagonals")
+            for part in (lower, main, upper)
+        ]
         if all(part.dim() == 0 for part in parts):
             if n is None:
                 raise InputError("three numbers do not say how many rows", field="n")

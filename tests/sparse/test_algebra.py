@@ -54,6 +54,13 @@ def test_sums(world, kind):
     assert np.allclose(dense(A - B), (a - b).toarray(), rtol=0, atol=1e-14)
     assert np.allclose(dense(A + B.T), (a + b.T).toarray(), rtol=0, atol=1e-14)
     assert np.allclose(dense(-A), -a.toarray())
+    for turned, expected in (
+        (A.T + B, a.T + b),
+        (A.T - B.T, a.T - b.T),
+        (A - 2 * A.T / 4, a - a.T / 2),
+    ):
+        assert np.allclose(dense(turned), expected.toarray(), rtol=0, atol=1e-14)
+    assert np.allclose(dense((-A.T).explicit()), -a.T.toarray())
     assert (A + 2 * A).pattern is A.pattern
     assert np.allclose(dense(A + 2 * A), 3 * a.toarray())
 
@@ -211,8 +218,9 @@ def test_what_does_not_go_together(world):
             A + _spread(a, world, partition=part.astype(np.int64))
     with pytest.raises(TypeError):
         A * "two"
-    with pytest.raises(TypeError):
-        A + 1
+    for wrong in (lambda: A + 1, lambda: A.T + 1, lambda: A.T * "two"):
+        with pytest.raises(TypeError):
+            wrong()
     with pytest.raises(hs.InputError, match=r"hs.eigsh"):
         A.norm(2)
 
