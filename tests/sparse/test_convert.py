@@ -212,7 +212,8 @@ def test_what_petsc_has_that_is_no_matrix_of_ours(world):
         A.layout.from_petsc(A)
     with pytest.raises(hs.InputError, match=r"not \[n_owned\]"):
         A.layout.to_petsc(torch.ones(A.layout.n_owned, 2, dtype=torch.float64))
-    shell = petsc.Mat().createPython(((A.layout.n_owned, 10),) * 2, comm=world.comm)
+    sizes = ((A.layout.n_owned, 10),) * 2
+    shell = petsc.Mat().createPython(sizes, context=object(), comm=world.comm)
     shell.setUp()
     with pytest.raises(hs.InputError, match=r"entries to read|not assembled"):
         hs.DSparseMatrix.from_petsc(shell, world)
