@@ -51,7 +51,7 @@ def check_vectors(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) 
     """Raise InputError for vectors that do not go with the matrix. Local."""
     for name, vector in (("b", b), ("x0", x0)):
         if vector is not None or name == "b":
-            tensor_of(vector, name)
+            vector = tensor_of(vector, name)
             if vector.layout != torch.strided:
                 raise InputTypeError(
                     f"a tensor of layout {vector.layout} is not a vector",

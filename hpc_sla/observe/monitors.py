@@ -230,16 +230,16 @@ class Watch:
 
     def _tell(self, iteration: int, residual_norm: float) -> None:
         for one in list(self._mine):
-            self._try(one, lambda one=one: one(iteration, residual_norm))
+            self._try(one, one, iteration, residual_norm)
         for one in self._all:
             one(iteration, residual_norm)
         if self._callback is not None:
             self._callback(iteration, residual_norm)
 
-    def _try(self, one: Monitor, call: Callable[[], None]) -> None:
+    def _try(self, one: Monitor, call: Callable[..., None], *given: Any) -> None:
         """On rank 0 alone, where an exception would leave the others waiting."""
         try:
-            call()
+            call(*given)
         except Exception as error:
             self._failed.append(f"{type(one).__name__}: {error}")
             self._mine.remove(one)

@@ -182,13 +182,13 @@ class Algebra(Described, StoredMatrix):
                 raise InputError(f"{axis!r} is not 0, 1 or None", field="axis")
         values = self._differentiable()
         if axis is None:
-            return self.world._all_sum(values.sum(), self.nnz_owned)
+            return self.world._all_sum(values.sum(), self.pattern.nnz_owned)
         return self._sums(values, axis % 2)
 
     def _sums(self, values: torch.Tensor, axis: int) -> torch.Tensor:
         one = self.layout if axis == 0 else self.columns
         ones = made(values.new_ones(one.n_owned), one)
-        B = self.with_values(values)
+        B: Any = self.with_values(values)
         return B.T @ ones if axis == 0 else B @ ones
 
     @entry
@@ -220,7 +220,7 @@ class Algebra(Described, StoredMatrix):
                 )
         values = self._differentiable()
         if ord == "fro":
-            square = self.world._all_sum((values * values).sum(), self.nnz_owned)
+            square = self.world._all_sum((values * values).sum(), self.pattern.nnz_owned)
             some = square != 0
             return torch.where(some, torch.where(some, square, 1.0).sqrt(), 0.0)
         sums = self._sums(values.abs(), 0 if ord == 1 else 1)
@@ -249,7 +249,7 @@ class Algebra(Described, StoredMatrix):
         if self.layout is not self.columns:
             return False
         rtol = 1000 * torch.finfo(self.dtype).eps if rtol is None else rtol
-        plain = self.with_values(self.held.plain)
+        plain: Any = self.with_values(self.held.plain)
         mirrored = plain.transpose()
         # What is stored on one side only is a zero of the other.
         apart = plain - mirrored

@@ -190,7 +190,9 @@ class Conversions(Described, StoredMatrix):
         with self.world.agree("to_scipy"):
             pass
         A: Any = self
-        counts, columns, values = [], [], []
+        counts: list[np.ndarray] = []
+        columns: list[np.ndarray] = []
+        values: list[np.ndarray] = []
         for slab in gather_rows(A, self.held.plain):
             for found, part in zip((counts, columns, values), slab, strict=True):
                 found.append(part)

@@ -82,7 +82,7 @@ def _layout(world: World, owned: tuple[int, int]) -> RowLayout:
 
 
 def aij(
-    world: World,
+    world: Any,
     sizes: tuple[tuple[int, int], tuple[int, int]],
     indptr: np.ndarray,
     indices: np.ndarray,

@@ -70,10 +70,10 @@ class SparseForms(SparseMatrices):
         if any(part.dim() == 0 for part in parts):
             raise InputError("numbers and diagonals are mixed", field="diagonals")
         size = parts[1].shape[-1]
-        lengths = tuple(part.shape[-1] for part in parts)
-        if lengths != (max(size - 1, 0), size, max(size - 1, 0)):
+        given = tuple(part.shape[-1] for part in parts)
+        if given != (max(size - 1, 0), size, max(size - 1, 0)):
             raise InputError(
-                f"of lengths {lengths} make no matrix",
+                f"of lengths {given} make no matrix",
                 field="diagonals",
                 remedy=f"Pass {max(size - 1, 0)}, {size} and {max(size - 1, 0)} values",
             )
@@ -157,7 +157,10 @@ class SparseForms(SparseMatrices):
         else:
             np.add.at(picture, (row, col), 1.0)
             picture = np.ma.masked_equal(picture, 0)
-        given = {"extent": (-0.5, n - 0.5, m - 0.5, -0.5), "interpolation": "nearest"}
+        given: dict[str, Any] = {
+            "extent": (-0.5, n - 0.5, m - 0.5, -0.5),
+            "interpolation": "nearest",
+        }
         if not values:
             given |= {"cmap": "binary", "vmin": 0}
         image = axes.imshow(picture, **(given | options))

@@ -311,7 +311,7 @@ class SparseTensor(SparseNumbers, SparseForms):
             nothing = [(*self.batch_shape, k), (*self.batch_shape, self.shape[0], k)]
             w, V = (empty_result(shape, self.values) for shape in nothing)
             return w, V
-        parts = ([each[i] for each in found] for i in (0, 1))
+        parts = [w for w, _, _ in found], [V for _, V, _ in found]
         w, V = (torch.stack(part).unflatten(0, self.batch_shape) for part in parts)
         return w, V
 
