@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hpc_sla.errors import DegenerateEigenvaluesError as DegenerateEigenvaluesError
     from hpc_sla.errors import HpcSlaError as HpcSlaError
     from hpc_sla.errors import InputError as InputError
+    from hpc_sla.errors import NotConvergedError as NotConvergedError
     from hpc_sla.errors import NotConvergedWarning as NotConvergedWarning
     from hpc_sla.errors import PartialGradientWarning as PartialGradientWarning
     from hpc_sla.errors import SingularMatrixError as SingularMatrixError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hpc_sla.linear.fgmres import FGMRES as FGMRES
     from hpc_sla.linear.gmres import GMRES as GMRES
     from hpc_sla.linear.linear_solver import LinearSolver as LinearSolver
+    from hpc_sla.linear.lsmr import LSMR as LSMR
     from hpc_sla.linear.lsqr import LSQR as LSQR
     from hpc_sla.linear.method import Method as Method
     from hpc_sla.linear.minres import MINRES as MINRES
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
     from hpc_sla.nonlinear.newton import Newton as Newton
     from hpc_sla.nonlinear.picard import Picard as Picard
     from hpc_sla.nonlinear.solver import nonlinear_solve as nonlinear_solve
+    from hpc_sla.observe.monitors import FileMonitor as FileMonitor
+    from hpc_sla.observe.monitors import Monitor as Monitor
+    from hpc_sla.observe.monitors import PrintMonitor as PrintMonitor
+    from hpc_sla.observe.monitors import TensorBoardMonitor as TensorBoardMonitor
     from hpc_sla.precond.additive_schwarz import AdditiveSchwarz as AdditiveSchwarz
     from hpc_sla.precond.amg import AMG as AMG
     from hpc_sla.precond.base import Preconditioner as Preconditioner
@@ -56,6 +62,7 @@ if TYPE_CHECKING:
     from hpc_sla.sparse.matrix import DSparseMatrix as DSparseMatrix
     from hpc_sla.sparse.operator import LinearOperator as LinearOperator
     from hpc_sla.sparse_tensor import SparseTensor as SparseTensor
+    from hpc_sla.sparse_tensor import SparseTensorList as SparseTensorList
 
 # Names are loaded on first use: `partition`, `info` and `--help` need neither torch nor MPI.
 _EXPORTS = {
@@ -63,20 +70,26 @@ _EXPORTS = {
     "Checkpoint": "hpc_sla.checkpoint.checkpoint",
     "DSparseMatrix": "hpc_sla.sparse.matrix",
     "DegenerateEigenvaluesError": "hpc_sla.errors",
+    "FileMonitor": "hpc_sla.observe.monitors",
     "HpcSlaError": "hpc_sla.errors",
     "InputError": "hpc_sla.errors",
     "LinearOperator": "hpc_sla.sparse.operator",
     "LinearSolver": "hpc_sla.linear",
     "Method": "hpc_sla.linear.method",
+    "Monitor": "hpc_sla.observe.monitors",
     "NonlinearInfo": "hpc_sla.nonlinear",
     "NonlinearMethod": "hpc_sla.nonlinear.method",
+    "NotConvergedError": "hpc_sla.errors",
     "NotConvergedWarning": "hpc_sla.errors",
     "PartialGradientWarning": "hpc_sla.errors",
     "Preconditioner": "hpc_sla.precond.base",
+    "PrintMonitor": "hpc_sla.observe.monitors",
     "RowLayout": "hpc_sla.distributed.layout",
     "SingularMatrixError": "hpc_sla.errors",
     "SolveInfo": "hpc_sla.linear",
     "SparseTensor": "hpc_sla.sparse_tensor",
+    "SparseTensorList": "hpc_sla.sparse_tensor",
+    "TensorBoardMonitor": "hpc_sla.observe.monitors",
     "World": "hpc_sla.distributed.world",
     "eigsh": "hpc_sla.eigen",
     "nonlinear_solve": "hpc_sla.nonlinear",

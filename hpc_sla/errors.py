@@ -82,6 +82,27 @@ class SolveOutcome(Protocol):
     def status(self) -> str: ...
 
 
+class NotConvergedError(HpcSlaError):
+    """A solve that was to raise (`throw=True`) did not converge.
+
+    Attributes
+    ----------
+    info : SolveInfo or NonlinearInfo
+        All there is to know of it; of several right-hand sides, of all.
+    status : str
+    x : torch.Tensor
+        The best there is; per rank.
+    """
+
+    def __init__(self, what: str, info: SolveOutcome, meaning: str, x: object) -> None:
+        self.info, self.status, self.x = info, info.status, x
+        means = f" ({meaning})" if meaning else ""
+        super().__init__(
+            f"{what} did not converge: {info.status}{means} after {info.iterations} iterations of "
+            f"{info.method}, relative residual {info.relative_residual:.1e}"
+        )
+
+
 class AdjointSolveError(HpcSlaError):
     """The solve for a derivative did not converge, so that there is none to return.
 

@@ -20,6 +20,8 @@ def tensor_of(
 ) -> torch.Tensor:
     """A tensor as it is; an array, a list or a number as a tensor, of `dtype` if given. Local.
 
+    Arrays of other libraries come by DLPack (CuPy's, JAX's ...), from wherever they are.
+
     Raises
     ------
     InputTypeError
@@ -35,6 +37,11 @@ def tensor_of(
                 remedy="Pass several vectors as columns [n_owned, k]",
             )
         return given
+    foreign = by_dlpack(given)
+    if foreign is not None:
+        if foreign.dtype.is_complex:
+            raise InputTypeError(f"an array of {foreign.dtype} is not of real numbers", field=field)
+        return foreign.to(device=device, dtype=dtype)
     try:
         array = np.asarray(given)
     except (TypeError, ValueError, RuntimeError):  # ragged, say
@@ -46,6 +53,21 @@ def tensor_of(
             remedy="Pass a torch.Tensor",
         )
     return torch.tensor(array, dtype=dtype, device=device)
+
+
+def by_dlpack(given: Any) -> torch.Tensor | None:
+    """The array of another library as a tensor that shares its memory; None for others. Local.
+
+    NumPy's own are left to NumPy, which knows other byte orders and what may not be written to.
+    """
+    if isinstance(given, (torch.Tensor, np.ndarray, np.generic)):
+        return None
+    if not hasattr(type(given), "__dlpack__"):
+        return None
+    try:
+        return torch.from_dlpack(given)
+    except (TypeError, ValueError, RuntimeError, BufferError):
+        return None
 
 
 def tensor_if(

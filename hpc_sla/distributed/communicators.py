@@ -128,3 +128,12 @@ class Closed:
 def raise_closed() -> NoReturn:
     """What is told to whoever uses a closed World."""
     raise HpcSlaError("this World has been closed: make another with hs.World()")
+
+
+def congruent(one: Any, other: Any) -> bool:
+    """Whether two communicators have the same processes in the same order. Local."""
+    if isinstance(one, SerialComm) or isinstance(other, SerialComm):
+        return one.size == other.size == 1
+    from mpi4py import MPI
+
+    return MPI.Comm.Compare(one, other) in (MPI.IDENT, MPI.CONGRUENT)

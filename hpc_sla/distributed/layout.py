@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla.distributed.arguments import tensor_of
+from hpc_sla.distributed.arguments import by_dlpack, tensor_of
 from hpc_sla.distributed.keep_in_graph import end_of, keep_in_graph
 from hpc_sla.distributed.row_order import (
     Order,
@@ -203,7 +203,8 @@ class RowLayout(Shared):
             if self.world.rank == 0:
                 if isinstance(full, torch.Tensor):
                     full = full.detach().cpu().numpy()
-                found = np.asarray(full)
+                foreign = by_dlpack(full)
+                found = np.asarray(full) if foreign is None else foreign.cpu().numpy()
                 array = np.ascontiguousarray(found)
                 if found.dtype.kind not in "fiubc" or found.shape[:1] != (self.n_global,):
                     got = "nothing" if full is None else f"shape {found.shape}"
@@ -233,6 +234,20 @@ class RowLayout(Shared):
         """
         full = self.gather(x)
         return torch.from_numpy(self.world.comm.bcast(None if full is None else full.numpy()))
+
+    @entry
+    def to_petsc(self, x: torch.Tensor) -> Any:
+        """A distributed vector as a petsc4py Vec. **Collective.** See `distributed.petsc`."""
+        from hpc_sla.distributed.petsc import to_petsc  # optional
+
+        return to_petsc(x, self)
+
+    @entry
+    def from_petsc(self, vec: Any, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """A petsc4py Vec as a distributed vector. **Collective.** See `distributed.petsc`."""
+        from hpc_sla.distributed.petsc import from_petsc  # optional
+
+        return from_petsc(vec, self, dtype)
 
     @property
     def home(self) -> tuple[int, int]:

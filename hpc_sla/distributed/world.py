@@ -98,6 +98,8 @@ class World(Shared, HostNumbers):
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
         self._thinned: dict[int, World | None] = {}
+        self._elsewhere: dict[torch.device, World] = {}
+        self._home: World | None = None
         self.forgotten = Forgotten(self)
         node_rank, self.ranks_on_node = self._shared.node
         share_cores(self.ranks_on_node)
@@ -326,6 +328,29 @@ class World(Shared, HostNumbers):
                 self._thinned[ranks] = World(inner, self.device, self.transport.name)
         return self._thinned[ranks]
 
+    @entry
+    def on(self, device: str | torch.device) -> World:
+        """The World of the same ranks on another device. **Collective.** Made once for each.
+
+        Itself, where this is its device. "cuda" is the GPU that `device="auto"` finds.
+
+        Raises
+        ------
+        InputError
+            On every rank: an unknown device, CUDA asked for where there is none.
+        """
+        if self._home is not None:
+            return self._home.on(device)
+        with self.agree("on", device=str(device).split(":")[0]) as agreed:
+            wanted = choose_device(device, self._shared.node[0])
+            agreed.say((wanted == self.device, wanted in self._elsewhere))
+        if all(here for here, _ in agreed.heard):
+            return self
+        if not all(known for _, known in agreed.heard):
+            self._elsewhere[wanted] = World(self.comm, wanted)
+            self._elsewhere[wanted]._home = self
+        return self._elsewhere[wanted]
+
     # Life
 
     @property
@@ -339,7 +364,7 @@ class World(Shared, HostNumbers):
         Optional at the end of a program: what must be gone before MPI ends goes by itself.
         """
         if not self.closed:
-            for world in self._thinned.values():
+            for world in (*self._thinned.values(), *self._elsewhere.values()):
                 if world is not None:
                     world.close()
             self.transport.close()

@@ -30,9 +30,12 @@ from hpc_sla.eigen.scaling import (
 )
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry
+from hpc_sla.linear.arguments import check_told
 from hpc_sla.linear.choose import default_rtol
 from hpc_sla.linear.info import SolveInfo
+from hpc_sla.linear.unconverged import raise_unconverged
 from hpc_sla.observe import log
+from hpc_sla.observe.monitors import Watch
 from hpc_sla.precond import make_preconditioner
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operator import LinearOperator, Operator
@@ -57,6 +60,8 @@ def eigsh(
     callback: Callback | None = None,
     adjoint_rtol: float | None = None,
     checkpoint: Checkpoint | None = None,
+    monitor: Any = None,
+    throw: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, SolveInfo]:
     """Find eigenpairs of A x = lambda B x. **Collective**, in backward too.
 
@@ -112,6 +117,10 @@ def eigsh(
         what the dtype allows.
     checkpoint : Checkpoint, optional
         Saves the state from time to time, and may go on from one; not where LAPACK does it all.
+    monitor : str, callable, or a list of these, optional
+        As of `hpc_sla.solve`.
+    throw : bool
+        Replicated. Whether one that does not converge is an exception.
 
     Returns
     -------
@@ -135,6 +144,8 @@ def eigsh(
     DegenerateEigenvaluesError
         On every rank, in backward: the loss depends on vectors that their eigenvalues do not
         determine.
+    NotConvergedError
+        On every rank, with `throw`: its `info` and `x` (V) are what would have been returned.
     AdjointSolveError
         On every rank, in backward: the solve for the gradient did not converge.
 
@@ -164,6 +175,8 @@ def eigsh(
     if precond is None:
         precond = "auto"
     warn_of_trainable(precond)
+    watching = Watch(a.world, "eigsh", monitor, callback)
+    callback = watching.callback
     x0, deflate = (t.unsqueeze(1) if t is not None and t.dim() == 1 else t for t in (x0, deflate))
     theta = (*parameters_of(A), *(() if B is None else parameters_of(B)))
     with adjoint.agree_on_gradients(
@@ -182,7 +195,9 @@ def eigsh(
         adjoint_rtol=adjoint_rtol,
         checkpoint=checkpoint,
         parameters=len(theta),
+        throw=bool(throw),
     ) as wanted:
+        check_told(callback, checkpoint)
         dtype = _dtype(a, b, x0, deflate)
         _check(a, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
         matrix = isinstance(A, StoredMatrix)
@@ -254,7 +269,11 @@ def eigsh(
     info = pencil.info
     info.seconds = time.perf_counter() - started
     log.solved("eigsh", info)
-    return w, (made(V, a.layout) if matrix else V), info
+    watching.close()
+    V = made(V, a.layout) if matrix else V
+    if throw:
+        raise_unconverged("eigsh", info, V)
+    return w, V, info
 
 
 def _identity(A: Any, B: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import transformed
 
 unwrap: Any
@@ -34,3 +35,18 @@ class Function(torch.autograd.Function):
             return cls.forward(*args)  # which takes no context
         direct: Any = super(torch.autograd.Function, cls)
         return direct.apply(*args)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        """What torch.vmap calls, and jacrev and jacfwd, which are made of it.
+
+        Raises
+        ------
+        InputError
+        """
+        raise InputError(
+            "torch.vmap, and torch.func.jacrev and jacfwd, do not go through what communicates or "
+            "solves",
+            remedy="Pass several vectors as columns [n_owned, k], and take one derivative after "
+            "another",
+        )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
+from hpc_sla.checkpoint.checkpoint import Checkpoint
 from hpc_sla.distributed.arguments import number_of, tensor_of
-from hpc_sla.errors import InputError
+from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.linear.iteration import SQUARES
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.amg.amg import KEEP
@@ -23,7 +25,7 @@ def check_options(
 ) -> None:
     """Raise InputError for tolerances and limits that are none. Local; replicated."""
     for name, tolerance in (("rtol", rtol), ("atol", atol), ("adjoint_rtol", adjoint_rtol)):
-        if tolerance is None:
+        if tolerance is None and name != "atol":
             continue
         tolerance = number_of(tolerance, name)
         if not (math.isfinite(tolerance) and tolerance >= 0):
@@ -47,9 +49,15 @@ def check_options(
 
 def check_vectors(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) -> None:
     """Raise InputError for vectors that do not go with the matrix. Local."""
-    tensor_of(b, "b")
-    if x0 is not None:
-        tensor_of(x0, "x0")
+    for name, vector in (("b", b), ("x0", x0)):
+        if vector is not None or name == "b":
+            vector = tensor_of(vector, name)
+            if vector.layout != torch.strided:
+                raise InputTypeError(
+                    f"a tensor of layout {vector.layout} is not a vector",
+                    field=name,
+                    remedy=f"Pass {name}.to_dense()",
+                )
     n_owned = operator.layout.n_owned
     if b.dim() not in (1, 2) or b.shape[0] != n_owned:
         raise InputError(
@@ -69,6 +77,22 @@ def check_vectors(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) 
                 field=name,
                 remedy=f"Pass {name}.to({str(operator.device)!r}, {dtype})",
             )
+
+
+def check_told(callback: Any, checkpoint: Any) -> None:
+    """Raise InputError for what cannot be told of iterations. Local."""
+    if callback is not None and not callable(callback):
+        raise InputTypeError(
+            f"a {type(callback).__name__} cannot be called",
+            field="callback",
+            remedy="Pass a callable(iteration, residual_norm), or None",
+        )
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        raise InputTypeError(
+            f"a {type(checkpoint).__name__} is not a Checkpoint",
+            field="checkpoint",
+            remedy="Pass hs.Checkpoint(path)",
+        )
 
 
 def check_keep(keep: str, M: Preconditioner | None) -> None:

@@ -24,6 +24,7 @@ METHODS = Registry(
         "fgmres": "FGMRES",
         "richardson": "Richardson",
         "lsqr": "LSQR",
+        "lsmr": "LSMR",
     },
     kind="method",
     field="method",

@@ -25,6 +25,7 @@ _STRONGER = {
     "gmres": ("bicgstab",),
     "fgmres": ("bicgstab",),
     "lsqr": ("gmres", "bicgstab"),
+    "lsmr": ("gmres", "bicgstab"),
 }
 """What a derivative's solve goes on with, one after another, where the method fails: it may do so
 for one right-hand side and not for another."""

@@ -17,7 +17,13 @@ from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry, ordinary, transformed
-from hpc_sla.linear.arguments import check_keep, check_options, check_same_kind, check_vectors
+from hpc_sla.linear.arguments import (
+    check_keep,
+    check_options,
+    check_same_kind,
+    check_told,
+    check_vectors,
+)
 from hpc_sla.linear.bursts import serve
 from hpc_sla.linear.choices import AUTO, DEFAULT_METHOD, DEFAULT_PRECOND, DTOL
 from hpc_sla.linear.driver import Callback
@@ -25,8 +31,10 @@ from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.prepared import Borrowed, GraphStore
 from hpc_sla.linear.set_up import SetUp, asked, has_order, is_auto
+from hpc_sla.linear.unconverged import raise_unconverged
 from hpc_sla.linear.view import view
 from hpc_sla.observe import log
+from hpc_sla.observe.monitors import Watch
 from hpc_sla.sparse.fingerprint import vector_fingerprint
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operator import LinearOperator, Operator
@@ -159,6 +167,8 @@ class LinearSolver(SetUp):
         x0: torch.Tensor | None = None,
         callback: Callback | None = None,
         checkpoint: Checkpoint | None = None,
+        monitor: Any = None,
+        throw: bool = False,
     ) -> tuple[torch.Tensor, SolveInfo]:
         """Solve A x = b. **Collective**, in backward too. Differentiable.
 
@@ -168,6 +178,8 @@ class LinearSolver(SetUp):
         x0 : torch.Tensor like x, optional
         callback : callable(iteration, residual_norm), optional
         checkpoint : Checkpoint, optional
+        monitor : str, callable, or a list of these, optional
+        throw : bool
 
         Returns
         -------
@@ -176,9 +188,15 @@ class LinearSolver(SetUp):
 
         Raises
         ------
-        InputError, AdjointSolveError
+        InputError, NotConvergedError, AdjointSolveError
             As `hpc_sla.solve`.
         """
+        if monitor is not None:
+            told = Watch(self.operator.world, "solve", monitor, callback)
+            try:
+                return self.solve(b, x0, told.callback, checkpoint, throw=throw)
+            finally:
+                told.close()
         started = time.perf_counter()
         operator, ordered = self.operator, has_order(self.A)
         b = tensor_if(b, operator.dtype, operator.device)
@@ -187,9 +205,10 @@ class LinearSolver(SetUp):
         theta = adjoint.parameters_at_hand(self.A)
         called = self._called if self._called == "solve" else f"{self._called}.solve"
         with adjoint.agree_on_gradients(
-            operator.world, called, b=b, x0=x0, checkpoint=checkpoint
+            operator.world, called, b=b, x0=x0, checkpoint=checkpoint, throw=bool(throw)
         ) as wanted:
             check_vectors(operator, b, x0)
+            check_told(callback, checkpoint)
             if ordered:
                 check_order(b, operator.layout, "b")
                 if x0 is not None:
@@ -241,7 +260,10 @@ class LinearSolver(SetUp):
             watch(operator.world, x)(x)  # a sum over ranks does it on the CPU
         info.seconds = time.perf_counter() - started
         log.solved("solve", info)
-        return (made(x, operator.columns) if ordered else x), info
+        x = made(x, operator.columns) if ordered else x
+        if throw:
+            raise_unconverged("the solve", info, x)
+        return x, info
 
     def _foresee(self, b: torch.Tensor, changed: bool) -> tuple[float, bool | None]:
         """This rank's b . b, and whether compiled steps serve, None where that is yet to be seen.
@@ -293,6 +315,8 @@ class LinearSolver(SetUp):
         b: torch.Tensor,
         x0: torch.Tensor | None = None,
         callback: Callback | None = None,
+        monitor: Any = None,
+        throw: bool = False,
     ) -> tuple[torch.Tensor, SolveInfo]:
         """Solve A^T x = b with the same set-up. **Collective**, in backward too. Differentiable.
 
@@ -323,7 +347,7 @@ class LinearSolver(SetUp):
         back = copy(self)
         if operator.transposable:
             back.turn()
-        x, info = back.solve(b, x0, callback)
+        x, info = back.solve(b, x0, callback, monitor=monitor, throw=throw)
         if info.converged and back.rungs != self.rungs:  # it failed, and another did not
             self.follow(back)
         return x, info

@@ -42,7 +42,7 @@ def check_shape(method: Method, shape: tuple[int, int], square: bool) -> None:
             f"{method.name} needs a square matrix with one layout of rows and columns, and this "
             f"one is {shape[0]} x {shape[1]}",
             field="method",
-            remedy="Use lsqr for a least-squares solution",
+            remedy="Use lsqr or lsmr for a least-squares solution",
         )
 
 

@@ -29,6 +29,8 @@ def solve(
     adjoint_rtol: float | None = None,
     checkpoint: Checkpoint | None = None,
     dtol: float = DTOL,
+    monitor: Any = None,
+    throw: bool = False,
 ) -> tuple[torch.Tensor, SolveInfo]:
     """Solve A x = b on all ranks together. **Collective**, in backward too.
 
@@ -80,6 +82,11 @@ def solve(
     dtol : float
         Replicated, above 1. A residual norm above dtol times that of b, and of x0, ends the solve
         as `diverged`. Not for a rectangular A.
+    monitor : str, callable, or a list of these, optional
+        Whom to tell of each iteration: "print", "print:every=10", "file:PATH", "tensorboard",
+        "tensorboard:DIRECTORY", a `hs.Monitor` (these work on rank 0), or a callable as `callback`.
+    throw : bool
+        Replicated. Whether a solve that does not converge is an exception.
 
     Returns
     -------
@@ -101,6 +108,8 @@ def solve(
         an operator or a preconditioner that has no transpose, more columns than rows); a
         checkpoint that is damaged, or of another matrix, right-hand side, method, preconditioner
         or dtype.
+    NotConvergedError
+        On every rank, with `throw`: its `info` and `x` are what would have been returned.
     AdjointSolveError
         On every rank, in backward or forward mode: the solve for a derivative did not converge.
 
@@ -121,4 +130,4 @@ def solve(
     solver = LinearSolver(
         A, method, precond, rtol, atol, max_iterations, adjoint_rtol, dtol, called="solve"
     )
-    return solver.solve(b, x0, callback, checkpoint)
+    return solver.solve(b, x0, callback, checkpoint, monitor, throw)

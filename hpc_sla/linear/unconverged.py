@@ -6,10 +6,11 @@ that makes an error of it raises on all of them, at the same place.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-from hpc_sla.errors import AdjointSolveError, NotConvergedWarning, warn
-from hpc_sla.linear.info import SolveInfo
+from hpc_sla.errors import AdjointSolveError, NotConvergedError, NotConvergedWarning, warn
+from hpc_sla.linear.info import MEANINGS, SolveInfo
 
 GOOD_ENOUGH = 1e-3
 """The relative residual up to which one that rounding stops is accepted without a word. Beyond it
@@ -82,3 +83,9 @@ def settle(*infos: SolveInfo, usual: float = GOOD_ENOUGH, loosest: float = 0.0) 
             "accepted, or refused",
             NotConvergedWarning,
         )
+
+
+def raise_unconverged(what: str, info: Any, x: Any, meanings: Mapping[Any, str] = MEANINGS) -> None:
+    """Raise NotConvergedError where it did not converge. Local, of what is replicated."""
+    if not info.converged:
+        raise NotConvergedError(what, info, meanings.get(info.status, ""), x)

@@ -30,6 +30,7 @@ def view(solver: SetUp) -> str:
         f"  PETSc: -pc_type {M.petsc}" if M.petsc else "",
         *(f"  {line}" for line in M.describe()),
         f"derivatives: {_derivatives(solver)}",
+        f"  to: {_adjoint_tolerance(solver)}",
     ]
     return "\n".join(line for line in lines if line)
 
@@ -45,6 +46,13 @@ def _matrix(solver: Differentiable, operator: Operator) -> str:
         f"on {ranks} rank{'s' if ranks > 1 else ''} ({operator.world.transport.name}, "
         f"{operator.device.type})"
     )
+
+
+def _adjoint_tolerance(solver: SetUp) -> str:
+    """What a derivative's solve must reach, of its own right-hand side. Local."""
+    if solver.adjoint_rtol is not None:
+        return f"a relative residual of {solver.adjoint_rtol:g}"
+    return f"a relative residual of {solver.rtol:g}, or what rounding leaves"
 
 
 def _derivatives(solver: Differentiable) -> str:

@@ -15,14 +15,17 @@ from hpc_sla.distributed.arguments import tensor_if, tensor_of, warn_of_trainabl
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry, transformed
+from hpc_sla.linear.arguments import check_told
 from hpc_sla.linear.method import Method as LinearMethod
+from hpc_sla.linear.unconverged import raise_unconverged
 from hpc_sla.nonlinear.arguments import Arguments
 from hpc_sla.nonlinear.equations import FirstLook
-from hpc_sla.nonlinear.info import NonlinearInfo
+from hpc_sla.nonlinear.info import MEANINGS, NonlinearInfo
 from hpc_sla.nonlinear.method import Callback, Choices, NonlinearMethod, make_method
 from hpc_sla.nonlinear.problem import NonlinearSolve
 from hpc_sla.nonlinear.settings import Settings
 from hpc_sla.observe import log
+from hpc_sla.observe.monitors import Watch
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.product import uses
 
@@ -50,6 +53,8 @@ def nonlinear_solve(
     callback: Callback | None = None,
     adjoint_rtol: float | None = None,
     checkpoint: Checkpoint | None = None,
+    monitor: Any = None,
+    throw: bool = False,
 ) -> tuple[torch.Tensor, NonlinearInfo]:
     """Find u with F(u, theta) = 0 on all ranks together. **Collective**, in backward too.
 
@@ -129,6 +134,10 @@ def nonlinear_solve(
         Told to stop within a linear solve it saves the u before, and that solve is lost. A
         function has no digest: give the checkpoint a `tag`. A u whose ||F(u)|| is not what it
         was is refused.
+    monitor : str, callable, or a list of these, optional
+        As of `hpc_sla.solve`.
+    throw : bool
+        Replicated. Whether one that does not converge is an exception.
 
     Returns
     -------
@@ -145,6 +154,8 @@ def nonlinear_solve(
         computes with tensors that require a gradient and are not in theta; a gradient wanted with
         a preconditioner that has no transpose; a checkpoint that is damaged or of something else.
         In backward: a residual that autograd cannot follow back to u.
+    NotConvergedError
+        On every rank, with `throw`: its `info` and `x` are what would have been returned.
     AdjointSolveError
         On every rank, in backward or forward mode: the solve for a derivative did not converge.
 
@@ -171,6 +182,7 @@ def nonlinear_solve(
     arguments = Arguments(theta)
     layout = _layout(layout, pattern, arguments)
     u0 = tensor_if(u0, None, layout.world.device)
+    watch = Watch(layout.world, "nonlinear_solve", monitor, callback)
     choices = Choices(
         rtol=rtol,
         atol=atol,
@@ -178,7 +190,7 @@ def nonlinear_solve(
         forcing=forcing,
         line_search=line_search,
         fixed_point=None,
-        callback=callback,
+        callback=watch.callback,
         adjoint_rtol=adjoint_rtol,
         checkpoint=checkpoint,
     )
@@ -213,7 +225,9 @@ def nonlinear_solve(
         fixed_point=fixed_point,
         adjoint_rtol=adjoint_rtol,
         checkpoint=checkpoint,
+        throw=bool(throw),
     ) as wanted:
+        check_told(callback, checkpoint)
         u0 = tensor_of(u0, "u0")
         _check_start(u0, layout)
         if not callable(residual):
@@ -272,6 +286,9 @@ def nonlinear_solve(
         warn_behind(u)
     problem.info.seconds = time.perf_counter() - started
     log.solved("nonlinear_solve", problem.info)
+    watch.close()
+    if throw:
+        raise_unconverged("the nonlinear solve", problem.info, u.view(shape), MEANINGS)
     return u.view(shape), problem.info
 
 

@@ -79,13 +79,13 @@ def counterpart(
     if isinstance(ours, GMRES):
         # As ours does; PETSc makes room for the square of it.
         ksp.setGMRESRestart(min(ours.restart, max(rows, 1)))
-    if name not in ("minres", "lsqr"):
+    if name not in ("minres", "lsqr", "lsmr"):
         ksp.setNormType(petsc.KSP.NormType.UNPRECONDITIONED)
     same = _set_precond(petsc, ksp, name, precond, rows)
     limit = min(max_iterations, int(np.iinfo(petsc.IntType).max))
     ksp.setTolerances(rtol=rtol, atol=atol, divtol=_DIVERGENCE, max_it=limit)
     ksp.setInitialGuessNonzero(False)
-    return Counterpart(ksp, same and name not in ("minres", "lsqr"))
+    return Counterpart(ksp, same and name not in ("minres", "lsqr", "lsmr"))
 
 
 def names_for_petsc(method: str, precond: str) -> tuple[str, str]:

@@ -2,70 +2,35 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from hpc_sla.errors import InputError, MissingDependencyError
+from hpc_sla.distributed import petsc
+from hpc_sla.distributed.petsc import available as available
 from hpc_sla.reference.base import ReferenceSolution
 from hpc_sla.reference.krylov import Counterpart, counterpart
 from hpc_sla.sparse.matrix import DSparseMatrix
+from hpc_sla.sparse.petsc import aij
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-HOW_TO_GET = (
-    "Install it with `bash scripts/setup.sh --test`, or `pip install 'hpc_sla[petsc]'` where a C "
-    "compiler, BLAS and LAPACK are at hand; or use --against scipy to verify a small problem."
-)
+HOW_TO_GET = f"{petsc.HOW_TO_GET}; or use --against scipy to verify a small problem."
 # Steps of the GMRES cycle that estimates a condition number.
 _CYCLE = 100
 
 
-def available() -> bool:
-    """Whether petsc4py is installed."""
-    try:
-        return find_spec("petsc4py") is not None
-    except ValueError:  # how Python says that somebody has hidden it
-        return False
-
-
 def load() -> Any:
-    """petsc4py's PETSc module, initialised. Local.
+    """petsc4py's PETSc module: see `hpc_sla.distributed.petsc`, and what is there without it.
 
     Raises
     ------
     MissingDependencyError
         Saying how to get it.
     """
-    if not available():
-        raise MissingDependencyError("PETSc (petsc4py) is not installed", remedy=HOW_TO_GET)
-    # As many BLAS threads as torch was given: PETSc's vector operations go through BLAS, whose
-    # own default is one thread per core in every rank.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(torch.get_num_threads()))
-    try:
-        # Optional; and MPI begins where mpi4py is imported.
-        import petsc4py
-        from mpi4py import MPI
-
-        # Its world is this rank alone, so that starting PETSc is not collective; the objects
-        # below name the communicator they live on. Signals stay Python's.
-        petsc4py.init(["hpc_sla", "-no_signal_handler"], comm=MPI.COMM_SELF)
-        from petsc4py import PETSc
-    except (ImportError, RuntimeError) as error:
-        raise MissingDependencyError(
-            f"PETSc (petsc4py) cannot be loaded: {error}", remedy=HOW_TO_GET
-        ) from error
-    if np.dtype(PETSc.ScalarType) != np.float64:
-        raise MissingDependencyError(
-            f"this PETSc computes in {np.dtype(PETSc.ScalarType)}, float64 is needed",
-            remedy=HOW_TO_GET,
-        )
-    return PETSc
+    return petsc.load(HOW_TO_GET)
 
 
 class PetscMatrix:
@@ -94,22 +59,7 @@ class PetscMatrix:
         self._n_global = n_global
         self._csr = (indptr, indices, data)
         shape = (len(indptr) - 1, n_global)
-        limit = np.iinfo(self.petsc.IntType).max
-        if max(n_global, int(indptr[-1])) > limit:
-            raise InputError(
-                f"the matrix has more than {limit} rows or entries, which this PETSc cannot number",
-                remedy="Build PETSc with --with-64-bit-indices, or use a smaller matrix.",
-            )
-        self.mat = self.petsc.Mat().createAIJ(
-            size=(shape, shape),
-            csr=(
-                indptr.astype(self.petsc.IntType, copy=False),
-                indices.astype(self.petsc.IntType, copy=False),
-                data.astype(np.float64, copy=False),
-            ),
-            comm=comm,
-        )
-        self.mat.assemble()
+        self.mat = aij(comm, (shape, shape), indptr, indices, data)
 
     @classmethod
     def from_matrix(cls, A: DSparseMatrix) -> PetscMatrix:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_sla.distributed.arguments import by_dlpack
 from hpc_sla.distributed.layout import RowLayout, check_layout
 from hpc_sla.distributed.ownership import Directory, claimed_layout
 from hpc_sla.distributed.world import World
@@ -140,6 +141,8 @@ def _shape(shape: Any, world: World) -> tuple[int, int]:
 
 
 def _indices(indices: Any, field: str) -> np.ndarray:
+    foreign = by_dlpack(indices)
+    indices = indices if foreign is None else foreign
     if isinstance(indices, torch.Tensor):
         indices = indices.detach().cpu().numpy()
     indices = np.asarray(indices)
@@ -151,6 +154,8 @@ def _indices(indices: Any, field: str) -> np.ndarray:
 
 
 def _values(values: Any, device: torch.device) -> torch.Tensor:
+    foreign = by_dlpack(values)
+    values = values if foreign is None else foreign
     if not isinstance(values, torch.Tensor):
         values = native(values)
     tensor = torch.as_tensor(values, device=device)

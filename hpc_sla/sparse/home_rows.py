@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 
+from hpc_sla.distributed.world import World
 from hpc_sla.partition.offsets import even_offsets
-from hpc_sla.sparse.matrix import DSparseMatrix
 
 Slab = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 
 
-def home_rows(A: DSparseMatrix, values: torch.Tensor) -> Slab:
+class Numbered(Protocol):
+    """A DSparseMatrix, for what is asked of it here."""
+
+    shape: tuple[int, int]
+    world: World
+
+    def entries(self) -> tuple[np.ndarray, np.ndarray]:
+        """The user's row and column of each entry. **Collective.**"""
+
+
+def home_rows(A: Numbered, values: torch.Tensor) -> Slab:
     """Rows of `values` on A's pattern: this rank's even block of the user's. **Collective.**
 
     What `RowLayout.user_blocks` is for a vector, all at once.

@@ -18,7 +18,9 @@ from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.entries import diagonal, plain
 from hpc_sla.kernels.modes import entry, untracked
+from hpc_sla.sparse.algebra import Algebra
 from hpc_sla.sparse.compressed import in_slices
+from hpc_sla.sparse.convert import Conversions
 from hpc_sla.sparse.from_coo import assemble
 from hpc_sla.sparse.from_hdf5 import read_rows
 from hpc_sla.sparse.pattern import DistributedPattern
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float64, torch.float32)
 
 
-class DSparseMatrix(Writable):
+class DSparseMatrix(Conversions, Algebra, Writable):
     """A sparse matrix, its rows spread over the ranks of a World.
 
     Make one with `from_hdf5`, `from_scipy` or `from_coo`. Every rank holds only its own rows

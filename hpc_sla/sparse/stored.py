@@ -40,6 +40,8 @@ class StoredMatrix(ABC):
     transposed = False
     pattern: DistributedPattern
     held: Values
+    # NumPy's numbers would else take a matrix for an array of objects.
+    __array_ufunc__ = None
 
     def __init__(self, layout: RowLayout, columns: RowLayout) -> None:
         self.layout, self.columns = layout, columns
@@ -76,15 +78,33 @@ class StoredMatrix(ABC):
     def device(self) -> torch.device:
         return self.held.device
 
+    @abstractmethod
+    def explicit(self) -> Any:
+        """It as a DSparseMatrix: itself, or of a transpose a copy. **Collective.**"""
+
     @entry
-    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
+    def matvec(self, x: torch.Tensor) -> torch.Tensor:
         """`A x` for x `[n_owned]` or `[n_owned, k]` in `columns`, giving the same in `layout`.
 
         **Collective.** Differentiable in both.
         """
         return self._times(x, self.transposed)
 
-    matvec = __matmul__
+    @entry
+    def __matmul__(self, x: Any) -> Any:
+        """`A x`, as `matvec`; or the DSparseMatrix `A B`. **Collective.** Differentiable in both.
+
+        B is a DSparseMatrix or the transpose of one, its rows on the ranks and in the order of A's
+        columns. Of a square product the columns are owned as its rows are.
+
+        Raises
+        ------
+        InputError
+            On every rank: a matrix of another shape, layout, dtype or device.
+        """
+        if isinstance(x, StoredMatrix):
+            return self.explicit().compose(x)
+        return self._times(x, self.transposed)
 
     @entry
     def rmatvec(self, x: torch.Tensor) -> torch.Tensor:
@@ -162,6 +182,31 @@ class TransposedMatrix(StoredMatrix):
         found: Values = self._matrix.held
         return found
 
+    def explicit(self) -> Any:
+        return self._matrix.transpose()
+
+    def __mul__(self, factor: Any) -> Any:
+        """As of the matrix: a view again. Local. Differentiable."""
+        return _turned(self._matrix.__mul__(factor))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Any) -> Any:
+        """As of the matrix: a view again. Local. Differentiable."""
+        return _turned(self._matrix.__truediv__(divisor))
+
+    def __neg__(self) -> Any:
+        """As of the matrix: a view again. Local. Differentiable."""
+        return (-self._matrix).T
+
+    def __add__(self, other: Any) -> Any:
+        """A DSparseMatrix, as `A + B`. **Collective.** Differentiable in both."""
+        return self.explicit() + other if isinstance(other, StoredMatrix) else NotImplemented
+
+    def __sub__(self, other: Any) -> Any:
+        """A DSparseMatrix, as `A - B`. **Collective.** Differentiable in both."""
+        return self.explicit() - other if isinstance(other, StoredMatrix) else NotImplemented
+
     def as_it_is(self) -> TransposedMatrix:
         made: TransposedMatrix = self._matrix.as_it_is().T
         return made
@@ -169,3 +214,8 @@ class TransposedMatrix(StoredMatrix):
     def with_values(self, values: torch.Tensor) -> TransposedMatrix:
         made: TransposedMatrix = self._matrix.with_values(values).T
         return made
+
+
+def _turned(made: Any) -> Any:
+    """The view of what an operator of the matrix has made, if it has made anything."""
+    return made if made is NotImplemented else made.T

@@ -18,6 +18,7 @@ from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.storage.atomic import replacing
+from hpc_sla.storage.importers import known_suffix, read_source
 from hpc_sla.storage.limits import check_fits
 from hpc_sla.storage.matrix_writer import write_matrix
 from hpc_sla.storage.numpy_files import check_npz
@@ -48,14 +49,32 @@ def save_batch(path: str | os.PathLike[str], triplets: Triplets) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Triplets:
-    """Read either kind: values [nnz] or [B, nnz], row, col, shape; in the user's row order.
+    """Read any kind: values [nnz] or [*batch, nnz], row, col, shape; in the user's row order.
 
     Raises
     ------
     InputError
         Naming the file, and what is wrong with it.
     """
-    return _load_batch(path) if zipfile.is_zipfile(path) else _load_matrix(path)
+    if zipfile.is_zipfile(path):
+        return _load_other(path) if _is_scipys(path) else _load_batch(path)
+    return _load_other(path) if known_suffix(path) not in _OWN else _load_matrix(path)
+
+
+_OWN = (None, ".h5", ".hdf5")
+"""Matrix files of ours have these, or any that no other format has."""
+
+
+def _load_other(path: str | os.PathLike[str]) -> Triplets:
+    coo = read_source(path).matrix.tocoo()
+    return coo.data, coo.row.astype(np.int64), coo.col.astype(np.int64), coo.shape
+
+
+def _is_scipys(path: str | os.PathLike[str]) -> bool:
+    """Whether an archive is of `scipy.sparse.save_npz`."""
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+    return "data" in names and "values" not in names
 
 
 def _load_matrix(path: str | os.PathLike[str]) -> Triplets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import numbers
 import os
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from hpc_sla.distributed.arguments import tensor_of
+from hpc_sla.distributed.arguments import by_dlpack, tensor_of
 from hpc_sla.errors import InputError
 from hpc_sla.kernels.modes import entry
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -29,14 +30,14 @@ _DTYPES = (torch.float64, torch.float32)
 
 
 class SparseMatrices:
-    """A sparse matrix [m, n], or a batch of B that share their pattern, on one device.
+    """A sparse matrix [m, n], or a batch that shares its pattern, on one device.
 
     What `SparseTensor` inherits, and its attributes: the values, other forms of them, products.
     """
 
     @entry
     def __init__(self, values: Any, row: Any, col: Any, shape: Sequence[int]) -> None:
-        values = _floats(values, "values")
+        values = as_floats(values, "values")
         sparsity, slots = Sparsity.of(row, col, shape, values.device)
         _check_values(values, sparsity.nnz if slots is None else len(slots))
         if slots is not None and len(slots) > sparsity.nnz:
@@ -69,22 +70,22 @@ class SparseMatrices:
     @classmethod
     @entry
     def from_dense(cls, dense: torch.Tensor) -> Self:
-        """The entries of `[m, n]` or `[B, m, n]` that are not zero (in some of the batch).
+        """The entries of `[m, n]` or `[*batch, m, n]` that are not zero (in some of the batch).
 
         Differentiable.
         """
-        dense = _floats(dense, "dense")
-        if dense.dim() not in (2, 3):
-            raise InputError(f"shape {tuple(dense.shape)} is neither [m, n] nor [B, m, n]")
+        dense = as_floats(dense, "dense")
+        if dense.dim() < 2:
+            raise InputError(f"shape {tuple(dense.shape)} is neither [m, n] nor [*batch, m, n]")
         there = dense.detach() != 0
-        row, col = torch.nonzero(there if dense.dim() == 2 else there.any(dim=0), as_tuple=True)
+        row, col = torch.nonzero(there.flatten(0, -3).any(0) if dense.dim() > 2 else there).T
         m, n = dense.shape[-2:]
         values = dense.flatten(-2).index_select(-1, row * n + col)
         return cls._of(values, Sparsity(row, col, (m, n)))
 
     @entry
     def to_dense(self) -> torch.Tensor:
-        """[m, n] or [B, m, n]. Differentiable."""
+        """[m, n] or [*batch, m, n]. Differentiable."""
         m, n = self.shape
         flat = self.values.new_zeros((*self.values.shape[:-1], m * n))
         return flat.index_add(-1, self._sparsity.key, self.values).unflatten(-1, (m, n))
@@ -121,20 +122,24 @@ class SparseMatrices:
     @classmethod
     @entry
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Self:
-        """Read what `save` wrote, or any matrix file, in the user's row order."""
+        """Read what `save` wrote, or any other matrix, in the user's row order.
+
+        A matrix file, or what `python -m hpc_sla partition` takes: ``.mtx`` and ``.mtx.gz``,
+        Harwell-Boeing, SciPy's ``.npz``, PETSc's binary, MATLAB's ``.mat`` (`read_source`).
+        """
         values, row, col, shape = files.load(path)
         return cls(torch.from_numpy(np.ascontiguousarray(values)).to(device), row, col, shape)
 
     @entry
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Another device, dtype or both, as `torch.Tensor.to`. Differentiable."""
-        values = _floats(self.values.to(*args, **kwargs), "dtype")
+        values = as_floats(self.values.to(*args, **kwargs), "dtype")
         return self._of(values, self._sparsity.to(values.device))
 
     @entry
     def with_values(self, values: torch.Tensor) -> Self:
-        """Other values on the same pattern: `[nnz]` or `[B, nnz]`, in the order of `values`."""
-        values = _floats(values, "values")
+        """Other values on the same pattern: `[nnz]`, `[*batch, nnz]`, in the order of `values`."""
+        values = as_floats(values, "values")
         _check_values(values, self.nnz)
         return self._of(values, self._sparsity.to(values.device))
 
@@ -152,8 +157,13 @@ class SparseMatrices:
 
     @property
     def batch_size(self) -> int | None:
-        """B; None for one matrix."""
-        return None if self.values.dim() == 1 else self.values.shape[0]
+        """How many matrices; None for one that is no batch."""
+        return None if self.values.dim() == 1 else math.prod(self.batch_shape)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The batch's dimensions; none for one matrix."""
+        return self.values.shape[:-1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -164,13 +174,16 @@ class SparseMatrices:
         return self.values.device
 
     @entry
-    def __getitem__(self, index: int) -> Self:
-        """One matrix of a batch. Differentiable."""
+    def __getitem__(self, index: Any) -> Self:
+        """One matrix of a batch, or some: as of a tensor of the batch's shape. Differentiable."""
         if self.batch_size is None:
             raise InputError(
                 "this is one matrix, not a batch: it has no members",
                 remedy="Use it as it is, without an index",
             )
+        dims = len(index) if isinstance(index, tuple) else 1
+        if dims > self.values.dim() - 1:
+            raise InputError(f"{dims} indices for a batch of {tuple(self.batch_shape)}")
         return self._of(self.values[index], self._sparsity)
 
     @property
@@ -181,7 +194,8 @@ class SparseMatrices:
         return self._matrices()[0]
 
     def __repr__(self) -> str:
-        batch = "" if self.batch_size is None else f"batch={self.batch_size}, "
+        many = self.batch_size if self.values.dim() == 2 else tuple(self.batch_shape)
+        batch = "" if self.batch_size is None else f"batch={many}, "
         grad = ", requires_grad=True" if self.values.requires_grad else ""
         return (
             f"SparseTensor({batch}shape={self.shape}, nnz={self.nnz}, {self.dtype}, "
@@ -198,23 +212,24 @@ class SparseMatrices:
         return self._of(self.values.index_select(-1, order), sparsity)
 
     @entry
-    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
+    def __matmul__(self, x: Any) -> Any:
         """The product with one vector or several. Differentiable in both.
 
         Parameters
         ----------
         x : torch.Tensor [n], [n, k] or [B, n, k]; for a batch [n], [B, n] or [B, n, k]
-            Two dimensions are columns for one matrix, and a batch for a batch.
+            Two dimensions are columns for one matrix, and a batch for a batch. For one of more
+            dimensions [n], [*batch, n] or [*batch, n, k].
 
         Returns
         -------
         torch.Tensor
-            [m], [m, k] or [B, m, k]; for a batch [B, m] or [B, m, k].
+            [m], [m, k] or [B, m, k]; for a batch [*batch, m] or [*batch, m, k].
         """
         if isinstance(x, numbers.Number):
             return NotImplemented  # a product with a vector, not a multiple
         x = self._given(x, "x")
-        parts = take_apart(x, self.batch_size, self.shape[1], "x")
+        parts = take_apart(x, self.batch_shape, self.shape[1], "x")
         with torch.cuda.device_of(self.values):
             result = for_each_system(
                 _product,
@@ -226,15 +241,10 @@ class SparseMatrices:
             )
         return parts.join(result)
 
-    @entry
-    def norm(self) -> torch.Tensor:
-        """The Frobenius norm: [] or [B]. Differentiable; at zero the gradient is 0."""
-        return torch.linalg.vector_norm(self.values, dim=-1)
-
     def _matrices(self) -> list[DSparseMatrix]:
         """A DSparseMatrix for each member of the batch; one without a batch."""
         pattern = self._sparsity.matrix
-        each = [self.values] if self.batch_size is None else list(self.values.unbind())
+        each = [self.values] if self.batch_size is None else self.values.flatten(0, -2).unbind()
         return [pattern.with_values(values) for values in each]
 
     def _require_one(self, what: str) -> None:
@@ -261,12 +271,14 @@ def _product(A: DSparseMatrix, x: torch.Tensor) -> torch.Tensor:
     return (A @ x[:, 0]).unsqueeze(1) if x.shape[1] == 1 else A @ x
 
 
-def _floats(values: Any, field: str) -> torch.Tensor:
+def as_floats(values: Any, field: str) -> torch.Tensor:
     if isinstance(values, np.ndarray):
         values = native(values)
     try:
         # A tensor stays where it is, whatever the default device.
-        tensor = values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
+        foreign = by_dlpack(values)
+        given = values if foreign is None else foreign
+        tensor = given if isinstance(given, torch.Tensor) else torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError):
         tensor = tensor_of(values, field)  # says what it is
     if tensor.dtype not in _DTYPES:
@@ -277,7 +289,7 @@ def _floats(values: Any, field: str) -> torch.Tensor:
 
 
 def _check_values(values: torch.Tensor, nnz: int) -> None:
-    if values.dim() not in (1, 2) or values.shape[-1] != nnz:
+    if not values.dim() or values.shape[-1] != nnz:
         raise InputError(
-            f"shape {tuple(values.shape)} is neither [{nnz}] nor [B, {nnz}]", field="values"
+            f"shape {tuple(values.shape)} is neither [{nnz}] nor [*batch, {nnz}]", field="values"
         )

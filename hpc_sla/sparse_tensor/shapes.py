@@ -13,12 +13,14 @@ values             vectors                result
 [B, nnz]           [B, n, k]              [B, m, k]
 =================  =====================  =======================
 
-So two dimensions are columns for one matrix and a batch for a batch. Where both sides are batched,
+So two dimensions are columns for one matrix and a batch for a batch. A batch of several dimensions,
+[*batch, nnz], goes with [n], [*batch, n] and [*batch, n, k] alike. Where both sides are batched,
 either size may be 1 and goes with every one of the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -43,26 +45,32 @@ class Vectors:
         Of the result; None where it has none.
     flat : bool
         Whether the result has no dimension k.
+    shape : tuple of int
+        Of the result's batch.
     """
 
     columns: torch.Tensor
     batch: int | None
     flat: bool
+    shape: tuple[int, ...]
 
     def join(self, result: torch.Tensor) -> torch.Tensor:
         """The result's shape, from [S, m, k]."""
-        joined = result[0] if self.batch is None else result
+        joined = result[0] if self.batch is None else result.unflatten(0, self.shape)
         return joined.squeeze(-1) if self.flat else joined
 
 
-def take_apart(x: torch.Tensor, batch: int | None, n: int, field: str) -> Vectors:
-    """Apply the rules to `x`, for values of batch size `batch` (None: one matrix).
+def take_apart(x: torch.Tensor, shape: Sequence[int], n: int, field: str) -> Vectors:
+    """Apply the rules to `x`, for values of the batch `shape` (none: one matrix).
 
     Raises
     ------
     InputError
         A shape that the rules do not know.
     """
+    if len(shape) > 1:
+        return _of_several(x, tuple(shape), n, field)
+    batch = shape[0] if shape else None
     if x.dim() == 1:
         columns, flat, own = x[None, :, None], True, None
     elif x.dim() == 2 and batch is None:
@@ -85,7 +93,31 @@ def take_apart(x: torch.Tensor, batch: int | None, n: int, field: str) -> Vector
     if None not in (batch, own) and batch != own and 1 not in (batch, own):
         raise InputError(f"a batch of {own} does not go with one of {batch} matrices", field=field)
     size = own if batch in (None, 1) and own is not None else batch
-    return Vectors(columns, size, flat)
+    return Vectors(columns, size, flat, () if size is None else (size,))
+
+
+def _of_several(x: torch.Tensor, batch: tuple[int, ...], n: int, field: str) -> Vectors:
+    """For a batch of several dimensions."""
+    dims = len(batch)
+    flat = x.dim() in (1, dims + 1)
+    expected = (*batch, n) if flat else (*batch, n, x.shape[-1] if x.dim() else 0)
+    try:
+        if x.dim() not in (1, dims + 1, dims + 2):
+            raise RuntimeError
+        x.expand(expected)
+    except RuntimeError:
+        raise InputError(
+            f"shape {tuple(x.shape)} does not go with a batch {list(batch)} of matrices: vectors "
+            f"have {n} entries here",
+            field=field,
+            remedy=f"Pass [{n}], [*batch, {n}] or [*batch, {n}, k]",
+        ) from None
+    if x.dim() == 1:
+        columns = x[None, :, None]
+    else:
+        x = x.expand(expected)
+        columns = (x.unsqueeze(-1) if flat else x).flatten(0, dims - 1)
+    return Vectors(columns, math.prod(batch), flat, batch)
 
 
 def for_each_system(

@@ -13,23 +13,25 @@ from hpc_sla.errors import InputError, NotConvergedWarning, warn
 from hpc_sla.kernels.modes import entry
 from hpc_sla.linear import SolveInfo
 from hpc_sla.linear.method import Method
+from hpc_sla.linear.unconverged import raise_unconverged
 from hpc_sla.nonlinear import MEANINGS, NonlinearInfo, solver
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse_tensor.backends import choose_backend
-from hpc_sla.sparse_tensor.matrices import SparseMatrices
+from hpc_sla.sparse_tensor.forms import SparseForms
+from hpc_sla.sparse_tensor.numbers import SparseNumbers
 from hpc_sla.sparse_tensor.shapes import for_each_system, take_apart
 from hpc_sla.sparse_tensor.solve import by_factorization, by_iteration, warn_unconverged
 
 
-class SparseTensor(SparseMatrices):
-    """A sparse matrix [m, n], or a batch of B that share their pattern, on one device.
+class SparseTensor(SparseNumbers, SparseForms):
+    """A sparse matrix [m, n], or a batch that shares its pattern, on one device.
 
     For one process: no launcher, no World, no MPI. Underneath each matrix is a `DSparseMatrix` of
     one rank (`matrix`), so what works on one works on many.
 
     Parameters
     ----------
-    values : torch.Tensor or array [nnz], or [B, nnz] for a batch
+    values : torch.Tensor or array [nnz], or [*batch, nnz] for a batch of any dimensions
         float64 or float32, on any device; may require grad.
     row, col : integer tensor or array [nnz]
         0-based, in any order. Entries given twice are summed, differentiably.
@@ -38,7 +40,7 @@ class SparseTensor(SparseMatrices):
 
     Attributes
     ----------
-    values : torch.Tensor [nnz] or [B, nnz]
+    values : torch.Tensor [nnz] or [*batch, nnz]
         In row-major order, one for each distinct (row, column); an explicit zero stays.
     row, col : int64 tensor [nnz]
     shape : (int, int)
@@ -65,8 +67,20 @@ class SparseTensor(SparseMatrices):
         return direct.factorize(matrix.pattern.owned, matrix.values, backend=backend, method=method)
 
     @entry
-    def solve(self, b: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def solve(
+        self, b: torch.Tensor, *args: Any, throw: bool = False, **kwargs: Any
+    ) -> torch.Tensor:
         """Find x with A x = b. As `solve_with_info`, whose parameters it takes, without the info.
+
+        Parameters
+        ----------
+        throw : bool
+            Whether a system that did not converge is an exception, and not a warning.
+
+        Raises
+        ------
+        NotConvergedError
+            With `throw`: of the first system that did not.
 
         Warns
         -----
@@ -74,6 +88,9 @@ class SparseTensor(SparseMatrices):
             Where a system did not converge; it names the status. x is the best there is.
         """
         x, infos = self.solve_with_info(b, *args, **kwargs)
+        if throw:
+            for info in infos:
+                raise_unconverged("the solve", info, x)
         warn_unconverged(infos)
         return x
 
@@ -89,6 +106,7 @@ class SparseTensor(SparseMatrices):
         max_iterations: int | None = None,
         x0: torch.Tensor | None = None,
         adjoint_rtol: float | None = None,
+        monitor: Any = None,
     ) -> tuple[torch.Tensor, list[SolveInfo]]:
         """Solve A x = b, and say how it went. Differentiable in b and the values, as `hs.solve`.
 
@@ -116,11 +134,13 @@ class SparseTensor(SparseMatrices):
             Initial guess of an iteration.
         adjoint_rtol : float, optional
             What the solves for derivatives must reach. Default: rtol, or what rounding leaves.
+        monitor : str, callable, or a list of these, optional
+            Of an iteration: as of `hpc_sla.solve`, of one system after another.
 
         Returns
         -------
         x : torch.Tensor
-            [n], [n, k] or [B, n, k]; for a batch [B, n] or [B, n, k].
+            [n], [n, k] or [B, n, k]; for a batch [*batch, n] or [*batch, n, k].
         infos : list of SolveInfo
             One for each system: those of the first member of the batch by columns, and so on.
 
@@ -135,15 +155,15 @@ class SparseTensor(SparseMatrices):
             In backward or forward mode: the solve for a derivative did not converge.
         """
         b = self._given(b, "b")
-        limits = {"max_iterations": max_iterations, "x0": x0}
+        limits = {"max_iterations": max_iterations, "x0": x0, "monitor": monitor}
         given = [] if isinstance(precond, str) and precond == "auto" else ["precond"]
         given += [name for name, value in limits.items() if value is not None]
         chosen = choose_backend(backend, method, self.shape, self.device, tuple(given))
-        rhs = take_apart(b, self.batch_size, self.shape[0], "b")
+        rhs = take_apart(b, self.batch_shape, self.shape[0], "b")
         columns = [rhs.columns]
         if x0 is not None:
             x0 = self._given(x0, "x0")
-            columns.append(take_apart(x0, self.batch_size, self.shape[1], "x0").columns)
+            columns.append(take_apart(x0, self.batch_shape, self.shape[1], "x0").columns)
             if x0.dim() != b.dim() or len(columns[1]) not in (
                 1,
                 1 if rhs.batch is None else rhs.batch,
@@ -153,6 +173,8 @@ class SparseTensor(SparseMatrices):
                 )
         options: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_iterations": max_iterations}
         options["adjoint_rtol"] = adjoint_rtol
+        if monitor is not None:
+            options["monitor"] = monitor
         if "precond" in given:
             options["precond"] = precond
         infos: list[SolveInfo] = []
@@ -260,8 +282,8 @@ class SparseTensor(SparseMatrices):
 
         Returns
         -------
-        w : torch.Tensor [k] or [B, k]
-        V : torch.Tensor [n, k] or [B, n, k]
+        w : torch.Tensor [k] or [*batch, k]
+        V : torch.Tensor [n, k] or [*batch, n, k]
 
         Raises
         ------
@@ -286,14 +308,16 @@ class SparseTensor(SparseMatrices):
             w, V, _ = found[0]
             return w, V
         if not found:
-            nothing = [(0, k), (0, self.shape[0], k)]
+            nothing = [(*self.batch_shape, k), (*self.batch_shape, self.shape[0], k)]
             w, V = (empty_result(shape, self.values) for shape in nothing)
             return w, V
-        return torch.stack([w for w, _, _ in found]), torch.stack([V for _, V, _ in found])
+        parts = [w for w, _, _ in found], [V for _, V, _ in found]
+        w, V = (torch.stack(part).unflatten(0, self.batch_shape) for part in parts)
+        return w, V
 
     def _masses(self, B: SparseTensor) -> list[DSparseMatrix]:
         """B as a matrix for each of `_matrices`."""
-        if B.shape != self.shape or B.batch_size not in (None, self.batch_size):
+        if B.shape != self.shape or B.batch_shape not in ((), self.batch_shape):
             raise InputError(
                 f"of shape {B.shape} and batch {B.batch_size} does not go with shape {self.shape} "
                 f"and batch {self.batch_size}",

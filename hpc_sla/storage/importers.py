@@ -279,6 +279,12 @@ _SELDOM = {
 }
 
 
+def known_suffix(path: str | os.PathLike[str]) -> str | None:
+    """The suffix that says which format of matrices it is; None for one of none. Local."""
+    suffix = suffix_of(path)
+    return suffix if suffix in _MATRIX_READERS else None
+
+
 def suffix_of(path: str | os.PathLike[str]) -> str:
     """The longest one known, in lower case."""
     name = Path(path).name.lower()

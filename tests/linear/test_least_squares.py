@@ -1,4 +1,4 @@
-"""lsqr beside dense least squares: tall, wide, rank-deficient, consistent or not."""
+"""lsqr and lsmr beside dense least squares: tall, wide, rank-deficient, consistent or not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from scipy.sparse.linalg import lsmr
 
 import hpc_sla as hs
 from tests.collective import distribute, everywhere, full, random_matrix, spread
@@ -22,19 +23,20 @@ def _matrix(shape, seed=50):
     return sp.csr_matrix(matrix)
 
 
-def _solve(world, matrix, b, **options):
+def _solve(world, matrix, b, method="lsqr", **options):
     A = hs.DSparseMatrix.from_scipy(matrix if world.rank == 0 else None, world, "contiguous")
-    x, info = hs.solve(A, spread(A.layout, b), method="lsqr", **options)
+    x, info = hs.solve(A, spread(A.layout, b), method=method, **options)
     return A, full(A.columns, x), info
 
 
 @pytest.mark.parametrize("columns", [(), (3,)])
 @pytest.mark.parametrize("precond", ["none", "jacobi"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_dense_least_squares(world, shape, precond, columns):
+@pytest.mark.parametrize("method", ["lsqr", "lsmr"])
+def test_equals_dense_least_squares(world, method, shape, precond, columns):
     matrix = _matrix(shape)
     b = np.random.default_rng(51).standard_normal((shape[0], *columns))
-    _, x, info = _solve(world, matrix, b, precond=precond, rtol=1e-12)
+    _, x, info = _solve(world, matrix, b, method, precond=precond, rtol=1e-12)
     expected = np.linalg.lstsq(matrix.toarray(), b, rcond=None)[0]
     assert info.converged, info
     true = np.linalg.norm(b - matrix @ x, axis=0)
@@ -51,20 +53,22 @@ def test_equals_dense_least_squares(world, shape, precond, columns):
         np.testing.assert_allclose(x, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_of_many_solutions_the_shortest(world):
+@pytest.mark.parametrize("method", ["lsqr", "lsmr"])
+def test_of_many_solutions_the_shortest(world, method):
     matrix = _matrix((30, 20)).toarray()
     matrix[:, 7] = matrix[:, 3] - matrix[:, 5]
     b = np.random.default_rng(52).standard_normal(30)
-    _, x, info = _solve(world, sp.csr_matrix(matrix), b, precond="none", rtol=1e-12)
+    _, x, info = _solve(world, sp.csr_matrix(matrix), b, method, precond="none", rtol=1e-12)
     assert info.converged
     np.testing.assert_allclose(x, np.linalg.lstsq(matrix, b, rcond=None)[0], atol=1e-8)
 
 
-def test_a_square_inconsistent_system_does_not_converge(world):
+@pytest.mark.parametrize("method", ["lsqr", "lsmr"])
+def test_a_square_inconsistent_system_does_not_converge(world, method):
     matrix = _matrix((20, 20)).toarray()
     matrix[4] = 0.0
     b = np.ones(20)
-    _, x, info = _solve(world, sp.csr_matrix(matrix), b, precond="none")
+    _, x, info = _solve(world, sp.csr_matrix(matrix), b, method, precond="none")
     assert info.status == "stagnated"
     # It has the least-squares solution all the same.
     best = np.linalg.lstsq(matrix, b, rcond=None)[0]
@@ -128,3 +132,20 @@ def test_the_size_of_the_matrix_does_not_matter(world, size):
         _, x, info = _solve(world, matrix * size, b, precond="none", rtol=1e-11)
         assert info.converged
         np.testing.assert_allclose(x * size, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(40, 25), (30, 30)])
+def test_the_steps_of_lsmr_are_scipys(world, shape):
+    """Norms and iterates, step by step; and A^T r never rises, as that of lsqr does."""
+    matrix = _matrix(shape)
+    b = np.random.default_rng(53).standard_normal(shape[0])
+    for steps in (1, 4, 9):
+        options = {"precond": "none", "rtol": 1e-15, "max_iterations": steps}
+        _, x, info = _solve(world, matrix, b, "lsmr", **options)
+        expected = lsmr(matrix, b, atol=0, btol=0, conlim=0, maxiter=steps)
+        np.testing.assert_allclose(x, expected[0], rtol=1e-9, atol=1e-11)
+        history = info.residual_history[-1]
+        wanted = expected[4] if shape[0] != shape[1] else expected[3]
+        np.testing.assert_allclose(history, wanted, rtol=1e-9)
+    if shape[0] != shape[1]:
+        assert (np.diff(info.residual_history) <= 0).all()

@@ -52,7 +52,7 @@ def both(on_gpu, work):
     return dict(COUNTS)
 
 
-METHODS = ["cg", "bicgstab", "minres", "pipelined_cg", "richardson", "lsqr"]
+METHODS = ["cg", "bicgstab", "minres", "pipelined_cg", "richardson", "lsqr", "lsmr"]
 PRECONDS = ["none", "jacobi", "chebyshev", "polynomial", "amg", "block_jacobi", "additive_schwarz"]
 
 

@@ -22,6 +22,7 @@ A_STEP = {
     "fgmres": (1, 0),
     "richardson": (1, 0),
     "lsqr": (2, 0),
+    "lsmr": (2, 0),
 }
 """Blocking and non-blocking reductions an iteration."""
 
@@ -30,7 +31,7 @@ A_STEP = {
 @pytest.mark.parametrize("columns", [(), (3,)])
 @pytest.mark.parametrize("method", ENTRIES)
 def test_reductions_an_iteration(world, method, columns, monkeypatch):
-    A = distribute(FAMILIES["convection" if method == "lsqr" else "spd"](), world)
+    A = distribute(FAMILIES["convection" if method in ("lsqr", "lsmr") else "spd"](), world)
     b = torch.ones((A.layout.n_owned, *columns), dtype=torch.float64)
     counts = {"blocking": 0, "started": 0}
     transport = world.transport

@@ -44,7 +44,7 @@ TABLE = [
     for method, entry in ENTRIES.items()
     if not (text == WIND and entry.needs_symmetric)
     # Thousands of steps that come to nothing.
-    and not (text == STEEP and method in ("richardson", "lsqr", "bicgstab"))
+    and not (text == STEEP and method in ("richardson", "lsqr", "lsmr", "bicgstab"))
 ]
 _EXACT: dict = {}
 

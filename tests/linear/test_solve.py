@@ -17,8 +17,8 @@ from tests.methods import ENTRIES
 
 pytestmark = pytest.mark.mpi
 
-# lsqr squares the condition number: it has tests of its own in test_least_squares.
-METHODS = [name for name in ENTRIES if name != "lsqr"]
+# lsqr and lsmr square the condition number: they have tests of its own in test_least_squares.
+METHODS = [name for name in ENTRIES if name not in ("lsqr", "lsmr")]
 
 SPD = {
     "scaled": lambda: spd_matrix(53, 20),
@@ -380,6 +380,13 @@ def test_a_users_own_preconditioner_works(system, precond):
         ({"max_iterations": -1}, "negative"),
         ({"x0": torch.ones(1000, dtype=torch.float64)}, "x0"),
         ({"x0": "float32"}, "does not go with"),
+        ({"method": None}, "unknown method None"),
+        ({"method": hs.CG}, "unknown method"),
+        ({"precond": 3}, "unknown preconditioner 3"),
+        ({"precond": hs.Jacobi}, "unknown preconditioner"),
+        ({"atol": None}, "atol: None is not a number"),
+        ({"callback": 3}, "callback: a int cannot be called"),
+        ({"checkpoint": "file.h5"}, "checkpoint: a str is not a Checkpoint"),
     ],
 )
 def test_bad_options_are_refused_everywhere(system, options, message):
@@ -388,3 +395,22 @@ def test_bad_options_are_refused_everywhere(system, options, message):
         options = {"x0": mine.float()}
     with pytest.raises(hs.InputError, match=message):
         hs.solve(A, mine, **options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda b: None, "a NoneType is not a tensor"),
+        (lambda b: "ones", "a str is not a tensor"),
+        (lambda b: b.to(torch.complex128), "does not go with|differ"),
+        (lambda b: b[:-1], "is not this rank's"),
+        (lambda b: b.to_sparse(), "is not a vector"),
+        (lambda b: 3.0, "is not this rank's"),
+    ],
+)
+def test_what_is_no_right_hand_side_is_refused_everywhere(system, wrong, message):
+    """Where it is one rank's alone, too."""
+    _, A, _, mine = system
+    given = wrong(mine) if A.world.rank == A.world.size - 1 else mine
+    with pytest.raises(hs.InputError, match=message):
+        hs.solve(A, given)

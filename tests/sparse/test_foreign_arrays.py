@@ -13,6 +13,7 @@ import hpc_sla as hs
 from hpc_sla.direct import factorize
 from hpc_sla.kernels.csr import CsrPattern
 from hpc_sla.precond import Preconditioner
+from tests.collective import dense as dense_of
 from tests.collective import everywhere, full, on, spd_matrix, spread
 
 FAR = 99999999
@@ -326,3 +327,45 @@ def test_coordinates_that_do_not_fit(world, coordinates):
     A = hs.DSparseMatrix.from_scipy(matrix, world, "rcb", np.arange(24).reshape(12, 2).tolist())
     b = on(world, A.layout.rows.astype(np.float64))
     np.testing.assert_allclose(full(A.layout, A @ b), _wanted(), rtol=1e-12)
+
+
+class _Other:
+    """An array of another library, as DLPack knows it."""
+
+    def __init__(self, array):
+        self._array = np.array(array)
+
+    def __array__(self, *_, **__):
+        raise TypeError("implicit conversion to NumPy is not allowed")
+
+    def __len__(self):
+        raise TypeError("not a sequence")
+
+    def __dlpack__(self, **kwargs):
+        return self._array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+@pytest.mark.mpi
+def test_arrays_of_other_libraries_come_by_dlpack(world):
+    """As CuPy's do, of which there is no implicit copy."""
+    n = 8
+    A = hs.DSparseMatrix.from_scipy(spd_matrix(n, 0) if world.rank == 0 else None, world)
+    rows, columns = A.entries()
+    b = np.linspace(1, 2, A.layout.n_owned)
+    triplets = [_Other(a) for a in (rows, columns, A.values.cpu().numpy())]
+    B = hs.DSparseMatrix.from_coo(*triplets, (n, n), world)
+    found = [hs.solve(M, v)[0] for M, v in ((A, b), (A, _Other(b)), (A, _Other(np.float32(b))))]
+    close = torch.allclose(found[0], found[2], rtol=1e-5)
+    assert everywhere(world, torch.equal(found[0], found[1]) and close)
+    assert everywhere(world, torch.equal(A @ b, A @ _Other(b)))
+    assert torch.equal(torch.as_tensor(dense_of(A)), torch.as_tensor(dense_of(B)))
+    with pytest.raises(hs.InputError, match="real numbers"):
+        hs.solve(A, _Other(b.astype(complex)))
+
+
+def test_a_sparse_tensor_of_other_libraries_arrays():
+    S = hs.SparseTensor(_Other([2.0, 4.0]), _Other([0, 1]), _Other([0, 1]), (2, 2))
+    assert S.solve(_Other([2.0, 4.0])).tolist() == [1.0, 1.0]

@@ -249,7 +249,7 @@ def test_what_cannot_be_is_refused():
         ("do not make pairs", lambda: hs.SparseTensor(one, [0, 1], [0], (2, 2))),
         ("not integers", lambda: hs.SparseTensor(one, [0.5, 1], [0, 1], (2, 2))),
         ("neither", lambda: hs.SparseTensor(one, [0], [0], (2, 2))),
-        ("neither", lambda: hs.SparseTensor(torch.ones(1, 1, 2), [0, 1], [0, 1], (2, 2))),
+        ("neither", lambda: hs.SparseTensor(torch.ones(1, 1, 3), [0, 1], [0, 1], (2, 2))),
         ("not supported", lambda: hs.SparseTensor(one.long(), [0, 1], [0, 1], (2, 2))),
         ("not the shape", lambda: hs.SparseTensor(one, [0, 1], [0, 1], (2,))),
         ("too large", lambda: hs.SparseTensor(one, [0, 1], [0, 1], (2**32, 2**32))),

@@ -19,7 +19,7 @@ from hpc_sla.problems import RHS_KINDS, make
 from hpc_sla.problems.system import NamedSystem
 from hpc_sla.storage.matrix_file import MatrixFile
 
-RECTANGULAR = ("lsqr", "auto")
+RECTANGULAR = ("lsqr", "lsmr", "auto")
 """Methods that take a matrix with other than as many columns as rows."""
 
 _WARM_UP = "poisson2d:n=48"
