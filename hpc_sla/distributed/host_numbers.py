@@ -42,7 +42,8 @@ class HostNumbers:
         """
         if self.size == 1:
             return _kept(self, value)
-        found, broken = self.largest(np.array([value, not isinstance(value, _WHOLE)], dtype=float))
+        mine = np.array([value, not isinstance(value, _WHOLE)], dtype=float)
+        found, broken = self.largest(mine).tolist()
         return found if broken else int(found)
 
     @entry

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 
 from hpc_sla.distributed.world import World
@@ -104,8 +105,9 @@ def assess(
     a product.
     """
     world = operator.world
-    found, largest = _largest(world, judged[:2])
-    errors2, scale2, b2 = _sums(world, judged[2:])
+    said = judged.numpy()
+    found, largest = _largest(world, said[:2])
+    errors2, scale2, b2 = _sums(world, said[2:])
     unit = _unit(b.dtype)
     rounded = [value <= unit for value in map(_root_ratio, errors2, scale2)]
     relative = list(map(_root_ratio, errors2, b2))
@@ -118,7 +120,7 @@ def assess(
         sizes = torch.empty_like(b)
         operator.absolute(torch.ones_like(x), sizes)
         mine = kernel.guard(b, r, scale, sizes, rtol, largest)
-        guarded, rows = _largest(world, mine)
+        guarded, rows = _largest(world, mine.numpy())
         pairs = zip(found, guarded, relative, strict=True)
         found = [other if error > norm else error for error, other, norm in pairs]
     shares = map(_root_ratio, scale2, b2)
@@ -164,7 +166,7 @@ def _without_entries(
     image = torch.empty_like(b)
     operator(noise, image)
     mine = kernel.squares(r, x, b, image, noise).cpu()
-    sums = zip(*_sums(operator.world, mine), strict=True)
+    sums = zip(*_sums(operator.world, mine.numpy()), strict=True)
     unit = _unit(b.dtype)
     found = []
     for r2, x2, b2, image2, noise2 in sums:
@@ -180,15 +182,15 @@ def _unit(dtype: torch.dtype) -> float:
     return _ROUNDING * torch.finfo(dtype).eps
 
 
-def _largest(world: World, mine: torch.Tensor) -> Rows:
+def _largest(world: World, mine: np.ndarray) -> Rows:
     """The largest over ranks of each number, NaN where there is one. **Collective.**"""
-    found: Rows = world.largest(mine.numpy()).tolist()
+    found: Rows = world.largest(mine).tolist()
     return found
 
 
-def _sums(world: World, mine: torch.Tensor) -> Rows:
+def _sums(world: World, mine: np.ndarray) -> Rows:
     """**Collective.**"""
-    found: Rows = world.sums(mine.numpy()).tolist()
+    found: Rows = world.sums(mine).tolist()
     return found
 
 

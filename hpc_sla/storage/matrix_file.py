@@ -13,7 +13,7 @@ import numpy as np
 from hpc_sla.errors import InputError
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage import checks
-from hpc_sla.storage.digest import VERSION_NAME, content_digest
+from hpc_sla.storage.digest import VERSION, VERSION_NAME, content_digest
 from hpc_sla.storage.hdf5 import (
     DAMAGED,
     FLOATS,
@@ -124,7 +124,8 @@ class MatrixFile(SharedFile):
                 items[name] = of_rows
         digest = attrs.attribute(file, "content_sha256")
         self.digest = digest if isinstance(digest, str) else ""
-        self._digest_version = 1
+        # One that says no digest is given one as ours are.
+        self._digest_version = 1 if self.digest else VERSION
         if attrs.attribute(file, VERSION_NAME) is not None:
             self._digest_version = attrs.integer_attribute(file, VERSION_NAME)
         self.attributes = attrs.attributes(file, leave_out=_OWN_ATTRIBUTES)

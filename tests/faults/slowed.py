@@ -19,11 +19,11 @@ import hpc_sla.checkpoint.checkpoint
 import hpc_sla.cli.run.result
 import hpc_sla.linear.driver
 import hpc_sla.precond
-import hpc_sla.sparse.matrix
+import hpc_sla.problems.system
 from hpc_sla.cli import main
 from hpc_sla.distributed.launcher import launch
 from hpc_sla.linear.bursts import CompiledSteps
-from hpc_sla.storage import atomic, hdf5_write
+from hpc_sla.storage import atomic, hdf5_write, parallel_output
 
 RANK = launch().rank
 PAUSE = 0.03
@@ -54,17 +54,7 @@ def around(owner: Any, name: str, stage: str = "", pause: float = PAUSE) -> None
 
 
 def slow_down() -> None:
-    matrix = hpc_sla.sparse.matrix.DSparseMatrix
-    read = matrix.from_hdf5.__func__
-
-    def read_slowly(cls: Any, *args: Any) -> Any:
-        enter("read")
-        time.sleep(PAUSE)
-        found = read(cls, *args)
-        time.sleep(PAUSE)
-        return found
-
-    matrix.from_hdf5 = classmethod(read_slowly)  # type: ignore[method-assign,assignment]
+    around(hpc_sla.problems.system.NamedSystem, "matrix", "read")
     around(hpc_sla.precond, "make_preconditioner", "setup")
     around(hpc_sla.linear.driver.KrylovLoop, "run", "iterate", 0.0)
     around(hpc_sla.checkpoint.checkpoint.Checkpoint, "ask", pause=PER_ITERATION / 2)
@@ -72,6 +62,8 @@ def slow_down() -> None:
     around(hpc_sla.checkpoint.checkpoint, "write_state", "checkpoint", 0.0)
     around(hpc_sla.cli.run.result, "write_result", "write", 0.0)
     around(hdf5_write.Output, "write")
+    around(parallel_output.ParallelOutput, "write")
+    around(parallel_output.ParallelOutput, "finish")
     around(hdf5_write.Output, "close")
     around(atomic, "_fsync")
 

@@ -20,7 +20,7 @@ import hpc_sla.checkpoint.checkpoint
 import hpc_sla.checkpoint.state
 import hpc_sla.cli.run.result
 import hpc_sla.precond
-import hpc_sla.sparse.from_hdf5
+import hpc_sla.problems.system
 from hpc_sla.cli import main
 from hpc_sla.distributed.launcher import launch
 from hpc_sla.linear.bursts import CompiledSteps
@@ -28,10 +28,10 @@ from hpc_sla.linear.cg import CG
 from hpc_sla.observe.heartbeat import beat
 
 PLACES = {
-    "read": (hpc_sla.sparse.from_hdf5, "read_rhs", 1),
+    "read": (hpc_sla.problems.system, "read_rhs", 1),
     "setup": (hpc_sla.precond, "make_preconditioner", 1),
     "iterate": (hpc_sla.checkpoint.checkpoint.Checkpoint, "ask", 10),
-    "checkpoint": (hpc_sla.checkpoint.state, "write_vector", 5),
+    "checkpoint": (hpc_sla.checkpoint.state, "_write_vector", 5),
     "write": (hpc_sla.cli.run.result, "write_result", 1),
 }
 

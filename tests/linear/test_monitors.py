@@ -174,6 +174,8 @@ def test_throw(world, system, columns):
 
 @pytest.mark.several
 def test_ranks_that_differ_in_it(world, system):
+    if world.size == 1:
+        return
     A, b = system
     with pytest.raises(hs.InputError, match="throw"):
         hs.solve(A, b, throw=world.rank == 0)

@@ -143,7 +143,7 @@ def digest_by_the_book(path):
         file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
         state = hashlib.sha256()
         shape = f"{file.attrs['n_rows']} {file.attrs['n_cols']}"
-        version = file.attrs.get("content_digest_version", 1)
+        version = int(file.attrs.get("content_digest_version", 1))
         state.update(f"hpc_sla.matrix {'2 ' * (version == 2)}{shape}\n".encode("ascii"))
         for name in sorted(names):
             values = file[name][()]

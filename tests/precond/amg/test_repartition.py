@@ -69,7 +69,7 @@ def test_rigid_body_modes_go_along(world, spec):
         counts[how] = iterations(A, b, M)
         if how == "one rank":
             # Not a level that is solved at once.
-            assert any(move is not None for move in _moves(M))
+            assert world.size == 1 or any(move is not None for move in _moves(M))
             assert len(M.levels) > 2 and M.levels[1].ranks == 1
     assert max(counts.values()) <= min(counts.values()) + 2, counts
 
@@ -92,7 +92,7 @@ def test_it_is_repeatable_bit_by_bit(world, how):
 def test_an_update_is_a_fresh_set_up_of_the_same_aggregates(world, monkeypatch, spec, how):
     A, near, size = _system(world, spec)
     M = multigrid(block_size=size, near_nullspace=near, **HOW[how]).on(A)
-    assert any(move is not None for move in _moves(M))
+    assert world.size == 1 or any(move is not None for move in _moves(M))
     kept = [
         replace(each, transfer=None, move=None, plan=None, coarse=None, product=None)
         for each in M.hierarchy._kept
