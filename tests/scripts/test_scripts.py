@@ -128,7 +128,7 @@ def test_rank_output_keeps_the_other_ranks_apart(tmp_path):
 
 LAUNCHER = """#!/usr/bin/env bash
 # Ends with the code that a signal is to have, or with another at once.
-echo "$@" >> launched
+printf '%s\n' "$*" >> launched
 trap 'sleep 0.3; exit $CODE' USR1 TERM
 touch started
 [[ -n $TOLD ]] || exit 9
@@ -169,6 +169,7 @@ def test_the_requeueing_job_passes_signals_on_and_queues_up(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
+    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     env = {
         **os.environ,
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -190,7 +191,7 @@ def test_the_requeueing_job_passes_signals_on_and_queues_up(
         text=True,
     )
     end = time.monotonic() + 300
-    while not (tmp_path / "started").exists() and time.monotonic() < end:
+    while not (tmp_path / "started").exists() and job.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     if told:
         job.send_signal(getattr(signal, f"SIG{told}"))
@@ -198,8 +199,8 @@ def test_the_requeueing_job_passes_signals_on_and_queues_up(
     assert job.returncode == code, err
     assert (tmp_path / "launched").exists() == (when == "running")
     assert when == "before" or (tmp_path / "launched").read_text() == (
-        "python -m hpc_sla solve my.h5 -o hpc_sla-77.result.h5 --checkpoint hpc_sla-77.ckpt.h5 "
-        "--checkpoint-every 10min --resume --rtol 1e-9\n"
+        "-n 2 python -m hpc_sla solve my.h5 -o hpc_sla-77.result.h5 "
+        "--checkpoint hpc_sla-77.ckpt.h5 --checkpoint-every 10min --resume --rtol 1e-9\n"
     )
     assert (tmp_path / "queued").exists() == queued
     if queued:
