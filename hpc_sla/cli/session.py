@@ -17,10 +17,10 @@ from hpc_sla.cli.stall import Watchdog
 from hpc_sla.distributed.launcher import refuse_lone_ranks, sleep_where_crowded
 from hpc_sla.errors import HpcSlaError
 from hpc_sla.kernels.loading import few_looks_at_files
-from hpc_sla.messages.peers import Peers
 
 if TYPE_CHECKING:
     from hpc_sla.distributed.world import World
+    from hpc_sla.messages.peers import Peers
 
 
 _FORWARDING_SECONDS = 0.2
@@ -52,6 +52,8 @@ def open_peers() -> Iterator[Peers]:
     """
     sleep_where_crowded()
     from mpi4py import MPI
+
+    from hpc_sla.messages.peers import Peers
 
     comm = MPI.COMM_WORLD
     try:
