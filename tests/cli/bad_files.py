@@ -46,13 +46,13 @@ def _truncated(path: Path) -> None:
 
 
 def _flipped(name: str, last: bool) -> Callable[[Path], None]:
-    """One bit of a stored chunk, seen only by the rank that reads it."""
+    """One bit of the stored rows, seen only by the rank that reads it."""
 
     def make(path: Path) -> None:
         good(path)
         with h5py.File(path) as file:
             data = file[name].id
-            offset = data.get_chunk_info(0).byte_offset
+            offset = data.get_offset()
             length = data.get_storage_size()
         content = bytearray(path.read_bytes())
         content[offset + (length // 2 if last else 3)] ^= 0x10
