@@ -113,7 +113,7 @@ class _World:
     def __init__(self) -> None:
         self.transport = SerialTransport(torch.device("cuda"))
 
-    def sum(self, value):
+    def sums(self, value):
         return value
 
 
@@ -222,7 +222,7 @@ def _level(n, last):
         down_halo=CsrMatrix(none, nothing),
         boundary=_int(0),
     )
-    level.correct_with(_bare(Transfer, plan=_plan(m), _plain=plain), None, "V")
+    level.correct_with(_bare(Transfer, plan=_plan(m), _plain=plain), "V")
     return level
 
 

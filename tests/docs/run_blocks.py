@@ -26,6 +26,7 @@ from hpc_sla.cli import main
 SKIPPED = {
     "bash scripts/": "sets up an environment, which tests/scripts tries out",
     "pip install ": "changes the environment",
+    "sbatch ": "wants a cluster",
     "source .venv/": "of the reader's own environment",
     "module load": "of a site",
     "HPC_SLA_MPI=system": "builds mpi4py",

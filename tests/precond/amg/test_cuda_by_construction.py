@@ -54,7 +54,7 @@ def _level(kind, last):
         boundary=pattern.boundary,
     )
     transfer = _bare(Transfer, plan=pattern.plan, _plain=plain)
-    level.correct_with(transfer, None, kind)
+    level.correct_with(transfer, kind)
     return level
 
 
