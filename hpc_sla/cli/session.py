@@ -53,7 +53,7 @@ def open_peers() -> Iterator[Peers]:
     sleep_where_crowded()
     from mpi4py import MPI
 
-    from hpc_sla.messages.peers import Peers
+    from hpc_sla.messages.peers import Peers  # loads NumPy, which --help does without
 
     comm = MPI.COMM_WORLD
     try:

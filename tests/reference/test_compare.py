@@ -185,7 +185,8 @@ def test_too_many_rows_for_scipy() -> None:
 
 
 def test_the_default_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(petsc, "available", lambda: False)
+    for module in ("reference", "distributed"):
+        monkeypatch.setattr(f"hpc_sla.{module}.petsc.available", lambda: False)
     assert choose(None, 10) == "scipy"
     with pytest.raises(hs.InputError, match="not installed"):
         choose(None, MAX_ROWS + 1)
