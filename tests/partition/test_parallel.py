@@ -204,7 +204,7 @@ def test_quality(name, parts, world):
         ({"method": "rcb", "coordinates": np.ones(4)}, "coordinates", ["shape (4,)"]),
         ({"method": "rcb", "coordinates": np.full((4, 2), np.nan)}, "coordinates", ["NaN"]),
         ({"indices": np.array([0, 1, 2, 99])}, "indices", ["columns 0 to 99", "without mpiexec"]),
-        ({"block_size": 3}, "block_size", ["does not divide"]),
+        ({"block_size": 5}, "block_size", ["does not divide"]),
         ({"weights": np.full(4, -1.0)}, "weights", ["negative"]),
         ({"weights": np.ones(3)}, "weights", ["shape (3,)"]),
         ({"shares": [1, 2, 3]}, "shares", ["(3,)", "(2,)"]),
