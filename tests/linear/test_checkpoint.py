@@ -99,7 +99,7 @@ def test_solvers_know_nothing_of_checkpoints():
     """But the functions that users call, and what passes an observer on to them."""
     package = Path(hs.__file__).parent
     allowed = {
-        "linear/solver.py", "linear/linear_solver.py", "linear/iteration.py",
+        "linear/solver.py", "linear/arguments.py", "linear/linear_solver.py", "linear/iteration.py",
         "eigen/solver.py",
         "nonlinear/solver.py", "nonlinear/problem.py", "nonlinear/linearise.py",
         "nonlinear/method.py",
