@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from hpc_sla.kernels import native
@@ -49,7 +50,7 @@ def examine(
     x: torch.Tensor,
     r: torch.Tensor,
     scale: torch.Tensor | None,
-) -> torch.Tensor:
+) -> np.ndarray:
     """`r = b - A x`, in one call with what is to be known of it. **Collective.** Compiled.
 
     Parameters
@@ -61,14 +62,14 @@ def examine(
 
     Returns
     -------
-    float64 tensor [5, 1] or [1, 1]
-        What `judge` finds on this rank; without `scale` r . r over all ranks.
+    float64 array [5, 1] or [1, 1]
+        Replicated: what `judge` finds of all rows; without `scale` r . r.
     """
-    found = torch.empty((1 if scale is None else 5, 1), dtype=torch.float64, device="cpu")
+    found = np.empty((1 if scale is None else 5, 1))
     vectors = b.data_ptr(), x.data_ptr(), r.data_ptr(), None if scale is None else scale.data_ptr()
     entry = native.entry_for("examine", b.dtype)
     whether = scale is not None, b.is_contiguous()
-    code = entry(*whether, ctypes.addressof(A), *vectors, found.data_ptr())
+    code = entry(*whether, ctypes.addressof(A), *vectors, found.ctypes.data)
     if code == -1:
         raise MemoryError(f"no room for a row of {A.longest} entries")
     if code:

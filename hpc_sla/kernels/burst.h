@@ -38,6 +38,7 @@ typedef struct {
     void (*start_all_reduce)(void);
     intptr_t comm, type, sum;
     void *request, *status; /* Room for one each. */
+    intptr_t doubles, max; /* The type of them, and the operation. */
 } hpc_sla_mpi;
 
 /* A distributed matrix: `DistributedPattern.matmul`. */

@@ -30,6 +30,8 @@ class Calls(ctypes.Structure):
         ("sum", ctypes.c_ssize_t),
         ("request", ctypes.c_void_p),
         ("status", ctypes.c_void_p),
+        ("doubles", ctypes.c_ssize_t),
+        ("max", ctypes.c_ssize_t),
     ]
 
     kept: Any = None

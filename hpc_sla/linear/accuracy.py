@@ -10,14 +10,10 @@ from functools import cache
 import numpy as np
 import torch
 
-from hpc_sla.distributed.world import World
 from hpc_sla.kernels import accuracy as kernel
 from hpc_sla.kernels.vectors import dense
 from hpc_sla.linear.info import SolveInfo, root
 from hpc_sla.sparse.operator import Operator
-
-Rows = Sequence[Sequence[float]]
-"""[row][column], replicated."""
 
 _ROUNDING = 10.0
 """What a method at its limit leaves of |A||x| + |b|, in units of rounding, at most. The
@@ -89,11 +85,13 @@ def accuracy(
     scale = torch.empty_like(b)
     if not operator.absolute(x, scale, again):
         return _without_entries(operator, b, x, r)
-    return assess(kernel.judge(b, x, r, scale), operator, b, x, r, scale, rtol)
+    mine, world = kernel.judge(b, x, r, scale).numpy(), operator.world
+    judged = np.concatenate([world.largest(mine[:2]), world.sums(mine[2:])])
+    return assess(judged, operator, b, x, r, scale, rtol)
 
 
 def assess(
-    judged: torch.Tensor,
+    judged: np.ndarray,
     operator: Operator,
     b: torch.Tensor,
     x: torch.Tensor,
@@ -101,13 +99,11 @@ def assess(
     scale: torch.Tensor,
     rtol: float,
 ) -> list[Accuracy]:
-    """`accuracy`, from what `judge` said on this rank. **Collective**: two reductions, and perhaps
-    a product.
+    """`accuracy`, from what `judge` says of all rows. **Collective**: a product, or nothing.
+
+    `judged` is a float64 array [5, k], replicated.
     """
-    world = operator.world
-    said = judged.numpy()
-    found, largest = _largest(world, said[:2])
-    errors2, scale2, b2 = _sums(world, said[2:])
+    found, largest, errors2, scale2, b2 = judged.tolist()
     unit = _unit(b.dtype)
     rounded = [value <= unit for value in map(_root_ratio, errors2, scale2)]
     relative = list(map(_root_ratio, errors2, b2))
@@ -120,7 +116,7 @@ def assess(
         sizes = torch.empty_like(b)
         operator.absolute(torch.ones_like(x), sizes)
         mine = kernel.guard(b, r, scale, sizes, rtol, largest)
-        guarded, rows = _largest(world, mine.numpy())
+        guarded, rows = operator.world.largest(mine.numpy()).tolist()
         pairs = zip(found, guarded, relative, strict=True)
         found = [other if error > norm else error for error, other, norm in pairs]
     shares = map(_root_ratio, scale2, b2)
@@ -166,7 +162,7 @@ def _without_entries(
     image = torch.empty_like(b)
     operator(noise, image)
     mine = kernel.squares(r, x, b, image, noise).cpu()
-    sums = zip(*_sums(operator.world, mine.numpy()), strict=True)
+    sums = zip(*operator.world.sums(mine.numpy()).tolist(), strict=True)
     unit = _unit(b.dtype)
     found = []
     for r2, x2, b2, image2, noise2 in sums:
@@ -180,18 +176,6 @@ def _without_entries(
 def _unit(dtype: torch.dtype) -> float:
     """What a method at its limit leaves, at most."""
     return _ROUNDING * torch.finfo(dtype).eps
-
-
-def _largest(world: World, mine: np.ndarray) -> Rows:
-    """The largest over ranks of each number, NaN where there is one. **Collective.**"""
-    found: Rows = world.largest(mine).tolist()
-    return found
-
-
-def _sums(world: World, mine: np.ndarray) -> Rows:
-    """**Collective.**"""
-    found: Rows = world.sums(mine).tolist()
-    return found
 
 
 def _root_ratio(square: float, other: float) -> float:

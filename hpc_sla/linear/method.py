@@ -108,7 +108,8 @@ class System:
     def examine(self) -> list[float]:
         """The norms of what `residual` gives the squares of. **Collective.**
 
-        Where that is wanted, with what is to be `found`: in one exchange and two reductions.
+        Where that is wanted, with what is to be `found`: in one exchange and two reductions, and in
+        one call where that is compiled.
         """
         if self.compiled:
             scale = None

@@ -47,6 +47,7 @@ def calls_of(comm: MPI.Comm, dtype: torch.dtype) -> Calls | None:
     status = (ctypes.c_char * MPI._sizeof(MPI.Status))()
     calls = Calls(comm.size, size, **functions)
     calls.comm, calls.type, calls.sum = (MPI._handleof(handle) for handle in handles)
+    calls.doubles, calls.max = MPI._handleof(MPI.DOUBLE), MPI._handleof(MPI.MAX)
     calls.request, calls.status = ctypes.addressof(request), ctypes.addressof(status)
     calls.kept = library, *handles, request, status
     calls.raise_error = _raise
