@@ -64,7 +64,7 @@ def test_what_is_unpacked_needs_nothing_of_where_it_was_packed(tmp_path: Path) -
     compiled = list(place.rglob("__pycache__/*.pyc"))
     assert {path.read_bytes()[4] for path in compiled} == {1}
     ours = {path.name.partition(".")[0] for path in compiled if "hpc_sla/cli/" in str(path)}
-    assert {path.stem for path in (ROOT / "hpc_sla" / "cli").glob("*.py")} == ours
+    assert {path.stem for path in (ROOT / "hpc_sla" / "cli").rglob("*.py")} == ours
 
 
 def test_a_name_that_says_no_format_is_refused(tmp_path: Path) -> None:
