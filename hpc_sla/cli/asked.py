@@ -82,6 +82,8 @@ class ExportOptions:
     vector: str | None
     matrix: str | None
     coordinates: str | None
+    mesh: str | None
+    rows: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

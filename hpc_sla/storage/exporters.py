@@ -49,6 +49,10 @@ EXPORTERS: dict[str, Callable[[ResultVectors, str, Any], None]] = {
 }
 
 
+ON_POINTS = (".xdmf", ".vtu", ".vtkhdf")
+"""Of formats that need points beside the vector."""
+
+
 def exporter_for(output: str) -> str:
     """The suffix of `output`, which must be one that is known.
 
@@ -57,7 +61,7 @@ def exporter_for(output: str) -> str:
     InputError
     """
     suffix = Path(output).suffix.lower()
-    known = (*EXPORTERS, ".xdmf")
+    known = (*EXPORTERS, *ON_POINTS)
     if suffix not in known:
         raise InputError(
             f"a result cannot be exported to a file ending in {suffix!r}",

@@ -20,6 +20,7 @@ from hpc_sla.storage.atomic import replacing
 from hpc_sla.storage.attributes import attribute
 from hpc_sla.storage.hdf5 import open_read
 from hpc_sla.storage.hdf5_write import Output
+from hpc_sla.storage.mesh import shared_points
 from hpc_sla.storage.result_vectors import ResultVectors
 
 _FORMAT = "hpc_sla.export"
@@ -60,7 +61,7 @@ def export_xdmf(
             field="coordinates",
             remedy="One to three can be shown.",
         )
-    nodes = _shared_points(points, block_size)
+    nodes = shared_points(points, block_size)
     width = 1 if nodes is None else block_size
     points = points if nodes is None else nodes
     if dimensions == 1:
@@ -100,14 +101,6 @@ def _is_export(path: Path) -> bool:
             return attribute(file, "format") == _FORMAT
     except InputError:
         return False
-
-
-def _shared_points(points: np.ndarray, block_size: int) -> np.ndarray | None:
-    """The point of each node, if all unknowns of each node are at one; else None."""
-    if block_size not in (2, 3) or len(points) % block_size:
-        return None
-    nodes = points.reshape(-1, block_size, points.shape[1])
-    return nodes[:, 0] if (nodes == nodes[:, :1]).all() else None
 
 
 def _put(target: Output, name: str, values: np.ndarray) -> None:

@@ -10,9 +10,12 @@ from hpc_sla.cli import exits
 from hpc_sla.cli.asked import ExportOptions
 from hpc_sla.cli.settle import settle
 from hpc_sla.errors import InputError
-from hpc_sla.storage.exporters import EXPORTERS, exporter_for
+from hpc_sla.storage.exporters import EXPORTERS, ON_POINTS, exporter_for
 from hpc_sla.storage.matrix_file import MatrixFile
+from hpc_sla.storage.mesh import cloud, fields, read_mesh, shared_points
+from hpc_sla.storage.numpy_files import read_npy
 from hpc_sla.storage.result_vectors import ResultVectors
+from hpc_sla.storage.vtk_files import WRITERS
 from hpc_sla.storage.xdmf import export_xdmf
 
 
@@ -20,24 +23,53 @@ def run(asked: ExportOptions) -> int:
     """Do what ``export`` does; the exit code. Local."""
     suffix = exporter_for(asked.output)
     settle()
+    _check_options(asked, suffix)
+    with ResultVectors(asked.result) as results:
+        on_points = suffix in ON_POINTS
+        name = results.choose(asked.vector) if not on_points or asked.vector is not None else ""
+        if not on_points:
+            EXPORTERS[suffix](results, name, asked.output)
+        elif asked.mesh is not None:
+            mesh = read_mesh(asked.mesh)
+            rows = None if asked.rows is None else read_npy(asked.rows)
+            names = [name] if name else list(results.summary.shapes)
+            WRITERS[suffix](mesh, *fields(results, names, mesh, rows), asked.output)
+        else:
+            _export_on_points(results, name, asked, suffix)
+    return exits.OK
+
+
+def _check_options(asked: ExportOptions, suffix: str) -> None:
+    given = {"--mesh": asked.mesh, "--rows": asked.rows}
+    for option, value in given.items():
+        if value is not None and suffix not in WRITERS:
+            raise InputError(
+                f"says where rows are on a mesh, which {suffix} has none of",
+                field=option,
+                remedy="Write a .vtu or .vtkhdf.",
+            )
+    if asked.rows is not None and asked.mesh is None:
+        raise InputError("goes with --mesh", field="--rows", remedy="Give the mesh, too.")
     if suffix == ".xdmf":
         _check_utf8(asked.output)
-    with ResultVectors(asked.result) as results:
-        name = results.choose(asked.vector) if suffix != ".xdmf" or asked.vector is not None else ""
-        if suffix != ".xdmf":
-            EXPORTERS[suffix](results, name, asked.output)
-            return exits.OK
-        points, block_size = _points(results, asked.matrix, asked.coordinates)
-        shapes = results.summary.shapes
-        names = [one for one in shapes if shapes[one][0] == len(points) and name in ("", one)]
-        if not names:
-            raise InputError(
-                f"has no vector with a value for each of {len(points)} points",
-                file=asked.result,
-                remedy="Give the coordinates of the matrix that was solved with.",
-            )
+
+
+def _export_on_points(results: ResultVectors, name: str, asked: ExportOptions, suffix: str) -> None:
+    points, block_size = _points(results, asked.matrix, asked.coordinates)
+    shapes = results.summary.shapes
+    names = [one for one in shapes if shapes[one][0] == len(points) and name in ("", one)]
+    if not names:
+        raise InputError(
+            f"has no vector with a value for each of {len(points)} points",
+            file=asked.result,
+            remedy="Give the coordinates of the matrix that was solved with.",
+        )
+    if suffix == ".xdmf":
         export_xdmf(results, names, points, block_size, asked.output)
-    return exits.OK
+        return
+    nodes = shared_points(points, block_size)
+    mesh = cloud(points if nodes is None else nodes)
+    WRITERS[suffix](mesh, *fields(results, names, mesh), asked.output)
 
 
 def _check_utf8(output: str) -> None:
@@ -69,7 +101,8 @@ def _points(
         raise InputError(
             "has no coordinates itself",
             file=results.path,
-            remedy=f"Give them with --matrix FILE.h5 or --coordinates C.npy.{known}",
+            remedy="Give them with --matrix FILE.h5 or --coordinates C.npy, or for a .vtu the mesh "
+            f"with --mesh.{known}",
         )
     with MatrixFile(matrix) as file:
         digest = about.get("input_digest", "")
