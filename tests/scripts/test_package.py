@@ -1,0 +1,76 @@
+"""What is handed to PyPI, containers and conda has all that it needs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "scripts" / "package"
+tomllib = pytest.importorskip("tomllib")
+
+
+def project() -> dict:
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        return tomllib.load(file)
+
+
+@pytest.mark.slow
+def test_the_source_distribution_is_complete(tmp_path: Path) -> None:
+    """Every module, every C source and header that a wheel is compiled from."""
+    # setuptools keeps notes beside the sources, and takes them for the truth the next time.
+    copy = tmp_path / "copy"
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--", "hpc_sla", "*.toml", "*.md", "LICENSE"],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=True,
+    ).stdout.rstrip("\0").split("\0")  # fmt: skip
+    for name in tracked:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes((ROOT / name).read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-c", "from setuptools.build_meta import *; print(build_sdist('..'))"],
+        cwd=copy, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    ours = {name for name in tracked if name.startswith("hpc_sla/")}
+    assert {name for name in ours if not name.endswith(".md")} <= held
+    assert {"README.md", "LICENSE", "pyproject.toml", "hpc_sla/py.typed"} <= held
+
+
+def test_extras_named_in_documents_exist() -> None:
+    extras = project()["project"]["optional-dependencies"]
+    texts = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *PACKAGE.rglob("*"),
+        *ROOT.glob("hpc_sla/**/*.py"),
+    ]
+    named = {
+        extra
+        for path in texts
+        if path.is_file()
+        for found in re.findall(r"(?:hpc_sla|clone|\.)\[([a-z,]+)\]'?\"?", path.read_text())
+        for extra in found.split(",")
+    }
+    assert {"mpich", "mesh", "plot"} <= named <= extras.keys()
+
+
+def test_the_conda_recipe_follows_the_project() -> None:
+    """The same version and the same requirements, under conda's names."""
+    text = (PACKAGE / "conda" / "recipe.yaml").read_text()
+    about = project()["project"]
+    assert f"version: {about['version']}\n" in text
+    run = text[text.index("  run:") : text.index("tests:")]
+    for requirement in about["dependencies"]:
+        wanted = requirement.partition(";")[0].replace("torch", "pytorch").strip()
+        name, relation, version = re.fullmatch(r"([\w-]+)([>=]*)([\d.]*)", wanted).groups()  # type: ignore[union-attr]
+        assert re.search(
+            rf"\b{name}{f' {relation}{version}' if relation else ''}$", run, re.MULTILINE
+        )
