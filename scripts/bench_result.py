@@ -55,13 +55,13 @@ def main() -> None:
     # What every write needs once, of any size: h5py's and MPI's own.
     small = hs.RowLayout.even(1000, world)
     nothing = torch.zeros(small.n_owned, dtype=torch.float64)
-    write_result(path, {"x": (small, nothing)}, [1.0], {})
+    write_result(path, {"x": (small, nothing)}, [1.0], {}, {})
     release_free_memory()
     refused = reset_peak()
     before = rss_bytes() or 0
     world.barrier()
     begin = time.perf_counter()
-    write_result(path, {"x": (layout, x)}, [1.0], {})
+    write_result(path, {"x": (layout, x)}, [1.0], {}, {})
     seconds = time.perf_counter() - begin
     told = world.gather_objects((peak_rss_bytes() - before, seconds))
     if told is None:

@@ -28,7 +28,7 @@ from hpc_sla.report.tables import finite, print_table
     "--attributes",
     "strict",
     is_flag=True,
-    help="Attributes that differ count too, but for the date, the command and the configuration.",
+    help="Attributes that differ count too, but for date, command, configuration and seconds.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @serial
@@ -40,7 +40,7 @@ def command(a: str, b: str, rtol: float, strict: bool, as_json: bool) -> int:
     Exit codes, as diff's: 0 the vectors agree, 1 they do not, 2 bad input.
     """
     # They load h5py: see `hpc_sla.cli`.
-    from hpc_sla.storage.compare import CIRCUMSTANCES, compare_attributes, compare_vectors
+    from hpc_sla.storage.compare import compare_attributes, compare_vectors, of_circumstances
     from hpc_sla.storage.result_vectors import ResultVectors
 
     if not 0 <= rtol < float("inf"):
@@ -50,7 +50,7 @@ def command(a: str, b: str, rtol: float, strict: bool, as_json: bool) -> int:
         vectors = compare_vectors(one, other)
         attributes = compare_attributes(one, other)
     agree = all(not found.problem and found.relative <= rtol for found in vectors)
-    if strict and any(name not in CIRCUMSTANCES for name, _, _ in attributes):
+    if strict and not all(of_circumstances(name) for name, _, _ in attributes):
         agree = False
     if as_json:
         distances = {

@@ -73,6 +73,11 @@ def _result_facts(summary: ResultSummary) -> list[tuple[str, str]]:
         for name, shape in summary.shapes.items()
     )
 
+    first = "seconds_"
+    spent = [
+        f"{key.removeprefix(first)} {about[key]:.3g} s" for key in about if key.startswith(first)
+    ]
+
     def recorded(key: str) -> str:
         return _text(about.get(key, "not recorded"))
 
@@ -82,6 +87,7 @@ def _result_facts(summary: ResultSummary) -> list[tuple[str, str]]:
         ("relative residual", recorded("relative_residual")),
         ("solved with", f"{recorded('method')} + {recorded('precond')}, rtol {recorded('rtol')}"),
         ("ran on", f"{recorded('ranks')} rank(s), {recorded('device')}, {recorded('transport')}"),
+        ("time", ", ".join(spent) or "not recorded"),
         ("input", recorded("input")),
         ("input digest", recorded("input_digest")),
         ("command", recorded("command")),

@@ -10,8 +10,10 @@ import numpy as np
 
 from hpc_sla.storage.result_vectors import ResultVectors
 
-CIRCUMSTANCES = ("date", "command", "config")
-"""Attributes that differ between any two runs."""
+
+def of_circumstances(name: str) -> bool:
+    """Whether an attribute differs between any two runs."""
+    return name in ("date", "command", "config") or name.startswith("seconds_")
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def read(world: Any, path: Path, kept: dict[str, Any]) -> None:
 @step
 def result(world: Any, path: Path, kept: dict[str, Any]) -> None:
     """x, as `solve` writes it."""
-    write_result(f"{path}.result.h5", {"x": (kept["A"].layout, kept["b"])}, [1.0], {})
+    write_result(f"{path}.result.h5", {"x": (kept["A"].layout, kept["b"])}, [1.0], {}, {})
 
 
 def solve(path: Path, kept: dict[str, Any], **options: Any) -> None:

@@ -119,13 +119,16 @@ def test_bad_input(
 def test_info(matrix: object, capsys: pytest.CaptureFixture[str]) -> None:
     with ResultWriter("r.h5", 2, np.float64) as writer:
         writer.write_slab("x", 0, np.array([1.0, 2.0]))
-        writer.finish([1.0, 1e-9], {"status": "converged", "iterations": 1})
+        writer.finish([1.0, 1e-9], {"status": "converged", "iterations": 1, "seconds_solve": 0.25})
     sample = next((REPOSITORY / "partitions").glob("*.h5"))
-    for path, words in ((sample, ("256", "float64", "ones")), ("r.h5", ("converged after 1", "x"))):
+    for path, words in (
+        (sample, ("256", "float64", "ones")),
+        ("r.h5", ("converged after 1", "solve 0.25 s", "x")),
+    ):
         assert run("info", path) == 0
         out, err = capsys.readouterr()
         assert err == ""
-        assert 8 <= len(out.splitlines()) <= 16
+        assert 8 <= len(out.splitlines()) <= 17
         for word in words:
             assert word in out
 

@@ -86,6 +86,8 @@ def test_the_default_run_on_a_terminal(tmp_path: Path) -> None:
     # In the user's order: the matrix, never partitioned, is satisfied by it.
     residual = np.linalg.norm(1.0 - matrix @ result.x) / 256
     assert residual == pytest.approx(told["relative_residual"], rel=1e-3)
+    for name in ("read", "setup", "solve"):
+        assert about[f"seconds_{name}"] == told["seconds"][name]
     assert about["iterations"] == told["iterations"] == len(result.residual_history) - 1
     assert about["input"] == str(tmp_path / "poisson2d-n256-p4.h5")
     assert len(about["input_digest"]) == 64

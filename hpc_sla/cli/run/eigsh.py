@@ -48,7 +48,7 @@ def run(world: World, asked: EigshOptions, guard: Guard) -> int:
     with stages("write"):
         about = _attributes(world, plan, mass, asked, info) if world.rank == 0 else {}
         modes = {"modes": (A.layout, V)}
-        write_result(plan.output, modes, info.residual_history, about, w.tolist())
+        write_result(plan.output, modes, info.residual_history, about, stages.done, w.tolist())
     _report(A, w.tolist(), info, asked, plan, mass, stages)
     return exits.OK if info.converged else exits.NOT_CONVERGED
 

@@ -48,7 +48,8 @@ def run(world: World, asked: GradOptions) -> int:
             compared = losses.check(problem, found)
     with stages("write"):
         about = attributes(world, plan, solver, found.info) if world.rank == 0 else {}
-        _write(plan.output, A, found, {**about, **_loss_attributes(problem, found, asked)})
+        about |= _loss_attributes(problem, found, asked)
+        _write(plan.output, A, found, about, stages)
     _report(problem, found, compared, plan, stages, asked.as_json)
     if found.of_b is None:
         return exits.NOT_CONVERGED
@@ -95,14 +96,16 @@ def _loss_attributes(problem: LossProblem, found: Gradient, asked: GradOptions) 
     return about
 
 
-def _write(path: str, A: DSparseMatrix, found: Gradient, about: dict[str, Any]) -> None:
+def _write(
+    path: str, A: DSparseMatrix, found: Gradient, about: dict[str, Any], stages: Stages
+) -> None:
     """Write x and the gradients in the user's order. **Collective.**"""
     vectors = {"x": (A.columns, found.x)}
     if found.of_b is not None:
         vectors["rhs_gradient"] = (A.layout, found.of_b)
     matrix = None if found.of_values is None else (A, found.of_values)
     history = found.info.residual_history
-    write_result(path, vectors, history, about, matrix_gradient=matrix)
+    write_result(path, vectors, history, about, stages.done, matrix_gradient=matrix)
 
 
 def _agrees(problem: LossProblem, compared: list[Comparison]) -> bool:

@@ -56,7 +56,8 @@ def run(world: World, asked: NewtonOptions, guard: Guard) -> int:
     guard.finishing()
     with stages("write"):
         about = _attributes(world, problem, info, given) if world.rank == 0 else {}
-        write_result(output, {"x": (system.layout, u)}, info.residual_history, about)
+        vectors = {"x": (system.layout, u)}
+        write_result(output, vectors, info.residual_history, about, stages.done)
     _report(world, output, problem, system, u, info, given, stages, asked.as_json)
     return exits.OK if info.converged else exits.NOT_CONVERGED
 

@@ -29,6 +29,7 @@ def write_result(
     vectors: Vectors,
     residual_history: Sequence[float],
     attributes: Mapping[str, Any],
+    seconds: Mapping[str, float],
     eigenvalues: Sequence[float] | None = None,
     matrix_gradient: tuple[DSparseMatrix, torch.Tensor] | None = None,
 ) -> None:
@@ -44,6 +45,9 @@ def write_result(
         one's may only be those of right-hand sides.
     residual_history, attributes, eigenvalues
         See `ResultWriter.finish`. Attributes count on rank 0.
+    seconds : dict of name to float
+        Of the stages so far, on this rank; the slowest rank's become attributes. Stages are the
+        same on all ranks.
     matrix_gradient : (DSparseMatrix, tensor [nnz_owned]), optional
         A matrix and the gradient with respect to its values.
     """
@@ -67,7 +71,19 @@ def write_result(
         if matrix_gradient is not None:
             row, counts, numbers, values = home_rows(*matrix_gradient)
             writer.write_matrix_rows(row, _before(world, len(values)), counts, numbers, values)
-        writer.finish(residual_history, attributes, eigenvalues)
+        spent = _slowest(world, seconds)
+        writer.finish(residual_history, {**attributes, **spent}, eigenvalues)
+
+
+def _slowest(world: World, seconds: Mapping[str, float]) -> dict[str, float]:
+    """``seconds_STAGE`` of the slowest rank, on rank 0. **Collective.**"""
+    from mpi4py import MPI  # see `provenance`
+
+    figures = np.array([seconds[name] for name in seconds])
+    if world.size > 1:
+        comm: Any = world.comm
+        comm.Reduce(figures.copy(), figures, op=MPI.MAX)
+    return {f"seconds_{name}": float(one) for name, one in zip(seconds, figures, strict=True)}
 
 
 def _before(world: World, count: int) -> int:

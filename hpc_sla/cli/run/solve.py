@@ -52,7 +52,7 @@ def run(world: World, asked: SolveOptions, guard: Guard) -> int:
     with stages("write"):
         with_its_rtol = with_rtol(asked, A.dtype)
         about = attributes(world, plan, with_its_rtol, info) if world.rank == 0 else {}
-        write_result(plan.output, {"x": (A.columns, x)}, info.residual_history, about)
+        write_result(plan.output, {"x": (A.columns, x)}, info.residual_history, about, stages.done)
     explained = solver.view().splitlines() if asked.explain else []
     _report(A, x, info, plan, stages, asked.as_json, explained)
     if not asked.as_json:

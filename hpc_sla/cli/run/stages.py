@@ -49,6 +49,11 @@ class Stages:
         log.emit("stage_end", stage=name, took=round(seconds, 6))
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
+    @property
+    def done(self) -> dict[str, float]:
+        """Seconds of each stage that is over."""
+        return dict(self._seconds)
+
     def seconds(self) -> dict[str, float]:
         """The stages so far and ``total``, which also has what no stage has: loading torch."""
         return {**self._seconds, "total": time.perf_counter() - STARTED}
