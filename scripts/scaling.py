@@ -45,22 +45,14 @@ def table(folder: Path) -> list[dict[str, float]]:
 
 
 def plot(rows: list[dict[str, float]], path: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from hpc_sla.report.plots import scaling
 
-    ranks = [row["ranks"] for row in rows]
-    first = rows[0]
-    figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
-    axes.loglog(ranks, [row["solve_s"] for row in rows], "o-", label="solve")
-    axes.loglog(ranks, [row["setup_s"] for row in rows], "s-", label="set-up")
-    ideal = [first["solve_s"] * first["ranks"] / count for count in ranks]
-    axes.loglog(ranks, ideal, "k:", label="solve, ideal")
-    axes.set_xticks(ranks, [f"{count:g}" for count in ranks], minor=False)
-    axes.minorticks_off()
-    axes.set(xlabel="ranks", ylabel="seconds")
-    axes.legend()
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    spent = {"set-up": "setup_s", "solve": "solve_s"}
+    seconds = {label: [row[name] for row in rows] for label, name in spent.items()}
+    scaling(figure.subplots(), [int(row["ranks"]) for row in rows], seconds)
     figure.savefig(path, dpi=150)
 
 

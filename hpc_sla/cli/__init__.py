@@ -39,6 +39,7 @@ COMMANDS = (
     "collect",
     "diff",
     "export",
+    "plot",
 )
 PRINT_ONLY = ("info", "backends", "collect")
 """Commands whose whole outcome is what they print (of `collect -o`, which prints nothing, not)."""

@@ -87,6 +87,17 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    """What was asked of `plot`."""
+
+    files: tuple[str, ...]
+    output: str
+    kind: str | None
+    part: int
+    title: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class GradOptions(SolverOptions, RunOptions):
     """What was asked of `grad`."""
 

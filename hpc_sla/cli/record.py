@@ -83,7 +83,11 @@ def conclude(
     """
     log.emit("summary", **{_SUMMARY.get(key, key): value for key, value in summary.items()})
     if as_json:
-        print(json.dumps(summary if profile is None else {**summary, "profile": profile}))
+        if profile is not None:
+            # A figure for each rank is for the log.
+            brief = {name: value for name, value in profile.items() if name != "by_rank"}
+            summary = {**summary, "profile": brief}
+        print(json.dumps(summary))
         return
     show()
     _show_profile(profile)

@@ -260,7 +260,8 @@ def summarise(ranks: Sequence[tuple[float, dict[str, Event]]]) -> dict[str, Any]
         (largest), ``seconds_max`` and ``seconds_min`` over the ranks and their ``ratio`` (None for
         0), ``share`` of all ranks' time, ``bytes_per_rank`` (largest), ``gb_per_second`` (all
         ranks' bytes by the largest seconds; None without bytes), and ``seconds_with_inner_max``.
-        All but the last are without the time that other events took within.
+        All but the last are without the time that other events took within. ``by_rank``: that of
+        each rank, by event.
     """
     total = sum(elapsed for elapsed, _ in ranks) or 1.0
     names = list(dict.fromkeys(name for _, events in ranks for name in events))
@@ -281,7 +282,14 @@ def summarise(ranks: Sequence[tuple[float, dict[str, Event]]]) -> dict[str, Any]
             "seconds_with_inner_max": max(event.seconds for event in each),
         }
     ordered = sorted(events.items(), key=lambda item: -item[1]["share"])
-    return {"seconds": max(elapsed for elapsed, _ in ranks), "events": dict(ordered)}
+    by_rank = {
+        name: [
+            round(events_of[name].own, 6) if name in events_of else 0.0 for _, events_of in ranks
+        ]
+        for name, _ in ordered
+    }
+    elapsed = max(elapsed for elapsed, _ in ranks)
+    return {"seconds": elapsed, "events": dict(ordered), "by_rank": by_rank}
 
 
 def _replace(by_id: dict[int, Any]) -> None:

@@ -50,7 +50,7 @@ EXPORTERS: dict[str, Callable[[ResultVectors, str, Any], None]] = {
 
 
 ON_POINTS = (".xdmf", ".vtu", ".vtkhdf")
-"""Of formats that need points beside the vector."""
+"""Formats that need points beside the vector."""
 
 
 def exporter_for(output: str) -> str:

@@ -172,7 +172,7 @@ def fields(
 def require_meshio() -> Any:
     """The package, whose absence is a message."""
     try:
-        import meshio
+        import meshio  # optional
     except ImportError as error:
         raise MissingDependencyError(
             "meshio is not installed, which reads meshes and writes .vtu",

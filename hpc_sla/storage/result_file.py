@@ -232,6 +232,8 @@ class ResultSummary:
         Of each vector.
     residual_history : ndarray, float64
     attributes : dict
+    eigenvalues : ndarray [k] or None
+        Of `python -m hpc_sla eigsh`.
     """
 
     n_rows: int
@@ -239,6 +241,7 @@ class ResultSummary:
     shapes: dict[str, tuple[int, ...]]
     residual_history: np.ndarray
     attributes: dict[str, Any]
+    eigenvalues: np.ndarray | None = None
 
 
 def describe(path: str | os.PathLike[str]) -> ResultSummary:
@@ -255,10 +258,6 @@ def read_result(path: str | os.PathLike[str]) -> Result:
             name: read_slab(file[name], 0, shape[0]) for name, shape in summary.shapes.items()
         }
         gradient = _matrix_gradient(file, summary.n_rows)
-        eigenvalues = None
-        if has(file, _EIGENVALUES):
-            item = dataset(file, _EIGENVALUES, FLOATS)
-            eigenvalues = read_slab(item, 0, item.shape[0], np.float64)
     first = next(iter(vectors.values()))
     return Result(
         vectors.get("x", first),
@@ -266,7 +265,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
         summary.attributes,
         vectors,
         gradient,
-        eigenvalues,
+        summary.eigenvalues,
     )
 
 
@@ -307,6 +306,10 @@ def summarise(file: h5py.File) -> ResultSummary:
         )
         for name in names
     }
+    eigenvalues = None
+    if has(file, _EIGENVALUES):
+        item = dataset(file, _EIGENVALUES, FLOATS)
+        eigenvalues = read_slab(item, 0, item.shape[0], np.float64)
     if not items:
         raise InputError("is missing", file=file.filename, field="/x", remedy=HOW_TO_SOLVE)
     return ResultSummary(
@@ -315,4 +318,5 @@ def summarise(file: h5py.File) -> ResultSummary:
         shapes={name: item.shape for name, item in items.items()},
         residual_history=read_slab(history, 0, history.shape[0], np.float64),
         attributes=attrs.attributes(file, leave_out=("format", "version", "n_rows")),
+        eigenvalues=eigenvalues,
     )

@@ -23,6 +23,7 @@ from hpc_sla.cli.run.stages import Stages, where_and_how_long
 from hpc_sla.distributed.world import World
 from hpc_sla.linear import SolveInfo
 from hpc_sla.linear.advice import advice
+from hpc_sla.observe import log
 from hpc_sla.precond import Preconditioner
 from hpc_sla.precond.amg import AMG
 from hpc_sla.report.hierarchy import print_hierarchy
@@ -48,6 +49,7 @@ def run(world: World, asked: SolveOptions, guard: Guard) -> int:
     x, info, solver = run_solver(A, b, asked, stages, checkpoint)
     if info.status == "preempted":
         return guard.preempted(world, info.iterations, info.relative_residual, asked.as_json)
+    _log_levels(solver.precond)
     guard.finishing()
     with stages("write"):
         with_its_rtol = with_rtol(asked, A.dtype)
@@ -64,6 +66,14 @@ def _report_levels(M: Preconditioner, world: World) -> None:
     """The table of a multigrid preconditioner's levels, on rank 0. Local."""
     if world.rank == 0 and isinstance(M, AMG):
         print_hierarchy(M)
+
+
+def _log_levels(M: Preconditioner) -> None:
+    """What `plot` draws of a multigrid preconditioner's levels. Local."""
+    if isinstance(M, AMG):
+        of_each = ("rows", "nonzeros", "ranks", "bytes")
+        levels = [{name: int(getattr(level, name)) for name in of_each} for level in M.levels]
+        log.emit("hierarchy", precond=M.name, levels=levels)
 
 
 def _report(
