@@ -7,11 +7,11 @@ given, and returns them. All are local, and want matplotlib only through the Axe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
-Numbers = Union[Sequence[float], np.ndarray]
+Numbers = Sequence[float] | np.ndarray
 _SHOWN = 30_000  # points, of which more would only hide one another
 
 
