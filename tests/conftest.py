@@ -21,7 +21,10 @@ DEVICE = os.environ.get("HPC_SLA_TEST_DEVICE", "cpu")
 
 
 MANY = 3
-"""Cases of one test beyond which only 2 ranks run all of them."""
+"""Cases of one test beyond which not every rank count runs all of them."""
+
+PRODUCT = 16
+"""Cases of one test beyond which each of them runs on one rank count alone."""
 
 COLLECTIVE = re.compile(r"^pytestmark = pytest\.mark\.mpi$", re.MULTILINE)
 """In a file whose every test is."""
@@ -80,22 +83,27 @@ def quick(items):
 
 
 def sampled(items):
-    """Of tests of many cases each case on 2 ranks and on one other rank count.
+    """Of tests of many cases some on 2 ranks and on one other rank count, the others on one alone.
 
     What one more rank count can show of each (empty ranks, several neighbours) shows in some of a
     product of parameters as well: half on 1 rank, where a case takes least, a quarter on 3 and a
-    quarter on 4; of tests marked `several` half on 3 and half on 4. Only where HPC_SLA_TEST_SAMPLED
-    says that all four run, as scripts/test.sh does.
+    quarter on 4; of tests marked `several` half on 3 and half on 4. Of the cases beyond `PRODUCT`
+    half run on 2 ranks and half on these others. Only where HPC_SLA_TEST_SAMPLED says that all
+    four run, as scripts/test.sh does.
     """
     from mpi4py import MPI
 
     size = min(MPI.COMM_WORLD.size, 4)
     kept = set(items)
-    for cases in cases_of_tests(items) if size != 2 else []:
-        if len(cases) > MANY:
-            alone = not cases[0].get_closest_marker("several")
-            turns = (1, 3, 1, 4) if alone else (3, 4)
-            kept -= {item for i, item in enumerate(cases) if turns[i % len(turns)] != size}
+    for cases in cases_of_tests(items):
+        if len(cases) <= MANY:
+            continue
+        turns = (3, 4) if cases[0].get_closest_marker("several") else (1, 3, 1, 4)
+        for i, case in enumerate(cases):
+            turn, odd = turns[i // 2 % len(turns)], i % 2
+            counts = {2, turns[i % len(turns)]} if i < PRODUCT else {turn if odd else 2}
+            if size not in counts:
+                kept.remove(case)
     return kept
 
 

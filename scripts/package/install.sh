@@ -13,5 +13,5 @@ index=()
 [[ -z ${TORCH_INDEX:-} ]] || index=(--extra-index-url "$TORCH_INDEX")
 "${pip[@]}" -c "$clone/constraints.txt" "${index[@]}" "$clone[mpich,plot,tables,mesh]"
 # The compiled loops are optional to install, and what a container is for.
-"$folder/bin/python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("hpc_sla.kernels._native") is None)' ||
+"$folder/bin/python" -c 'from hpc_sla.kernels import native; assert native.LIBRARY' ||
     { echo "the loops in C were not compiled" >&2 && exit 1; }
