@@ -24,7 +24,7 @@ use_environment
 unset PYTHONDONTWRITEBYTECODE
 cd "$ROOT"
 read -r -a rank_counts <<<"${HPC_SLA_TEST_RANKS-1 2 3 4}"
-# Where 2 ranks run all, 1, 3 and 4 share the cases of tests that have many (tests/conftest.py).
+# Where all four are asked for, they share the cases of tests that have many (tests/conftest.py).
 [[ "${rank_counts[*]}" != "1 2 3 4" ]] || export HPC_SLA_TEST_SAMPLED=1
 cores=$(env -u OMP_NUM_THREADS nproc) # which that variable limits
 limit=${HPC_SLA_TEST_TIMEOUT:-2400} # seconds for one phase; a single test has pytest's own, shorter limit
