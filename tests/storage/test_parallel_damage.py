@@ -196,3 +196,18 @@ def test_what_the_system_says_of_a_file_is_told(world, folder, monkeypatch):
     on_root(world, lambda: path.write_bytes(gzip.compress(text)[:-9]))
     said = message(lambda: together(world, path))
     assert everywhere(world, "end-of-stream marker" in said), said
+
+
+def test_what_the_system_says_of_a_file_on_one_rank_is_told(world, folder, monkeypatch):
+    """Others can read it."""
+    path = folder / "m.mtx"
+    on_root(world, lambda: scipy.io.mmwrite(path, random_square(13, n=25)))
+
+    def failing(*arguments):
+        yield from ()
+        raise OSError(5, "Input/output error")
+
+    if world.rank == world.size - 1:
+        monkeypatch.setattr(market_lines, "_own_lines", failing)
+    said = message(lambda: together(world, path))
+    assert everywhere(world, "Input/output error" in said), said
