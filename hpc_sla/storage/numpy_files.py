@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+from collections.abc import Mapping
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -70,8 +71,8 @@ def read_npz(path: str) -> Any:
     ------
     InputError, ValueError, OSError, zipfile.BadZipFile
     """
-    form, shape, headers = describe_npz(path)
-    check_fits(sum(header.bytes_of_values for header in headers.values()), path)
+    headers = check_npz(path)
+    form, shape = describe_npz(path, headers)
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in headers}
     data = arrays["data"].astype(real_dtype(headers["data"].dtype, path), copy=False)
@@ -87,14 +88,13 @@ def read_npz(path: str) -> Any:
     return checked(make((data, arrays["indices"], arrays["indptr"]), shape=shape))
 
 
-def describe_npz(path: str) -> tuple[str, tuple[int, int], dict[str, NpyHeader]]:
-    """Format, shape and arrays of a matrix in an archive, of which no more is read. Local.
+def describe_npz(path: str, headers: Mapping[str, NpyHeader]) -> tuple[str, tuple[int, int]]:
+    """Format and shape of the matrix in an archive of such arrays; no more is read. Local.
 
     Raises
     ------
     InputError, ValueError, OSError, zipfile.BadZipFile
     """
-    headers = npz_headers(path)
     if not {"format", "shape", "data"} <= headers.keys():
         raise ValueError(f"it holds {', '.join(headers)}, not what scipy.sparse.save_npz writes")
     for name in INDEX_ARRAYS:
@@ -127,7 +127,7 @@ def describe_npz(path: str) -> tuple[str, tuple[int, int], dict[str, NpyHeader]]
         raise ValueError(f"it is of the format {form!r}")
     if absent := needed[form] - headers.keys():
         raise ValueError(f"{min(absent)!r} is not a file in the archive")
-    return form, (shape[0], shape[1]), headers
+    return form, (shape[0], shape[1])
 
 
 def real_dtype(dtype: np.dtype[Any], path: str) -> np.dtype[Any]:
@@ -144,8 +144,8 @@ def real_dtype(dtype: np.dtype[Any], path: str) -> np.dtype[Any]:
     return native if native in FLOATS else np.dtype(np.float64)
 
 
-def check_npz(path: str | os.PathLike[str]) -> None:
-    """Every member of an .npz archive must be an array as long as it says, and all must fit.
+def check_npz(path: str | os.PathLike[str]) -> dict[str, NpyHeader]:
+    """`npz_headers`, and all arrays must fit into this machine's memory. Local.
 
     Raises
     ------
@@ -153,6 +153,7 @@ def check_npz(path: str | os.PathLike[str]) -> None:
     """
     headers = npz_headers(path)
     check_fits(sum(header.bytes_of_values for header in headers.values()), path)
+    return headers
 
 
 def npz_headers(path: str | os.PathLike[str]) -> dict[str, NpyHeader]:

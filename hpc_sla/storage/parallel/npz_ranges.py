@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from hpc_sla.messages.peers import Peers
 from hpc_sla.messages.records import on_root
 from hpc_sla.storage.importers import importing
-from hpc_sla.storage.numpy_files import describe_npz, real_dtype
+from hpc_sla.storage.numpy_files import describe_npz, npz_headers, real_dtype
 from hpc_sla.storage.parallel.compressed_arrays import (
     compressed_columns,
     compressed_rows,
@@ -189,5 +189,5 @@ class _Blocks:
 def _described(path: str) -> tuple[str, tuple[int, int], dict[str, NpzMember]]:
     """Format, shape and members of a matrix's archive. Local."""
     with importing(path):
-        form, shape, headers = describe_npz(path)
-        return form, shape, members_of(path, headers)
+        headers = npz_headers(path)
+        return *describe_npz(path, headers), members_of(path, headers)
