@@ -79,13 +79,13 @@ def load_source_rows(
     if near_nullspace is not None:
         source.near_nullspace = _near_nullspace(peers, near_nullspace, source)
     rows, matrix = source.rows, source.rows.matrix
-    ends = rows.offsets[peers.rank : peers.rank + 2].tolist()
+    first, last = rows.offsets[peers.rank : peers.rank + 2].tolist()
     source.rhs, source.solutions = choose_rhs(
         rhs,
         source.rhs,
         source.solutions,
         ones=lambda: rhs_ones(matrix),
-        exact=lambda: exact_entries(*ends, matrix.dtype),
+        exact=lambda: exact_entries(first, last, matrix.dtype),
         times=lambda x: _times(peers, rows, x),
         read=lambda path: _read_columns(peers, path, rows, "--rhs"),
     )
