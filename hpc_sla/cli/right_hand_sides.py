@@ -50,7 +50,6 @@ def choose_rhs(
     if not asked:
         return dict(rhs) or {ONES: ones()}, dict(solutions)
     names = [choice if choice in (ONES, MANUFACTURED) else name_of_file(choice) for choice in asked]
-    _check_distinct(names)
     found: Vectors = {}
     known: Vectors = {}
     for name, choice in zip(names, asked, strict=True):
@@ -61,6 +60,7 @@ def choose_rhs(
             found[name] = times(known[name])
         else:
             found[name] = read(choice)
+    _check_distinct(names)  # of files that are right, each by itself
     return found, known
 
 
