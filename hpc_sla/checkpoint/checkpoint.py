@@ -103,6 +103,9 @@ class Checkpoint:
         Replicated. That of the last checkpoint, as far as this solve wrote or read it.
     where : str or None
         `path` or `local`, whichever has it.
+    moment : int
+        Replicated. When that was saved, in nanoseconds since 1970: of two checkpoints the one of
+        the later moment is the newer, whatever their iterations.
     bytes : int
         Of the last one, on rank 0.
     seconds : float
@@ -152,6 +155,7 @@ class Checkpoint:
         self.written = self.bytes = 0
         self.seconds = 0.0
         self.iteration: int | None = None
+        self.moment = 0
         self._reason = ""
         self._warned = False
         self._begin()
@@ -264,6 +268,9 @@ class Checkpoint:
         if self.path is None:
             return
         begun, path, parts = time.monotonic(), self.path, self.parts
+        # A clock may be behind that of the node that wrote what was resumed.
+        self.moment = world.on_root(lambda: max(time.time_ns(), self.moment + 1))
+        identity = {**identity, "moment": self.moment}
         saved = False
         if parts is not None:
             saved = self._save(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,11 +18,10 @@ _SLOTS = 2
 
 
 class Found(NamedTuple):
-    """A whole set: of all ranks, of one moment."""
+    """A whole set: this rank's part of it, and when it was saved (replicated)."""
 
     path: str
-    slot: int
-    iteration: int
+    moment: int
 
 
 class LocalParts:
@@ -42,7 +40,7 @@ class LocalParts:
 
     def __init__(self, folder: str, name: str) -> None:
         self.folder, self._name = folder, name
-        self._slot, self._run = 0, 0
+        self._slot = 0
 
     def path(self, world: World, slot: int) -> str:
         """That of this rank's part. Local."""
@@ -56,12 +54,13 @@ class LocalParts:
         state: Mapping[str, Any],
         layout_of: LayoutOf,
     ) -> int:
-        """Write a set; bytes of this rank's part. **Collective.** Raises as `write_state`."""
-        if not self._run:
-            self._run = world.on_root(lambda: secrets.randbits(50) + 1)
+        """Write a set; bytes of this rank's part. **Collective.** Raises as `write_state`.
+
+        The moment in `identity` tells it from other sets.
+        """
         with world.agree():
             self.make_folder()
-        about = {**identity, "part": _part(world), "run": self._run}
+        about = {**identity, "part": _part(world)}
         path = self.path(world, self._slot)
         size = write_state(path, world, about, state, layout_of, alone=True)
         self._slot = (self._slot + 1) % _SLOTS
@@ -81,44 +80,45 @@ class LocalParts:
     def newest(self, world: World) -> Found | None:
         """The last set of which every rank has its part, undamaged. **Collective.**"""
         mine = self._mine(world)
-        below = np.inf
+        below = 2**63 - 1
         while True:
-            best = max((i for i, _ in mine if i < below), default=-1)
-            iteration = int(_least(world, [best])[0])
-            if iteration < 0:
+            moment = _least(world, max((m for m in mine if m < below), default=-1))
+            if moment < 0:
                 return None
-            ours = [(r, s) for (i, r), s in mine.items() if i == iteration]
-            run, slot = max(ours, default=(0, 0))
-            least, most = _least(world, [run, -run])
-            if least == -most and least > 0:
+            if _least(world, moment in mine):
                 # What is resumed from stays until the next set is whole.
-                self._slot = (slot + 1) % _SLOTS
-                return Found(self.path(world, slot), slot, iteration)
-            below = iteration
+                self._slot = (mine[moment] + 1) % _SLOTS
+                return Found(self.path(world, mine[moment]), moment)
+            below = moment
 
-    def _mine(self, world: World) -> dict[tuple[int, int], int]:
-        """Slots of this rank's parts, by iteration and run. Local."""
+    def _mine(self, world: World) -> dict[int, int]:
+        """Slots of this rank's parts, by their moments. Local."""
         found = {}
         for slot in range(_SLOTS):
             try:
                 with CheckpointFile(self.path(world, slot)) as file:
                     file.check()
                     if file.identity.get("part") == _part(world):
-                        found[int(file.facts["iteration"]), int(file.identity["run"])] = slot
+                        found[moment_of(file.identity)] = slot
             except (InputError, LookupError, TypeError, ValueError):
                 continue  # damaged, or not there: as good as lost
         return found
+
+
+def moment_of(identity: Mapping[str, Any]) -> int:
+    """When a checkpoint was saved; 0 where it does not say, as those of earlier versions. Local."""
+    return int(identity.get("moment", 0))
 
 
 def _part(world: World) -> str:
     return f"{world.rank} of {world.size}"
 
 
-def _least(world: World, numbers: list[int]) -> np.ndarray:
+def _least(world: World, number: int) -> int:
     """**Collective.**"""
-    found = np.array(numbers, dtype=np.int64)
+    found = np.array([number], dtype=np.int64)
     if world.size > 1:
         from mpi4py import MPI
 
         world.comm.Allreduce(MPI.IN_PLACE, found, op=MPI.MIN)
-    return found
+    return int(found[0])

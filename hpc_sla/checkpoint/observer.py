@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from hpc_sla.checkpoint.checkpoint import Checkpoint, say
 from hpc_sla.checkpoint.file import CheckpointFile
 from hpc_sla.checkpoint.identity import check_identity
+from hpc_sla.checkpoint.local import moment_of
 from hpc_sla.checkpoint.state import LayoutOf, SavedState
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.world import World
@@ -124,17 +125,18 @@ class Observer:
 
     def _resume(self, solver: Solver) -> None:
         """**Collective.**"""
-        checkpoint, path = self._checkpoint, self._checkpoint.path
+        checkpoint = self._checkpoint
         with self._saved(solver.layout_of) as state:
             if state is None:
                 return
             mine = self._identity
             with self._world.agree():
-                check_identity(state.identity, mine, path)
-            with _fitting(path):
+                check_identity(state.identity, mine, state.path)
+            with _fitting(state.path):
                 solver.load_state_dict(state)
-            where = path if not state.alone else checkpoint.local
+            where = checkpoint.local if state.alone else checkpoint.path
             checkpoint.iteration, checkpoint.where = solver.iterations, where
+            checkpoint.moment = moment_of(state.identity)
             say(self._world, f"resuming from {where}, iteration {solver.iterations}")
 
     def saved(self, name: str) -> Any:
@@ -161,8 +163,8 @@ class Observer:
         local = None if parts is None else parts.newest(world)
         there = world.on_root(lambda: os.path.exists(path))
         if local is not None and there:
-            shared = world.on_root(lambda: _iteration(path))
-            local = local if local.iteration >= shared else None
+            shared = world.on_root(lambda: _moment(path))
+            local = local if local.moment >= shared else None
         if local is None and not there:
             if not self._told:
                 say(world, f"there is no checkpoint {path} to resume from: starting afresh")
@@ -185,7 +187,7 @@ class Observer:
             if len(agreed.heard) > 1:
                 raise InputError(
                     "was replaced while it was read: ranks see different ones",
-                    file=path,
+                    file=opened,
                     remedy="Run one job at a time with it",
                 )
             yield state
@@ -195,17 +197,17 @@ class Observer:
                 file.close()
 
 
-def _iteration(path: str) -> int:
+def _moment(path: str) -> int:
     """That of a checkpoint; -1 where it cannot be read. Local."""
     try:
         with CheckpointFile(path) as file:
-            return int(file.facts["iteration"])
+            return moment_of(file.identity)
     except (InputError, LookupError, TypeError, ValueError):
         return -1
 
 
 @contextmanager
-def _fitting(path: str | None) -> Iterator[None]:
+def _fitting(path: str) -> Iterator[None]:
     """Turn what a solver says of a state that does not fit it into an `InputError`. Local."""
     try:
         yield

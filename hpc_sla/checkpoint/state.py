@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
@@ -42,7 +43,7 @@ class SavedState(Mapping[str, Any]):
         self, file: CheckpointFile, layout_of: LayoutOf | None = None, alone: bool = False
     ) -> None:
         self._file, self._layout_of, self.alone = file, layout_of, alone
-        self.identity = file.identity
+        self.identity, self.path = file.identity, os.fspath(file.path)
         self._replicated = {**file.facts, **file.arrays()}
         self._vectors = file.vectors()
 

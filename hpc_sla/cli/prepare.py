@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ import numpy as np
 from hpc_sla.cli.files import (
     MANUFACTURED,
     NAMED_VECTORS,
-    ONES,
     made_name,
     names_generator,
 )
+from hpc_sla.cli.right_hand_sides import choose_rhs
 from hpc_sla.errors import InputError
 from hpc_sla.messages.alone import Alone
 from hpc_sla.partition import (
@@ -31,7 +30,8 @@ from hpc_sla.partition.blocks import points_of_rows
 from hpc_sla.partition.nodes import block_size_of
 from hpc_sla.partition.parallel import partition_rows
 from hpc_sla.partition.rigid_body import by_name
-from hpc_sla.problems import make, rhs_manufactured, rhs_ones
+from hpc_sla.problems import make, rhs_ones
+from hpc_sla.problems.base import exact_entries
 from hpc_sla.storage.checks import check_columns_there
 from hpc_sla.storage.importers import read_source, read_vector
 from hpc_sla.storage.limits import machine_memory
@@ -106,15 +106,16 @@ def load_source(
         source.coordinates = _coordinates(coordinates, source.matrix.shape[0], source.block_size)
     if near_nullspace is not None:
         source.near_nullspace = _near_nullspace(near_nullspace, source)
-    if rhs:
-        # What was asked for takes the place of what came along.
-        wanted = [_named_rhs(source, choice) for choice in rhs]
-        check_distinct([name for name, _, _ in wanted])
-        source.rhs = {name: b for name, b, _ in wanted}
-        source.solutions = {name: x for name, _, x in wanted if x is not None}
-    elif not source.rhs:
-        name, b, _ = _named_rhs(source, ONES)
-        source.rhs[name] = b
+    matrix = source.matrix
+    source.rhs, source.solutions = choose_rhs(
+        rhs,
+        source.rhs,
+        source.solutions,
+        ones=lambda: rhs_ones(matrix),
+        exact=lambda: exact_entries(0, matrix.shape[1], matrix.dtype),
+        times=lambda x: matrix @ x,
+        read=lambda path: read_columns(path, matrix.shape[0], "--rhs"),
+    )
     return source
 
 
@@ -252,35 +253,6 @@ def _import(text: str, look: bool) -> Source:
 def vector_of_one(values: np.ndarray) -> np.ndarray:
     """One column as a vector; others as they are."""
     return values[:, 0] if values.shape[1:] == (1,) else values
-
-
-def _named_rhs(source: Source, choice: str) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """A right-hand side, its name in the file, and its solution where that is known."""
-    if choice == ONES:
-        return ONES, rhs_ones(source.matrix), None
-    if choice == MANUFACTURED:
-        known = source.solutions.get(MANUFACTURED)
-        if known is not None:
-            return MANUFACTURED, source.matrix @ known, known
-        return MANUFACTURED, *rhs_manufactured(source.matrix)
-    return name_of_file(choice), read_columns(choice, source.matrix.shape[0], "--rhs"), None
-
-
-def name_of_file(path: str) -> str:
-    """What the right-hand side out of a file is called."""
-    # HDF5's names are UTF-8, which a file's need not be.
-    return Path(path).name.partition(".")[0].encode("utf-8", "backslashreplace").decode()
-
-
-def check_distinct(names: Sequence[str]) -> None:
-    """Refuse two right-hand sides of one name."""
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(
-                f"two right-hand sides would be called {name!r}",
-                field="--rhs",
-                remedy="The name is that of the file without its suffix: rename one.",
-            )
 
 
 def read_columns(path: str, n: int, option: str) -> np.ndarray:

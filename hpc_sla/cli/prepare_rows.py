@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from hpc_sla.cli.files import MANUFACTURED, NAMED_VECTORS, ONES, names_generator
+from hpc_sla.cli.files import MANUFACTURED, NAMED_VECTORS, names_generator
 from hpc_sla.cli.prepare import (
     check_columns_of,
-    check_distinct,
     check_parts,
     check_points,
     check_size,
     check_square,
-    name_of_file,
     vector_of_one,
 )
+from hpc_sla.cli.right_hand_sides import choose_rhs
+from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
 from hpc_sla.messages.records import look_up
 from hpc_sla.partition import PartitionQuality, check_block_size
@@ -32,7 +32,7 @@ from hpc_sla.partition.offsets import even_offsets
 from hpc_sla.partition.parallel import partition_quality, partition_rows
 from hpc_sla.partition.parallel.stored import stored_rows
 from hpc_sla.partition.rigid_body import by_name
-from hpc_sla.problems import make
+from hpc_sla.problems import make, rhs_ones
 from hpc_sla.problems.base import exact_entries
 from hpc_sla.storage.matrix_slabs import write_matrix_slabs
 from hpc_sla.storage.parallel.local_rows import LocalRows, csr
@@ -78,15 +78,17 @@ def load_source_rows(
         source.coordinates = _coordinates(peers, coordinates, source)
     if near_nullspace is not None:
         source.near_nullspace = _near_nullspace(peers, near_nullspace, source)
-    if rhs:
-        wanted = [_named_rhs(peers, source, choice) for choice in rhs]
-        with peers.agree():
-            check_distinct([name for name, _, _ in wanted])
-        source.rhs = {name: b for name, b, _ in wanted}
-        source.solutions = {name: x for name, _, x in wanted if x is not None}
-    elif not source.rhs:
-        name, b, _ = _named_rhs(peers, source, ONES)
-        source.rhs[name] = b
+    rows, matrix = source.rows, source.rows.matrix
+    first, last = rows.offsets[peers.rank : peers.rank + 2].tolist()
+    source.rhs, source.solutions = choose_rhs(
+        rhs,
+        source.rhs,
+        source.solutions,
+        ones=lambda: rhs_ones(matrix),
+        exact=lambda: exact_entries(first, last, matrix.dtype),
+        times=lambda x: _times(peers, rows, x),
+        read=lambda path: _read_columns(peers, path, rows, "--rhs"),
+    )
     return source
 
 
@@ -203,10 +205,11 @@ def _node_rows(peers: Peers, rows: LocalRows) -> NodeRows:
     first, last = int(rows.offsets[peers.rank]), int(rows.offsets[peers.rank + 1])
     matrix = rows.matrix
     halo = np.unique(matrix.indices[(matrix.indices < first) | (matrix.indices >= last)])
+    fetch = Fetch(peers, rows.offsets, halo)
 
     def extend(values: np.ndarray) -> np.ndarray:
         wide = values.astype(np.float64 if values.dtype.kind == "f" else np.int64, copy=False)
-        return np.concatenate([wide, look_up(peers, rows.offsets, wide, halo)])
+        return np.concatenate([wide, fetch(wide)])
 
     def place(columns: np.ndarray) -> np.ndarray:
         outside = (columns < first) | (columns >= last)
@@ -231,23 +234,6 @@ def _times(peers: Peers, rows: LocalRows, x: np.ndarray) -> np.ndarray:
     each = np.arange(matrix.nnz, dtype=matrix.indices.dtype)
     product: np.ndarray = csr(matrix.data, each, matrix.indptr, shape) @ values
     return product
-
-
-def _named_rhs(
-    peers: Peers, source: SourceRows, choice: str
-) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """A right-hand side, its name in the file, and its solution where that is known."""
-    rows = source.rows
-    dtype = rows.matrix.dtype
-    if choice == ONES:
-        return ONES, np.ones(rows.matrix.shape[0], dtype=dtype), None
-    if choice == MANUFACTURED:
-        known = source.solutions.get(MANUFACTURED)
-        if known is None:
-            first, last = rows.offsets[peers.rank : peers.rank + 2].tolist()
-            known = exact_entries(first, last, dtype)
-        return MANUFACTURED, _times(peers, rows, known), known
-    return name_of_file(choice), _read_columns(peers, choice, rows, "--rhs"), None
 
 
 def _read_columns(peers: Peers, path: str, rows: LocalRows, option: str) -> np.ndarray:

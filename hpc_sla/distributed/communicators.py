@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from hpc_sla.distributed.node import place_on_node
 from hpc_sla.distributed.transport.serial import SerialComm
 from hpc_sla.errors import HpcSlaError
+from hpc_sla.messages.tags import EXCHANGES
 
 
 class SharedComm:
@@ -33,8 +34,7 @@ class SharedComm:
     def __init__(self, comm: Any, attached: bool) -> None:
         self.comm = comm
         self.node = place_on_node(comm)
-        # Never 0, the tag of ordinary messages.
-        self.exchanges: Iterator[int] = itertools.cycle(range(1, 1024))
+        self.exchanges: Iterator[int] = itertools.cycle(EXCHANGES)
         self.channels: Iterator[int] = itertools.count()
         self.groups: dict[tuple[str, ...], Any] = {}
         self._thinned: dict[int, Any] = {}

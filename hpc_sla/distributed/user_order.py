@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpc_sla.distributed.world import World
+from hpc_sla.messages.tags import USER_ORDER
 from hpc_sla.observe.heartbeat import beat
 from hpc_sla.partition.offsets import even_offsets
 
 _WINDOW_BYTES = 8 << 20
-_TAG = 1024
-"""Above those of sparse exchanges."""
-
 
 Runs = list[tuple[int, np.ndarray]]
 """Ranks, this one among them, ascending; with each, places in an array of this rank's."""
@@ -121,7 +119,7 @@ class UserOrder:
         """All of it, on rank 0; None elsewhere. **Collective.**"""
         comm, block = self._world.comm, self.to_home(owned)
         if comm.rank:
-            comm.Send(block, dest=0, tag=_TAG)
+            comm.Send(block, dest=0, tag=USER_ORDER)
             return None
         if comm.size == 1:
             return block
@@ -129,7 +127,7 @@ class UserOrder:
         full = np.empty((self._n, *owned.shape[1:]), dtype=owned.dtype)
         full[: len(block)] = block
         for rank in range(1, comm.size):
-            comm.Recv(full[cuts[rank] : cuts[rank + 1]], source=rank, tag=_TAG)
+            comm.Recv(full[cuts[rank] : cuts[rank + 1]], source=rank, tag=USER_ORDER)
             beat()
         return full
 
@@ -142,11 +140,11 @@ class UserOrder:
         if comm.rank == 0:
             assert full is not None
             for rank in range(1, comm.size):
-                comm.Send(full[cuts[rank] : cuts[rank + 1]], dest=rank, tag=_TAG)
+                comm.Send(full[cuts[rank] : cuts[rank + 1]], dest=rank, tag=USER_ORDER)
             block = full[: cuts[1]]
         else:
             block = np.empty((int(cuts[comm.rank + 1] - cuts[comm.rank]), *trailing), dtype=dtype)
-            comm.Recv(block, source=0, tag=_TAG)
+            comm.Recv(block, source=0, tag=USER_ORDER)
         return self.from_home(block)
 
     @cached_property
@@ -201,12 +199,12 @@ class UserOrder:
         try:
             buffers = [np.empty((len(p), *source.shape[1:]), dtype=source.dtype) for _, p in into]
             requests = [
-                comm.Irecv([buffer, len(buffer), row], source=r, tag=_TAG)
+                comm.Irecv([buffer, len(buffer), row], source=r, tag=USER_ORDER)
                 for (r, _), buffer in zip(into, buffers, strict=True)
             ]
             sent = [source[places] for _, places in out]
             requests += [
-                comm.Isend([values, len(values), row], dest=r, tag=_TAG)
+                comm.Isend([values, len(values), row], dest=r, tag=USER_ORDER)
                 for (r, _), values in zip(out, sent, strict=True)
             ]
             MPI.Request.Waitall(requests)

@@ -7,41 +7,6 @@ import numpy as np
 from hpc_sla.messages.peers import Peers
 
 
-def owners(offsets: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The rank of each number, where rank r has `offsets[r]` to `offsets[r + 1]`. Local."""
-    return np.searchsorted(offsets, ids, side="right") - 1
-
-
-def sent_to(peers: Peers, owner: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
-    """Rows of a table, each sent to its rank: what arrived here, and this rank's own first.
-
-    **Collective.** From each rank in the order in which they were, ranks ascending.
-
-    Parameters
-    ----------
-    owner : int array [m]
-    columns : int64 arrays [m]
-    """
-    if peers.size == 1:
-        return list(columns)
-    order = np.argsort(owner, kind="stable")
-    ranks, starts = np.unique(owner[order], return_index=True)
-    edges = np.append(starts, len(order))
-    messages = {}
-    mine = np.empty(0, dtype=np.int64)
-    for i, rank in enumerate(ranks):
-        rows = order[edges[i] : edges[i + 1]]
-        if rank == peers.rank:
-            mine = rows
-        else:
-            messages[int(rank)] = np.concatenate([column[rows] for column in columns])
-    arrived = [m.reshape(len(columns), -1) for m in peers.exchange(messages).values()]
-    return [
-        np.concatenate([column[mine], *(table[i] for table in arrived)])
-        for i, column in enumerate(columns)
-    ]
-
-
 class Fetch:
     """Who needs which values of whom. **Collective.**
 
@@ -50,12 +15,13 @@ class Fetch:
     peers : Peers
     offsets : int64 array [size + 1]
         Replicated: rank r owns numbers ``offsets[r]`` to ``offsets[r + 1] - 1``.
-    wanted : int64 array [m]
-        Per rank: ascending; its own may be among them.
+    wanted : int array [m]
+        Per rank: ascending, no two the same; its own may be among them.
     """
 
     def __init__(self, peers: Peers, offsets: np.ndarray, wanted: np.ndarray) -> None:
         self._peers = peers
+        wanted = wanted.astype(np.int64, copy=False)
         start = offsets[peers.rank]
         self._count = len(wanted)
         cuts = np.searchsorted(wanted, offsets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
+from itertools import cycle
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from hpc_sla.errors import HpcSlaError
 from hpc_sla.messages.sparse_exchange import sparse_exchange
+from hpc_sla.messages.tags import EXCHANGES
 from hpc_sla.messages.together import raise_together
 
 
@@ -30,7 +31,7 @@ class Peers:
         self.comm = comm.Dup() if comm.size > 1 else comm
         self.rank: int = comm.rank
         self.size: int = comm.size
-        self._tags = count(1)
+        self._tags = cycle(EXCHANGES)
 
     def __enter__(self) -> Peers:
         return self
@@ -47,7 +48,7 @@ class Peers:
 
     def tag(self) -> int:
         """The next messages' tag: no two calls that follow each other have the same."""
-        return next(self._tags) % 1024
+        return next(self._tags)
 
     @contextmanager
     def agree(self) -> Iterator[None]:
@@ -88,7 +89,7 @@ class Peers:
                 total[...] = 0
         return total
 
-    def on_root(self, array: np.ndarray) -> np.ndarray:
+    def gather(self, array: np.ndarray) -> np.ndarray:
         """What all ranks have, `[m]`, one after another, on rank 0; nothing on others."""
         if self.size == 1:
             return array
@@ -96,6 +97,16 @@ class Peers:
         self.comm.Gather(np.array([len(array)], dtype=np.int64), counts)
         whole = np.empty(int(counts.sum()) if self.rank == 0 else 0, dtype=array.dtype)
         self.comm.Gatherv(np.ascontiguousarray(array), [whole, counts])
+        return whole
+
+    def allgather(self, array: np.ndarray) -> np.ndarray:
+        """The same on every rank: for a few numbers a rank."""
+        if self.size == 1:
+            return array
+        counts = np.empty(self.size, dtype=np.int64)
+        self.comm.Allgather(np.array([len(array)], dtype=np.int64), counts)
+        whole = np.empty(int(counts.sum()), dtype=array.dtype)
+        self.comm.Allgatherv(np.ascontiguousarray(array), [whole, counts])
         return whole
 
     def _reduced(self, array: np.ndarray, how: str) -> np.ndarray:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+from zlib import crc32
 
 import numpy as np
 
+from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
 
 _CHUNK = 1 << 20
@@ -27,18 +29,9 @@ def on_root(peers: Peers, function: Callable[[], T]) -> T:
     return told
 
 
-def gathered(peers: Peers, array: np.ndarray) -> np.ndarray:
-    """What all ranks have, `[m]`, one after another, on every rank. **Collective.**
-
-    For a few numbers a rank.
-    """
-    if peers.size == 1:
-        return array
-    counts = np.empty(peers.size, dtype=np.int64)
-    peers.comm.Allgather(np.array([len(array)], dtype=np.int64), counts)
-    whole = np.empty(int(counts.sum()), dtype=array.dtype)
-    peers.comm.Allgatherv(np.ascontiguousarray(array), [whole, counts])
-    return whole
+def owners(offsets: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The rank of each number, int32, where rank r has ``offsets[r]:offsets[r+1]``. Local."""
+    return (np.searchsorted(offsets, numbers, side="right") - 1).astype(np.int32)
 
 
 def send_records(peers: Peers, dest: np.ndarray, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -56,9 +49,15 @@ def send_records(peers: Peers, dest: np.ndarray, arrays: Sequence[np.ndarray]) -
     -------
     list of array
         Per rank: what came here, by ascending rank that sent it, and in the order it had there.
+        On one rank the very arrays.
+
+    Raises
+    ------
+    TypeError
+        On a rank that is sent arrays of another kind than its own.
     """
     if peers.size == 1:
-        return [np.array(array) for array in arrays]
+        return list(arrays)
     # Most rows stay in order: sorting what is sorted already would cost a copy of everything.
     order = None
     if len(dest) and (dest[1:] < dest[:-1]).any():
@@ -66,19 +65,20 @@ def send_records(peers: Peers, dest: np.ndarray, arrays: Sequence[np.ndarray]) -
         dest = dest[order]
     ranks, starts = np.unique(dest, return_index=True)
     ends = [*starts[1:].tolist(), len(dest)][: len(ranks)]
+    kinds = crc32(repr([(array.dtype.str, array.shape[1:]) for array in arrays]).encode())
     messages: dict[int, np.ndarray] = {}
     own: list[np.ndarray] | None = None
     for rank, start, stop in zip(ranks.tolist(), starts.tolist(), ends, strict=True):
         where = slice(start, stop) if order is None else order[start:stop]
+        parts = [array[where] for array in arrays]
         if rank == peers.rank:
-            own = [array[where] for array in arrays]
+            own = parts
         else:
-            parts = [_words(array[where]) for array in arrays]
-            messages[rank] = np.concatenate([np.array([stop - start], dtype=np.int64), *parts])
+            messages[rank] = _packed(stop - start, kinds, parts)
     del order
     received = peers.exchange(messages)
     messages.clear()
-    arrived = {rank: _unpack(message, arrays) for rank, message in received.items()}
+    arrived = {rank: _unpacked(message, kinds, arrays) for rank, message in received.items()}
     if own is not None:
         arrived[peers.rank] = own
     return [
@@ -97,8 +97,8 @@ def look_up(
     peers : Peers
     offsets : int64 array [size + 1]
         Replicated: rank r has entries ``offsets[r]:offsets[r+1]``.
-    table : int64 or float64 array [n_local]
-        Per rank: its entries.
+    table : array [n_local]
+        Per rank: its entries, of one dtype on all ranks.
     numbers : int array [m]
         Per rank: any of all entries' numbers, repeats allowed.
 
@@ -117,15 +117,7 @@ def look_up(
         away.append(np.unique(some[~mine]).astype(np.int64, copy=False))
     asked = np.unique(np.concatenate(away))
     del away
-    owner = np.searchsorted(offsets, asked, side="right") - 1
-    ranks, starts = np.unique(owner, return_index=True)
-    parts = np.split(asked, starts[1:])
-    questions = {int(rank): part for rank, part in zip(ranks, parts, strict=False)}
-    answers = peers.exchange(
-        {rank: table[part - first] for rank, part in peers.exchange(questions).items()}
-    )
-    # Both in ascending order of ranks, hence of numbers.
-    known = np.concatenate([np.empty(0, dtype=np.int64), *answers.values()]).view(table.dtype)
+    known = Fetch(peers, offsets, asked)(table)
     for start in range(0, len(numbers) if len(asked) else 0, _CHUNK):
         some = numbers[start : start + _CHUNK]
         (there,) = np.nonzero((some < first) | (some >= last))
@@ -133,16 +125,25 @@ def look_up(
     return found
 
 
-def _words(array: np.ndarray) -> np.ndarray:
-    """Its bytes as int64, with zeros up to a whole number of them."""
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    words = np.zeros(-(-len(flat) // 8), dtype=np.int64)
-    words.view(np.uint8)[: len(flat)] = flat
-    return words
+def _packed(count: int, kinds: int, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of so many rows as int64, each padded to a whole number of them."""
+    lengths = [-(-part.nbytes // 8) for part in parts]
+    message = np.empty(2 + sum(lengths), dtype=np.int64)
+    message[:2] = count, kinds
+    place = 2
+    for part, length in zip(parts, lengths, strict=True):
+        room = message[place : place + length]
+        room[-1:] = 0
+        room.view(np.uint8)[: part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+        place += length
+    return message
 
 
-def _unpack(message: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]:
-    count, place = int(message[0]), 8
+def _unpacked(message: np.ndarray, kinds: int, like: Sequence[np.ndarray]) -> list[np.ndarray]:
+    count, place = int(message[0]), 16
+    if message[1] != kinds:
+        mine = ", ".join(f"{array.dtype} {array.shape[1:]}" for array in like)
+        raise TypeError(f"another rank's arrays are not of this rank's kinds: {mine}")
     raw = message.view(np.uint8)
     found = []
     for array in like:

@@ -40,6 +40,8 @@ def sparse_exchange(
     dict of rank to int64 array
         In ascending rank order. View as float64 where that was sent.
     """
+    if any(array.itemsize != 8 for array in messages.values()):
+        raise TypeError("messages are of int64 or float64")  # others would arrive as other numbers
     if comm.size == 1:
         own = {rank: np.array(array).view(np.int64) for rank, array in messages.items()}
         return own  # and MPI, which a World of one process may not have, stays out of it

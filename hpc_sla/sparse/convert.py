@@ -16,6 +16,7 @@ from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.csr import COUNTED, CsrPattern
 from hpc_sla.kernels.modes import entry
+from hpc_sla.messages.tags import TO_SCIPY
 from hpc_sla.partition.offsets import even_offsets
 from hpc_sla.sparse.home_rows import home_rows
 from hpc_sla.sparse.pattern import DistributedPattern
@@ -24,9 +25,6 @@ from hpc_sla.sparse.unknowns import Described, Unknowns
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
-
-_TAG = 1025
-"""Above those of sparse exchanges and of rows on their way to the user's order."""
 
 _LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 
@@ -198,7 +196,7 @@ class Conversions(Described, StoredMatrix):
         _, counts, columns, values = home_rows(A, self.held.plain)
         if comm.rank:
             for array in (counts, columns, values):
-                comm.Send(array, dest=0, tag=_TAG)
+                comm.Send(array, dest=0, tag=TO_SCIPY)
             return None
         import scipy.sparse as sp  # slow to load, and a solve does without it
 
@@ -206,11 +204,11 @@ class Conversions(Described, StoredMatrix):
         rows = np.diff(even_offsets(self.shape[0], comm.size))
         for rank in range(1, comm.size):
             counts = np.empty(int(rows[rank]), dtype=np.int64)
-            comm.Recv(counts, source=rank, tag=_TAG)
+            comm.Recv(counts, source=rank, tag=TO_SCIPY)
             columns = np.empty(int(counts.sum()), dtype=np.int64)
-            comm.Recv(columns, source=rank, tag=_TAG)
+            comm.Recv(columns, source=rank, tag=TO_SCIPY)
             slabs.append((counts, columns, np.empty(len(columns), dtype=values.dtype)))
-            comm.Recv(slabs[-1][2], source=rank, tag=_TAG)
+            comm.Recv(slabs[-1][2], source=rank, tag=TO_SCIPY)
         counts, columns, values = (np.concatenate(part) for part in zip(*slabs, strict=True))
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return sp.csr_array((values, columns, indptr), shape=self.shape)

@@ -17,7 +17,7 @@ import numpy as np
 
 from hpc_sla.errors import HpcSlaError, InputError
 from hpc_sla.storage.block_sums import check_block_sums
-from hpc_sla.storage.limits import check_fits
+from hpc_sla.storage.limits import DEFLATE_RATIO, check_fits
 
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 INDICES = (np.dtype(np.int64), np.dtype(np.int32))
@@ -27,8 +27,6 @@ CHUNK_BYTES = 1 << 20
 # A rank reads whole chunks, so a chunk must stay small beside a rank's share.
 _LARGEST_CHUNK = 64 << 20
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
-# DEFLATE cannot shrink data further than this (RFC 1951's bound is 1032).
-_DEFLATE_RATIO = 1100
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 DAMAGED = "Copy the file again, or write it again."
@@ -316,7 +314,7 @@ def _check_storage(item: h5py.Dataset, path: str, field: str) -> None:
         )
     declared = item.size * item.dtype.itemsize
     stored = item.id.get_storage_size()
-    held = stored * _DEFLATE_RATIO if _DEFLATE in filters else stored
+    held = stored * DEFLATE_RATIO if _DEFLATE in filters else stored
     if item.chunks is not None:
         chunks = math.prod(-(-n // c) for n, c in zip(item.shape, item.chunks, strict=True))
         # Without every chunk there, HDF5 would quietly hand out zeros.

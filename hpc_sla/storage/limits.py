@@ -15,6 +15,9 @@ from hpc_sla.errors import InputError
 
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
+DEFLATE_RATIO = 1100
+"""DEFLATE cannot shrink data further than this (RFC 1951's bound is 1032)."""
+
 
 @cache
 def machine_memory() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import gathered
+from hpc_sla.messages.records import send_records
 from hpc_sla.storage import attributes as attrs
 from hpc_sla.storage import checks
 from hpc_sla.storage.block_sums import block_rows
@@ -107,7 +107,7 @@ def write_matrix_slabs(
     if columns is not None:
         column_first = int(columns.offsets[peers.rank])
         owned_columns = len(columns.permutation)
-    counts = gathered(peers, np.array([matrix.nnz], dtype=np.int64))
+    counts = peers.allgather(np.array([matrix.nnz], dtype=np.int64))
     before, nnz = int(counts[: peers.rank].sum()), int(counts.sum())
     with peers.agree():
         vectors = vectors_of(file, (owned, owned_columns), matrix.dtype, rhs, solutions or {})
@@ -143,6 +143,7 @@ def write_matrix_slabs(
     with ParallelOutput(path, peers.comm, kinds) as output:
         for name, slab in slabs.items():
             output.write(name, slab.start, slab.values)
+            output.flush()  # what others write for this rank waits no longer than that
         output.finish(complete)
 
 
@@ -177,25 +178,15 @@ def _blocks(peers: Peers, slab: Slab) -> list[bytes]:
     n, dtype, values = slab.shape[0], slab.values.dtype, slab.values
     rows = block_rows(slab.shape, dtype) if n else 1
     start, stop = slab.start, slab.start + len(values)
-    starts = gathered(peers, np.array([start], dtype=np.int64))
+    starts = peers.allgather(np.array([start], dtype=np.int64))
     head = min(-(-start // rows) * rows, stop)
-    messages = {}
-    if head > start:
-        # The last rank that begins at or before the block's first row: those before it are empty.
-        owner = int(np.searchsorted(starts, start // rows * rows, side="right")) - 1
-        flat = np.ascontiguousarray(values[: head - start]).reshape(-1).view(np.uint8)
-        words = np.zeros(1 + -(-len(flat) // 8), dtype=np.int64)
-        words[0] = len(flat)
-        words[1:].view(np.uint8)[: len(flat)] = flat
-        messages[owner] = words
-    arrived = [
-        message[1:].view(np.uint8)[: int(message[0])].view(dtype)
-        for message in peers.exchange(messages).values()
-    ]
+    # The last rank that begins at or before the block's first row: those before it are empty.
+    owner = int(np.searchsorted(starts, start // rows * rows, side="right")) - 1
+    (behind,) = send_records(peers, np.full(head - start, owner), [values[: head - start]])
     found = []
     for first in range(head, stop, rows):
         parts = [values[first - start : first - start + rows]]
         if first + rows > stop:
-            parts += arrived
+            parts.append(behind)
         found.append(block_digest(parts, dtype))
     return found

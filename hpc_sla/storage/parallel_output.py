@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hpc_sla.errors import HpcSlaError, InputError
+from hpc_sla.messages.tags import OUTPUT
+from hpc_sla.messages.together import raise_together
 from hpc_sla.observe import log
 from hpc_sla.observe.heartbeat import beat
 from hpc_sla.storage.atomic import PendingFile
@@ -29,7 +31,6 @@ Datasets = Mapping[str, tuple[tuple[int, ...], Any]]
 Writers = Literal["ranks", "nodes"]
 
 _WINDOW_BYTES = 8 << 20
-_TAG = 1
 
 
 class ParallelOutput:
@@ -46,8 +47,8 @@ class ParallelOutput:
     path : path
         Replicated.
     comm : MPI.Comm or None
-        None, or one of a single rank: this process alone, without MPI. No other messages of tag 1
-        may be under way in it during `flush`.
+        None, or one of a single rank: this process alone, without MPI. Messages in it have the tag
+        `OUTPUT` of `hpc_sla.messages.tags`.
     datasets : dict of name to (shape, dtype)
         Replicated. Those whose rows ranks write; names may have groups in them. They lie in the
         file one row after another, little-endian.
@@ -220,20 +221,20 @@ class ParallelOutput:
     def _send_waiting(self) -> None:
         comm = self._comm
         heads = [(self._order.index(name), start, len(a)) for name, start, a in self._waiting]
-        comm.send(heads, dest=self._writer, tag=_TAG)
+        comm.send(heads, dest=self._writer, tag=OUTPUT)
         for _, _, array in self._waiting:
             for window in _windows(array):
-                comm.Send(window.reshape(-1).view(np.uint8), dest=self._writer, tag=_TAG)
+                comm.Send(window.reshape(-1).view(np.uint8), dest=self._writer, tag=OUTPUT)
         self._waiting.clear()
 
     def _receive(self, rank: int) -> None:
-        for number, start, rows in self._comm.recv(source=rank, tag=_TAG):
+        for number, start, rows in self._comm.recv(source=rank, tag=OUTPUT):
             name = self._order[number]
             shape, dtype = self._datasets[name]
             hollow = np.broadcast_to(np.zeros((), dtype=dtype), (rows, *shape[1:]))
             for part in _windows(hollow):
                 window = np.empty(part.shape, dtype=dtype)
-                self._comm.Recv(window.reshape(-1).view(np.uint8), source=rank, tag=_TAG)
+                self._comm.Recv(window.reshape(-1).view(np.uint8), source=rank, tag=OUTPUT)
                 if self._failure is None:
                     self._put(name, start, window)
                 start += len(window)
@@ -324,16 +325,8 @@ class ParallelOutput:
             if error is not None:
                 raise error
             return
-        size = self._comm.size
-        first = int(self._reduced(np.array([size if error is None else self._rank]), "MIN")[0])
-        if first == size:
-            return
-        mine = None if error is None else (type(error), str(error), vars(error))
-        kind, text, state = self._comm.bcast(mine, root=first)
-        raised = kind.__new__(kind)
-        Exception.__init__(raised, text if first == 0 else f"{text} [on rank {first}]")
-        vars(raised).update(state)
-        raise raised from error
+        if self._reduced(np.array([error is not None]), "MAX")[0]:
+            raise_together(self._comm, error)
 
     def _reduced(self, numbers: np.ndarray, how: str) -> np.ndarray:
         from mpi4py import MPI

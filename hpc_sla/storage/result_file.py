@@ -92,6 +92,8 @@ class ResultWriter:
             datasets[f"{MATRIX_GRADIENT}/indices"] = (entries,), np.int64
             datasets[f"{MATRIX_GRADIENT}/data"] = (entries,), dtype
         self._output = ParallelOutput(path, comm, datasets)
+        if matrix is not None and (comm is None or comm.rank == 0):
+            self.write_slab(f"{MATRIX_GRADIENT}/indptr", 0, np.zeros(1, dtype=np.int64))
 
     def write_slab(self, name: str, start: int, array: np.ndarray) -> None:
         """Put `array` at rows ``start:start + len(array)`` (user's order) of a vector. Local."""
@@ -115,8 +117,6 @@ class ResultWriter:
         columns, values : arrays [entries]
             The user's columns, ascending within a row, and the gradient there.
         """
-        if row == 0:
-            self.write_slab(f"{MATRIX_GRADIENT}/indptr", 0, np.zeros(1, dtype=np.int64))
         self.write_slab(f"{MATRIX_GRADIENT}/indptr", row + 1, entry + np.cumsum(counts))
         self.write_slab(f"{MATRIX_GRADIENT}/indices", entry, columns)
         self.write_slab(f"{MATRIX_GRADIENT}/data", entry, values)

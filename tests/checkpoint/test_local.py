@@ -163,3 +163,46 @@ def test_wrong_arguments(tmp_path):
         with pytest.raises(hs.InputError, match="not a number of checkpoints"):
             hs.Checkpoint("c.h5", local=tmp_path, copy_every=wrong)
     assert np.isfinite(hs.Checkpoint("c.h5", local=tmp_path).copy_every)
+
+
+def test_a_newer_shared_file_wins_over_an_older_set_of_more_iterations(world, folder):
+    """Somebody has started afresh, on nodes without these discs."""
+    job = Job(world, folder)
+    with pytest.raises(Interrupted):
+        checkpoint = hs.Checkpoint(job.shared, every="2iterations")
+        hs.solve(job.A, job.b, **CG, checkpoint=checkpoint, callback=interrupt(5))
+    assert everywhere(world, _iteration(job.shared) == 4)
+    at, (_, info) = job.resumed_at()
+    assert everywhere(world, at == 4) and info.converged
+
+
+def test_a_newer_set_wins_over_an_older_one_of_more_iterations(world, folder):
+    job = Job(world, folder)
+    with pytest.raises(Interrupted):
+        job.solve(interrupt(3), every="2iterations")
+    assert everywhere(world, sorted(_iteration(part) for part in job.parts())[0] == 2)
+    assert everywhere(world, _iteration(job.shared) == SHARED)
+    at, _ = job.resumed_at()
+    assert everywhere(world, at == 2)
+
+
+def test_what_is_saved_after_resuming_is_newer_whatever_the_clock_says(world, folder, monkeypatch):
+    job = Job(world, folder)
+    monkeypatch.setattr("time.time_ns", lambda: 10**9)  # of a node whose clock is behind
+
+    def callback(iteration, norm):
+        if iteration == LAST + 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        job.solve(callback, resume=True, every="2iterations")
+    at, _ = job.resumed_at()
+    assert everywhere(world, at == LAST + 2)
+
+
+def test_the_file_that_is_refused_is_the_one_that_is_named(world, folder):
+    job = Job(world, folder)
+    with pytest.raises(hs.InputError) as caught:
+        job.solve(A=2.0 * job.A, b=job.b, resume=True)
+    named = world.on_root(lambda: [str(part) for part in job.parts()])
+    assert everywhere(world, caught.value.field == "matrix" and caught.value.file in named)

@@ -6,7 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hpc_sla.cli.prepare import MANUFACTURED, ONES, load_source, write_partitioned
+from hpc_sla.cli.files import MANUFACTURED, ONES
+from hpc_sla.cli.prepare import load_source, write_partitioned
 from hpc_sla.storage.result_file import read_result
 from tests.cli.cases import CG, Outcome, run_cases
 

@@ -8,18 +8,13 @@ import scipy.sparse as sp
 
 from hpc_sla import problems
 from hpc_sla.errors import InputError
+from hpc_sla.messages.alone import Alone
 from hpc_sla.partition import order_by_part, partition, quality, reorder
 from hpc_sla.partition.blocks import node_pattern
 from hpc_sla.partition.parallel import METHODS, multilevel, partition_quality, partition_rows
 from tests.collective import everywhere
 
 pytestmark = pytest.mark.mpi
-
-
-class Alone:
-    """A communicator of one rank, without MPI."""
-
-    rank, size = 0, 1
 
 
 @pytest.fixture(autouse=True)

@@ -1,97 +1,31 @@
-"""Files read by many ranks give what one process reads, bit for bit, and the same messages."""
+"""Files read by many ranks give what one process reads, bit for bit."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import zipfile
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse as sp
 
-from hpc_sla.errors import InputError
-from hpc_sla.messages.peers import Peers
-from hpc_sla.partition.offsets import even_offsets
-from hpc_sla.storage import matrix_market_lines
-from hpc_sla.storage.importers import read_source, read_vector
-from hpc_sla.storage.parallel import market_lines
-from hpc_sla.storage.parallel.source import read_source_rows, read_vector_rows
 from tests.collective import everywhere
 from tests.storage.files import market, npy, random_content, random_square
-from tests.storage.test_bad_imports import BAD_MATRICES, BAD_VECTORS
 from tests.storage.test_other_formats import anndata, matlab73
 from tests.storage.test_petsc_binary import mat, vec
+from tests.storage.together import (
+    alone,
+    differences,
+    on_root,
+    repeated,
+    small_blocks,  # noqa: F401 - a fixture
+    together,
+)
 
 pytestmark = pytest.mark.mpi
-
-
-def cut_for(world):
-    return lambda shape, block_size=None: even_offsets(shape[0], world.size)
-
-
-def together(world, path):
-    """The whole on every rank: arrays of what `read_source` has in its fields."""
-    with Peers(world.comm) as peers:
-        mine = read_source_rows(peers, path, cut_for(world))
-    matrix = mine.rows.matrix
-    gathered = world.comm.allgather
-    counts = np.concatenate(gathered(np.diff(matrix.indptr)))
-    found = {
-        "counts": counts.astype(np.int64),
-        "indices": np.concatenate(gathered(matrix.indices)).astype(np.int64),
-        "data": np.concatenate(gathered(matrix.data)),
-        "shape": mine.rows.shape,
-        "block_size": mine.block_size,
-    }
-    for name in ("coordinates", "near_nullspace"):
-        part = getattr(mine, name)
-        found[name] = None if part is None else np.concatenate(gathered(part))
-    for group in ("rhs_by_name", "solution_by_name"):
-        for name, part in getattr(mine, group).items():
-            found[f"{group}/{name}"] = np.concatenate(gathered(part))
-    return found
-
-
-def alone(path):
-    whole = read_source(path)
-    return {
-        "counts": np.diff(whole.matrix.indptr).astype(np.int64),
-        "indices": whole.matrix.indices.astype(np.int64),
-        "data": whole.matrix.data,
-        "shape": whole.matrix.shape,
-        "block_size": whole.block_size,
-        "coordinates": whole.coordinates,
-        "near_nullspace": whole.near_nullspace,
-        **{f"rhs_by_name/{name}": b for name, b in whole.rhs_by_name.items()},
-        **{f"solution_by_name/{name}": x for name, x in whole.solution_by_name.items()},
-    }
-
-
-def differences(one, other):
-    """Names of what is not the same, to the last bit."""
-    if one.keys() != other.keys():
-        return [f"{sorted(one)} and {sorted(other)}"]
-    return [name for name in one if not _same(one[name], other[name])]
-
-
-def _same(one, other):
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
-    return one is other or one == other
-
-
-def on_root(world, make):
-    world.on_root(lambda: make() and None)
-
-
-def repeated(seed, shape, entries):
-    """Entries in no order, many of them given more than once."""
-    rng = np.random.default_rng(seed)
-    rows, cols = (rng.integers(0, n, entries) for n in shape)
-    return sp.coo_array((rng.standard_normal(entries), (rows, cols)), shape=shape)
 
 
 def a_market(kind, n=23):
@@ -128,17 +62,10 @@ KINDS = [
 ]
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of a few lines, so that a small file has many."""
-    monkeypatch.setattr(market_lines, "BLOCK", 100)
-    monkeypatch.setattr(market_lines, "_SCAN", 7)
-    monkeypatch.setattr(matrix_market_lines, "BLOCK", 100)
-
-
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("suffix", [".mtx", ".mtx.gz"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_matrix_market(world, folder, small_blocks, kind, suffix):
+def test_matrix_market(world, folder, kind, suffix):
     path = folder / f"m{suffix}"
     text = a_market(kind)
     on_root(world, lambda: path.write_bytes(gzip.compress(text) if suffix[4:] else text))
@@ -147,9 +74,8 @@ def test_matrix_market(world, folder, small_blocks, kind, suffix):
     assert len(found["data"]) > 20
 
 
-def test_matrix_market_that_is_rectangular_repeats_entries_and_has_no_last_newline(
-    world, folder, small_blocks
-):
+@pytest.mark.usefixtures("small_blocks")
+def test_matrix_market_that_is_rectangular_repeats_entries_and_has_no_last_newline(world, folder):
     path = folder / "m.mtx"
     coo = repeated(1, (9, 31), 400)
 
@@ -261,203 +187,58 @@ def test_fewer_rows_than_ranks(world, folder):
         assert everywhere(world, differences(together(world, path), alone(path)) == []), name
 
 
-# Vectors
-
-
-def rows_of_vector(world, path):
-    with Peers(world.comm) as peers:
-        mine = read_vector_rows(peers, path, cut_for(world))
-    return np.concatenate(world.comm.allgather(mine))
-
-
-@pytest.mark.parametrize("shape", [(23,), (23, 1), (23, 3), (0,), (2, 2)])
-@pytest.mark.parametrize("suffix", [".npy", "F.npy", ".mtx", ".mtx.gz", ".petsc", ".mat"])
-def test_vectors(world, folder, small_blocks, suffix, shape):
-    path = folder / f"b{suffix}"
-    values = np.random.default_rng(11).standard_normal(shape)
-    if (".mtx" in suffix and len(shape) == 1) or (suffix == ".mat" and not values.size):
-        return
-    if suffix == ".petsc":
-        values = values.reshape(-1)
-
-    def write():
-        if "npy" in suffix:
-            np.save(path, np.asfortranarray(values) if suffix[0] == "F" else values)
-        elif ".mtx" in suffix:
-            text = io.BytesIO()
-            scipy.io.mmwrite(text, values, precision=17)
-            content = text.getvalue()
-            path.write_bytes(gzip.compress(content) if suffix[4:] else content)
-        elif suffix == ".petsc":
-            path.write_bytes(vec(False, values))
-        else:
-            scipy.io.savemat(path, {"b": values.reshape(len(values), -1)})
-
-    on_root(world, write)
-    assert everywhere(world, _same(rows_of_vector(world, path), read_vector(path)))
-
-
-def test_a_vector_given_as_entries(world, folder):
-    path = folder / "b.mtx"
-    on_root(world, lambda: scipy.io.mmwrite(path, repeated(12, (20, 2), 300), precision=17))
-    assert everywhere(world, _same(rows_of_vector(world, path), read_vector(path)))
-
-
-# Damage
-
-
-def message(read):
-    try:
-        read()
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-def said_alike(world, one, other):
-    """What all ranks raise is one message, that of a process alone."""
-    found = message(one)
-    return everywhere(world, found and found == message(other)), found
-
-
-def test_bad_matrices(world, folder):
-    for case, (name, content, _) in BAD_MATRICES.items():
-        path = folder / name
-        on_root(world, lambda path=path, content=content: path.write_bytes(content))
-        good, found = said_alike(
-            world, lambda path=path: together(world, path), lambda path=path: read_source(path)
-        )
-        assert good, (case, found)
-
-
-def test_bad_vectors(world, folder):
-    for case, (name, content, _) in BAD_VECTORS.items():
-        path = folder / name
-        on_root(world, lambda path=path, content=content: path.write_bytes(content))
-        good, found = said_alike(
-            world,
-            lambda path=path: rows_of_vector(world, path),
-            lambda path=path: read_vector(path),
-        )
-        assert good, (case, found)
-
-
-def test_missing(world, folder):
-    for name in ("none.mtx", "none.npz", ".", "m.xyz"):
-        good, found = said_alike(
-            world,
-            lambda name=name: together(world, folder / name),
-            lambda name=name: read_source(folder / name),
-        )
-        assert good, found
-
-
-CHANGED = ["m.mtx", "m.mtx.gz", "m.npz", "s.npz", "m.petsc", "m.h5"]
-
-
-@pytest.mark.parametrize("name", CHANGED)
-def test_a_damaged_file_is_refused_or_is_what_one_process_reads(world, folder, name):
-    """Cut, and flipped: no damage gives ranks another matrix."""
-    path = folder / name
-    matrix = sp.csr_array(random_square(13, n=25))
-
-    def write():
-        if name == "m.petsc":
-            lengths = np.diff(matrix.indptr)
-            path.write_bytes(mat(False, 25, 25, matrix.nnz, lengths, matrix.indices, matrix.data))
-        elif name.endswith("npz"):
-            sp.save_npz(path, matrix, compressed=name[0] == "m")
-        elif name == "m.h5":
-            random_content(14).write(path)
-        else:
-            scipy.io.mmwrite(folder / "plain.mtx", matrix)
-            text = (folder / "plain.mtx").read_bytes()
-            path.write_bytes(gzip.compress(text) if name.endswith("gz") else text)
-
-    on_root(world, write)
-    content = path.read_bytes()
-    world.barrier()
-    rng = np.random.default_rng(15)
-    refused = 0
-    for trial in range(12):
-        damaged = bytearray(content)
-        if trial % 3 == 0:
-            del damaged[int(rng.integers(0, len(content))) :]
-        else:
-            damaged[int(rng.integers(0, len(content)))] ^= 1 << int(rng.integers(0, 8))
-        on_root(world, lambda damaged=damaged: path.write_bytes(damaged))
-        expected = message(lambda: read_source(path))
-        found: list = []
-        said = message(lambda found=found: found.append(together(world, path)))
-        if expected:
-            good = said == expected
-        else:
-            good = said == "" and differences(found[0], alone(path)) == []
-        refused += bool(expected)
-        assert everywhere(world, good), (trial, said, expected)
-    assert refused
-
-
-def test_ranks_find_damage_without_the_help_of_one_process(world, folder, monkeypatch):
-    """As in a file that is too large to be read by one."""
-    monkeypatch.setattr("hpc_sla.storage.parallel.source._READ_AGAIN", -1)
-    last = market("coordinate real general", "9 9 9\n" + "1 1 1\n" * 8 + "1 x 1")
-    path = folder / "m.mtx"
-    on_root(world, lambda: path.write_bytes(last))
-    found = message(lambda: together(world, path))
-    assert everywhere(world, "line 11" in found and "'x' is not a row" in found), found
-    both = market("coordinate real symmetric", "9 9 3\n2 1 1\n5 5 1\n1 2 1")
-    on_root(world, lambda: path.write_bytes(both))
-    found = message(lambda: together(world, path))
-    assert everywhere(world, "line 5" in found and "(1, 2)" in found), found
-
-    path = folder / "m.npz"
-
-    def flip():
-        sp.save_npz(path, random_square(16, n=40), compressed=False)
-        content = bytearray(path.read_bytes())
-        place = content.index(b"data.npy") + 200  # within the values
-        content[place] ^= 1
-        path.write_bytes(content)
-
-    on_root(world, flip)
-    found = message(lambda: together(world, path))
-    assert everywhere(world, "Bad CRC-32" in found), found
-
-    path = folder / "m.h5ad"
-    on_root(world, lambda: anndata(path, np.eye(9), indices=np.array([0, 1, 2, 3, 4, 5, 6, 7, 9])))
-    found = message(lambda: together(world, path))
-    assert everywhere(world, "indices must be" in found), found
-
-
-def test_a_value_that_is_not_finite_is_named_by_its_place_in_all(world, folder):
-    path = folder / "b.npy"
-    values = np.arange(30.0)
-    values[26] = np.inf
-    on_root(world, lambda: path.write_bytes(npy(values)))
-    found = message(lambda: rows_of_vector(world, path))
-    assert everywhere(world, "position 26" in found), found
-
-
-def test_a_permutation_that_repeats_a_row(world, folder):
-    path = folder / "m.h5"
-
-    def write():
-        random_content(17).write(path)
-        with h5py.File(path, "r+") as file:
-            rows = file["permutation"][:]
-            rows[3] = rows[30]
-            del file["permutation"]
-            file["permutation"] = rows
-
-    on_root(world, write)
-    found = message(lambda: together(world, path))
-    assert everywhere(world, "/permutation: repeats a row" in found), found
-
-
 def test_readers_leave_paths_alone(world, folder):
     """A path may be a Path, or text."""
     path = folder / "m.npz"
     on_root(world, lambda: sp.save_npz(path, random_square(18)))
     one, other = together(world, str(path)), together(world, Path(path))
     assert everywhere(world, differences(one, other) == [])
+
+
+def fortran(array):
+    """The same values, columns one after another, and a header that says so."""
+    stream = io.BytesIO()
+    about = {"descr": array.dtype.str, "fortran_order": True, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(stream, about)
+    return stream.getvalue() + array.tobytes(order="F")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("form", ["csr", "coo", "dia", "bsr"])
+def test_npz_whose_columns_come_one_after_another(world, folder, form, compression):
+    """Of one dimension an array is both. Blocks are more here than their pointers say."""
+    rng = np.random.default_rng(8)
+    values = rng.standard_normal((3, 26)) if form == "dia" else rng.standard_normal((70, 3, 2))
+    indptr = np.sort(rng.integers(0, 68, 9))
+    indptr[0] = 0
+    indices = rng.integers(0, 13, 70)
+    if form == "csr":
+        arrays = {"data": values.ravel(), "indices": rng.integers(0, 26, 420), "indptr": 6 * indptr}
+        made, shape = sp.csr_array, (8, 26)
+        expected = made((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
+    elif form == "coo":
+        coords = np.stack([rng.integers(0, 24, 420), rng.integers(0, 26, 420)])
+        arrays, shape = {"data": values.ravel(), "coords": coords}, (24, 26)
+        expected = sp.coo_array((values.ravel(), tuple(coords)), shape=shape)
+    elif form == "dia":
+        arrays, shape = {"data": values, "offsets": np.array([-7, 3, 0])}, (24, 26)
+        expected = sp.dia_array((values, arrays["offsets"]), shape=shape)
+    else:
+        arrays, shape = {"data": values, "indices": indices, "indptr": indptr}, (24, 26)
+        expected = sp.bsr_array((values, indices, indptr), shape=shape)
+    path = folder / "m.npz"
+
+    def write():
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr("format.npy", npy(np.array(form.encode())))
+            archive.writestr("shape.npy", fortran(np.array(shape)))
+            for name, array in arrays.items():
+                archive.writestr(f"{name}.npy", fortran(array))
+
+    on_root(world, write)
+    found = together(world, path)
+    assert everywhere(world, differences(found, alone(path)) == [])
+    whole = sp.csr_array(
+        (found["data"], found["indices"], np.append(0, np.cumsum(found["counts"]))), shape=shape
+    )
+    np.testing.assert_allclose(whole.toarray(), expected.toarray(), atol=1e-14)

@@ -12,9 +12,7 @@ from hpc_sla.distributed.transport.base import Channel, Neighbours, Pending
 from hpc_sla.distributed.transport.mpi_calls import calls_of, requests_of
 from hpc_sla.errors import HpcSlaError
 from hpc_sla.kernels.burst import Calls, Requests
-
-_FIRST_TAG = 1024
-_TAGS = 16384
+from hpc_sla.messages.tags import CHANNELS
 
 
 class MpiTransport:
@@ -52,7 +50,7 @@ class MpiTransport:
         self, send: Neighbours, recv: Neighbours, trailing: tuple[int, ...], dtype: torch.dtype
     ) -> Channel:
         # A tag a channel: two channels in flight at once must not take each other's messages.
-        tag = _FIRST_TAG + next(self._numbers) % _TAGS
+        tag = CHANNELS[next(self._numbers) % len(CHANNELS)]
         channel = MpiChannel(self._comm, self._device, send, recv, trailing, dtype, tag)
         self._channels.add(channel)
         return channel

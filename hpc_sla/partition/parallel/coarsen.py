@@ -13,8 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from hpc_sla.hashing import GOLDEN, mix
-from hpc_sla.messages.fetch import Fetch, owners, sent_to
+from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
+from hpc_sla.messages.records import owners, send_records
 from hpc_sla.partition.offsets import even_offsets
 from hpc_sla.partition.parallel.graph import DistributedGraph, assemble
 
@@ -81,7 +82,7 @@ def _contracted(
     rows = np.repeat(ids, np.diff(csr.indptr))
     sizes = np.bincount(local[:n], graph.sizes[:n], len(ids)).astype(np.int64)
     own = np.unique(local[:n])
-    where, what = sent_to(peers, owners(offsets, ids[own]), ids[own], sizes[own])
+    where, what = send_records(peers, owners(offsets, ids[own]), [ids[own], sizes[own]])
     start = int(offsets[peers.rank])
     mine = np.bincount(where - start, what, int(offsets[peers.rank + 1]) - start).astype(np.int64)
     return assemble(peers, offsets, rows, ids[csr.indices], csr.data, mine)
@@ -185,7 +186,7 @@ def _pair(
     peers: Peers = graph.peers
     mine, start = graph.ids[vertices], int(graph.offsets[peers.rank])
     table = meeting, mine, graph.sizes[vertices]
-    where, who, size = sent_to(peers, owners(offsets, meeting), *table)
+    where, who, size = send_records(peers, owners(offsets, meeting), table)
     order = np.lexsort((who, where))
     where, who, size = where[order], who[order], size[order]
     # The first with the second of each meeting, the third with the fourth.
@@ -194,5 +195,5 @@ def _pair(
     one = one[size[one] + size[one + 1] <= most]
     left, right = who[one], who[one + 1]
     back = np.concatenate([left, right]), np.concatenate([right, left])
-    whose, whom = sent_to(peers, owners(graph.offsets, back[0]), *back)
+    whose, whom = send_records(peers, owners(graph.offsets, back[0]), back)
     mates[whose - start] = whom

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpc_sla.messages.fetch import Fetch, owners, sent_to
+from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
+from hpc_sla.messages.records import owners, send_records
 
 
 @dataclass
@@ -80,7 +81,7 @@ def assemble(
     """
     import scipy.sparse as sp  # slow to load; ranks that only read do without
 
-    rows, columns, weights = sent_to(peers, owners(offsets, rows), rows, columns, weights)
+    rows, columns, weights = send_records(peers, owners(offsets, rows), [rows, columns, weights])
     start, stop = int(offsets[peers.rank]), int(offsets[peers.rank + 1])
     n = stop - start
     away = (columns < start) | (columns >= stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpc_sla.messages.alone import Alone
 from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
 from hpc_sla.partition.parallel.coarsen import Coarser
@@ -53,19 +54,13 @@ def multilevel(graph: DistributedGraph, shares: np.ndarray) -> np.ndarray:
     return part
 
 
-class _Alone:
-    """A communicator of rank 0 alone."""
-
-    rank, size = 0, 1
-
-
 def _cut(
     graph: DistributedGraph, shares: np.ndarray, allowed: np.ndarray, finest: bool
 ) -> np.ndarray:
     """Parts of a small graph, which rank 0 sees the whole of. **Collective.**"""
     peers, n = graph.peers, graph.n
     tails, heads = graph.ids[graph.tails()], graph.ids[graph.neighbours]
-    table = [peers.on_root(a) for a in (tails, heads, graph.weights, graph.sizes[:n])]
+    table = [peers.gather(a) for a in (tails, heads, graph.weights, graph.sizes[:n])]
     part = np.empty(graph.n_global, dtype=np.int32)
     if peers.rank == 0:
         tails, heads, weights, sizes = table
@@ -73,7 +68,7 @@ def _cut(
         starts = np.searchsorted(tails, np.arange(len(sizes) + 1))
         heads, weights = heads[order], weights[order]
         found = cut_whole(starts, heads, weights, sizes, shares)
-        alone, ends = Peers(_Alone()), np.array([0, len(sizes)])
+        alone, ends = Peers(Alone()), np.array([0, len(sizes)])
         halo = Fetch(alone, ends, np.empty(0, dtype=np.int64))
         ids = np.arange(len(sizes), dtype=np.int64)
         arcs = starts.astype(np.int64), heads.astype(np.int32), weights

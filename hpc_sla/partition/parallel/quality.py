@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hpc_sla.messages.fetch import Fetch, owners, sent_to
+from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
+from hpc_sla.messages.records import owners, send_records
 from hpc_sla.partition.offsets import even_offsets
 from hpc_sla.partition.quality import PartitionQuality
 
@@ -52,14 +53,16 @@ def partition_quality(
         rows, columns, mine, theirs = rows[cut], columns[cut], mine[cut], theirs[cut]
         # Each pair of rows once, at the owner of the first of them.
         low, high = _distinct(np.minimum(rows, columns), np.maximum(rows, columns))
-        low, high = _distinct(*sent_to(peers, owners(offsets, low), low, high))
+        low, high = _distinct(*send_records(peers, owners(offsets, low), [low, high]))
         # Each column once in each other part that wants it, at the owner of the column.
         halo_of, column = _distinct(mine, columns)
-        halo_of, column = _distinct(*sent_to(peers, owners(offsets, column), halo_of, column))
+        halo_of, column = _distinct(
+            *send_records(peers, owners(offsets, column), [halo_of, column])
+        )
         # Each pair of parts once, at the rank in whose run of the parts the first of them is.
         pair = _distinct(np.concatenate([mine, theirs]), np.concatenate([theirs, mine]))
         homes = even_offsets(parts, peers.size)
-        pair = _distinct(*sent_to(peers, owners(homes, pair[0]), *pair))
+        pair = _distinct(*send_records(peers, owners(homes, pair[0]), pair))
         table = [
             np.bincount(part, minlength=parts),
             np.bincount(part, weights=counts, minlength=parts),

@@ -9,8 +9,9 @@ from zlib import crc32
 import numpy as np
 
 from hpc_sla.errors import InputError
-from hpc_sla.messages.fetch import Fetch, owners, sent_to
+from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
+from hpc_sla.messages.records import owners, send_records
 from hpc_sla.partition.blocks import check_block_size
 from hpc_sla.partition.parallel.geometric import boxes, hilbert, runs
 from hpc_sla.partition.parallel.graph import of_pattern
@@ -160,7 +161,7 @@ def _node_sizes(
         cost = cost * 2.0 ** np.floor(np.log2(_FINE * sums[1] / sums[0]))
     whole = np.rint(cost).astype(np.int64)
     node_of_row = np.arange(first, last, dtype=np.int64) // block_size
-    where, what = sent_to(peers, owners(nodes, node_of_row), node_of_row, whole)
+    where, what = send_records(peers, owners(nodes, node_of_row), [node_of_row, whole])
     sizes = np.zeros(stop - start, dtype=np.int64)
     np.add.at(sizes, where - start, what)
     return sizes

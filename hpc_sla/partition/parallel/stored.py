@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import look_up, send_records
+from hpc_sla.messages.records import look_up, owners, send_records
 from hpc_sla.partition.blocks import node_pattern, spread_over_rows
 from hpc_sla.partition.offsets import even_offsets, offsets_for
 from hpc_sla.partition.reorder import closer_order
-from hpc_sla.storage.parallel.local_rows import LocalRows, csr, moved, owners
+from hpc_sla.storage.parallel.local_rows import LocalRows, csr, moved
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import gathered
 from hpc_sla.storage.importers import importing
-from hpc_sla.storage.parallel.local_rows import LocalRows, csr, from_triplets
+from hpc_sla.storage.parallel.local_rows import LocalRows, csr, even_runs, from_triplets
 
 Run = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -48,7 +47,7 @@ def compressed_columns(
     offsets: np.ndarray,
 ) -> LocalRows:
     """Rows of CSC arrays: each rank reads a run of columns first. **Collective.**"""
-    cuts = np.arange(peers.size + 1, dtype=np.int64) * n_cols // peers.size
+    cuts = even_runs(peers, n_cols)
     pointers, rows, values = compressed_run(peers, path, arrays, cuts, int(offsets[-1]))
     first = int(cuts[peers.rank])
     columns = np.repeat(np.arange(first, first + len(pointers) - 1), np.diff(pointers))
@@ -75,7 +74,7 @@ def compressed_run(
     items = cuts.copy()
     items[-1] += 1
     mine = pointers.part(items).astype(np.int64)
-    starts = gathered(peers, mine[:1])
+    starts = peers.allgather(mine[:1])
     # Ranks without a row begin where the next one does.
     filled = np.flatnonzero(np.diff(items))
     heads = starts[np.searchsorted(filled, np.arange(peers.size))]

@@ -23,7 +23,7 @@ from hpc_sla.storage.importers import ImportedMatrix, importing
 from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.numpy_files import real_dtype
 from hpc_sla.storage.parallel.compressed_arrays import compressed_columns, compressed_rows
-from hpc_sla.storage.parallel.local_rows import Cut, LocalRows, csr, moved
+from hpc_sla.storage.parallel.local_rows import Cut, LocalRows, csr, cut_rows, moved
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def read_hdf5_sparse_rows(peers: Peers, path: str, cut: Cut) -> LocalRows:
     try:
         with peers.agree(), importing(path):
             stored = stored_sparse(file, name)
-        offsets = cut(stored.shape, None)
+        offsets = cut_rows(peers, path, stored.shape, cut, None)
         with peers.agree(), importing(path):
             major = stored.shape[0 if stored.rows_first else 1]
             if stored.pointers.shape[0] != major + 1:
@@ -104,7 +104,7 @@ def read_own_rows(peers: Peers, path: str, cut: Cut) -> tuple[LocalRows, Importe
         file = MatrixFile(path)
     try:
         said = file.block_size if file.says_block_size else None
-        offsets = cut((file.n_rows, file.n_cols), said)
+        offsets = cut_rows(peers, path, (file.n_rows, file.n_cols), cut, said)
         first, last = int(offsets[peers.rank]), int(offsets[peers.rank + 1])
         with peers.agree(), importing(path):
             indptr, indices, data = file.read_rows(first, last)

@@ -10,7 +10,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import send_records
+from hpc_sla.messages.records import owners, send_records
+from hpc_sla.storage.importers import importing
+from hpc_sla.storage.limits import check_fits
 
 Triplets = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -51,9 +53,39 @@ def csr(values: np.ndarray, columns: np.ndarray, indptr: np.ndarray, shape: tupl
     return sp.csr_array(arrays, shape=shape)
 
 
-def owners(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The rank of each row, int32. Local."""
-    return (np.searchsorted(offsets, rows, side="right") - 1).astype(np.int32)
+def cut_rows(
+    peers: Peers,
+    path: str,
+    shape: tuple[int, ...],
+    cut: Callable[..., np.ndarray],
+    *said: Any,
+    width: int = 0,
+) -> np.ndarray:
+    """The offsets that `cut` gives of a shape which a file declares. **Collective.**
+
+    What a file declares costs its writer nothing, so a rank's rows must fit, each with a pointer,
+    or with `width` bytes where these are more.
+
+    Raises
+    ------
+    InputError
+        On every rank.
+    """
+    with peers.agree(), importing(path):
+        if max(shape, default=0) >= 2**63:
+            raise ValueError(f"it declares the shape {shape}")
+        offsets = cut(shape, *said)
+        mine = int(offsets[peers.rank + 1]) - int(offsets[peers.rank])
+        check_fits(mine * max(8, width), path)
+    return offsets
+
+
+def even_runs(peers: Peers, n: int) -> np.ndarray:
+    """Offsets of as even runs of n things as there are ranks, int64 [size + 1]. Replicated."""
+    # Divided first: n may be near the largest integer.
+    each, rest = divmod(n, peers.size)
+    ranks = np.arange(peers.size + 1, dtype=np.int64)
+    return each * ranks + rest * ranks // peers.size
 
 
 def from_triplets(
@@ -113,7 +145,9 @@ def moved(
     owner = owners(offsets, position)
     counts = np.diff(matrix.indptr).astype(np.int64)
     places, lengths, *rest = send_records(peers, owner, [position, counts, *others])
-    columns, values = send_records(peers, np.repeat(owner, counts), [matrix.indices, matrix.data])
+    # Not in their own type, which is that of what this rank has: some may be wider on others.
+    columns = matrix.indices.astype(np.int32 if matrix.shape[1] < 2**31 else np.int64, copy=False)
+    columns, values = send_records(peers, np.repeat(owner, counts), [columns, matrix.data])
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     shape = (len(places), matrix.shape[1])
     found = csr(values, columns, indptr, shape)

@@ -6,14 +6,14 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import scipy.io
 
 from hpc_sla.errors import InputError
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import gathered, on_root
+from hpc_sla.messages.records import on_root
 from hpc_sla.storage.compressed import open_bytes
 from hpc_sla.storage.importers import importing
 from hpc_sla.storage.limits import check_fits
@@ -64,34 +64,26 @@ def read_entries(peers: Peers, path: str) -> MarketEntries:
     """
     header, begin = on_root(peers, lambda: _header(path))
     copies = 1 if header.symmetry == "general" else 2
-    plain = begin is not None
-    found: list[tuple[np.ndarray, ...]] = []
-    counts: list[tuple[int, int]] = []
-    failed = 0
     with peers.agree(), importing(path):
         check_fits(24 * copies * header.entries // peers.size, path)
+    plain = begin is not None
+    read: Iterable[_Block] = _dealt_lines(path, peers.rank, peers.size)
+    if begin is not None:
+        read = _numbered(_own_lines(path, begin, peers.rank, peers.size), peers.rank)
+    found: list[tuple[np.ndarray, ...]] = []
+    counts: list[tuple[int, int]] = []
+    last = _Block(peers.rank if plain else 0, 0, b"")
+    error: InputError | None = None
     try:
         with importing(path):
-            if begin is not None:
-                blocks: Iterable[tuple[int, bytes]] = enumerate(
-                    _own_lines(path, begin, peers.rank, peers.size)
-                )
-            else:
-                blocks = _dealt_lines(path, peers.rank, peers.size)
-            for place, block in blocks:
-                parsed = parse_block(block, header, path, 0)
+            for last in read:
+                parsed = parse_block(last.text, header, path, last.before)
                 found.append(parsed)
-                counts.append((place, len(parsed[-1])))
-    except InputError:
-        failed = 1
-    if peers.sum(np.array([failed], dtype=np.int64))[0]:
-        # Which line of the file it is, and whether there is not another before it, one rank finds.
-        on_root(peers, lambda: look_through(path))
-        raise InputError(
-            "was read in another way the second time",
-            file=path,
-            remedy="See that nobody writes to it meanwhile.",
-        )
+                counts.append((last.place, len(parsed[-1])))
+    except InputError as caught:
+        error = caught
+    if peers.sum(np.array([error is not None], dtype=np.int64))[0]:
+        _raise_first(peers, path, header, plain, error, last)
     total = sum(count for _, count in counts)
     whole = int(peers.sum(np.array([total], dtype=np.int64))[0])
     with peers.agree():
@@ -139,18 +131,40 @@ def parse_block(
     return parsed.row.astype(np.int64), parsed.col.astype(np.int64), values
 
 
-def look_through(path: str) -> None:
-    """Raise what is wrong with the first line of a file that is; no more is held than a block."""
-    with importing(path), open_bytes(path) as stream:
-        header = read_header(stream, path)
-        lines, entries = header.lines, 0
-        for block in _whole_lines(stream):
-            entries += len(parse_block(block, header, path, lines)[2])
-            lines += block.count(b"\n")
-            if entries > header.entries:
-                break
-        if entries != header.entries:
-            raise miscounted(path, header.entries, entries)
+class _Block(NamedTuple):
+    """Whole lines: how far on in the file, and how many lines come before them.
+
+    Of blocks of a rank's own run the place is the rank's, and lines are counted in the run.
+    """
+
+    place: int
+    before: int
+    text: bytes
+
+
+def _raise_first(
+    peers: Peers,
+    path: str,
+    header: MarketHeader,
+    plain: bool,
+    error: InputError | None,
+    last: _Block,
+) -> None:
+    """Raise the first of the ranks' errors, by its place in the file. **Collective.**
+
+    `last` is the block that this rank has come to.
+    """
+    before = 0
+    if plain:
+        lines = last.before + last.text.count(b"\n")
+        before = header.lines + int(peers.before(np.array([lines], dtype=np.int64))[0])
+    place = 2**62 if error is None else last.place
+    first = -int(peers.max(np.array([-place], dtype=np.int64))[0])
+    with peers.agree(), importing(path):
+        if error is not None and place == first:
+            # Once more, to name the line by its number in the file.
+            parse_block(last.text, header, path, before + last.before)
+            raise error
 
 
 def _wrong_line(
@@ -216,13 +230,21 @@ def _whole_lines(stream: BinaryIO, n_bytes: int | None = None) -> Iterator[bytes
         yield rest
 
 
-def _dealt_lines(path: str, rank: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """Every size-th block of lines, and its number."""
+def _numbered(blocks: Iterable[bytes], place: int) -> Iterator[_Block]:
+    lines = 0
+    for block in blocks:
+        yield _Block(place, lines, block)
+        lines += block.count(b"\n")
+
+
+def _dealt_lines(path: str, rank: int, size: int) -> Iterator[_Block]:
+    """Every size-th block of lines."""
     with open_bytes(path) as stream:
-        read_header(stream, path)
+        lines = read_header(stream, path).lines
         for place, block in enumerate(_whole_lines(stream)):
             if place % size == rank:
-                yield place, block
+                yield _Block(place, lines, block)
+            lines += block.count(b"\n")
 
 
 def _dealt_numbers(peers: Peers, counts: list[tuple[int, int]]) -> np.ndarray:
@@ -231,7 +253,7 @@ def _dealt_numbers(peers: Peers, counts: list[tuple[int, int]]) -> np.ndarray:
     Ranks have so many entries of each block; blocks are few.
     """
     flat = np.array([part for count in counts for part in count], dtype=np.int64)
-    every = gathered(peers, flat).reshape(-1, 2)
+    every = peers.allgather(flat).reshape(-1, 2)
     entries = np.zeros(len(every), dtype=np.int64)
     entries[every[:, 0]] = every[:, 1]
     starts = np.concatenate([[0], np.cumsum(entries)])

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import send_records
+from hpc_sla.messages.records import owners, send_records
 from hpc_sla.storage.compressed import open_bytes
 from hpc_sla.storage.matrix_market import MarketHeader, both_triangles, on_diagonal
 from hpc_sla.storage.parallel.local_rows import (
@@ -15,8 +15,9 @@ from hpc_sla.storage.parallel.local_rows import (
     CutOfArray,
     LocalRows,
     Triplets,
+    cut_rows,
+    even_runs,
     from_triplets,
-    owners,
 )
 from hpc_sla.storage.parallel.market_lines import MarketEntries, read_entries
 from hpc_sla.storage.triangles import given_twice
@@ -26,7 +27,7 @@ def read_market_rows(peers: Peers, path: str, cut: Cut) -> LocalRows:
     """Rows of a sparse matrix in either form. **Collective.**"""
     found = read_entries(peers, path)
     rows, columns = found.header.sizes[:2]
-    offsets = cut((rows, columns), None)
+    offsets = cut_rows(peers, path, (rows, columns), cut, None)
     groups = _groups(peers, path, offsets, found)
     if found.header.form == "array":
         # Of dense ones SciPy keeps what is not 0.
@@ -41,8 +42,8 @@ def read_market_array(peers: Peers, path: str, cut: CutOfArray) -> np.ndarray:
     """
     found = read_entries(peers, path)
     rows, columns = found.header.sizes[:2]
-    with peers.agree():
-        offsets = cut((rows,) if columns == 1 else (rows, columns))
+    shape = (rows,) if columns == 1 else (rows, columns)
+    offsets = cut_rows(peers, path, shape, cut, width=8 * columns)
     first, last = int(offsets[peers.rank]), int(offsets[peers.rank + 1])
     dense = np.zeros((last - first, columns))
     for group in _groups(peers, path, offsets, found):
@@ -74,7 +75,7 @@ def _in_order(
     if path.lower().endswith(".mtx"):
         return arrays
     total = int(peers.sum(np.array([len(number)], dtype=np.int64))[0])
-    cuts = np.arange(peers.size + 1, dtype=np.int64) * total // peers.size
+    cuts = even_runs(peers, total)
     numbers, *arrived = send_records(peers, owners(cuts, number), [number, *arrays])
     order = np.argsort(numbers, kind="stable")
     return tuple(array[order] for array in arrived)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
@@ -12,16 +11,16 @@ from hpc_sla.messages.peers import Peers
 from hpc_sla.messages.records import on_root
 from hpc_sla.storage.importers import importing
 from hpc_sla.storage.limits import check_fits
-from hpc_sla.storage.numpy_files import check_header, real_dtype
+from hpc_sla.storage.numpy_files import NpyHeader, check_header, real_dtype
 from hpc_sla.storage.parallel.bytes_of_files import read_into
-from hpc_sla.storage.parallel.local_rows import CutOfArray
+from hpc_sla.storage.parallel.local_rows import CutOfArray, cut_rows
 
 
 def read_npy_rows(peers: Peers, path: str, cut: CutOfArray) -> np.ndarray:
     """Rows of an array in a .npy file. **Collective.**"""
     shape, fortran, dtype, place = on_root(peers, lambda: _npy(path))
+    offsets = cut_rows(peers, path, shape, cut)
     with peers.agree():
-        offsets = cut(shape)
         real = real_dtype(dtype, path)
     first, last = int(offsets[peers.rank]), int(offsets[peers.rank + 1])
     with peers.agree(), importing(path), open(path, "rb") as stream:
@@ -40,10 +39,9 @@ def read_npy_rows(peers: Peers, path: str, cut: CutOfArray) -> np.ndarray:
     return np.ascontiguousarray(found.astype(real, copy=False))
 
 
-def _npy(path: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def _npy(path: str) -> NpyHeader:
     with importing(path), open(path, "rb") as stream:
         if stream.read(4) == b"PK\x03\x04":
             raise InputError("is not a .npy file", file=path, remedy="Write it with numpy.save.")
         stream.seek(0)
-        shape, fortran, dtype = check_header(stream, os.fstat(stream.fileno()).st_size)
-        return shape, fortran, dtype, stream.tell()
+        return check_header(stream, os.fstat(stream.fileno()).st_size)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import gathered, on_root
+from hpc_sla.messages.records import on_root
 from hpc_sla.storage.complex_single import SeenPairs
 from hpc_sla.storage.importers import importing
+from hpc_sla.storage.limits import check_fits
 from hpc_sla.storage.parallel.bytes_of_files import read_into
-from hpc_sla.storage.parallel.local_rows import Cut, CutOfArray, LocalRows, csr
+from hpc_sla.storage.parallel.local_rows import Cut, CutOfArray, LocalRows, csr, cut_rows
 from hpc_sla.storage.petsc_binary import PetscLayout, complex_single, petsc_error, petsc_layout
 
 
@@ -26,8 +27,10 @@ class _Runs:
     def read(self, place: int, dtype: Any, first: int, last: int) -> np.ndarray:
         """Items `first` to `last` of the array that begins at `place`. **Collective.**"""
         kind = np.dtype(dtype)
-        found = np.empty(last - first, dtype=kind)
+        found = np.empty(0, dtype=kind)
         with self.peers.agree(), importing(self.path), open(self.path, "rb") as stream:
+            check_fits((last - first) * kind.itemsize, self.path)
+            found = np.empty(last - first, dtype=kind)
             stream.seek(place + first * kind.itemsize)
             read_into(stream, found)
         return found
@@ -48,13 +51,13 @@ def read_petsc_rows(peers: Peers, path: str, cut: Cut) -> tuple[LocalRows, np.nd
     layout = on_root(peers, lambda: _layout(path, True))
     assert layout.matrix is not None
     (m, n), entries, places = layout.matrix
-    offsets = cut((m, n), None)
+    offsets = cut_rows(peers, path, (m, n), cut, None)
     first, last = int(offsets[peers.rank]), int(offsets[peers.rank + 1])
     runs = _Runs(peers, path)
     lengths = runs.read(places[0], layout.integer, first, last).astype(np.int64)
     # A negative length, or sums that have gone past the largest integer.
     wrong = bool((lengths < 0).any()) or bool((lengths > entries).any())
-    sums = gathered(peers, np.array([-1 if wrong else lengths.sum()], dtype=np.int64))
+    sums = peers.allgather(np.array([-1 if wrong else lengths.sum()], dtype=np.int64))
     with peers.agree():
         if (sums < 0).any() or sum(sums.tolist()) != entries:
             raise petsc_error(path, "row lengths do not add up to the number of entries")
@@ -87,8 +90,7 @@ def read_petsc_vector_rows(peers: Peers, path: str, cut: CutOfArray) -> np.ndarr
     layout = on_root(peers, lambda: _layout(path, False))
     assert layout.vector is not None
     place, length = layout.vector
-    with peers.agree():
-        offsets = cut((length,))
+    offsets = cut_rows(peers, path, (length,), cut)
     first, last = int(offsets[peers.rank]), int(offsets[peers.rank + 1])
     return _Runs(peers, path).numbers(place, first, last, length)
 

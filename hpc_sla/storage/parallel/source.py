@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from hpc_sla.errors import InputError
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import on_root, send_records
+from hpc_sla.messages.records import on_root, owners, send_records
 from hpc_sla.storage.checks import check_finite
 from hpc_sla.storage.compressed import COMPRESSIONS
 from hpc_sla.storage.importers import (
@@ -27,11 +27,12 @@ from hpc_sla.storage.importers import (
 from hpc_sla.storage.numpy_files import real_dtype
 from hpc_sla.storage.parallel.compressed_arrays import entries_before
 from hpc_sla.storage.parallel.hdf5_ranges import is_own, read_hdf5_sparse_rows, read_own_rows
-from hpc_sla.storage.parallel.local_rows import Cut, CutOfArray, LocalRows, csr, owners
+from hpc_sla.storage.parallel.local_rows import Cut, CutOfArray, LocalRows, csr, cut_rows
 from hpc_sla.storage.parallel.market_ranges import read_market_array, read_market_rows
 from hpc_sla.storage.parallel.npy_ranges import read_npy_rows
 from hpc_sla.storage.parallel.npz_ranges import read_npz_rows
 from hpc_sla.storage.parallel.petsc_ranges import read_petsc_rows, read_petsc_vector_rows
+from hpc_sla.storage.parallel.same_file import same_file
 
 T = TypeVar("T")
 
@@ -149,7 +150,8 @@ def _or_as_alone(
     It has seen everything in its order, where a rank knows its own part only.
     """
     try:
-        return together()
+        with same_file(peers, path):
+            return together()
     except InputError:
         on_root(peers, lambda: _read_again(path, alone))
         raise
@@ -203,7 +205,7 @@ def _scattered(peers: Peers, path: str, cut: Cut) -> ImportedRows:
         rhs = {name: (b.dtype, b.shape[1:]) for name, b in whole.rhs_by_name.items()}
         about = whole.matrix.shape, whole.matrix.dtype, whole.matrix.indices.dtype, rhs
     (m, n), dtype, index_dtype, rhs = peers.comm.bcast(about)
-    offsets = cut((m, n), None)
+    offsets = cut_rows(peers, path, (m, n), cut, None)
     if whole is None:
         # No rows of its own: what it gets is all that it has.
         matrix = sp.csr_array((0, n), dtype=dtype)
@@ -229,8 +231,7 @@ def _scattered_vector(peers: Peers, path: str, cut: CutOfArray) -> np.ndarray:
         if peers.rank == 0:
             whole = read_vector(path)
     shape, dtype = peers.comm.bcast(None if whole is None else (whole.shape, whole.dtype))
-    with peers.agree():
-        offsets = cut(shape)
+    offsets = cut_rows(peers, path, shape, cut)
     mine = np.empty((0, *shape[1:]), dtype=dtype) if whole is None else whole
     (found,) = send_records(peers, owners(offsets, np.arange(len(mine))), [mine])
     return found
