@@ -111,6 +111,10 @@ class _Counted(MPI.Intracomm):
         COUNTS.made(MPI._handleof(request), None)
         return request
 
+    def Split(self, *args: Any, **options: Any) -> Any:
+        made = super().Split(*args, **options)  # which mpi4py does not make of our kind
+        return made if made == MPI.COMM_NULL else _Counted(made)
+
 
 for _name in (*REDUCTIONS, *OTHERS, *SENDS):
     setattr(_Counted, _name, _counting(_name, MPI.Intracomm))

@@ -112,8 +112,10 @@ def test_multigrid(counted, how):
     check(made, counts, model.cg(sends, iterations, cycle))
 
 
-@pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("how", AMG)
+@pytest.mark.parametrize(
+    ("how", "alone"),
+    [*((how, False) for how in AMG), ("on all ranks", True), ("one goes on", True)],
+)
 def test_setting_multigrid_up(counted, how, alone):
     """In good parts, and where all neighbours of a node are on other ranks."""
     from messages import aggregations

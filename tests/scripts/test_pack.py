@@ -26,9 +26,7 @@ print(json.dumps([sys.prefix, sys.base_prefix, files, importlib.util.find_spec("
 """
 
 
-def pack(
-    venv: Path, *arguments: object, script: Path = PACK
-) -> subprocess.CompletedProcess[str]:
+def pack(venv: Path, *arguments: object, script: Path = PACK) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(script), *map(str, arguments)],
         env={**os.environ, "HPC_SLA_VENV": str(venv)},
