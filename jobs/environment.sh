@@ -21,7 +21,11 @@ unpack_on_nodes() {
         echo "no $archive with its .sha256: run 'bash scripts/pack_environment.sh'" >&2
         return 1
     fi
-    newer=$(find "$jobs/../hpc_sla" -name '*.py' -newer "$archive" -print -quit 2> /dev/null || true)
+    # Sources, and what has been compiled of them: here, or where `pip install .` puts it.
+    newer=$({
+        find "$jobs/../hpc_sla" \( -name '*.py' -o -name '*.[ch]' -o -name '*.so' \) -newer "$archive" -print -quit
+        find "$environment"/lib/python*/site-packages/hpc_sla -name '*.so' -newer "$archive" -print -quit
+    } 2> /dev/null | head -n 1 || true)
     if [[ -n $newer ]]; then
         echo "$newer is newer than $archive: run 'bash scripts/pack_environment.sh' again" >&2
         return 1

@@ -44,9 +44,9 @@ mapfile -t facts < <("$python" -I -c '
 import os, sys, sysconfig
 print(os.path.realpath(sys._base_executable), os.path.realpath(sys.base_prefix), sep="\n")
 print(os.path.realpath(sysconfig.get_path("stdlib")), f"python{sys.version_info[0]}.{sys.version_info[1]}", sep="\n")
-print(os.path.relpath(sysconfig.get_path("purelib"), sys.prefix))')
-((${#facts[@]} == 5)) || die "$python does not start"
-interpreter=${facts[0]} base=${facts[1]} library=${facts[2]} name=${facts[3]} packages=${facts[4]}
+print(os.path.relpath(sysconfig.get_path("purelib"), sys.prefix), sysconfig.get_config_var("EXT_SUFFIX"), sep="\n")')
+((${#facts[@]} == 6)) || die "$python does not start"
+interpreter=${facts[0]} base=${facts[1]} library=${facts[2]} name=${facts[3]} packages=${facts[4]} suffix=${facts[5]}
 [[ $library == "$base"/* ]] || die "the standard library $library is not within $base"
 
 stage=$(mktemp -d "$(dirname "$archive")/.pack-XXXXXX")
@@ -80,6 +80,16 @@ copy "$VENV" "$root" --exclude="./$packages/pip" --exclude="./$packages/pip-*" -
 for link in python python3 "$name"; do ln -s "../base/bin/$name" "$root/bin/$link"; done
 [[ ! -L $VENV/lib64 ]] || ln -s lib "$root/lib64"
 copy "$ROOT/hpc_sla" "$root/$packages/hpc_sla" --exclude='*.[ch]'
+# The compiled loops lie in this clone, or after `pip install .` in the environment alone.
+compiled=hpc_sla/kernels/_native$suffix
+if [[ ! -e $ROOT/$compiled ]]; then
+    if [[ -e $VENV/$packages/$compiled ]]; then
+        cp "$VENV/$packages/$compiled" "$root/$packages/$compiled"
+    else
+        say "no $compiled, here or in $VENV/$packages: what runs from this archive does without the compiled loops, many" \
+            "times slower. scripts/setup.sh compiles them, where there is a C compiler."
+    fi
+fi
 # Scripts name their interpreter by its whole path: they find the one beside them from now on.
 for file in "$root"/bin/*; do
     if [[ -f $file && ! -L $file ]] && head -c 2 "$file" | grep -q '#!' && head -n 1 "$file" | grep -qF "$VENV/bin/python"; then

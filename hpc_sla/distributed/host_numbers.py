@@ -22,7 +22,7 @@ class HostNumbers:
     """What a `World` does with numbers that lie in no tensor.
 
     Each call is one message a rank and step of MPI's own trees, whatever the number of ranks;
-    `offsets` alone leaves a number of each rank on every one, and `stacked` what it is given.
+    `offsets` and `of_each` leave numbers of each rank on every one, and `stacked` what it is given.
 
     Attributes
     ----------
@@ -120,13 +120,30 @@ class HostNumbers:
             Replicated; the last is how many there are.
         """
         offsets = np.zeros(self.size + 1, dtype=np.int64)
-        offsets[1:] = _kept(self, count)
-        if self.size > 1:
-            beat()
-            counts = np.empty(self.size, dtype=np.int64)
-            self.comm.Allgather(np.array([count], dtype=np.int64), counts)
-            np.cumsum(counts, out=offsets[1:])
+        np.cumsum(self.of_each(np.array([count], dtype=np.int64)), out=offsets[1:])
         return offsets
+
+    @entry
+    def of_each(self, numbers: np.ndarray) -> np.ndarray:
+        """What each rank has of some numbers. **Collective.**
+
+        Parameters
+        ----------
+        numbers : float64 or int64 array [m]
+            Per rank, of the same m and dtype on every rank.
+
+        Returns
+        -------
+        array [size, m]
+            Replicated.
+        """
+        beat()
+        found = np.empty((self.size, len(numbers)), dtype=numbers.dtype)
+        if self.size == 1:
+            found[0] = _kept(self, numbers)
+        else:
+            self.comm.Allgather(numbers, found)
+        return found
 
     @entry
     def stacked(self, rows: np.ndarray) -> np.ndarray:

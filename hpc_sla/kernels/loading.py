@@ -11,12 +11,17 @@ from __future__ import annotations
 import inspect
 import platform
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 _WHOSE = "torch._library.utils", "torch.library"
 """The modules whose questions are answered from what is in memory."""
+
+_lock = threading.Lock()
+_open: list[Callable[[], None]] = []
+"""What puts all back, once for each block that some thread is in: the last to leave does it."""
 
 
 @contextmanager
@@ -25,8 +30,21 @@ def few_looks_at_files() -> Iterator[None]:
 
     The answers are those they would have got, but for a text that torch does not read and, where
     `platform.processor()` would have to start a program, the machine's type in its place. Whoever
-    else asks `inspect` is answered by it; afterwards all is as it was.
+    else asks `inspect` is answered by it; once no thread is in such a block all is as it was.
     """
+    with _lock:
+        _open.append(_open[0] if _open else _exchanged())
+    try:
+        yield
+    finally:
+        with _lock:
+            put_back = _open.pop()
+            if not _open:
+                put_back()
+
+
+def _exchanged() -> Callable[[], None]:
+    """Exchange the functions that are asked; what puts them back."""
     asked: Any = inspect  # whose functions are exchanged
     frame_info, module_of = asked.getframeinfo, asked.getmodule
 
@@ -46,16 +64,17 @@ def few_looks_at_files() -> Iterator[None]:
     asked_before = "processor" in about
     about.setdefault("processor", platform.machine())
     asked.getframeinfo, asked.getmodule = quick_frame_info, quick_module_of
-    try:
-        yield
-    finally:
-        # Another thread may have been in such a block too, and have begun before this one.
+
+    def put_back() -> None:
+        # Somebody else may have exchanged them meanwhile.
         if asked.getframeinfo is quick_frame_info:
             asked.getframeinfo = frame_info
         if asked.getmodule is quick_module_of:
             asked.getmodule = module_of
         if not asked_before:
             about.pop("processor", None)
+
+    return put_back
 
 
 def frame_info_without_text(frame: Any) -> inspect.Traceback:

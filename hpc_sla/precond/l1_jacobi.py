@@ -25,9 +25,10 @@ class L1Jacobi(Jacobi):
         diagonal = A.diagonal().detach()
         pattern = A.pattern
         if pattern.halo.nnz:
-            there = pattern.halo_values(A.values.detach()).abs()
+            held = A.held
+            there = pattern.halo_values(held.plain) if held.written else held.halo
             sums = diagonal.new_empty(pattern.halo.n_rows)
-            pattern.halo.matmul(there, diagonal.new_ones(pattern.plan.n_halo), sums)
+            pattern.halo.matmul(there.abs(), diagonal.new_ones(pattern.plan.n_halo), sums)
             away = torch.zeros_like(diagonal).index_add_(0, pattern.boundary, sums)
             diagonal = diagonal + torch.where(diagonal < 0, -away, away)
         self.inverse = inverse_diagonal(diagonal)

@@ -124,6 +124,12 @@ class Values:
             return self.plain * factor
         return Values.of_sliced(self.sliced.mapped(lambda v: v * factor), self._halo * factor)
 
+    def magnitudes(self) -> torch.Tensor | Values:
+        """Without their signs, in slices or a tensor as they are. Local."""
+        if self.sliced is None:
+            return self.plain.abs()
+        return Values.of_sliced(self.sliced.mapped(torch.abs), self._halo.abs())
+
     def _written(self) -> torch.Tensor:
         if self.sliced is not None:
             owned = self.sliced.values()

@@ -54,6 +54,12 @@ class Traffic:
         self.bytes["message"] += times * sends.total * columns * width
         return self
 
+    def ask(self, ranks: Sequence[int]) -> Traffic:
+        """A sparse exchange with messages to these ranks, of any length."""
+        self.calls["Ibarrier"] += 1
+        self.calls["Issend"] += len(ranks)
+        return self
+
     def __iadd__(self, other: Traffic) -> Traffic:
         self.calls.update(other.calls)
         self.bytes.update(other.bytes)
@@ -125,6 +131,8 @@ def _cycle(steps: int) -> Traffic:
 def v_cycle(levels: Sequence[Any], width: int) -> Traffic:
     """One cycle. Smoothing takes a product a step, but the first, which is from zero.
 
+    To a level on fewer ranks vectors go in the messages of the transfer.
+
     Parameters
     ----------
     levels : sequence of MultigridLevel
@@ -135,74 +143,78 @@ def v_cycle(levels: Sequence[Any], width: int) -> Traffic:
     made = Traffic()
     for level in levels:
         if level.direct is not None:
-            made.reduce(level.layout.n_global, width=width)
+            if level.layout.world.size > 1:
+                made.reduce(level.layout.n_global, width=width)
         elif level.transfer is not None:
             steps, plan = len(level.steps.coefficients), level.transfer.plan
             sends = level.operator.pattern.plan.sends
             made.exchange(sends, 2 * steps, width=width)  # with the residual between them
             made.exchange(plan.receives, width=width).exchange(plan.sends, width=width)
-            if level.shrink is not None:
-                made += _to_fewer(level, width)
         else:
             steps = len(level.steps.coefficients)
             made.exchange(level.operator.pattern.plan.sends, steps - 1, width=width)
     return made
 
 
-def _to_fewer(level: Any, width: int) -> Traffic:
-    """A vector to the ranks that go on, and one back."""
-    made = Traffic()
-    like = next(iter(level.shrink._channels))
-    for channel in level.shrink._channels[like]:
-        size = channel.send_buffer.numel()
-        made.calls["message"] += sum(
-            1 for request in channel._requests[_receives(channel) :] if request is not None
-        )
-        made.bytes["message"] += size * width
-    return made
+def set_up(hierarchy: Any, rounds: Sequence[Sequence[int]], width: int) -> Traffic:
+    """Multigrid's, of a symmetric matrix of one unknown a point, with communicators made before.
 
-
-def _receives(channel: Any) -> int:
-    """How many of a channel's requests receive: they come first."""
-    return len(channel._requests) - len(channel.send_ranks)
-
-
-def set_up(
-    levels: Sequence[Any],
-    asked: int,
-    width: int,
-    entries: int,
-) -> Traffic:
-    """Multigrid's, of a matrix of one unknown a point, on levels that all ranks take part in.
-
-    Not the bytes of what travels once (rows of A and P, which depend on the coefficients).
+    Not the bytes of "Issend": rows of A, of P and of their product, which follow from values.
 
     Parameters
     ----------
-    levels : sequence of MultigridLevel
-    asked : int
-        Messages of this rank's sparse exchanges.
+    hierarchy : Hierarchy
+        This rank's part of it.
+    rounds : sequence of sequence of int
+        As `messages.aggregations` notes them, of the levels that this rank takes part in.
     width : int
         Bytes of a number of the cycle.
-    entries : int
-        Bytes of this rank's rows of the coarsest matrix, dense.
     """
-    coarser = len(levels) - 1
-    made = Traffic().agree().number(8).call("bcast", 0)
-    # Of each level: its size, and the largest eigenvalue by eight steps of the power method.
-    for level in levels:
-        made.number().reduce(1, 17, width)
-        made.exchange(level.operator.pattern.plan.sends, 8, width=width)
-    # To each coarser one: aggregates counted and numbered, a product agreed on before each half.
-    for _ in range(coarser):
-        made.agree(3).number(3).call("Allgather", 1)
-    for level in levels[:-1]:
-        made.exchange(level.operator.pattern.plan.sends, 2)
-    made.calls["Ibarrier"] += 1 + 4 * coarser
-    made.calls["Issend"] += asked
-    made.call("Allgather", 1)
-    made.calls["Allgatherv"] += 1
-    made.bytes["Allgatherv"] += entries
+    finest = hierarchy.levels[0].operator.pattern
+    # Rows of their own, twice; symmetry; the size and the sign; units, twice; the nullspace's size.
+    made = Traffic().agree().number(8).ask(finest.plan.receives.ranks)
+    for depth, level in enumerate(hierarchy.levels):
+        if level.layout.world.size > 1:
+            tried = rounds[depth] if depth < len(rounds) else ()
+            made += _one_level(hierarchy, depth, tried, width)
+    # What its levels are like, to ranks that are not in all of them.
+    return made.agree().reduce(4 * (len(hierarchy.summaries) + 1))
+
+
+def _one_level(hierarchy: Any, depth: int, rounds: Sequence[int], width: int) -> Traffic:
+    """The largest eigenvalue, the aggregates and the next matrix; or the inverse."""
+    level = hierarchy.levels[depth]
+    sends, steps = level.operator.pattern.plan.sends, min(8, level.layout.n_global)
+    made = Traffic().reduce(1, 2 * steps + 1, width).exchange(sends, steps, width=width)
+    for looked in rounds:
+        made.agree().exchange(sends).number().call("Allgather", 1)
+        if looked:  # nodes whose strong neighbours are all on other ranks
+            made.exchange(sends, 2 + 2 * looked).number(looked + 1)
+    if depth < len(hierarchy._kept):
+        made += _next_level(hierarchy, depth, sends)
+    if level.direct is not None:
+        n, whole = level.layout.n_owned, level.layout.n_global
+        made.call("Allgather", 1).call("Allgatherv", n * whole)
+    return made
+
+
+def _next_level(hierarchy: Any, depth: int, sends: Neighbours) -> Traffic:
+    """The prolongator, the product, and where that goes on."""
+    kept, world = hierarchy._kept[depth], hierarchy.levels[depth].layout.world
+    move, coarse = kept.move, kept.coarse
+    home = kept.transfer.plan if move is None else kept.plan
+    made = Traffic().number().exchange(sends, width=4)  # the halo's aggregates
+    made.ask(home.receives.ranks).ask(sends.ranks)  # P's plan, its rows
+    made.agree(2).ask(home.receives.ranks)  # the product's rows go home
+    made.ask(coarse.plan.receives.ranks).reduce(2)
+    if coarse.layout.n_global > hierarchy._options.coarse_size:
+        made.call("Allgather", 4)
+    if move is not None:
+        parts = [rank for rank, _ in move._parts(move.among_all) if rank != world.rank]
+        made.ask(parts).ask(kept.transfer.plan.receives.ranks)
+        if move.world is not None and move.world.size > 1:
+            below = hierarchy.levels[depth + 1].operator.pattern.plan
+            made.agree().ask(below.receives.ranks).reduce(2)
     return made
 
 
@@ -222,9 +234,7 @@ def eigsh(sends: Neighbours, iterations: int, k: int, m: int) -> Traffic:
     # At the end all is computed afresh: [X | P], X, |A||X|, and the norms, safe from overflow.
     made.exchange(sends, 1, 2 * m).exchange(sends, 2, m)
     made.reduce(2 * m * m).reduce(2 * m).reduce(2 * m).reduce(2 * m).reduce(m).reduce(k)
-    made.calls["Ibarrier"] += 1  # whether A is symmetric
-    made.calls["Issend"] += len(sends.ranks)
-    return made
+    return made.ask(sends.ranks)  # whether A is symmetric
 
 
 def newton(sends: Neighbours, evaluations: int, products: int, inner: Sequence[int]) -> Traffic:

@@ -18,6 +18,8 @@ from mpi4py import MPI
 
 from hpc_sla.distributed.transport import mpi as transport
 from hpc_sla.kernels.burst import Calls
+from hpc_sla.precond.amg import aggregation, hierarchy
+from hpc_sla.precond.amg.hierarchy import Hierarchy
 
 REDUCTIONS = ("Allreduce", "Iallreduce", "Allgather")
 OTHERS = (
@@ -109,6 +111,10 @@ class _Counted(MPI.Intracomm):
         COUNTS.made(MPI._handleof(request), None)
         return request
 
+    def Split(self, *args: Any, **options: Any) -> Any:
+        made = super().Split(*args, **options)  # which mpi4py does not make of our kind
+        return made if made == MPI.COMM_NULL else _Counted(made)
+
 
 for _name in (*REDUCTIONS, *OTHERS, *SENDS):
     setattr(_Counted, _name, _counting(_name, MPI.Intracomm))
@@ -141,6 +147,43 @@ def counted(comm: MPI.Intracomm = MPI.COMM_WORLD) -> Iterator[MPI.Intracomm]:
     finally:
         own.Free()
         channel.start, transport.calls_of = start, calls_of  # type: ignore[method-assign]
+
+
+@contextmanager
+def aggregations() -> Iterator[list[list[int]]]:
+    """How often multigrid's set-up looks for aggregates, within the block: it follows from values.
+
+    By levels, and by the thresholds that are tried there: the rounds in which nodes whose strong
+    neighbours are all on other ranks look for an aggregate, 0 where there are none.
+    """
+    found: list[list[int]] = []
+    exchanges = 0
+    by_level, aggregate, exchange = Hierarchy._aggregate, hierarchy.aggregate, aggregation._exchange
+
+    def of_level(self: Any, *args: Any) -> Any:
+        found.append([])
+        return by_level(self, *args)
+
+    def of_threshold(*args: Any) -> Any:
+        nonlocal exchanges
+        exchanges = 0
+        made = aggregate(*args)
+        found[-1].append(max(0, (exchanges - 2) // 2))  # two a round, one before and one after
+        return made
+
+    def exchanged(*args: Any) -> Any:
+        nonlocal exchanges
+        exchanges += 1
+        return exchange(*args)
+
+    changed: Any = (Hierarchy, "_aggregate"), (hierarchy, "aggregate"), (aggregation, "_exchange")
+    for (where, name), what in zip(changed, (of_level, of_threshold, exchanged), strict=True):
+        setattr(where, name, what)
+    try:
+        yield found
+    finally:
+        for (where, name), what in zip(changed, (by_level, aggregate, exchange), strict=True):
+            setattr(where, name, what)
 
 
 def _count_calls(calls: Calls, width: int) -> None:

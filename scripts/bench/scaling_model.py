@@ -234,7 +234,7 @@ def measured() -> dict[str, float]:
 def held() -> bool:
     """Count each method's messages and hold them to the model, on every rank. **Collective.**"""
     import torch
-    from messages import COUNTS, counted
+    from messages import COUNTS, aggregations, counted
 
     import hpc_sla as hs
     from hpc_sla import problems
@@ -276,19 +276,21 @@ def held() -> bool:
             COUNTS.reset()
             _, info = solver.solve(b)
             compare(method, formula(info.iterations))
-        solver = hs.LinearSolver(A, method="cg", precond="amg", rtol=1e-8)
-        COUNTS.reset()
-        solver.set_up()
-        asked, levels = COUNTS.calls["Issend"], solver.precond._cycle.levels
-        # Where levels go to fewer ranks, what these do among themselves is not of this formula.
-        if world.all(all(level.shrink is None for level in levels)):
-            entries = levels[-1].layout.n_owned * levels[-1].layout.n_global * model.REAL
-            expected = model.set_up(levels, asked, 4, entries)
-            compare("amg set-up", expected, ("Issend", "message"))
-        solver.solve(b)
-        COUNTS.reset()
-        _, info = solver.solve(b)
-        compare("cg and V-cycle", model.cg(sends, info.iterations, model.v_cycle(levels, 4)))
+        # Levels on all ranks, and on one from the second on.
+        for options in ("coarse_size=30", "coarse_size=30,rows_per_rank=1000"):
+            solver = hs.LinearSolver(A, method="cg", precond=f"amg:{options}", rtol=1e-8)
+            solver.solve(b)  # communicators are made once
+            solver = hs.LinearSolver(A, method="cg", precond=f"amg:{options}", rtol=1e-8)
+            COUNTS.reset()
+            with aggregations() as rounds:
+                solver.set_up()
+            expected = model.set_up(solver.precond.hierarchy, rounds, 4)
+            compare("amg set-up", expected, ("Issend",))
+            solver.solve(b)
+            COUNTS.reset()
+            _, info = solver.solve(b)
+            cycle = model.v_cycle(solver.precond.hierarchy.levels, 4)
+            compare("cg and V-cycle", model.cg(sends, info.iterations, cycle))
         _, _, info = hs.eigsh(A, k=4, precond="jacobi", tol=1e-14, max_iterations=6)
         compare("eigsh", model.eigsh(sends, 6, 4, 6), ("Issend",))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from hpc_sla import problems
 from hpc_sla.linear.bursts import CompiledSteps
 from hpc_sla.linear.cg import CG
 from tests.launch import REPOSITORY
+from tests.precond.amg.systems import poisson
 
 pytestmark = [pytest.mark.mpi, pytest.mark.several]  # one rank sends nothing
 
@@ -86,15 +88,50 @@ def test_gmres(counted, restart):
     check(made, counts, model.gmres(sends, iterations, restart))
 
 
-def cycle_of(solver):
-    return solver.precond._cycle.levels
+AMG = {
+    "on all ranks": "amg:coarse_size=30",
+    "one goes on": "amg:coarse_size=30,rows_per_rank=1000",
+    "two of four go on": "amg:coarse_size=30,rows_per_rank=30",
+}
 
 
-def test_multigrid(counted):
+def hierarchy_of(solver, how):
+    """Of several levels, and with one on fewer ranks where that is so."""
+    made, ranks = solver.precond.hierarchy, solver.A.world.size
+    assert len(made.summaries) > 2
+    if how == "one goes on" or (how == "two of four go on" and ranks == 4):
+        assert made.summaries[1].ranks < ranks
+    return made
+
+
+@pytest.mark.parametrize("how", AMG)
+def test_multigrid(counted, how):
     made, counts = counted
-    iterations, sends, solver = solved(made, counts, "cg", "amg")
-    cycle = model.v_cycle(cycle_of(solver), 4)
+    iterations, sends, solver = solved(made, counts, "cg", AMG[how])
+    cycle = model.v_cycle(hierarchy_of(solver, how).levels, 4)
     check(made, counts, model.cg(sends, iterations, cycle))
+
+
+@pytest.mark.parametrize(
+    ("how", "alone"),
+    [*((how, False) for how in AMG), ("on all ranks", True), ("one goes on", True)],
+)
+def test_setting_multigrid_up(counted, how, alone):
+    """In good parts, and where all neighbours of a node are on other ranks."""
+    from messages import aggregations
+
+    made, counts = counted
+    partition = np.indices((20, 20)).sum(axis=0).ravel() % made.size if alone else "metis"
+    matrix = poisson(20) if made.rank == 0 else None
+    A = hs.DSparseMatrix.from_scipy(matrix, made, partition=partition)
+    hs.LinearSolver(A, "cg", AMG[how]).set_up()  # communicators are made once
+    solver = hs.LinearSolver(A, "cg", AMG[how])
+    counts.reset()
+    with aggregations() as rounds:
+        solver.set_up()
+    found = hierarchy_of(solver, how)
+    assert bool(rounds[0][0]) is alone
+    check(made, counts, model.set_up(found, rounds, 4), without=["Issend"])
 
 
 def test_eigenpairs(counted):

@@ -35,6 +35,13 @@ def test_on_root_gives_everyone_roots_value_and_error(world):
         world.on_root(lambda: (_ for _ in ()).throw(hs.InputError("only root")))
 
 
+def test_numbers_of_each_rank_are_known_on_all(world):
+    for dtype in (np.int64, np.float64):
+        mine = np.arange(3, dtype=dtype) + 10 * world.rank
+        found, expected = world.of_each(mine), np.stack(world.comm.allgather(mine))
+        assert everywhere(world, found.dtype == dtype and np.array_equal(found, expected))
+
+
 def test_any_subcommunicator_works(any_world):
     """Ranks in reversed order, in two groups that work apart."""
     world = any_world

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import platform
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,32 @@ def test_where_it_is_within_itself() -> None:
     with few_looks_at_files(), few_looks_at_files():
         pass
     assert inspect.getframeinfo is function
+
+
+def test_of_threads_that_overlap_the_last_puts_all_back() -> None:
+    """The first to come is the first to go."""
+    functions = inspect.getframeinfo, inspect.getmodule
+    about = dict(vars(platform.uname()))
+    inside, leave, left = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        with few_looks_at_files():
+            inside.set()
+            assert leave.wait(60)
+        left.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert inside.wait(60)
+    with few_looks_at_files():
+        leave.set()
+        assert left.wait(60)
+        # What this one is still to have.
+        assert inspect.getframeinfo is not functions[0]
+        assert "processor" in vars(platform.uname())
+    thread.join(60)
+    assert (inspect.getframeinfo, inspect.getmodule) == functions
+    assert vars(platform.uname()) == about
 
 
 def test_torch_is_told_of_the_line() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -23,9 +26,9 @@ print(json.dumps([sys.prefix, sys.base_prefix, files, importlib.util.find_spec("
 """
 
 
-def pack(venv: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def pack(venv: Path, *arguments: object, script: Path = PACK) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", str(PACK), *map(str, arguments)],
+        ["bash", str(script), *map(str, arguments)],
         env={**os.environ, "HPC_SLA_VENV": str(venv)},
         capture_output=True, text=True, timeout=800,
     )  # fmt: skip
@@ -65,6 +68,34 @@ def test_what_is_unpacked_needs_nothing_of_where_it_was_packed(tmp_path: Path) -
     assert {path.read_bytes()[4] for path in compiled} == {1}
     ours = {path.name.partition(".")[0] for path in compiled if "hpc_sla/cli/" in str(path)}
     assert {path.stem for path in (ROOT / "hpc_sla" / "cli").rglob("*.py")} == ours
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_compiled_loops_come_from_where_they_are(tmp_path: Path, installed: bool) -> None:
+    """Of a clone without them: from what `pip install .` has put into the environment."""
+    clone, venv = tmp_path / "clone", tmp_path / "venv"
+    shutil.copytree(ROOT / "scripts", clone / "scripts")
+    (clone / "hpc_sla" / "kernels").mkdir(parents=True)
+    base = sys._base_executable  # type: ignore[attr-defined]
+    subprocess.run([base, "-m", "venv", "--without-pip", venv], check=True, timeout=200)
+    compiled = "hpc_sla/kernels/_native" + sysconfig.get_config_var("EXT_SUFFIX")
+    (packages,) = venv.glob("lib/python*/site-packages")
+    (packages / compiled).parent.mkdir(parents=True)
+    (packages / compiled).with_name("old.py").touch()
+    if installed:
+        (packages / compiled).write_text("loops")
+    done = pack(venv, tmp_path / "env.tar.gz", script=clone / "scripts" / PACK.name)
+    assert done.returncode == 0, done.stderr
+    assert ("does without the compiled loops" in done.stderr) is not installed
+    with tarfile.open(tmp_path / "env.tar.gz") as file:
+        names = file.getnames()
+        inside = f"hpc_sla/{packages.relative_to(venv)}/{compiled}"
+        assert (inside in names) is installed
+        if installed:
+            assert file.extractfile(inside).read() == b"loops"
+    assert not any(name.endswith("hpc_sla/kernels/old.py") for name in names)
 
 
 def test_a_name_that_says_no_format_is_refused(tmp_path: Path) -> None:

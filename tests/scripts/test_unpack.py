@@ -83,6 +83,76 @@ def test_what_was_sent_to_the_node_is_removed(tmp_path: Path) -> None:
     assert not sent.exists() and archive.exists()
 
 
+def test_nothing_that_was_sent_is_left_where_it_has_been_unpacked_before(tmp_path: Path) -> None:
+    archive, place = pretend(tmp_path), tmp_path / "place"
+    assert outcomes([unpack(archive, place)])[0][0] == 0
+    sent = tmp_path / "place.archive.env.tar.gz"
+    sent.write_bytes(archive.read_bytes())
+    assert outcomes([unpack(sent, place, digest_of(archive))]) == [(0, "", "")]
+    assert not sent.exists() and archive.exists()
+
+
+# In a folder where everybody can write
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    archive, place, precious = pretend(tmp_path), tmp_path / "place", tmp_path / "precious"
+    precious.write_text("all of it\n")
+    (tmp_path / "place.lock").symlink_to(precious)
+    code, _, err = outcomes([unpack(archive, place)])[0]
+    assert code == 1 and "place.lock is a symbolic link" in err
+    assert precious.read_text() == "all of it\n" and not place.exists()
+
+
+def plant(place: Path) -> Path:
+    """A folder like one that has been unpacked; what its Python does is seen."""
+    (place / "bin").mkdir(parents=True)
+    (place / "bin" / "python").write_text(f"#!/bin/sh\ntouch {place.parent}/run-by-others\n")
+    (place / "bin" / "python").chmod(0o755)
+    return place
+
+
+def test_a_folder_that_comes_into_being_meanwhile_is_not_used(tmp_path: Path) -> None:
+    """By a `tar` that makes it once it has unpacked."""
+    archive, place = pretend(tmp_path), tmp_path / "place"
+    planted = plant(tmp_path / "planted")
+    fake = tmp_path / "path" / "tar"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\n{shutil.which("tar")} "$@" && cp -r {planted} {place}\n')
+    fake.chmod(0o755)
+    path = f"{fake.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", UNPACK, archive, place, digest_of(archive)],
+        env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1 and "is in the way" in done.stderr
+    assert not (tmp_path / "run-by-others").exists()
+
+
+def test_a_folder_that_is_a_link_is_replaced(tmp_path: Path) -> None:
+    """Not taken for what had been unpacked, though it says so."""
+    archive, place = pretend(tmp_path), tmp_path / "place"
+    planted = plant(tmp_path / "planted")
+    (planted / ".unpacked").write_text(f"{digest_of(archive)}\n")
+    place.symlink_to(planted)
+    code, out, _ = outcomes([unpack(archive, place)])[0]
+    assert code == 0 and "unpacked into" in out and not place.is_symlink()
+    assert (planted / "bin" / "python").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("which", ["place.lock", "place.archive.env.tar.gz"])
+def test_what_belongs_to_another_user_is_refused(tmp_path: Path, which: str) -> None:
+    archive, place = pretend(tmp_path), tmp_path / "place"
+    sent = tmp_path / "place.archive.env.tar.gz"
+    sent.write_bytes(archive.read_bytes())
+    (tmp_path / which).touch()
+    os.chown(tmp_path / which, 65534, 65534)
+    code, _, err = outcomes([unpack(sent, place, digest_of(archive))])[0]
+    assert code == 1 and f"{which} belongs to another user" in err
+    assert not place.exists()
+
+
 SQUASH = ["mksquashfs", "{from}", "{to}", "-noappend", "-quiet", "-no-progress"]
 ZSTD = ["sh", "-c", "tar -C {from} -cf - hpc_sla | zstd -q -o {to}"]
 
@@ -225,9 +295,21 @@ def test_a_job_without_its_archive_goes_on(tmp_path: Path, job) -> None:
     assert "run 'bash scripts/pack_environment.sh'" in err
 
 
-def test_a_job_runs_no_older_code_than_there_is(tmp_path: Path, job) -> None:
+@pytest.mark.parametrize(
+    "newer", ["hpc_sla/a.py", "hpc_sla/kernels/a.c", "hpc_sla/kernels/a.h", "hpc_sla/kernels/a.so",
+              "shared/lib/python3.12/site-packages/hpc_sla/kernels/a.so", ""],
+)  # fmt: skip
+def test_a_job_runs_no_older_code_than_there_is(tmp_path: Path, job, newer: str) -> None:
+    (tmp_path / "jobs").unlink()
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
     archive = pretend(tmp_path)
-    os.utime(archive, (0, 0))
+    if newer:
+        (tmp_path / newer).parent.mkdir(parents=True)
+        (tmp_path / newer).touch()
+        os.utime(archive, (0, 0))
     out, err = job(archive)
+    if not newer:
+        assert "safe 1" in out and "newer" not in err
+        return
     assert f"environment {tmp_path / 'shared'}, " in out
-    assert ".py is newer than" in err
+    assert f"{newer} is newer than" in err

@@ -12,6 +12,7 @@ import torch
 import hpc_sla as hs
 from hpc_sla import problems
 from hpc_sla.kernels import device_matrix, slices
+from hpc_sla.precond import make_preconditioner
 from hpc_sla.precond.decoupled import any_decoupled
 from hpc_sla.sparse.compressed import in_slices
 from hpc_sla.sparse.fingerprint import matrix_fingerprint
@@ -129,3 +130,35 @@ def test_copies_stay_so(monkeypatch):
     assert A.held.sliced is not None
     # One that somebody has had the values of is left as it is.
     assert in_slices(plain.pattern, hs.DSparseMatrix(plain.pattern, A.held).held) is A.held
+
+
+@pytest.mark.parametrize("smoother", ["chebyshev", "l1_jacobi"])
+def test_multigrid_leaves_no_columns_behind(smoother):
+    A, plain = _pair("poisson2d:n=40", hs.World.serial("cpu"))
+    M = hs.AMG(smoother=smoother, coarse_size=20).on(A)
+    assert _alone(A)
+    held = [level.operator for level in M.hierarchy.levels if level.operator._sliced is not None]
+    assert len(held) > 1  # more than A
+    assert not any(operator.pattern.owned.written for operator in held)
+    expected = hs.AMG(smoother=smoother, coarse_size=20).on(plain)
+    for mine, other in zip(M.hierarchy.levels, expected.hierarchy.levels, strict=True):
+        torch.testing.assert_close(mine.steps.inverse, other.steps.inverse, rtol=1e-5, atol=0)
+
+
+def test_what_a_form_is_worth_is_counted_without_the_columns():
+    A, _ = _pair("poisson2d:n=20", hs.World.serial("cpu"))
+    owned = A.pattern.owned
+    made = device_matrix.DeviceMatrix.of(owned, A.held.plain)
+    assert made.form != "csr" and not owned.written
+    bytes_of_csr = device_matrix._plain_bytes(owned, A.held.plain)
+    assert not owned.written
+    parts = owned.indptr, owned.indices, A.held.plain
+    assert bytes_of_csr == sum(part.numel() * part.element_size() for part in parts)
+
+
+@pytest.mark.mpi
+def test_l1_jacobi_asks_for_nothing(world):
+    A, plain = _pair("poisson2d:n=20", world)
+    expected = make_preconditioner("l1_jacobi", plain).inverse
+    found = make_preconditioner("l1_jacobi", A).inverse
+    assert everywhere(world, torch.equal(found, expected) and _alone(A))

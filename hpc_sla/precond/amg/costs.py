@@ -48,7 +48,7 @@ class Costs:
 
     def __str__(self) -> str:
         """As the option takes it."""
-        return "/".join(f"{each:.3g}" for each in (self.message, self.byte, self.entry))
+        return "/".join(repr(float(each)) for each in (self.message, self.byte, self.entry))
 
 
 _CPU = Costs(2e-6, 1e-10, 1e-9)

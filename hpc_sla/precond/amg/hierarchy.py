@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from hpc_sla.distributed.layout import RowLayout
-from hpc_sla.errors import InputError, UnsuitableError
+from hpc_sla.distributed.world import World
+from hpc_sla.errors import HpcSlaError, InputError, UnsuitableError
 from hpc_sla.kernels import native
 from hpc_sla.observe.memory import trim
 from hpc_sla.precond.amg.agglomeration import Load, Visit, agglomerated, by_rows
@@ -29,7 +30,7 @@ from hpc_sla.precond.amg.options import MOST_DENSE, AmgOptions
 from hpc_sla.precond.amg.products import LevelOperator, Transfer
 from hpc_sla.precond.amg.prolongator import smoothed_prolongator
 from hpc_sla.precond.amg.repartition import Repartition
-from hpc_sla.precond.amg.smoother import Steps
+from hpc_sla.precond.amg.smoother import Steps, smoothing_diagonal
 from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
 from hpc_sla.precond.jacobi import inverse_diagonal
@@ -142,7 +143,25 @@ class Hierarchy:
         self.costs: Costs = previous.costs if previous else costs_of(options.costs, A.world)
         self._B = B
         trim()
-        block_size, grown = options.block_size, 0.0
+        met: HpcSlaError | None = None
+        try:
+            self._make_levels(A, B, decoupled, previous, keep)
+        except HpcSlaError as error:
+            met = error
+        trim()
+        self._tell_all(A.world, met)
+
+    def _make_levels(
+        self,
+        A: DSparseMatrix,
+        B: Any,
+        decoupled: torch.Tensor | None,
+        previous: Hierarchy | None,
+        keep: str,
+    ) -> None:
+        """Those this rank takes part in. **Collective.** Raises on all ranks of a level."""
+        options = self._options
+        block_size = options.block_size
         current: DSparseMatrix | None = A
         while current is not None:
             depth = len(self._kept)
@@ -171,9 +190,12 @@ class Hierarchy:
                 coarse, product = self._product(current, blocks, P, before, transfer is not None)
                 del blocks
             if coarse.nnz_global > _FILLED * max(A.nnz_global, 1):
-                # Ranks that take no part in this level hear of it below.
                 grown = (self._total + coarse.nnz_global) / A.nnz_global
-                break
+                raise UnsuitableError(
+                    f"multigrid's levels grow: operator complexity {grown:.1f}",
+                    field="precond",
+                    remedy="Choose another preconditioner, such as additive_schwarz or jacobi",
+                )
             move, plan = before.move, before.plan
             if previous is None:
                 with self._timed("repartition"):
@@ -194,24 +216,33 @@ class Hierarchy:
                     current, B_coarse = self._moved(move, coarse, B_coarse)
             B = np.empty((0, block_size)) if B_coarse is None else B_coarse
             decoupled = None
-        trim()
+
+    def _tell_all(self, world: World, met: HpcSlaError | None) -> None:
+        """What the levels below are like, to ranks that are not in them. **Collective.**
+
+        Parameters
+        ----------
+        world : World
+            Of the finest level.
+        met : HpcSlaError or None
+            What this rank's last level met, which those that are not in it hear of here.
+        """
         # Rank 0 goes all the way down.
-        direct = self.levels[-1].direct
-        shown = (direct.singular, direct.indefinite) if direct is not None else (False, False)
-        found = self.summaries, shown, grown
-        summaries, (self.singular, self.indefinite), grown = A.world.comm.bcast(found)
-        held = np.zeros(len(summaries), dtype=np.int64)
-        held[: len(self.levels)] = [level.bytes for level in self.levels]
-        together = A.world.comm.allreduce(held)
-        self.summaries = [
-            replace(each, bytes=int(total)) for each, total in zip(summaries, together, strict=True)
-        ]
-        if grown:
-            raise UnsuitableError(
-                f"multigrid's levels grow: operator complexity {grown:.1f}",
-                field="precond",
-                remedy="Choose another preconditioner, such as additive_schwarz or jacobi",
-            )
+        whole = world.rank == 0
+        with world.agree() as agreed:
+            if met is not None:
+                raise met
+            agreed.number = len(self.levels) if whole else 0
+        table = np.zeros((int(agreed.number) + 1, 4), dtype=np.int64)
+        table[: len(self.levels), 3] = [level.bytes for level in self.levels]
+        if whole:
+            table[:-1, :3] = [(each.rows, each.nonzeros, each.ranks) for each in self.summaries]
+            direct = self.levels[-1].direct
+            if direct is not None:
+                table[-1, :2] = direct.singular, direct.indefinite
+        *levels, (singular, indefinite, _, _) = world.sums(table).tolist()
+        self.summaries = [LevelSummary(*each) for each in levels]
+        self.singular, self.indefinite = bool(singular), bool(indefinite)
 
     def updated(
         self,
@@ -264,14 +295,16 @@ class Hierarchy:
     ) -> torch.Tensor:
         """Add a level without its transfer; the diagonal of D^-1. **Collective.**"""
         with self._timed("smoother"):
-            operator = LevelOperator(A.pattern, A.held.to(self.dtype), own=bool(self.levels))
+            # Before the operator lets the pattern's columns go, which these two read.
             inverse = inverse_diagonal(A.diagonal().detach())
             if decoupled is not None:
                 inverse.masked_fill_(decoupled, 0)
+            smoothing = smoothing_diagonal(A, inverse, self._options)
+            operator = LevelOperator(A.pattern, A.held.to(self.dtype), own=bool(self.levels))
             estimate = self._estimate(operator, A.layout, inverse.to(self.dtype), before)
             if not 0 < estimate.largest < math.inf:
                 estimate = Estimate(1.0, 1.0, 0.0)
-            steps = Steps(A, inverse, estimate.largest, self._options, self.dtype)
+            steps = Steps(smoothing, estimate.largest, self._options, self.dtype)
         self.levels.append(MultigridLevel(A.layout, operator, steps))
         self.summaries.append(LevelSummary(A.shape[0], A.nnz_global, A.world.size, 0))
         self._held += A.nnz_owned
@@ -370,8 +403,8 @@ class Hierarchy:
     def _load(self, A: DSparseMatrix, above: DSparseMatrix) -> Load:
         """**Collective.**"""
         plan = A.pattern.plan
-        mine = np.array([A.nnz_owned, self._held, len(plan.receives.ranks), plan.n_halo])
-        table = np.stack(A.world.comm.allgather(mine), axis=1)
+        mine = [A.nnz_owned, self._held, len(plan.receives.ranks), plan.n_halo]
+        table = A.world.of_each(np.array(mine, dtype=np.int64)).T
         return Load(
             A.layout.offsets,
             entries=table[0],

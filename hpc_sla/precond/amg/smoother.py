@@ -17,9 +17,8 @@ class Steps:
 
     Parameters
     ----------
-    A : DSparseMatrix
     inverse : torch.Tensor [n_owned]
-        The diagonal of D^-1; 0 in rows that are to stay as they are.
+        What `smoothing_diagonal` gives.
     largest : float
         Of the eigenvalues of D^-1 A, from below. Replicated.
     options : AmgOptions
@@ -35,7 +34,6 @@ class Steps:
 
     def __init__(
         self,
-        A: DSparseMatrix,
         inverse: torch.Tensor,
         largest: float,
         options: AmgOptions,
@@ -43,7 +41,6 @@ class Steps:
     ) -> None:
         if options.smoother == "l1_jacobi":
             steps = [(1.0, 0.0)] * options.degree
-            inverse = torch.where(inverse == 0, 0.0, inverse_diagonal(_l1_norms(A)))
         else:
             steps = [(_DAMPING / largest, 0.0)] * options.degree
             if options.smoother == "chebyshev":
@@ -52,6 +49,23 @@ class Steps:
         first = steps[0][0]
         self.inverse = (inverse * first).to(dtype)
         self.coefficients = [(alpha / first, beta) for alpha, beta in steps]
+
+
+def smoothing_diagonal(
+    A: DSparseMatrix, inverse: torch.Tensor, options: AmgOptions
+) -> torch.Tensor:
+    """The diagonal that the steps multiply by: [n_owned]. **Collective** for `l1_jacobi`.
+
+    Parameters
+    ----------
+    A : DSparseMatrix
+    inverse : torch.Tensor [n_owned]
+        The diagonal of D^-1; 0 in rows that are to stay as they are.
+    options : AmgOptions
+    """
+    if options.smoother != "l1_jacobi":
+        return inverse
+    return torch.where(inverse == 0, 0.0, inverse_diagonal(_l1_norms(A)))
 
 
 def chebyshev(upper: float, lower: float, degree: int) -> list[tuple[float, float]]:
@@ -73,7 +87,7 @@ def _l1_norms(A: DSparseMatrix) -> torch.Tensor:
 
     Baker, Falgout, Kolev and Yang, SIAM J. Sci. Comput. 33 (2011), section 4. **Collective.**
     """
-    size = A.values.detach().abs()
-    sums = torch.empty(A.layout.n_owned, dtype=size.dtype, device=size.device)
+    size = A.held.magnitudes()
+    sums = torch.empty(A.layout.n_owned, dtype=A.dtype, device=A.device)
     A.pattern.matmul(size, torch.ones_like(sums), sums)
     return sums

@@ -173,8 +173,9 @@ def test_by_rows_half_the_ranks_at_most():
 
 
 def test_costs_as_text():
-    costs = Costs(2e-6, 1.25e-10, 1e-9)
-    assert costs_in(str(costs)) == costs
+    measured_here = Costs(2.0**-19, 2.0**-33, 2.0**-31)
+    for costs in (Costs(2e-6, 1.25e-10, 1e-9), measured_here, Costs(1 / 3, *np.array([0.1, 7.0]))):
+        assert costs_in(str(costs)) == costs
     assert costs_in("typical") is None and costs_in("measured") is None
     for wrong in ("", "1/2", "1/2/3/4", "a/b/c", "1/-1/1", "nan/1/1", "inf/1/1"):
         with pytest.raises(hs.InputError, match="typical, measured") as caught:

@@ -9,7 +9,8 @@ import scipy.sparse as sp
 import hpc_sla as hs
 from hpc_sla.kernels import galerkin
 from hpc_sla.precond import make_preconditioner
-from hpc_sla.precond.amg import AMG
+from hpc_sla.precond.amg import AMG, hierarchy
+from hpc_sla.precond.amg.hierarchy import Hierarchy
 from tests.collective import distribute_once, spread
 from tests.precond.amg.systems import iterations, multigrid, poisson
 
@@ -72,6 +73,38 @@ def test_a_coarse_matrix_that_one_rank_cannot_hold(world, monkeypatch):
         monkeypatch.setattr(galerkin, "_MOST_ENTRIES", 50)
     with pytest.raises(hs.InputError, match="32-bit"):
         AMG(coarse_size=20).on(A)
+
+
+@pytest.mark.several
+@pytest.mark.parametrize("rows_per_rank", [30, 10**6])
+def test_a_fault_on_a_level_of_fewer_ranks_is_raised_on_all(world, monkeypatch, rows_per_rank):
+    """Those that take no part in the level hear of it."""
+    A = distribute_once(poisson(30), world)
+    went_on = Hierarchy._aggregate
+
+    def broken(self, level, *rest):
+        if level.world.size < world.size:
+            with level.world.agree():
+                if level.world.rank == level.world.size - 1:
+                    raise hs.InputError("broken on purpose", field="level")
+        return went_on(self, level, *rest)
+
+    monkeypatch.setattr(Hierarchy, "_aggregate", broken)
+    if world.size == 1:
+        multigrid(rows_per_rank=rows_per_rank).on(A)
+        return
+    with pytest.raises(hs.InputError, match="broken on purpose") as caught:
+        multigrid(rows_per_rank=rows_per_rank).on(A)
+    assert caught.value.field == "level"
+
+
+@pytest.mark.several
+def test_a_last_level_of_too_many_rows_on_fewer_ranks(world, monkeypatch):
+    monkeypatch.setattr(hierarchy, "MOST_DENSE", 5)
+    A = distribute_once(poisson(30), world)
+    with pytest.raises(hs.InputError, match="dense inverse") as caught:
+        multigrid(coarse_size=40, rows_per_rank=10**6).on(A)
+    assert caught.value.field == "amg:coarse_size"
 
 
 BAD = {
