@@ -46,9 +46,13 @@ def slogdet(pattern: CsrPattern, values: torch.Tensor) -> tuple[torch.Tensor, to
 def is_positive_definite(pattern: CsrPattern, values: torch.Tensor) -> bool:
     """Whether a matrix is symmetric, to rounding, and positive definite. Local, on the host.
 
-    By the signs of the pivots, taken from the diagonal (Sylvester's law of inertia).
+    Zeros that are stored count for nothing. By the signs of the pivots, taken from the diagonal
+    (Sylvester's law of inertia).
     """
-    local = LocalMatrix.of(_on_host(pattern), values.detach().cpu())
+    host, entries = _on_host(pattern), values.detach().cpu()
+    if not bool(entries.all()):
+        host, entries = _without_zeros(host, entries)
+    local = LocalMatrix.of(host, entries)
     if not (local.symmetric and local.positive_diagonal):
         return False
     from scipy.sparse.linalg import splu  # slow to load
@@ -70,17 +74,9 @@ def is_positive_definite(pattern: CsrPattern, values: torch.Tensor) -> bool:
     return bool((lu.perm_r == lu.perm_c).all() and (lu.U.diagonal() > 0).all())
 
 
-def inverse_entries(pattern: CsrPattern, values: torch.Tensor, factors: Any = None) -> torch.Tensor:
-    """The entries of A^-T on A's own pattern: [nnz]. Local. Differentiable.
-
-    Parameters
-    ----------
-    pattern, values
-    factors : Factorization, optional
-        Of these values.
-    """
-    if factors is None:
-        factors = factorize(pattern, values, backend="scipy", method="lu")
+def inverse_entries(pattern: CsrPattern, values: torch.Tensor) -> torch.Tensor:
+    """The entries of A^-T on A's own pattern: [nnz]. Local. Differentiable."""
+    factors = factorize(pattern, values, backend="scipy", method="lu")
     n, ends, columns = pattern.n_rows, pattern.indptr.tolist(), pattern.indices.long()
     rows, width = pattern.rows().long(), max(1, _ROOM // max(pattern.n_rows, 1))
     parts = []
@@ -98,7 +94,7 @@ def inverse_entries(pattern: CsrPattern, values: torch.Tensor, factors: Any = No
 class _SLogDet(Function):
     @staticmethod
     def forward(values: torch.Tensor, pattern: CsrPattern) -> tuple[torch.Tensor, torch.Tensor]:
-        found, _ = _factorised(pattern, values.detach())
+        found = _of_values(pattern, values.detach())
         return tuple(values.new_tensor(number) for number in found)  # type: ignore[return-value]
 
     @staticmethod
@@ -119,19 +115,20 @@ class _SLogDet(Function):
         return None, (inverse_entries(ctx.pattern, values) * tangents[0]).sum()
 
 
-def _factorised(pattern: CsrPattern, values: torch.Tensor) -> tuple[tuple[float, float], Any]:
+def _of_values(pattern: CsrPattern, values: torch.Tensor) -> tuple[float, float]:
+    """Sign, and logarithm of the modulus. Local."""
     if not pattern.n_rows:
-        return (1.0, 0.0), None
+        return 1.0, 0.0
     try:
         factors = factorize(pattern, values, backend="scipy", method="lu")
     except SingularMatrixError:
-        return (0.0, -np.inf), None
+        return 0.0, -np.inf
     assert isinstance(factors, SuperLU)
-    return _of_factors(factors._lu), factors
+    return _of_factors(factors._lu)
 
 
 def _of_factors(made: OrderedLU) -> tuple[float, float]:
-    """Sign, and logarithm of the modulus. Local."""
+    """As `_of_values`."""
     pivots = made.lu.U.diagonal().astype(np.float64)  # L has ones
     if not pivots.all():
         return 0.0, -np.inf
@@ -155,6 +152,13 @@ def _parity(permutation: np.ndarray) -> float:
     graph = csr_array((np.ones(n, dtype=np.int8), permutation, np.arange(n + 1)), shape=(n, n))
     cycles = connected_components(graph, directed=False, return_labels=False)
     return -1.0 if (n - cycles) % 2 else 1.0
+
+
+def _without_zeros(pattern: CsrPattern, values: torch.Tensor) -> tuple[CsrPattern, torch.Tensor]:
+    kept = values != 0
+    ends = torch.cat([kept.new_zeros(1), kept]).cumsum(0).to(pattern.indptr.dtype)
+    indptr = ends.index_select(0, pattern.indptr.long())
+    return CsrPattern(indptr, pattern.indices[kept], pattern.n_columns), values[kept]
 
 
 def _on_host(pattern: CsrPattern) -> CsrPattern:

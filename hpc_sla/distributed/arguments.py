@@ -70,6 +70,12 @@ def by_dlpack(given: Any) -> torch.Tensor | None:
         return None
 
 
+def host_array(given: Any) -> Any:
+    """A tensor, or an array of another library, as a NumPy array; others as they are. Local."""
+    foreign = given if isinstance(given, torch.Tensor) else by_dlpack(given)
+    return given if foreign is None else foreign.detach().cpu().numpy()
+
+
 def tensor_if(
     given: Any, dtype: torch.dtype | None = None, device: torch.device | None = None
 ) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla.distributed.arguments import by_dlpack, tensor_of
+from hpc_sla.distributed.arguments import host_array, tensor_of
 from hpc_sla.distributed.keep_in_graph import end_of, keep_in_graph
 from hpc_sla.distributed.row_order import (
     Order,
@@ -64,11 +64,11 @@ class RowLayout(Shared):
         code: int | None = None,
     ) -> None:
         self.world = world
-        self.offsets = np.asarray(offsets, dtype=np.int64)
+        self.offsets = np.asarray(host_array(offsets), dtype=np.int64)
         self.start = int(self.offsets[world.rank])
         self.n_owned = int(self.offsets[world.rank + 1]) - self.start
         self.n_global = int(self.offsets[-1])
-        self._rows = rows
+        self._rows = rows = host_array(rows)
         self._blocked: dict[int, RowLayout] = {}
         if rows is None or world.size == 1:
             code = part_of_order(self.start, rows)
@@ -201,10 +201,7 @@ class RowLayout(Shared):
         array: np.ndarray | None = None
         with self.world.agree("scatter"):
             if self.world.rank == 0:
-                if isinstance(full, torch.Tensor):
-                    full = full.detach().cpu().numpy()
-                foreign = by_dlpack(full)
-                found = np.asarray(full) if foreign is None else foreign.cpu().numpy()
+                found = np.asarray(host_array(full))
                 array = np.ascontiguousarray(found)
                 if found.dtype.kind not in "fiubc" or found.shape[:1] != (self.n_global,):
                     got = "nothing" if full is None else f"shape {found.shape}"

@@ -332,7 +332,8 @@ class World(Shared, HostNumbers):
     def on(self, device: str | torch.device) -> World:
         """The World of the same ranks on another device. **Collective.** Made once for each.
 
-        Itself, where this is its device. "cuda" is the GPU that `device="auto"` finds.
+        Made again where that one has been closed. Itself, where this is its device. "cuda" is the
+        GPU that `device="auto"` finds.
 
         Raises
         ------
@@ -343,7 +344,8 @@ class World(Shared, HostNumbers):
             return self._home.on(device)
         with self.agree("on", device=str(device).split(":")[0]) as agreed:
             wanted = choose_device(device, self._shared.node[0])
-            agreed.say((wanted == self.device, wanted in self._elsewhere))
+            there = self._elsewhere.get(wanted)
+            agreed.say((wanted == self.device, there is not None and not there.closed))
         if all(here for here, _ in agreed.heard):
             return self
         if not all(known for _, known in agreed.heard):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from hpc_sla.distributed.agreement import alike, numbers_of
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.eigen.basis import rayleigh_ritz, select
 from hpc_sla.eigen.found import Eigenpairs
@@ -19,6 +18,7 @@ from hpc_sla.eigen.progress import Progress
 from hpc_sla.eigen.refusals import refuse_indefinite, refuse_not_finite
 from hpc_sla.eigen.scaling import unit_columns
 from hpc_sla.eigen.space import Space, inner, symmetric
+from hpc_sla.eigen.together import Decision, Together
 from hpc_sla.linear.info import Status, worst
 from hpc_sla.linear.method import fill
 
@@ -36,11 +36,6 @@ _OVERLAP = 100.0
 
 _REFILL = 301
 """Seed of vectors that stand in for lost ones."""
-
-_NOTHING = numbers_of()
-"""Where there is nothing to compare: of it all ranks have the same."""
-
-Decision = tuple[Any, ...]
 
 _SAVED = ("refreshed_at", "tolerated", "doubt", "allowed")
 """Numbers that an iteration hands to the next."""
@@ -98,6 +93,7 @@ class Lobpcg:
         self.unobserved = 1.0
         self.active = torch.zeros(self.m, dtype=torch.bool, device="cpu")
         self.values = torch.zeros(self.m, dtype=torch.float64, device="cpu")
+        self._before = self.values
         self._started = False
         self._refreshed_at, self._tolerated = 0, 1.0
         self._doubt, self._allowed = 0.0, math.inf
@@ -105,7 +101,8 @@ class Lobpcg:
         self._rescale = torch.ones(self.m, dtype=problem.dtype, device=start.device)
         self._none = torch.empty(0, device=start.device)
         self._squares: torch.Tensor | None = None  # of the residuals of X as it is, if known
-        self._root_decides = False
+        measured = self.m * (1 if problem.B is None else 3)
+        self._together = Together(problem, measured, start.device)
 
     @property
     def iterations(self) -> int:
@@ -133,7 +130,7 @@ class Lobpcg:
                 # Of images that have drifted no residual gets smaller.
                 self._refresh()
             if self._squares is None:
-                self._squares, _ = self._summed(self._residuals(), _NOTHING)
+                self._squares, _ = self._together.summed(self._residuals())
             if status := self._judge(self._squares.sqrt()):
                 if end := self._final(status):
                     return end
@@ -238,7 +235,8 @@ class Lobpcg:
         again = trusted = filled = False
         while True:
             decide = partial(self._decide, gram_A, gram_B, again, trusted)
-            what, *found = self._together(decide, self._take, space.uncombine)
+            decision, self._squares = self._together.go_on(decide, self._take, self._undo)
+            what, *found = decision
             if what == "ritz":
                 return True
             if what == "negative":
@@ -260,70 +258,26 @@ class Lobpcg:
                 space.multiply()
             gram_A, gram_B = self._grams()
 
-    def _take(self, decision: Decision) -> torch.Tensor:
-        """Go on with such Ritz pairs; this rank's squares of their residuals. Local."""
-        self.values = decision[1]
+    def _take(self, decision: Decision) -> torch.Tensor | None:
+        """Go on with Ritz pairs; this rank's squares of their residuals. Local."""
+        if decision[0] != "ritz":
+            return None
+        self._before, self.values = self.values, decision[1]
         self.space.combine(decision[2])
         return self._residuals()
 
-    def _together(
-        self,
-        decide: Callable[[], Decision],
-        take: Callable[[Decision], torch.Tensor] | None = None,
-        undo: Callable[[], None] | None = None,
-    ) -> Decision:
-        """What all ranks decide. **Collective**, in one reduction where they do so alike.
+    def _undo(self) -> None:
+        """As if the last `_take` had not been. Local.
 
-        Of the same numbers LAPACK may make others on another processor, by rounding, and ranks that
-        keep different directions would wait for each other for ever. From the first time on that
-        they differ, rank 0 decides.
-
-        Parameters
-        ----------
-        decide : callable
-            Local, of replicated numbers.
-        take, undo : callable, optional
-            What each rank does with Ritz pairs, for the squares that it has then, and how it takes
-            that back. Local.
+        What is summed next may be measured by the values, whatever rank 0 goes on with.
         """
-        world = self.problem.A.world
-        # As many whatever it is: a rank that decides otherwise meets the others in the same sum.
-        nothing = torch.zeros(
-            self.m * (1 if self.problem.B is None else 3), dtype=torch.float64, device="cpu"
-        )
-        while True:
-            if not self._root_decides:
-                decision = decide()
-            else:
-                found = decide() if world.rank == 0 else None
-                decision = world.comm.bcast(found)
-            ritz = take is not None and decision[0] == "ritz"
-            squares = take(decision) if take is not None and ritz else nothing
-            told = _NOTHING
-            if world.size > 1 and not self._root_decides:
-                told = numbers_of(decision[0].encode(), *(t.numpy() for t in decision[1:]))
-            sums, totals = self._summed(squares, told)
-            if self._root_decides or alike(totals, world.size):
-                self._squares = sums if ritz else None
-                return decision
-            if ritz and undo is not None:
-                undo()
-            self._root_decides = True
-
-    def _summed(
-        self, squares: torch.Tensor, told: Sequence[float]
-    ) -> tuple[torch.Tensor, list[float]]:
-        """The sums over ranks of both, in one reduction. **Collective.**"""
-        packed = torch.cat(
-            [squares.to(self._R.device), squares.new_tensor(told).to(self._R.device)]
-        )
-        sums, others = self.problem.all_sum(packed).cpu().split([len(squares), len(told)])
-        return sums, others.tolist()
+        self.values = self._before
+        self.space.uncombine()
 
     def _decide(
         self, gram_A: torch.Tensor, gram_B: torch.Tensor, again: bool, trusted: bool
     ) -> Decision:
-        """The Ritz pairs, or what has to be done first. Local: see `_together`.
+        """The Ritz pairs, or what has to be done first. Local: see `Together`.
 
         Returns
         -------
@@ -378,7 +332,8 @@ class Lobpcg:
             gram_A, gram_B, _ = space.grams(self._none, columns)
             refuse_not_finite(problem, space.new, gram_A, gram_B)
             grams = symmetric(gram_A), symmetric(gram_B)
-            what, *found = self._together(partial(self._decide, *grams, True, True))
+            what, *found = self._together.decide(partial(self._decide, *grams, True, True))
+            self._squares = None
             if what == "ritz":
                 space.replace(found[1][:, :m])
                 break

@@ -175,8 +175,7 @@ def eigsh(
     if precond is None:
         precond = "auto"
     warn_of_trainable(precond)
-    watching = Watch(a.world, "eigsh", monitor, callback)
-    callback = watching.callback
+    told = Watch(a.world, "eigsh", monitor, callback)
     x0, deflate = (t.unsqueeze(1) if t is not None and t.dim() == 1 else t for t in (x0, deflate))
     theta = (*parameters_of(A), *(() if B is None else parameters_of(B)))
     with adjoint.agree_on_gradients(
@@ -220,8 +219,8 @@ def eigsh(
         adjoint_rtol = max(tol, 100 * torch.finfo(dtype).eps)
 
     def report(iteration: int, norm: float) -> None:
-        if callback:
-            callback(iteration, number_times_power(norm, units.residuals))
+        if told.callback:
+            told.callback(iteration, number_times_power(norm, units.residuals))
 
     def set_up(plain_A: Any, plain_B: Any) -> EigenProblem:
         near_A = scaled(plain_A, units.A)
@@ -257,10 +256,12 @@ def eigsh(
             }
             of = lambda: {**_identity(plain_A, plain_B), **asked}  # noqa: E731
             problem.attach = Observer(checkpoint, a.world, of).attach
+        told.begin()
         return problem
 
     pencil = EigenPencil(A, B, set_up, x0, adjoint_rtol, strict)
-    w, V = adjoint.eigenpairs(pencil, tensors)
+    with told:
+        w, V = adjoint.eigenpairs(pencil, tensors)
     if torch.is_grad_enabled():
         for operator, own in ((A, tensors[: pencil.split]), (B, tensors[pencil.split :])):
             adjoint.refuse_hidden(operator, a, V, own)
@@ -269,7 +270,6 @@ def eigsh(
     info = pencil.info
     info.seconds = time.perf_counter() - started
     log.solved("eigsh", info)
-    watching.close()
     V = made(V, a.layout) if matrix else V
     if throw:
         raise_unconverged("eigsh", info, V)

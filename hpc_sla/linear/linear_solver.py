@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from copy import copy
 from typing import Any
 
@@ -191,14 +192,9 @@ class LinearSolver(SetUp):
         InputError, NotConvergedError, AdjointSolveError
             As `hpc_sla.solve`.
         """
-        if monitor is not None:
-            told = Watch(self.operator.world, "solve", monitor, callback)
-            try:
-                return self.solve(b, x0, told.callback, checkpoint, throw=throw)
-            finally:
-                told.close()
         started = time.perf_counter()
         operator, ordered = self.operator, has_order(self.A)
+        told = None if monitor is None else Watch(operator.world, "solve", monitor, callback)
         b = tensor_if(b, operator.dtype, operator.device)
         dtype = operator.dtype or getattr(b, "dtype", torch.float64)
         x0 = None if x0 is None else tensor_if(x0, dtype, operator.device)
@@ -225,7 +221,7 @@ class LinearSolver(SetUp):
         if rhs.shape[1:] == (0,):
             x = empty_result((operator.columns.n_owned, 0), rhs, *rest)
             return x, SolveInfo("converged", 0, 0.0, 0.0, [0.0])
-        call = self._call(rhs, callback, checkpoint)
+        call = self._call(rhs, told.callback if told else callback, checkpoint)
         if None not in ables:
             call.first = wanted.total, all(ables)
         gradient = any(wanted.gradients)
@@ -237,14 +233,17 @@ class LinearSolver(SetUp):
             )
         if gradient:
             call.check_gradient()
-        if gradient or any(wanted.tangents) or transformed():
-            function = adjoint.Solve if operator.square else adjoint.LeastSquares
-            leading = (call, None) if operator.square else (call,)
-            tensors = (ordinary(t) for t in rest if t is not None)
-            x = function.apply(*leading, ordinary(rhs), guess, *tensors)
-        else:
-            with torch.set_grad_enabled(False):  # takes half as long as no_grad
-                x, call.info = call.run(rhs, guess)
+        with told or nullcontext():
+            if told:
+                told.begin()
+            if gradient or any(wanted.tangents) or transformed():
+                function = adjoint.Solve if operator.square else adjoint.LeastSquares
+                leading = (call, None) if operator.square else (call,)
+                tensors = (ordinary(t) for t in rest if t is not None)
+                x = function.apply(*leading, ordinary(rhs), guess, *tensors)
+            else:
+                with torch.set_grad_enabled(False):  # takes half as long as no_grad
+                    x, call.info = call.run(rhs, guess)
         # The graph keeps this; they would keep what it is of.
         call.callback = call.observer = None
         info = call.info

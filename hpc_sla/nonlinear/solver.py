@@ -182,7 +182,7 @@ def nonlinear_solve(
     arguments = Arguments(theta)
     layout = _layout(layout, pattern, arguments)
     u0 = tensor_if(u0, None, layout.world.device)
-    watch = Watch(layout.world, "nonlinear_solve", monitor, callback)
+    told = Watch(layout.world, "nonlinear_solve", monitor, callback)
     choices = Choices(
         rtol=rtol,
         atol=atol,
@@ -190,7 +190,7 @@ def nonlinear_solve(
         forcing=forcing,
         line_search=line_search,
         fixed_point=None,
-        callback=watch.callback,
+        callback=told.callback,
         adjoint_rtol=adjoint_rtol,
         checkpoint=checkpoint,
     )
@@ -280,13 +280,14 @@ def nonlinear_solve(
         warn_behind, first = _refuse_hidden(evaluated, layout, start, tensors)
         looked = True
     problem = NonlinearSolve(flat, inner, choices, made, settings, maker, any(wanted.gradients[1:]))
-    problem.find(start.reshape(-1), tensors, None if transformed() else first)
+    with told:
+        told.begin()
+        problem.find(start.reshape(-1), tensors, None if transformed() else first)
     u = adjoint.root(problem, start.reshape(-1), tensors)
     if warn_behind is not None:
         warn_behind(u)
     problem.info.seconds = time.perf_counter() - started
     log.solved("nonlinear_solve", problem.info)
-    watch.close()
     if throw:
         raise_unconverged("the nonlinear solve", problem.info, u.view(shape), MEANINGS)
     return u.view(shape), problem.info

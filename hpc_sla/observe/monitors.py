@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hpc_sla.errors import InputError, InputTypeError, MissingDependencyError, warn
@@ -29,7 +30,10 @@ class Monitor:
     """
 
     def begin(self, what: str) -> None:
-        """Be ready. Local, on rank 0: `what` is "solve", "eigsh" ... InputError is agreed on."""
+        """Be ready. Local, on rank 0: `what` is "solve", "eigsh" ...
+
+        InputError and OSError become an InputError on every rank.
+        """
 
     def __call__(self, iteration: int, residual_norm: float) -> None:
         """Be told. Local, on rank 0."""
@@ -85,14 +89,14 @@ class FileMonitor(Monitor):
         self._begun, self._again = 0.0, False
 
     def begin(self, what: str) -> None:
+        self._file = open(self.path, "a" if self._again else "w", buffering=1)  # noqa: SIM115
         try:
-            self._file = open(self.path, "a" if self._again else "w", buffering=1)  # noqa: SIM115
             if not self._again:
                 self._file.write("iteration,residual_norm,seconds\n")
         except OSError as error:
-            raise InputError(
-                f"cannot be written: {error.strerror}", file=self.path, field="monitor"
-            ) from error
+            error.filename = self.path
+            self.end()
+            raise
         self._begun, self._again = time.perf_counter(), True
 
     def __call__(self, iteration: int, residual_norm: float) -> None:
@@ -100,9 +104,9 @@ class FileMonitor(Monitor):
         self._file.write(f"{iteration},{residual_norm!r},{time.perf_counter() - self._begun:.6f}\n")
 
     def end(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 class TensorBoardMonitor(Monitor):
@@ -122,16 +126,16 @@ class TensorBoardMonitor(Monitor):
         self._name, self._before, self._last = "", 0, -1
 
     def begin(self, what: str) -> None:
-        if self._writer is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter  # optional
-            except ImportError as error:
-                raise MissingDependencyError(
-                    "TensorBoard is not installed",
-                    field="monitor",
-                    remedy="Install it with `pip install tensorboard`, or monitor to a file",
-                ) from error
-            self._writer = SummaryWriter(self.log_dir)
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # optional
+        except ImportError as error:
+            raise MissingDependencyError(
+                "TensorBoard is not installed",
+                field="monitor",
+                remedy="Install it with `pip install tensorboard`, or monitor to a file",
+            ) from error
+        self._writer = SummaryWriter(self.log_dir)
+        self.log_dir = self._writer.log_dir  # the next solve's, too
         self._name = f"{what}/residual_norm"
         self._before = self._last + 1
 
@@ -140,7 +144,8 @@ class TensorBoardMonitor(Monitor):
         self._writer.add_scalar(self._name, residual_norm, self._last)
 
     def end(self) -> None:
-        self._writer.flush()
+        writer, self._writer = self._writer, None
+        writer.close()
 
 
 _HOW = "Choose print, print:every=10, file:PATH, tensorboard, tensorboard:DIRECTORY, or a callable"
@@ -174,6 +179,22 @@ def make_monitor(given: Any) -> Any:
     raise InputError(f"unknown monitor {given!r}", field="monitor", remedy=_HOW)
 
 
+def named_once(monitor: Any) -> list[Any] | None:
+    """Those of `monitor`, made of their names for several solves that go on in them. Local.
+
+    Raises
+    ------
+    InputError
+        One that is none.
+    """
+    return None if monitor is None else [make_monitor(one) for one in _each(monitor)]
+
+
+def _each(monitor: Any) -> list[Any]:
+    several = isinstance(monitor, Sequence) and not isinstance(monitor, str)
+    return list(monitor) if several else [monitor]
+
+
 class _Ranks(Protocol):
     """A World, for what is asked of it here."""
 
@@ -185,6 +206,9 @@ class _Ranks(Protocol):
 
 class Watch:
     """The monitors of one solve, and the callback that tells them. **Collective**, with any.
+
+    The solve is a block of it, behind which all is closed. Files are overwritten where it begins:
+    that is for when nothing else is left to be refused.
 
     Parameters
     ----------
@@ -204,29 +228,42 @@ class Watch:
     Raises
     ------
     InputError
-        On every rank: no monitor, or one that cannot begin.
+        On every rank: no monitor.
     """
 
     def __init__(
         self, world: _Ranks, what: str, monitor: Any, callback: Callback | None = None
     ) -> None:
-        self.callback, self._callback = callback, callback
+        self._world, self._what, self._callback = world, what, callback
+        self._made: list[Any] | None = None
         self._mine: list[Monitor] = []
         self._all: list[Any] = []
         self._failed: list[str] = []
+        self.callback = callback
         if monitor is None:
             return
-        several = isinstance(monitor, Sequence) and not isinstance(monitor, str)
-        given = list(monitor) if several else [monitor]
+        given = _each(monitor)
         with world.agree(f"{what}: monitor", monitors=len(given)):
-            made = [make_monitor(one) for one in given]
-            for one in made:
+            self._made = [make_monitor(one) for one in given]
+        self.callback = self._tell
+
+    def begin(self) -> None:
+        """Have all ready to be told. **Collective**, with any.
+
+        Raises
+        ------
+        InputError
+            On every rank: one cannot begin.
+        """
+        if self._made is None:
+            return
+        with self._world.agree():
+            for one in self._made:
                 if not isinstance(one, Monitor):
                     self._all.append(one)
-                elif world.rank == 0:
-                    one.begin(what)
+                elif self._world.rank == 0:
+                    _begin(one, self._what)
                     self._mine.append(one)
-        self.callback = self._tell
 
     def _tell(self, iteration: int, residual_norm: float) -> None:
         for one in list(self._mine):
@@ -244,10 +281,38 @@ class Watch:
             self._failed.append(f"{type(one).__name__}: {error}")
             self._mine.remove(one)
 
-    def close(self) -> None:
-        """Be done: once it is over. Local."""
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Be done. **Collective**, with any, but after an exception."""
+        if self._made is None:
+            return
         for one in list(self._mine):
             self._try(one, one.end)
-        if self._failed:
-            warn(f"a monitor stopped in the midst of it: {'; '.join(self._failed)}", UserWarning)
-            self._failed = []
+        if error is not None:  # other ranks may be anywhere
+            return
+        with self._world.agree() as agreed:
+            agreed.say("; ".join(self._failed))
+        failed = [text for text in agreed.heard if text]
+        if failed:
+            # On every rank, lest one alone stop where warnings are errors.
+            warn(f"a monitor stopped in the midst of it: {failed[0]}", UserWarning)
+
+
+def _begin(one: Monitor, what: str) -> None:
+    """On rank 0: what a monitor cannot write every rank is to hear of."""
+    try:
+        one.begin(what)
+    except OSError as error:
+        raise InputError(
+            f"cannot be written: {error.strerror or error}",
+            file=error.filename if isinstance(error.filename, str) else None,
+            field="monitor",
+            remedy="Name a place that rank 0 may write to",
+        ) from error

@@ -20,6 +20,9 @@ _PREFIX = "hpc_sla_reference_"
 # Those of its preconditioners that need no more than is said below.
 _PCS = ("none", "jacobi", "bjacobi", "asm", "gamg", "redundant")
 _OWN = ("gmres", "block_jacobi")
+# PETSc has no lsmr, and its lsqr finds the same solution.
+_NEAREST = {"lsmr": "lsqr"}
+_LEAST_SQUARES = ("lsqr", "lsmr")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def counterpart(
     """The KSP that does what `hpc_sla.solve` does with these names. **Collective.**
 
     The residual norm tested is the *unpreconditioned* one, as ours, where PETSc's method has it
-    (minres and lsqr have not).
+    (minres and lsqr have not). For lsmr, which PETSc has not, it is lsqr.
 
     Parameters
     ----------
@@ -71,7 +74,7 @@ def counterpart(
     ksp = petsc.KSP().create(mat.getComm())
     ksp.setOptionsPrefix(_PREFIX)
     ksp.setOperators(mat)
-    ksp.setType(ours.petsc)
+    ksp.setType(ours.petsc or _NEAREST[name])
     # Before it is set up: the room for them is made then.
     ksp.setComputeSingularValues(singular_values)
     if ours.side == "right" and not ours.transposes:
@@ -79,13 +82,13 @@ def counterpart(
     if isinstance(ours, GMRES):
         # As ours does; PETSc makes room for the square of it.
         ksp.setGMRESRestart(min(ours.restart, max(rows, 1)))
-    if name not in ("minres", "lsqr", "lsmr"):
+    if name not in ("minres", *_LEAST_SQUARES):
         ksp.setNormType(petsc.KSP.NormType.UNPRECONDITIONED)
     same = _set_precond(petsc, ksp, name, precond, rows)
     limit = min(max_iterations, int(np.iinfo(petsc.IntType).max))
     ksp.setTolerances(rtol=rtol, atol=atol, divtol=_DIVERGENCE, max_it=limit)
     ksp.setInitialGuessNonzero(False)
-    return Counterpart(ksp, same and name not in ("minres", "lsqr", "lsmr"))
+    return Counterpart(ksp, same and name not in ("minres", *_LEAST_SQUARES))
 
 
 def names_for_petsc(method: str, precond: str) -> tuple[str, str]:
@@ -105,7 +108,7 @@ def _set_precond(petsc: Any, ksp: Any, method: str, precond: str, rows: int) -> 
     """Choose the PC; whether it is the same as ours."""
     ours = CHOICES.make(precond)
     database, pc = petsc.Options(_PREFIX), ksp.getPC()
-    if method == "lsqr" or ours.name == "none":
+    if method in _LEAST_SQUARES or ours.name == "none":
         pc.setType("none")
         return bool(ours.name == "none")
     pc.setType(ours.petsc or "jacobi")

@@ -16,6 +16,7 @@ from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.ownership import Directory
 from hpc_sla.sparse.contraction import Triples, contract
+from hpc_sla.sparse.entries import pattern_of
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.sparse.product import used
 
@@ -25,8 +26,7 @@ Made = tuple[DistributedPattern, torch.Tensor]
 def entry_layout(pattern: DistributedPattern) -> RowLayout:
     """The stored entries by rank, as rows. **Collective.**"""
     world = pattern.layout.world
-    counts = world.comm.allgather(pattern.nnz_owned)
-    return RowLayout(world, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+    return RowLayout(world, world.offsets(pattern.nnz_owned))
 
 
 def add(
@@ -151,12 +151,7 @@ def _pattern(
 ) -> tuple[DistributedPattern, torch.Tensor]:
     """That of `row * width + column`, ascending; and where its values have each. **Collective.**"""
     rows, stored = (keys // width).cpu().numpy(), (keys % width).cpu().numpy()
-    counts = np.bincount(rows, minlength=layout.n_owned)
-    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    slots = np.arange(len(rows), dtype=np.int64)
-    pattern, slots = DistributedPattern.from_rows(layout, indptr, stored, slots, columns)
-    place = np.empty(len(slots), dtype=np.int64)
-    place[slots] = np.arange(len(slots))
+    pattern, place = pattern_of(layout, rows, stored, columns)
     return pattern, torch.from_numpy(place).to(keys.device)
 
 

@@ -18,6 +18,7 @@ from hpc_sla.kernels.csr import COUNTED, CsrPattern
 from hpc_sla.kernels.modes import entry
 from hpc_sla.messages.tags import TO_SCIPY
 from hpc_sla.partition.offsets import even_offsets
+from hpc_sla.sparse.from_torch import check_torch, from_root, triplets
 from hpc_sla.sparse.home_rows import home_rows
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.sparse.stored import StoredMatrix
@@ -25,8 +26,6 @@ from hpc_sla.sparse.unknowns import Described, Unknowns
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
-
-_LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 
 
 class Conversions(Described, StoredMatrix):
@@ -55,17 +54,17 @@ class Conversions(Described, StoredMatrix):
         Raises
         ------
         InputError
-            On every rank: not sparse, not a matrix, another dtype, and as the other two.
+            On every rank: not sparse, not a matrix, another dtype, an index out of range, and as
+            the other two.
         """
-        with world.agree("from_torch", per_rank=per_rank) as agreed:
+        with world.agree("from_torch", per_rank=per_rank):
             if per_rank or world.rank == 0:
-                _check_torch(matrix)
-            agreed.say(None if matrix is None else bool(getattr(matrix, "requires_grad", False)))
+                check_torch(matrix)
         if per_rank:
             assert matrix is not None
-            rows, columns, values = _triplets(matrix)
+            rows, columns, values = triplets(matrix)
             return _class(cls).from_coo(rows, columns, values, matrix.shape, world, **options)
-        return _from_root(cls, matrix, world, options)
+        return from_root(cls, matrix, world, options)
 
     @classmethod
     @entry
@@ -257,83 +256,6 @@ class Conversions(Described, StoredMatrix):
 
 def _class(cls: type) -> Any:
     return cls
-
-
-def _check_torch(matrix: Any) -> None:
-    """Local."""
-    if not isinstance(matrix, torch.Tensor) or matrix.layout not in _LAYOUTS:
-        kind = type(matrix).__name__ if not isinstance(matrix, torch.Tensor) else matrix.layout
-        raise InputTypeError(
-            f"a {kind} is not a sparse tensor",
-            field="matrix",
-            remedy="Pass a COO, CSR or CSC tensor, such as dense.to_sparse_csr()",
-        )
-    if matrix.dim() != 2 or matrix.dense_dim():
-        raise InputError(f"shape {tuple(matrix.shape)} is not that of a matrix", field="matrix")
-    if matrix.dtype not in (torch.float64, torch.float32):
-        raise InputTypeError(
-            f"{matrix.dtype} is not supported", field="matrix", remedy="Use float64 or float32"
-        )
-
-
-def triplets_of(matrix: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows, columns and values (in its graph) of a torch sparse matrix, any pair once. Local.
-
-    Raises
-    ------
-    InputError
-        Not sparse, not a matrix, another dtype.
-    """
-    _check_torch(matrix)
-    return _triplets(matrix)
-
-
-def _triplets(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows, columns and values (in the graph of the matrix), any pair once. Local."""
-    if matrix.layout == torch.sparse_coo:
-        matrix = matrix.coalesce()
-        rows, columns = matrix.indices()
-        return rows, columns, matrix.values()
-    if matrix.layout == torch.sparse_csr:
-        ends, inner, values = matrix.crow_indices(), matrix.col_indices(), matrix.values()
-    else:
-        ends, inner, values = matrix.ccol_indices(), matrix.row_indices(), matrix.values()
-    count = torch.arange(len(ends) - 1, device=ends.device)
-    outer = torch.repeat_interleave(count, ends.diff().long())
-    pair = (outer, inner.long()) if matrix.layout == torch.sparse_csr else (inner.long(), outer)
-    return *pair, values
-
-
-def _from_root(cls: Any, matrix: Any, world: World, options: dict[str, Any]) -> Any:
-    """Rank 0's values, sent to where `from_scipy` sends their numbers. **Collective.**"""
-    import scipy.sparse as sp  # slow to load
-
-    numbered, values = None, torch.zeros(0, dtype=torch.float64, device=world.device)
-    if world.rank == 0:
-        rows, columns, found = _triplets(matrix)
-        values = found.to(world.device)
-        pair = rows.cpu().numpy(), columns.cpu().numpy()
-        # From 1: no entry may look like one that is not there. Exact up to 2^53.
-        numbers = np.arange(1, len(pair[0]) + 1, dtype=np.float64)
-        numbered = sp.csr_array(sp.coo_array((numbers, pair), shape=matrix.shape))
-    with world.agree() as agreed:
-        if not bool(torch.isfinite(values.detach()).all()):
-            raise InputError("has values that are NaN or infinite", field="matrix")
-        agreed.say((world.rank, str(values.dtype), values.requires_grad))
-    of_root = next(said for said in agreed.heard if said[0] == 0)
-    if world.rank != 0:
-        dtype = torch.float32 if of_root[1] == "torch.float32" else torch.float64
-        values = values.to(dtype).requires_grad_(of_root[2])
-    A = cls.from_scipy(numbered, world, **options)
-    wanted = A.held.plain.cpu().numpy().astype(np.int64) - 1
-    count = world.comm.bcast(len(values))
-    entries = RowLayout(world, np.array([0] + [count] * world.size, dtype=np.int64))
-    ids, place = np.unique(wanted, return_inverse=True)
-    away = np.empty(0, dtype=np.int64) if world.rank == 0 else ids
-    extended = HaloPlan(entries, away).extend(values)
-    place = wanted if world.rank == 0 else place
-    found = extended.index_select(0, torch.from_numpy(place).to(world.device))
-    return A.with_values(found)
 
 
 def _moved(A: Any, world: World) -> Any:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_sla.distributed.arguments import by_dlpack
+from hpc_sla.distributed.arguments import by_dlpack, host_array
 from hpc_sla.distributed.layout import RowLayout, check_layout
 from hpc_sla.distributed.ownership import Directory, claimed_layout
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
+from hpc_sla.sparse.entries import pattern_of
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.storage.checks import native
 from hpc_sla.storage.limits import machine_memory
@@ -66,22 +67,9 @@ def assemble(
     own = layout.rows
     ascending = np.argsort(own)
     local = ascending[np.searchsorted(own, rows, sorter=ascending)]
-    # Row-major order of the triplets, then one slot per distinct (row, column).
-    order = np.lexsort((stored, local))
-    local, stored = local[order], stored[order]
-    new = np.ones(len(local), dtype=bool)
-    new[1:] = (local[1:] != local[:-1]) | (stored[1:] != stored[:-1])
-    counts = np.bincount(local[new], minlength=layout.n_owned)
-    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    # The pattern reorders entries; carry each slot's number along to place the values.
-    slots = np.arange(int(new.sum()), dtype=np.int64)
-    pattern, slots = DistributedPattern.from_rows(layout, indptr, stored[new], slots, column_layout)
-    place = np.empty(len(slots), dtype=np.int64)
-    place[slots] = np.arange(len(slots))
-    target = np.empty(len(order), dtype=np.int64)
-    target[order] = place[np.cumsum(new) - 1]
+    pattern, place = pattern_of(layout, local, stored, column_layout)
     summed = values.new_zeros(pattern.nnz_owned).index_add(
-        0, torch.from_numpy(target).to(values.device), values
+        0, torch.from_numpy(place).to(values.device), values
     )
     return pattern, summed
 
@@ -141,11 +129,7 @@ def _shape(shape: Any, world: World) -> tuple[int, int]:
 
 
 def _indices(indices: Any, field: str) -> np.ndarray:
-    foreign = by_dlpack(indices)
-    indices = indices if foreign is None else foreign
-    if isinstance(indices, torch.Tensor):
-        indices = indices.detach().cpu().numpy()
-    indices = np.asarray(indices)
+    indices = np.asarray(host_array(indices))
     if indices.size and indices.dtype.kind not in "iu":
         raise InputError(f"indices of type {indices.dtype} are not integers", field=field)
     if indices.size and indices.dtype.kind == "u" and indices.max() >= 2**63:

@@ -47,9 +47,14 @@ def open_together(path: str | os.PathLike[str] | MatrixFile, world: World) -> Ma
         sent = world.comm.bcast(file)
         file = sent if world.rank else file
     assert file is not None
-    with world.agree() as agreed:
-        file.join(None if isinstance(path, MatrixFile) else path)
-        agreed.number = float(file.can_defer)
+    try:
+        with world.agree() as agreed:
+            file.join(None if isinstance(path, MatrixFile) else path)
+            agreed.number = float(file.can_defer)
+    except BaseException:  # another rank's, maybe
+        if file is not path:
+            file.close()
+        raise
     file.defer(agreed.number == world.size)
     return file
 

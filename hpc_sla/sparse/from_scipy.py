@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
 from hpc_sla.distributed.agreement import difference
+from hpc_sla.distributed.arguments import host_array
 from hpc_sla.distributed.layout import RowLayout, check_layout
 from hpc_sla.distributed.row_order import digest
 from hpc_sla.distributed.world import World
@@ -296,9 +296,8 @@ def _described(
 
 
 def _numbers(given: Any, field: str) -> np.ndarray:
-    given = given.detach().cpu() if isinstance(given, torch.Tensor) else given
     try:
-        found = np.asarray(given, dtype=np.float64)
+        found = np.asarray(host_array(given), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"is not an array of numbers: {error}", field=field) from error
     return found[:, None] if found.ndim == 1 and field == "near_nullspace" else found
@@ -366,7 +365,7 @@ def _check_rectangular(shape: tuple[int, int], field: str) -> None:
 
 
 def _given_parts(given: np.ndarray, n: int, size: int, field: str) -> np.ndarray:
-    part = np.asarray(given)
+    part = np.asarray(host_array(given))
     if part.shape != (n,) or part.dtype.kind not in "iu":
         raise InputError(
             f"the partition has shape {part.shape} and type {part.dtype}; it needs {n} integers",

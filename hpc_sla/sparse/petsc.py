@@ -77,8 +77,7 @@ def rows_from_petsc(
 
 
 def _layout(world: World, owned: tuple[int, int]) -> RowLayout:
-    ends = world.comm.allgather(int(owned[1]))
-    return RowLayout(world, np.array([0, *ends], dtype=np.int64))
+    return RowLayout(world, world.offsets(int(owned[1] - owned[0])))
 
 
 def aij(

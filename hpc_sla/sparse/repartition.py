@@ -15,6 +15,7 @@ from hpc_sla.distributed.shipment import Shipment
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.partition.parallel import partition_rows
+from hpc_sla.sparse.entries import pattern_of
 from hpc_sla.sparse.pattern import DistributedPattern
 from hpc_sla.sparse.unknowns import Unknowns
 
@@ -116,20 +117,11 @@ def redistributed(
     world: World = layout.world
     (own,) = Shipment(world, part).arrived(np.ascontiguousarray(layout.rows))
     own = np.sort(own)
-    counts = np.empty(world.size, dtype=np.int64)
-    counts[...] = world.comm.allgather(len(own))
-    new = RowLayout.numbered(world, np.concatenate([[0], np.cumsum(counts)]), own)
+    new = RowLayout.numbered(world, world.offsets(len(own)), own)
     shipment = Shipment(world, part[local_rows])
     rows, columns = shipment.arrived(rows, columns)
     stored = Directory(new).stored(columns)
-    local = np.searchsorted(own, rows)
-    order = np.lexsort((stored, local))
-    ends = np.cumsum(np.bincount(local, minlength=len(own)))
-    indptr = np.concatenate([[0], ends]).astype(np.int64)
-    # The pattern reorders entries once more; their numbers go along.
-    pattern, order = DistributedPattern.from_rows(new, indptr, stored[order], order)
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
+    pattern, place = pattern_of(new, np.searchsorted(own, rows), stored)
     shipment.put(place)
     with world.agree() as agreed:
         agreed.number = float(values.requires_grad)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpc_sla.errors import InputError
+from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry
 from hpc_sla.sparse_tensor.matrices import SparseMatrices
 from hpc_sla.sparse_tensor.sparsity import Sparsity
@@ -61,19 +61,23 @@ class SparseAlgebra(SparseMatrices):
         return self.map(lambda values: values**exponent)
 
     def __truediv__(self, divisor: Any) -> Self:
-        """By a number, or a tensor of the batch's shape."""
+        """By a number, or a tensor of the batch's shape, as `*`."""
         factor = self._factor(divisor)
-        return NotImplemented if factor is None else self._times(1 / factor)
+        return NotImplemented if factor is None else self._of(self.values / factor, self._sparsity)
 
     # Of two
 
     @entry
     def __mul__(self, other: Any) -> Self:
-        """By a number, or a tensor of the batch's shape; or entry by entry, on both patterns."""
+        """By a number, or a tensor of the batch's shape; or entry by entry, on both patterns.
+
+        The dtype is that of ``values * other`` in torch: a number, or a tensor of no dimension,
+        does not change it. Of real numbers.
+        """
         if isinstance(other, SparseMatrices):
             return self._entrywise(other)
         factor = self._factor(other)
-        return NotImplemented if factor is None else self._times(factor)
+        return NotImplemented if factor is None else self._of(self.values * factor, self._sparsity)
 
     __rmul__ = __mul__
 
@@ -132,10 +136,21 @@ class SparseAlgebra(SparseMatrices):
         row, col = (t.index_select(0, here) for t in (self.row, self.col))
         return self._of(values, Sparsity(row, col, self.shape))
 
-    def _factor(self, given: Any) -> torch.Tensor | None:
+    def _factor(self, given: Any) -> torch.Tensor | float | None:
         """A number, or what is of the batch's shape, as goes with `values`; None for neither."""
+        kind = given.dtype if isinstance(given, torch.Tensor) else type(given)
+        if getattr(kind, "is_complex", False) or (
+            isinstance(given, numbers.Complex) and not isinstance(given, numbers.Real)
+        ):
+            raise InputTypeError(
+                f"a factor of {kind} is not real, and matrices are",
+                remedy="Keep two matrices, of the real and of the imaginary part",
+            )
         if isinstance(given, numbers.Real) and not isinstance(given, bool):
-            return self.values.new_tensor(float(given))
+            try:
+                return float(given)
+            except OverflowError:
+                raise InputError("a factor is beyond the range of float64") from None
         if not isinstance(given, torch.Tensor):
             return None
         try:
@@ -147,9 +162,6 @@ class SparseAlgebra(SparseMatrices):
                 remedy="Pass one number for each matrix; S @ x is a product with vectors",
             ) from None
         return given.unsqueeze(-1) if given.dim() else given
-
-    def _times(self, factor: torch.Tensor) -> Self:
-        return self._of(self.values * factor, self._sparsity)
 
     def _check_beside(self, other: SparseMatrices, what: str, fits: bool) -> None:
         if not fits:

@@ -9,6 +9,7 @@ import torch
 
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.kernels.modes import entry
+from hpc_sla.observe.monitors import named_once
 from hpc_sla.sparse_tensor.sparsity import Sparsity
 from hpc_sla.sparse_tensor.tensor import SparseTensor
 
@@ -106,6 +107,8 @@ class SparseTensorList(Sequence[SparseTensor]):
         """
         bs = self._checked(bs, "bs")
         if not together or not self._each:
+            if "monitor" in options:
+                options["monitor"] = named_once(options["monitor"])
             return [one.solve(b, **options) for one, b in zip(self._each, bs, strict=True)]
         for one, b in zip(self._each, bs, strict=True):
             if b.shape[:1] != one.shape[:1] or b.dim() != bs[0].dim():

@@ -10,7 +10,7 @@ import torch
 
 from hpc_sla.errors import InputError, InputTypeError, MissingDependencyError
 from hpc_sla.kernels.modes import entry
-from hpc_sla.sparse.convert import triplets_of
+from hpc_sla.sparse.from_torch import triplets_of
 from hpc_sla.sparse_tensor.matrices import SparseMatrices, as_floats
 
 if TYPE_CHECKING:

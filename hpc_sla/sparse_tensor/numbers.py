@@ -46,13 +46,14 @@ class SparseNumbers(SparseAlgebra):
 
     @entry
     def cond(self, ord: float = 2) -> torch.Tensor:
-        """The condition number ||A|| ||A^-1||; inf of a singular matrix.
+        """The condition number ||A|| ||A^-1||; inf of a singular matrix. In double precision.
 
         Parameters
         ----------
         ord : 2, 1 or inf
-            2: the quotient of the largest and the smallest singular value, of any shape;
-            differentiable once, where both are simple. 1 and inf, of square ones: ||A^-1|| as N. J.
+            2: the quotient of the largest and the smallest singular value, of any shape; inf where
+            it is 1 / eps of the dtype or more, of which rounding leaves no digit; differentiable
+            once, where both are simple. 1 and inf, of square ones: ||A^-1|| as N. J.
             Higham and F. Tisseur estimate it (SIMAX 21, 2000), mostly exactly and never too large;
             not differentiable.
         """
@@ -137,7 +138,7 @@ Vectors = tuple[np.ndarray, np.ndarray]
 
 
 def _by_vectors(A: DSparseMatrix, pair: Vectors | None) -> torch.Tensor:
-    """The singular value of these vectors, in the graph of A's values. Local.
+    """The singular value of these vectors, in A's dtype and the graph of its values. Local.
 
     As u . A v, which does not change to first order with u and v.
     """
@@ -172,6 +173,8 @@ def _power(
         (n, n), matvec=lambda x: transposed(product(x.ravel())), dtype=np.float64
     )
     start = np.random.default_rng(0).standard_normal(n)
+    if not product(start).any():  # of which Lanczos has no second vector
+        return np.zeros(shape[0]), start / np.linalg.norm(start)
     v = eigsh(normal, k=1, v0=start, tol=0)[1][:, 0]
     u = product(v)
     size = np.linalg.norm(u)
@@ -179,22 +182,26 @@ def _power(
 
 
 def _cond_2(A: DSparseMatrix) -> torch.Tensor:
-    largest = _largest(A)
+    # The sums of u . A v cancel to the smallest value: in single precision nothing would be left.
+    double = A.to(torch.float64)
+    largest = _largest(double)
     if largest is None:
         return A.values.sum() * 0 + 1.0
-    smallest = _smallest(A)
-    if smallest is None:
-        return A.values.sum() * 0 + math.inf
-    return _by_vectors(A, largest) / _by_vectors(A, smallest)
+    smallest = _smallest(double)
+    if smallest is not None:
+        most, least = (_by_vectors(double, pair) for pair in (largest, smallest))
+        if float(least.detach()) > torch.finfo(A.dtype).eps * float(most.detach()):
+            return (most / least).to(A.dtype)
+    return A.values.sum() * 0 + math.inf
 
 
 def _smallest(A: DSparseMatrix) -> Vectors | None:
-    """The vectors of the smallest singular value; None where that is 0, to rounding. Local."""
+    """The vectors of the smallest singular value; None where factors show that it is 0. Local."""
     m, n = A.shape
     matrix = A.local_csr().astype(np.float64)
     if min(m, n) <= _DENSE:
-        u, s, v = np.linalg.svd(matrix.toarray(), full_matrices=False)
-        return None if s[-1] <= np.finfo(np.float64).tiny else (u[:, -1], v[-1])
+        u, _, v = np.linalg.svd(matrix.toarray(), full_matrices=False)
+        return u[:, -1], v[-1]
     if m != n:
         raise InputError(
             f"the 2-norm condition of a {m} x {n} matrix with more than {_DENSE} of either is that "

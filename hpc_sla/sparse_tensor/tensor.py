@@ -15,6 +15,7 @@ from hpc_sla.linear import SolveInfo
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.unconverged import raise_unconverged
 from hpc_sla.nonlinear import MEANINGS, NonlinearInfo, solver
+from hpc_sla.observe.monitors import named_once
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse_tensor.backends import choose_backend
 from hpc_sla.sparse_tensor.forms import SparseForms
@@ -174,7 +175,7 @@ class SparseTensor(SparseNumbers, SparseForms):
         options: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_iterations": max_iterations}
         options["adjoint_rtol"] = adjoint_rtol
         if monitor is not None:
-            options["monitor"] = monitor
+            options["monitor"] = named_once(monitor)
         if "precond" in given:
             options["precond"] = precond
         infos: list[SolveInfo] = []
@@ -296,6 +297,7 @@ class SparseTensor(SparseNumbers, SparseForms):
             Where a pair did not converge. w and V are the best there are.
         """
         B = options.pop("B", None)
+        options["monitor"] = named_once(options.get("monitor"))
         masses: list[Any] = [B] * (1 if self.batch_size is None else self.batch_size)
         if isinstance(B, SparseTensor):
             masses = self._masses(B)

@@ -156,3 +156,17 @@ def test_two_worlds_on_one_communicator_keep_their_messages_apart(world):
     parts[0].close()
     assert everywhere(world, torch.equal(B @ -x, -(B @ x)))
     parts[1].close()
+
+
+def test_elsewhere_is_made_again_where_it_was_closed(world, monkeypatch):
+    """cpu:0 stands for the other device: torch does not take it for cpu."""
+    monkeypatch.setattr("hpc_sla.distributed.world.choose_device", lambda name, _: name)
+    here = hs.World(world.comm, torch.device("cpu"))
+    there = here.on(torch.device("cpu", 0))
+    assert there is not here and here.on(there.device) is there
+    there.close()
+    again = here.on(there.device)
+    assert not again.closed and again.sum(1) == world.size
+    assert again.on(here.device) is here
+    here.close()
+    assert again.closed

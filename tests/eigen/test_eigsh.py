@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
+from hpc_sla.eigen import lobpcg
 from hpc_sla.eigen.problem import Constraints
 from hpc_sla.eigen.space import inner
 from hpc_sla.errors import UnsuitableError
@@ -78,6 +79,24 @@ def test_where_other_ranks_lapacks_say_otherwise(world, monkeypatch, size):
         monkeypatch.setattr(f"torch.linalg.{name}", other)
     w, V, info = hs.eigsh(A, k=4, deflate=deflate)
     assert info.converged and torch.equal(w, values) and everywhere(world, torch.equal(V, vectors))
+
+
+def test_ranks_that_had_gone_on_go_back_alike(world, monkeypatch):
+    """Rank 0 finds that W lies in [X | P], where others have taken their next pairs already."""
+    A, seen = distribute(grid(16, 13), world), []
+    if world.rank == 0:
+        monkeypatch.setattr(lobpcg, "_MIXED", 2.0)
+    measured = lobpcg.Lobpcg._drift
+
+    def noted(self, *grams):
+        seen.append(self.values.clone())
+        return measured(self, *grams)
+
+    monkeypatch.setattr(lobpcg.Lobpcg, "_drift", noted)
+    w, V, info = hs.eigsh(A, k=4, precond="jacobi")
+    check(A, w, V, info, 4)
+    found = world.comm.allgather(torch.stack(seen))
+    assert all(torch.equal(one, found[0]) for one in found)
 
 
 @pytest.mark.parametrize("precond", ["jacobi", "additive_schwarz", "amg"])

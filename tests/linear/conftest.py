@@ -1,15 +1,25 @@
-"""The loops of a GPU on the CPU, for whoever asks for `on_gpu`."""
+"""A system to solve; the loops of a GPU on the CPU, for whoever asks for `on_gpu`."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from hpc_sla.linear import iteration, prepared
 from hpc_sla.linear.bursts import CompiledSteps
 from hpc_sla.linear.scalars import TensorScalars
+from tests.collective import distribute_once, spd_matrix, spread
 from tests.linear.emulated import COUNTS, emulate, oracles
 
 EVERY = 6
+
+
+@pytest.fixture
+def system(world):
+    matrix = spd_matrix(53, 20)
+    A = distribute_once(matrix, world)
+    b = np.random.default_rng(24).standard_normal(53)
+    return matrix, A, b, spread(A.layout, b)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import hpc_sla as hs
-from tests.collective import distribute, everywhere, spd_matrix, spread
+from tests.collective import distribute, distribute_once, everywhere, spd_matrix, spread
 
 pytestmark = pytest.mark.mpi
 
@@ -84,32 +85,49 @@ def test_eigenpairs_and_roots_have_them_too(world, system, tmp_path_factory):
     assert everywhere(world, told == list(range(len(told))))
 
 
+def _tensorboard(monkeypatch, writer):
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+
+
 def test_tensorboard(world, system, monkeypatch):
     A, b = system
     written = []
 
     class SummaryWriter:
         def __init__(self, log_dir):
-            written.append(log_dir)
+            self.log_dir = log_dir or "runs/one"
+            written.append(self.log_dir)
 
         def add_scalar(self, name, value, step):
             written.append((name, value, step))
 
-        def flush(self):
-            written.append("flushed")
+        def close(self):
+            written.append("closed")
 
-    module = types.ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = SummaryWriter
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    board = hs.TensorBoardMonitor("runs/one")
+    _tensorboard(monkeypatch, SummaryWriter)
+    board = hs.TensorBoardMonitor()
     _, info = hs.solve(A, b, "cg", monitor=board)
     _, more = hs.solve(A, b, "cg", monitor=board)
     names = [("solve/residual_norm", r, i) for i, r in enumerate(info.residual_history)]
     behind = [
         ("solve/residual_norm", r, i + len(names)) for i, r in enumerate(more.residual_history)
     ]
-    wanted = [] if world.rank else ["runs/one", *names, "flushed", *behind, "flushed"]
-    assert everywhere(world, written == wanted)
+    wanted = ["runs/one", *names, "closed", "runs/one", *behind, "closed"]
+    assert everywhere(world, written == ([] if world.rank else wanted))
+
+
+def test_where_tensorboard_may_not_write(world, system, monkeypatch):
+    def SummaryWriter(log_dir):
+        raise PermissionError(13, "Permission denied", log_dir)
+
+    A, b = system
+    _tensorboard(monkeypatch, SummaryWriter)
+    with pytest.raises(hs.InputError, match="monitor: cannot be written: Perm") as caught:
+        hs.solve(A, b, monitor="tensorboard:runs/closed")
+    found = caught.value
+    assert everywhere(world, found.file == "runs/closed" and bool(found.remedy))
 
 
 def test_without_tensorboard(world, system, monkeypatch):
@@ -140,13 +158,84 @@ def test_one_that_fails_costs_no_solution(world, system):
         def __call__(self, iteration, residual_norm):
             raise OSError("no space left on device")
 
+    class Late(hs.Monitor):
+        def __call__(self, iteration, residual_norm):
+            pass
+
+        def end(self):
+            raise OSError("no space left on device")
+
     A, b = system
+    for one in (Full(), Late()):
+        with pytest.warns(UserWarning, match=f"{type(one).__name__}: no space left"):
+            _, info = hs.solve(A, b, monitor=one)
+        assert everywhere(world, info.converged)
+        # On every rank alike: where warnings are errors none is left alone.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(UserWarning, match="no space left"):
+                hs.solve(A, b, monitor=one)
+        world.barrier()
+
+
+def _many_rows(A):
+    """More than are left to LAPACK."""
+    return distribute_once(spd_matrix(130, 0), A.world)
+
+
+REFUSED = {
+    "b": lambda A, b, **told: hs.solve(A, b[:-1] if len(b) else b.new_zeros(1), **told),
+    "precond": lambda A, b, **told: hs.solve(A, b, "cg", "none such", **told),
+    "callback": lambda A, b, **told: hs.solve(A, b, callback=3, **told),
+    "pairs": lambda A, b, **told: hs.eigsh(A, k=41, **told),
+    "pairs' precond": lambda A, b, **told: hs.eigsh(
+        _many_rows(A), k=1, precond="none such", **told
+    ),
+    "pairs' callback": lambda A, b, **told: hs.eigsh(A, k=1, callback=3, **told),
+    "u0": lambda A, b, **told: hs.nonlinear_solve(
+        lambda u: u, b.to(torch.int64), layout=A.layout, **told
+    ),
+    "root's callback": lambda A, b, **told: hs.nonlinear_solve(
+        lambda u: u, b, layout=A.layout, callback=3, **told
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_solve_that_is_refused_overwrites_nothing(world, system, tmp_path_factory, what):
+    A, b = system
+    path = world.comm.bcast(str(tmp_path_factory.mktemp("monitor") / "kept.csv"))
     if world.rank == 0:
-        with pytest.warns(UserWarning, match="Full: no space left"):
-            _, info = hs.solve(A, b, monitor=Full())
-    else:
-        _, info = hs.solve(A, b, monitor=Full())
-    assert everywhere(world, info.converged)
+        Path(path).write_text("of the last solve\n")
+    with pytest.raises(hs.InputError, match="cannot be called" if "callback" in what else None):
+        REFUSED[what](A, b, monitor=f"file:{path}")
+    assert _on_root(world, Path(path).read_text) == "of the last solve\n"
+
+
+def _broken(iteration, residual_norm):
+    raise RuntimeError("of the callback's own")
+
+
+SOLVES = {
+    "solve": lambda A, b, **told: hs.solve(A, b, "cg", "jacobi", **told),
+    "eigsh": lambda A, b, **told: hs.eigsh(_many_rows(A), k=1, **told),
+    "nonlinear_solve": lambda A, b, **told: hs.nonlinear_solve(
+        lambda u: A @ u - b, b * 0, layout=A.layout, **told
+    ),
+}
+
+
+@pytest.mark.parametrize("solve", SOLVES)
+def test_files_are_closed_whatever_happens(world, system, tmp_path_factory, solve):
+    A, b = system
+    path = world.comm.bcast(str(tmp_path_factory.mktemp("monitor") / "closed.csv"))
+    one = hs.FileMonitor(path)
+    with pytest.raises(RuntimeError, match="of the callback's own"):
+        SOLVES[solve](A, b, monitor=one, callback=_broken)
+    assert everywhere(world, one._file is None)
+    with pytest.raises(hs.InputError, match="cannot be written"):
+        SOLVES[solve](A, b, monitor=[one, "file:/nowhere/at/all.csv"])
+    assert everywhere(world, one._file is None)
 
 
 @pytest.mark.parametrize("columns", [(), (2,)])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
+import torch
 
 import hpc_sla as hs
 from hpc_sla.linear.choices import METHODS
-from tests.collective import distribute_once, spread
+from tests.collective import distribute_once, full, random_matrix, spread
 from tests.linear.test_properties import FAMILIES, _convection
 from tests.linear.test_solve import _poisson
 
@@ -75,6 +77,23 @@ def test_petsc_runs_what_was_chosen(world, precond, alike):
     reference.close()
     assert info.converged and theirs.converged
     assert names_for_petsc("cg", "of another kind") == ("gmres", "block_jacobi")
+
+
+def test_petsc_solves_what_lsmr_does_by_its_lsqr(world):
+    from hpc_sla.reference.petsc import PetscMatrix
+
+    matrix = sp.csr_matrix(random_matrix(40, 0.1, 2) + 8 * sp.eye_array(40))
+    A = distribute_once(matrix, world)
+    b = np.random.default_rng(72).standard_normal(40)
+    x, info = hs.solve(A, spread(A.layout, b), "lsmr", "none", rtol=1e-10)
+    reference = PetscMatrix.from_matrix(A)
+    assert reference.solver("lsmr", "none", 1e-10, 0.0, 5000).ksp.getType() == "lsqr"
+    theirs = reference.solve(b[A.layout.rows], "lsmr", "none", 1e-10, 0.0, 5000)
+    reference.close()
+    assert info.converged and theirs.converged and theirs.iterations is None
+    expected = np.linalg.solve(matrix.toarray(), b)
+    for found in (x, torch.from_numpy(theirs.x)):
+        assert np.allclose(full(A.layout, found), expected, rtol=0, atol=1e-8)
 
 
 def test_numbers_beyond_petscs(world):

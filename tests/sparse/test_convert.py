@@ -89,6 +89,84 @@ def test_repeated_entries_of_torch_are_summed(world):
     assert np.array_equal(dense(A), t.to_dense().numpy())
 
 
+def _repeated(kind):
+    """Rows (or columns) that have some entries twice, out of order; and the same of SciPy's."""
+    ends, inner = np.array([0, 3, 3, 5, 9]), np.array([2, 0, 2, 1, 1, 3, 0, 3, 3])
+    values = torch.arange(1.0, 10.0, dtype=torch.float64)
+    make = {"csr": torch.sparse_csr_tensor, "csc": torch.sparse_csc_tensor}[kind]
+    theirs = {"csr": sp.csr_array, "csc": sp.csc_array}[kind]
+    pair = torch.from_numpy(ends), torch.from_numpy(inner)
+    return (
+        lambda values: make(*pair, values, (4, 4), check_invariants=False),
+        lambda values: theirs((values, inner, ends), shape=(4, 4)),
+        values,
+    )
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc"])
+def test_repeated_entries_of_compressed_rows_are_summed(world, kind):
+    ours, theirs, values = _repeated(kind)
+    expected = theirs(values.numpy()).toarray()
+    given = ours(values)
+    for A in (
+        hs.DSparseMatrix.from_torch(given if world.rank == 0 else None, world),
+        _spread(theirs(values.numpy()), world),
+        _spread(theirs(values.numpy().astype(np.float32)), world),
+    ):
+        assert np.array_equal(dense(A), expected)
+    found = hs.SparseTensor.from_torch(given).to_dense().numpy()
+    assert everywhere(world, np.array_equal(found, expected))
+    values.requires_grad_()
+    with pytest.raises(hs.InputError, match="given twice, and torch finds no gradient"):
+        hs.DSparseMatrix.from_torch(ours(values) if world.rank == 0 else None, world)
+
+
+def test_the_gradient_of_repeated_entries(world):
+    """Of a tensor of compressed rows itself torch knows it."""
+    ours, _, values = _repeated("csr")
+    given = ours(values).requires_grad_()
+    A = hs.DSparseMatrix.from_torch(given if world.rank == 0 else None, world)
+    x = np.linspace(1, 2, 4)
+    A.layout.dot(spread(A.layout, x**2), A @ spread(A.layout, x)).backward()
+    rows, columns = np.repeat(np.arange(4), [3, 0, 2, 4]), given.col_indices().numpy()
+    right = world.rank != 0 or np.allclose(given.grad.values(), x[rows] ** 2 * x[columns])
+    assert everywhere(world, right)
+
+
+def _wrong(kind):
+    one, options = torch.ones(2, dtype=torch.float64), {"check_invariants": False}
+    if kind.startswith("coo"):
+        pair = {"coo column": [[0, 1], [0, 3]], "coo row": [[0, -1], [0, 1]]}[kind]
+        return torch.sparse_coo_tensor(torch.tensor(pair), one, (3, 3), **options)
+    make = torch.sparse_csc_tensor if kind.startswith("csc") else torch.sparse_csr_tensor
+    ends, inner = {
+        "csr column": ([0, 1, 2, 2], [0, 3]),
+        "csc row": ([0, 1, 2, 2], [0, -1]),
+        "csr ends": ([0, 3, 1, 2], [0, 1]),
+        "csr short": ([0, 1, 1, 1], [0, 1]),
+    }[kind]
+    return make(torch.tensor(ends), torch.tensor(inner), one, (3, 3), **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("coo column", "column 3 is outside 0 to 2"),
+        ("coo row", "row -1 is outside 0 to 2"),
+        ("csr column", "column 3 is outside 0 to 2"),
+        ("csc row", "row -1 is outside 0 to 2"),
+        ("csr ends", "rows do not end one after another"),
+        ("csr short", "rows do not end one after another"),
+    ],
+)
+def test_indices_of_torch_that_make_no_matrix(world, kind, message):
+    """Which torch looks at only where it was told to."""
+    with pytest.raises(hs.InputError, match=message):
+        hs.DSparseMatrix.from_torch(_wrong(kind) if world.rank == 0 else None, world)
+    with pytest.raises(hs.InputError, match=message):
+        hs.DSparseMatrix.from_torch(_wrong(kind), world, per_rank=True)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -366,6 +366,30 @@ def test_arrays_of_other_libraries_come_by_dlpack(world):
         hs.solve(A, _Other(b.astype(complex)))
 
 
+@pytest.mark.mpi
+def test_what_describes_a_matrix_may_be_other_libraries_arrays(world):
+    n = 8
+    part, points = np.arange(n) % world.size, np.arange(2.0 * n).reshape(n, 2)
+    made = []
+    for kind in (np.array, _Other):
+        given = {
+            "partition": kind(part),
+            "coordinates": kind(points),
+            "near_nullspace": kind(points),
+        }
+        matrix = spd_matrix(n, 0) if world.rank == 0 else None
+        made.append(hs.DSparseMatrix.from_scipy(matrix, world, **given))
+    A, B = made
+    assert A.layout.same(B.layout) and everywhere(world, torch.equal(A.coordinates, B.coordinates))
+    assert everywhere(world, torch.equal(A.near_nullspace, B.near_nullspace))
+    layout = hs.RowLayout(world, _Other(A.layout.offsets), _Other(A.layout.rows))
+    assert everywhere(world, torch.equal(layout.scatter(_Other(points)), A.coordinates))
+    mine = np.ones(A.layout.n_owned)
+    b = torch.ones(A.layout.n_owned, dtype=torch.float64)
+    for vectors in (mine, _Other(mine)):
+        assert hs.solve(A, b, "cg", hs.AMG(near_nullspace=vectors))[1].converged
+
+
 def test_a_sparse_tensor_of_other_libraries_arrays():
     S = hs.SparseTensor(_Other([2.0, 4.0]), _Other([0, 1]), _Other([0, 1]), (2, 2))
     assert S.solve(_Other([2.0, 4.0])).tolist() == pytest.approx([1.0, 1.0])

@@ -13,8 +13,9 @@ import pytest
 import hpc_sla as hs
 from hpc_sla.cli.run.plan import plan_run
 from hpc_sla.partition import order_by_part, reorder
-from hpc_sla.sparse.from_hdf5 import read_rhs
+from hpc_sla.sparse.from_hdf5 import open_together, read_rhs
 from hpc_sla.storage import block_sums, hdf5, stored_rows
+from hpc_sla.storage.matrix_file import MatrixFile
 from hpc_sla.storage.matrix_writer import write_matrix
 from tests.collective import dense, everywhere, full, random_matrix
 
@@ -119,6 +120,22 @@ def test_ranks_with_copies_and_with_other_files(world, path, folder):
         os.remove(mine)
     with pytest.raises(hs.InputError, match="no such file"):
         hs.DSparseMatrix.from_hdf5(mine, world)
+
+
+def test_no_rank_leaves_open_what_another_could_not(world, path, monkeypatch):
+    join = MatrixFile.join
+
+    def refused(self, *name):
+        join(self, *name)
+        if world.rank == world.size - 1:
+            raise hs.InputError("refused", file=path)
+
+    monkeypatch.setattr(MatrixFile, "join", refused)
+    with pytest.raises(hs.InputError, match="refused") as caught:
+        open_together(path, world)
+    here = Path("/proc/self/fd")
+    left = [file for file in os.listdir(here) if os.path.realpath(here / file) == path]
+    assert everywhere(world, not left), caught
 
 
 def test_a_file_in_chunks_is_read_by_hdf5(world, path, folder):

@@ -157,6 +157,16 @@ def test_symmetry_and_definiteness():
     assert not bool(hs.SparseTensor([1.0, 1.0], [0, 1], [1, 0], (2, 2)).is_positive_definite())
     near = S + 1e-6 * abs(S.norm()) * hs.SparseTensor(np.ones(1), [0], [5], (12, 12))
     assert not bool(near.is_symmetric()) and bool(near.is_symmetric(atol=1.0 * float(S.norm())))
+    # A zero that is stored on one side of the diagonal only is none the less a zero.
+    stored = hs.SparseTensor([2.0, 0.0, 3.0, -1.0, -1.0, 2.0], [0, 0, 1, 1, 2, 2],
+                             [0, 1, 1, 2, 1, 2], (3, 3))  # fmt: skip
+    assert bool(stored.is_symmetric()) and bool(stored.is_positive_definite())
+    for value in (1e-3, -2.0):
+        values = stored.values.clone()
+        values[1] = value
+        assert not bool(stored.with_values(values).is_positive_definite())
+    zero = hs.SparseTensor([0.0, 1.0], [0, 1], [0, 1], (2, 2))
+    assert bool(zero.is_symmetric()) and not bool(zero.is_positive_definite())
     _, batch = _tensor(spd, (2,))
     assert batch.is_positive_definite().tolist() == [True, True]
     assert (batch * torch.tensor([1.0, -1.0])).is_positive_definite().tolist() == [True, False]
@@ -179,6 +189,60 @@ def test_conditions(n):
     )
     assert float(hs.SparseTensor([1.0], [0], [0], (2, 2)).cond(1)) == math.inf
     assert float(hs.SparseTensor([1.0], [0], [0], (2, 2)).cond()) == math.inf
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n", [30, 150])
+def test_conditions_to_the_last_that_the_dtype_has(n, dtype):
+    """Of 1e5, of which sums in single precision leave two digits; and of singular ones."""
+    rows = sp.diags_array(np.logspace(0, -5, n)) @ (sp.eye_array(n) + 0.5 * sp.eye_array(n, k=1))
+    matrix = sp.csr_matrix(rows.astype(dtype))
+    S = hs.SparseTensor.from_scipy(matrix)
+    expected = np.linalg.cond(matrix.toarray().astype(np.float64))
+    assert S.cond().dtype == S.dtype and float(S.cond()) == pytest.approx(expected, rel=1e-6)
+    last = sp.lil_matrix(matrix)
+    last[n - 1] = last[0] + 2 * last[1]
+    for singular in (last, last.T, 1e-9 * last, matrix * 0):
+        assert not np.linalg.cond(singular.toarray().astype(np.float64)) < 1 / np.finfo(dtype).eps
+        S = hs.SparseTensor.from_scipy(sp.csr_matrix(singular, dtype=dtype))
+        values = S.values.requires_grad_()
+        found = S.cond()
+        assert float(found) == math.inf
+        (gradient,) = torch.autograd.grad(found, values)
+        assert not bool(gradient.any())
+
+
+FACTORS = [
+    3, 3.0, 0.1, 1e-310, np.float64(7), np.int64(7), np.float32(0.1),
+    torch.tensor(3), torch.tensor(0.1, dtype=torch.float64), torch.tensor(0.1),
+    torch.tensor([3, 7]), torch.tensor([0.1, 7.0], dtype=torch.float64), torch.tensor([0.1, 7.0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("factor", FACTORS, ids=repr)
+def test_multiples_and_quotients_are_torchs(factor, dtype):
+    """To the last bit, and of the same dtype."""
+    _, S = _tensor(random_matrix(20, 0.5, 3), (2,))
+    S = S.detach().to(dtype)
+    beside = factor
+    if isinstance(factor, torch.Tensor) and factor.dim():
+        beside = factor[:, None]
+    for found, values in ((S / factor, S.values / beside), (S * factor, S.values * beside)):
+        assert found.dtype == values.dtype and torch.equal(found.values, values)
+    if isinstance(factor, float) and dtype == torch.float64:
+        assert np.array_equal((S[0] / factor).to_scipy().data, S[0].to_scipy().data / factor)
+
+
+def test_factors_that_are_not_real():
+    _, S = _tensor(random_matrix(4, 0.5, 0))
+    for factor in (1j, np.complex64(2), torch.tensor(1j), torch.ones(2, dtype=torch.complex64)):
+        for wrong in (lambda f=factor: S * f, lambda f=factor: S / f, lambda f=factor: f * S):
+            with pytest.raises(hs.InputError, match="is not real"):
+                wrong()
+    assert torch.equal((S * 10**30).values, S.values * 1e30)  # which torch calls an overflow
+    with pytest.raises(hs.InputError, match="beyond the range"):
+        S / 10**400
 
 
 def test_constructors():
@@ -257,6 +321,26 @@ def test_throw_and_monitor(capsys):
     assert capsys.readouterr().err.startswith("solve      0")
     with pytest.raises(hs.InputError, match="no monitor"):
         S.solve(b, backend="scipy", monitor="print")
+
+
+def test_one_file_for_all_systems(tmp_path):
+    """Of a batch, of a list: each goes on where the one before has stopped."""
+    _, S = _tensor(spd_matrix(20, 0), (3,))
+    b, path = torch.ones(20, dtype=torch.float64), tmp_path / "told.csv"
+    _, infos = S.solve_with_info(b, method="cg", precond="none", monitor=f"file:{path}")
+    every = [norm for info in infos for norm in info.residual_history]
+
+    def told():
+        return np.loadtxt(path, delimiter=",", skiprows=1)[:, 1].tolist()
+
+    assert len(infos) == 3 and told() == every
+    several = hs.SparseTensorList([S[0], S[1], S[2]])
+    several.solve([b] * 3, method="cg", precond="none", monitor=[f"file:{path}"])
+    assert told() == every
+    heard = []
+    _, S = _tensor(spd_matrix(130, 0), (2,))
+    S.eigsh(1, tol=1e-4, monitor=[f"file:{path}", lambda i, norm: heard.append(norm)])
+    assert told() == heard and len(heard) >= 3
 
 
 def test_spy():

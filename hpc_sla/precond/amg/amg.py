@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_sla.distributed.arguments import host_array
 from hpc_sla.distributed.row_order import check_order
 from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
@@ -356,9 +357,7 @@ class AMG(AmgOptions, Preconditioner):
 
 def _given(vectors: torch.Tensor | np.ndarray, n: int) -> np.ndarray:
     """A near-nullspace of n owned rows as float64 [n, m]. Local."""
-    if isinstance(vectors, torch.Tensor):
-        vectors = vectors.detach().cpu().numpy()
-    B = np.asarray(vectors)
+    B = np.asarray(host_array(vectors))
     B = np.ascontiguousarray(B[:, None] if B.ndim == 1 else B, dtype=np.float64)
     if B.ndim != 2 or len(B) != n or not B.shape[1] or not np.isfinite(B).all():
         raise InputError(
