@@ -247,6 +247,8 @@ def _describe(
     """None for what is this rank's own for all anyone can tell."""
     if type(leaf) not in (torch.Tensor, torch.nn.Parameter) or _transformed(leaf):
         return None
+    if leaf.layout != torch.strided:  # a matrix, which one rank has or each its rows of
+        return None
     name, layer = owners.get(id(leaf), ("", ""))
     numbers = leaf.numel()
     if not numbers:
