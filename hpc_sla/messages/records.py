@@ -67,22 +67,24 @@ def send_records(peers: Peers, dest: np.ndarray, arrays: Sequence[np.ndarray]) -
     ends = [*starts[1:].tolist(), len(dest)][: len(ranks)]
     kinds = crc32(repr([(array.dtype.str, array.shape[1:]) for array in arrays]).encode())
     messages: dict[int, np.ndarray] = {}
-    own: list[np.ndarray] | None = None
+    own: slice | np.ndarray = slice(0)
     for rank, start, stop in zip(ranks.tolist(), starts.tolist(), ends, strict=True):
         where = slice(start, stop) if order is None else order[start:stop]
-        parts = [array[where] for array in arrays]
         if rank == peers.rank:
-            own = parts
+            own = where
         else:
+            parts = [array[where] for array in arrays]
             messages[rank] = _packed(stop - start, kinds, parts)
-    del order
+            del parts
     received = peers.exchange(messages)
     messages.clear()
     arrived = {rank: _unpacked(message, kinds, arrays) for rank, message in received.items()}
-    if own is not None:
-        arrived[peers.rank] = own
+    before = [rank for rank in arrived if rank < peers.rank]
+    behind = [rank for rank in arrived if rank > peers.rank]
     return [
-        np.concatenate([array[:0], *(arrived[rank][k] for rank in sorted(arrived))])
+        np.concatenate(
+            [*(arrived[r][k] for r in before), array[own], *(arrived[r][k] for r in behind)]
+        )
         for k, array in enumerate(arrays)
     ]
 
