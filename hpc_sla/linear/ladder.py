@@ -145,12 +145,14 @@ def _what(facts: MatrixFacts) -> str:
         what = "diagonal"
     elif not facts.symmetric_rest:
         what = "not symmetric"
-    elif facts.zero:
-        what = f"symmetric, {facts.zero} zeros on its diagonal"
-    elif facts.positive and facts.negative:
-        what = "symmetric, its diagonal of both signs"
     else:
-        what = f"symmetric, its diagonal {'negative' if facts.negative else 'positive'}"
+        what = "symmetric" if facts.symmetric else "symmetric but for rows of a diagonal alone"
+        if facts.zero:
+            what += f", {facts.zero} zeros on its diagonal"
+        elif facts.positive and facts.negative:
+            what += ", its diagonal of both signs"
+        else:
+            what += f", its diagonal {'negative' if facts.negative else 'positive'}"
     return f"the matrix is {what}{', singular' if _singular(facts) else ''}"
 
 

@@ -92,6 +92,19 @@ def test_the_default_solves(world, name):
 
 
 @pytest.mark.mpi
+def test_a_reason_calls_symmetric_what_is(world):
+    """And not what has had rows, but no columns, replaced by those of the identity."""
+    matrix = sp.lil_array(grid(12))
+    matrix[[5, 17]] = 0
+    matrix[[5, 17], [5, 17]] = 1
+    A = distribute(sp.csr_matrix(matrix), world)
+    x, info = hs.solve(A, torch.ones(A.layout.n_owned, dtype=A.dtype))
+    assert "symmetric but for rows of a diagonal alone, its diagonal positive" in info.reason
+    residual = np.ones(144) - matrix @ full(A.layout, x)
+    assert np.linalg.norm(residual) <= 1.01e-8 * 12
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("name", ["spd", "convection", "saddle", "units", "indefinite"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_gradients(world, name, transposed):
