@@ -20,7 +20,7 @@ def test_a_gradient_with_respect_to_the_matrix(world, folder, n, partition):
     A = distribute(whole, world, partition)
     x = spread(A.layout, np.arange(float(n)))
     path = str(folder / "r.h5")
-    write_result(path, {"x": (A.layout, x)}, [1.0], {}, matrix_gradient=(A, -A.values))
+    write_result(path, {"x": (A.layout, x)}, [1.0], {}, {}, matrix_gradient=(A, -A.values))
     found = read_result(path)
     gradient = found.matrix_gradient
     assert everywhere(world, np.array_equal(found.x, np.arange(float(n))))
