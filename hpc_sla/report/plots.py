@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from hpc_sla.errors import printable
+
 Numbers = Sequence[float] | np.ndarray
 _SHOWN = 30_000  # points, of which more would only hide one another
 
@@ -27,7 +29,9 @@ def convergence(ax: Any, runs: Mapping[str, tuple[Numbers, Numbers]]) -> Any:
     for label, (iterations, residuals) in runs.items():
         steps, values = np.asarray(iterations), np.asarray(residuals, dtype=float)
         kept = np.isfinite(values) & (values > 0)
-        ax.semilogy(steps[kept], values[kept], label=label, marker="." if kept.sum() < 40 else "")
+        ax.semilogy(
+            steps[kept], values[kept], label=_label(label), marker="." if kept.sum() < 40 else ""
+        )
     ax.set(xlabel="iteration", ylabel="residual / first residual")
     ax.grid(alpha=0.3)
     return _legend(ax, len(runs))
@@ -42,7 +46,7 @@ def spectrum(ax: Any, runs: Mapping[str, Numbers]) -> Any:
     runs : dict of label to eigenvalues
     """
     for label, values in runs.items():
-        ax.plot(np.arange(1, len(values) + 1), values, "o", label=label, fillstyle="none")
+        ax.plot(np.arange(1, len(values) + 1), values, "o", label=_label(label), fillstyle="none")
     ax.set(xlabel="number", ylabel="eigenvalue")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
@@ -205,8 +209,15 @@ def scaling(ax: Any, ranks: Sequence[int], seconds: Mapping[str, Sequence[float]
 
 def _legend(ax: Any, entries: int) -> Any:
     if entries > 1:
-        ax.legend(fontsize="small")
+        for text in ax.legend(fontsize="small").get_texts():
+            text.set_parse_math(False)  # a dollar in a file's name is one
     return ax
+
+
+def _label(name: str) -> str:
+    """Any name as matplotlib draws it: it leaves out those that begin with an underscore."""
+    shown = printable(name)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _sample(count: int) -> np.ndarray:

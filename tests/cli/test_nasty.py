@@ -29,6 +29,7 @@ GOOD: dict[str, list[str]] = {
     "collect": ["collect", "x.h5"],
     "diff": ["diff", "x.h5", "x.h5"],
     "export": ["export", "x.h5", "-o", "y.npy"],
+    "plot": ["plot", "x.h5", "-o", "y.png"],
 }
 WORDS = ["", " ", "\0", "\udcff", "x:y=z", ":", "=", "n" * 5000, "\n", "-", "../..", "é"]
 NUMBERS = ["nan", "inf", "-inf", "-1", "0", "1e9999", "1e-9999", str(2**63), str(-(2**63) - 1)]

@@ -132,6 +132,15 @@ def test_what_is_drawn_of_a_run(files):
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 3])
 
 
+def test_names_as_they_are(here):
+    for name in ("_a$b.h5", "é\n$.h5"):
+        write(here / name, np.ones(4))
+    assert main(["plot", "_a$b.h5", "é\n$.h5", "-o", "p.png", "--title", "$ \udcff"]) == 0
+    ax = figures.Figure().subplots()
+    plots.spectrum(ax, {"_a": [1.0], "b": [2.0]})
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [" _a", "b"]
+
+
 def test_a_log_of_several_lives_and_of_one_that_was_killed(here):
     lines = [
         {"event": "start"}, {"event": "iteration", "iteration": 5, "relative_residual": 0.5},

@@ -11,7 +11,7 @@ from typing import Any
 from hpc_sla.cli import exits
 from hpc_sla.cli.asked import PlotOptions
 from hpc_sla.cli.settle import settle
-from hpc_sla.errors import InputError, MissingDependencyError
+from hpc_sla.errors import InputError, MissingDependencyError, printable
 from hpc_sla.report import plots
 from hpc_sla.report.drawn import (
     Log,
@@ -48,7 +48,7 @@ def run(asked: PlotOptions) -> int:
     what, kind = _what_and_kind(asked)
     _DRAWN[what](figure, asked, kind)
     if asked.title is not None:
-        figure.axes[0].set_title(asked.title)
+        figure.axes[0].set_title(printable(asked.title), parse_math=False)
     with replacing(asked.output) as temporary:
         figure.savefig(temporary, dpi=150, format=suffix[1:])
     return exits.OK
