@@ -152,7 +152,12 @@ def test_logs_of_the_other_commands(folder):  # noqa: F811
         assert lines[-1]["event"] == "end" and lines[-1]["exit_code"] == 0
         summary = one(lines, "summary")
         assert summary["status"] == outcome.json["status"]
-        assert outcome.json["profile"] == one(lines, "profile")["profile"]
+        logged = one(lines, "profile")["profile"]
+        by_rank = logged.pop("by_rank")
+        assert outcome.json["profile"] == logged
+        for event, seconds in by_rank.items():
+            assert len(seconds) == 2
+            assert max(seconds) == pytest.approx(logged["events"][event]["seconds_max"], abs=1e-6)
         assert outcome.json["profile"]["events"]
         assert name == "bench" or "solved" in {line["event"] for line in lines}
 
