@@ -20,7 +20,8 @@ from hpc_sla.precond.amg.compiled import CompiledCycle, can_compile
 from hpc_sla.precond.amg.costs import MEASURED
 from hpc_sla.precond.amg.cycle import Cycle
 from hpc_sla.precond.amg.device.hierarchy import hierarchy_for
-from hpc_sla.precond.amg.hierarchy import Hierarchy, LevelSummary
+from hpc_sla.precond.amg.hierarchy import Hierarchy
+from hpc_sla.precond.amg.of_level import LevelSummary
 from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.amg.rigid_body import constant_modes, rigid_body_modes
 from hpc_sla.precond.amg.scaled import ScaledMatrix

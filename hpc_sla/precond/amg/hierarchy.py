@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from hpc_sla.precond.amg.costs import Costs, costs_of
 from hpc_sla.precond.amg.cycle import MultigridLevel
 from hpc_sla.precond.amg.eigenvalue import Estimate, largest_eigenvalue
 from hpc_sla.precond.amg.galerkin import KnownProduct, galerkin
+from hpc_sla.precond.amg.of_level import LevelSummary, Reusable
 from hpc_sla.precond.amg.options import MOST_DENSE, AmgOptions
 from hpc_sla.precond.amg.products import LevelOperator, Transfer
 from hpc_sla.precond.amg.prolongator import smoothed_prolongator
@@ -35,7 +36,6 @@ from hpc_sla.precond.amg.strength import node_graph
 from hpc_sla.precond.amg.tentative import tentative
 from hpc_sla.precond.jacobi import inverse_diagonal
 from hpc_sla.sparse.matrix import DSparseMatrix
-from hpc_sla.sparse.pattern import DistributedPattern
 
 _STALLED = 0.8
 """A level with more than this part of the rows before it is not worth having."""
@@ -45,45 +45,6 @@ _FILLED = 4.0
 
 _TRIES = 5
 """Thresholds to try for aggregates that are not mostly single nodes."""
-
-
-@dataclass(frozen=True)
-class LevelSummary:
-    """A line of the hierarchy's table. Replicated.
-
-    Attributes
-    ----------
-    rows, nonzeros : int
-        Of the level's matrix, over all ranks.
-    ranks : int
-        That take part.
-    bytes : int
-        Over all ranks, of the matrix and the transfers to the next level in the cycle's dtype.
-    """
-
-    rows: int
-    nonzeros: int
-    ranks: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Reusable:
-    """What outlives a level's matrix, for `updated` (per rank).
-
-    The prolongator's columns and the product's rows are first owned as the aggregates are: `plan`
-    is the prolongator's there, where the level then moves elsewhere.
-    """
-
-    aggregates: RowLayout
-    group: Any
-    vectors: int
-    block_size: int
-    transfer: Transfer | None = None
-    move: Repartition | None = None
-    plan: Any = None
-    coarse: DistributedPattern | None = None
-    product: KnownProduct | None = None
 
 
 class Hierarchy:

@@ -16,7 +16,8 @@ from hpc_sla.precond.amg.device.rows import RankRows
 from hpc_sla.precond.amg.device.strength import NodeGraph
 from hpc_sla.precond.amg.device.transfer import DeviceTransfer
 from hpc_sla.precond.amg.eigenvalue import Estimate
-from hpc_sla.precond.amg.hierarchy import Hierarchy, Reusable
+from hpc_sla.precond.amg.hierarchy import Hierarchy
+from hpc_sla.precond.amg.of_level import Reusable
 from hpc_sla.precond.amg.options import AmgOptions
 from hpc_sla.precond.amg.products import LevelOperator
 from hpc_sla.precond.amg.repartition import Repartition
