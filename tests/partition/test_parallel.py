@@ -164,6 +164,35 @@ def test_multilevel_cuts_as_little_as_metis(name, parts, world, monkeypatch):
     assert cut_of(nodes, part, parts) <= 1.15 * cut_of(nodes, metis, parts)
 
 
+GROWING = {
+    "a path": lambda: (sp.diags_array([np.ones(799)] * 2, offsets=[-1, 1]), np.arange(1, 801)),
+    "a grid": lambda: (generated("poisson2d:n=110"), 1 + np.arange(110**2) % 110),
+    "steeply": lambda: (generated("poisson2d:n=110"), 2.0 ** (np.arange(110**2) % 110 / 9)),
+    "a star": lambda: (star(800), np.concatenate([[800], np.ones(800)])),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_no_rank_is_given_a_graph_that_was_hardly_made_smaller(name, world, monkeypatch):
+    """Where costs grow along the graph, hardly any two vertices prefer each other."""
+    cut_on_rank_0 = []
+    cut = multilevel._cut
+
+    def noted(graph, *arguments, **named):
+        cut_on_rank_0.append(graph.n_global)
+        return cut(graph, *arguments, **named)
+
+    monkeypatch.setattr(multilevel, "_cut", noted)
+    matrix, costs = GROWING[name]()
+    matrix = sp.csr_array(matrix)
+    offsets = uneven(matrix.shape[0], world.size, 1)
+    part = on_ranks(world.comm, offsets, matrix, 3, "multilevel", 1, costs)
+    assert len(cut_on_rank_0) == 1
+    assert cut_on_rank_0[0] <= 2 * multilevel.SMALL
+    loads = np.bincount(part, costs, 3)
+    assert loads.max() <= 1.03 * costs.sum() / 3 + costs.max()
+
+
 def test_what_need_not_be_cut_is_not(world):
     matrix = sp.csr_array(sp.block_diag([generated("poisson2d:n=10")] * 4, format="csr"))
     shuffle = np.random.default_rng(0).permutation(400)

@@ -3,9 +3,11 @@
 Heavy edges are matched where both ends prefer each other (J.-H. Hoepman, "Simple distributed
 weighted matchings", 2004): in an order of the edges that depends on no rank, the pairs do not
 either. Edges are rated by weight^2 over the product of the ends' sizes (M. Holtgrewe, P. Sanders
-and C. Schulz, "Engineering a scalable high quality graph partitioner", IPDPS 2010). What then is
-left over is paired with others that prefer the same vertex (D. LaSalle et al., "Improving graph
-partitioning for modern graphs and architectures", IA3 2015), as the leaves of a star are.
+and C. Schulz, "Engineering a scalable high quality graph partitioner", IPDPS 2010). Where sizes
+grow along the graph, each vertex prefers the next one, and hardly two each other: there edges are
+then taken in a random order. What is left over is paired with others that prefer the same vertex
+(D. LaSalle et al., "Improving graph partitioning for modern graphs and architectures", IA3 2015),
+as the leaves of a star are.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ _ROUNDS = 8
 _FEW = 0.02
 """Rounds end when one matches less than this share of the vertices."""
 _STUCK = 0.6
-"""Vertices that are left for each one there was, beyond which leaves are paired."""
+"""Vertices that are left for each one there was, beyond which others than the best are paired."""
+
+
+Arcs = tuple[np.ndarray, ...]
+"""Tails, ascending, heads, and what they can be ordered by; both arcs of an edge alike."""
 
 
 class Coarser:
@@ -90,16 +96,44 @@ def _contracted(
 
 def _mates(graph: DistributedGraph, most: int) -> np.ndarray:
     """The vertex that each of this rank's is paired with, or itself. **Collective.**"""
-    peers, n, ids = graph.peers, graph.n, graph.ids
+    n, ids = graph.n, graph.ids
     mates = ids[:n].copy()
+    lonely = np.diff(graph.indptr) == 0
+    _pair_lonely(graph, np.flatnonzero(lonely), most, mates)
     tails, heads = graph.tails(), graph.neighbours
-    rating = _ratings(graph, tails)
-    fits = graph.sizes[tails] + graph.sizes[heads] <= most
-    free = np.ones(n, dtype=bool)
+    chance = _chances(graph, tails)
+    rating = _ratings(graph, tails, chance)
     favourite = _strongest(n, tails, rating, ids[heads])
-    tails, heads, rating = tails[fits], heads[fits], rating[fits]
+    fits = graph.sizes[tails] + graph.sizes[heads] <= most
+    arcs: Arcs = tails[fits], heads[fits], rating[fits], chance[fits]
+    del tails, heads, chance, rating, fits
+    for key in (2, 3):
+        arcs = _match(graph, arcs, key, mates)
+        if _kept(graph, mates) <= _STUCK * graph.n_global:
+            return mates
+    left_over = np.flatnonzero((mates == ids[:n]) & ~lonely)
+    _pair(graph, favourite[left_over], graph.offsets, left_over, most, mates)
+    return mates
+
+
+def _match(graph: DistributedGraph, arcs: Arcs, key: int, mates: np.ndarray) -> Arcs:
+    """Match along the arcs whose both ends have them highest in ``arcs[key]``. **Collective.**
+
+    Parameters
+    ----------
+    arcs : arrays [m]
+    mates : int64 array [n]
+        Written to.
+
+    Returns
+    -------
+    arrays
+        The arcs that are left, both ends of which are free.
+    """
+    peers, n, ids = graph.peers, graph.n, graph.ids
+    free = mates == ids[:n]
     for _ in range(_ROUNDS):
-        wish = _strongest(n, tails, rating, ids[heads])
+        wish = _strongest(n, arcs[0], arcs[key], ids[arcs[1]])
         theirs = graph.extend(wish)
         wisher = np.flatnonzero(wish >= 0)
         # The wish of the vertex that one wishes for.
@@ -108,29 +142,33 @@ def _mates(graph: DistributedGraph, most: int) -> np.ndarray:
         mates[met] = wish[met]
         free[met] = False
         matched, left = peers.sum(np.array([len(met), free.sum()], dtype=np.int64))
+        open_ = graph.extend(free.view(np.int8)).view(bool)
+        keep = open_[arcs[0]] & open_[arcs[1]]
+        arcs = tuple(a[keep] for a in arcs)
         if matched <= _FEW * graph.n_global or not left:
             break
-        open_ = graph.extend(free.view(np.int8)).view(bool)
-        keep = open_[tails] & open_[heads]
-        tails, heads, rating = tails[keep], heads[keep], rating[keep]
-    lonely = np.diff(graph.indptr) == 0
-    _pair_lonely(graph, np.flatnonzero(lonely), most, mates)
-    kept = int(peers.sum(np.array([(mates >= ids[:n]).sum()], dtype=np.int64))[0])
-    if kept > _STUCK * graph.n_global:
-        left_over = np.flatnonzero((mates == ids[:n]) & ~lonely)
-        _pair(graph, favourite[left_over], graph.offsets, left_over, most, mates)
-    return mates
+    return arcs
 
 
-def _ratings(graph: DistributedGraph, tails: np.ndarray) -> np.ndarray:
-    """How much each arc is worth matching, both arcs of an edge alike, no two edges quite."""
+def _kept(graph: DistributedGraph, mates: np.ndarray) -> int:
+    """Vertices of the coarse graph. **Collective.**"""
+    leads = np.array([(mates >= graph.ids[: graph.n]).sum()], dtype=np.int64)
+    return int(graph.peers.sum(leads)[0])
+
+
+def _chances(graph: DistributedGraph, tails: np.ndarray) -> np.ndarray:
+    """A number of 52 random bits for each edge, whatever rank has it."""
     heads, ids = graph.neighbours, graph.ids
-    size = np.maximum(graph.sizes, 1).astype(np.float64)
     low = np.minimum(ids[tails], ids[heads]).astype(np.uint64)
     high = np.maximum(ids[tails], ids[heads]).astype(np.uint64)
-    chance = (mix(mix(low * GOLDEN) + high * GOLDEN) >> np.uint64(12)).astype(np.float64)
+    return (mix(mix(low * GOLDEN) + high * GOLDEN) >> np.uint64(12)).astype(np.float64)
+
+
+def _ratings(graph: DistributedGraph, tails: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """How much each arc is worth matching, both arcs of an edge alike, no two edges quite."""
+    size = np.maximum(graph.sizes, 1).astype(np.float64)
     weight = graph.weights.astype(np.float64)
-    return weight * weight / (size[tails] * size[heads]) * (1 + chance * 2.0**-62)
+    return weight * weight / (size[tails] * size[graph.neighbours]) * (1 + chance * 2.0**-62)
 
 
 def _strongest(n: int, tails: np.ndarray, rating: np.ndarray, heads: np.ndarray) -> np.ndarray:
