@@ -1,12 +1,13 @@
 """Peak memory per rank of each step of a job, with as many rows a rank on any number of ranks.
 
-    python scripts/bench/memory_per_rank.py                     # partition, of each kind of source
-    python scripts/bench/memory_per_rank.py --ranks 1 2 4 8 --rows 100000 --steps generator npz
+    python scripts/bench/memory_per_rank.py                     # every step
+    python scripts/bench/memory_per_rank.py --ranks 1 2 4 8 --rows 100000 --steps read setup solve
 
 What is told is the largest resident size (VmHWM) of the busiest rank, beyond what it had when the
-step began: Python, its libraries, MPI, and a small run of the same step. A job that scales has a
-flat line. A step is a function of `STEPS`, which takes the communicator, a folder that all see and
-the number of rows; what it needs (a file to read, say) `prepare` makes before, on one process.
+step began: Python, its libraries, MPI, a small run of the same step, and what it is given (the
+matrix, say, of a solve). A job that scales has a flat line. A step is a function of `STEPS`, which
+takes the communicator, a folder that all see, the number of rows and a partitioner, and returns
+what is to be measured; the file that it reads `prepare` makes before, on one process.
 """
 
 from __future__ import annotations
@@ -36,37 +37,91 @@ def side(rows: int) -> int:
     return max(2, round(rows**0.5))
 
 
-def partition(comm: Any, source: str, output: Path, method: str) -> None:
+Work = Callable[[], object]
+
+
+def partition(comm: Any, source: str, output: Path, method: str) -> Work:
     """What `partition` does under mpiexec. **Collective.**"""
-    from hpc_sla.cli.prepare_rows import load_source_rows, write_partitioned_rows
-    from hpc_sla.messages.peers import Peers
 
-    with Peers(comm) as peers:
-        rows = load_source_rows(peers, source, ["manufactured"])
-        write_partitioned_rows(peers, rows, output, comm.size, method)
+    def work() -> None:
+        from hpc_sla.cli.prepare_rows import load_source_rows, write_partitioned_rows
+        from hpc_sla.messages.peers import Peers
 
+        with Peers(comm) as peers:
+            rows = load_source_rows(peers, source, ["manufactured"])
+            write_partitioned_rows(peers, rows, output, comm.size, method)
 
-def of_generator(comm: Any, folder: Path, rows: int, method: str = MANY) -> None:
-    partition(comm, f"poisson2d:n={side(rows)}", folder / "out.h5", method)
-
-
-def of_file(suffix: str) -> Callable[..., None]:
-    def run(comm: Any, folder: Path, rows: int, method: str = MANY) -> None:
-        partition(comm, str(folder / f"{rows}{suffix}"), folder / "out.h5", method)
-
-    return run
+    return work
 
 
-def to_hdf5(comm: Any, folder: Path, rows: int, method: str = MANY) -> None:
+def of_generator(comm: Any, folder: Path, rows: int, method: str) -> Work:
+    return partition(comm, f"poisson2d:n={side(rows)}", folder / "out.h5", method)
+
+
+def of_file(suffix: str) -> Callable[..., Work]:
+    def prepared(comm: Any, folder: Path, rows: int, method: str) -> Work:
+        return partition(comm, str(folder / f"{rows}{suffix}"), folder / "out.h5", method)
+
+    return prepared
+
+
+def to_hdf5(comm: Any, folder: Path, rows: int, method: str) -> Work:
     import hpc_sla as hs
     from hpc_sla.problems import make
 
     world = hs.World(comm=comm, device="cpu", transport="mpi")
     A = hs.problems.distribute(make(f"poisson2d:n={side(rows)}"), world)
-    A.to_hdf5(folder / "out.h5")
+    return lambda: A.to_hdf5(folder / "out.h5")
 
 
-STEPS: dict[str, Callable[..., None]] = {
+def read(comm: Any, folder: Path, rows: int, method: str) -> Work:
+    import hpc_sla as hs
+
+    world = hs.World(comm=comm, device="cpu", transport="mpi")
+    path = folder / f"{rows}{PARTITIONED}"
+
+    def work() -> tuple[hs.DSparseMatrix, Any]:
+        A = hs.DSparseMatrix.from_hdf5(path, world)
+        return A, hs.read_rhs(path, "ones", A.layout)
+
+    return work
+
+
+def setup(comm: Any, folder: Path, rows: int, method: str) -> Work:
+    import hpc_sla as hs
+
+    A, _ = read(comm, folder, rows, method)()
+    return lambda: hs.LinearSolver(A, "cg", "amg").set_up()
+
+
+def solve(comm: Any, folder: Path, rows: int, method: str) -> Work:
+    import hpc_sla as hs
+
+    A, b = read(comm, folder, rows, method)()
+    solver = hs.LinearSolver(A, "cg", "amg").set_up()
+    return lambda: solver.solve(b)
+
+
+def write(comm: Any, folder: Path, rows: int, method: str) -> Work:
+    from hpc_sla.cli.run.result import write_result
+
+    A, b = read(comm, folder, rows, method)()
+    return lambda: write_result(str(folder / "result.h5"), {"x": (A.layout, b)}, [1.0], {}, {})
+
+
+def resume(comm: Any, folder: Path, rows: int, method: str) -> Work:
+    """Reading a checkpoint, and the solve from there."""
+    import hpc_sla as hs
+
+    A, b = read(comm, folder, rows, method)()
+    path = folder / f"{rows}.ckpt.h5"
+    stopped = hs.LinearSolver(A, "cg", "amg", max_iterations=3)
+    stopped.solve(b, checkpoint=hs.Checkpoint(path, every="1iterations"))
+    solver = hs.LinearSolver(A, "cg", "amg").set_up()
+    return lambda: solver.solve(b, checkpoint=hs.Checkpoint(path, resume=True))
+
+
+STEPS: dict[str, Callable[..., Work]] = {
     "generator": of_generator,
     "npz": of_file(".npz"),
     "deflated": of_file(".deflated.npz"),
@@ -74,13 +129,26 @@ STEPS: dict[str, Callable[..., None]] = {
     "mtx": of_file(".mtx"),
     "h5": of_file(".h5"),
     "to_hdf5": to_hdf5,
+    "read": read,
+    "setup": setup,
+    "solve": solve,
+    "write": write,
+    "resume": resume,
 }
+OF_A_JOB = ("read", "setup", "solve", "write", "resume")
+PARTITIONED = ".partitioned.h5"
 SUFFIXES = {name: f".{name}" for name in ("npz", "petsc", "mtx", "h5")}
 SUFFIXES["deflated"] = ".deflated.npz"
 
 
-def prepare(folder: Path, step: str, rows: int) -> None:
+def prepare(folder: Path, step: str, rows: int, ranks: int) -> None:
     """Write what a step reads, on one process."""
+    if step in OF_A_JOB:
+        from hpc_sla.cli.prepare import load_source, write_partitioned
+
+        source = load_source(f"poisson2d:n={side(rows)}")
+        write_partitioned(source, folder / f"{rows}{PARTITIONED}", ranks, "metis")
+        return
     import numpy as np
 
     from hpc_sla.problems import make
@@ -117,14 +185,14 @@ def measure(step: str, folder: Path, rows: int, method: str) -> None:
     from hpc_sla.observe.memory import peak_rss_bytes, release_free_memory, reset_peak, rss_bytes
 
     comm = MPI.COMM_WORLD
-    run = STEPS[step]
-    run(comm, folder, SMALL, method)
+    STEPS[step](comm, folder, SMALL, method)()
+    work = STEPS[step](comm, folder, rows, method)
     gc.collect()
     release_free_memory()
     trouble = reset_peak()
     before = rss_bytes() or 0
     comm.Barrier()
-    run(comm, folder, rows, method)
+    work()
     held = comm.gather((before, peak_rss_bytes() - before))
     if held is not None:
         if trouble:
@@ -172,9 +240,9 @@ def main() -> None:
                 for size in (SMALL, rows):
                     # In a process of its own, which gives its memory back.
                     code = "import memory_per_rank as m, pathlib, sys; m.prepare(pathlib.Path"
-                    code += "(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
+                    code += "(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"
                     subprocess.run(
-                        [sys.executable, "-c", code, str(folder), step, str(size)],
+                        [sys.executable, "-c", code, str(folder), step, str(size), str(ranks)],
                         cwd=Path(__file__).parent,
                         check=True,
                     )
