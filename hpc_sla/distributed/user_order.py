@@ -55,8 +55,7 @@ class UserOrder:
         self._n = int(offsets[-1])
         start, stop = offsets[world.rank], offsets[world.rank + 1]
         self._rows = np.arange(start, stop, dtype=np.int64) if rows is None else rows
-        order = np.argsort(self._rows)  # no two are the same
-        self._order = order.astype(np.int32 if len(order) < 2**31 else np.int64, copy=False)
+        self._order = _ascending(self._rows)
 
     @property
     def home(self) -> tuple[int, int]:
@@ -212,6 +211,23 @@ class UserOrder:
             row.Free()
         for (_, places), buffer in zip(into, buffers, strict=True):
             target[places - before] = buffer
+
+
+def _ascending(rows: np.ndarray) -> np.ndarray:
+    """The order in which distinct rows ascend: int32, or int64 where there are 2^31. Local.
+
+    Numbers that carry their places with them are sorted twice as fast as places by their numbers.
+    """
+    count = len(rows)
+    bits = count.bit_length()
+    if count and int(rows.max()).bit_length() + bits < 64:
+        order = rows << bits
+        order |= np.arange(count)
+        order.sort()
+        order &= (1 << bits) - 1
+    else:
+        order = np.argsort(rows)
+    return order.astype(np.int32 if count < 2**31 else np.int64, copy=False)
 
 
 def _within_run(places: np.ndarray, start: int, rows: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import hpc_sla as hs
+from hpc_sla.distributed import user_order
 from tests.collective import (
     MATRICES,
     PARTITIONS,
@@ -157,3 +158,13 @@ def test_scatter_of_a_wrong_length_is_an_error_everywhere(world):
     layout = hs.RowLayout.even(5, world)
     with pytest.raises(hs.InputError, match="needs 5 entries"):
         layout.scatter(np.ones(4) if world.rank == 0 else None)
+
+
+@pytest.mark.parametrize("least", [0, 2**40, 2**62])
+def test_rows_in_ascending_order_whatever_their_numbers(least):
+    rng = np.random.default_rng(0)
+    for count in (0, 1, 2, 255, 256, 1000):
+        rows = least + rng.permutation(3 * count)[:count].astype(np.int64)
+        found = user_order._ascending(rows)
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, np.argsort(rows))
