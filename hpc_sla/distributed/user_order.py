@@ -219,15 +219,15 @@ def _ascending(rows: np.ndarray) -> np.ndarray:
     Numbers that carry their places with them are sorted twice as fast as places by their numbers.
     """
     count = len(rows)
-    bits = count.bit_length()
+    bits, kind = count.bit_length(), np.int32 if len(rows) < 2**31 else np.int64
     if count and int(rows.max()).bit_length() + bits < 64:
         order = rows << bits
-        order |= np.arange(count)
+        order |= np.arange(count, dtype=kind)
         order.sort()
         order &= (1 << bits) - 1
     else:
         order = np.argsort(rows)
-    return order.astype(np.int32 if count < 2**31 else np.int64, copy=False)
+    return order.astype(kind, copy=False)
 
 
 def _within_run(places: np.ndarray, start: int, rows: int) -> np.ndarray:
