@@ -7,7 +7,7 @@ import pytest
 
 from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import look_up, owners, send_records
+from hpc_sla.messages.records import distinct, look_up, owners, send_records
 from hpc_sla.messages.sparse_exchange import sparse_exchange
 from tests.collective import everywhere
 
@@ -90,3 +90,12 @@ def test_arrays_one_after_another(world):
     whole = np.concatenate([np.arange(r, dtype=np.float64) for r in range(world.size)])
     assert everywhere(world, np.array_equal(every, whole))
     assert everywhere(world, np.array_equal(first, whole if world.rank == 0 else whole[:0]))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_each_number_once(kind):
+    for some in ([], [7], [3, 3, 3], [5, -1, 5, 2**31 - 1, 0, -1]):
+        numbers = np.array(some, dtype=kind)
+        found = distinct(numbers)
+        assert found.dtype == kind
+        np.testing.assert_array_equal(found, np.unique(numbers))

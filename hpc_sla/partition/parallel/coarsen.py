@@ -17,7 +17,7 @@ import numpy as np
 from hpc_sla.hashing import GOLDEN, mix
 from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import owners, send_records
+from hpc_sla.messages.records import distinct, owners, send_records
 from hpc_sla.partition.offsets import even_offsets
 from hpc_sla.partition.parallel.graph import DistributedGraph, assemble
 
@@ -58,7 +58,7 @@ class Coarser:
         total = int(peers.sum(np.array([count], dtype=np.int64))[0])
         of_lead = np.cumsum(leads) - 1 + first
         # Each follower asks for the number of its leader, which may be anywhere.
-        wanted = np.unique(mates[~leads])
+        wanted = distinct(mates[~leads])
         found = Fetch(peers, graph.offsets, wanted)(of_lead)
         coarse = of_lead
         coarse[~leads] = found[np.searchsorted(wanted, mates[~leads])]
@@ -87,7 +87,7 @@ def _contracted(
     csr = sp.coo_array((graph.weights[keep], pairs), shape=(len(ids),) * 2).tocsr()
     rows = np.repeat(ids, np.diff(csr.indptr))
     sizes = np.bincount(local[:n], graph.sizes[:n], len(ids)).astype(np.int64)
-    own = np.unique(local[:n])
+    own = distinct(local[:n])
     where, what = send_records(peers, owners(offsets, ids[own]), [ids[own], sizes[own]])
     start = int(offsets[peers.rank])
     mine = np.bincount(where - start, what, int(offsets[peers.rank + 1]) - start).astype(np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpc_sla.messages.fetch import Fetch
 from hpc_sla.messages.peers import Peers
-from hpc_sla.messages.records import owners, send_records
+from hpc_sla.messages.records import distinct, owners, send_records
 
 
 @dataclass
@@ -85,7 +85,7 @@ def assemble(
     start, stop = int(offsets[peers.rank]), int(offsets[peers.rank + 1])
     n = stop - start
     away = (columns < start) | (columns >= stop)
-    ghosts = np.unique(columns[away])
+    ghosts = distinct(columns[away])
     local = columns - start
     local[away] = n + np.searchsorted(ghosts, columns[away])
     narrow = np.int32 if len(rows) < 2**31 else np.int64
