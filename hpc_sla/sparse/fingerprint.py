@@ -69,7 +69,7 @@ def vector_fingerprint(layout: RowLayout, x: torch.Tensor) -> str:
     """Digest of a vector's shape, dtype and entries in the user's order. **Collective.**"""
     trailing = tuple(x.shape[1:])
     columns = int(np.prod(trailing, dtype=int))
-    array = x.detach().cpu().contiguous().numpy().reshape(layout.n_owned, -1)
+    array = x.detach().cpu().contiguous().numpy().reshape(layout.n_owned, columns)
     rows, step = layout.rows, max(1, _BLOCK // max(columns, 1))
     parts = (
         (np.repeat(rows[i : i + step], columns), np.tile(np.arange(columns), len(part)), part)
