@@ -119,7 +119,9 @@ class Campaign:
         return [*launcher, python, str(HERE / "case.py"), *words]
 
     def _environment(self, cell: dict[str, Any]) -> dict[str, str]:
-        threads = max(1, self.options.threads // max(1, cell.get("ranks", 0)))
+        # Table 3 is of small systems, and of no times: threads would only wait for each other.
+        processes = cell["ranks"] if cell["table"] < 3 else self.options.threads
+        threads = max(1, self.options.threads // max(1, processes))
         paths = [*map(str, PATHS), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {
             **os.environ,

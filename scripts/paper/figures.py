@@ -16,7 +16,16 @@ Found = dict[str, Any]
 Cell = dict[str, Any]
 Of = Callable[[Cell], float | None]
 
-COLOURS = dict(zip(BACKENDS, (f"C{i}" for i in (7, 8, 5, 4, 6, 9, 0, 1, 3, 2, 2)), strict=True))
+COLOURS = dict(
+    zip(
+        BACKENDS,
+        (
+            "tab:gray", "tab:olive", "tab:brown", "black", "tab:pink", "tab:cyan", "tab:blue",
+            "tab:orange", "tab:red", "tab:purple", "tab:green",
+        ),
+        strict=True,
+    )
+)  # fmt: skip
 MARKERS = dict(zip(BACKENDS, "svDPX*o^<>d", strict=True))
 
 NEVER = "matplotlib is not installed (pip install 'hpc_sla[plot]')"

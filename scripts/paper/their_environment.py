@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 VERSION = "0.4.0"
@@ -56,7 +55,7 @@ def describe(python: Path) -> str:
 def _make(folder: Path, python: Path) -> None:
     _run(sys.executable, "-m", "venv", "--clear", "--without-pip", folder)
     place = _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout
-    behind = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    behind = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     Path(place.strip(), LINK).write_text("".join(f"{path}\n" for path in behind))
     install = ("install", "--quiet", "--no-input", "--no-compile", "--retries", "1")
     _run(sys.executable, "-m", "pip", "--python", python, *install, f"torch-sla=={VERSION}")
