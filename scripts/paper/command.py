@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -104,6 +105,8 @@ def main(
     them is a cell of the table. Exit code 0; 1 where hpc_sla itself failed or a solution or
     gradient of its own is wrong; 2 for bad options.
     """
+    # So that what runs at that moment is ended, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if device != "cpu":
         there = torch.cuda.is_available()
         if device == "cuda" and not there:

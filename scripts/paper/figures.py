@@ -121,8 +121,8 @@ def _over_rows(ax: Any, cells: list[Cell], of: Of) -> bool:
 def _published(ax: Any, rows: list[int], lines: Iterable[tuple[str, Any]]) -> None:
     for label, values in lines:
         points = [(n, v) for n, v in zip(rows, values, strict=True) if v is not None]
-        style = ":" if "CG" in label else "-."
-        ax.plot(*zip(*points, strict=True), style, color="0.55", label=label)
+        style = ":" if "CG" in label else "-." if "cuDSS" in label else (0, (6, 2))
+        ax.plot(*zip(*points, strict=True), linestyle=style, color="0.55", label=label)
 
 
 def _finish(ax: Any, label: str) -> bool:

@@ -57,7 +57,16 @@ def _make(folder: Path, python: Path) -> None:
     place = _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout
     behind = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     Path(place.strip(), LINK).write_text("".join(f"{path}\n" for path in behind))
-    install = ("install", "--quiet", "--no-input", "--no-compile", "--retries", "1")
+    install = (
+        "install",
+        "--quiet",
+        "--no-input",
+        "--no-compile",
+        "--retries",
+        "1",
+        "--timeout",
+        "20",
+    )
     _run(sys.executable, "-m", "pip", "--python", python, *install, f"torch-sla=={VERSION}")
 
 
