@@ -29,8 +29,8 @@ class Words(click.ParamType):
 
     name = "list"
 
-    def __init__(self, choices: tuple[str, ...]) -> None:
-        self.choices = choices
+    def __init__(self, choices: tuple[str, ...], said: str = "") -> None:
+        self.choices, self.said = choices, said or ", ".join(choices)
 
     def convert(self, value, param, ctx):
         if isinstance(value, tuple):
@@ -38,7 +38,7 @@ class Words(click.ParamType):
         asked = value.split(",")
         for word in asked:
             if word not in self.choices:
-                self.fail(f"{word!r} is none of {', '.join(self.choices)}", param, ctx)
+                self.fail(f"{word!r} is none of {self.said}", param, ctx)
         return tuple(word for word in self.choices if word in asked)
 
 
@@ -70,7 +70,7 @@ TABLES = ("1", "2", "3")
     help=f"Only these solvers, of {', '.join(BACKENDS)}.",
 )  # fmt: skip
 @click.option(
-    "--ranks", type=Words(RANKS), metavar="P,...",
+    "--ranks", type=Words(RANKS, "1 to 64"), metavar="P,...",
     help="Rank counts of Table 2. Default: 1, 2 and 4, up to the number of cores.",
 )  # fmt: skip
 @click.option("--tables", type=Words(TABLES), default=TABLES, metavar="1,2,3", help="Only these.")

@@ -121,7 +121,8 @@ def _table2(found: Found) -> Iterator[str]:
     yield "\n## Table 2: several ranks\n"
     yield (
         "Even blocks of rows. Ours under mpiexec; torch-sla's `solve_distributed_shard` under "
-        "torchrun, on CPUs with gloo.\n\n### Time\n"
+        "torchrun, on CPUs with gloo; it wants the whole matrix on each rank while it is split up, "
+        "which is not counted as memory.\n\n### Time\n"
     )
     time = (name, [_seconds(TABLE2[i].seconds) for i in at])
     yield from _grid(rows, [time], _series(cells), lambda cell: _seconds(cell["seconds"]))
@@ -139,10 +140,10 @@ def _table3(found: Found) -> Iterator[str]:
         return
     yield "\n## Table 3: gradients\n"
     yield (
-        f"{cells[0]['rows']:,} rows. Relative errors: beside central differences of the library's "
-        "own solves, along a drawn direction of the matrix's values and b together (the best of "
-        "six steps: theirs is the larger error), and beside torch's gradients through dense LAPACK,"
-        " the largest entry.\n"
+        f"{cells[0]['rows']:,} rows, one thread of the CPU. Relative errors: beside central "
+        "differences of the library's own solves, along a drawn direction of the matrix's values "
+        "and b together (the best of six steps; mostly the differences' own error), and beside "
+        "torch's gradients through dense LAPACK, the largest of all entries.\n"
     )
     yield "| operation | library | differences | dense, values | dense, b | forward | backward |"
     yield "|---|---|---|---|---|---|---|"

@@ -275,7 +275,7 @@ def test_without_torch_sla_and_a_network_it_says_so(module, monkeypatch, tmp_pat
     ("arguments", "said"),
     [
         (["--backends", "superlu,nobody"], "'nobody' is none of superlu"),
-        (["--ranks", "0,2"], "'0' is none of 1, 2"),
+        (["--ranks", "0,2"], "'0' is none of 1 to 64"),
         (["--tables", "4"], "'4' is none of 1, 2, 3"),
         (["--max-rows", "5"], "no size of the paper is so small"),
         (["--limit", "0"], "0.0 is not in the range"),
