@@ -12,6 +12,7 @@ SECONDS = {
     "tests/scripts/test_slurm_jobs.py": 130,
     "tests/scripts/test_gpu_proof.py": 110,
     "tests/storage/test_damage.py": 60,
+    "tests/scripts/test_paper.py": 60,
     "tests/faults/test_faults.py": 48,
     "tests/scripts/test_slurm.py": 40,
     "tests/examples/test_nonlinear.py": 32,

@@ -65,11 +65,11 @@ def launch(
             return _told(name, ranks, path, 0.0, f"mpiexec cannot be started: {error}")
         try:
             code = process.wait(seconds)
-            reason = f"exit code {code}: {_last_words(log)}" if code else ""
+            reason = f"exit code {code}: {last_words(log)}" if code else ""
         except subprocess.TimeoutExpired:
             reason = f"no end within {seconds:.0f} s"
         finally:
-            _end(process)
+            end(process)
     found = _told(name, ranks, path, time.monotonic() - begin, reason)
     wrong = [one for one in [*found["checks"], *found["rows"]] if one["status"] == FAIL]
     if reason or wrong:
@@ -77,7 +77,7 @@ def launch(
     return found
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """With all that it has started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
@@ -88,7 +88,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 continue
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
     """The last line that says what went wrong, of an exception if there was one."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line and not line.startswith("File ")]

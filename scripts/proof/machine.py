@@ -7,13 +7,13 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from measure import ENOUGH, free_bytes, timed, wait
 from mpi4py import MPI
 from plan import Plan
+from provenance import version
 from record import Record
 
 import hpc_sla as hs
@@ -32,7 +32,7 @@ def run(world: hs.World, plan: Plan, record: Record) -> None:
         cuda=torch.version.cuda,
         nccl=_nccl(world),
         python=platform.python_version(),
-        packages={name: _version(name) for name in PACKAGES},
+        packages={name: version(name) for name in PACKAGES},
         mpi=MPI.Get_library_version().strip("\0\n ").splitlines()[0],
         transport=world.transport.name,
         host=platform.platform(),
@@ -108,10 +108,3 @@ def _nccl(world: hs.World) -> str | None:
     if world.device.type != "cuda":
         return None
     return ".".join(map(str, torch.cuda.nccl.version()))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

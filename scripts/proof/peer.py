@@ -14,9 +14,12 @@ class Peer(ABC):
     Attributes
     ----------
     name : str
+    takes_matrix : bool
+        Whether it wants `A`; else None will do.
     """
 
     name: str
+    takes_matrix = True
 
     def why_not(self, device: torch.device) -> str | None:
         """Why it cannot be used on that device; None where it can."""

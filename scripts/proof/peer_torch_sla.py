@@ -7,9 +7,11 @@ from peer import Peer, coordinates
 
 
 class TorchSla(Peer):
-    """Its CG with Jacobi in PyTorch, of Table 1."""
+    """Its solvers of Table 1: CG with Jacobi in PyTorch, or SuperLU through SciPy."""
 
-    name = "torch-sla cg + jacobi"
+    def __init__(self, method: str = "cg") -> None:
+        self.method = method
+        self.name = "torch-sla cg + jacobi" if method == "cg" else "torch-sla SuperLU"
 
     def why_not(self, device: torch.device) -> str | None:
         try:
@@ -26,7 +28,11 @@ class TorchSla(Peer):
         from torch_sla import spsolve  # optional
 
         x = spsolve(
-            **self.system, b=self.b, backend="pytorch", method="cg", preconditioner="jacobi",
-            atol=self.norm, maxiter=self.most, is_symmetric=True, is_spd=True,
+            **self.system, b=self.b, backend="pytorch" if self.method == "cg" else "scipy",
+            method=self.method, preconditioner="jacobi", atol=self.norm, maxiter=self.most,
+            is_symmetric=True, is_spd=True,
         )  # fmt: skip
         return x, None
+
+    def release(self) -> None:
+        del self.system, self.b

@@ -18,6 +18,7 @@ from typing import Any
 import judge
 from launch import launch
 from options import parse
+from provenance import git
 from record import FAIL, write
 from show import lines
 
@@ -62,8 +63,8 @@ def _run(asked: Namespace, counts: tuple[int, ...]) -> dict[str, Any]:
         "arguments": sys.argv[1:],
         "small": asked.small,
         "minutes": asked.minutes,
-        "commit": _git("rev-parse", "HEAD"),
-        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": git("rev-parse", "HEAD"),
+        "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
     }
     todo = _launches(asked, counts)
     parts: list[dict[str, Any]] = []
@@ -128,15 +129,6 @@ def _gpus() -> int:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
     )
     return int(asked.stdout) if asked.returncode == 0 else 0
-
-
-def _git(*words: str) -> str:
-    root = Path(__file__).parent
-    try:
-        said = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return said.stdout.strip() if said.returncode == 0 else "unknown"
 
 
 def _say(part: dict[str, Any]) -> None:
