@@ -30,6 +30,7 @@ extensions = [
 include_patterns = ["docs/**", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "**/README.md"]
 exclude_patterns = [".*", "build", "dist", "tests", "hpc_sla", "scripts/proof", "scripts/bench"]
 root_doc = "README"
+smartquotes = False  # options begin with two hyphens
 html_theme = "furo"
 html_title = f"hpc_sla {release}"
 html_show_sourcelink = False
@@ -94,17 +95,20 @@ def with_contents(app: Any, name: str, source: list[str]) -> None:
 
 def plain(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Take stars and bars outside of backticks for what they are, and `.name` for code."""
-    for i, line in enumerate(lines):
-        parts = re.split("(`[^`]*`)", line)
-        parts[::2] = [re.sub(r"(?<!\*)\*(?!\*)|\|", r"\\\g<0>", part) for part in parts[::2]]
-        lines[i] = re.sub(r"(?<!`)(`\.\w[^`]*`)(?!`)", r"`\1`", "".join(parts))
+    # Code may go on in the next line.
+    parts = re.split("(``[^`]*``|`[^`]*`)", "\n".join(lines))
+    parts[::2] = [re.sub(r"(?<!\*)\*(?!\*)|\|", r"\\\g<0>", part) for part in parts[::2]]
+    lines[:] = re.sub(r"(?<!`)(`\.\w[^`]*`)(?!`)", r"`\1`", "".join(parts)).split("\n")
     if what in ("attribute", "property"):
         lines.insert(0, "")  # a colon in the first line would end a type
 
 
 def plain_help(app: Any, command: Any, lines: list[str]) -> None:
-    """A bar in the help of an option is a bar."""
-    lines[:] = [line if ".. option" in line else line.replace("|", r"\|") for line in lines]
+    """Take a bar in the help of an option for a bar, but for those that keep lines apart."""
+    for i, line in enumerate(lines):
+        if ".. option" not in line:
+            mark, rest = re.fullmatch(r"(\s*\| )?(.*)", line).groups(default="")
+            lines[i] = mark + rest.replace("|", r"\|")
 
 
 def unlinked(app: Any, env: Any, node: Any, text: Any) -> Any:
