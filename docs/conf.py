@@ -1,6 +1,6 @@
 """The documentation site: ``bash scripts/docs.sh`` builds it into build/site.
 
-Its sources are this folder and the README files of the whole repository, which is Sphinx's source
+Its sources are this folder and some files around it, so the whole repository is Sphinx's source
 folder: ``python -m sphinx -c docs . build/site``. The README is the first page.
 """
 
@@ -27,8 +27,11 @@ extensions = [
     "sphinx_click",
 ]
 # Sources are where they are on a forge, so that links between them are the same there and here.
-include_patterns = ["docs/**", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "**/README.md"]
-exclude_patterns = [".*", "build", "dist", "tests", "hpc_sla", "scripts/proof", "scripts/bench"]
+include_patterns = [
+    *("docs/**", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *("jobs/README.md", "partitions/README.md", "scripts/package/README.md"),
+]
+exclude_patterns = [".*", "build", "dist", "venv"]
 root_doc = "README"
 smartquotes = False  # options begin with two hyphens
 html_theme = "furo"
