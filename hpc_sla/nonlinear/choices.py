@@ -23,7 +23,7 @@ PRODUCTS = {
     "residual with each product",
     "reverse": "exact, by transposing the transposed product, on a graph that is made once for all "
     "products at one u: about twice as fast; for residuals of which every rank's part depends on "
-    "all that communicates (see the guide)",
+    "all that communicates (docs/how-to/nonlinear.md)",
     "fd": "finite differences of the residual, for code that torch cannot differentiate",
 }
 """How a product with the Jacobian is found without a matrix."""

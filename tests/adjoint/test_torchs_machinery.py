@@ -1,4 +1,4 @@
-"""What the guide says of torch's machinery around a solve: compile, vmap, checkpoint, and so on.
+"""What docs/how-to/torch.md says of solves in torch's machinery: compile, vmap, and so on.
 
 Copies and pickles are in tests/sparse/test_copies.py, compiled modules and inference mode also in
 tests/kernels/test_modes.py.

@@ -1,9 +1,11 @@
-"""Every block of README and guide, in order, as a reader who pastes them one after the other.
+"""Every block of README and pages, in order, as a reader who pastes them one after the other.
 
-``mpiexec -n 2 python run_blocks.py DOCUMENT ...``, in a folder with the files the text presumes.
-Python blocks of a document share one namespace. Command lines of hpc_sla run within this process,
-on these ranks: loading torch anew for each would take most of the time. Others run in a shell, on
-rank 0. A block is skipped only for a reason that stands here.
+``mpiexec -n 2 python run_blocks.py DOCUMENT ... FOLDER/ DOCUMENT ...``, in a folder with the files
+the text presumes; documents after a folder are read by somebody who begins in that one, with no
+file. Blocks in `sh`, `python` or no language are run; others (`bash`, `text`, directives) are
+shown only. Python blocks of a document share one namespace. Command lines of hpc_sla run within
+this process, on these ranks: loading torch anew for each would take most of the time. Others run
+in a shell, on rank 0. A block is skipped only for a reason that stands here.
 """
 
 from __future__ import annotations
@@ -32,10 +34,17 @@ SKIPPED = {
     "HPC_SLA_MPI=system": "builds mpi4py",
     "mpiexec -n 4 python -m timeit": "measures",
     "strace ": "measures, with a program that may not be there",
-    "x = h5read(": "MATLAB",
+    "eval ": "starts daemons",
+    "NODES=4 ": "wants a cluster",
+    "export HPC_SLA_ARCHIVE": "of a cluster",
+    "mpiexec -n 2 python -m hpc_sla solve mine.h5 --device cuda": "wants a GPU",
+    "mpiexec -n 2 python examples/": "tests/examples runs it",
+    "import dolfinx": "no package of PyPI",
+    "import firedrake": "no package of PyPI",
     "python -m hpc_sla export plate.h5": "of the reader's own mesh: tests/cli/test_export_mesh.py",
 }
 NEEDS = {"hpc_sla bench": "petsc4py", "import xarray": "xarray"}
+RUN = ("", "sh", "python")
 LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "HYDI_")
 COMM = MPI.COMM_WORLD
 
@@ -49,8 +58,9 @@ class Block:
 
 def blocks(document: Path) -> Iterator[Block]:
     text = document.read_text()
-    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        yield Block(text.count("\n", 0, found.start()) + 2, found[1], found[2])
+    for found in re.finditer(r"^```([^`\n]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        if found[1] in RUN:
+            yield Block(text.count("\n", 0, found.start()) + 2, found[1], found[2])
 
 
 def commands(text: str) -> Iterator[str]:
@@ -100,7 +110,7 @@ def run_document(document: Path) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(document):
         # A shell's lines are looked at one by one.
-        if block.language not in ("", "sh") and skipped(block.text):
+        if block.language == "python" and skipped(block.text):
             continue
         place = f"{document.name}:{block.line}"
         if COMM.rank == 0:
@@ -115,5 +125,10 @@ def run_document(document: Path) -> None:
 
 
 if __name__ == "__main__":
+    start = Path.cwd()
     for name in sys.argv[1:]:
-        run_document(Path(name))
+        if name.endswith("/"):
+            (start / name).mkdir(exist_ok=True)
+            os.chdir(start / name)
+        else:
+            run_document(Path(name))
