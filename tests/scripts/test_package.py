@@ -67,6 +67,10 @@ def test_the_conda_recipe_follows_the_project() -> None:
     text = (PACKAGE / "conda" / "recipe.yaml").read_text()
     about = project()["project"]
     assert f"version: {about['version']}\n" in text
+    # rattler-build refuses to guess these, and takes them from beside the recipe.
+    variants = (PACKAGE / "conda" / "variants.yaml").read_text()
+    for function, language in re.findall(r"\$\{\{ (compiler|stdlib)\(\"(\w+)\"\) \}\}", text):
+        assert re.search(rf"^{language}_{function}:$", variants, re.MULTILINE)
     run = text[text.index("  run:") : text.index("tests:")]
     for requirement in about["dependencies"]:
         wanted = requirement.partition(";")[0].replace("torch", "pytorch").strip()
