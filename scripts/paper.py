@@ -1,6 +1,6 @@
 """Run the tables and figures of the torch-sla paper here, with its backends, ours and torch-sla.
 
-python scripts/paper.py                     all sizes that this machine allows; report.md in paper_report/
+python scripts/paper.py                     all sizes that fit here; paper_report/report.md
 python scripts/paper.py --max-rows 2000000 --limit 60 -o /tmp/paper
 python scripts/paper.py --quick             one small size, in under a minute
 python scripts/paper.py --help              all options
