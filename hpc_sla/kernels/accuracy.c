@@ -42,6 +42,29 @@
         return enough;                                                                           \
     }                                                                                            \
                                                                                                  \
+    /* y = |A| 1, or y[rows] += |A| 1; `longest` as of `absolute`. */                            \
+    CLONED int64_t hpc_sla_row_sums_##NAME(int64_t longest, const hpc_sla_matrix *A,             \
+                                           const int32_t *rows, T *y)                            \
+    {                                                                                            \
+        int32_t *index_room = longest ? malloc(longest * sizeof *index_room) : NULL;             \
+        T *value_room = longest ? malloc(longest * sizeof *value_room) : NULL;                   \
+        const int enough = !longest || (index_room && value_room);                               \
+        int64_t near = 0;                                                                        \
+        for (int64_t i = 0; enough && i < A->rows; ++i) {                                        \
+            const int32_t *indices;                                                              \
+            const T *values;                                                                     \
+            const int32_t length =                                                               \
+                matrix_row_##NAME(A, i, &near, index_room, value_room, &indices, &values);       \
+            T *to = y + (rows ? rows[i] : i), sum = rows ? *to : 0;                              \
+            for (int32_t e = 0; e < length; ++e)                                                 \
+                sum += (T)fabs(values[e]);                                                       \
+            *to = sum;                                                                           \
+        }                                                                                        \
+        free(index_room);                                                                        \
+        free(value_room);                                                                        \
+        return enough;                                                                           \
+    }                                                                                            \
+                                                                                                 \
     /* An error beside a scale: no error is 0, and beside an infinite scale it is NaN. */        \
     INLINE T ratio_##NAME(T error, T scale)                                                      \
     {                                                                                            \
@@ -83,7 +106,7 @@
     }                                                                                            \
                                                                                                  \
     /* found [2, k] = the largest ratios of |r| to scale, but to scale + sizes where scale is    \
-     * below rtol (sizes + |b|); and to scale + sizes. Sizes are `sizes` times numbers[1 ..],    \
+     * below rtol (sizes + |b|); and to scale + sizes. Sizes are `sizes` [n] times numbers[1 ..],\
      * by columns, and numbers[0] is rtol. */                                                    \
     CLONED void hpc_sla_guard_##NAME(int64_t n, int64_t k, int64_t step, const T *numbers,       \
                                      const T *b, const T *r, const T *scale, const T *sizes,     \
@@ -91,8 +114,8 @@
     {                                                                                            \
         for (int64_t c = 0; c < k; ++c) {                                                        \
             T worst = 0, safest = 0;                                                             \
-            for (int64_t e = c; e < n * k; e += k) {                                             \
-                const T size = sizes[e] * numbers[1 + c], safe = scale[e] + size;                \
+            for (int64_t i = 0, e = c; i < n; ++i, e += k) {                                     \
+                const T size = sizes[i] * numbers[1 + c], safe = scale[e] + size;                \
                 const T error = (T)fabs(r[e]), least = numbers[0] * (size + (T)fabs(b[e * step])); \
                 worst = larger_##NAME(worst, ratio_##NAME(error, scale[e] < least ? safe : scale[e])); \
                 safest = larger_##NAME(safest, ratio_##NAME(error, safe));                       \

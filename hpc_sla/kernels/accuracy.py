@@ -89,8 +89,10 @@ def guard(
 
     Parameters
     ----------
-    b, r, scale, sizes : torch.Tensor [n] or [n, k]
+    b, r, scale : torch.Tensor [n] or [n, k]
         Contiguous, or of b what `dense` leaves. Not modified.
+    sizes : torch.Tensor [n]
+        Contiguous; not modified.
     rtol : float
     largest : sequence of float [k]
         By columns, what `sizes` is to be multiplied by.
@@ -109,7 +111,7 @@ def guard(
     factors = b.new_tensor(largest).reshape(b.shape[1:])
 
     def of(b: torch.Tensor, r: torch.Tensor, scale: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        sizes = s * factors
+        sizes = s.reshape(-1, *[1] * (b.dim() - 1)) * factors
         safe, errors = scale + sizes, r.abs()
         componentwise = torch.where(scale < rtol * sizes.add_(b.abs()), safe, scale)
         return maxima(ratio(errors, componentwise), ratio(errors, safe))

@@ -204,40 +204,6 @@ class CsrPattern:
         matrix = (self.n_rows, self.indptr, self.indices, values)
         native.call("csr_matmul", x, *matrix, x, rows, out, weights, dot, square)
 
-    def absolute_matmul(
-        self,
-        values: torch.Tensor,
-        x: torch.Tensor,
-        out: torch.Tensor,
-        rows: torch.Tensor | None = None,
-        chunk: int = 1 << 15,
-    ) -> None:
-        """`out = |A| |x|`, or `out[rows] += |A| |x|`. Local; not differentiable.
-
-        Where it is not compiled, on the CPU in pieces of `chunk` rows that stay in the cache, so
-        that no second set of values is held.
-        """
-        if self.compiled(x):
-            entries = (self.indptr, self.indices, values)
-            matrix = Matrix(CSR, self.n_rows, self.n_columns, self.nnz, entries)
-            native.call("absolute", x, 0, matrix.address, x, rows, out)
-            return
-        if rows is not None:
-            part = x.new_empty((self.n_rows, *x.shape[1:]))
-            self.absolute_matmul(values, x, part, None, chunk)
-            out.index_add_(0, rows, part)
-            return
-        x = x.abs()
-        if self.indptr.device.type != "cpu" or self.n_rows <= chunk:
-            self.matmul(values.abs(), x, out)
-            return
-        for first in range(0, self.n_rows, chunk):
-            last = min(first + chunk, self.n_rows)
-            begin, end = self.indptr[[first, last]].tolist()
-            ends = self.indptr[first : last + 1] - begin
-            piece = CsrPattern(ends, self.indices[begin:end], self.n_columns)
-            piece.matmul(values[begin:end].abs(), x, out[first:last])
-
     def rmatmul(
         self, values: torch.Tensor, x: torch.Tensor, out: torch.Tensor, transposed: bool = False
     ) -> None:

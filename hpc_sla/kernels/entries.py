@@ -29,12 +29,6 @@ def plain(block: CsrPattern, values: np.ndarray) -> Plain:
     return Matrix(CSR, block.n_rows, block.n_columns, block.nnz, parts), data.dtype
 
 
-def absolute_product(A: Packed, x: torch.Tensor, out: torch.Tensor) -> None:
-    """`out = |A| |x|`, for x `[n_columns]` or `[n_columns, k]`, contiguous."""
-    if not native.call("absolute", x, A.longest, A.matrix.address, x, None, out):
-        raise MemoryError(f"no room for a row of {A.longest} entries")
-
-
 def beside(A: Packed | Plain) -> torch.Tensor:
     """Which rows have a nonzero that is not on the diagonal: bool [n_rows]."""
     rows = A.n_rows if isinstance(A, Packed) else A[0].rows

@@ -67,8 +67,9 @@ def accuracy(
     r: torch.Tensor,
     rtol: float,
     again: bool = False,
+    spare: Sequence[torch.Tensor] = (),
 ) -> list[Accuracy]:
-    """That of each column, r = b - A x of a square operator. **Collective**: one product or two.
+    """That of each column, r = b - A x of a square operator. **Collective**: a product.
 
     Parameters
     ----------
@@ -79,27 +80,36 @@ def accuracy(
         Replicated. A row that is as good as that has no error to hide.
     again : bool
         Replicated. Whether A x was the last product with A.
+    spare : sequence of torch.Tensor like r
+        To write to, in place of new ones: two at most are used.
     """
     # Of a factorisation they may lie in memory by columns.
     b, x, r = dense(b), x.contiguous(), r.contiguous()
-    scale = torch.empty_like(b)
+    scale = room(spare, 0, b)
     if not operator.absolute(x, scale, again):
         return _without_entries(operator, b, x, r)
     mine, world = kernel.judge(b, x, r, scale).numpy(), operator.world
     judged = np.concatenate([world.largest(mine[:2]), world.sums(mine[2:])])
-    return assess(judged, operator, b, x, r, scale, rtol)
+    return assess(judged, operator, b, r, scale, rtol, spare)
+
+
+def room(spare: Sequence[torch.Tensor], which: int, like: torch.Tensor) -> torch.Tensor:
+    """That one of those to spare, if there is one that serves, or a new vector. Local."""
+    if which < len(spare) and spare[which].is_contiguous():
+        return spare[which]
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 def assess(
     judged: np.ndarray,
     operator: Operator,
     b: torch.Tensor,
-    x: torch.Tensor,
     r: torch.Tensor,
     scale: torch.Tensor,
     rtol: float,
+    spare: Sequence[torch.Tensor] = (),
 ) -> list[Accuracy]:
-    """`accuracy`, from what `judge` says of all rows. **Collective**: a product, or nothing.
+    """`accuracy`, from what `judge` says of all rows. **Collective.**
 
     `judged` is a float64 array [5, k], replicated.
     """
@@ -113,8 +123,8 @@ def assess(
     if uneven:
         # An x that decays has rows of tiny numbers that nobody asks of: beside the largest of x
         # their errors are none.
-        sizes = torch.empty_like(b)
-        operator.absolute(torch.ones_like(x), sizes)
+        sizes = room(spare, 1, r).view(-1)[: len(r)]
+        operator.absolute_row_sums(sizes)
         mine = kernel.guard(b, r, scale, sizes, rtol, largest)
         guarded, rows = operator.world.largest(mine.numpy()).tolist()
         pairs = zip(found, guarded, relative, strict=True)

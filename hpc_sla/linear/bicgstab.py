@@ -32,6 +32,7 @@ class BiCGStab(Method):
     scale_free = True
     carried = ("rho", "shadow_square", "live")
     kept = ("r", "shadow", "p")
+    spent = ("shadow", "p")
     capturable = True
 
     def allocate(self) -> None:

@@ -32,6 +32,7 @@ class CG(Method):
     scale_free = True
     carried = ("rho", "rr", "live")
     kept = ("r", "p")
+    spent = ("q", "p")
     capturable = True
 
     def allocate(self) -> None:

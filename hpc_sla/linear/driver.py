@@ -131,6 +131,7 @@ class KrylovLoop:
                 if self._look_up():
                     break
             method.finish()
+            system.spare = [getattr(method, name) for name in method.spent]
             # Where all claim to have converged, they mostly have.
             claimed = {"converged"} == {o.status for o in outcomes}
             norms = system.examine() if claimed else norms_of(system.residual())

@@ -378,7 +378,8 @@ class Iteration:
                 system.examine()
             found = system.found
             if found is None:
-                found = accuracy(self.operator, system.b, system.x, system.r, self.rtol)
+                vectors = system.b, system.x, system.r
+                found = accuracy(self.operator, *vectors, self.rtol, spare=system.spare)
             judge(infos, found, b_norms, loosest)
         x = system.x
         if any(scale != 1.0 for scale in system.scales):

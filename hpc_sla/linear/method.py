@@ -17,7 +17,7 @@ from hpc_sla.kernels.accuracy import examine
 from hpc_sla.kernels.burst import Distributed, StepKernel
 from hpc_sla.kernels.fused import Left
 from hpc_sla.kernels.vectors import Scalar, copy_
-from hpc_sla.linear.accuracy import Accuracy, accuracy, assess
+from hpc_sla.linear.accuracy import Accuracy, accuracy, assess, room
 from hpc_sla.linear.info import Status, root
 from hpc_sla.linear.scalars import Flag, Scalars
 from hpc_sla.precond import Preconditioner
@@ -60,6 +60,8 @@ class System:
         Replicated. Whether to know how good x is, beside its residual.
     found : list of Accuracy or None
         That of the present x, where it is known.
+    spare : sequence of torch.Tensor like r
+        What nobody reads once the method has come to an end: for `examine` to write to.
     """
 
     operator: Operator
@@ -80,7 +82,7 @@ class System:
     thorough: bool = False
     found: list[Accuracy] | None = None
     _matrix: Distributed | None = None
-    _scale: torch.Tensor | None = None
+    spare: Sequence[torch.Tensor] = ()
 
     @property
     def matrix(self) -> Distributed:
@@ -97,8 +99,6 @@ class System:
     def rest(self) -> None:
         """Hold no vector but what it has made, which is kept. Local."""
         self.b = self.x = self.r
-        if self._scale is None:
-            self._scale = torch.empty_like(self.r)
 
     def residual(self) -> Scalar:
         """`r = b - A x`, and the square of the norm to stop by. **Collective.**"""
@@ -112,18 +112,18 @@ class System:
         one call where that is compiled.
         """
         if self.compiled:
-            scale = None
-            if self.thorough:
-                scale = torch.empty_like(self.b) if self._scale is None else self._scale
+            scale = room(self.spare, 0, self.r) if self.thorough else None
             self.operator.world.check_open()
             told = examine(self.matrix, self.b, self.x, self.r, scale)
             if scale is None:
                 self.found = None
                 return [root(float(told[0, 0]))]
-            self.found = assess(told, self.operator, self.b, self.x, self.r, scale, self.rtol)
+            spare = self.spare
+            self.found = assess(told, self.operator, self.b, self.r, scale, self.rtol, spare)
         elif self.thorough:
             self._subtract()
-            self.found = accuracy(self.operator, self.b, self.x, self.r, self.rtol, again=True)
+            system = self.operator, self.b, self.x, self.r
+            self.found = accuracy(*system, self.rtol, again=True, spare=self.spare)
         else:
             return norms_of(self.residual())
         return [one.norm for one in self.found]
@@ -186,6 +186,10 @@ class Method(WithOptions, ABC):
 
     kept_like_x: tuple[str, ...] = ()
     """The same, of vectors like x; x itself aside."""
+
+    spent: tuple[str, ...] = ()
+    """Attributes that hold vectors like b which nobody reads from `finish` to where `start` writes
+    them, whatever they hold by then."""
 
     capturable = False
     """Whether steps are all alike, and touch only memory that stays where it is."""

@@ -33,6 +33,7 @@ class MINRES(Method):
     scale_free = True
     carried = ("gamma", "gamma_old", "eta", "c", "c_old", "s", "s_old", "rr", "live")
     kept = ("r", "v", "v_old", "z", "w", "w_old")
+    spent = ("q", "v")
     capturable = True
 
     def allocate(self) -> None:

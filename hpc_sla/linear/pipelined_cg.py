@@ -41,6 +41,7 @@ class PipelinedCG(Method):
     scale_free = True
     carried = ("rho", "delta", "rr", "rho_old", "alpha_old", "live")
     kept = ("r", "u", "w", "m", "n", "z", "q", "s", "p")
+    spent = ("u", "w")
     capturable = True
 
     def __init__(self, replacement: int = 50) -> None:

@@ -144,6 +144,13 @@ class Operator(ABC):
         """
         return False
 
+    def absolute_row_sums(self, out: torch.Tensor) -> None:
+        """`out = |A| 1`, for out [n_owned] of a square A whose entries `absolute` sees.
+
+        **Collective.**
+        """
+        self.absolute(torch.ones_like(out), out)
+
     def arnoldi(self, basis: Basis, inverse: torch.Tensor | None) -> Arnoldi | None:
         """Steps of gmres in one sweep each, where that can be. Local, and ranks may differ.
 

@@ -152,6 +152,9 @@ class _MatrixOperator(Operator):
         self._pattern.absolute_matmul(self._values, x, out, again)
         return True
 
+    def absolute_row_sums(self, out: torch.Tensor) -> None:
+        self._pattern.absolute_row_sums(self._values, out)
+
     def _plain(self) -> torch.Tensor:
         return self._values if isinstance(self._values, torch.Tensor) else self._values.plain
 

@@ -9,10 +9,10 @@ from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.distributed.shared import Shared
 from hpc_sla.errors import InputError
+from hpc_sla.kernels import absolute
 from hpc_sla.kernels.burst import Distributed
 from hpc_sla.kernels.csr import COUNTED, CsrPattern
 from hpc_sla.kernels.device_matrix import DeviceMatrix
-from hpc_sla.kernels.entries import absolute_product
 from hpc_sla.kernels.matrix import Matrix
 from hpc_sla.kernels.modes import lasting
 from hpc_sla.kernels.packed import Packed
@@ -279,14 +279,26 @@ class DistributedPattern(Shared):
         here, away = self._parts(values, x)
         channel = self.plan.start_exchange(x, again)
         if isinstance(here, Packed):
-            absolute_product(here, x, out)
+            absolute.packed_matmul(here, x, out)
         elif isinstance(here, DeviceMatrix):
             here.mapped(torch.abs).matmul(x.abs(), out)
         else:
-            self.owned.absolute_matmul(here, x, out)
+            absolute.matmul(self.owned, here, x, out)
         channel.finish()
         if self.halo.nnz:
-            self.halo.absolute_matmul(away, channel.recv_buffer, out, self.boundary)
+            absolute.matmul(self.halo, away, channel.recv_buffer, out, self.boundary)
+
+    def absolute_row_sums(self, values: torch.Tensor | Values, out: torch.Tensor) -> None:
+        """`out = |A| 1`, for out [n_owned]. Local."""
+        here, away = self._parts(values, out)
+        if isinstance(here, Packed):
+            absolute.packed_row_sums(here, out)
+        elif isinstance(here, DeviceMatrix):
+            here.mapped(torch.abs).matmul(out.new_ones(self.owned.n_columns), out)
+        else:
+            absolute.row_sums(self.owned, here, out)
+        if self.halo.nnz:
+            absolute.row_sums(self.halo, away, out, self.boundary)
 
     def rmatmul(
         self,

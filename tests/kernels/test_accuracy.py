@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_sla.kernels import accuracy, native
+from hpc_sla.kernels import absolute, accuracy, native
 from hpc_sla.kernels.csr import CsrPattern
 
 DTYPES = [torch.float64, torch.float32]
@@ -79,6 +79,7 @@ def test_guarding_is_what_torch_makes_of_it(monkeypatch, shape, dtype, what):
         b = b.new_full((1,), 3.0).expand(shape)
     columns = 1 if len(shape) == 1 else shape[1]
     largest = [2.0, 0.5, 1e3][:columns]
+    sizes = sizes.reshape(shape[0], columns)[:, 0].contiguous()
     before = scale.clone(), sizes.clone()
     found, expected = _both(monkeypatch, lambda: accuracy.guard(b, r, scale, sizes, 1e-3, largest))
     assert found.dtype == expected.dtype == torch.float64
@@ -104,7 +105,7 @@ def test_the_absolute_product_is_that_of_absolute_values(monkeypatch, dtype, col
 
     def product():
         out = start.clone()
-        pattern.absolute_matmul(values, x, out, rows)
+        absolute.matmul(pattern, values, x, out, rows)
         return out
 
     found, plain = _both(monkeypatch, product)
@@ -113,3 +114,27 @@ def test_the_absolute_product_is_that_of_absolute_values(monkeypatch, dtype, col
         expected = start.index_add(0, rows, expected)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(plain, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("beside", [False, True])
+def test_row_sums_are_those_of_absolute_values(monkeypatch, dtype, beside):
+    rng = np.random.default_rng(6)
+    dense = rng.standard_normal((40, 30)) * (rng.random((40, 30)) < 0.2)
+    dense[7] = 0.0
+    indptr = np.concatenate([[0], np.cumsum((dense != 0).sum(axis=1))]).astype(np.int32)
+    indices = np.nonzero(dense)[1].astype(np.int32)
+    pattern = CsrPattern(torch.from_numpy(indptr), torch.from_numpy(indices), 30)
+    values = torch.from_numpy(dense[dense != 0]).to(dtype)
+    rows = torch.from_numpy(rng.permutation(60)[:40].astype(np.int32)) if beside else None
+
+    def sums():
+        out = torch.ones(60 if beside else 40, dtype=dtype)
+        absolute.row_sums(pattern, values, out, rows)
+        return out
+
+    expected = torch.from_numpy(abs(dense).sum(axis=1)).to(dtype)
+    if rows is not None:
+        expected = torch.ones(60, dtype=dtype).index_add(0, rows, expected)
+    for found in _both(monkeypatch, sums):
+        torch.testing.assert_close(found, expected)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 import hpc_sla as hs
-from hpc_sla.kernels import native
+from hpc_sla.kernels import absolute, native
 from hpc_sla.sparse.operators import as_operator
 from tests.collective import dense, distribute, distribute_once, everywhere, full, spread
 from tests.methods import ENTRIES
@@ -187,9 +187,9 @@ def test_the_absolute_product_in_pieces(world, monkeypatch):
     np.testing.assert_allclose(full(A.layout, out), abs(matrix) @ abs(x))
     owned, pieces = A.pattern.owned, torch.empty_like(out)
     mine, values = spread(A.layout, abs(x)), A.pattern.owned_values(A.values)
-    owned.absolute_matmul(values, mine, out)
+    absolute.matmul(owned, values, mine, out)
     monkeypatch.setattr(native, "LIBRARY", None)
-    owned.absolute_matmul(values, mine, pieces, chunk=3)
+    absolute.matmul(owned, values, mine, pieces, chunk=3)
     assert everywhere(world, torch.allclose(out, pieces))
 
 

@@ -78,3 +78,32 @@ def test_the_conda_recipe_follows_the_project() -> None:
         assert re.search(
             rf"\b{name}{f' {relation}{version}' if relation else ''}$", run, re.MULTILINE
         )
+
+
+def sections_of_the_definition() -> dict[str, list[list[str]]]:
+    """Of ``hpc_sla.def``: the words of each line under each ``%section``."""
+    text = (PACKAGE / "hpc_sla.def").read_text()
+    parts = re.split(r"^%(\w+)$", text, flags=re.MULTILINE)[1:]
+    bodies = zip(parts[::2], parts[1::2], strict=True)
+    return {name: [line.split() for line in body.split("\n") if line] for name, body in bodies}
+
+
+def test_the_definition_copies_what_the_dockerfile_does() -> None:
+    """Apptainer copies the first word of a line to the second, and drops what follows in silence."""
+    files = sections_of_the_definition()["files"]
+    assert files and all(len(line) == 2 for line in files)
+    assert all((ROOT / source).exists() for source, _ in files)
+    assert all(f"/src/{source}" == target for source, target in files)
+    allowed = (PACKAGE / "Dockerfile.dockerignore").read_text().split()
+    assert {source for source, _ in files} == {name[1:] for name in allowed if name[0] == "!"}
+
+
+def test_both_containers_install_and_check_the_same() -> None:
+    dockerfile = (PACKAGE / "Dockerfile").read_text()
+    steps = sections_of_the_definition()
+    for line in steps["test"]:
+        assert " ".join(line) in dockerfile
+    (install,) = [line for line in steps["post"] if line[0] == "bash"]
+    assert " ".join(install) in dockerfile
+    (tools,) = [line for line in steps["post"] if line[:2] == ["apt-get", "install"]]
+    assert " ".join(tools) in dockerfile
