@@ -97,6 +97,13 @@ def test_the_conda_package_is_tried_as_a_wheel_is_and_with_an_mpi_that_starts_an
     assert tried["requirements"]["run"] == ["mpich"]
 
 
+def test_libraries_that_the_loops_call_are_named_to_the_linker() -> None:
+    """They were found only where the interpreter itself had loaded them."""
+    (loops,) = project()["tool"]["setuptools"]["ext-modules"]
+    texts = [(ROOT / name).read_text() for name in loops["sources"] + loops["depends"]]
+    assert any("#include <math.h>" in text for text in texts) and loops["libraries"] == ["m"]
+
+
 def test_the_conda_recipe_follows_the_project() -> None:
     """The same version and the same requirements, under conda's names."""
     text = (PACKAGE / "conda" / "recipe.yaml").read_text()
