@@ -13,11 +13,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "scripts" / "package"
 tomllib = pytest.importorskip("tomllib")
+yaml = pytest.importorskip("yaml")
 
 
 def project() -> dict:
     with open(ROOT / "pyproject.toml", "rb") as file:
         return tomllib.load(file)
+
+
+def conda(name: str) -> dict:
+    return yaml.safe_load((PACKAGE / "conda" / name).read_text())
 
 
 @pytest.mark.slow
@@ -60,6 +65,43 @@ def test_extras_named_in_documents_exist() -> None:
         for extra in found.split(",")
     }
     assert {"mpich", "mesh", "plot"} <= named <= extras.keys()
+
+
+def test_conda_packages_are_built_for_the_pythons_of_the_wheels() -> None:
+    """Named with their builds, or `match(python, ...)` is always true and all share a file name."""
+    pythons = [spec.split() for spec in conda("variants.yaml")["python"]]
+    assert all(len(spec) == 2 for spec in pythons)
+    versions = [version.removesuffix(".*") for version, _ in pythons]
+    start = "Programming Language :: Python :: "
+    classifiers = [name for name in project()["project"]["classifiers"] if name.startswith(start)]
+    assert [start + version for version in versions] == classifiers
+    wheels = project()["tool"]["cibuildwheel"]["build"]
+    assert [f"cp{version.replace('.', '')}-*" for version in versions] == wheels
+
+
+def test_the_conda_package_is_made_of_what_a_wheel_is() -> None:
+    """Not of a clone's history and results; and the wheel alone says which commands there are."""
+    recipe = conda("recipe.yaml")
+    about = project()["project"]
+    wanted = {"pyproject.toml", "hpc_sla/**", about["readme"], *about["license-files"]}
+    assert set(recipe["source"]["filter"]["include"]) == wanted
+    assert all((ROOT / name.removesuffix("/**")).exists() for name in wanted)
+    assert "entry_points" not in recipe["build"].get("python", {})
+    # rattler-build's, where it is started.
+    assert "/output/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_the_conda_package_is_tried_as_a_wheel_is_and_with_an_mpi_that_starts_anywhere() -> None:
+    (tried,) = [test for test in conda("recipe.yaml")["tests"] if "script" in test]
+    assert set(project()["tool"]["cibuildwheel"]["test-command"]) <= set(tried["script"])
+    assert tried["requirements"]["run"] == ["mpich"]
+
+
+def test_libraries_that_the_loops_call_are_named_to_the_linker() -> None:
+    """They were found only where the interpreter itself had loaded them."""
+    (loops,) = project()["tool"]["setuptools"]["ext-modules"]
+    texts = [(ROOT / name).read_text() for name in loops["sources"] + loops["depends"]]
+    assert any("#include <math.h>" in text for text in texts) and loops["libraries"] == ["m"]
 
 
 def test_the_conda_recipe_follows_the_project() -> None:
