@@ -53,16 +53,12 @@ class Umfpack(Factorization):
         from cvxopt import matrix, umfpack
 
         x, columns = np.empty(tuple(b.shape)), b.numpy()
-        # A column at a time, which is how UMFPACK solves: cvxopt counts rows times columns in an
-        # int, and leaves out the columns after one that fails.
+        # A column at a time, as UMFPACK solves: cvxopt counts rows times columns in an int.
         column = matrix(0.0, (self.n, 1))
         inside = np.asarray(column)[:, 0]
         for j in range(x.shape[1]):
             inside[:] = columns[:, j]
-            try:
-                umfpack.solve(self._matrix, self._factors, column, trans="T" if transpose else "N")
-            except ArithmeticError as error:
-                raise SingularMatrixError(f"scipy umfpack: {error}") from error
+            umfpack.solve(self._matrix, self._factors, column, trans="T" if transpose else "N")
             x[:, j] = inside
         return torch.from_numpy(x)
 
