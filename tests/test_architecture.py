@@ -27,8 +27,8 @@ LOOSE = {"__init__", "__main__", "errors", "hashing"}
 OPTIONAL = {
     # Required, but for `World.serial` and the commands of one process, which need no MPI library.
     "mpi4py",
-    "pymetis", "cupy", "cupy_backends", "cupyx", "eigenpy", "matplotlib", "nvmath", "petsc4py",
-    "pyamg", "pyarrow", "triton", "xarray", "tomli",
+    "pymetis", "cupy", "cupy_backends", "cupyx", "cvxopt", "eigenpy", "matplotlib", "nvmath",
+    "petsc4py", "pyamg", "pyarrow", "triton", "xarray", "tomli",
 }  # fmt: skip
 """Packages whose import within a function needs no reason beside it."""
 

@@ -55,7 +55,7 @@ BACKENDS: dict[str, Backend] = {
             ("cpu",),
             {
                 "lu": "SuperLU with partial pivoting: any nonsingular matrix",
-                "umfpack": "UMFPACK: often faster than SuperLU; needs scikit-umfpack",
+                "umfpack": "UMFPACK: often faster than SuperLU; needs cvxopt",
             },
             "any matrix on the CPU; always there",
             scipy.why_not,

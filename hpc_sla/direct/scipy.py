@@ -1,8 +1,7 @@
-"""SciPy's SuperLU, and UMFPACK where scikit-umfpack is installed. On the host."""
+"""SciPy's SuperLU; and, under its name, UMFPACK where cvxopt is installed. On the host."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from hpc_sla.direct import umfpack
 from hpc_sla.direct.base import Factorization, LocalMatrix
 from hpc_sla.direct.fill import Elimination, elimination
-from hpc_sla.errors import MissingDependencyError, SingularMatrixError
+from hpc_sla.errors import SingularMatrixError
 
 _CPU = torch.device("cpu")
 _THRESHOLD = 1e-3
@@ -26,18 +26,12 @@ _ACCURATE = 1e3
 
 def make(matrix: LocalMatrix, method: str) -> Factorization:
     """Factorise by `lu` (SuperLU) or `umfpack`."""
-    return Umfpack(matrix) if method == "umfpack" else SuperLU(matrix)
+    return umfpack.Umfpack(matrix) if method == "umfpack" else SuperLU(matrix)
 
 
 def why_not(method: str | None) -> str | None:
     """Why it cannot be used here; None where it can."""
-    if method != "umfpack":
-        return None
-    try:
-        import scikits.umfpack  # noqa: F401 - optional
-    except ImportError:
-        return "scikit-umfpack is not installed (pip install scikit-umfpack)"
-    return None
+    return umfpack.why_not() if method == "umfpack" else None
 
 
 class SuperLU(Factorization):
@@ -181,34 +175,3 @@ def _good(csc: sp.csc_matrix, lu: Any) -> bool:
     sums = np.bincount(csc.indices, np.abs(csc.data), csc.shape[0])
     allowed = sums.max() * np.abs(x).max() + np.abs(b).max()
     return bool(np.abs(b - csc @ x).max() <= _ACCURATE * np.finfo(csc.dtype).eps * allowed)
-
-
-class Umfpack(Factorization):
-    """Multifrontal LU (T. A. Davis, ACM TOMS 30, 2004), in double precision."""
-
-    backend = "scipy"
-
-    def __init__(self, matrix: LocalMatrix) -> None:
-        if reason := why_not("umfpack"):
-            raise MissingDependencyError(reason, field="method", remedy="Or use method='lu'")
-        from scikits import umfpack  # optional
-
-        super().__init__(matrix, "umfpack", torch.float64, _CPU)
-        self._matrix = matrix.to_csc(np.float64)
-        self._context: Any = umfpack.UmfpackContext("di")
-        self._systems = {False: umfpack.UMFPACK_A, True: umfpack.UMFPACK_At}
-        # It goes on after a zero pivot, warns, and later replaces NaN by 0.
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            self._context.numeric(self._matrix)
-        if any("singular matrix" in str(w.message).lower() for w in caught):
-            raise SingularMatrixError("scipy umfpack: the matrix is singular: a pivot is zero")
-
-    def _solve(self, b: torch.Tensor, transpose: bool) -> torch.Tensor:
-        x = np.empty(b.shape)
-        with warnings.catch_warnings():
-            # Of a large condition number; what it did to the solution is for the residual to say.
-            warnings.simplefilter("ignore")
-            for j, column in enumerate(np.ascontiguousarray(b.numpy().T)):
-                x[:, j] = self._context.solve(self._systems[transpose], self._matrix, column)
-        return torch.from_numpy(x)

@@ -16,7 +16,7 @@ from provenance import git, version
 SCHEMA = "hpc_sla.paper/1"
 
 PACKAGES = (
-    "hpc_sla", "torch", "numpy", "scipy", "mpi4py", "mpich", "eigenpy", "scikit-umfpack",
+    "hpc_sla", "torch", "numpy", "scipy", "mpi4py", "mpich", "eigenpy", "cvxopt",
     "nvmath-python", "cupy-cuda13x", "matplotlib",
 )  # fmt: skip
 

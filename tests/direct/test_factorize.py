@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import types
-import warnings
 
 import numpy as np
 import pytest
@@ -46,6 +45,11 @@ def pattern_of(matrix: sp.csr_matrix) -> tuple[CsrPattern, torch.Tensor]:
 def test_eigen_is_tested_where_the_extra_is_installed():
     pytest.importorskip("eigenpy")
     assert {("eigen", m) for m in ("llt", "ldlt", "lu")} <= set(CPU)
+
+
+def test_umfpack_is_tested_where_the_extra_is_installed():
+    pytest.importorskip("cvxopt")
+    assert ("scipy", "umfpack") in CPU
 
 
 @pytest.mark.parametrize(("backend", "method"), CPU)
@@ -203,8 +207,9 @@ def test_singular_matrices_are_named(backend, method, matrix):
         factorize(sp.csr_matrix(np.array(matrix)), backend=backend, method=method)
 
 
-def test_a_solution_that_overflows_is_an_error_and_not_inf():
-    factors = factorize(sp.csr_matrix(np.diag([1.0, 1e-300])))
+@pytest.mark.parametrize(("backend", "method"), CPU)
+def test_a_solution_that_overflows_is_an_error_and_not_inf(backend, method):
+    factors = factorize(sp.csr_matrix(np.diag([1.0, 1e-300])), backend=backend, method=method)
     with pytest.raises(hs.SingularMatrixError, match="not finite"):
         factors.solve(torch.tensor([1.0, 1e300], dtype=torch.float64))
 
@@ -248,24 +253,22 @@ def test_what_cannot_be_is_refused():
             call()
 
 
-@pytest.mark.parametrize("backend", ["scipy", "eigen"])
+@pytest.mark.parametrize(("backend", "method"), [p for p in CPU if p[1] in ("lu", "umfpack")])
 @pytest.mark.parametrize("transpose", [False, True])
-def test_solutions_are_differentiable(backend, transpose):
+def test_solutions_are_differentiable(backend, method, transpose):
     """In b and in the values, twice, and in forward mode."""
-    if backend == "eigen":
-        pytest.importorskip("eigenpy")
     rng = np.random.default_rng(7)
     matrix = sp.random_array((6, 6), density=0.4, rng=rng) + 4 * sp.eye_array(6)
     pattern, values = pattern_of(sp.csr_matrix(matrix))
 
     def solution(values, b):
-        return factorize(pattern, values, backend=backend).solve(b, transpose)
+        return factorize(pattern, values, backend=backend, method=method).solve(b, transpose)
 
     b = torch.from_numpy(rng.standard_normal((6, 2)))
     inputs = values.requires_grad_(), b.requires_grad_()
     assert torch.autograd.gradcheck(solution, inputs)
     assert torch.autograd.gradgradcheck(solution, inputs)
-    factors = factorize(pattern, values, backend=backend)
+    factors = factorize(pattern, values, backend=backend, method=method)
     assert torch.autograd.gradcheck(
         lambda b: factors.solve(b, transpose), inputs[1:], check_forward_ad=True
     )
@@ -273,52 +276,13 @@ def test_solutions_are_differentiable(backend, transpose):
         assert not factors.solve(b).requires_grad
 
 
-class FakeUmfpackContext:
-    """Answers as scikit-umfpack does: columns at a time, singular matrices by a warning."""
-
-    def __init__(self, family):
-        assert family == "di"
-
-    def numeric(self, matrix):
-        assert matrix.format == "csc" and matrix.has_sorted_indices
-        assert matrix.dtype == np.float64 and matrix.indices.dtype == np.int32
-        self.matrix = matrix
-        if np.linalg.matrix_rank(matrix.toarray()) < matrix.shape[0]:
-            warnings.warn("Singular matrix", UserWarning, stacklevel=2)
-
-    def solve(self, system, matrix, rhs):
-        assert matrix is self.matrix and rhs.ndim == 1 and rhs.flags.c_contiguous
-        dense = matrix.toarray()
-        return np.linalg.solve({"A": dense, "At": dense.T}[system], rhs)
-
-
-@pytest.fixture
-def umfpack(monkeypatch):
-    scikits, module = types.ModuleType("scikits"), types.ModuleType("scikits.umfpack")
-    module.UmfpackContext, module.UMFPACK_A, module.UMFPACK_At = FakeUmfpackContext, "A", "At"
-    scikits.umfpack = module
-    monkeypatch.setitem(sys.modules, "scikits", scikits)
-    monkeypatch.setitem(sys.modules, "scikits.umfpack", module)
-
-
-@pytest.mark.parametrize("transpose", [False, True])
-def test_umfpack_is_called_as_it_wants(umfpack, transpose):
-    matrix = nonsymmetric()
-    factors = factorize(matrix.astype(np.float32), backend="scipy", method="umfpack")
-    assert factors.dtype == torch.float64
-    b = torch.randn(40, 2, dtype=torch.float64)
-    dense = matrix.astype(np.float32).toarray().astype(float)
-    expected = np.linalg.solve(dense.T if transpose else dense, b.numpy())
-    np.testing.assert_allclose(factors.solve(b, transpose).numpy(), expected, rtol=1e-9)
-    with pytest.raises(hs.SingularMatrixError, match="umfpack"):
-        factorize(sp.csr_matrix(np.ones((2, 2))), method="umfpack")
-
-
-def test_without_umfpack():
-    if BACKENDS["scipy"].available("umfpack"):
-        pytest.skip("it is installed")
-    with pytest.raises(hs.HpcSlaError, match="scikit-umfpack is not installed"):
-        factorize(nonsymmetric(), backend="scipy", method="umfpack")
+def test_without_umfpack(monkeypatch):
+    for hidden in ("cvxopt", "cvxopt.umfpack"):
+        monkeypatch.setitem(sys.modules, hidden, None)
+    for backend in ("scipy", "auto"):
+        with pytest.raises(hs.HpcSlaError, match=r"pip install 'hpc_sla\[umfpack\]'"):
+            factorize(nonsymmetric(), backend=backend, method="umfpack")
+    assert factorize(nonsymmetric(), backend="scipy").method == "lu"
 
 
 def test_the_registry_says_what_users_need():

@@ -18,8 +18,8 @@ from tests.scripts.test_gpu_proof import laplacian
 from tests.scripts.test_gpu_proof_pieces import running
 
 SCRIPTS = REPOSITORY / "scripts"
-HERE = {"superlu", "eigen", "torch-cg", "ours-jacobi", "ours-default", "ours-amg"}
-ELSEWHERE = {"umfpack", "cudss", "cusolver"}
+HERE = {"superlu", "umfpack", "eigen", "torch-cg", "ours-jacobi", "ours-default", "ours-amg"}
+ELSEWHERE = {"cudss", "cusolver"}
 THEIRS = {"torch-sla-superlu", "torch-sla-cg"}
 ON_RANKS = {"ours-jacobi", "ours-default", "ours-amg", "torch-sla-cg"}
 
