@@ -305,21 +305,21 @@ class RowLayout(Shared):
     def from_user_blocks(self, read: Callable[[int, int], np.ndarray]) -> torch.Tensor:
         """A vector of which each rank reads an even block of the user's rows. **Collective.**
 
-        The way back from `user_blocks`: no rank ever holds more than its share, twice.
+        The way back from `user_blocks`: beside its own entries a rank holds some MiB.
 
         Parameters
         ----------
         read : callable(start, stop) -> array [stop - start] or [stop - start, k]
-            Local. An `InputError` that it raises is raised on every rank.
+            Local; called for some rows after others, at first for none, to see what they are. An
+            `InputError` that it raises is raised on every rank.
 
         Returns
         -------
         torch.Tensor [n_owned] or [n_owned, k]
             Per rank, on the rank's device.
         """
-        with self.world.agree():
-            block = read(*self._user_order.home)
-        return made(torch.from_numpy(self._user_order.from_home(block)).to(self.world.device), self)
+        owned = self._user_order.from_blocks(read)
+        return made(torch.from_numpy(owned).to(self.world.device), self)
 
     def _checked(
         self, x: Any, field: str = "x", dtype: torch.dtype | None = None, ordered: bool = True

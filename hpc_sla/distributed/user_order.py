@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from hpc_sla.messages.tags import USER_ORDER
 from hpc_sla.observe.heartbeat import beat
 from hpc_sla.partition.offsets import even_offsets
 
-_WINDOW_BYTES = 8 << 20
+_WINDOW_BYTES = 2 << 20
+_AT_ONCE = 1 << 16
 
 Runs = list[tuple[int, np.ndarray]]
 """Ranks, this one among them, ascending; with each, places in an array of this rank's."""
@@ -66,22 +67,19 @@ class UserOrder:
     def blocks(self, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Windows of the rows that this rank is home to, in order. **Collective.**
 
-        A few MiB each; nobody holds more than three of them beside its own entries. All ranks have
+        Some MiB each; nobody holds more than three of them beside its own entries. All ranks have
         as many windows, some of which may be empty.
         """
-        (send, recv), size = self._homes, self._world.size
-        largest = -(-self._n // size)
-        width = max(1, x.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
-        rows = max(1, min(_WINDOW_BYTES // width, largest))
-        todo = iter(range(max(1, -(-largest // rows))))
-        first, last = self.home
+        (send, recv), rows = self._homes, _rows_at_once(x)
+        todo = iter(range(self._windows(rows)))
+        first, _ = self.home
 
         def window(k: int) -> tuple[int, np.ndarray]:
-            start, stop = min(first + k * rows, last), min(first + (k + 1) * rows, last)
-            out = [(r, self._order[slice(*self._within(r, k * rows, rows))]) for r, *_ in send]
-            into = [(r, _within_run(places, k * rows, rows)) for r, places in recv]
+            start, stop = self._window(self._world.rank, k, rows)
+            out = [(r, self._owned_within(r, k, rows)) for r, *_ in send]
+            into = [(r, _run_within(places, start - first, stop - first)) for r, places in recv]
             block = np.empty((stop - start, *x.shape[1:]), dtype=x.dtype)
-            self._exchange(out, into, x, block, k * rows)
+            self._exchange(out, into, x, block, start - first)
             return start, block
 
         try:
@@ -100,6 +98,29 @@ class UserOrder:
         block = np.empty((last - first, *owned.shape[1:]), dtype=owned.dtype)
         self._exchange(self._owned_runs(homes), homes.recv, owned, block)
         return block
+
+    def from_blocks(self, read: Callable[[int, int], np.ndarray]) -> np.ndarray:
+        """`from_home`, of what `read(start, stop)` finds of windows as those of `blocks`.
+
+        **Collective.** What it raises on one rank is raised on all.
+        """
+        (send, recv), (first, _) = self._homes, self.home
+        with self._world.agree():
+            like = read(first, first)
+        owned = np.empty((len(self._order), *like.shape[1:]), dtype=like.dtype)
+        rows = _rows_at_once(like)
+        for k in range(self._windows(rows)):
+            start, stop = self._window(self._world.rank, k, rows)
+            with self._world.agree():
+                block = read(start, stop)
+            out = [
+                (r, _run_within(places, start - first, stop - first) - (start - first))
+                for r, places in recv
+            ]
+            into = [(r, self._owned_within(r, k, rows)) for r, *_ in send]
+            self._exchange(out, into, block, owned)
+            beat()
+        return owned
 
     def from_home(self, block: np.ndarray) -> np.ndarray:
         """This rank's owned entries, of what each rank has of the rows it is home to.
@@ -156,19 +177,40 @@ class UserOrder:
         send = [(int(r), int(edges[r]), int(edges[r + 1])) for r in there]
         # Counted from where the home begins, so that 32 bits do for all that fit on a rank.
         kind: Any = np.int32 if self._n // world.size < 2**31 - 2 else np.int64
-        messages = {
-            r: _packed((self._rows[self._order[i:j]] - cuts[r]).astype(kind)) for r, i, j in send
-        }
+        messages = {r: self._packed(i, j, cuts[r], kind) for r, i, j in send}
         found = {world.rank: messages.pop(world.rank)} if world.rank in messages else {}
         found.update(world.sparse_exchange(messages))
         return _Homes(send, [(r, _unpacked(found[r], kind)) for r in sorted(found)])
 
-    def _within(self, rank: int, start: int, rows: int) -> tuple[int, int]:
-        """The owned rows that lie in one window of that rank's home, as a run of `_order`."""
+    def _packed(self, i: int, j: int, cut: int, kind: Any) -> np.ndarray:
+        """Owned rows from there on, counted from `cut`: as int64, how many there are first."""
+        words = np.empty(1 + -(-(j - i) * np.dtype(kind).itemsize // 8), dtype=np.int64)
+        words[0] = j - i
+        rows = _unpacked(words, kind)
+        for start in range(0, j - i, _AT_ONCE):  # no more of them in 64 bits
+            stop = min(start + _AT_ONCE, j - i)
+            rows[start:stop] = self._rows[self._order[i + start : i + stop]] - cut
+        return words
+
+    def _window(self, rank: int, k: int, rows: int) -> tuple[int, int]:
+        """The k-th window of that rank's home: its first row, and one past the last.
+
+        They end at multiples of `rows`, as checked blocks of files do, of which none is read twice.
+        """
         n, size = self._n, self._world.size
-        first, end = rank * n // size + start, (rank + 1) * n // size
-        ends = min(first, end), min(first + rows, end)
-        return self._place(ends[0]), self._place(ends[1])
+        first, last = rank * n // size, (rank + 1) * n // size
+        edge = (first // rows + k) * rows
+        return min(max(first, edge), last), min(edge + rows, last)
+
+    def _windows(self, rows: int) -> int:
+        """How many there are, at most."""
+        largest = -(-self._n // self._world.size)
+        return 1 + -(-largest // rows)
+
+    def _owned_within(self, rank: int, k: int, rows: int) -> np.ndarray:
+        """Places of the owned rows that lie in one window of that rank's home."""
+        start, stop = self._window(rank, k, rows)
+        return self._order[self._place(start) : self._place(stop)]
 
     def _place(self, row: int) -> int:
         """Where the owned rows from this one on begin in `_order`."""
@@ -230,18 +272,17 @@ def _ascending(rows: np.ndarray) -> np.ndarray:
     return order.astype(kind, copy=False)
 
 
-def _within_run(places: np.ndarray, start: int, rows: int) -> np.ndarray:
-    """Those in one window."""
-    low, high = np.searchsorted(places, (start, start + rows))
+def _run_within(places: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Those from one to another."""
+    # Ends of the same kind: or NumPy would make a copy of the places, in 64 bits, to compare.
+    low, high = np.searchsorted(places, np.array((start, stop), dtype=places.dtype))
     return places[low:high]
 
 
-def _packed(numbers: np.ndarray) -> np.ndarray:
-    """As int64, how many there are first."""
-    words = np.empty(1 + -(-numbers.nbytes // 8), dtype=np.int64)
-    words[0] = len(numbers)
-    words[1:].view(numbers.dtype)[: len(numbers)] = numbers
-    return words
+def _rows_at_once(like: np.ndarray) -> int:
+    """Rows of a window, replicated: a power of two."""
+    width = max(1, like.itemsize * int(np.prod(like.shape[1:], dtype=np.int64)))
+    return 1 << max(0, (_WINDOW_BYTES // width).bit_length() - 1)
 
 
 def _unpacked(words: np.ndarray, kind: Any) -> np.ndarray:

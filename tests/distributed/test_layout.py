@@ -53,8 +53,36 @@ def test_user_blocks_are_even_blocks_in_order(world, monkeypatch, name, partitio
         good &= max(block.nbytes for _, block in blocks) <= window
         assert everywhere(world, good)
     assert len(set(world.comm.allgather(len(blocks)))) == 1
-    back = layout.from_user_blocks(lambda first, last: x[first:last])
+    read = []
+    back = layout.from_user_blocks(lambda *which: read.append(which) or x[slice(*which)])
     assert everywhere(world, np.array_equal(back.cpu().numpy(), x[layout.rows]))
+    # As many, each where the one before it ends; behind a look at none.
+    assert everywhere(world, read[1:] == [(s, s + len(block)) for s, block in blocks])
+
+
+def test_windows_end_where_checked_blocks_of_files_do(world):
+    """2^17 rows of float64: none is read twice, but where two ranks meet within it."""
+    n = 1_000_000
+    cuts = np.arange(world.size + 1) * n // world.size
+    layout = hs.RowLayout(world, cuts)
+    read = []
+    layout.from_user_blocks(lambda *which: read.append(which) or np.zeros(which[1] - which[0]))
+    inner = {end for which in read for end in which} - {cuts[world.rank], cuts[world.rank + 1]}
+    assert everywhere(world, all(end % (1 << 17) == 0 for end in inner))
+
+
+def test_what_reading_raises_in_the_midst_is_raised_everywhere(world, monkeypatch):
+    monkeypatch.setattr("hpc_sla.distributed.user_order._WINDOW_BYTES", 40)
+    n = 20 * world.size
+    layout = hs.RowLayout(world, np.arange(world.size + 1) * 20)
+
+    def read(start, stop):
+        if start <= n - 3 < stop:
+            raise hs.InputError("is torn", file="some.h5")
+        return np.zeros(stop - start)
+
+    with pytest.raises(hs.InputError, match="is torn"):
+        layout.from_user_blocks(read)
 
 
 def test_rows_go_to_neighbours_and_nowhere_else(world, monkeypatch):

@@ -131,7 +131,7 @@ def sections_of_the_definition() -> dict[str, list[list[str]]]:
 
 
 def test_the_definition_copies_what_the_dockerfile_does() -> None:
-    """Apptainer copies the first word of a line to the second, and drops what follows in silence."""
+    """Apptainer copies the first word of a line to the second, and drops others in silence."""
     files = sections_of_the_definition()["files"]
     assert files and all(len(line) == 2 for line in files)
     assert all((ROOT / source).exists() for source, _ in files)
