@@ -270,6 +270,7 @@ def _usable(matrix: Any) -> sp.csr_matrix:
         raise InputError(
             f"from_scipy needs a SciPy sparse matrix on rank 0 and got {type(matrix).__name__}",
             field="matrix",
+            remedy="Pass scipy.sparse.csr_array(matrix)",
         )
     whole = as_csr(matrix)
     if not np.isfinite(whole.data).all():

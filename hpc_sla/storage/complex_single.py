@@ -101,7 +101,8 @@ class SeenPairs:
 
 
 def _whole(magnitudes: np.ndarray) -> bool:
-    return bool(((magnitudes == np.floor(magnitudes)) & (magnitudes < 2.0**20)).all())
+    with np.errstate(invalid="ignore"):  # half a double may be a signalling NaN
+        return bool(((magnitudes == np.floor(magnitudes)) & (magnitudes < 2.0**20)).all())
 
 
 def _plausible(magnitudes: np.ndarray) -> bool:

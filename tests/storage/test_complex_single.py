@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,11 @@ def test_few_numbers_are_never_taken_for_others():
         ratios = rng.integers(1, 60, 60) / rng.integers(1, 60, 60)
         for values in (ratios, rng.standard_normal(25)):
             assert not looks_complex(values.astype(">f8"))
+
+
+def test_halves_that_are_no_numbers_are_looked_at_without_a_warning():
+    """As those of stiffness matrices are now and then: signalling NaNs, read as floats."""
+    words = np.array([[0x3FF00000, 0x7FA00001], [0x40100000, 0]], ">u4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not looks_complex(words.view(">f8").ravel())
