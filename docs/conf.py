@@ -37,6 +37,8 @@ smartquotes = False  # options begin with two hyphens
 html_theme = "furo"
 html_title = f"hpc_sla {release}"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["width.css"]
 html_extra_path = ["_root"]  # index.html leads to the first page
 
 # Pages link to each other's headings as they do on a forge: FILE.md#the-heading.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hpc_sla.distributed.layout import RowLayout as RowLayout
     from hpc_sla.distributed.world import World as World
     from hpc_sla.eigen.solver import eigsh as eigsh
+    from hpc_sla.errors import AccuracyWarning as AccuracyWarning
     from hpc_sla.errors import AdjointSolveError as AdjointSolveError
     from hpc_sla.errors import DegenerateEigenvaluesError as DegenerateEigenvaluesError
     from hpc_sla.errors import HpcSlaError as HpcSlaError
@@ -80,6 +81,7 @@ _EXPORTS = {
     "NonlinearInfo": "hpc_sla.nonlinear",
     "NonlinearMethod": "hpc_sla.nonlinear.method",
     "NotConvergedError": "hpc_sla.errors",
+    "AccuracyWarning": "hpc_sla.errors",
     "NotConvergedWarning": "hpc_sla.errors",
     "PartialGradientWarning": "hpc_sla.errors",
     "Preconditioner": "hpc_sla.precond.base",

@@ -150,6 +150,10 @@ class NotConvergedWarning(RuntimeWarning):
     """A solver stopped before its tolerance; the message names its status."""
 
 
+class AccuracyWarning(RuntimeWarning):
+    """A solve met its tolerance, but rows of small entries are far from solved: `info.hidden`."""
+
+
 class PartialGradientWarning(RuntimeWarning):
     """The gradient of a parameter that ranks share is one rank's part of it, or of other values.
 

@@ -32,7 +32,7 @@ from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.prepared import Borrowed, GraphStore
 from hpc_sla.linear.set_up import SetUp, asked, has_order, is_auto
-from hpc_sla.linear.unconverged import raise_unconverged
+from hpc_sla.linear.unconverged import raise_unconverged, warn_of_rows
 from hpc_sla.linear.view import view
 from hpc_sla.observe import log
 from hpc_sla.observe.monitors import Watch
@@ -260,6 +260,7 @@ class LinearSolver(SetUp):
         info.seconds = time.perf_counter() - started
         log.solved("solve", info)
         x = made(x, operator.columns) if ordered else x
+        warn_of_rows(info)
         if throw:
             raise_unconverged("the solve", info, x)
         return x, info

@@ -115,6 +115,8 @@ def solve(
 
     Warns
     -----
+    AccuracyWarning
+        It converged by the norm of the residual, and has rows that did not: `info.hidden`.
     NotConvergedWarning
         In backward or forward mode: the solve itself had not.
 

@@ -1,6 +1,6 @@
-"""What is said of derivatives where a solve did not reach its tolerance.
+"""What is said where a solve did not reach its tolerance, or reached it in name only.
 
-Every word is an `hpc_sla.NotConvergedWarning`, decided by what is the same on every rank: a filter
+Every word is a warning of `hpc_sla.errors`, decided by what is the same on every rank: a filter
 that makes an error of it raises on all of them, at the same place.
 """
 
@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from hpc_sla.errors import AdjointSolveError, NotConvergedError, NotConvergedWarning, warn
+from hpc_sla.errors import (
+    AccuracyWarning,
+    AdjointSolveError,
+    NotConvergedError,
+    NotConvergedWarning,
+    warn,
+)
 from hpc_sla.linear.info import MEANINGS, SolveInfo
 
 GOOD_ENOUGH = 1e-3
@@ -82,6 +88,20 @@ def settle(*infos: SolveInfo, usual: float = GOOD_ENOUGH, loosest: float = 0.0) 
             f"{worst.relative_residual:.1e} and no further{why}; give adjoint_rtol to have that "
             "accepted, or refused",
             NotConvergedWarning,
+        )
+
+
+def warn_of_rows(info: SolveInfo) -> None:
+    """Say where a solve has converged by its norm, and not by its rows. Local.
+
+    Whoever looks at `info.converged` alone would never know.
+    """
+    if info.converged and info.hidden:
+        why = info.advice[0]
+        warn(
+            f"the solve converged (relative residual {info.relative_residual:.1e}) with a "
+            f"backward error of {info.backward_error:.1e}: {why}",
+            AccuracyWarning,
         )
 
 

@@ -98,6 +98,7 @@ def stored_order(
     parts: int,
     column_part: np.ndarray | None = None,
     block_size: int = 1,
+    renumber: bool = True,
 ) -> StoredOrder:
     """Part after part, rows and columns; inside parts as `order_by_part` decides.
 
@@ -112,7 +113,11 @@ def stored_order(
     block_size : int
         Of a square matrix: as in `partition`. The rows of a node, which must be in one part,
         stay together and in order.
+    renumber : bool
+        False for the user's order inside of parts, whatever it is.
     """
+    if not renumber and matrix.shape[0] == matrix.shape[1]:
+        return StoredOrder(*order_by_part(part, parts))
     if block_size > 1:
         nodes, cuts = order_by_part(part[::block_size], parts, node_pattern(matrix, block_size))
         return StoredOrder(spread_over_rows(nodes, block_size), cuts * block_size)

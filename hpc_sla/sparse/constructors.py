@@ -75,7 +75,9 @@ class Constructors:
         partition : {"metis", "rcb", "contiguous"} or int array [m], optional
             The method, or (on rank 0) the rank of each row. Default: "metis" for a square matrix,
             "contiguous" for a rectangular one, for which "metis" cuts the bipartite graph of rows
-            and columns.
+            and columns. On a world of one rank rows stay in the user's order, unless "metis" or
+            "rcb" is named: then, as always on several, a scattered numbering gives way to one
+            whose products are faster.
         coordinates : array [m, d] or [m / block_size, d], optional
             Of the rows or of their nodes, for `rcb` and multigrid; on rank 0.
         column_partition : {"majority", "contiguous"} or int array [n], optional

@@ -94,7 +94,10 @@ def rows_from_scipy(
                 _check_rectangular(whole.shape, "columns")
                 column_part = columns_given.part(whole.shape[1], "columns")
                 _check_alone("columns", column_partition=column_method)
-            order = stored_order(whole, part, world.size, column_part, size)
+            # On one rank a vector in the user's order has the right length, and nobody would see
+            # that it is in the wrong one.
+            renumber = world.size > 1 or (isinstance(method, str) and method != "contiguous")
+            order = stored_order(whole, part, world.size, column_part, size, renumber)
             if rows_given is not None:
                 order = replace(
                     order, permutation=rows_given.numbers, part_offsets=rows_given.offsets

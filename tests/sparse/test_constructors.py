@@ -311,3 +311,23 @@ def test_the_matrix_of_rank_0_is_left_alone(world):
     before = matrix.copy()
     distribute(matrix, world)
     assert abs(matrix - before).nnz == 0 and np.array_equal(matrix.indices, before.indices)
+
+
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_one_rank_keeps_the_users_order(world, block_size):
+    """A vector in that order is as long as one in any other: it is to be right, too."""
+    n, alone = 400, hs.World.serial("cpu")
+    shuffled = np.random.default_rng(8).permutation(n)
+    line = sp.diags_array([-1.0, 2.1, -1.0], offsets=[-1, 0, 1], shape=(n, n)).tocsr()
+    matrix = sp.csr_matrix(line[shuffled][:, shuffled])
+    if block_size:
+        matrix = sp.csr_matrix(sp.kron(matrix, [[2.0, 1.0], [1.0, 2.0]]))
+    b = np.random.default_rng(9).standard_normal(matrix.shape[0])
+    A = hs.DSparseMatrix.from_scipy(matrix, alone, block_size=block_size)
+    np.testing.assert_allclose((A @ torch.from_numpy(b)).numpy(), matrix @ b)
+    for named in ("contiguous", np.zeros(matrix.shape[0], dtype=int)):
+        same = hs.DSparseMatrix.from_scipy(matrix, alone, named, block_size=block_size)
+        assert np.array_equal(same.layout.rows, np.arange(matrix.shape[0]))
+    # Asked for a method of the graph, it finds an order in which a product is faster.
+    near = hs.DSparseMatrix.from_scipy(matrix, alone, "metis", block_size=block_size)
+    assert not np.array_equal(near.layout.rows, A.layout.rows)

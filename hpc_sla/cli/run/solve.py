@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,7 @@ from hpc_sla.cli.run.solver import (
 )
 from hpc_sla.cli.run.stages import Stages, where_and_how_long
 from hpc_sla.distributed.world import World
+from hpc_sla.errors import AccuracyWarning
 from hpc_sla.linear import SolveInfo
 from hpc_sla.linear.advice import advice
 from hpc_sla.observe import log
@@ -46,7 +48,9 @@ def run(world: World, asked: SolveOptions, guard: Guard) -> int:
     with stages("read"):
         A = plan.system.matrix(world)
         b = plan.system.right_hand_side(A.layout)
-    x, info, solver = run_solver(A, b, asked, stages, checkpoint)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)  # the table says it, once
+        x, info, solver = run_solver(A, b, asked, stages, checkpoint)
     if info.status == "preempted":
         return guard.preempted(world, info.iterations, info.relative_residual, asked.as_json)
     _log_levels(solver.precond)
