@@ -77,7 +77,7 @@ def test_iterations_are_those_of_the_users_order(world):
     matrix = _stokes(15)
     b = np.random.default_rng(0).standard_normal(matrix.shape[0])
     alone = hs.World.serial("cpu")
-    ours = hs.DSparseMatrix.from_scipy(matrix, alone)
+    ours = hs.DSparseMatrix.from_scipy(matrix, alone, "metis")
     assert not (np.diff(ours.layout.rows) == 1).all()
     entries = matrix.tocoo()
     users = hs.DSparseMatrix.from_coo(entries.row, entries.col, entries.data, matrix.shape, alone)
