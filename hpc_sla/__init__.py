@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 
 # Names are loaded on first use: `partition`, `info` and `--help` need neither torch nor MPI.
 _EXPORTS = {
+    "AccuracyWarning": "hpc_sla.errors",
     "AdjointSolveError": "hpc_sla.errors",
     "Checkpoint": "hpc_sla.checkpoint.checkpoint",
     "DSparseMatrix": "hpc_sla.sparse.matrix",
@@ -81,7 +82,6 @@ _EXPORTS = {
     "NonlinearInfo": "hpc_sla.nonlinear",
     "NonlinearMethod": "hpc_sla.nonlinear.method",
     "NotConvergedError": "hpc_sla.errors",
-    "AccuracyWarning": "hpc_sla.errors",
     "NotConvergedWarning": "hpc_sla.errors",
     "PartialGradientWarning": "hpc_sla.errors",
     "Preconditioner": "hpc_sla.precond.base",

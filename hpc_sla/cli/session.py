@@ -6,16 +6,17 @@ import gc
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc_sla.cli.asked import GuardOptions, RunOptions
 from hpc_sla.cli.checkpointing import Guard
 from hpc_sla.cli.record import running
 from hpc_sla.cli.stall import Watchdog
 from hpc_sla.distributed.launcher import refuse_lone_ranks, sleep_where_crowded
-from hpc_sla.errors import HpcSlaError
+from hpc_sla.errors import AccuracyWarning, HpcSlaError
 from hpc_sla.kernels.loading import few_looks_at_files
 
 if TYPE_CHECKING:
@@ -74,6 +75,22 @@ def open_peers() -> Iterator[Peers]:
 
 
 @contextmanager
+def _told_once(rank: int) -> Iterator[None]:
+    """What ranks are warned of together is said by rank 0, in a line that names no line of ours."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def told(message: Any, category: type[Warning], *where: Any, **named: Any) -> None:
+            if not issubclass(category, AccuracyWarning):
+                show(message, category, *where, **named)
+            elif rank == 0:
+                print(f"hpc_sla: warning: {message}", file=sys.stderr, flush=True)
+
+        warnings.showwarning = told
+        yield
+
+
+@contextmanager
 def open_world(asked: RunOptions) -> Iterator[World]:
     """Bring up the World. **Collective.** Closed at the end of the block.
 
@@ -92,7 +109,7 @@ def open_world(asked: RunOptions) -> Iterator[World]:
         gc.freeze()
         gc.enable()
 
-    with World(device=asked.device, transport=asked.transport) as world:
+    with World(device=asked.device, transport=asked.transport) as world, _told_once(world.rank):
         record = running()
         if record is not None:
             record.world_is_up(world)

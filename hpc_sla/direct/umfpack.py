@@ -65,7 +65,7 @@ class Umfpack(Factorization):
 
 def _of_cvxopt(csc: sp.csc_matrix) -> Any:
     """The matrix as cvxopt's, which is made of triplets only."""
-    entries, lengths = np.arange(csc.nnz), np.diff(csc.indptr)
+    lengths = np.diff(csc.indptr)
     n = len(lengths)
     if not csc.nnz or lengths.max() <= _PIECE:
         return _triplets(csc.data, csc.indices, np.repeat(np.arange(n), lengths), (n, n))
@@ -73,7 +73,7 @@ def _of_cvxopt(csc: sp.csc_matrix) -> Any:
     # column each, which a product with ones puts together, exactly.
     pieces = -(-lengths // _PIECE)
     first = np.cumsum(pieces) - pieces
-    within = entries - np.repeat(csc.indptr[:-1], lengths)
+    within = np.arange(csc.nnz) - np.repeat(csc.indptr[:-1], lengths)
     places, count = np.repeat(first, lengths) + within // _PIECE, int(pieces.sum())
     owners = np.repeat(np.arange(n), pieces)
     cut = _triplets(csc.data, csc.indices, places, (n, count))
@@ -86,4 +86,5 @@ def _triplets(
     from cvxopt import spmatrix
 
     # It takes integers of this width alone, everywhere.
-    return spmatrix(values, rows.astype(np.intp), columns.astype(np.intp), shape, "d")
+    places = (numbers.astype(np.intp, copy=False) for numbers in (rows, columns))
+    return spmatrix(values, *places, shape, "d")

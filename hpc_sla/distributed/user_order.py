@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpc_sla.distributed.world import World
+from hpc_sla.errors import InputError
 from hpc_sla.messages.tags import USER_ORDER
 from hpc_sla.observe.heartbeat import beat
 from hpc_sla.partition.offsets import even_offsets
@@ -105,8 +106,11 @@ class UserOrder:
         **Collective.** What it raises on one rank is raised on all.
         """
         (send, recv), (first, _) = self._homes, self.home
-        with self._world.agree():
+        with self._world.agree() as agreed:
             like = read(first, first)
+            agreed.say((like.shape[1:], like.dtype.str))
+        if len(set(agreed.heard)) > 1:
+            raise InputError(f"ranks read rows of different kinds: {sorted(set(agreed.heard))}")
         owned = np.empty((len(self._order), *like.shape[1:]), dtype=like.dtype)
         rows = _rows_at_once(like)
         for k in range(self._windows(rows)):

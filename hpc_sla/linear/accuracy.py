@@ -94,9 +94,12 @@ def accuracy(
 
 
 def room(spare: Sequence[torch.Tensor], which: int, like: torch.Tensor) -> torch.Tensor:
-    """That one of those to spare, if there is one that serves, or a new vector. Local."""
-    if which < len(spare) and spare[which].is_contiguous():
-        return spare[which]
+    """For a vector like that: one of those to spare, if it serves, or a new one. Local."""
+    if which < len(spare):
+        one = spare[which]
+        alike = one.dtype == like.dtype and one.device == like.device
+        if alike and one.is_contiguous() and one.numel() >= like.numel():
+            return one.view(-1)[: like.numel()].view(like.shape)
     return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
@@ -123,7 +126,7 @@ def assess(
     if uneven:
         # An x that decays has rows of tiny numbers that nobody asks of: beside the largest of x
         # their errors are none.
-        sizes = room(spare, 1, r).view(-1)[: len(r)]
+        sizes = room(spare, 1, r if r.dim() == 1 else r[:, 0])
         operator.absolute_row_sums(sizes)
         mine = kernel.guard(b, r, scale, sizes, rtol, largest)
         guarded, rows = operator.world.largest(mine.numpy()).tolist()

@@ -60,10 +60,14 @@ def check_vectors(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) 
                 )
     n_owned = operator.layout.n_owned
     if b.dim() not in (1, 2) or b.shape[0] != n_owned:
+        remedy = None
+        if b.dim() in (1, 2) and b.shape[0] == operator.layout.n_global:
+            remedy = "Pass each rank's entries: layout.scatter(b) of the whole b that rank 0 has, "
+            remedy += "by the layout of the matrix's rows (A.layout)"
         raise InputError(
             f"shape {tuple(b.shape)} is not this rank's [{n_owned}] or [{n_owned}, k]",
             field="b",
-            remedy="Pass each rank's entries: A.layout.scatter(b) of the whole b that rank 0 has",
+            remedy=remedy,
         )
     expected = (operator.columns.n_owned, *b.shape[1:])
     if x0 is not None and x0.shape != expected:

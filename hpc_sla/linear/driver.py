@@ -131,7 +131,8 @@ class KrylovLoop:
                 if self._look_up():
                     break
             method.finish()
-            system.spare = [getattr(method, name) for name in method.spent]
+            spent = vars(type(method)).get("spent", ())  # not of a class that changes one
+            system.spare = [getattr(method, name) for name in spent]
             # Where all claim to have converged, they mostly have.
             claimed = {"converged"} == {o.status for o in outcomes}
             norms = system.examine() if claimed else norms_of(system.residual())

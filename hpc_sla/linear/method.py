@@ -189,7 +189,7 @@ class Method(WithOptions, ABC):
 
     spent: tuple[str, ...] = ()
     """Attributes that hold vectors like b which nobody reads from `finish` to where `start` writes
-    them, whatever they hold by then."""
+    them, whatever they hold by then. Not inherited."""
 
     capturable = False
     """Whether steps are all alike, and touch only memory that stays where it is."""

@@ -146,7 +146,8 @@ class Recovery:
             astray.append(gone)
         if doubtful:
             # The residual of the best x there is may exceed that of 0.
-            good = accuracy(system.operator, system.b, system.x, system.r, math.inf)
+            vectors = system.b, system.x, system.r
+            good = accuracy(system.operator, *vectors, math.inf, spare=system.spare)
             astray = [
                 gone and not (found.at_rounding and outcome.norm <= _ROOM * one.norm)
                 for gone, found, outcome, one in zip(

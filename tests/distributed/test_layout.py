@@ -196,3 +196,18 @@ def test_rows_in_ascending_order_whatever_their_numbers(least):
         found = user_order._ascending(rows)
         assert found.dtype == np.int32
         np.testing.assert_array_equal(found, np.argsort(rows))
+
+
+@pytest.mark.parametrize("odd", [np.zeros((0, 2)), np.zeros(0, dtype=np.float32)])
+def test_ranks_that_read_rows_of_different_kinds(world, odd):
+    """Before any of them is on its way: there would be other windows, and messages."""
+    if world.size == 1:
+        return
+    layout = hs.RowLayout(world, np.arange(world.size + 1) * 20)
+
+    def read(start, stop):
+        kind = odd if world.rank == world.size - 1 else np.zeros(0)
+        return np.zeros((stop - start, *kind.shape[1:]), dtype=kind.dtype)
+
+    with pytest.raises(hs.InputError, match="different kinds"):
+        layout.from_user_blocks(read)
