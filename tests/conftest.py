@@ -23,7 +23,7 @@ DEVICE = os.environ.get("HPC_SLA_TEST_DEVICE", "cpu")
 MANY = 3
 """Cases of one test beyond which not every rank count runs all of them."""
 
-PRODUCT = 4
+PRODUCT = 8
 """Cases of one test beyond which each of them runs on one rank count alone."""
 
 COLLECTIVE = re.compile(r"^pytestmark = pytest\.mark\.mpi$", re.MULTILINE)

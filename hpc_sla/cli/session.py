@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 import time
 import traceback
@@ -18,6 +19,7 @@ from hpc_sla.cli.stall import Watchdog
 from hpc_sla.distributed.launcher import refuse_lone_ranks, sleep_where_crowded
 from hpc_sla.errors import AccuracyWarning, HpcSlaError
 from hpc_sla.kernels.loading import few_looks_at_files
+from hpc_sla.observe import log
 
 if TYPE_CHECKING:
     from hpc_sla.distributed.world import World
@@ -83,7 +85,9 @@ def _told_once(rank: int) -> Iterator[None]:
         def told(message: Any, category: type[Warning], *where: Any, **named: Any) -> None:
             if not issubclass(category, AccuracyWarning):
                 show(message, category, *where, **named)
-            elif rank == 0:
+                return
+            log.emit("warning", logging.WARNING, message=str(message), kind=category.__name__)
+            if rank == 0:
                 print(f"hpc_sla: warning: {message}", file=sys.stderr, flush=True)
 
         warnings.showwarning = told
