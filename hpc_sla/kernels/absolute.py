@@ -6,7 +6,6 @@ import torch
 
 from hpc_sla.kernels import native
 from hpc_sla.kernels.csr import CsrPattern
-from hpc_sla.kernels.entries import call
 from hpc_sla.kernels.packed import Packed
 
 CHUNK = 1 << 15
@@ -14,15 +13,12 @@ CHUNK = 1 << 15
 values is held."""
 
 
-def packed_matmul(A: Packed, x: torch.Tensor, out: torch.Tensor) -> None:
-    """`out = |A| |x|`, for x `[n_columns]` or `[n_columns, k]`, contiguous."""
-    if not native.call("absolute", x, A.longest, A.matrix.address, x, None, out):
-        raise MemoryError(f"no room for a row of {A.longest} entries")
+def packed_matmul(A: Packed, x: torch.Tensor | None, out: torch.Tensor) -> None:
+    """`out = |A| |x|`, for x `[n_columns]` or `[n_columns, k]`, contiguous.
 
-
-def packed_row_sums(A: Packed, out: torch.Tensor) -> None:
-    """`out = |A| 1`, for out `[n_rows]`, contiguous."""
-    if not call("row_sums", A, A.longest, (None, out), rooms=False):
+    With None for x, which is of ones then, out is `[n_rows]`.
+    """
+    if not native.call("absolute", out, A.longest, A.matrix.address, x, None, out):
         raise MemoryError(f"no room for a row of {A.longest} entries")
 
 
@@ -63,4 +59,5 @@ def row_sums(
     if not A.compiled(out):
         matmul(A, values, out.new_ones(A.n_columns), out, rows)
         return
-    call("row_sums", (A.matrix(values), out.dtype), 0, (rows, out), rooms=False)
+    matrix = A.matrix(values)
+    native.call("absolute", out, 0, matrix.address, None, rows, out)

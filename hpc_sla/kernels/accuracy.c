@@ -9,8 +9,8 @@
 #define BLOCK 512
 
 #define DEFINE(T, NAME)                                                                          \
-    /* y = |A| |x|, or y[rows] += |A| |x|. `longest` is 0, or entries of the longest row where   \
-     * the form of A is one that writes rows to a room. */                                       \
+    /* y = |A| |x|, or y[rows] += |A| |x|; of ones where x is null, for k = 1 alone. `longest` \
+     * is 0, or entries of the longest row where the form of A writes rows to a room. */         \
     CLONED int64_t hpc_sla_absolute_##NAME(int64_t longest, int64_t k, const hpc_sla_matrix *A,  \
                                            const T *x, const int32_t *rows, T *y)                \
     {                                                                                            \
@@ -26,8 +26,12 @@
             T *to = y + (rows ? rows[i] : i) * k;                                                \
             if (k == 1) {                                                                        \
                 T sum = rows ? *to : 0;                                                          \
-                for (int32_t e = 0; e < length; ++e)                                             \
-                    sum += (T)fabs(values[e] * x[indices[e]]);                                   \
+                if (x)                                                                           \
+                    for (int32_t e = 0; e < length; ++e)                                         \
+                        sum += (T)fabs(values[e] * x[indices[e]]);                               \
+                else                                                                             \
+                    for (int32_t e = 0; e < length; ++e)                                         \
+                        sum += (T)fabs(values[e]);                                               \
                 *to = sum;                                                                       \
                 continue;                                                                        \
             }                                                                                    \
@@ -36,29 +40,6 @@
             for (int32_t e = 0; e < length; ++e)                                                 \
                 for (int64_t c = 0; c < k; ++c)                                                  \
                     to[c] += (T)fabs(values[e] * x[indices[e] * k + c]);                         \
-        }                                                                                        \
-        free(index_room);                                                                        \
-        free(value_room);                                                                        \
-        return enough;                                                                           \
-    }                                                                                            \
-                                                                                                 \
-    /* y = |A| 1, or y[rows] += |A| 1; `longest` as of `absolute`. */                            \
-    CLONED int64_t hpc_sla_row_sums_##NAME(int64_t longest, const hpc_sla_matrix *A,             \
-                                           const int32_t *rows, T *y)                            \
-    {                                                                                            \
-        int32_t *index_room = longest ? malloc(longest * sizeof *index_room) : NULL;             \
-        T *value_room = longest ? malloc(longest * sizeof *value_room) : NULL;                   \
-        const int enough = !longest || (index_room && value_room);                               \
-        int64_t near = 0;                                                                        \
-        for (int64_t i = 0; enough && i < A->rows; ++i) {                                        \
-            const int32_t *indices;                                                              \
-            const T *values;                                                                     \
-            const int32_t length =                                                               \
-                matrix_row_##NAME(A, i, &near, index_room, value_room, &indices, &values);       \
-            T *to = y + (rows ? rows[i] : i), sum = rows ? *to : 0;                              \
-            for (int32_t e = 0; e < length; ++e)                                                 \
-                sum += (T)fabs(values[e]);                                                       \
-            *to = sum;                                                                           \
         }                                                                                        \
         free(index_room);                                                                        \
         free(value_room);                                                                        \

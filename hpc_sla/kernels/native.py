@@ -31,7 +31,6 @@ _FUNCTIONS: dict[str, tuple[int, int, Any]] = {
     "affine": (1, 6, None),
     "relax": (1, 10, None),
     "absolute": (2, 4, ctypes.c_int64),
-    "row_sums": (1, 3, ctypes.c_int64),
     "judge": (3, 5, None),
     "guard": (3, 6, None),
     "examine": (2, 6, ctypes.c_int64),

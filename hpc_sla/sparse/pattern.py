@@ -292,7 +292,7 @@ class DistributedPattern(Shared):
         """`out = |A| 1`, for out [n_owned]. Local."""
         here, away = self._parts(values, out)
         if isinstance(here, Packed):
-            absolute.packed_row_sums(here, out)
+            absolute.packed_matmul(here, None, out)
         elif isinstance(here, DeviceMatrix):
             here.mapped(torch.abs).matmul(out.new_ones(self.owned.n_columns), out)
         else:

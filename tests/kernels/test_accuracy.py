@@ -88,17 +88,23 @@ def test_guarding_is_what_torch_makes_of_it(monkeypatch, shape, dtype, what):
     torch.testing.assert_close((scale, sizes), before, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("columns", [(), (1,), (4,)])
-@pytest.mark.parametrize("beside", [False, True])
-def test_the_absolute_product_is_that_of_absolute_values(monkeypatch, dtype, columns, beside):
-    rng = np.random.default_rng(5)
+def _matrix(rng, dtype):
+    """[40, 30], with an empty row: dense, and its pattern and values."""
     dense = rng.standard_normal((40, 30)) * (rng.random((40, 30)) < 0.2)
     dense[7] = 0.0
     indptr = np.concatenate([[0], np.cumsum((dense != 0).sum(axis=1))]).astype(np.int32)
     indices = np.nonzero(dense)[1].astype(np.int32)
     pattern = CsrPattern(torch.from_numpy(indptr), torch.from_numpy(indices), 30)
     values = torch.from_numpy(dense[dense != 0]).to(dtype)
+    return dense, pattern, values
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [(), (1,), (4,)])
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_absolute_product_is_that_of_absolute_values(monkeypatch, dtype, columns, beside):
+    rng = np.random.default_rng(5)
+    dense, pattern, values = _matrix(rng, dtype)
     x = torch.from_numpy(rng.standard_normal((30, *columns))).to(dtype)
     rows = torch.from_numpy(rng.permutation(60)[:40].astype(np.int32)) if beside else None
     start = torch.ones((60 if beside else 40, *columns), dtype=dtype)
@@ -120,12 +126,7 @@ def test_the_absolute_product_is_that_of_absolute_values(monkeypatch, dtype, col
 @pytest.mark.parametrize("beside", [False, True])
 def test_row_sums_are_those_of_absolute_values(monkeypatch, dtype, beside):
     rng = np.random.default_rng(6)
-    dense = rng.standard_normal((40, 30)) * (rng.random((40, 30)) < 0.2)
-    dense[7] = 0.0
-    indptr = np.concatenate([[0], np.cumsum((dense != 0).sum(axis=1))]).astype(np.int32)
-    indices = np.nonzero(dense)[1].astype(np.int32)
-    pattern = CsrPattern(torch.from_numpy(indptr), torch.from_numpy(indices), 30)
-    values = torch.from_numpy(dense[dense != 0]).to(dtype)
+    dense, pattern, values = _matrix(rng, dtype)
     rows = torch.from_numpy(rng.permutation(60)[:40].astype(np.int32)) if beside else None
 
     def sums():
