@@ -32,17 +32,27 @@ _status: list[Any] = []
 _afterwards: list[Callable[[], object]] = []
 _main: FrameType | None = None
 """That of the program: it tells whether the program ran to its end."""
+_together = False
+"""Whether the ranks leave together."""
 
 
 def abort_on_errors() -> None:
-    """See to it, once, that an error which ends this rank ends the job. Local; needs MPI."""
+    """See to it that an error which ends this rank ends the job. Local; needs MPI.
+
+    The hook for errors once more where another has taken its place since, as torch.distributed's
+    does; the rest once: a rank that left twice would wait for others that leave once.
+    """
     from mpi4py import MPI
 
-    if MPI.COMM_WORLD.size == 1 or getattr(sys.excepthook, "aborts_mpi", False):
+    if MPI.COMM_WORLD.size == 1:
         return
-    _abort_on_uncaught_exceptions()
+    if not getattr(sys.excepthook, "aborts_mpi", False):
+        _abort_on_uncaught_exceptions()
+    global _main, _together
+    if _together:
+        return
+    _together = True
     _note_exits()
-    global _main
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__":
@@ -53,7 +63,7 @@ def abort_on_errors() -> None:
 
 def when_all_have_left(clear_up: Callable[[], object]) -> None:
     """Call it at the end of the program, when no rank does anything any more. Local."""
-    if not getattr(sys.excepthook, "aborts_mpi", False):  # of one rank
+    if not _together:  # of one rank
         atexit.register(clear_up)
         return
     _afterwards.append(clear_up)

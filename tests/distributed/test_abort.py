@@ -176,3 +176,21 @@ def test_a_program_that_just_ends_ends_cleanly(tmp_path, transport, monkeypatch)
     assert (done.returncode, done.stdout.split()) == (0, ["converged"])
     assert "warn" not in done.stderr.lower() and "error" not in done.stderr.lower(), done.stderr
     assert not list(tmp_path.glob("hpc_sla-*")), "where torch.distributed met"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", ["torch.distributed", "the user"])
+def test_a_world_of_fewer_ranks_behind_another_s_hook_for_errors(tmp_path, hook):
+    """As multigrid's small levels are, when torch.distributed has hung its hook over ours."""
+    done = _run(
+        f"""
+        if {hook == "the user"}:
+            sys.excepthook = lambda kind, error, trace: print("mine", flush=True)
+        mine = world.comm.Split(int(world.rank > 0), world.rank)
+        if world.rank == 0:
+            few = hs.World(mine, device="cpu")
+        """,
+        tmp_path,
+        "gloo" if hook == "torch.distributed" else "mpi",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
