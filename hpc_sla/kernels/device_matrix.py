@@ -122,6 +122,14 @@ class DeviceMatrix:
         """Those in slices, written out: [nnz]. Local."""
         return self._slices.entries(self.pattern.indptr, *self._slots)
 
+    def listed(self) -> tuple[Tensor, Tensor | None]:
+        """Those in slices, written out: [nnz] places in a list of the distinct ones, and the list.
+
+        The values themselves, and None, where there is no list. Local.
+        """
+        codes, dictionary = self._slots
+        return self._slices.entries(self.pattern.indptr, codes, None), dictionary
+
     def diagonal(self) -> Tensor:
         """The diagonal of what is in slices, 0 where none is stored: [n_rows]. Local."""
         return self._slices.diagonal(self.pattern.indptr, *self._slots)

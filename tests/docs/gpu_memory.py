@@ -12,13 +12,13 @@ import torch
 
 import hpc_sla as hs
 from hpc_sla import problems
-from hpc_sla.kernels import accuracy, slices
+from hpc_sla.kernels import accuracy, device_matrix, slices
 from hpc_sla.precond import jacobi
 from hpc_sla.precond.amg.device import arrays
 from tests.linear.emulated_device import Allocated, on_device
 
 N = 46
-"""A side of the grid: just enough rows for slices."""
+"""A side of the grid."""
 
 PIECE = 20
 """What is made piece by piece is made in so many: a piece stays as large, and rows are many."""
@@ -53,6 +53,8 @@ def counted(precond: str) -> Memory:
         patch.setattr(slices, "_COLUMNS", -(-5 * rows // (slices.HEIGHT * PIECE)))
         patch.setattr(arrays, "ROOM", 10 * rows // PIECE)
         patch.setattr(accuracy, "PIECE", -(-rows // PIECE))
+        # Multigrid's levels stand for such as have many rows.
+        patch.setattr(device_matrix, "FEWEST_ROWS", 1)
         patch.setattr(jacobi, "CONSTANT_FROM", 1)
         problem, peaks = problems.make(f"poisson2d:n={N}"), []
         found = Allocated()

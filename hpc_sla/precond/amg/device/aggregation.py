@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from hpc_sla.distributed.layout import RowLayout
-from hpc_sla.precond.amg.device.arrays import pointers, segment_largest, true_places
+from hpc_sla.precond.amg.device.arrays import (
+    cuts,
+    joined,
+    pointers,
+    segment_largest,
+    true_places,
+)
 from hpc_sla.precond.amg.device.independent import ABOVE, independent_set, node_of, priorities
 from hpc_sla.precond.amg.device.numbers import noise, stored_rows
 from hpc_sla.precond.amg.device.strength import Connections, NodeGraph
@@ -73,16 +81,13 @@ def _roots(strong: Connections, layout: RowLayout) -> Tensor:
     priority = priorities(stored_rows(layout, indptr.device))
     wide = widened(indptr, columns)
     claim = _claims(*wide, priority, indptr.diff() > 0)
-    degrees, reach = indptr.diff(), wide[0].diff()
+    degrees, reach = indptr.diff().int(), wide[0].diff().int()
     del wide
-    runs = torch.arange(n, dtype=columns.dtype, device=columns.device)
-    rows = torch.repeat_interleave(runs, degrees, output_size=len(columns))
     # Where many are left between aggregates they make one of their own.
     left = (claim < 0) & (degrees > 0)
-    edges = true_places(left.index_select(0, rows) & left.index_select(0, columns))
-    inner = pointers(rows.index_select(0, edges), n), columns.index_select(0, edges)
-    around = inner[0].diff()
-    total = degrees.index_add(0, strong.far_rows, torch.ones_like(strong.far_rows))
+    inner = _among(indptr, columns, left)
+    around = inner[0].diff().int()
+    total = degrees.index_add(0, strong.far_rows, torch.ones_like(strong.far_rows).int())
     few_missed = (around >= total - _MISSED) & ((around > 0) | (total <= 2))
     many = (3 * (around + 1) >= 2 * (total + 1)) | few_missed
     # Where it was widened one of seven nodes would be a small one.
@@ -92,14 +97,46 @@ def _roots(strong: Connections, layout: RowLayout) -> Tensor:
     claim = torch.where(left, _claims(*inner, priority, many), claim)
     del inner
     # Guests are no hosts: an aggregate would grow into a chain.
-    hosts = _smallest_first(claim).index_select(0, columns)
-    edges = true_places((claim < 0).index_select(0, rows) & (hosts >= 0))
-    rows, hosts, sizes = (part.index_select(0, edges) for part in (rows, hosts, strong.sizes))
-    indptr = pointers(rows, n)
-    strongest = segment_largest(sizes, indptr, 0.0).index_select(0, rows)
-    host = segment_largest(torch.where(sizes == strongest, hosts, -1.0), indptr, -1.0)
-    root = torch.where(claim < 0, host, claim)
+    root = torch.where(claim < 0, _hosts(strong, claim), claim)
     return torch.where(root < 0, -1, node_of(root))
+
+
+def _runs(indptr: Tensor, columns: Tensor) -> Iterator[tuple[int, int, Tensor, slice]]:
+    """The graph by pieces: its nodes from the first to the last, and the edges: whose each is, from
+    the first on, and where they are.
+    """
+    for (first, last), cut in cuts(indptr, len(columns)):
+        degrees = indptr[first : last + 1].diff()
+        runs = torch.arange(last - first, device=columns.device)
+        rows = torch.repeat_interleave(runs, degrees, output_size=cut[1] - cut[0])
+        yield first, last, rows, slice(*cut)
+
+
+def _among(indptr: Tensor, columns: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of the graph between some of its nodes. Local."""
+    parts = [(indptr.new_zeros(1), columns.new_empty(0))]
+    for first, last, rows, part in _runs(indptr, columns):
+        there = columns[part]
+        mine = some[first:last].index_select(0, rows)
+        edges = true_places(mine & some.index_select(0, there))
+        ends = pointers(rows.index_select(0, edges), last - first)
+        parts.append((ends.diff(), there.index_select(0, edges)))
+    counts, found = joined(parts)
+    return counts.cumsum(0), found
+
+
+def _hosts(strong: Connections, claim: Tensor) -> Tensor:
+    """As of `_smallest_first`, that of a node's strongest neighbour that has one; or -1. Local."""
+    claims = _smallest_first(claim)
+    parts = [(claim.new_empty(0),)]
+    for first, last, rows, part in _runs(strong.indptr, strong.columns):
+        hosts = claims.index_select(0, strong.columns[part])
+        edges = true_places((claim[first:last] < 0).index_select(0, rows) & (hosts >= 0))
+        rows, hosts, sizes = (t.index_select(0, edges) for t in (rows, hosts, strong.sizes[part]))
+        ends = pointers(rows, last - first)
+        strongest = segment_largest(sizes, ends, 0.0).index_select(0, rows)
+        parts.append((segment_largest(torch.where(sizes == strongest, hosts, -1.0), ends, -1.0),))
+    return joined(parts)[0]
 
 
 def _smallest_first(claim: Tensor) -> Tensor:

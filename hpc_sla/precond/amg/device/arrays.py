@@ -6,9 +6,14 @@ Where a size depends on what was found the host has to wait for it: in `host`, a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TypeVar
+
 import torch
 
 Tensor = torch.Tensor
+Parts = TypeVar("Parts", bound=tuple[Tensor, ...])
 
 ROOM = 1 << 24
 """Numbers that are summed up at a time, about: each takes some 64 bytes meanwhile."""
@@ -17,6 +22,20 @@ ROOM = 1 << 24
 def host(*numbers: Tensor) -> list[int]:
     """Some integers for the host, in one wait."""
     found: list[int] = torch.stack(numbers).tolist()
+    return found
+
+
+def joined(parts: list[Parts]) -> list[Tensor]:
+    """Pieces of some tensors, each tensor's one after the other. `parts` is empty then.
+
+    Of those that are joined none is left: no more than one tensor is there twice at a time.
+    """
+    kinds = [list(kind) for kind in zip(*parts, strict=True)]
+    parts.clear()
+    found = []
+    for kind in kinds:
+        found.append(torch.cat(kind) if len(kind) > 1 else kind[0])
+        kind.clear()
     return found
 
 
@@ -119,6 +138,24 @@ def pieces(ends: Tensor) -> list[int]:
         return [0, n]
     marks = torch.arange(ROOM, total, ROOM, device=ends.device)
     return sorted({0, *torch.searchsorted(ends, marks).tolist(), n})
+
+
+def cuts(indptr: Tensor, count: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Pieces of rows of `ROOM` entries each, or a row more: rows, and entries, from and to.
+
+    The host waits where there are several.
+
+    Parameters
+    ----------
+    indptr : int64 tensor [n + 1]
+    count : int
+        Entries.
+    """
+    n = len(indptr) - 1
+    if count <= ROOM:
+        return iter([((0, n), (0, count))])
+    edges = pieces(indptr[1:])
+    return zip(pairwise(edges), pairwise(at(indptr, edges)), strict=True)
 
 
 def at(pointer: Tensor, edges: list[int]) -> list[int]:

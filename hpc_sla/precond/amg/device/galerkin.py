@@ -15,6 +15,7 @@ from hpc_sla.precond.amg.device.arrays import (
     at,
     grouped,
     host,
+    joined,
     pieces,
     pointers,
     segment_sums,
@@ -22,7 +23,12 @@ from hpc_sla.precond.amg.device.arrays import (
     written_out,
 )
 from hpc_sla.precond.amg.device.numbers import stored_rows
-from hpc_sla.precond.amg.device.prolongator import DeviceProlongator, VectorRows, check_entries
+from hpc_sla.precond.amg.device.prolongator import (
+    MOST_ENTRIES,
+    DeviceProlongator,
+    VectorRows,
+    check_entries,
+)
 from hpc_sla.precond.amg.device.remote import fetch_rows, send_home
 from hpc_sla.precond.amg.device.rows import RankRows
 from hpc_sla.sparse.matrix import DSparseMatrix
@@ -53,34 +59,42 @@ def product_of(
     InputError
         On every rank: the product has more entries than 32 bits count.
     """
-    layout, world = P.nodes.layout, plan.layout.world
+    layout, world, dtype = P.nodes.layout, plan.layout.world, A.dtype
     work = _DeviceWork(A, plan, P)
-    rows, columns, values = work.rows(0, layout.n_owned)
+    parts = work.rows(0, layout.n_owned)
+    beyond = None
     if world.size > 1:
-        beyond = work.rows(layout.n_owned, layout.n_owned + P.nodes.n_halo)
-        more = send_home(P.nodes, beyond[0] - layout.n_owned, *beyond[1:])
-        rows, columns, values = (
-            torch.cat(pair) for pair in zip((rows, columns, values), more, strict=True)
-        )
-        order, first, ends = grouped(rows * layout.n_global + columns)
-        values = segment_sums(values.index_select(0, order), ends)
+        beyond = joined(work.rows(layout.n_owned, layout.n_owned + P.nodes.n_halo))
+    del A, work  # before there is another copy of what they made
+    counts, columns, values = joined(parts)
+    ends = _ends(counts)
+    if beyond is not None:
+        more = send_home(P.nodes, _row_of(_ends(beyond[0])), beyond[1].long(), beyond[2])
+        del beyond
+        rows = torch.cat([_row_of(ends), more[0]])
+        columns = torch.cat([columns.long(), more[1]])
+        values = torch.cat([values, more[2]])
+        order, first, sums = grouped(rows * layout.n_global + columns)
+        values = segment_sums(values.index_select(0, order), sums).to(dtype)
         rows, columns = rows.index_select(0, first), columns.index_select(0, first)
-    values = values.to(A.values.dtype)
-    del A, work
+        ends = pointers(rows, layout.n_owned)
     check_entries(world, values.numel(), "coarse level's matrix")
     if known is None:
-        return DSparseMatrix(*_distributed(P.nodes, rows, columns, values))
-    (_, _, near), (_, _, far), _ = _parts(layout, rows, columns, values)
-    return DSparseMatrix(known, torch.cat([near, far]))
+        return DSparseMatrix(*_distributed(P.nodes, ends, columns, values))
+    (_, _, near), (_, _, far), _ = _parts(layout, ends, columns, values)
+    return DSparseMatrix(known, _behind(near, far))
 
 
 class _DeviceWork:
     """What the rows of a product are made of. **Collective.**"""
 
     def __init__(self, A: RankRows, plan: HaloPlan, P: DeviceProlongator) -> None:
-        layout, rows, device = P.nodes.layout, P.rows, A.values.device
+        layout, rows, device = P.nodes.layout, P.rows, A.device
         self._A, self._transposed, self._P = A, P.transposed, rows
         self._n_global, self._square = layout.n_global, P.vectors**2
+        # What is as long as the entries is held in few bytes; others' parts are added in double.
+        self._kind = torch.int32 if layout.n_global <= MOST_ENTRIES else torch.int64
+        self._dtype = A.dtype if layout.world.size == 1 else torch.float64
         halo = torch.from_numpy(P.nodes.halo).to(device)
         self._numbers = torch.cat([stored_rows(layout, device), halo])
         counts, columns, values = fetch_rows(plan, rows, self._numbers)
@@ -99,25 +113,27 @@ class _DeviceWork:
             met = lengths.index_select(0, piece.columns)
             self._costs.index_add_(0, piece.rows + piece.first, met)
 
-    def rows(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Those of some rows of P^T, by entries in order: row, stored column, [m, m]. Local."""
+    def rows(self, first: int, last: int) -> list[Block]:
+        """Those of some rows of P^T, in pieces: entries a row, and in order the stored column
+        and the [m, m] of each. Local.
+        """
         transposed = self._transposed
         ends = transposed.indptr[first : last + 1]
         costs = self._costs.index_select(0, transposed.columns).cumsum(0)
         costs = torch.cat([costs.new_zeros(1), costs]).index_select(0, ends)
         edges = pieces((costs[1:] - costs[0]) * self._square)
         begins = at(ends, edges)
-        parts = [
-            self._piece(first + rows[0], first + rows[1], *entries)
-            for rows, entries in zip(pairwise(edges), pairwise(begins), strict=True)
+        none, m = ends.new_empty(0, dtype=self._kind), transposed.values.shape[1]
+        nothing = none.int(), none, none.new_empty((0, m, m), dtype=self._dtype)
+        return [
+            nothing,
+            *(
+                self._piece(first + rows[0], first + rows[1], *entries)
+                for rows, entries in zip(pairwise(edges), pairwise(begins), strict=True)
+            ),
         ]
-        none = ends.new_empty(0, dtype=torch.int64)
-        m = transposed.values.shape[1]
-        nothing = none, none, none.new_empty((0, m, m), dtype=torch.float64)
-        rows, columns, values = (torch.cat(part) for part in zip(nothing, *parts, strict=True))
-        return rows, columns, values
 
-    def _piece(self, first: int, last: int, begin: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _piece(self, first: int, last: int, begin: int, end: int) -> Block:
         """Rows `first` to `last` of P^T, which are its entries `begin` to `end`."""
         transposed, P = self._transposed, self._P
         counts = transposed.indptr[first : last + 1].diff().long()
@@ -138,16 +154,31 @@ class _DeviceWork:
         order, head, ends = grouped(row * self._n_global + column)
         left = left.index_select(0, run.index_select(0, order))
         right = P.values.index_select(0, entry.index_select(0, order)).double()
-        values = segment_sums(left.unsqueeze(2) * right.unsqueeze(1), ends)
-        return row.index_select(0, head) + first, column.index_select(0, head), values
+        values = segment_sums(left.unsqueeze(2) * right.unsqueeze(1), ends).to(self._dtype)
+        counts = pointers(row.index_select(0, head), last - first).diff().int()
+        return counts, column.index_select(0, head).to(self._kind), values
+
+
+def _ends(counts: Tensor) -> Tensor:
+    """Where rows of so many entries begin, and the end: int64 [n + 1]. Local."""
+    return torch.cat([counts.new_zeros(1, dtype=torch.int64), counts.cumsum(0)])
+
+
+def _row_of(ends: Tensor) -> Tensor:
+    """The row of each entry: int64. The host waits."""
+    return torch.repeat_interleave(torch.arange(len(ends) - 1, device=ends.device), ends.diff())
+
+
+def _behind(near: Tensor, far: Tensor) -> Tensor:
+    return torch.cat([near, far]) if len(far) else near
 
 
 def _distributed(
-    nodes: HaloPlan, rows: Tensor, columns: Tensor, values: Tensor
+    nodes: HaloPlan, ends: Tensor, columns: Tensor, values: Tensor
 ) -> tuple[DistributedPattern, Tensor]:
-    """Entries by rows and stored columns of aggregates as a distributed matrix. **Collective.**"""
+    """Rows of entries at stored columns of aggregates as a distributed matrix. **Collective.**"""
     layout, m = nodes.layout, values.shape[1]
-    near, far, halo = _parts(layout, rows, columns, values)
+    near, far, halo = _parts(layout, ends, columns, values)
     whole = layout if m == 1 else RowLayout(layout.world, layout.offsets * m)
     counts = far[0].diff()
     boundary = true_places(counts > 0)
@@ -161,35 +192,39 @@ def _distributed(
         boundary.int(),
         HaloPlan(whole, unknowns),
     )
-    return pattern, torch.cat([near[2], far[2]])
+    return pattern, _behind(near[2], far[2])
 
 
 def _parts(
-    layout: RowLayout, rows: Tensor, columns: Tensor, values: Tensor
+    layout: RowLayout, ends: Tensor, columns: Tensor, values: Tensor
 ) -> tuple[Block, Block, Tensor]:
     """Blocks of owned and of other columns, with all rows; and which others there are. Local."""
-    own, n = columns - layout.start, layout.n_owned
+    n = layout.n_owned
     if layout.world.size == 1:
-        nothing = _block(rows[:0], own[:0], values[:0], n)
-        return _block(rows, own, values, n), nothing, own[:0]
+        none, no_values = columns.new_empty(0), values.new_empty((0, *values.shape[1:]))
+        return _block(ends, columns, values), _block(torch.zeros_like(ends), none, no_values), none
+    rows, own = _row_of(ends), columns - layout.start
     inside = (own >= 0) & (own < n)
     near, far = true_places(inside), true_places(~inside)
     halo, place = torch.unique(columns.index_select(0, far), return_inverse=True)
     columns = own.index_select(0, near)
-    first = _block(rows.index_select(0, near), columns, values.index_select(0, near), n)
-    second = _block(rows.index_select(0, far), place, values.index_select(0, far), n)
+    first, second = (
+        _block(pointers(rows.index_select(0, at), n), columns_of, values.index_select(0, at))
+        for at, columns_of in ((near, columns), (far, place))
+    )
     return first, second, halo
 
 
-def _block(rows: Tensor, columns: Tensor, values: Tensor, n: int) -> Block:
+def _block(ends: Tensor, columns: Tensor, values: Tensor) -> Block:
     """Row pointers, columns and values of entries of m by m, by single ones. Local."""
-    ends, m = pointers(rows, n), values.shape[1]
+    m = values.shape[1]
     if m == 1:
         return ends, columns, values.reshape(-1)
-    unknowns = torch.arange(m, device=rows.device)
+    unknowns = torch.arange(m, device=ends.device)
     lengths = ends.diff() * m
     begins = ends[:-1, None] * m * m + lengths[:, None] * unknowns
     indptr = torch.cat([begins.view(-1), ends[-1:] * m * m])
+    rows = _row_of(ends)
     within = torch.arange(len(rows), device=rows.device) - ends.index_select(0, rows)
     places = begins.index_select(0, rows) + within[:, None] * m
     places = (places[:, :, None] + unknowns).view(-1)

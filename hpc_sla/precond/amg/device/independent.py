@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 
-from hpc_sla.precond.amg.device.arrays import at, host, pieces, segment_largest, segment_sums
+from hpc_sla.precond.amg.device.arrays import cuts, host, segment_largest, segment_sums
 from hpc_sla.precond.amg.device.numbers import mixed
 
 Tensor = torch.Tensor
@@ -68,7 +67,7 @@ def independent_set(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Te
     """
     state, degree = open_.double(), indptr.diff().clamp_(min=1).int()
     top = 16 * ABOVE
-    around = _Around(indptr, columns)
+    around = Around(indptr, columns)
     while len(columns):
         for _ in range(_ROUNDS):
             still = state == _OPEN
@@ -86,7 +85,7 @@ def independent_set(indptr: Tensor, columns: Tensor, priority: Tensor, open_: Te
     return state == _CHOSEN
 
 
-class _Around:
+class Around:
     """What nodes' neighbours have, brought together for `ROOM` of them at a time.
 
     Parameters
@@ -96,14 +95,10 @@ class _Around:
     """
 
     def __init__(self, indptr: Tensor, columns: Tensor) -> None:
-        edges = pieces(indptr[1:])
-        ranges = zip(pairwise(edges), pairwise(at(indptr, edges)), strict=True)
         self._parts = [
-            (indptr[first : last + 1] - begin, columns[begin:end])
-            for (first, last), (begin, end) in ranges
+            (indptr[first : last + 1] - begin if begin else indptr[: last + 1], columns[begin:end])
+            for (first, last), (begin, end) in cuts(indptr, len(columns))
         ]
-        if len(edges) == 2:
-            self._parts = [(indptr, columns)]
 
     def __call__(self, function: Callable[..., Tensor], values: Tensor, *further: float) -> Tensor:
         """The function of segments, of the values [n] at the neighbours of each: [n]."""

@@ -13,6 +13,7 @@ from hpc_sla.distributed.world import World
 from hpc_sla.errors import InputError
 from hpc_sla.precond.amg.device.arrays import (
     grouped,
+    joined,
     pointers,
     segment_largest,
     segment_sums,
@@ -151,14 +152,16 @@ def prolongator_of(
         B.shape[1],
         aggregates.n_owned + places.plan.n_halo,
     )
-    parts = [smoothing(piece, dtype) for piece in A.pieces(B.shape[1])]
-    del A, plan  # what is written out of a matrix that is in slices is no longer needed
-    nothing = group.new_zeros(1), group[:0].int(), B[:0].to(dtype)
-    counts, columns, values = (torch.cat(part) for part in zip(nothing, *parts, strict=True))
-    del parts
+    none = group.new_empty(0, dtype=torch.int32)
+    parts = [(group.new_zeros(1), none, none.new_empty((0, B.shape[1]), dtype=dtype))]
+    parts += (smoothing(piece, dtype) for piece in A.pieces(B.shape[1]))
+    reached = places.plan
+    del A, plan, places, smoothing, Q  # what the pieces were made of is no longer needed
+    counts, columns, values = joined(parts)
     check_entries(aggregates.world, values.numel(), "prolongator")
-    nodes, columns = _used(places.plan, columns)
+    nodes, columns = _used(reached, columns)
     rows = VectorRows(counts.cumsum(0).to(torch.int32), columns.to(torch.int32), values)
+    del counts
     transposed = rows.transposed(aggregates.n_owned + nodes.n_halo)
     return DeviceProlongator(nodes, rows, transposed), coarse
 

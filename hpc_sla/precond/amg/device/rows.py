@@ -49,16 +49,25 @@ class RankRows:
         Rows.
     columns : int
         Owned, and behind them the halo's.
-    values : tensor [nnz_owned]
+    dtype : torch.dtype
+    device : torch.device
     """
 
     def __init__(self, A: DSparseMatrix) -> None:
-        pattern = A.pattern
-        owned, self.values = pattern.owned.at_hand(), A.held.plain
+        pattern, held = A.pattern, A.held
+        owned = pattern.owned.at_hand()
         self.n, self._n_owned = owned.n_rows, owned.n_columns
         self.columns = self._n_owned + pattern.plan.n_halo
-        self._near = owned.indptr, owned.indices, pattern.owned_values(self.values)
-        self._far = pattern.halo.indptr, pattern.halo.indices, pattern.halo_values(self.values)
+        self.dtype, self.device = held.dtype, held.device
+        self._distinct: Tensor | None = None
+        if held.sliced is not None:
+            near, self._distinct = held.sliced.listed()
+            far = held.halo
+        else:
+            values = held.plain
+            near, far = pattern.owned_values(values), pattern.halo_values(values)
+        self._near = owned.indptr, owned.indices, near
+        self._far = pattern.halo.indptr, pattern.halo.indices, far
         self._boundary = pattern.boundary
 
     def counts(self) -> Tensor:
@@ -93,7 +102,7 @@ class RankRows:
             (
                 _rows(indptr[first : last + 1], near),
                 indices[slice(*near)].long(),
-                values[slice(*near)],
+                self._found(values[slice(*near)]),
             )
         ]
         if far[0] < far[1]:
@@ -117,22 +126,27 @@ class RankRows:
         indptr, indices, values = self._near
         starts = indptr.index_select(0, rows)
         counts = indptr.index_select(0, rows + 1) - starts
-        parts = [(starts, counts, indices, values, 0)]
+        parts = [(starts, counts, indices, values, False)]
         indptr, indices, values = self._far
         if len(indices):
             place = torch.searchsorted(self._boundary, rows).clamp_(max=len(self._boundary) - 1)
             there = self._boundary.index_select(0, place) == rows
             starts = indptr.index_select(0, place)
             counts = torch.where(there, indptr.index_select(0, place + 1) - starts, 0)
-            parts.append((starts, counts, indices, values, self._n_owned))
+            parts.append((starts, counts, indices, values, True))
         totals = torch.stack([counts.sum() for _, counts, *_ in parts]).tolist()
         found = []
-        for (starts, counts, indices, values, shift), total in zip(parts, totals, strict=True):
+        for (starts, counts, indices, values, far), total in zip(parts, totals, strict=True):
             run, entry = written_out(starts, counts, total)
-            column = indices.index_select(0, entry).long() + shift
-            found.append((run, column, values.index_select(0, entry)))
+            column, value = indices.index_select(0, entry).long(), values.index_select(0, entry)
+            whole = (column + self._n_owned, value) if far else (column, self._found(value))
+            found.append((run, *whole))
         run, column, value = (torch.cat(part) for part in zip(*found, strict=True))
         return run, column, value
+
+    def _found(self, near: Tensor) -> Tensor:
+        """Values, of some that may be places in a list."""
+        return near if self._distinct is None else self._distinct.index_select(0, near.long())
 
 
 def _rows(indptr: Tensor, entries: Range) -> Tensor:

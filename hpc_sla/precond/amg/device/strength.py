@@ -11,7 +11,7 @@ import torch
 
 from hpc_sla.distributed.halo import HaloPlan
 from hpc_sla.distributed.layout import RowLayout
-from hpc_sla.precond.amg.device.arrays import grouped, pointers, segment_sums, true_places
+from hpc_sla.precond.amg.device.arrays import grouped, joined, pointers, segment_sums, true_places
 from hpc_sla.precond.amg.device.rows import RankRows
 from hpc_sla.sparse.matrix import DSparseMatrix
 
@@ -87,8 +87,8 @@ class NodeGraph:
         threshold : float
         """
         n, root = self.layout.n_owned, self._root
-        none = root.new_empty(0, dtype=torch.int64)
-        near, far = [(none, none.int(), root[:0])], [(none, none, root[:0])]
+        none, no_size = root.new_empty(0, dtype=torch.int64), root.new_empty(0)
+        near, far = [(none, none.int(), no_size)], [(none, none, no_size)]
         for first, last, (rows, columns, sizes) in self._triplets():
             limit = threshold * root.index_select(0, rows) * root.index_select(0, columns)
             keep = (sizes > limit) & (sizes > 0) & (rows != columns)
@@ -101,10 +101,9 @@ class NodeGraph:
                 outer = true_places(keep & (columns >= n))
                 parts = (part.index_select(0, outer) for part in (rows, columns - n, sizes))
                 far.append(tuple(parts))  # type: ignore[arg-type]
-        counts, *connections = (torch.cat(part) for part in zip(*near, strict=True))
+        counts, *connections = joined(near)
         indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        across = (torch.cat(part) for part in zip(*far, strict=True))
-        return Connections(indptr, *connections, *across)
+        return Connections(indptr, *connections, *joined(far))
 
     def _triplets(self) -> Iterator[tuple[int, int, Triplets]]:
         """Connections by rows, of some rows after the other, from the first to the last."""

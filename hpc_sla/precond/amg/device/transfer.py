@@ -79,6 +79,7 @@ class _ByEntries(_Plain):
 
     def __init__(self, P: DeviceProlongator, dtype: torch.dtype) -> None:
         n, fine = P.nodes.layout.n_owned, len(P.rows.indptr) - 1
+        # Nothing small may be a view of P's arrays, which go where there are slices.
         rows, values = P.rows, P.rows.values.to(dtype)
         if P.nodes.n_halo:
             row = expand_rows(rows.indptr, len(rows.columns))
@@ -98,19 +99,14 @@ class _ByEntries(_Plain):
                 P.nodes.n_halo,
             )
         else:
-            up, self.boundary = _by_rows(rows.indptr, rows.columns, values, n), rows.columns[:0]
-            self.up_halo = _by_rows(rows.indptr[:1], rows.columns[:0], values[:0], 0)
+            none, no_values = rows.columns.new_empty(0), values.new_empty((0, values.shape[1]))
+            up, self.boundary = _by_rows(rows.indptr, rows.columns, values, n), none
+            self.up_halo = _by_rows(rows.indptr.new_zeros(1), none, no_values, 0)
         turned, values = P.transposed, P.transposed.values.to(dtype)
         cut = up.pattern.nnz // values.shape[1]
-        down, self.down_halo = (
-            _by_columns(
-                turned.indptr[begin:end] - first, turned.columns[where], values[where], fine
-            )
-            for begin, end, first, where in (
-                (0, n + 1, 0, slice(cut)),
-                (n, n + P.nodes.n_halo + 1, cut, slice(cut, None)),
-            )
-        )
+        down = _by_columns(turned.indptr[: n + 1], turned.columns[:cut], values[:cut], fine)
+        beyond = turned.columns[cut:].clone(), values[cut:].clone()
+        self.down_halo = _by_columns(turned.indptr[n:] - cut, *beyond, fine)
         self.up, self.down = for_device(up), for_device(down)
 
 

@@ -10,12 +10,14 @@ from hpc_sla.precond.amg.device.arrays import (
     at,
     grouped,
     host,
+    joined,
     pieces,
     pointers,
     segment_sums,
     true_places,
     written_out,
 )
+from hpc_sla.precond.amg.device.independent import Around
 
 Tensor = torch.Tensor
 
@@ -50,19 +52,18 @@ def widened(indptr: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     (some,) = host(ring.sum())
     if not some:
         return indptr, columns
-    runs = torch.arange(len(degrees), device=indptr.device)
-    rows = torch.repeat_interleave(runs, degrees, output_size=len(columns))
     # Of each such node its neighbours, and theirs.
-    costs = torch.where(ring.index_select(0, rows), degrees.index_select(0, columns), 0)
-    costs = torch.cat([costs.new_zeros(1), (costs + 1).cumsum(0)]).index_select(0, indptr)
-    edges = pieces(costs[1:])
-    counts, found = [indptr[:1]], [columns[:0].int()]
-    for rows_of, entries in zip(pairwise(edges), pairwise(at(indptr, edges)), strict=True):
-        part = slice(*entries)
-        source, target = _reached(indptr, columns, rows[part], columns[part], ring)
-        counts.append(pointers(source - rows_of[0], rows_of[1] - rows_of[0]).diff())
-        found.append(target.int())
-    return torch.cat(counts).cumsum(0), torch.cat(found)
+    theirs = Around(indptr, columns)(segment_sums, degrees.double()).long()
+    edges = pieces((degrees + torch.where(ring, theirs, 0)).cumsum(0))
+    del theirs
+    parts = [(indptr.new_zeros(1), columns.new_empty(0, dtype=torch.int32))]
+    for (first, last), cut in zip(pairwise(edges), pairwise(at(indptr, edges)), strict=True):
+        runs = torch.arange(first, last, device=indptr.device)
+        rows = torch.repeat_interleave(runs, degrees[first:last], output_size=cut[1] - cut[0])
+        source, target = _reached(indptr, columns, rows, columns[slice(*cut)], ring)
+        parts.append((pointers(source - first, last - first).diff(), target.int()))
+    counts, found = joined(parts)
+    return counts.cumsum(0), found
 
 
 def _reached(
