@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up with the test tools and PETSc, then lint, type-check and run every test: the serial ones once, in two
-# shares beside each other, the collective ones (marked mpi) on 1, 2, 3 and 4 ranks.
+# Set up with the test tools and PETSc, then lint, type-check and run every test: the serial ones once, in two shares
+# beside each other and the collective ones (marked mpi) on 1 rank, then these on 2 ranks, then on 3 beside those on 4.
 #
 #   scripts/test.sh                     everything
 #   scripts/test.sh --quick             in under three minutes: one case of each test of the library, on 2 ranks;
@@ -70,9 +70,6 @@ phase() {
         # Every rank keeps to a temporary folder of its own.
         command=(mpiexec -n "$ranks" "$ROOT/scripts/rank_output.sh" "$logs/$name" "${pytest[@]}" --with-mpi -m mpi
             --basetemp="$logs/$name/tmp-{rank}")
-        # As the package itself does (hpc_sla/distributed/node.py), where it is not pytest that starts MPI; and
-        # where ranks take all cores, so that one whose core is wanted elsewhere holds up nobody who polls.
-        ((ranks < cores)) || command=(env MPIR_CVAR_ENABLE_HEAVY_YIELD=1 "${command[@]}")
         ;;
     esac
     # Interrupted, pytest still tears down what its fixtures started.
@@ -142,17 +139,19 @@ run mypy || checked=1
 # Phases run beside each other: no cache, which the next would write at the same time.
 pytest=(python -m pytest -p no:cacheprovider --durations=5 "${arguments[@]}")
 # On one core it takes as long either way.
-alone=() serial=(serial-1)
+alone=() crowded=() serial=(serial-1)
 ((cores == 1)) || serial+=(serial-2)
 shares=${#serial[@]}
 for ranks in "${rank_counts[@]}"; do
-    if ((ranks == 1)); then serial+=(ranks-1); else alone+=("ranks-$ranks"); fi
+    if ((ranks == 1)); then serial+=(ranks-1); elif ((ranks <= cores)); then alone+=("ranks-$ranks"); else crowded+=("ranks-$ranks"); fi
 done
 beside "${serial[@]}"
 for name in "${alone[@]}"; do
     phase "$name"
     judge "$name"
 done
+# Ranks that sleep while they wait leave a third of the cores' time to others.
+((${#crowded[@]} == 0)) || beside "${crowded[@]}"
 
 # Nothing collected is a mistake, unless a selection was asked for and something was found elsewhere.
 if ((${#empty[@]})) && { ((${#arguments[@]} == 0)) || ((passed + failed == 0)); }; then
