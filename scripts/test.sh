@@ -74,6 +74,7 @@ phase() {
     esac
     # Interrupted, pytest still tears down what its fixtures started.
     run known_by "$logs/$name/pid" timeout --signal=INT --kill-after=30 "$limit" "${command[@]}" 2>&1 | tee "$logs/$name/rank-0.log" || status=${PIPESTATUS[0]}
+    rm -f "$logs/$name/pid" # another process may get that number
     echo "$status" >"$logs/$name/ended"
 }
 
@@ -105,13 +106,14 @@ stop() {
 beside() {
     local name
     # Processes that share their cores must not poll; the serial tests start ranks, too.
+    local given=${MPIR_CVAR_ENABLE_HEAVY_YIELD-}
     export MPIR_CVAR_ENABLE_HEAVY_YIELD=1
     trap stop INT TERM
     phase "$1" &
     for name in "${@:2}"; do phase "$name" >/dev/null & done
     wait
     trap - INT TERM
-    unset MPIR_CVAR_ENABLE_HEAVY_YIELD
+    if [[ -n $given ]]; then export MPIR_CVAR_ENABLE_HEAVY_YIELD=$given; else unset MPIR_CVAR_ENABLE_HEAVY_YIELD; fi
     for name in "${@:2}"; do cat "$logs/$name/rank-0.log"; done
     for name in "$@"; do judge "$name"; done
 }
@@ -150,8 +152,10 @@ for name in "${alone[@]}"; do
     phase "$name"
     judge "$name"
 done
-# Ranks that sleep while they wait leave a third of the cores' time to others.
-((${#crowded[@]} == 0)) || beside "${crowded[@]}"
+# Ranks that sleep while they wait leave a third of the cores' time to others: two rank counts at a time.
+for ((i = 0; i < ${#crowded[@]}; i += 2)); do
+    beside "${crowded[@]:i:2}"
+done
 
 # Nothing collected is a mistake, unless a selection was asked for and something was found elsewhere.
 if ((${#empty[@]})) && { ((${#arguments[@]} == 0)) || ((passed + failed == 0)); }; then

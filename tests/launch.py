@@ -18,7 +18,7 @@ _LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "HYDI_", "MV2_")
 def environment(ranks: int, **extra: str) -> dict[str, str]:
     """This process's environment for a launch of its own, one thread a rank."""
     if ranks > (os.cpu_count() or 1):
-        # As in hpc_sla/distributed/node.py, for programs that start MPI themselves.
+        # As in hpc_sla/distributed/launcher.py, for programs that start MPI themselves.
         extra["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
     kept = {
         name: value

@@ -117,21 +117,29 @@ def empty_result(shape: tuple[int, ...], *inputs: torch.Tensor | None) -> torch.
     return given[0].new_zeros(shape) + sum(t.sum() for t in given)
 
 
-_WARNED: weakref.WeakSet[Any] = weakref.WeakSet()
+_LOOKED_AT: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def warn_of_trainable(precond: Any) -> None:
-    """Say, once, that a preconditioner's parameters get no gradient. Local."""
+    """Say, once, that a preconditioner's parameters get no gradient. Local.
+
+    Where it has none, it is looked at once as well: a small solve takes less time than the look. A
+    module shows its parameters in no time, and they may be thawed later.
+    """
     if precond is None or isinstance(precond, str) or not torch.is_grad_enabled():
         return
-    if not any(t.requires_grad for t in _tensors_in(precond)):
-        return
+    module = isinstance(precond, torch.nn.Module)
     try:
-        if precond in _WARNED:
+        if precond in _LOOKED_AT:
             return
-        _WARNED.add(precond)
+        if not module:
+            _LOOKED_AT.add(precond)
     except TypeError:  # cannot be held weakly
         pass
+    if not any(t.requires_grad for t in _tensors_in(precond)):
+        return
+    if module:
+        _LOOKED_AT.add(precond)
     name = getattr(precond, "__name__", type(precond).__name__)
     warn(
         f"the preconditioner {name} computes with tensors that require a gradient, and a solution "

@@ -82,6 +82,12 @@ def _abort_on_uncaught_exceptions() -> None:
             else:
                 previous(kind, error, trace)
             sys.stderr.flush()
+            # A hook over ours, as torch.distributed's, may hold back what is printed until ours
+            # returns, which it does not.
+            held = getattr(sys.stderr, "getvalue", None)
+            if held is not None and sys.__stderr__ is not None:
+                sys.__stderr__.write(held())
+                sys.__stderr__.flush()
             time.sleep(_FORWARDING_SECONDS)
         finally:
             MPI.COMM_WORLD.Abort(1)

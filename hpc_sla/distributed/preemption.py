@@ -46,7 +46,8 @@ def uninstall() -> None:
     """What `install` found before is put back. Local."""
     global _pipe
     for number, before in _before.items():
-        signal.signal(number, signal.SIG_DFL if before is None else before)
+        if signal.getsignal(number) is _handle:  # and not one that has taken its place
+            signal.signal(number, signal.SIG_DFL if before is None else before)
     _before.clear()
     if _pipe is not None:
         signal.set_wakeup_fd(-1)

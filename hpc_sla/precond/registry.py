@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 import tokenize
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -35,10 +36,14 @@ class Registry(Mapping[str, str]):
     ) -> None:
         self.package, self.classes, self.others = package, dict(classes), others
         self.kind, self.field = kind, field
+        self._loaded: dict[str, Any] = {}
 
     def load(self, name: str) -> Any:
         """The class of that name."""
-        return getattr(import_module(f"{self.package}.{name}"), self.classes[name])
+        if name not in self._loaded:
+            module = import_module(f"{self.package}.{name}")
+            self._loaded[name] = getattr(module, self.classes[name])
+        return self._loaded[name]
 
     def make(self, text: str) -> Any:
         """What a text such as `gmres:restart=50` asks for, options after the name. Local.
@@ -99,7 +104,9 @@ def lazily(
         if name in exports:
             with few_looks_at_files():  # it may be the first that needs torch
                 module = import_module(exports[name])
-            return getattr(module, name)
+            # Python asks here no more: each time took a tenth of a small solve.
+            found = vars(sys.modules[package])[name] = getattr(module, name)
+            return found
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load, lambda: sorted({*vars(import_module(package)), *names}), names

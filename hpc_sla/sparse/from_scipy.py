@@ -264,7 +264,7 @@ def _slab(
         whole.indptr[start : stop + 1].astype(np.int64) - first,
         whole.indices[first:last].astype(np.int64),
         whole.data[first:last].copy(),
-        np.ascontiguousarray(permutation[start:stop], dtype=np.int64),
+        permutation[start:stop].astype(np.int64),  # a copy: the layout keeps it, not the whole
     )
 
 

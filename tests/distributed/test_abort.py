@@ -27,14 +27,26 @@ def _run(body, folder, transport="mpi", ranks=3, patience=1.0):
 
 
 @pytest.mark.slow
-def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(tmp_path):
+@pytest.mark.parametrize("hook", ["", "late"])
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(tmp_path, transport, hook):
+    """Where a hook that holds back what ours prints is hung over it, too."""
     done = _run(
-        """
+        f"""
+        import io
+        before = sys.excepthook
+        def late(*error):
+            kept, sys.stderr = sys.stderr, io.StringIO()
+            before(*error)
+            kept.write(sys.stderr.getvalue())
+        if {hook == "late"}:
+            sys.excepthook = late
         if world.rank == 1:
             raise KeyError("only here")
         world.barrier()
         """,
         tmp_path,
+        transport,
     )
     assert done.returncode != 0
     assert "rank 1" in done.stderr and "KeyError: 'only here'" in done.stderr

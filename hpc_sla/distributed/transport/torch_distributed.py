@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import socket
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -214,7 +215,7 @@ def _group(
     store, name = make_store(comm, _on_one_node(comm), _TIMEOUT)
     # Where nccl knows its device, it connects now, and not in the first exchange.
     bound: dict[str, Any] = {"device_id": device} if backend == "nccl" else {}
-    with _interface(_on_one_node(comm)):
+    with _interface(_on_one_node(comm)), _hook_kept():
         dist.init_process_group(
             backend, store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT, **bound
         )
@@ -222,6 +223,19 @@ def _group(
     global _default_store, _default_group
     _default_store, _default_group = name, (backend, str(device))
     return _group_of_all(), list(range(comm.size))
+
+
+@contextmanager
+def _hook_kept() -> Iterator[None]:
+    """What is called for an uncaught error stays. Local.
+
+    torch's prints a traceback after the hook that it found, and ours ends the job.
+    """
+    before = sys.excepthook
+    try:
+        yield
+    finally:
+        sys.excepthook = before
 
 
 def _sum(comm: MPI.Comm, number: int) -> int:

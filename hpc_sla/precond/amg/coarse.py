@@ -47,7 +47,10 @@ class DenseSolve:
         mine = slice(layout.start, layout.start + layout.n_owned)
 
         def tensor(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(A.device, dtype)
+            own = np.ascontiguousarray(array)
+            if A.world.size > 1 and own.base is not None:
+                own = own.copy()  # a view would keep the whole on every rank
+            return torch.from_numpy(own).to(A.device, dtype)
 
         self._rows, self._columns = tensor(inverse[mine]), tensor(inverse[:, mine].T)
         self._buffers: dict[tuple[int, ...], torch.Tensor] = {}

@@ -13,8 +13,10 @@ from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels import native
 from hpc_sla.precond.amg.device import arrays, prolongator
 from hpc_sla.precond.amg.device.aggregation import aggregates_of
+from hpc_sla.precond.amg.device.arrays import segment_sums
 from hpc_sla.precond.amg.device.eigenvalue import estimated
 from hpc_sla.precond.amg.device.galerkin import product_of
+from hpc_sla.precond.amg.device.independent import Around
 from hpc_sla.precond.amg.device.prolongator import prolongator_of
 from hpc_sla.precond.amg.device.rows import RankRows
 from hpc_sla.precond.amg.device.strength import NodeGraph
@@ -69,6 +71,18 @@ def test_what_is_strong(world, monkeypatch, high):
     ours[first + strong.far_rows.cpu().numpy(), far] = strong.far_sizes.cpu().numpy()
     ours = world.comm.allreduce(ours)
     np.testing.assert_allclose(ours, strong_sizes(_norms(stored(A), high), 0.1), rtol=1e-14)
+
+
+@pytest.mark.parametrize("degrees", [[0, 0, 4, 1, 0, 2, 3], [0], [7], [1, 1, 1, 0]])
+def test_sums_over_neighbours_by_pieces(monkeypatch, degrees):
+    """Whatever rows are empty, or more than a piece."""
+    ends = torch.tensor([0, *np.cumsum(degrees)])
+    columns = torch.arange(int(ends[-1])) % len(degrees)
+    values = torch.arange(1.0, len(degrees) + 1)
+    whole = Around(ends, columns)(segment_sums, values)
+    monkeypatch.setattr(arrays, "ROOM", 3)
+    assert torch.equal(Around(ends, columns)(segment_sums, values), whole)
+    assert len(whole) == len(degrees)
 
 
 @pytest.mark.parametrize(("name", "partition"), EVERY)

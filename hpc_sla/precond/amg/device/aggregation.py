@@ -54,9 +54,9 @@ def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor
     alone = torch.zeros_like(root, dtype=torch.bool)
     alone[strong.far_rows] = True
     alone &= root < 0
-    joined = None
+    hosts = None
     if world.size > 1 and world.sum(int(alone.sum())):
-        founders, joined = _beyond(graph, strong, root >= 0, alone)
+        founders, hosts = _beyond(graph, strong, root >= 0, alone)
         root = torch.where(founders, torch.arange(len(root), device=root.device), root)
     chosen = torch.zeros(len(root) + 1, dtype=torch.bool, device=root.device)
     chosen[root] = True  # that of none is behind the others
@@ -64,11 +64,11 @@ def aggregates_of(graph: NodeGraph, threshold: float) -> tuple[RowLayout, Tensor
     aggregates = RowLayout(world, world.offsets(int(chosen[:-1].sum())))
     group = number.index_select(0, root.clamp(min=0)) + aggregates.start if len(root) else root
     group = torch.where(root < 0, -1, group)
-    if joined is not None:
-        # Whom they joined is known by node; its aggregate has a number only now.
+    if hosts is not None:
+        # Whom they hosts is known by node; its aggregate has a number only now.
         there = graph.plan.exchange(group)
-        guests = true_places(joined >= 0)
-        group[guests] = there[joined[guests]]
+        guests = true_places(hosts >= 0)
+        group[guests] = there[hosts[guests]]
     small = aggregates.n_global < 2**31
     return aggregates, group.to(torch.int32) if small else group
 
@@ -87,7 +87,9 @@ def _roots(strong: Connections, layout: RowLayout) -> Tensor:
     left = (claim < 0) & (degrees > 0)
     inner = _among(indptr, columns, left)
     around = inner[0].diff().int()
-    total = degrees.index_add(0, strong.far_rows, torch.ones_like(strong.far_rows).int())
+    total = degrees.index_add(
+        0, strong.far_rows, torch.ones_like(strong.far_rows, dtype=torch.int32)
+    )
     few_missed = (around >= total - _MISSED) & ((around > 0) | (total <= 2))
     many = (3 * (around + 1) >= 2 * (total + 1)) | few_missed
     # Where it was widened one of seven nodes would be a small one.
@@ -171,7 +173,7 @@ def _beyond(
     rows, columns, sizes = strong.far_rows, strong.far_columns, strong.far_sizes
     order = noise(stored_rows(graph.layout, world.device) + 1)
     lower = plan.exchange(order).index_select(0, columns) < order.index_select(0, rows)
-    joined = torch.full_like(lonely, -1, dtype=torch.int64)
+    hosts_of = torch.full_like(lonely, -1, dtype=torch.int64)
     founders = torch.zeros_like(lonely)
     while world.sum(int(lonely.sum())):
         hosts = plan.exchange((settled | founders).long()).index_select(0, columns) > 0
@@ -181,10 +183,10 @@ def _beyond(
         size = torch.where(able, sizes, 0.0)
         strongest = size.new_zeros(len(lonely)).scatter_reduce_(0, rows, size, "amax")
         able &= sizes == strongest.index_select(0, rows)
-        joined = joined.scatter_reduce(0, rows, torch.where(able, columns, -1), "amax")
-        lonely = lonely & (joined < 0)
+        hosts_of = hosts_of.scatter_reduce(0, rows, torch.where(able, columns, -1), "amax")
+        lonely = lonely & (hosts_of < 0)
         lost = lonely.index_select(0, rows) & open_there & lower
-        beaten = torch.zeros_like(joined).scatter_reduce_(0, rows, lost.long(), "amax") > 0
+        beaten = torch.zeros_like(hosts_of).scatter_reduce_(0, rows, lost.long(), "amax") > 0
         founders |= lonely & ~beaten
         lonely = lonely & beaten
-    return founders, joined
+    return founders, hosts_of

@@ -28,9 +28,10 @@ def host(*numbers: Tensor) -> list[int]:
 def joined(parts: list[Parts]) -> list[Tensor]:
     """Pieces of some tensors, each tensor's one after the other. `parts` is empty then.
 
-    Of those that are joined none is left: no more than one tensor is there twice at a time.
+    Of those that are joined none is left: no more than one tensor is there twice at a time. One
+    piece that is alone beside empty ones is not copied.
     """
-    kinds = [list(kind) for kind in zip(*parts, strict=True)]
+    kinds = [[t for t in kind if len(t)] or [kind[0]] for kind in zip(*parts, strict=True)]
     parts.clear()
     found = []
     for kind in kinds:

@@ -69,11 +69,12 @@ def product_of(
     counts, columns, values = joined(parts)
     ends = _ends(counts)
     if beyond is not None:
-        more = send_home(P.nodes, _row_of(_ends(beyond[0])), beyond[1].long(), beyond[2])
-        del beyond
-        rows = torch.cat([_row_of(ends), more[0]])
+        there = _row_of(_ends(beyond[0]), len(beyond[1]))
+        more = send_home(P.nodes, there, beyond[1].long(), beyond[2])
+        rows = torch.cat([_row_of(ends, len(columns)), more[0]])
         columns = torch.cat([columns.long(), more[1]])
         values = torch.cat([values, more[2]])
+        del beyond, there, more
         order, first, sums = grouped(rows * layout.n_global + columns)
         values = segment_sums(values.index_select(0, order), sums).to(dtype)
         rows, columns = rows.index_select(0, first), columns.index_select(0, first)
@@ -164,9 +165,10 @@ def _ends(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1, dtype=torch.int64), counts.cumsum(0)])
 
 
-def _row_of(ends: Tensor) -> Tensor:
-    """The row of each entry: int64. The host waits."""
-    return torch.repeat_interleave(torch.arange(len(ends) - 1, device=ends.device), ends.diff())
+def _row_of(ends: Tensor, count: int) -> Tensor:
+    """The row of each of so many entries: int64. Local."""
+    runs = torch.arange(len(ends) - 1, device=ends.device)
+    return torch.repeat_interleave(runs, ends.diff(), output_size=count)
 
 
 def _behind(near: Tensor, far: Tensor) -> Tensor:
@@ -203,14 +205,14 @@ def _parts(
     if layout.world.size == 1:
         none, no_values = columns.new_empty(0), values.new_empty((0, *values.shape[1:]))
         return _block(ends, columns, values), _block(torch.zeros_like(ends), none, no_values), none
-    rows, own = _row_of(ends), columns - layout.start
+    rows, own = _row_of(ends, len(columns)), columns - layout.start
     inside = (own >= 0) & (own < n)
     near, far = true_places(inside), true_places(~inside)
     halo, place = torch.unique(columns.index_select(0, far), return_inverse=True)
     columns = own.index_select(0, near)
     first, second = (
-        _block(pointers(rows.index_select(0, at), n), columns_of, values.index_select(0, at))
-        for at, columns_of in ((near, columns), (far, place))
+        _block(pointers(rows.index_select(0, some), n), columns_of, values.index_select(0, some))
+        for some, columns_of in ((near, columns), (far, place))
     )
     return first, second, halo
 
@@ -224,7 +226,7 @@ def _block(ends: Tensor, columns: Tensor, values: Tensor) -> Block:
     lengths = ends.diff() * m
     begins = ends[:-1, None] * m * m + lengths[:, None] * unknowns
     indptr = torch.cat([begins.view(-1), ends[-1:] * m * m])
-    rows = _row_of(ends)
+    rows = _row_of(ends, len(columns))
     within = torch.arange(len(rows), device=rows.device) - ends.index_select(0, rows)
     places = begins.index_select(0, rows) + within[:, None] * m
     places = (places[:, :, None] + unknowns).view(-1)

@@ -96,8 +96,9 @@ class Around:
 
     def __init__(self, indptr: Tensor, columns: Tensor) -> None:
         self._parts = [
-            (indptr[first : last + 1] - begin if begin else indptr[: last + 1], columns[begin:end])
+            (ends - begin if begin else ends, columns[begin:end])
             for (first, last), (begin, end) in cuts(indptr, len(columns))
+            for ends in (indptr[first : last + 1],)
         ]
 
     def __call__(self, function: Callable[..., Tensor], values: Tensor, *further: float) -> Tensor:
