@@ -4,6 +4,9 @@ x = (A^T A)^-1 A^T b of a matrix of full column rank. A cotangent c of x gives, 
 r = b - A x and one solve more (G. H. Golub and V. Pereyra, SIAM J. Numer. Anal. 10, 1973)
 
     A^T A w = c,    b: A w,    theta: d(r . A w) / d theta - d((A w) . A x) / d theta,    x0: 0.
+
+Of a rank-deficient A that solve has no end, but for c in A's row space: then this is the derivative
+along changes that keep the rank.
 """
 
 from __future__ import annotations

@@ -63,6 +63,28 @@ def test_of_many_solutions_the_shortest(world, method):
     np.testing.assert_allclose(x, np.linalg.lstsq(matrix, b, rcond=None)[0], atol=1e-8)
 
 
+def test_a_gradient_where_the_rank_is_short(world):
+    """That of the pseudo-inverse where the loss keeps to the row space; else there is none."""
+    dense = _matrix((30, 20)).toarray()
+    dense[:, 7] = dense[:, 3] - dense[:, 5]
+    b = np.random.default_rng(52).standard_normal(30)
+    matrix = sp.csr_matrix(dense) if world.rank == 0 else None
+    A = hs.DSparseMatrix.from_scipy(matrix, world, "contiguous")
+    values, mine = A.values.clone().requires_grad_(), spread(A.layout, b).requires_grad_()
+    system = A.with_values(values), mine
+    x, _ = hs.solve(*system, method="lsqr", precond="none", rtol=1e-12)
+    A.columns.dot(x, x).backward()
+    whole, right = (torch.from_numpy(part).requires_grad_() for part in (dense, b))
+    shortest = torch.linalg.pinv(whole) @ right
+    (shortest @ shortest).backward()
+    np.testing.assert_allclose(full(A.layout, mine.grad), right.grad, rtol=1e-8, atol=1e-10)
+    expected = whole.grad.numpy()[A.entries()]
+    assert everywhere(world, np.allclose(values.grad.numpy(), expected, rtol=1e-8, atol=1e-10))
+    x, _ = hs.solve(*system, method="lsqr", precond="none", rtol=1e-12)
+    with pytest.raises(hs.AdjointSolveError):
+        A.columns.dot(x, spread(A.columns, np.arange(20.0))).backward()
+
+
 @pytest.mark.parametrize("method", ["lsqr", "lsmr"])
 def test_a_square_inconsistent_system_does_not_converge(world, method):
     matrix = _matrix((20, 20)).toarray()
