@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -123,23 +124,21 @@ _LOOKED_AT: weakref.WeakSet[Any] = weakref.WeakSet()
 def warn_of_trainable(precond: Any) -> None:
     """Say, once, that a preconditioner's parameters get no gradient. Local.
 
-    Where it has none, it is looked at once as well: a small solve takes less time than the look. A
-    module shows its parameters in no time, and they may be thawed later.
+    One of this package is looked at once, as a look takes longer than a small solve: what it holds
+    was made without a graph. Parameters of others may be thawed later.
     """
     if precond is None or isinstance(precond, str) or not torch.is_grad_enabled():
         return
-    module = isinstance(precond, torch.nn.Module)
-    try:
+    ours = type(precond).__module__.startswith("hpc_sla.")
+    with suppress(TypeError):  # where it cannot be held weakly
         if precond in _LOOKED_AT:
             return
-        if not module:
+    learns = any(t.requires_grad for t in _tensors_in(precond))
+    if learns or ours:
+        with suppress(TypeError):
             _LOOKED_AT.add(precond)
-    except TypeError:  # cannot be held weakly
-        pass
-    if not any(t.requires_grad for t in _tensors_in(precond)):
+    if not learns:
         return
-    if module:
-        _LOOKED_AT.add(precond)
     name = getattr(precond, "__name__", type(precond).__name__)
     warn(
         f"the preconditioner {name} computes with tensors that require a gradient, and a solution "

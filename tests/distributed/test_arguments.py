@@ -165,6 +165,18 @@ def test_a_preconditioner_that_would_learn(world, make):
     assert not _caught(UserWarning, lambda: hs.solve(A, b, precond=lambda r: r / 3))
 
 
+@pytest.mark.mpi
+@pytest.mark.parametrize("make", [_Learned, _Applied])
+def test_a_preconditioner_that_is_thawed_later(world, make):
+    A = distribute(MATRIX, world)
+    b, M = spread(A.layout, np.ones(N)), make()
+    learns = getattr(M, "inner", M)
+    learns.requires_grad_(False)
+    assert not _caught(UserWarning, lambda: hs.solve(A, b, precond=M))
+    learns.requires_grad_(True)
+    assert len(_caught(UserWarning, lambda: hs.solve(A, b, precond=M))) == 1
+
+
 # Gradients of what did not converge
 
 

@@ -1,10 +1,12 @@
 """What a solve on a GPU allocates, counted on CPU tensors: the table of docs/gpu.md.
 
-`python -m tests.docs.gpu_memory` prints it.
+`python -m tests.docs.gpu_memory` prints it; with the side of a larger grid behind it that one's,
+its levels in the form that their sizes give them.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -45,18 +47,18 @@ class Memory:
     kept: float
 
 
-def counted(precond: str) -> Memory:
+def counted(precond: str, n: int = N) -> Memory:
     """Of `poisson2d` in float64, by cg."""
     with pytest.MonkeyPatch.context() as patch:
         on_device(patch)
-        rows = N * N
+        rows = n * n
         patch.setattr(slices, "_COLUMNS", -(-5 * rows // (slices.HEIGHT * PIECE)))
         patch.setattr(arrays, "ROOM", 10 * rows // PIECE)
         patch.setattr(accuracy, "PIECE", -(-rows // PIECE))
-        # Multigrid's levels stand for such as have many rows.
-        patch.setattr(device_matrix, "FEWEST_ROWS", 1)
+        if n == N:  # multigrid's levels stand for such as have many rows
+            patch.setattr(device_matrix, "FEWEST_ROWS", 1)
         patch.setattr(jacobi, "CONSTANT_FROM", 1)
-        problem, peaks = problems.make(f"poisson2d:n={N}"), []
+        problem, peaks = problems.make(f"poisson2d:n={n}"), []
         found = Allocated()
 
         def peak() -> None:
@@ -92,4 +94,5 @@ def table(counts: dict[str, Memory]) -> str:
 
 
 if __name__ == "__main__":
-    print(table({name: counted(name) for name in PRECONDS}))
+    side = int(sys.argv[1]) if len(sys.argv) > 1 else N
+    print(table({name: counted(name, side) for name in PRECONDS}))

@@ -163,6 +163,16 @@ def test_from_scipy_refuses_bad_column_partitions(world, shape, partition, messa
     assert caught.value.field == "column_partition"
 
 
+def test_from_scipy_keeps_no_more_than_its_rows(world):
+    """Of a numbering of all rows, as scattered ones have it, each rank its own."""
+    owner = np.random.default_rng(4).integers(0, world.size, 60)
+    given = sp.eye_array(60, format="csr") if world.rank == 0 else None
+    rows = hs.DSparseMatrix.from_scipy(given, world, owner).layout.rows
+    while rows.base is not None and isinstance(rows.base, np.ndarray):
+        rows = rows.base
+    assert everywhere(world, len(rows) == np.sum(owner == world.rank))
+
+
 def test_from_coo_refuses_a_row_of_two_ranks(world):
     if world.size == 1:
         pytest.skip("needs two ranks")

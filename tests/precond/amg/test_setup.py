@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -11,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 import hpc_sla as hs
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.kernels import native
+from hpc_sla.precond.amg import coarse
 from hpc_sla.precond.amg.agglomeration import members
 from hpc_sla.precond.amg.aggregation import aggregate
 from hpc_sla.precond.amg.blocks import Blocks
@@ -346,3 +349,20 @@ def test_levels_shrink_in_rows_and_ranks(world):
     assert len(capped.levels) == 2
     spread_out = spread(A.layout, np.ones(900))
     assert torch.isfinite(capped.apply(spread_out, torch.empty_like(spread_out))).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_coarsest_inverse_is_held_by_rows(world, monkeypatch, dtype):
+    """Of several ranks none keeps the whole of it."""
+    made, inverse = [], coarse._inverse
+
+    def noted(*given):
+        found = inverse(*given)
+        made.append(weakref.ref(found[0]))
+        return found
+
+    monkeypatch.setattr(coarse, "_inverse", noted)
+    A = distribute_once(poisson(15), world, "contiguous")
+    direct = DenseSolve(A, getattr(torch, dtype))
+    assert everywhere(world, len(made) == 1 and (world.size == 1 or made[0]() is None))
+    assert direct.bytes == 2 * A.layout.n_owned * 225 * (4 if dtype == "float32" else 8)
