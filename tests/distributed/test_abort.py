@@ -38,6 +38,7 @@ def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(tmp_path, tran
         def late(*error):
             kept, sys.stderr = sys.stderr, io.StringIO()
             before(*error)
+            time.sleep(5)  # by then MPI has ended the process
             kept.write(sys.stderr.getvalue())
         if {hook == "late"}:
             sys.excepthook = late
