@@ -102,18 +102,29 @@ class LocalMatrix:
 
     @cached_property
     def symmetric(self) -> bool:
-        """Whether a_ij and a_ji agree to rounding, entry by entry, in pattern too."""
+        """Whether a_ij and a_ji agree to rounding, entry by entry; what is not stored is 0."""
         pattern, order = self.pattern.transposed
-        if not torch.equal(pattern.indptr, self.pattern.indptr):
-            return False
-        if not torch.equal(pattern.indices, self.pattern.indices):
-            return False
+        same = torch.equal(pattern.indptr, self.pattern.indptr)
+        if not (same and torch.equal(pattern.indices, self.pattern.indices)):
+            apart = self._without_zeros()
+            return apart is not None and apart.symmetric
         other = self.values.index_select(0, order)
         # Relative to the two entries themselves: one measure for the whole matrix would call a
         # badly scaled non-symmetric one symmetric.
         bound = 1000 * torch.finfo(self.values.dtype).eps
         difference = (self.values - other).abs()
         return bool((difference <= bound * (self.values.abs() + other.abs())).all())
+
+    def _without_zeros(self) -> LocalMatrix | None:
+        """The same without the zeros that it stores; None where there are none. Local."""
+        stored = self.values != 0
+        if bool(stored.all()):
+            return None
+        before = torch.cat([stored.new_zeros(1, dtype=torch.int64), stored.cumsum(0)])
+        indptr, indices = self.pattern.indptr, self.pattern.indices
+        ends = before.index_select(0, indptr.long()).to(indptr.dtype)
+        pattern = CsrPattern(ends, indices[stored], self.pattern.n_columns)
+        return LocalMatrix(pattern, self.values[stored])
 
     @cached_property
     def positive_diagonal(self) -> bool:

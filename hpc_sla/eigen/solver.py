@@ -36,7 +36,7 @@ from hpc_sla.linear.info import SolveInfo
 from hpc_sla.linear.unconverged import raise_unconverged
 from hpc_sla.observe import log
 from hpc_sla.observe.monitors import Watch
-from hpc_sla.precond import make_preconditioner
+from hpc_sla.precond import check_known, make_preconditioner
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operator import LinearOperator, Operator
 from hpc_sla.sparse.operators import as_operator
@@ -197,6 +197,7 @@ def eigsh(
         throw=bool(throw),
     ) as wanted:
         check_told(callback, checkpoint)
+        check_known(precond, "auto")  # few rows need none
         dtype = _dtype(a, b, x0, deflate)
         _check(a, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
         matrix = isinstance(A, StoredMatrix)

@@ -36,6 +36,7 @@ from hpc_sla.linear.unconverged import raise_unconverged, warn_of_rows
 from hpc_sla.linear.view import view
 from hpc_sla.observe import log
 from hpc_sla.observe.monitors import Watch
+from hpc_sla.precond import check_known
 from hpc_sla.sparse.fingerprint import vector_fingerprint
 from hpc_sla.sparse.matrix import DSparseMatrix
 from hpc_sla.sparse.operator import LinearOperator, Operator
@@ -129,6 +130,8 @@ class LinearSolver(SetUp):
             ):
                 check_options(rtol, atol, max_iterations, adjoint_rtol, dtol)
                 named = asked(method, operator)
+                if called != "solve":  # which sets up in a moment
+                    check_known(precond, AUTO)
             warn_of_trainable(precond)
         self.A, self.operator = A, operator
         self.atol, self.dtol, self.max_iterations = atol, dtol, max_iterations
@@ -219,6 +222,7 @@ class LinearSolver(SetUp):
         rhs, guess, *rest = wanted.tensors
         assert rhs is not None
         if rhs.shape[1:] == (0,):
+            check_known(self._asked_precond, AUTO)
             x = empty_result((operator.columns.n_owned, 0), rhs, *rest)
             return x, SolveInfo("converged", 0, 0.0, 0.0, [0.0])
         call = self._call(rhs, told.callback if told else callback, checkpoint)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from hpc_sla.checkpoint.checkpoint import Checkpoint
-from hpc_sla.errors import InputError
+from hpc_sla.distributed.arguments import number_of
+from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.linear.choose import default_rtol
 from hpc_sla.nonlinear.choices import METHODS
 from hpc_sla.nonlinear.info import Status
@@ -80,7 +82,10 @@ class Choices:
             self.rtol, self.enough = usual, _ENOUGH * usual
         for name in ("rtol", "atol", "adjoint_rtol"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if value is None and name != "atol":
+                continue
+            value = number_of(value, name)
+            if not (math.isfinite(value) and value >= 0):
                 raise InputError(
                     f"{value} is not a tolerance", field=name, remedy="Give a number >= 0"
                 )
@@ -96,9 +101,16 @@ class Choices:
             )
         if self.max_iterations is None:
             self.max_iterations = method.limit
-        if self.max_iterations < 0:
+        if number_of(self.max_iterations, "max_iterations") < 0:
             raise InputError(f"{self.max_iterations} is negative", field="max_iterations")
-        if self.forcing is not None and not 0 < self.forcing < 1:
+        if not isinstance(self.line_search, (bool, np.bool_, int)):
+            # Any text would be true, "none" among them.
+            raise InputTypeError(
+                f"{self.line_search!r} is neither True nor False",
+                field="line_search",
+                remedy="Give True for backtracking, False for full steps",
+            )
+        if self.forcing is not None and not 0 < number_of(self.forcing, "forcing") < 1:
             raise InputError(
                 f"{self.forcing} is not between 0 and 1",
                 field="forcing",

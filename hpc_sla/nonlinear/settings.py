@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from hpc_sla.distributed.arguments import number_of
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.linear.method import Method
 from hpc_sla.linear.methods import make_method
 from hpc_sla.nonlinear.choices import JACOBIANS, PRODUCTS
-from hpc_sla.precond import needs_matrix
+from hpc_sla.precond import check_known, needs_matrix
 from hpc_sla.sparse.matrix import DSparseMatrix
 
 
@@ -70,12 +71,12 @@ class Settings:
             )
         if self.jacobian == "matrix_free" and not self.has_matrix and self.named:
             raise self.no_entries()
-        if self.lag is not None and self.lag < 0:
+        check_known(self.precond, "auto")
+        if self.lag is not None and number_of(self.lag, "precond_lag") < 0:
             raise InputError(f"{self.lag} is negative", field="precond_lag")
-        if self.max_iterations is not None and self.max_iterations < 1:
-            raise InputError(
-                f"{self.max_iterations} is not positive", field="linear_max_iterations"
-            )
+        most = self.max_iterations
+        if most is not None and number_of(most, "linear_max_iterations") < 1:
+            raise InputError(f"{most} is not positive", field="linear_max_iterations")
         return None if self.linear_method in (None, "auto") else make_method(self.linear_method)
 
     def check_pattern(self, layout: RowLayout) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hpc_sla.precond.direct import Direct as Direct
     from hpc_sla.precond.jacobi import Jacobi as Jacobi
     from hpc_sla.precond.l1_jacobi import L1Jacobi as L1Jacobi
+    from hpc_sla.precond.make import check_known as check_known
     from hpc_sla.precond.make import make_preconditioner as make_preconditioner
     from hpc_sla.precond.make import needs_matrix as needs_matrix
     from hpc_sla.precond.none import Identity as Identity
@@ -27,6 +28,7 @@ _EXPORTS = {
     **CHOICES.exports(),
     "CHOICES": "hpc_sla.precond.choices",
     "Preconditioner": "hpc_sla.precond.base",
+    "check_known": "hpc_sla.precond.make",
     "make_preconditioner": "hpc_sla.precond.make",
     "needs_matrix": "hpc_sla.precond.make",
 }

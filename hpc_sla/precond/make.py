@@ -21,6 +21,31 @@ def needs_matrix(precond: Any) -> bool:
     )
 
 
+def check_known(precond: Any, *others: str) -> None:
+    """Raise InputError unless it is one, by its name and options or as an object. Local.
+
+    For calls that may turn out to need none, where a slip would go unnoticed.
+
+    Parameters
+    ----------
+    precond : object
+        As of `make_preconditioner`.
+    *others : str
+        Names that mean something where it is asked, such as "auto".
+    """
+    if isinstance(precond, str):
+        if precond not in others:
+            CHOICES.make(precond)
+    elif not (precond is None or isinstance(precond, Preconditioner) or _applies(precond)):
+        raise CHOICES.unknown(precond, ", or pass an object such as Chebyshev(degree=6)")
+
+
+def _applies(precond: Any) -> bool:
+    """Whether a user's own object can be applied: to call a class would make one. Local."""
+    able = callable(precond) or hasattr(precond, "apply")
+    return able and not isinstance(precond, type)
+
+
 @entry
 @torch.no_grad()
 def make_preconditioner(precond: Any, A: Any, agreed: bool = False) -> Preconditioner:
@@ -58,12 +83,9 @@ def make_preconditioner(precond: Any, A: Any, agreed: bool = False) -> Precondit
             else:
                 M.check(operator.columns.n_owned, operator.dtype, operator.device)
         return M.made_on(A) if M.needs_matrix else M
-    kind = isinstance(precond, type)  # calling one would make an object of it
-    if callable(precond) and not kind:
-        return Wrapped(getattr(precond, "__name__", type(precond).__name__), precond)
-    if hasattr(precond, "apply") and not kind:
-        transpose = getattr(precond, "apply_transpose", None)
-        return Wrapped(type(precond).__name__, precond.apply, transpose)
     with world.agree():
-        raise CHOICES.unknown(precond, ", or pass an object such as Chebyshev(degree=6)")
-    raise AssertionError("unreachable")
+        check_known(precond)
+    if callable(precond):
+        return Wrapped(getattr(precond, "__name__", type(precond).__name__), precond)
+    transpose = getattr(precond, "apply_transpose", None)
+    return Wrapped(type(precond).__name__, precond.apply, transpose)

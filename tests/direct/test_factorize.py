@@ -305,3 +305,26 @@ def test_zeros_that_are_stored_leave_the_pattern_as_it_is():
         dense = sp.csr_matrix((now.numpy(), matrix.indices, matrix.indptr), (40, 40)).toarray()
         x = factorize(pattern, now, backend="scipy").solve(b)
         np.testing.assert_allclose(x, np.linalg.solve(dense, np.ones(40)), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["auto", "llt", "ldlt"])
+def test_a_zero_that_is_stored_on_one_side_leaves_a_matrix_symmetric(method):
+    """As assemblies and boundary conditions leave them."""
+    whole = spd_matrix(40, 1).tocoo()
+    above = np.argwhere(np.triu(whole.toarray() == 0))[:3].T
+    rows, columns = np.hstack([whole.coords, above])
+    matrix = sp.coo_matrix((np.append(whole.data, np.zeros(3)), (rows, columns)), whole.shape)
+    matrix = matrix.tocsr()
+    assert matrix.nnz == whole.nnz + 3
+    factors = factorize(matrix, method=method, backend="eigen")
+    assert factors.method == method.replace("auto", "llt")
+    b = torch.linspace(-1, 1, 40, dtype=torch.float64)
+    expected = np.linalg.solve(whole.toarray(), b.numpy())
+    np.testing.assert_allclose(factors.solve(b).numpy(), expected, rtol=1e-9, atol=1e-12)
+    changed = matrix.copy()
+    changed.data[changed.data == 0] = 1e-3
+    if method == "auto":
+        assert factorize(changed, backend="eigen").method == "lu"
+    else:
+        with pytest.raises(hs.InputError, match="symmetric"):
+            factorize(changed, method=method, backend="eigen")

@@ -332,6 +332,15 @@ def test_matrix_free(any_world):
     np.testing.assert_allclose(w.numpy(), exact(grid(10, 11), 3) + 1, rtol=1e-9)
 
 
+@pytest.mark.parametrize("precond", ["nonsense", "amg:nonsense=1", 3, hs.Jacobi])
+def test_a_preconditioner_that_is_none_is_refused_where_none_is_needed(world, precond):
+    """Few rows are solved densely."""
+    A = distribute(sp.diags_array(np.arange(1.0, 31.0)).tocsr(), world)
+    with pytest.raises(hs.InputError, match=r"precond|nonsense"):
+        hs.eigsh(A, k=2, precond=precond)
+    assert hs.eigsh(A, k=2, precond="jacobi")[2].method == "dense"
+
+
 def test_bad_input(world):
     A = distribute(grid(12, 10), world)
     skew = distribute(sp.csr_matrix(sp.triu(grid(12, 10))), world)

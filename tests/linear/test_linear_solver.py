@@ -31,6 +31,21 @@ def distributed(world, matrix, layout=None):
 
 
 @pytest.mark.mpi
+def test_a_preconditioner_that_is_none_is_refused_before_it_is_needed(world):
+    """When the solver is made; and by a solve for no columns."""
+    A = distributed(world, spd_matrix(12, seed=1))
+    nothing = torch.empty(A.layout.n_owned, 0, dtype=torch.float64)
+    for precond in ("nonsense", "chebyshev:nonsense=1", 3, hs.Jacobi):
+        with pytest.raises(hs.InputError, match=r"precond|nonsense"):
+            hs.LinearSolver(A, "cg", precond)
+        with pytest.raises(hs.InputError, match=r"precond|nonsense"):
+            hs.solve(A, nothing, "cg", precond)
+    for precond in (None, "auto", "jacobi", hs.Jacobi(), lambda r: r):
+        x, info = hs.solve(A, nothing, "cg", precond)
+        assert info.converged and x.shape == nothing.shape
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("method", SQUARE)
 def test_a_solver_is_solve(world, method):
     """The same bits, for one right-hand side after another."""

@@ -228,6 +228,29 @@ def test_the_best_iterate_comes_back(world, method):
     assert abs(true - info.residual_norm) <= 1e-12 * max(true, 1.0)
 
 
+BAD_CHOICES = {
+    "precond": "nonsense",
+    "line_search": "none",  # any text is true
+    "forcing": "a little",
+    "precond_lag": "often",
+    "rtol": "small",
+    "atol": None,
+    "max_iterations": "many",
+    "linear_max_iterations": "many",
+}
+
+
+@pytest.mark.parametrize("field", BAD_CHOICES)
+def test_choices_that_are_none_are_refused_at_a_root_too(world, field):
+    """Where nothing is left to do with them a slip would go unnoticed."""
+    layout = hs.RowLayout.even(N, world)
+    for start in (1.0, 2.0):
+        u0 = torch.full((layout.n_owned,), start, dtype=torch.float64)
+        with pytest.raises(hs.InputError) as refused:
+            hs.nonlinear_solve(lambda u: u**2 - 1, u0, layout=layout, **{field: BAD_CHOICES[field]})
+        assert refused.value.field == field
+
+
 @pytest.mark.parametrize("shape", ["no columns", "no rows"])
 def test_nothing_to_solve_for(world, shape):
     layout = hs.RowLayout.even(N if shape == "no columns" else 0, world)
