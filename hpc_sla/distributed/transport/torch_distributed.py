@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -33,7 +34,8 @@ class TorchDistributedTransport:
     **Collective.** The first one in a process initialises torch.distributed itself, with the
     address that rank 0 broadcasts over MPI, so `mpiexec` or `srun` is the only launcher needed.
     Later ones, and those that find it initialised by somebody else, make a subgroup, which only
-    its members take part in. Groups live until the process ends.
+    its members take part in. Groups live until the process ends, or somebody else destroys them:
+    then a later World makes them anew.
 
     Parameters
     ----------
@@ -63,7 +65,7 @@ class TorchDistributedTransport:
         # Worlds on other devices have groups of their own: nccl's is bound to one. By the devices
         # of all: where only one rank's is another, all must take part in making a group.
         key = (backend, *comm.allgather(str(device)))
-        if key not in groups:
+        if key not in groups or not _lives(comm, groups[key][0]):
             groups[key] = _group(comm, backend, device)
         # Ranks of the default group, in `comm`'s order: new_group sorts, MPI does not.
         self._group, self._peers = groups[key]
@@ -73,7 +75,8 @@ class TorchDistributedTransport:
         # Messages of fewer ranks travel by the communicator of all, which is there: one of their
         # own is made by their first reduction, if there ever is one.
         self._messages = self._group
-        if all(comm.allgather(_default_group == (backend, str(device)))):
+        ours = _default()
+        if all(comm.allgather(ours is not None and ours.of == (backend, str(device)))):
             self._messages = _group_of_all()
         # nccl makes a communicator at the group's first operation, which all must take part in; a
         # halo exchange may have ranks that talk to nobody.
@@ -164,10 +167,27 @@ class TorchDistributedChannel:
         self._operations.clear()
 
 
-_default_store: str | None = None
-"""The name of the store that brought up the default group; None where it was not us."""
-_default_group: tuple[str, str] | None = None
-"""That group's backend and device, then."""
+@dataclass(frozen=True)
+class _Default:
+    """The default group that we have made: by which store, and its backend and device."""
+
+    group: dist.ProcessGroup
+    store: str
+    of: tuple[str, str]
+
+
+_made: _Default | None = None
+
+
+def _default() -> _Default | None:
+    """What is known of the default group; None where it was not us who made it. Local."""
+    alive = _made is not None and dist.is_initialized() and _group_of_all() is _made.group
+    return _made if alive else None
+
+
+def _lives(comm: MPI.Comm, group: dist.ProcessGroup) -> bool:
+    """Whether a group is still there on all ranks: a user may destroy it. **Collective.**"""
+    return _sum(comm, int(group in dist.distributed_c10d._world.pg_map)) == comm.size
 
 
 def _group_of_all() -> dist.ProcessGroup:
@@ -219,10 +239,11 @@ def _group(
         dist.init_process_group(
             backend, store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT, **bound
         )
+    atexit.unregister(_tear_down)  # of one that a user has destroyed
     atexit.register(_tear_down)
-    global _default_store, _default_group
-    _default_store, _default_group = name, (backend, str(device))
-    return _group_of_all(), list(range(comm.size))
+    global _made
+    _made = _Default(_group_of_all(), name, (backend, str(device)))
+    return _made.group, list(range(comm.size))
 
 
 @contextmanager
@@ -284,7 +305,8 @@ def _count_alike(comm: MPI.Comm, backend: str) -> None:
 
 def _members(comm: MPI.Comm, new: bool, any_new: bool) -> list[int]:
     """The default group's ranks that `comm`'s are, in `comm`'s order. **Collective.**"""
-    own = None if new else (_default_store, dist.get_rank())
+    ours = _default()
+    own = None if new else (ours and ours.store, dist.get_rank())
     known = comm.allgather(own)
     groups = {item and item[0] for item in known}
     ranks = [item[1] for item in known if item is not None]

@@ -54,8 +54,8 @@ def asked(monkeypatch):
     )
     monkeypatch.setattr(module, "make_store", lambda *of: (None, "a store"))
     monkeypatch.setattr(module, "_group_of_all", lambda: up[0])
-    monkeypatch.setattr(module, "_default_group", None)
-    monkeypatch.setattr(module, "_default_store", None)
+    monkeypatch.setattr(module, "_made", None)
+    monkeypatch.setattr(module, "_lives", lambda comm, group: True)  # torch knows none of these
     monkeypatch.setattr(module.atexit, "register", lambda function: None)
     monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 21, 5))
     monkeypatch.setattr(torch, "zeros", lambda n, device: str(device))
