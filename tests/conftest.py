@@ -21,7 +21,7 @@ DEVICE = os.environ.get("HPC_SLA_TEST_DEVICE", "cpu")
 
 
 MANY = 3
-"""Cases of one test beyond which not every rank count runs all of them."""
+"""Cases of one test up to which all of them run on 1 rank and on 2."""
 
 PRODUCT = 8
 """Cases of one test beyond which each of them runs on one rank count alone."""
@@ -88,20 +88,26 @@ def sampled(items):
     What one more rank count can show of each (empty ranks, several neighbours) shows in some of a
     product of parameters as well: half on 1 rank, where a case takes least, a quarter on 3 and a
     quarter on 4; of tests marked `several` half on 3 and half on 4. Of the cases beyond `PRODUCT`
-    half run on 2 ranks and half on these others. Only where HPC_SLA_TEST_SAMPLED says that all
-    four run, as scripts/test.sh does.
+    half run on 2 ranks and half on these others. Of tests of two or three cases all run on 1 rank
+    and on 2, and each on 3 or on 4; those marked `several`, and tests of one case, on all four.
+    Only where HPC_SLA_TEST_SAMPLED says that all four run, as scripts/test.sh does.
     """
     from mpi4py import MPI
 
     size = min(MPI.COMM_WORLD.size, 4)
     kept = set(items)
     for cases in cases_of_tests(items):
-        if len(cases) <= MANY:
-            continue
-        turns = (3, 4) if cases[0].get_closest_marker("several") else (1, 3, 1, 4)
+        several = cases[0].get_closest_marker("several")
+        turns = (3, 4) if several else (1, 3, 1, 4)
         for i, case in enumerate(cases):
-            turn, odd = turns[i // 2 % len(turns)], i % 2
-            counts = {2, turns[i % len(turns)]} if i < PRODUCT else {turn if odd else 2}
+            if len(cases) == 1 or (several and len(cases) <= MANY):
+                continue
+            if len(cases) <= MANY:
+                counts = {1, 2, 3 + i % 2}
+            elif i < PRODUCT:
+                counts = {2, turns[i % len(turns)]}
+            else:
+                counts = {turns[i // 2 % len(turns)] if i % 2 else 2}
             if size not in counts:
                 kept.remove(case)
     return kept
