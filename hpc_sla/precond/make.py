@@ -83,8 +83,9 @@ def make_preconditioner(precond: Any, A: Any, agreed: bool = False) -> Precondit
             else:
                 M.check(operator.columns.n_owned, operator.dtype, operator.device)
         return M.made_on(A) if M.needs_matrix else M
-    with world.agree():
-        check_known(precond)
+    if not _applies(precond):
+        with world.agree():
+            check_known(precond)
     if callable(precond):
         return Wrapped(getattr(precond, "__name__", type(precond).__name__), precond)
     transpose = getattr(precond, "apply_transpose", None)
