@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from hpc_sla.checkpoint.checkpoint import Checkpoint
@@ -103,7 +102,7 @@ class Choices:
             self.max_iterations = method.limit
         if number_of(self.max_iterations, "max_iterations") < 0:
             raise InputError(f"{self.max_iterations} is negative", field="max_iterations")
-        if not isinstance(self.line_search, (bool, np.bool_, int)):
+        if isinstance(self.line_search, (str, bytes)):
             # Any text would be true, "none" among them.
             raise InputTypeError(
                 f"{self.line_search!r} is neither True nor False",

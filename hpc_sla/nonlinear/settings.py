@@ -69,9 +69,9 @@ class Settings:
                 field="pattern",
                 remedy="Pass a DSparseMatrix with (at least) those entries",
             )
+        check_known(self.precond, "auto")
         if self.jacobian == "matrix_free" and not self.has_matrix and self.named:
             raise self.no_entries()
-        check_known(self.precond, "auto")
         if self.lag is not None and number_of(self.lag, "precond_lag") < 0:
             raise InputError(f"{self.lag} is negative", field="precond_lag")
         most = self.max_iterations

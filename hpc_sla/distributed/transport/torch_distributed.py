@@ -239,7 +239,6 @@ def _group(
         dist.init_process_group(
             backend, store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT, **bound
         )
-    atexit.unregister(_tear_down)  # of one that a user has destroyed
     atexit.register(_tear_down)
     global _made
     _made = _Default(_group_of_all(), name, (backend, str(device)))
