@@ -106,8 +106,8 @@ class LocalMatrix:
         pattern, order = self.pattern.transposed
         same = torch.equal(pattern.indptr, self.pattern.indptr)
         if not (same and torch.equal(pattern.indices, self.pattern.indices)):
-            apart = self._without_zeros()
-            return apart is not None and apart.symmetric
+            apart = self.without_zeros
+            return apart is not self and apart.symmetric
         other = self.values.index_select(0, order)
         # Relative to the two entries themselves: one measure for the whole matrix would call a
         # badly scaled non-symmetric one symmetric.
@@ -115,16 +115,17 @@ class LocalMatrix:
         difference = (self.values - other).abs()
         return bool((difference <= bound * (self.values.abs() + other.abs())).all())
 
-    def _without_zeros(self) -> LocalMatrix | None:
-        """The same without the zeros that it stores; None where there are none. Local."""
-        stored = self.values != 0
-        if bool(stored.all()):
-            return None
-        before = torch.cat([stored.new_zeros(1, dtype=torch.int64), stored.cumsum(0)])
+    @property
+    def without_zeros(self) -> LocalMatrix:
+        """The same without the zeros that it stores; itself where there are none."""
+        kept = self.values != 0
+        if bool(kept.all()):
+            return self
         indptr, indices = self.pattern.indptr, self.pattern.indices
-        ends = before.index_select(0, indptr.long()).to(indptr.dtype)
-        pattern = CsrPattern(ends, indices[stored], self.pattern.n_columns)
-        return LocalMatrix(pattern, self.values[stored])
+        ends = torch.cat([kept.new_zeros(1), kept]).cumsum(0).to(indptr.dtype)
+        ends = ends.index_select(0, indptr.long())
+        pattern = CsrPattern(ends, indices[kept], self.pattern.n_columns)
+        return LocalMatrix(pattern, self.values[kept])
 
     @cached_property
     def positive_diagonal(self) -> bool:

@@ -56,6 +56,7 @@ class CuSolver(Factorization):
             self._matrix, self._scales = _equilibrated(matrix)
             self._tolerance = 10 * torch.finfo(matrix.values.dtype).eps
         else:
+            self._matrix = matrix.without_zeros  # whose pattern is symmetric, as METIS takes it
             # Whoever may use another method instead has to know now.
             self._solve(matrix.values.new_ones((self.n, 1)), False)
 

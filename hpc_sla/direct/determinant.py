@@ -49,10 +49,7 @@ def is_positive_definite(pattern: CsrPattern, values: torch.Tensor) -> bool:
     Zeros that are stored count for nothing. By the signs of the pivots, taken from the diagonal
     (Sylvester's law of inertia).
     """
-    host, entries = _on_host(pattern), values.detach().cpu()
-    if not bool(entries.all()):
-        host, entries = _without_zeros(host, entries)
-    local = LocalMatrix.of(host, entries)
+    local = LocalMatrix.of(_on_host(pattern), values.detach().cpu()).without_zeros
     if not (local.symmetric and local.positive_diagonal):
         return False
     from scipy.sparse.linalg import splu  # slow to load
@@ -152,13 +149,6 @@ def _parity(permutation: np.ndarray) -> float:
     graph = csr_array((np.ones(n, dtype=np.int8), permutation, np.arange(n + 1)), shape=(n, n))
     cycles = connected_components(graph, directed=False, return_labels=False)
     return -1.0 if (n - cycles) % 2 else 1.0
-
-
-def _without_zeros(pattern: CsrPattern, values: torch.Tensor) -> tuple[CsrPattern, torch.Tensor]:
-    kept = values != 0
-    ends = torch.cat([kept.new_zeros(1), kept]).cumsum(0).to(pattern.indptr.dtype)
-    indptr = ends.index_select(0, pattern.indptr.long())
-    return CsrPattern(indptr, pattern.indices[kept], pattern.n_columns), values[kept]
 
 
 def _on_host(pattern: CsrPattern) -> CsrPattern:

@@ -96,6 +96,8 @@ def describe(value: Any) -> Any:
     kind = type(value)
     if value is None or kind in _PLAIN:
         return value
+    if isinstance(value, (np.bool_, np.str_)):
+        return value.item()
     if kind is float or isinstance(value, np.number):
         return _number(value)
     if kind in (tuple, list):

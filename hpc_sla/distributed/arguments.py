@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
@@ -104,6 +105,24 @@ def number_of(given: Any, field: str) -> float:
     if number is None:
         raise InputTypeError(f"{given!r} is not a number", field=field)
     return number
+
+
+def check_flag(given: Any, field: str) -> None:
+    """Raise InputTypeError for text where True or False belongs: any would be true. Local."""
+    if isinstance(given, (str, bytes)):
+        raise InputTypeError(
+            f"{given!r} is neither True nor False", field=field, remedy="Give one of these"
+        )
+
+
+def check_count(given: Any, field: str, least: int = 0) -> None:
+    """Raise InputError unless a limit is a whole number from `least` on, or infinite. Local."""
+    number = number_of(given, field)
+    if number < least:
+        what = "negative" if least == 0 else f"below {least}"
+        raise InputError(f"{given} is {what}", field=field)
+    if math.isnan(number) or (math.isfinite(number) and number != int(number)):
+        raise InputError(f"{given} is not a whole number", field=field)
 
 
 def empty_result(shape: tuple[int, ...], *inputs: torch.Tensor | None) -> torch.Tensor:

@@ -14,7 +14,7 @@ from hpc_sla.adjoint.forms import parameters_of
 from hpc_sla.checkpoint.checkpoint import Checkpoint
 from hpc_sla.checkpoint.identity import identify_matrix
 from hpc_sla.checkpoint.observer import Observer
-from hpc_sla.distributed.arguments import number_of, tensor_of, warn_of_trainable
+from hpc_sla.distributed.arguments import check_count, number_of, tensor_of, warn_of_trainable
 from hpc_sla.distributed.forgotten import watch
 from hpc_sla.distributed.row_order import check_order, made
 from hpc_sla.eigen.dense import serves
@@ -196,7 +196,7 @@ def eigsh(
         parameters=len(theta),
         throw=bool(throw),
     ) as wanted:
-        check_told(callback, checkpoint)
+        check_told(callback, checkpoint, throw)
         check_known(precond, "auto")  # few rows need none
         dtype = _dtype(a, b, x0, deflate)
         _check(a, k, which, tol, max_iterations, guard, adjoint_rtol, dtype, x0, deflate)
@@ -327,8 +327,7 @@ def _check(
             raise InputTypeError(f"{number!r} is not a whole number", field=name)
         if number < least:
             raise InputError(f"is {number}", field=name, remedy=f"Give {least} or more")
-    if max_iterations < 0:
-        raise InputError(f"{max_iterations} is negative", field="max_iterations")
+    check_count(max_iterations, "max_iterations")
     for name, tolerance in (("tol", tol), ("adjoint_rtol", adjoint_rtol)):
         if tolerance is None:
             continue

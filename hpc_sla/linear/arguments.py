@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hpc_sla.checkpoint.checkpoint import Checkpoint
-from hpc_sla.distributed.arguments import number_of, tensor_of
+from hpc_sla.distributed.arguments import check_count, check_flag, number_of, tensor_of
 from hpc_sla.errors import InputError, InputTypeError
 from hpc_sla.linear.iteration import SQUARES
 from hpc_sla.precond import Preconditioner
@@ -40,11 +40,7 @@ def check_options(
         raise InputError(
             f"{dtol} is not above 1", field="dtol", remedy="Give a number such as 1e5, or math.inf"
         )
-    most = number_of(max_iterations, "max_iterations")
-    if most < 0:
-        raise InputError(f"{max_iterations} is negative", field="max_iterations")
-    if math.isfinite(most) and most != int(most):
-        raise InputError(f"{max_iterations} is not a whole number", field="max_iterations")
+    check_count(max_iterations, "max_iterations")
 
 
 def check_vectors(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) -> None:
@@ -85,8 +81,9 @@ def check_vectors(operator: Operator, b: torch.Tensor, x0: torch.Tensor | None) 
             )
 
 
-def check_told(callback: Any, checkpoint: Any) -> None:
-    """Raise InputError for what cannot be told of iterations. Local."""
+def check_told(callback: Any, checkpoint: Any, throw: Any) -> None:
+    """Raise InputError for what cannot be told of iterations, or of their end. Local."""
+    check_flag(throw, "throw")
     if callback is not None and not callable(callback):
         raise InputTypeError(
             f"a {type(callback).__name__} cannot be called",

@@ -207,7 +207,7 @@ class LinearSolver(SetUp):
             operator.world, called, b=b, x0=x0, checkpoint=checkpoint, throw=bool(throw)
         ) as wanted:
             check_vectors(operator, b, x0)
-            check_told(callback, checkpoint)
+            check_told(callback, checkpoint, throw)
             if ordered:
                 check_order(b, operator.layout, "b")
                 if x0 is not None:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 
 from hpc_sla.checkpoint.checkpoint import Checkpoint
-from hpc_sla.distributed.arguments import number_of
-from hpc_sla.errors import InputError, InputTypeError
+from hpc_sla.distributed.arguments import check_count, check_flag, number_of
+from hpc_sla.errors import InputError
 from hpc_sla.linear.choose import default_rtol
 from hpc_sla.nonlinear.choices import METHODS
 from hpc_sla.nonlinear.info import Status
@@ -100,15 +100,8 @@ class Choices:
             )
         if self.max_iterations is None:
             self.max_iterations = method.limit
-        if number_of(self.max_iterations, "max_iterations") < 0:
-            raise InputError(f"{self.max_iterations} is negative", field="max_iterations")
-        if isinstance(self.line_search, (str, bytes)):
-            # Any text would be true, "none" among them.
-            raise InputTypeError(
-                f"{self.line_search!r} is neither True nor False",
-                field="line_search",
-                remedy="Give True for backtracking, False for full steps",
-            )
+        check_count(self.max_iterations, "max_iterations")
+        check_flag(self.line_search, "line_search")
         if self.forcing is not None and not 0 < number_of(self.forcing, "forcing") < 1:
             raise InputError(
                 f"{self.forcing} is not between 0 and 1",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hpc_sla.distributed.arguments import number_of
+from hpc_sla.distributed.arguments import check_count
 from hpc_sla.distributed.layout import RowLayout
 from hpc_sla.errors import InputError
 from hpc_sla.linear.method import Method
@@ -72,11 +72,10 @@ class Settings:
         check_known(self.precond, "auto")
         if self.jacobian == "matrix_free" and not self.has_matrix and self.named:
             raise self.no_entries()
-        if self.lag is not None and number_of(self.lag, "precond_lag") < 0:
-            raise InputError(f"{self.lag} is negative", field="precond_lag")
-        most = self.max_iterations
-        if most is not None and number_of(most, "linear_max_iterations") < 1:
-            raise InputError(f"{most} is not positive", field="linear_max_iterations")
+        if self.lag is not None:
+            check_count(self.lag, "precond_lag")
+        if self.max_iterations is not None:
+            check_count(self.max_iterations, "linear_max_iterations", least=1)
         return None if self.linear_method in (None, "auto") else make_method(self.linear_method)
 
     def check_pattern(self, layout: RowLayout) -> None:

@@ -221,13 +221,13 @@ def nonlinear_solve(
         precond_lag=precond_lag,
         linear_max_iterations=linear_max_iterations,
         forcing=forcing,
-        line_search=line_search,
+        line_search=bool(line_search),
         fixed_point=fixed_point,
         adjoint_rtol=adjoint_rtol,
         checkpoint=checkpoint,
         throw=bool(throw),
     ) as wanted:
-        check_told(callback, checkpoint)
+        check_told(callback, checkpoint, throw)
         u0 = tensor_of(u0, "u0")
         _check_start(u0, layout)
         if not callable(residual):

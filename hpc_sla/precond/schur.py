@@ -8,7 +8,7 @@ from hpc_sla.errors import InputError
 from hpc_sla.precond.amg.amg import AMG
 from hpc_sla.precond.base import Preconditioner
 from hpc_sla.precond.complement import Complement, Trial
-from hpc_sla.precond.make import make_preconditioner
+from hpc_sla.precond.make import check_known, make_preconditioner
 from hpc_sla.precond.options import check_choice
 from hpc_sla.precond.saddle import SaddlePoint, translations
 from hpc_sla.precond.workspace import Workspace
@@ -82,6 +82,7 @@ class Schur(Preconditioner):
         self.check_options()
         check_choice("schur", "approximation", approximation, APPROXIMATIONS)
         check_choice("schur", "form", form, FORMS)
+        check_known(inner, "auto")
         self.symmetric = form == "diagonal"
 
     def set_up(self, A: DSparseMatrix) -> None:

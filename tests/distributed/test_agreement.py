@@ -223,6 +223,7 @@ def test_of_eigsh(world, system, name, one, other):
         ("precond_lag", 1, 2),
         ("jvp", "forward", "reverse"),
         ("line_search", True, False),
+        ("line_search", np.True_, np.False_),
         ("max_iterations", None, 3),
     ],
 )
@@ -296,6 +297,8 @@ def test_descriptions():
     assert describe(torch.zeros(3)) != describe(torch.zeros(3, 1))
     assert describe(AMG()) != describe(AMG(degree=9))
     assert describe({"a": (1, None, "x")}) == {"a": [1, None, "x"]}
+    assert describe(np.True_) is True and describe(np.False_) is False
+    assert describe(np.str_("cg")) == "cg" and type(describe(np.str_("cg"))) is str
     assert describe(float("nan")) != describe(0.0)
     assert repr(describe(float("inf"))) == "inf"
 

@@ -332,7 +332,9 @@ def test_matrix_free(any_world):
     np.testing.assert_allclose(w.numpy(), exact(grid(10, 11), 3) + 1, rtol=1e-9)
 
 
-@pytest.mark.parametrize("precond", ["nonsense", "amg:nonsense=1", 3, hs.Jacobi])
+@pytest.mark.parametrize(
+    "precond", ["nonsense", "amg:nonsense=1", "schur:inner=nonsense", 3, hs.Jacobi]
+)
 def test_a_preconditioner_that_is_none_is_refused_where_none_is_needed(world, precond):
     """Few rows are solved densely."""
     A = distribute(sp.diags_array(np.arange(1.0, 31.0)).tocsr(), world)
@@ -353,6 +355,9 @@ def test_bad_input(world):
         ({"k": 0}, "k: is 0"),
         ({"guard": -1}, "guard"),
         ({"which": "middle"}, "which"),
+        ({"max_iterations": 2.5}, "max_iterations: 2.5 is not a whole number"),
+        ({"max_iterations": float("nan")}, "max_iterations"),
+        ({"throw": "no"}, "throw: 'no' is neither True nor False"),
         ({"tol": 0.0}, "tol"),
         ({"B": negative}, "negative entries on the diagonal"),
         ({"B": saddle}, "B: is not positive definite"),

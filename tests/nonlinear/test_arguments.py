@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import warnings
 import weakref
 from collections import OrderedDict, namedtuple
@@ -231,12 +232,13 @@ def test_the_best_iterate_comes_back(world, method):
 BAD_CHOICES = {
     "precond": "nonsense",
     "line_search": "none",  # any text is true
+    "throw": "no",
     "forcing": "a little",
     "precond_lag": "often",
     "rtol": "small",
     "atol": None,
-    "max_iterations": "many",
-    "linear_max_iterations": "many",
+    "max_iterations": 2.5,
+    "linear_max_iterations": math.nan,
 }
 
 

@@ -197,7 +197,7 @@ def _group_of_all() -> dist.ProcessGroup:
 
 
 def _tear_down() -> None:
-    if dist.is_initialized():
+    if _default() is not None:  # and not a user's own
         dist.destroy_process_group()
 
 
